@@ -1,0 +1,16 @@
+"""render_farm: a distributed batch renderer for long SkyReels-V2 video.
+
+``import render_farm`` loads neither torch nor Ray: `load_engine` imports them when it is called.
+"""
+
+from render_farm.job import RenderJob
+
+__version__ = "0.1.0"
+__all__ = ["RenderJob", "__version__", "load_engine"]
+
+
+def load_engine(model: str = "tiny", *, device: str = "auto", dtype: str | None = None):
+    """Load a model and return an `Engine` (see `render_farm.engine.load_engine`, which this calls)."""
+    from render_farm.engine import load_engine as load
+
+    return load(model, device=device, dtype=dtype)

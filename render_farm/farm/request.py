@@ -1,0 +1,33 @@
+"""What a run is asked to do: the flags of `render` and `submit` as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from render_farm.config import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """One run. Exactly one of `manifest` (a URI) and `prompt` is given."""
+
+    output: str
+    manifest: str | None = None
+    prompt: str | None = None
+    overrides: dict[str, object] = field(default_factory=dict)
+    """Columns for the one job of `prompt`."""
+    run_id: str | None = None
+    """None: the manifest's stem and 8 hex of its content."""
+    address: str | None = None
+    """`local`, `auto` or a Ray address; None: `$RAY_ADDRESS`, else `local`."""
+    num_workers: int | None = None
+    """None: every GPU of the cluster; on the CPU, one."""
+    device: str = "auto"
+    ulysses: int | None = None
+    ring: int | None = None
+    cfg_parallel: int | None = None
+    keep_latents: bool = False
+    strict: bool = False
+    timeout_s: float | None = None
+    max_failed: str | None = None
+    settings: Settings = field(default_factory=Settings)

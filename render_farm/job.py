@@ -1,0 +1,319 @@
+"""`RenderJob`: one film to render, exactly the columns of a manifest row.
+
+Every field carries its meaning, its kind and its range in the dataclass metadata; the manifest's schema, its reader's
+checks and the documentation are all derived from here. A field that is None takes the model's preset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+from render_farm.errors import InvalidJobError, Problem
+
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_PROMPT_CHARACTERS = 20_000
+
+
+class Kind(StrEnum):
+    """What a column holds. `TEXTS` is a string or a list of strings."""
+
+    TEXT = "text"
+    TEXTS = "texts"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    TIMESTAMP = "timestamp"
+    TAGS = "tags"
+    LORAS = "loras"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What is known of one manifest column."""
+
+    kind: Kind
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str | int, ...] = ()
+    touches_pixels: bool = True
+    """False for what orders or labels work; such columns are not part of the render key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraRef:
+    """One adapter and its weight."""
+
+    path: str
+    weight: float = 1.0
+
+
+def _column(kind: Kind, doc: str, default: Any = None, **details: Any) -> Any:
+    return field(default=default, metadata={"column": Column(kind=kind, doc=doc, **details)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderJob:
+    """One film. Raises `InvalidJobError`, which lists every wrong field, when built with impossible values."""
+
+    job_id: str = field(
+        metadata={"column": Column(kind=Kind.TEXT, doc="unique name; the folder of the film in the output")}
+    )
+    prompt: str | tuple[str, ...] = field(
+        metadata={
+            "column": Column(kind=Kind.TEXTS, doc="what to show; a list gives one prompt a segment, the last repeating")
+        }
+    )
+    model: str | None = _column(Kind.TEXT, "a preset's name, or a folder or URI in diffusers format")
+    task: str | None = _column(Kind.TEXT, "inferred from the inputs when null", choices=("t2v", "i2v", "flf2v", "v2v"))
+    negative_prompt: str | None = _column(Kind.TEXT, "what not to show; used when guidance is on")
+    image: str | None = _column(Kind.TEXT, "URI of the first frame")
+    last_image: str | None = _column(Kind.TEXT, "URI of the last frame")
+    video: str | None = _column(Kind.TEXT, "URI of a video to extend")
+    num_frames: int | None = _column(Kind.INTEGER, "pixel frames; rounded to 4n+1", low=1, high=100_000)
+    height: int | None = _column(Kind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
+    width: int | None = _column(Kind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
+    fps: int | None = _column(Kind.INTEGER, "frames a second of the video", low=1, high=240)
+    seed: int | None = _column(
+        Kind.INTEGER, "null: the first 4 bytes of sha256(job_id), big-endian", low=0, high=2**63 - 1
+    )
+    num_inference_steps: int | None = _column(Kind.INTEGER, "denoising steps", low=1, high=1000)
+    guidance_scale: float | None = _column(Kind.NUMBER, "classifier-free guidance; off at 1 and below", low=0, high=100)
+    flow_shift: float | None = _column(Kind.NUMBER, "shift of the noise schedule", low=0.01, high=100)
+    base_num_frames: int | None = _column(Kind.INTEGER, "pixel frames of a window", low=1, high=10_000)
+    overlap_history: int | None = _column(Kind.INTEGER, "pixel frames a window shares with the one before", low=1)
+    addnoise_condition: float | None = _column(
+        Kind.NUMBER, "noise on the shared frames, in thousandths; 20 suits long films", low=0, high=1000
+    )
+    ar_step: int | None = _column(Kind.INTEGER, "steps that a block lags behind the one before; 0: none", low=0)
+    causal_block_size: int | None = _column(Kind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1)
+    sampler: str | None = _column(
+        Kind.TEXT, "`reference` is diffusers' loop to the letter", choices=("reference", "corrected")
+    )
+    prefix_noise: str | None = _column(
+        Kind.TEXT, "when addnoise is drawn: each step, or once a segment", choices=("per_step", "once")
+    )
+    fit: str | None = _column(Kind.TEXT, "how an input image meets the size", choices=("crop", "stretch", "pad"))
+    keep_overlap: bool | None = _column(Kind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
+    loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "adapters with weights")
+    cache: str | None = _column(Kind.TEXT, "approximate step caching", choices=("off",))
+    memory: str | None = _column(Kind.TEXT, "where weights lie", choices=("auto", "resident"), touches_pixels=False)
+    ulysses: int | None = _column(Kind.INTEGER, "workers that share attention heads", low=1, touches_pixels=False)
+    ring: int | None = _column(Kind.INTEGER, "workers that share tokens in a ring", low=1, touches_pixels=False)
+    cfg_parallel: int | None = _column(
+        Kind.INTEGER, "2 runs both guidance branches at once", choices=(1, 2), touches_pixels=False
+    )
+    priority: int | None = _column(Kind.INTEGER, "higher goes first; default 50", low=0, high=100, touches_pixels=False)
+    deadline: datetime | None = _column(Kind.TIMESTAMP, "UTC; orders work, never stops a job", touches_pixels=False)
+    owner: str | None = _column(Kind.TEXT, "who wants it", touches_pixels=False)
+    quality: float | None = _column(
+        Kind.NUMBER, "of the MP4, as imageio's; default 8", low=0, high=10, touches_pixels=False
+    )
+    tags: Mapping[str, str] | None = _column(Kind.TAGS, "free labels", touches_pixels=False)
+
+    def __post_init__(self) -> None:
+        values = {name: getattr(self, name) for name in columns()}
+        clean, problems = normalise(values)
+        if problems:
+            raise InvalidJobError(problems, job_id=str(self.job_id))
+        for name, value in clean.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt list; one entry when `prompt` is a string."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+
+@cache
+def columns() -> dict[str, Column]:
+    """Every manifest column by name, in the manifest's order."""
+    return {f.name: f.metadata["column"] for f in fields(RenderJob)}
+
+
+REQUIRED = ("job_id", "prompt")
+
+
+def default_seed(job_id: str) -> int:
+    """The seed of a job that gives none: the first 4 bytes of sha256(job_id), big-endian."""
+    return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4], "big")
+
+
+def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Bring `values` (column name to value) to their kinds and list everything wrong with them.
+
+    Integral floats become integers, NaN becomes None, lists become tuples, naive timestamps are taken as UTC.
+    Returns the clean values of the columns given and the problems, in the manifest's order.
+    """
+    clean: dict[str, Any] = {}
+    problems: list[Problem] = []
+    known = columns()
+    for name, value in values.items():
+        if value is None:
+            if name in REQUIRED:
+                problems.append(Problem(field=name, message="is required"))
+            clean[name] = None
+            continue
+        try:
+            clean[name] = _READERS[known[name].kind](value)
+            message = _check(name, clean[name], known[name])
+        except (TypeError, ValueError) as error:
+            message = str(error)
+        if message:
+            problems.append(Problem(field=name, message=message))
+        elif clean[name] is None and name in REQUIRED:
+            problems.append(Problem(field=name, message="is required"))
+    return clean, problems
+
+
+def _check(name: str, value: Any, column: Column) -> str | None:
+    if value is None:
+        return None
+    if name == "job_id" and not JOB_ID.fullmatch(value):
+        return f"{value!r} must be 1 to 128 letters, digits, '.', '_' or '-', and start with a letter or digit"
+    if name == "prompt":
+        return _check_prompts(value)
+    if column.choices and value not in column.choices:
+        return f"{value!r} is not one of {', '.join(map(str, column.choices))}"
+    if column.low is not None and value < column.low:
+        return f"{value} is less than {column.low:g}"
+    if column.high is not None and value > column.high:
+        return f"{value} is more than {column.high:,.10g}"
+    if name in ("height", "width") and value % 16:
+        return f"{value} is not a multiple of 16; the nearest are {value // 16 * 16} and {value // 16 * 16 + 16}"
+    if name == "model" and not value.strip():
+        return "is empty; give a preset's name, a folder or a URI, or leave it null"
+    return None
+
+
+def _check_prompts(value: str | tuple[str, ...]) -> str | None:
+    prompts = (value,) if isinstance(value, str) else value
+    if not prompts:
+        return "is an empty list; give at least one prompt"
+    longest = max(map(len, prompts))
+    if longest > MAX_PROMPT_CHARACTERS:
+        return f"has {longest:,} characters; the most is {MAX_PROMPT_CHARACTERS:,}"
+    return None
+
+
+# --- readers: one a kind; each returns the clean value or raises ValueError with what would work ----------------------
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _text(value: Any) -> str | None:
+    if _is_nan(value):
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{value!r} is not valid Unicode text") from None
+    return value
+
+
+def _texts(value: Any) -> str | tuple[str, ...] | None:
+    if isinstance(value, str) or _is_nan(value):
+        return _text(value)
+    if isinstance(value, Mapping) or not (isinstance(value, Sequence) or hasattr(value, "tolist")):
+        raise ValueError(f"{value!r} is neither text nor a list of texts")
+    items = tuple(value.tolist() if hasattr(value, "tolist") else value)
+    if any(not isinstance(item, str) for item in items):
+        raise ValueError("is a list with an entry that is not text")
+    return tuple(_text(item) or "" for item in items)
+
+
+def _integer(value: Any) -> int | None:
+    if _is_nan(value):
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a whole number")
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
+
+
+def _number(value: Any) -> float | None:
+    if _is_nan(value):
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    return float(value)
+
+
+def _boolean(value: Any) -> bool | None:
+    if _is_nan(value):
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
+def _timestamp(value: Any) -> datetime | None:
+    if _is_nan(value):
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a time; write it like 2030-01-31T06:00:00Z") from None
+    if not isinstance(value, datetime):
+        raise ValueError(f"{value!r} is not a time; write it like 2030-01-31T06:00:00Z")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _tags(value: Any) -> dict[str, str] | None:
+    if _is_nan(value):
+        return None
+    try:
+        pairs = dict(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a map of text to text") from None
+    if any(not isinstance(key, str) or not isinstance(item, str) for key, item in pairs.items()):
+        raise ValueError("is a map with a key or value that is not text")
+    return pairs
+
+
+def _loras(value: Any) -> tuple[LoraRef, ...] | None:
+    if _is_nan(value):
+        return None
+    if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
+        raise ValueError(f"{value!r} is not a list of {{path, weight}}")
+    return tuple(_lora(item) for item in value)
+
+
+def _lora(item: Any) -> LoraRef:
+    if isinstance(item, LoraRef):
+        return item
+    if not isinstance(item, Mapping) or set(item) - {"path", "weight"} or not isinstance(item.get("path"), str):
+        raise ValueError(f"{item!r} is not {{path, weight}}")
+    weight = item.get("weight")
+    return LoraRef(path=item["path"], weight=1.0 if weight is None else _number(weight) or 0.0)
+
+
+_READERS = {
+    Kind.TEXT: _text,
+    Kind.TEXTS: _texts,
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.BOOLEAN: _boolean,
+    Kind.TIMESTAMP: _timestamp,
+    Kind.TAGS: _tags,
+    Kind.LORAS: _loras,
+}

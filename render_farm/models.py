@@ -1,0 +1,144 @@
+"""Presets: the nine SkyReels-V2 checkpoints and the built-in `tiny`, with what each is and its defaults per task.
+
+Sizes and defaults are those of the model's documentation and of the published checkpoints' configurations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+DIFFUSION_FORCING_TASKS = ("t2v", "i2v", "flf2v", "v2v")
+
+
+class Family(StrEnum):
+    """Which diffusers pipeline a checkpoint is made for."""
+
+    DIFFUSION_FORCING = "diffusion_forcing"
+    TEXT_TO_VIDEO = "text_to_video"
+    IMAGE_TO_VIDEO = "image_to_video"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """Values of the columns that a job leaves null."""
+
+    num_frames: int = 97
+    height: int = 544
+    width: int = 960
+    fps: int = 24
+    num_inference_steps: int = 50
+    guidance_scale: float = 6.0
+    flow_shift: float = 8.0
+    base_num_frames: int = 97
+    overlap_history: int = 17
+    addnoise_condition: float = 0.0
+    ar_step: int = 0
+    causal_block_size: int | None = None
+    """None means the checkpoint's own `num_frame_per_block`."""
+    negative_prompt: str = ""
+    sampler: str = "reference"
+    prefix_noise: str = "per_step"
+
+
+IMAGE_DEFAULTS = Defaults(flow_shift=5.0, guidance_scale=5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One checkpoint by its short name."""
+
+    name: str
+    hub_id: str | None
+    """None: it lies in this package."""
+    family: Family
+    tasks: tuple[str, ...]
+    num_parameters: int
+    """Of the transformer."""
+    num_heads: int
+    num_layers: int
+    ffn_dim: int
+    in_channels: int = 16
+    sample_info: bool = False
+    """Whether it knows 16 frames a second from others."""
+    defaults: Defaults = field(default_factory=Defaults)
+    image_defaults: Defaults = IMAGE_DEFAULTS
+
+    def defaults_for(self, task: str) -> Defaults:
+        """The defaults of `task`: image tasks have a shift and guidance of their own."""
+        return self.image_defaults if task in ("i2v", "flf2v") else self.defaults
+
+
+CUSTOM_DEFAULTS = Defaults()
+"""For a folder or URI: the defaults of diffusers' call signature, with the shift of its documentation."""
+CUSTOM_IMAGE_DEFAULTS = replace(CUSTOM_DEFAULTS, flow_shift=5.0)
+
+_PIPELINES: dict[str, tuple[Family, tuple[str, ...], int]] = {
+    # name on the hub -> family, tasks, input channels
+    "DF": (Family.DIFFUSION_FORCING, DIFFUSION_FORCING_TASKS, 16),
+    "T2V": (Family.TEXT_TO_VIDEO, ("t2v",), 16),
+    "I2V": (Family.IMAGE_TO_VIDEO, ("i2v",), 36),
+    "FLF2V": (Family.IMAGE_TO_VIDEO, ("flf2v",), 36),
+}
+
+
+def _checkpoint(kind: str, size: str, resolution: str, num_parameters: int, *, sample_info: bool = False) -> Preset:
+    family, tasks, in_channels = _PIPELINES[kind]
+    small = size == "1.3B"
+    height, width, num_frames = (544, 960, 97) if resolution == "540P" else (720, 1280, 121)
+    defaults = Defaults(height=height, width=width, num_frames=num_frames, base_num_frames=num_frames)
+    return Preset(
+        name=f"{kind}-{size}-{resolution}".lower(),
+        hub_id=f"Skywork/SkyReels-V2-{kind}-{size}-{resolution}-Diffusers",
+        family=family,
+        tasks=tasks,
+        num_parameters=num_parameters,
+        num_heads=12 if small else 40,
+        num_layers=30 if small else 40,
+        ffn_dim=8960 if small else 13824,
+        in_channels=in_channels,
+        sample_info=sample_info,
+        defaults=defaults,
+        image_defaults=replace(defaults, flow_shift=5.0, guidance_scale=5.0),
+    )
+
+
+_TINY_DEFAULTS = Defaults(height=64, width=64, num_inference_steps=16, guidance_scale=4.0, flow_shift=3.0)
+
+TINY = Preset(
+    name="tiny",
+    hub_id=None,
+    family=Family.DIFFUSION_FORCING,
+    tasks=DIFFUSION_FORCING_TASKS,
+    num_parameters=3_595_072,
+    num_heads=4,
+    num_layers=6,
+    ffn_dim=512,
+    sample_info=True,
+    defaults=_TINY_DEFAULTS,
+    image_defaults=_TINY_DEFAULTS,
+)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        TINY,
+        _checkpoint("DF", "1.3B", "540P", 1_436_000_000, sample_info=True),
+        _checkpoint("DF", "14B", "540P", 14_289_000_000),
+        _checkpoint("DF", "14B", "720P", 14_289_000_000),
+        _checkpoint("T2V", "14B", "540P", 14_289_000_000),
+        _checkpoint("T2V", "14B", "720P", 14_289_000_000),
+        _checkpoint("I2V", "1.3B", "540P", 1_564_000_000),
+        _checkpoint("I2V", "14B", "540P", 16_395_000_000),
+        _checkpoint("I2V", "14B", "720P", 16_395_000_000),
+        _checkpoint("FLF2V", "1.3B", "540P", 1_564_000_000),
+    )
+}
+
+
+def defaults_for(model: str, task: str) -> Defaults:
+    """The defaults of a preset's name, or those of a custom folder for anything else."""
+    preset = PRESETS.get(model)
+    if preset:
+        return preset.defaults_for(task)
+    return CUSTOM_IMAGE_DEFAULTS if task in ("i2v", "flf2v") else CUSTOM_DEFAULTS

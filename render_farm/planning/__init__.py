@@ -1,0 +1,20 @@
+"""Pure arithmetic on films: frames, windows, timestep schedules, refusals and cost. Standard library only."""
+
+from render_farm.planning.facts import ModelFacts, facts_of_preset
+from render_farm.planning.film import FilmPlan, plan_film
+from render_farm.planning.resolve import ResolvedJob, resolve_job
+from render_farm.planning.schedule import StepSchedule, make_schedule
+from render_farm.planning.windows import Window, plan_windows
+
+__all__ = [
+    "FilmPlan",
+    "ModelFacts",
+    "ResolvedJob",
+    "StepSchedule",
+    "Window",
+    "facts_of_preset",
+    "make_schedule",
+    "plan_film",
+    "plan_windows",
+    "resolve_job",
+]

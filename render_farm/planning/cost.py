@@ -1,0 +1,35 @@
+"""How much work a segment is, in token passes: tokens times the forward passes that see them.
+
+Used for ordering and for estimates of time left; seconds come from measuring how long earlier passes took.
+"""
+
+from __future__ import annotations
+
+from render_farm.planning.film import FilmPlan
+from render_farm.planning.schedule import NOT_STARTED
+
+
+def segment_token_passes(plan: FilmPlan, segment: int) -> int:
+    """Tokens the denoiser computes for a segment, both guidance branches counted.
+
+    With a causal block size above 1, blocks that have not started are left out of a pass, and so are blocks that have
+    finished (unless noise is added to the prefix at every step, which makes everything after it change).
+    """
+    schedule = plan.schedule(segment)
+    frames = 0
+    skips = plan.job.causal_block_size > 1
+    caches = skips and not (
+        plan.windows[segment].num_prefix_frames
+        and plan.job.addnoise_condition > 0
+        and plan.job.prefix_noise == "per_step"
+    )
+    finished = schedule.num_inference_steps + 1
+    for row in schedule.indices:
+        blocks = sum(not (skips and index == NOT_STARTED) and not (caches and index == finished) for index in row)
+        frames += blocks * schedule.block_size
+    return frames * plan.tokens_per_frame * (2 if plan.job.guided else 1)
+
+
+def film_token_passes(plan: FilmPlan) -> int:
+    """The same for a whole film."""
+    return sum(segment_token_passes(plan, segment) for segment in range(plan.num_segments))

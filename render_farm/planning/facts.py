@@ -1,0 +1,50 @@
+"""What planning must know of a checkpoint; read from its configuration files or from a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from render_farm.models import PRESETS, Defaults, Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A checkpoint, as far as the arithmetic goes."""
+
+    name: str
+    """As the job names it: a preset, a folder or a URI."""
+    fingerprint: str
+    """Identifies the weights; empty when the checkpoint was not looked at (then there is no stable render key)."""
+    family: Family
+    tasks: tuple[str, ...]
+    num_heads: int
+    dtype: str
+    """Of the transformer: `float32`, `bfloat16` or `float16`."""
+    defaults: Defaults
+    image_defaults: Defaults
+    num_frame_per_block: int = 1
+    temporal_factor: int = 4
+    spatial_factor: int = 8
+    patch: int = 2
+    latent_channels: int = 16
+    sample_info: bool = False
+
+    def defaults_for(self, task: str) -> Defaults:
+        """The values of the columns that a job of `task` leaves null."""
+        return self.image_defaults if task in ("i2v", "flf2v") else self.defaults
+
+
+def facts_of_preset(name: str, *, dtype: str = "bfloat16", fingerprint: str = "") -> ModelFacts:
+    """Facts of a preset by its short name, without looking at the checkpoint. Raises KeyError for other names."""
+    preset = PRESETS[name]
+    return ModelFacts(
+        name=name,
+        fingerprint=fingerprint,
+        family=preset.family,
+        tasks=preset.tasks,
+        num_heads=preset.num_heads,
+        dtype=dtype,
+        defaults=preset.defaults,
+        image_defaults=preset.image_defaults,
+        sample_info=preset.sample_info,
+    )

@@ -1,0 +1,114 @@
+"""`FilmPlan`: everything that can be known of a film before it is rendered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from render_farm.errors import InvalidJobError
+from render_farm.job import RenderJob
+from render_farm.planning.facts import ModelFacts
+from render_farm.planning.frames import num_latent_frames, num_pixel_frames
+from render_farm.planning.refusals import check
+from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job
+from render_farm.planning.schedule import StepSchedule, make_schedule
+from render_farm.planning.windows import Window, plan_windows
+
+_MUCH_ADDNOISE = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmPlan:
+    """A job that can be rendered: its parameters, its windows, and what the renderer warns of."""
+
+    job: ResolvedJob
+    facts: ModelFacts
+    windows: tuple[Window, ...]
+    warnings: tuple[str, ...]
+    render_key: str
+
+    @property
+    def num_segments(self) -> int:
+        return len(self.windows)
+
+    @property
+    def num_latent_frames(self) -> int:
+        """Latent frames of the whole film."""
+        return self.windows[-1].end
+
+    @property
+    def num_frames(self) -> int:
+        """Pixel frames of the whole film."""
+        return num_pixel_frames(self.num_latent_frames, self.facts.temporal_factor)
+
+    @property
+    def latent_height(self) -> int:
+        return self.job.height // self.facts.spatial_factor
+
+    @property
+    def latent_width(self) -> int:
+        return self.job.width // self.facts.spatial_factor
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens the transformer sees for one latent frame."""
+        return (self.latent_height // self.facts.patch) * (self.latent_width // self.facts.patch)
+
+    def schedule(self, segment: int) -> StepSchedule:
+        """The denoising schedule of a segment."""
+        window = self.windows[segment]
+        return make_schedule(
+            num_latent_frames=window.num_latent_frames,
+            num_prefix_frames=window.num_prefix_frames,
+            num_inference_steps=self.job.num_inference_steps,
+            flow_shift=self.job.flow_shift,
+            ar_step=self.job.ar_step,
+            causal_block_size=self.job.causal_block_size,
+        )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Every text the film's forward passes need, once each: its prompts, and the negative one when guided."""
+        used = [self.job.prompt_of(segment) for segment in range(self.num_segments)]
+        return tuple(dict.fromkeys([*used, self.job.negative_prompt] if self.job.guided else used))
+
+
+def plan_film(job: RenderJob, facts: ModelFacts) -> FilmPlan:
+    """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered."""
+    resolved = resolve_job(job, facts)
+    problems = check(resolved, facts)
+    if problems:
+        raise InvalidJobError(problems, job_id=job.job_id)
+    windows = plan_windows(
+        num_frames=resolved.num_frames,
+        base_num_frames=resolved.base_num_frames,
+        overlap_history=resolved.overlap_history,
+        causal_block_size=resolved.causal_block_size,
+        temporal_factor=facts.temporal_factor,
+    )
+    return FilmPlan(
+        job=resolved,
+        facts=facts,
+        windows=windows,
+        warnings=tuple(_warnings(job, resolved, windows, facts)),
+        render_key=render_key(resolved, facts),
+    )
+
+
+def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelFacts) -> list[str]:
+    warnings = []
+    if job.num_frames is not None and job.num_frames != resolved.num_frames:
+        warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
+    cut = {window.num_history_frames - window.num_prefix_frames for window in windows} - {0}
+    if cut:
+        warnings.append(
+            f"overlap_history {resolved.overlap_history} is {num_latent_frames(resolved.overlap_history)} latent "
+            f"frames, not a multiple of causal_block_size {resolved.causal_block_size}: each window takes over "
+            f"{max(cut)} fewer, which may show at the seam"
+        )
+    if resolved.addnoise_condition > _MUCH_ADDNOISE:
+        warnings.append(
+            f"addnoise_condition {resolved.addnoise_condition:g} is large and may make windows differ; 20 is usual"
+        )
+    if len(resolved.prompts) > len(windows):
+        warnings.append(f"{len(resolved.prompts)} prompts for {len(windows)} segments: the last ones are not used")
+    return warnings

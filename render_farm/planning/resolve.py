@@ -1,0 +1,119 @@
+"""`ResolvedJob`: a job with every null filled from its model's defaults, and the key that identifies its pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+
+from render_farm.job import LoraRef, RenderJob, columns, default_seed
+from render_farm.planning.facts import ModelFacts
+from render_farm.planning.frames import rounded_num_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedJob:
+    """Every parameter of a film, none of them null except inputs that are not given."""
+
+    job_id: str
+    prompts: tuple[str, ...]
+    negative_prompt: str
+    model: str
+    task: str
+    num_frames: int
+    height: int
+    width: int
+    fps: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    flow_shift: float
+    base_num_frames: int
+    overlap_history: int
+    addnoise_condition: float
+    ar_step: int
+    causal_block_size: int
+    sampler: str
+    prefix_noise: str
+    fit: str = "crop"
+    keep_overlap: bool = False
+    image: str | None = None
+    last_image: str | None = None
+    video: str | None = None
+    loras: tuple[LoraRef, ...] = ()
+    cache: str = "off"
+    memory: str = "auto"
+    ulysses: int | None = None
+    ring: int | None = None
+    cfg_parallel: int | None = None
+    priority: int = 50
+    quality: float = 8.0
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance is on, by diffusers' rule."""
+        return self.guidance_scale > 1.0
+
+    def prompt_of(self, segment: int) -> str:
+        """The prompt of a segment; the last of the list repeats."""
+        return self.prompts[min(segment, len(self.prompts) - 1)]
+
+
+def infer_task(job: RenderJob) -> str:
+    """The task a job means by its inputs when it does not name one."""
+    if job.task:
+        return job.task
+    if job.video:
+        return "v2v"
+    if job.image and job.last_image:
+        return "flf2v"
+    return "i2v" if job.image else "t2v"
+
+
+def resolve_job(job: RenderJob, facts: ModelFacts) -> ResolvedJob:
+    """Fill a job's nulls from `facts`. The frame count is rounded as diffusers does; nothing is refused here."""
+    task = infer_task(job)
+    defaults = facts.defaults_for(task)
+    values = {f.name: getattr(job, f.name) for f in fields(RenderJob) if getattr(job, f.name) is not None}
+    for name in ("job_id", "prompt", "model", "task", "seed", "num_frames", "deadline", "owner", "tags"):
+        values.pop(name, None)
+    for f in fields(defaults):
+        values.setdefault(f.name, getattr(defaults, f.name))
+    if values["causal_block_size"] is None:
+        values["causal_block_size"] = facts.num_frame_per_block
+    return ResolvedJob(
+        job_id=job.job_id,
+        prompts=_without_repeats(job.prompts),
+        model=facts.name,
+        task=task,
+        seed=default_seed(job.job_id) if job.seed is None else job.seed,
+        num_frames=rounded_num_frames(
+            defaults.num_frames if job.num_frames is None else job.num_frames, facts.temporal_factor
+        ),
+        **{name: value for name, value in values.items() if name != "num_frames"},
+    )
+
+
+def _without_repeats(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Drop repeats at the end of a prompt list: the last prompt repeats anyway, so equal prompts equal one string."""
+    end = len(prompts)
+    while end > 1 and prompts[end - 1] == prompts[end - 2]:
+        end -= 1
+    return prompts[:end]
+
+
+def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
+    """The parameters that touch pixels, for the render key and `job.json`."""
+    known = columns()
+    skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
+    return {name: value for name, value in asdict(job).items() if name not in skipped}
+
+
+def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
+    """12 hex of the sha256 of the canonical JSON of everything that decides the pixels.
+
+    The model counts by its fingerprint and dtype, not by its name: the same weights under another path are the same.
+    """
+    document = {**pixel_parameters(job), "model_fingerprint": facts.fingerprint, "dtype": facts.dtype}
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
