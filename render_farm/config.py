@@ -26,8 +26,8 @@ class Timeouts:
     """A run's holder counts as gone after this long without a renewal."""
     worker_start_s: float = 600.0
     """A worker that has not answered by then is started anew."""
-    heartbeat_s: float = 2.0
-    """How often a worker reports when it has nothing new to say."""
+    cluster_patience_s: float = 600.0
+    """How long the cluster's faults (storage, network) in a row are waited out before a job fails of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

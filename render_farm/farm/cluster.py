@@ -1,0 +1,77 @@
+"""Connecting to Ray: a private local one, or a running cluster; and the coordinator on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from render_farm.config import NAMESPACE
+from render_farm.errors import UsageError
+
+_OBJECT_STORE_BYTES = 256 << 20
+"""Of a private Ray: latents go through storage, so little more than calls travels through it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A Ray that this process is connected to."""
+
+    address: str
+    private: bool
+    num_gpus: int
+    num_cpus: int
+
+    def coordinator(self, shape: Any) -> Any:
+        """The cluster's coordinator, started when there is none. `shape` is used only then."""
+        from render_farm.farm.coordinator import NAME, Coordinator
+
+        options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
+        if not self.private:
+            options |= {"lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
+        return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
+
+
+def resolve_address(address: str | None) -> str:
+    """`address`, else `$RAY_ADDRESS`, else `local` (a private Ray on this machine)."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+@contextlib.contextmanager
+def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
+    """Connect to `local`, `auto` or a Ray address for the length of a block. A private Ray ends with the block.
+    Raises `UsageError` when no Ray answers at the address."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    private = address == "local"
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if private:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, (num_workers or 1) + 2),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **common,
+            )
+        else:
+            ray.init(address=address, **common)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}: {' '.join(str(error).split())[:300]}",
+            advice="start one with `ray start --head`, or use --address local",
+        ) from error
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(
+            address=address,
+            private=private,
+            num_gpus=int(resources.get("GPU", 0)),
+            num_cpus=int(resources.get("CPU", 1)) if not private else os.cpu_count() or 1,
+        )
+    finally:
+        ray.shutdown()

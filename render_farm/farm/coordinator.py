@@ -1,0 +1,427 @@
+"""The coordinator: one Ray actor a cluster that drives the scheduling machine.
+
+It turns what happens (workers answer, die, report steps) into events, and the machine's actions into calls. Runs are
+added to it; each is owned through its lease, so that two clusters never render the same run at once. Nothing durable
+lives here: what is finished lies in storage, and whoever starts next reads it there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from render_farm.errors import Fault, RenderFarmError
+from render_farm.farm.failures import classify, died
+from render_farm.farm.results import write_results
+from render_farm.farm.run_record import FilmRecord, RunRecord
+from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.snapshot import RunSnapshot
+from render_farm.farm.worker_pool import WorkerPool
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.machine import FarmMachine
+from render_farm.scheduling.states import RunState
+from render_farm.storage.lease import LeaseKeeper, LeaseTiming, acquire, this_holder
+from render_farm.storage.store import open_store
+
+NAME = "coordinator"
+_TICK_S = 0.5
+_WRITE_RESULTS_EVERY_S = 20.0
+_SLOW_FACTOR = 10
+_TEXT_ATTEMPTS = 3
+
+
+@dataclass
+class _Work:
+    """A segment on a worker."""
+
+    worker: str
+    film: ev.FilmKey
+    segment: int
+    handed_out_s: float
+    last_step_s: float | None = None
+    usual_step_s: float = 0.0
+
+
+@dataclass
+class _Run:
+    record: RunRecord
+    lease: LeaseKeeper | None = None
+    texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
+    results_written_s: float = 0.0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Coordinator:
+    """See the module. An asynchronous actor: its methods interleave only where they await."""
+
+    def __init__(self, shape: FarmShape, address: str) -> None:
+        self._shape = shape
+        self._address = address
+        self._machine = FarmMachine(shape.policy)
+        self._runs: dict[str, _Run] = {}
+        self._works: dict[int, _Work] = {}
+        self._work_numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task] = set()
+        self._pool = WorkerPool(shape, on_up=self._worker_up, on_cannot_start=self._workers_cannot_start)
+        self._text_lock = asyncio.Lock()
+        self._ticking: asyncio.Task | None = None
+
+    # --- calls of the driver ---
+
+    async def add_run(self, spec: RunSpec) -> bool:
+        """Take a run on; False when it is here already. Raises `LeaseHeldError` when another coordinator owns it."""
+        if spec.run_id in self._runs and not self._runs[spec.run_id].over.is_set():
+            return False
+        store = open_store(spec.output)
+        timing = LeaseTiming(gone_after_s=self._shape.timeouts.lease_s, renew_every_s=self._shape.timeouts.lease_s / 4)
+        handle = await asyncio.to_thread(acquire, store, spec.run_id, this_holder(self._address), timing)
+        if spec.run_id in self._runs:
+            self._machine.forget_run(spec.run_id)
+        run = _Run(record=RunRecord(spec, store))
+        loop = asyncio.get_running_loop()
+        run.lease = LeaseKeeper(
+            handle, on_lost=lambda error: loop.call_soon_threadsafe(self._lease_lost, spec.run_id, str(error))
+        )
+        self._runs[spec.run_id] = run
+        return True
+
+    async def add_films(self, run_id: str, entries: list[FilmEntry]) -> None:
+        """Add films to a run that is not sealed yet."""
+        run = self._runs[run_id]
+        films = []
+        for entry in entries:
+            run.record.add(entry)
+            run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
+            films.append(
+                ev.Film(
+                    run_id=run_id,
+                    job_id=entry.task.job_id,
+                    num_segments=entry.task.plan.num_segments,
+                    segments_done=entry.segments_done,
+                    model=entry.task.model,
+                    priority=entry.priority,
+                    deadline_s=entry.deadline_s,
+                )
+            )
+        self._apply(ev.FilmsAdded(films=tuple(films)))
+
+    async def seal_run(self, run_id: str) -> None:
+        """No more films come: encode the prompts and render."""
+        run = self._runs[run_id]
+        run.record.state = RunState.RUNNING
+        if self._ticking is None:
+            self._ticking = asyncio.create_task(self._tick())
+        self._spawn(self._encode_texts(run))
+        if self._shape.device != "cuda":
+            self._pool.start()
+        self._apply(ev.RunSealed(run_id=run_id, max_failed=run.record.spec.max_failed))
+
+    async def snapshot(self, run_id: str, after_line: int = 0) -> RunSnapshot:
+        """The run now, with the log lines after `after_line`."""
+        run = self._runs[run_id]
+        if run.record.state is RunState.RUNNING and not self._machine.workers:
+            run.record.note = run.record.note or f"starting {self._shape.num_workers} workers"
+        elif run.record.note.startswith("starting"):
+            run.record.note = ""
+        return run.record.picture(
+            counts=self._machine.counts(run_id),
+            after_line=after_line,
+            workers=len(self._machine.workers),
+            busy=len(self._machine.workers) - len(self._machine.idle_workers),
+        )
+
+    async def cancel_run(self, run_id: str, reason: str) -> None:
+        """Stop a run at its workers' next steps; what is stored stays."""
+        run = self._runs[run_id]
+        run.record.stop_reason = reason
+        run.record.log.add(reason, level="warning")
+        self._apply(ev.CancelRun(run_id=run_id, reason=reason))
+
+    async def wait(self, run_id: str) -> dict[str, int]:
+        """Wait until the run is over and its results are written; jobs by state."""
+        run = self._runs[run_id]
+        await run.over.wait()
+        return run.record.counts
+
+    async def workers(self) -> dict[str, int]:
+        """Process ids of the workers that are up, by name."""
+        return self._pool.pids
+
+    async def close(self) -> None:
+        """Let workers remove their temporary files, and end them."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        await self._release_workers()
+
+    # --- calls of the workers ---
+
+    async def step_done(self, work: int, step: int, num_steps: int) -> None:
+        """A segment made a step."""
+        held = self._works.get(work)
+        if held is None:
+            return
+        now = time.monotonic()
+        if held.last_step_s is not None and step > 1:
+            held.usual_step_s = max(held.usual_step_s, now - held.last_step_s)
+        held.last_step_s = now
+        run_id, job_id = held.film
+        if run_id in self._runs:
+            self._runs[run_id].record.stepped(job_id, held.segment, step, num_steps)
+
+    # --- events in, actions out ---
+
+    def _apply(self, event: ev.Event) -> None:
+        for action in self._machine.apply(event, time.monotonic()):
+            match action:
+                case ev.RenderSegment():
+                    self._spawn(self._render(action))
+                case ev.FinishFilm():
+                    self._spawn(self._finish(action))
+                case ev.StopWork():
+                    self._stop(action)
+                case ev.ReplaceWorker():
+                    self._spawn(self._pool.replace(action.worker))
+                case ev.FilmEnded():
+                    self._film_ended(action)
+                case ev.FilmDelayed():
+                    self._film_delayed(action)
+                case ev.RunEnded():
+                    self._spawn(self._run_ended(action))
+                case ev.WakeAt():
+                    pass  # the tick comes often enough
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A mistake in the farm itself: no run may wait for ever because of it.
+            reason = f"internal error: {task.exception()!r}"
+            for run_id, run in self._runs.items():
+                if not run.over.is_set():
+                    run.record.stop_reason = reason
+                    run.record.log.add(reason, level="error")
+                    self._apply(ev.CancelRun(run_id=run_id, reason=reason))
+
+    def _film(self, key: ev.FilmKey) -> FilmRecord:
+        return self._runs[key[0]].record.films[key[1]]
+
+    async def _render(self, action: ev.RenderSegment) -> None:
+        handle = self._pool.handle(action.worker)
+        run_id, job_id = action.film
+        record = self._runs[run_id].record
+        task = self._film(action.film).entry.task
+        number = next(self._work_numbers)
+        self._works[number] = _Work(
+            worker=action.worker, film=action.film, segment=action.segment, handed_out_s=time.monotonic()
+        )
+        record.started(job_id, action.worker, "denoise")
+        record.log.add(
+            f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
+            + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
+            job_id=job_id,
+            level="debug",
+        )
+        try:
+            report = await handle.render_segment.remote(task, action.segment, number)
+        except RayActorError as error:
+            self._worker_lost(action.worker, error)
+            return
+        except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
+            self._work_failed(action.worker, action.film, error)
+            return
+        finally:
+            self._works.pop(number, None)
+        if run_id in self._runs and not record.films[job_id].result.state.endswith("ed"):
+            record.segment_done(job_id, report.seconds)
+        self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
+
+    async def _finish(self, action: ev.FinishFilm) -> None:
+        handle = self._pool.handle(action.worker)
+        run_id, job_id = action.film
+        record = self._runs[run_id].record
+        record.started(job_id, action.worker, "publish")
+        try:
+            report = await handle.finish_film.remote(self._film(action.film).entry.task, action.attempt)
+        except RayActorError as error:
+            self._worker_lost(action.worker, error)
+            return
+        except Exception as error:  # noqa: BLE001  (as above)
+            self._work_failed(action.worker, action.film, error)
+            return
+        record.published(job_id, report)
+        self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
+
+    def _stop(self, action: ev.StopWork) -> None:
+        for number, work in self._works.items():
+            if work.worker == action.worker and work.film == action.film and self._pool.has(action.worker):
+                self._pool.handle(action.worker).stop.remote(number)
+
+    def _work_failed(self, worker: str, film: ev.FilmKey, error: BaseException) -> None:
+        cause = getattr(error, "cause", None) or error
+        behind = getattr(cause, "segments_done", None)
+        if behind is not None and film[0] in self._runs:
+            self._runs[film[0]].record.set_back(film[1], str(cause), behind)
+        self._apply(ev.WorkFailed(worker=worker, film=film, failure=classify(error), segments_done=behind))
+
+    def _worker_lost(self, worker: str, error: BaseException) -> None:
+        if not self._pool.forget(worker):
+            return
+        detail = " ".join(str(error).split())[:200]
+        for run in self._runs.values():
+            if not run.over.is_set():
+                run.record.log.add(f"worker {worker} ended; a fresh one is started", level="warning")
+        self._apply(ev.WorkerLost(worker=worker, failure=died(worker, detail)))
+        self._pool.start()
+
+    def _worker_up(self, worker: str) -> None:
+        self._apply(ev.WorkerUp(worker=worker))
+
+    def _workers_cannot_start(self, reason: str) -> None:
+        for run_id, run in self._runs.items():
+            if not run.over.is_set():
+                run.record.stop_reason = reason
+                run.record.log.add(reason, level="error")
+                self._apply(ev.CancelRun(run_id=run_id, reason=reason))
+
+    # --- films and runs that end ---
+
+    def _film_ended(self, action: ev.FilmEnded) -> None:
+        run_id, job_id = action.film
+        run = self._runs[run_id]
+        run.record.ended(
+            job_id, action.state, error_class=action.error_class, message=action.message, attempts=action.attempts
+        )
+        level = "info" if action.state == "done" else "error"
+        uri = run.record.films[job_id].result.uri
+        run.record.log.add(f"{action.state}: {action.message or uri or 'published'}", job_id=job_id, level=level)
+
+    def _film_delayed(self, action: ev.FilmDelayed) -> None:
+        run_id, job_id = action.film
+        record = self._runs[run_id].record
+        record.set_back(job_id, action.message)
+        record.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
+
+    async def _run_ended(self, action: ev.RunEnded) -> None:
+        run = self._runs[action.run_id]
+        counts = run.record.counts
+        state = action.state
+        if state is RunState.DONE and counts.get("failed"):
+            state = RunState.FAILED  # rows that were bad from the start
+        await self._write(run)
+        if run.lease is not None:
+            await asyncio.to_thread(run.lease.stop)
+        run.record.state = state
+        run.over.set()
+        if all(other.over.is_set() for other in self._runs.values()):
+            await self._release_workers()
+
+    async def _release_workers(self) -> None:
+        """Nothing is left to render: give the devices back. The next run starts workers anew."""
+        for worker in self._machine.workers:
+            self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
+        await self._pool.close()
+
+    async def _write(self, run: _Run) -> None:
+        run.results_written_s = time.monotonic()
+        results, record = run.record.results(), run.record
+
+        def write() -> None:
+            write_results(record.store, record.spec.run_id, results)
+            record.log.flush(record.store)
+
+        try:
+            await asyncio.to_thread(write)
+        except RenderFarmError as error:
+            record.log.add(f"results.parquet could not be written: {error}", level="error")
+
+    def _lease_lost(self, run_id: str, reason: str) -> None:
+        run = self._runs.get(run_id)
+        if run is not None and not run.over.is_set():
+            run.record.stop_reason = f"the run's lease was lost: {reason}"
+            run.record.log.add(run.record.stop_reason, level="error")
+            self._apply(ev.CancelRun(run_id=run_id, reason=run.record.stop_reason))
+
+    # --- text ---
+
+    async def _encode_texts(self, run: _Run) -> None:
+        """Encode every prompt of the run, a model at a time, in a process of its own that then ends.
+
+        On GPUs it takes a worker's place: before the workers start, or in turn with an idle one.
+        """
+        spec, takes_gpu = run.record.spec, self._shape.device == "cuda"
+        async with self._text_lock:
+            for model, texts in run.texts.items():
+                run.record.note = f"encoding {len(texts)} prompts"
+                if takes_gpu and self._pool.num_places_taken >= self._shape.num_workers:
+                    await self._free_a_place()
+                try:
+                    await self._encode(run, model, list(texts))
+                except RenderFarmError as error:
+                    failure = classify(error)
+                    self._apply(ev.TextFailed(run_id=spec.run_id, model=model, failure=failure))
+                else:
+                    self._apply(ev.TextReady(run_id=spec.run_id, model=model))
+            run.record.note = ""
+        self._pool.start()
+
+    async def _encode(self, run: _Run, model: str, texts: list[str]) -> None:
+        spec = run.record.spec
+        for attempt in itertools.count(1):
+            try:
+                await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=texts)
+                return
+            except Exception as error:
+                failure = classify(error)
+                if failure.fault in (Fault.JOB, Fault.USER) or attempt >= _TEXT_ATTEMPTS:
+                    cause = getattr(error, "cause", None) or error
+                    if isinstance(cause, RenderFarmError):
+                        raise cause from error
+                    raise RenderFarmError(f"prompts could not be encoded: {failure.message}") from error
+                run.record.log.add(f"encoding prompts again: {failure.message}", level="warning")
+                await asyncio.sleep(attempt)
+
+    async def _free_a_place(self) -> None:
+        while not self._machine.idle_workers:
+            await asyncio.sleep(_TICK_S)
+        worker = self._machine.idle_workers[0]
+        self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
+        await self._pool.end(worker)
+
+    # --- time ---
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            self._end_hanging_workers(now)
+            self._apply(ev.Tick())
+            for run in self._runs.values():
+                if not run.over.is_set() and now - run.results_written_s > _WRITE_RESULTS_EVERY_S:
+                    run.results_written_s = now
+                    self._spawn(self._write(run))
+
+    def _end_hanging_workers(self, now: float) -> None:
+        """End the processes of workers that have made no step for far too long."""
+        timeouts = self._shape.timeouts
+        for work in list(self._works.values()):
+            if work.last_step_s is None:
+                late = now - work.handed_out_s > timeouts.first_step_floor_s
+            else:
+                late = now - work.last_step_s > max(timeouts.hang_floor_s, _SLOW_FACTOR * work.usual_step_s)
+            if late and self._pool.has(work.worker):
+                self._runs[work.film[0]].record.log.add(
+                    f"worker {work.worker} made no step for too long; it is ended", job_id=work.film[1], level="warning"
+                )
+                self._pool.kill(work.worker)

@@ -1,0 +1,334 @@
+"""The driver of a run: reads the manifest, hands the films to the coordinator, watches, and says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import render_farm
+from render_farm.errors import RenderFarmError, UsageError
+from render_farm.farm.cluster import Cluster, connect, resolve_address
+from render_farm.farm.prepare import PreparedRun, RunContext, prepare
+from render_farm.farm.request import RunRequest
+from render_farm.farm.results import write_results
+from render_farm.farm.run_spec import FarmShape, RunSpec
+from render_farm.farm.snapshot import RunOutcome, RunSnapshot
+from render_farm.manifest.files import open_binary
+from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
+from render_farm.manifest.reader import load_manifest
+from render_farm.manifest.rows import Row
+from render_farm.manifest.run_id import default_run_id
+from render_farm.manifest.writer import write_manifest
+from render_farm.planning import ModelFacts
+from render_farm.scheduling.retry import RetryPolicy
+from render_farm.scheduling.states import RunState, exit_code
+from render_farm.storage.layout import RunKeys, check_id
+from render_farm.storage.probe import create_only_honoured
+from render_farm.storage.store import Store, open_store, refuse_for_farm
+
+OnSnapshot = Callable[[RunSnapshot], None]
+
+_POLL_S = 0.2
+_STOP_WITHIN_S = 120.0
+_FILMS_A_CALL = 200
+_MOST_CPU_WORKERS = 4
+EXIT_TIMED_OUT = 13
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The rows of a run and its manifest as it is kept with the run."""
+
+    run_id: str
+    rows: list[Row]
+    manifest: bytes
+
+
+def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
+    """Render a manifest, or the one job of a prompt, and return how it ended.
+
+    Raises `UsageError` and its kin (exit code 2) before anything is rendered: an unreadable manifest, an output that
+    cannot be written, a run that another coordinator holds. Ctrl-C ends the run at its workers' next steps with exit
+    code 130; a second one leaves at once.
+    """
+    refuse_for_farm(request.output)
+    source = _read_source(request)
+    store = open_store(request.output)
+    store.write_bytes(RunKeys(run_id=source.run_id).manifest, source.manifest)
+    create_only = create_only_honoured(store)
+    clock = _Clock(request.timeout_s)
+    address = resolve_address(request.address)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_terminated_like_interrupted())
+        # A private Ray takes seconds to start: it is not, when there is nothing to render.
+        cluster = None if address == "local" else stack.enter_context(connect(address, num_workers=None))
+        device = _device(request, _local_gpus() if cluster is None else cluster.num_gpus)
+        dtype = _dtype(request, device)
+        context = RunContext(
+            run_id=source.run_id,
+            output=request.output,
+            store=store,
+            default_model=request.settings.model,
+            keep_latents=request.keep_latents,
+            create_only=create_only,
+            group=_group(request),
+        )
+        prepared = prepare(source.rows, context, lambda model: _facts(model, dtype))
+        _write_run_document(store, source, request, prepared, device)
+        if not prepared.entries:
+            return _nothing_to_do(store, source, request, prepared, on_snapshot)
+        if cluster is None:
+            cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
+        shape = _shape(request, cluster, device, dtype, num_films=len(prepared.entries))
+        spec = RunSpec(
+            run_id=source.run_id,
+            output=request.output,
+            max_failed=_max_failed(request, len(source.rows), prepared.num_bad),
+            ended=prepared.ended,
+        )
+        return _Watch(cluster, shape, spec, prepared, on_snapshot, clock).run()
+
+
+def _read_source(request: RunRequest) -> _Source:
+    if (request.manifest is None) == (request.prompt is None):
+        raise UsageError("give a manifest or --prompt, one of them")
+    if request.manifest is not None:
+        rows = load_manifest(request.manifest, strict=request.strict)
+        run_id = request.run_id or default_run_id(request.manifest)
+        with open_binary(request.manifest) as handle:
+            manifest = handle.read()
+    else:
+        job = job_of_prompt(str(request.prompt), request.overrides)
+        rows = [Row(number=1, job_id=job.job_id, job=job)]
+        run_id = request.run_id or run_id_of_prompt(job)
+        with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
+            path = Path(folder, "manifest.parquet")
+            write_manifest(str(path), [job])
+            manifest = path.read_bytes()
+    if not rows:
+        raise UsageError(f"{request.manifest}: has no rows", advice="a manifest has one row a job")
+    try:
+        check_id(run_id, "--run-id")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return _Source(run_id=run_id, rows=rows, manifest=manifest)
+
+
+def _facts(model: str, dtype: str) -> ModelFacts:
+    from render_farm.engine import load_engine
+
+    return load_engine(model, device="cpu", dtype=dtype, with_text_encoder=False).facts
+
+
+def _group(request: RunRequest) -> dict[str, int]:
+    degrees = {"ulysses": request.ulysses, "ring": request.ring, "cfg_parallel": request.cfg_parallel}
+    return {name: degree for name, degree in degrees.items() if degree is not None}
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _device(request: RunRequest, num_gpus: int) -> str:
+    if request.device not in ("auto", "cuda", "cpu"):
+        raise UsageError(f"--device: {request.device!r} is not one of auto, cuda, cpu")
+    if request.device == "cuda" and not num_gpus:
+        raise UsageError("--device cuda: no GPU is there", advice="use --device cpu")
+    if request.device == "auto":
+        return "cuda" if num_gpus else "cpu"
+    return request.device
+
+
+def _dtype(request: RunRequest, device: str) -> str:
+    if request.settings.dtype != "auto":
+        return request.settings.dtype
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, *, num_films: int) -> FarmShape:
+    most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, _MOST_CPU_WORKERS)
+    num_workers = request.num_workers or max(1, min(most, num_films))
+    if request.num_workers is not None and request.num_workers < 1:
+        raise UsageError(f"--workers: {request.num_workers} is less than 1")
+    if device == "cuda" and num_workers > cluster.num_gpus:
+        raise UsageError(f"--workers: {num_workers} is more than the cluster's {cluster.num_gpus} GPUs")
+    settings = request.settings
+    return FarmShape(
+        num_workers=num_workers,
+        device=device,
+        dtype=dtype,
+        num_threads=max(1, cluster.num_cpus // num_workers) if device == "cpu" else None,
+        cpus_per_worker=0.0 if cluster.private else 1.0,
+        policy=RetryPolicy(attempts=settings.attempts, patience_s=settings.timeouts.cluster_patience_s),
+        timeouts=settings.timeouts,
+    )
+
+
+def _max_failed(request: RunRequest, num_rows: int, num_bad: int) -> int | None:
+    text = request.max_failed or request.settings.max_failed
+    if not text:
+        return None
+    number = text.removesuffix("%")
+    if not number.isdigit() or (text.endswith("%") and int(number) > 100):
+        raise UsageError(f"--max-failed: {text!r} is neither a number of jobs nor a share like 10%")
+    limit = num_rows * int(number) // 100 if text.endswith("%") else int(number)
+    return limit - num_bad
+
+
+def _write_run_document(store: Store, source: _Source, request: RunRequest, prepared: PreparedRun, device: str) -> None:
+    document = {
+        "schema": "render_farm.run/1",
+        "run_id": source.run_id,
+        "manifest": request.manifest,
+        "output": request.output,
+        "num_jobs": len(source.rows),
+        "num_films": len(prepared.entries),
+        "device": device,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "render_farm": render_farm.__version__,
+    }
+    store.write_bytes(RunKeys(run_id=source.run_id).run, json.dumps(document, indent=1).encode())
+
+
+def _nothing_to_do(
+    store: Store, source: _Source, request: RunRequest, prepared: PreparedRun, on_snapshot: OnSnapshot
+) -> RunOutcome:
+    """Every row is bad or done: no worker is started."""
+    counts = {str(state): number for state, number in Counter(result.state for result in prepared.ended).items()}
+    write_results(store, source.run_id, prepared.ended)
+    state = RunState.FAILED if counts.get("failed") else RunState.DONE
+    on_snapshot(
+        RunSnapshot(
+            run_id=source.run_id, output=request.output, state=state, num_jobs=len(prepared.ended), counts=counts
+        )
+    )
+    return RunOutcome(
+        run_id=source.run_id, output=request.output, state=state, jobs=counts, exit_code=exit_code(counts)
+    )
+
+
+class _Clock:
+    """The run's time limit."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def is_over(self) -> bool:
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
+
+class _Watch:
+    """One run on a coordinator, from adding it to its end."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        shape: FarmShape,
+        spec: RunSpec,
+        prepared: PreparedRun,
+        on_snapshot: OnSnapshot,
+        clock: _Clock,
+    ) -> None:
+        self._cluster = cluster
+        self._shape = shape
+        self._spec = spec
+        self._prepared = prepared
+        self._on_snapshot = on_snapshot
+        self._clock = clock
+        self._line = 0
+        self._coordinator: Any = None
+
+    def run(self) -> RunOutcome:
+        """Add the run and stay until it is over."""
+        special: int | None = None
+        try:
+            self._add()
+            special = self._watch()
+        except KeyboardInterrupt:
+            special = self._interrupted()
+        counts = self._ask("wait", self._spec.run_id)
+        final = self._picture()
+        if self._cluster.private:
+            self._ask("close")
+        code = exit_code(counts)
+        if special == EXIT_TIMED_OUT or (special == EXIT_INTERRUPTED and code != 0):
+            code = special
+        return RunOutcome(
+            run_id=self._spec.run_id, output=self._spec.output, state=str(final.state), jobs=counts, exit_code=code
+        )
+
+    def _add(self) -> None:
+        self._coordinator = self._cluster.coordinator(self._shape)
+        if not self._ask("add_run", self._spec):
+            return  # it is being rendered there already: join it
+        entries = list(self._prepared.entries)
+        for start in range(0, len(entries), _FILMS_A_CALL):
+            self._ask("add_films", self._spec.run_id, entries[start : start + _FILMS_A_CALL])
+        self._ask("seal_run", self._spec.run_id)
+
+    def _watch(self) -> int | None:
+        special = None
+        while not RunState(self._picture().state).ended:
+            if self._clock.is_over and special is None:
+                special = EXIT_TIMED_OUT
+                self._ask("cancel_run", self._spec.run_id, "the run's time limit was reached")
+            time.sleep(_POLL_S)
+        return special
+
+    def _interrupted(self) -> int:
+        if self._coordinator is None:
+            raise KeyboardInterrupt
+        self._ask("cancel_run", self._spec.run_id, "interrupted; the same command again continues it")
+        stop_by = time.monotonic() + _STOP_WITHIN_S
+        while not RunState(self._picture().state).ended and time.monotonic() < stop_by:
+            time.sleep(_POLL_S)
+        return EXIT_INTERRUPTED
+
+    def _picture(self) -> RunSnapshot:
+        snapshot = self._ask("snapshot", self._spec.run_id, self._line)
+        if snapshot.log:
+            self._line = snapshot.log[-1].number
+        self._on_snapshot(snapshot)
+        return snapshot
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RenderFarmError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayActorError as error:
+            if self._cluster.private or method in ("add_run", "add_films", "seal_run"):
+                raise RenderFarmError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error
+            self._add()  # Ray restarted it without its memory
+            return self._ask(method, *arguments)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, where signals can be handled (the main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

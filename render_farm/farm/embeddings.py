@@ -1,0 +1,69 @@
+"""Prompt embeddings in a run's storage: encoded once for a whole manifest, read by every worker.
+
+An embedding is `(512, text_dim)` and zero after the prompt's last token; only the rows before are stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from render_farm.errors import CorruptCheckpointError, NotFoundError
+from render_farm.storage.layout import RunKeys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from render_farm.storage.store import Store
+
+_TENSOR = "embedding"
+
+
+def digest(fingerprint: str, text: str) -> str:
+    """Name of a text's embedding by one model: 32 hex."""
+    return hashlib.sha256(f"{fingerprint}\0{text}".encode()).hexdigest()[:32]
+
+
+class EmbeddingStore:
+    """The embeddings of one run made by one model."""
+
+    def __init__(self, store: Store, run_id: str, fingerprint: str) -> None:
+        self._store = store
+        self._keys = RunKeys(run_id=run_id)
+        self._fingerprint = fingerprint
+
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """The texts, once each and in order, that are not stored yet."""
+        stored = {key.rpartition("/")[2] for key in self._store.list(self._keys.embeddings)}
+        unique = dict.fromkeys(texts)
+        return [text for text in unique if self._key(text).rpartition("/")[2] not in stored]
+
+    def save(self, text: str, embedding: Tensor) -> None:
+        """Store one embedding, (tokens, dim)."""
+        from safetensors.torch import save
+
+        used = embedding.abs().sum(dim=1).nonzero()
+        num_rows = int(used[-1]) + 1 if len(used) else 0
+        metadata = {"num_tokens": str(embedding.shape[0])}
+        self._store.write_bytes(self._key(text), save({_TENSOR: embedding[:num_rows].contiguous()}, metadata=metadata))
+
+    def load(self, text: str, num_tokens: int = 512) -> Tensor:
+        """One embedding, (num_tokens, dim). `CorruptCheckpointError` when it is missing or damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        key = self._key(text)
+        try:
+            rows = load(self._store.read_bytes(key))[_TENSOR]
+        except NotFoundError as error:
+            raise CorruptCheckpointError(f"prompt embedding {self._store.uri(key)} is missing") from error
+        except (SafetensorError, KeyError) as error:
+            self._store.delete(key)
+            raise CorruptCheckpointError(f"prompt embedding {self._store.uri(key)} is damaged") from error
+        embedding = rows.new_zeros((num_tokens, rows.shape[1]))
+        embedding[: rows.shape[0]] = rows
+        return embedding
+
+    def _key(self, text: str) -> str:
+        return self._keys.embedding(digest(self._fingerprint, text))

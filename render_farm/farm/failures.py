@@ -1,0 +1,44 @@
+"""From an exception to a `Failure`: whose fault it was. The one place that knows the exceptions of other libraries."""
+
+from __future__ import annotations
+
+import errno
+
+from render_farm.errors import Fault, RenderFarmError
+from render_farm.scheduling.retry import Failure
+
+
+def classify(error: BaseException) -> Failure:
+    """Say whose fault `error` is. Ray's wrapper around a worker's exception is looked through.
+
+    An exception nobody foresaw counts as the worker's: it is tried on another a few times, then fails the job.
+    """
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        error = cause
+    if isinstance(error, RenderFarmError):
+        return Failure(
+            fault=error.fault,
+            error_class=type(error).__name__,
+            message=str(error),
+            poisons_process=type(error).__name__ == "DeviceError",
+        )
+    name, message = type(error).__name__, " ".join(str(error).split())[:500]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(fault=Fault.CLUSTER, error_class="StorageFullError", message=f"no space left: {message}")
+    if name == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return Failure(
+            fault=Fault.JOB,
+            error_class="OutOfMemoryError",
+            message=f"the segment does not fit the device's memory: {message} "
+            "(a smaller height, width or base_num_frames needs less)",
+        )
+    if name == "AcceleratorError" or "CUDA error" in message:
+        return Failure(fault=Fault.WORKER, error_class="DeviceError", message=message, poisons_process=True)
+    return Failure(fault=Fault.WORKER, error_class=name, message=message or name)
+
+
+def died(worker: str, detail: str = "") -> Failure:
+    """The failure of whatever a worker held when its process ended."""
+    message = f"worker {worker} ended while it held this work" + (f": {detail}" if detail else "")
+    return Failure(fault=Fault.WORKER, error_class="WorkerDiedError", message=message)

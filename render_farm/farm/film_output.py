@@ -1,0 +1,95 @@
+"""From latents to files: the streaming decoder and the MP4 writer of one film, fed segment by segment.
+
+Decoding runs on the worker's one decoding thread, beside the denoising of what comes next, and always from the film's
+first latent frame: the VAE's feature cache lives here and is never stored.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from render_farm.media.mp4 import Mp4Writer
+from render_farm.media.poster import write_poster
+from render_farm.storage.layout import LATENTS, POSTER, VIDEO
+
+if TYPE_CHECKING:
+    from render_farm.engine import Engine
+    from render_farm.planning import FilmPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedFilm:
+    """The finished files of a film, by final name."""
+
+    files: dict[str, Path]
+    num_frames: int
+
+
+class FilmOutput:
+    """Files of one film in the making, in a temporary folder of their own. `abort` or `finish`, then `remove`."""
+
+    def __init__(self, engine: Engine, plan: FilmPlan, decoding_thread: ThreadPoolExecutor) -> None:
+        self._plan = plan
+        self._thread = decoding_thread
+        self._folder = Path(tempfile.mkdtemp(prefix="render-farm-film-"))
+        self._decoder = engine.decoder(plan)
+        self._writer = Mp4Writer(self._folder / VIDEO, plan.job.width, plan.job.height, plan.job.fps, plan.job.quality)
+        self._pending: list[Future[None]] = []
+        self._closed = False
+        self.num_segments = 0
+        """Segments taken so far."""
+
+    def push(self, latents: np.ndarray) -> None:
+        """Take the next segment's kept latents (1 C T H W float32); returns at once."""
+        self.num_segments += 1
+        self._pending.append(self._thread.submit(self._decode, latents))
+
+    def finish(self, latents: Iterable[np.ndarray] | None = None) -> RenderedFilm:
+        """Wait for the decoder and close the video. `latents` of all segments are stored too when given.
+
+        Raises what decoding or writing raised.
+        """
+        for future in self._pending:
+            future.result()
+        self._writer.close()
+        files = {VIDEO: self._folder / VIDEO, POSTER: self._folder / POSTER}
+        if latents is not None:
+            files[LATENTS] = self._folder / LATENTS
+            _save_latents(np.concatenate(list(latents), axis=2), files[LATENTS])
+        return RenderedFilm(files=files, num_frames=self._writer.num_frames)
+
+    def remove(self) -> None:
+        """Stop whatever is left to do and remove the temporary folder."""
+        self._closed = True
+        for future in self._pending:
+            future.cancel()
+        self._thread.submit(self._clean)
+
+    def _clean(self) -> None:
+        self._writer.abort()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _decode(self, latents: np.ndarray) -> None:
+        import torch
+
+        poster_at = self._plan.num_frames // 2
+        for frame in self._decoder.push(torch.from_numpy(latents)):
+            if self._closed:
+                return
+            if self._writer.num_frames == poster_at:
+                write_poster(frame, self._folder / POSTER)
+            self._writer.append(frame)
+
+
+def _save_latents(latents: np.ndarray, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"latents": np.ascontiguousarray(latents)}, path)

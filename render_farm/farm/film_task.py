@@ -1,0 +1,54 @@
+"""`FilmTask`: all that a worker must be told of a film."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from render_farm.planning import FilmPlan
+from render_farm.storage.layout import film_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmTask:
+    """One film of one run. Small: it travels with every segment."""
+
+    run_id: str
+    output: str
+    """URI of the output tree."""
+    model: str
+    """What `load_engine` is given."""
+    plan: FilmPlan
+    keep_latents: bool = False
+    create_only: bool = True
+    """Whether the output's store honours create-only writes."""
+
+    @property
+    def job_id(self) -> str:
+        return self.plan.job.job_id
+
+    @property
+    def film(self) -> str:
+        """Name of the film's work folder."""
+        return film_key(self.job_id, self.plan.render_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentReport:
+    """A segment is stored."""
+
+    segment: int
+    seconds: float
+    """Of denoising, on the worker's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmReport:
+    """A film is published."""
+
+    uri: str
+    sha256: str
+    num_frames: int
+    render_s: float
+    """Denoising seconds of all its segments, whoever rendered them."""
+    seconds: float
+    """What finishing took: waiting for the decoder, encoding, publishing."""

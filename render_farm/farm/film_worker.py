@@ -1,0 +1,280 @@
+"""What a worker does, without Ray: renders segments, keeps their latents safe, and finishes films.
+
+One model's weights are resident at a time. Films that were rendered here are kept with their decoder, so that each
+segment is decoded beside the next one's denoising; a film that arrives from elsewhere is read from storage.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import render_farm
+from render_farm.errors import Cancelled, ClusterError, LeaseHeldError
+from render_farm.farm.embeddings import EmbeddingStore
+from render_farm.farm.film_output import FilmOutput
+from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.storage.checkpoints import (
+    FilmState,
+    SegmentMeta,
+    load_film,
+    record_segment,
+    save_segment,
+)
+from render_farm.storage.layout import FilmKeys, JobKeys
+from render_farm.storage.publish import finish_publish, pending_commit, publish
+from render_farm.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from render_farm.engine import Engine
+    from render_farm.engine.progress import StepProgress
+
+_FILMS_KEPT = 3
+"""Films whose latents and decoder a worker holds: the one it renders and the ones it finishes."""
+_SOFTWARE = ("torch", "diffusers", "transformers")
+
+
+class CheckpointBehindError(ClusterError):
+    """Storage holds fewer good segments than the farm thought; they are rendered again from there."""
+
+    def __init__(self, message: str, segments_done: int) -> None:
+        super().__init__(message)
+        self.segments_done = segments_done
+
+
+@dataclass
+class _FilmHere:
+    """A film as this worker has it in memory."""
+
+    state: FilmState
+    latents: list[np.ndarray] = field(default_factory=list)
+    output: FilmOutput | None = None
+
+
+class FilmWorker:
+    """See the module. `render_segment` is called by one thread at a time; `finish_film` and `stop` from others."""
+
+    def __init__(
+        self, name: str, *, device: str = "cpu", dtype: str | None = None, num_threads: int | None = None
+    ) -> None:
+        self.name = name
+        self._device = device
+        self._dtype = dtype
+        self._num_threads = num_threads
+        self._engine: Engine | None = None
+        self._engine_model = ""
+        self._engine_lock = threading.Lock()
+        self._films: OrderedDict[str, _FilmHere] = OrderedDict()
+        self._lock = threading.Lock()
+        self._stopped: set[int] = set()
+        self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._texts: dict[tuple[str, str], Tensor] = {}
+
+    # --- work ---
+
+    def render_segment(
+        self, task: FilmTask, segment: int, *, work: int = 0, on_step: Callable[[StepProgress], None] | None = None
+    ) -> SegmentReport:
+        """Render one segment, store its latents and record it; start decoding it.
+
+        `work` is a number for `stop`, unique to this call. Raises `CheckpointBehindError` when the segments before are
+        not all there, `Cancelled` when stopped.
+        """
+        import torch
+
+        store = open_store(task.output)
+        engine = self._load(task.model)
+        film = self._film(store, task)
+        if len(film.latents) > segment:
+            return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
+        self._check_begun(film, segment, task)
+        history = self._history(film, task, segment)
+        embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
+
+        def step(progress: StepProgress) -> None:
+            if work in self._stopped:
+                self._stopped.discard(work)
+                raise Cancelled(f"film {task.film}: stopped at step {progress.step} of {progress.num_steps}")
+            if on_step is not None:
+                on_step(progress)
+
+        started = time.monotonic()
+        with torch.inference_mode():
+            latents = engine.render_segment(
+                task.plan, segment, history=history, embeddings=embeddings, on_step=step
+            ).numpy()
+        seconds = time.monotonic() - started
+        meta = SegmentMeta(attempt=self._attempt(), seconds=round(seconds, 3), worker=self.name)
+        record = save_segment(store, task.film, segment, latents, meta)
+        try:
+            film.state = record_segment(store, film.state, record)
+        except LeaseHeldError:
+            # Somebody else went on with this film (a worker that was given up for dead): theirs is what counts.
+            self._forget(task.film)
+            film = self._film(store, task)
+            self._check_begun(film, segment + 1, task)
+            return SegmentReport(segment=segment, seconds=seconds)
+        film.latents.append(latents)
+        self._decode_begun(engine, task, film)
+        return SegmentReport(segment=segment, seconds=seconds)
+
+    def finish_film(self, task: FilmTask, *, attempts: int = 1) -> FilmReport:
+        """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent."""
+        started = time.monotonic()
+        store = open_store(task.output)
+        film = None
+        if pending_commit(store, task.film) is not None:
+            job = finish_publish(store, task.film)
+        else:
+            engine = self._load(task.model)
+            film = self._film(store, task)
+            self._check_begun(film, task.plan.num_segments, task)
+            self._decode_begun(engine, task, film)
+            assert film.output is not None
+            try:
+                rendered = film.output.finish(film.latents if task.keep_latents else None)
+                document = self._document(task, film.state, attempts, rendered.num_frames)
+                job = publish(
+                    store, task.film, self._attempt(), rendered.files, document, create_only=task.create_only
+                ).job
+            finally:
+                self._forget(task.film)
+        store.delete_tree(FilmKeys(film=task.film).attempts)
+        return FilmReport(
+            uri=store.uri(JobKeys(job_id=task.job_id).video),
+            sha256=job["sha256"],
+            num_frames=int(job.get("num_frames", task.plan.num_frames)),
+            render_s=sum(float(segment["seconds"]) for segment in job.get("segments", ())),
+            seconds=time.monotonic() - started,
+        )
+
+    def stop(self, work: int) -> None:
+        """Have the segment rendered under the number `work` end with `Cancelled` at its next step."""
+        self._stopped.add(work)
+
+    def close(self) -> None:
+        """Drop all films and their temporary files."""
+        for film in list(self._films):
+            self._forget(film)
+        self._decoding.shutdown(wait=True)
+
+    # --- parts ---
+
+    def _load(self, model: str) -> Engine:
+        from render_farm.engine import load_engine
+
+        with self._engine_lock:
+            if self._engine is None or self._engine_model != model:
+                if self._num_threads:
+                    import torch
+
+                    torch.set_num_threads(self._num_threads)
+                self._engine = None
+                self._texts.clear()
+                self._engine = load_engine(model, device=self._device, dtype=self._dtype, with_text_encoder=False)
+                self._engine_model = model
+            return self._engine
+
+    def _film(self, store: Store, task: FilmTask) -> _FilmHere:
+        with self._lock:
+            film = self._films.get(task.film)
+            if film is not None:
+                self._films.move_to_end(task.film)
+                return film
+        loaded = load_film(store, task.film)
+        film = _FilmHere(state=loaded.state, latents=list(loaded.latents))
+        with self._lock:
+            self._films[task.film] = film
+            evicted = [self._films.popitem(last=False)[1] for _ in range(len(self._films) - _FILMS_KEPT)]
+        for old in evicted:
+            if old.output is not None:
+                old.output.remove()
+        return film
+
+    def _forget(self, film: str) -> None:
+        with self._lock:
+            here = self._films.pop(film, None)
+        if here is not None and here.output is not None:
+            here.output.remove()
+
+    def _check_begun(self, film: _FilmHere, num_segments: int, task: FilmTask) -> None:
+        if len(film.latents) >= num_segments:
+            return
+        self._forget(task.film)
+        reasons = "; ".join(film.state.problems) or "no problem was reported"
+        raise CheckpointBehindError(
+            f"film {task.film}: {num_segments} segments were expected in storage, {len(film.latents)} are good "
+            f"({reasons})",
+            segments_done=len(film.latents),
+        )
+
+    def _decode_begun(self, engine: Engine, task: FilmTask, film: _FilmHere) -> None:
+        """Hand the decoder every segment it does not have yet; returns at once."""
+        if film.output is None:
+            film.output = FilmOutput(engine, task.plan, self._decoding)
+        for latents in film.latents[film.output.num_segments :]:
+            film.output.push(latents)
+
+    @staticmethod
+    def _history(film: _FilmHere, task: FilmTask, segment: int) -> Tensor | None:
+        import torch
+
+        num_frames = task.plan.windows[segment].num_history_frames
+        if not num_frames:
+            return None
+        needed: list[np.ndarray] = []
+        for latents in reversed(film.latents[:segment]):
+            needed.insert(0, latents)
+            if sum(part.shape[2] for part in needed) >= num_frames:
+                break
+        return torch.from_numpy(np.concatenate(needed, axis=2)[:, :, -num_frames:].copy())
+
+    def _embeddings(self, store: Store, task: FilmTask, fingerprint: str, segment: int) -> dict[str, Tensor]:
+        texts = [task.plan.job.prompt_of(segment)]
+        if task.plan.job.guided:
+            texts.append(task.plan.job.negative_prompt)
+        stored = EmbeddingStore(store, task.run_id, fingerprint)
+        for text in texts:
+            if (task.run_id, text) not in self._texts:
+                if len(self._texts) > 64:
+                    self._texts.clear()
+                self._texts[task.run_id, text] = stored.load(text)
+        return {text: self._texts[task.run_id, text] for text in texts}
+
+    def _attempt(self) -> str:
+        return f"{self.name}-{secrets.token_hex(6)}"
+
+    def _document(self, task: FilmTask, state: FilmState, attempts: int, num_frames: int) -> dict[str, Any]:
+        """What `job.json` says beside what publishing adds."""
+        return {
+            "parameters": {**asdict(task.plan.job), "prompts": list(task.plan.job.prompts)},
+            "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
+            "model": {
+                "name": task.plan.facts.name,
+                "fingerprint": task.plan.facts.fingerprint,
+                "dtype": task.plan.facts.dtype,
+            },
+            "software": {
+                "render_farm": render_farm.__version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in _SOFTWARE},
+            },
+            "device": self._device,
+            "run_id": task.run_id,
+            "num_frames": num_frames,
+            "segments": [record.to_dict() for record in state.segments],
+            "warnings": list(task.plan.warnings),
+            "attempts": attempts,
+        }

@@ -1,0 +1,63 @@
+"""`results.parquet`: one row a job, how it ended."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.store import Store
+
+_TIME = pa.timestamp("us", tz="UTC")
+SCHEMA = pa.schema(
+    [
+        ("job_id", pa.string()),
+        ("state", pa.string()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+        ("segments", pa.int32()),
+        ("wall_s", pa.float64()),
+        ("gpu_s", pa.float64()),
+        ("frames", pa.int32()),
+        ("uri", pa.string()),
+        ("sha256", pa.string()),
+        ("seam_score", pa.float64()),
+        ("started_at", _TIME),
+        ("finished_at", _TIME),
+    ]
+)
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One row; what is not known is None. Times are UTC."""
+
+    job_id: str
+    state: str
+    error_class: str | None = None
+    message: str | None = None
+    attempts: int = 0
+    segments: int | None = None
+    wall_s: float | None = None
+    gpu_s: float | None = None
+    frames: int | None = None
+    uri: str | None = None
+    sha256: str | None = None
+    seam_score: float | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+def write_results(store: Store, run_id: str, results: Iterable[Result]) -> None:
+    """Write the run's `results.parquet`, whole or not at all."""
+    rows = list(results)
+    table = pa.table({f.name: [getattr(row, f.name) for row in rows] for f in fields(Result)}, schema=SCHEMA)
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    store.write_bytes(RunKeys(run_id=run_id).results, sink.getvalue())

@@ -1,0 +1,46 @@
+"""A run's log: numbered lines in memory for whoever watches, and JSON lines in the run's folder for later."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from dataclasses import asdict
+
+from render_farm.farm.snapshot import LogLine
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.store import Store
+
+_LINES_KEPT = 2000
+
+
+class RunLog:
+    """One run's events. Object stores cannot append: `flush` writes what is new as one more object."""
+
+    def __init__(self, run_id: str) -> None:
+        self._keys = RunKeys(run_id=run_id)
+        self._lines: deque[LogLine] = deque(maxlen=_LINES_KEPT)
+        self._unwritten: list[LogLine] = []
+        self._number = 0
+        self._part = 0
+        self._started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+
+    def add(self, message: str, *, job_id: str = "", level: str = "info") -> None:
+        """Append one event."""
+        self._number += 1
+        line = LogLine(number=self._number, time_s=time.time(), level=level, job_id=job_id, message=message)
+        self._lines.append(line)
+        self._unwritten.append(line)
+
+    def after(self, number: int) -> tuple[LogLine, ...]:
+        """The lines with a higher number that are still held."""
+        return tuple(line for line in self._lines if line.number > number)
+
+    def flush(self, store: Store) -> None:
+        """Write the lines that are not in storage yet."""
+        lines, self._unwritten = self._unwritten, []
+        if not lines:
+            return
+        self._part += 1
+        text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
+        store.write_bytes(self._keys.log(f"{self._started}-{self._part:05d}.jsonl"), text.encode())

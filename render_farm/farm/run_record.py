@@ -1,0 +1,203 @@
+"""The coordinator's book of one run: what each film does now, how it ended, and pictures of it for whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from render_farm.farm.film_task import FilmReport
+from render_farm.farm.results import Result
+from render_farm.farm.run_log import RunLog
+from render_farm.farm.run_spec import FilmEntry, RunSpec
+from render_farm.farm.snapshot import JobSnapshot, RunSnapshot
+from render_farm.scheduling.states import JobState, RunState
+from render_farm.storage.store import Store
+
+_JOBS_SHOWN = 200
+_RATE_OVER_S = 20.0
+
+
+@dataclass
+class FilmRecord:
+    """One film in the book."""
+
+    entry: FilmEntry
+    result: Result
+    segments_done: int
+    step: int = 0
+    num_steps: int = 0
+    phase: str = ""
+    worker: str = ""
+    changed_at: int = 0
+    """The picture number after which it changed."""
+    started_s: float | None = None
+
+    def picture(self) -> JobSnapshot:
+        return JobSnapshot(
+            job_id=self.result.job_id,
+            state=self.result.state,
+            num_segments=self.entry.task.plan.num_segments,
+            segments_done=self.segments_done,
+            step=self.step,
+            num_steps=self.num_steps,
+            phase=self.phase,
+            worker=self.worker,
+            message=self.result.message or "",
+        )
+
+
+class RunRecord:
+    """See the module. Times are `time.monotonic`'s, those in results are UTC."""
+
+    def __init__(self, spec: RunSpec, store: Store) -> None:
+        self.spec = spec
+        self.store = store
+        self.log = RunLog(spec.run_id)
+        self.state = RunState.WAITING
+        self.stop_reason = ""
+        self.note = ""
+        self.films: dict[str, FilmRecord] = {}
+        self._ended_before = Counter(result.state for result in spec.ended)
+        self._pictures = 0
+        self._work_total = 0
+        self._work_done = 0.0
+        self._first_step_s: float | None = None
+        self._work_at_first_step = 0.0
+        self._steps: deque[tuple[float, int]] = deque()
+        self.segments_done = 0
+        self.num_segments = 0
+
+    def add(self, entry: FilmEntry) -> FilmRecord:
+        """Enter a film that waits."""
+        plan = entry.task.plan
+        result = Result(job_id=entry.task.job_id, state=JobState.WAITING, segments=plan.num_segments)
+        film = FilmRecord(entry=entry, result=result, segments_done=entry.segments_done)
+        self.films[entry.task.job_id] = film
+        self.num_segments += plan.num_segments
+        self.segments_done += entry.segments_done
+        self._work_total += sum(entry.costs[entry.segments_done :])
+        return film
+
+    # --- what happens to a film ---
+
+    def _touch(self, film: FilmRecord) -> None:
+        film.changed_at = self._pictures + 1
+
+    def started(self, job_id: str, worker: str, phase: str) -> None:
+        """A worker began a segment (`denoise`) or the finishing (`publish`)."""
+        film = self.films[job_id]
+        if film.started_s is None:
+            film.started_s = time.monotonic()
+            film.result.started_at = datetime.now(UTC)
+        film.result.state, film.worker, film.phase = JobState.RUNNING, worker, phase
+        film.step = film.num_steps = 0
+        self._touch(film)
+
+    def stepped(self, job_id: str, segment: int, step: int, num_steps: int) -> None:
+        """A film's segment made a step."""
+        film, now = self.films[job_id], time.monotonic()
+        made = step - film.step
+        film.step, film.num_steps = step, num_steps
+        if self._first_step_s is None:
+            self._first_step_s, self._work_at_first_step = now, self._work_done
+        self._work_done += film.entry.costs[segment] * made / num_steps
+        self._steps.append((now, made))
+        while self._steps and self._steps[0][0] < now - _RATE_OVER_S:
+            self._steps.popleft()
+        self._touch(film)
+
+    def segment_done(self, job_id: str, seconds: float) -> None:
+        """A film's segment is stored."""
+        film = self.films[job_id]
+        film.segments_done += 1
+        film.step = film.num_steps = 0
+        film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds, 3)
+        self.segments_done += 1
+        self._touch(film)
+
+    def set_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
+        """A film's work failed and will be tried again."""
+        film = self.films[job_id]
+        if segments_done is not None and segments_done < film.segments_done:
+            self.segments_done -= film.segments_done - segments_done
+            self._work_total += sum(film.entry.costs[segments_done : film.segments_done])
+            film.segments_done = segments_done
+        if film.num_steps:
+            self._work_total += int(film.entry.costs[film.segments_done] * film.step / film.num_steps)
+        film.result.state, film.worker, film.phase = JobState.WAITING, "", ""
+        film.step = film.num_steps = 0
+        film.result.message = message
+        self._touch(film)
+
+    def published(self, job_id: str, report: FilmReport) -> None:
+        """A film's files have their final names (the state follows with `ended`)."""
+        result = self.films[job_id].result
+        result.uri, result.sha256, result.frames = report.uri, report.sha256, report.num_frames
+        result.message = None
+
+    def ended(self, job_id: str, state: JobState, *, error_class: str, message: str, attempts: int) -> None:
+        """A film reached its last state."""
+        film = self.films[job_id]
+        result = film.result
+        result.state, result.attempts = state, attempts
+        result.error_class, result.message = error_class or None, message or None
+        result.finished_at = datetime.now(UTC)
+        if film.started_s is not None:
+            result.wall_s = round(time.monotonic() - film.started_s, 3)
+        film.worker = film.phase = ""
+        if state is not JobState.DONE:
+            self._work_total -= sum(film.entry.costs[film.segments_done :])
+        self._touch(film)
+
+    # --- pictures ---
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Jobs by state, the ones that needed no work included."""
+        counts = Counter(film.result.state for film in self.films.values())
+        return {str(state): number for state, number in (counts + self._ended_before).items()}
+
+    def results(self) -> list[Result]:
+        """Every row of `results.parquet` as it stands."""
+        return [*self.spec.ended, *(film.result for film in self.films.values())]
+
+    def picture(self, *, counts: dict[str, int], after_line: int, workers: int, busy: int) -> RunSnapshot:
+        """The run now. `counts` are the machine's; jobs that ended before they began are added here."""
+        self._pictures += 1
+        total = Counter(counts) + self._ended_before
+        shown = [
+            film
+            for film in self.films.values()
+            if film.result.state == JobState.RUNNING or film.changed_at == self._pictures
+        ]
+        return RunSnapshot(
+            run_id=self.spec.run_id,
+            output=self.spec.output,
+            state=self.state,
+            num_jobs=sum(total.values()),
+            counts={str(state): number for state, number in total.items()},
+            num_segments=self.num_segments,
+            segments_done=self.segments_done,
+            steps_per_s=round(self._steps_per_s(), 2),
+            eta_s=self._eta_s(),
+            num_workers=workers,
+            workers_busy=busy,
+            jobs=tuple(film.picture() for film in shown[:_JOBS_SHOWN]),
+            log=self.log.after(after_line),
+            note=self.note,
+        )
+
+    def _steps_per_s(self) -> float:
+        if len(self._steps) < 2:
+            return 0.0
+        span = time.monotonic() - self._steps[0][0]
+        return sum(made for _, made in self._steps) / span if span > 0 else 0.0
+
+    def _eta_s(self) -> float | None:
+        if self._first_step_s is None:
+            return None
+        span, made = time.monotonic() - self._first_step_s, self._work_done - self._work_at_first_step
+        left = max(0.0, self._work_total - self._work_done)
+        return round(left * span / made, 1) if made > 0 and span > 1 else None

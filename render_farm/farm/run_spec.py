@@ -1,0 +1,55 @@
+"""What the driver hands the coordinator: a run, its films, and the farm to render them on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from render_farm.config import Timeouts
+from render_farm.farm.film_task import FilmTask
+from render_farm.farm.results import Result
+from render_farm.scheduling.retry import RetryPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmShape:
+    """The workers of a farm."""
+
+    num_workers: int
+    device: str
+    """`cuda` or `cpu`."""
+    dtype: str | None = None
+    """None: by the device."""
+    num_threads: int | None = None
+    """Of each worker on the CPU."""
+    cpus_per_worker: float = 0.0
+    """What Ray reserves; 0 on a private Ray, where the number of workers is the limit."""
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def gpus_per_worker(self) -> float:
+        return 1.0 if self.device == "cuda" else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run, without its films."""
+
+    run_id: str
+    output: str
+    max_failed: int | None = None
+    ended: tuple[Result, ...] = ()
+    """Rows that need no work: bad ones, and jobs that are there already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmEntry:
+    """One film of a run."""
+
+    task: FilmTask
+    segments_done: int = 0
+    costs: tuple[int, ...] = ()
+    """Token passes of each segment."""
+    priority: int = 50
+    deadline_s: float | None = None
+    texts: tuple[str, ...] = ()

@@ -1,0 +1,27 @@
+"""`TextWorker`: a short-lived Ray actor that encodes the prompts of a run and is then let go, encoder and all."""
+
+from __future__ import annotations
+
+import ray
+
+from render_farm.farm.embeddings import EmbeddingStore
+from render_farm.storage.store import open_store
+
+_BATCH = 16
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class TextWorker:
+    """Encodes each text once; what the run's storage already holds is not encoded again."""
+
+    def encode(self, *, model: str, device: str, dtype: str | None, output: str, run_id: str, texts: list[str]) -> int:
+        """Encode `texts` with `model`'s text encoder into the run's storage. Returns how many were new."""
+        from render_farm.engine import load_engine
+
+        engine = load_engine(model, device=device, dtype=dtype)
+        stored = EmbeddingStore(open_store(output), run_id, engine.facts.fingerprint)
+        missing = stored.missing(texts)
+        for start in range(0, len(missing), _BATCH):
+            for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():
+                stored.save(text, embedding)
+        return len(missing)

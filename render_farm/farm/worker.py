@@ -1,0 +1,58 @@
+"""`RenderWorker`: one Ray actor a GPU, or a CPU slot. Thin: everything it does is `FilmWorker`, which knows no Ray."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.film_worker import FilmWorker
+
+if TYPE_CHECKING:
+    from render_farm.engine.progress import StepProgress
+
+_REPORT_EVERY_S = 0.25
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class RenderWorker:
+    """Renders segments and finishes films. Calls run side by side: one segment, finishing, and control."""
+
+    def __init__(self, name: str, coordinator: Any, *, device: str, dtype: str | None, num_threads: int | None) -> None:
+        self._name = name
+        self._coordinator = coordinator
+        self._worker = FilmWorker(name, device=device, dtype=dtype, num_threads=num_threads)
+
+    def ready(self) -> dict[str, Any]:
+        """Load what every job needs and say where this is."""
+        import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
+
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def render_segment(self, task: FilmTask, segment: int, work: int) -> SegmentReport:
+        """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""
+        last = 0.0
+
+        def on_step(progress: StepProgress) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _REPORT_EVERY_S or progress.step in (1, progress.num_steps):
+                last = now
+                self._coordinator.step_done.remote(work, progress.step, progress.num_steps)
+
+        return self._worker.render_segment(task, segment, work=work, on_step=on_step)
+
+    def finish_film(self, task: FilmTask, attempts: int) -> FilmReport:
+        """See `FilmWorker.finish_film`."""
+        return self._worker.finish_film(task, attempts=attempts)
+
+    def stop(self, work: int) -> None:
+        """See `FilmWorker.stop`."""
+        self._worker.stop(work)
+
+    def close(self) -> None:
+        """Drop all films; the actor may be killed then."""
+        self._worker.close()

@@ -1,0 +1,130 @@
+"""The coordinator's worker processes: starting them, replacing them, and the text encoder's turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from render_farm.farm.run_spec import FarmShape
+from render_farm.farm.text_worker import TextWorker
+from render_farm.farm.worker import RenderWorker
+
+_START_ATTEMPTS = 3
+_CONCURRENT_CALLS = 8
+_CLOSE_S = 5.0
+
+
+class WorkerPool:
+    """Keeps `shape.num_workers` workers alive from the first `start` on. A restarted worker has a new name."""
+
+    def __init__(
+        self, shape: FarmShape, *, on_up: Callable[[str], None], on_cannot_start: Callable[[str], None]
+    ) -> None:
+        self._shape = shape
+        self._on_up = on_up
+        self._on_cannot_start = on_cannot_start
+        self._handles: dict[str, Any] = {}
+        self._starting: set[str] = set()
+        self._places: dict[int, str] = {}
+        self._generation = 0
+        self._failed_starts = 0
+        self._tasks: set[asyncio.Task] = set()
+        self.pids: dict[str, int] = {}
+
+    @property
+    def num_places_taken(self) -> int:
+        return len(self._places)
+
+    def has(self, worker: str) -> bool:
+        return worker in self._handles
+
+    def handle(self, worker: str) -> Any:
+        """The Ray actor of a worker that is up."""
+        return self._handles[worker]
+
+    def start(self) -> None:
+        """Start a worker in every place that has none."""
+        for place in range(self._shape.num_workers):
+            if place not in self._places:
+                self._generation += 1
+                name = f"worker-{place}.{self._generation}"
+                self._places[place] = name
+                task = asyncio.create_task(self._start(name, place))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, name: str, place: int) -> None:
+        shape = self._shape
+        me = ray.get_runtime_context().current_actor
+        actor = RenderWorker.options(  # type: ignore[attr-defined]
+            num_cpus=shape.cpus_per_worker, num_gpus=shape.gpus_per_worker, max_concurrency=_CONCURRENT_CALLS
+        ).remote(name, me, device=shape.device, dtype=shape.dtype, num_threads=shape.num_threads)
+        self._starting.add(name)
+        try:
+            where = await actor.ready.remote()
+        except ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            self._places.pop(place, None)
+            ray.kill(actor)
+            if self._failed_starts >= _START_ATTEMPTS:
+                self._failed_starts = 0
+                self._on_cannot_start(f"workers cannot be started: {' '.join(str(error).split())[-400:]}")
+            else:
+                await asyncio.sleep(1.0)
+                self.start()
+            return
+        finally:
+            self._starting.discard(name)
+        self._failed_starts = 0
+        self._handles[name] = actor
+        self.pids[name] = where["pid"]
+        self._on_up(name)
+
+    def forget(self, worker: str) -> bool:
+        """Free the place of a worker whose process ended; False when that is known already."""
+        if self._handles.pop(worker, None) is None:
+            return False
+        self.pids.pop(worker, None)
+        for place, name in list(self._places.items()):
+            if name == worker:
+                del self._places[place]
+        return True
+
+    def kill(self, worker: str) -> None:
+        """End a process at once; its calls then fail with `RayActorError`."""
+        ray.kill(self._handles[worker])
+
+    async def end(self, worker: str) -> None:
+        """Let a worker that has nothing to do go."""
+        actor = self._handles.get(worker)
+        if actor is None or not self.forget(worker):
+            return
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):  # it is ended all the same
+            await asyncio.wait_for(actor.close.remote(), _CLOSE_S)
+        ray.kill(actor)
+
+    async def replace(self, worker: str) -> None:
+        """End a worker and start a fresh one in its place."""
+        await self.end(worker)
+        self.start()
+
+    async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> int:
+        """Encode prompts in a process that ends afterwards, and the encoder with it."""
+        shape = self._shape
+        actor = TextWorker.options(  # type: ignore[attr-defined]
+            num_cpus=shape.cpus_per_worker, num_gpus=shape.gpus_per_worker
+        ).remote()
+        try:
+            return await actor.encode.remote(
+                model=model, device=shape.device, dtype=shape.dtype, output=output, run_id=run_id, texts=texts
+            )
+        finally:
+            ray.kill(actor)
+
+    async def close(self) -> None:
+        """End every worker."""
+        await asyncio.gather(*(self.end(worker) for worker in list(self._handles)))

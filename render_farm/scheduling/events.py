@@ -1,0 +1,213 @@
+"""What can happen to the farm, and what the farm then does. Frozen values; times are seconds of one monotonic clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from render_farm.scheduling.retry import Failure
+from render_farm.scheduling.states import JobState, RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """One job as the scheduler sees it."""
+
+    run_id: str
+    job_id: str
+    num_segments: int
+    segments_done: int = 0
+    """Found in storage when the run was added."""
+    model: str = ""
+    priority: int = 50
+    deadline_s: float | None = None
+    """Unix time."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.run_id, self.job_id)
+
+
+FilmKey = tuple[str, str]
+
+# --- events ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmsAdded:
+    """Films of a run; they wait until `TextReady` names their model."""
+
+    films: tuple[Film, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSealed:
+    """No more films come for this run; it ends when all of its films have."""
+
+    run_id: str
+    max_failed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReady:
+    """The prompts of a run's films of one model are encoded."""
+
+    run_id: str
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFailed:
+    """They cannot be encoded: the films that wait for them fail."""
+
+    run_id: str
+    model: str
+    failure: Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerUp:
+    """A worker process is ready. Its id is of the process: a restarted worker has a new one."""
+
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLost:
+    """A worker process ended; whatever it held failed by its fault."""
+
+    worker: str
+    failure: Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentDone:
+    """A segment's latents are stored."""
+
+    worker: str
+    film: FilmKey
+    segment: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmPublished:
+    """A film lies under its final names."""
+
+    worker: str
+    film: FilmKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkFailed:
+    """A segment, or a film's finishing, failed on a worker that goes on living.
+
+    `segments_done` is what storage holds now when that is fewer than thought (a damaged checkpoint), else None.
+    """
+
+    worker: str
+    film: FilmKey
+    failure: Failure
+    segments_done: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelRun:
+    """Stop a run; what is stored stays. `job_ids` None means all of it."""
+
+    run_id: str
+    reason: str
+    job_ids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """Time went by."""
+
+
+Event = (
+    FilmsAdded
+    | RunSealed
+    | TextReady
+    | TextFailed
+    | WorkerUp
+    | WorkerLost
+    | SegmentDone
+    | FilmPublished
+    | WorkFailed
+    | CancelRun
+    | Tick
+)
+
+# --- actions ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSegment:
+    """Have `worker` render one segment."""
+
+    worker: str
+    film: FilmKey
+    segment: int
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishFilm:
+    """Have `worker` decode, encode and publish a film whose segments are all stored, beside its next work."""
+
+    worker: str
+    film: FilmKey
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopWork:
+    """Have `worker` drop what it does for a film at its next step."""
+
+    worker: str
+    film: FilmKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceWorker:
+    """End a worker's process and start a fresh one."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmEnded:
+    """A film reached its last state."""
+
+    film: FilmKey
+    state: JobState
+    error_class: str = ""
+    message: str = ""
+    attempts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmDelayed:
+    """A film will be tried again after a failure."""
+
+    film: FilmKey
+    message: str
+    delay_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded:
+    """Every film of a run ended."""
+
+    run_id: str
+    state: RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class WakeAt:
+    """Send a `Tick` at this time."""
+
+    time_s: float
+
+
+Action = RenderSegment | FinishFilm | StopWork | ReplaceWorker | FilmEnded | FilmDelayed | RunEnded | WakeAt

@@ -1,0 +1,373 @@
+"""`FarmMachine`: the farm's state and its one transition function, `apply(event, now) -> actions`.
+
+A film's segments are rendered in order, one worker at a time. A film stays on its worker from segment to segment unless
+a film of higher priority waits, and its last worker also finishes it (decode, MP4, publish) beside its next work.
+No event costs more than O(log films), but for the end or cancellation of a run, which touches its own films once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+
+from render_farm.errors import Fault
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.events import Action, Event, Film, FilmKey
+from render_farm.scheduling.queue import Place, ReadyQueue
+from render_farm.scheduling.retry import Failure, RetryPolicy, judge
+from render_farm.scheduling.states import MOVES, JobState, RunState
+
+
+@dataclass
+class _Film:
+    spec: Film
+    place: Place
+    segments_done: int
+    state: JobState = JobState.WAITING
+    worker: str | None = None
+    """Who renders or finishes it now."""
+    finishing: bool = False
+    attempts: int = 0
+    """How often work on it was handed out and did not succeed, plus one for the work that did."""
+    counted: int = 0
+    """Failures of its present work by workers' fault."""
+    waits: int = 0
+    waiting_since_s: float = 0.0
+    avoid: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Worker:
+    rendering: FilmKey | None = None
+    finishing: set[FilmKey] = field(default_factory=set)
+    model: str | None = None
+
+
+@dataclass
+class _Run:
+    films: list[FilmKey] = field(default_factory=list)
+    counts: Counter[JobState] = field(default_factory=Counter)
+    ready_models: set[str] = field(default_factory=set)
+    sealed: bool = False
+    ended: bool = False
+    max_failed: int | None = None
+    stopping: str = ""
+
+
+class FarmMachine:
+    """See the module's text. Deterministic: the same events at the same times give the same actions."""
+
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
+        self._policy = policy or RetryPolicy()
+        self._films: dict[FilmKey, _Film] = {}
+        self._workers: dict[str, _Worker] = {}
+        self._runs: dict[str, _Run] = {}
+        self._ready = ReadyQueue()
+        self._idle: dict[str, None] = {}
+        self._delayed: list[tuple[float, int, FilmKey]] = []
+        self._unread_text: dict[tuple[str, str], list[FilmKey]] = {}
+        self._number = 0
+
+    # --- questions ---
+
+    def counts(self, run_id: str) -> dict[str, int]:
+        """Jobs of a run by state."""
+        return {state.value: number for state, number in self._runs[run_id].counts.items() if number}
+
+    def has_run(self, run_id: str) -> bool:
+        return run_id in self._runs
+
+    def state_of(self, film: FilmKey) -> JobState:
+        return self._films[film].state
+
+    def attempts_of(self, film: FilmKey) -> int:
+        return self._films[film].attempts
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        return tuple(self._workers)
+
+    @property
+    def idle_workers(self) -> tuple[str, ...]:
+        """Workers without any work, finishing included."""
+        return tuple(worker for worker in self._idle if not self._workers[worker].finishing)
+
+    # --- the transition function ---
+
+    def apply(self, event: Event, now: float) -> list[Action]:
+        """Take one event in and return what to do, in order."""
+        actions: list[Action] = []
+        match event:
+            case ev.FilmsAdded():
+                self._add_films(event.films)
+            case ev.RunSealed():
+                run = self._run(event.run_id)
+                run.sealed, run.max_failed = True, event.max_failed
+                self._check_failures(event.run_id, actions)
+                self._end_run_if_over(event.run_id, actions)
+            case ev.TextReady():
+                self._run(event.run_id).ready_models.add(event.model)
+                for key in self._unread_text.pop((event.run_id, event.model), ()):
+                    self._enqueue(key)
+            case ev.TextFailed():
+                for key in self._unread_text.pop((event.run_id, event.model), ()):
+                    if not self._films[key].state.ended:
+                        self._end_film(key, JobState.FAILED, actions, event.failure)
+            case ev.WorkerUp():
+                self._workers[event.worker] = _Worker()
+                self._idle[event.worker] = None
+            case ev.WorkerLost():
+                self._lose_worker(event, now, actions)
+            case ev.SegmentDone():
+                self._segment_done(event, actions)
+            case ev.FilmPublished():
+                self._published(event, actions)
+            case ev.WorkFailed():
+                self._work_failed(event, now, actions)
+            case ev.CancelRun():
+                self._cancel(event, actions)
+            case ev.Tick():
+                pass
+        self._release_delayed(now)
+        self._dispatch(actions)
+        if self._delayed:
+            actions.append(ev.WakeAt(time_s=self._delayed[0][0]))
+        return actions
+
+    # --- films and runs ---
+
+    def _run(self, run_id: str) -> _Run:
+        return self._runs.setdefault(run_id, _Run())
+
+    def _add_films(self, films: tuple[Film, ...]) -> None:
+        for spec in films:
+            assert spec.key not in self._films, f"{spec.key} was added before"
+            self._number += 1
+            place = Place(priority=spec.priority, deadline_s=spec.deadline_s, number=self._number)
+            self._films[spec.key] = _Film(spec=spec, place=place, segments_done=spec.segments_done)
+            run = self._run(spec.run_id)
+            run.films.append(spec.key)
+            run.counts[JobState.WAITING] += 1
+            self._enqueue(spec.key)
+
+    def _enqueue(self, key: FilmKey) -> None:
+        film = self._films[key]
+        if film.state.ended or film.worker is not None or key in self._ready:
+            return
+        # A film that only has to be finished needs no text.
+        needs_text = film.segments_done < film.spec.num_segments
+        if needs_text and film.spec.model not in self._run(film.spec.run_id).ready_models:
+            self._unread_text.setdefault((film.spec.run_id, film.spec.model), []).append(key)
+            return
+        self._ready.push(key, film.spec.model, film.place)
+
+    def _move(self, key: FilmKey, state: JobState) -> None:
+        film = self._films[key]
+        if film.state is state:
+            return
+        assert state in MOVES[film.state], f"{key}: {film.state} -> {state}"
+        counts = self._runs[film.spec.run_id].counts
+        counts[film.state] -= 1
+        counts[state] += 1
+        film.state = state
+
+    def _end_film(self, key: FilmKey, state: JobState, actions: list[Action], failure: Failure | None = None) -> None:
+        film = self._films[key]
+        self._ready.discard(key)
+        self._move(key, state)
+        actions.append(
+            ev.FilmEnded(
+                film=key,
+                state=state,
+                error_class=failure.error_class if failure else "",
+                message=failure.message if failure else "",
+                attempts=film.attempts,
+            )
+        )
+        self._check_failures(film.spec.run_id, actions)
+        self._end_run_if_over(film.spec.run_id, actions)
+
+    def _check_failures(self, run_id: str, actions: list[Action]) -> None:
+        run = self._runs[run_id]
+        failed = run.counts[JobState.FAILED]
+        if run.max_failed is not None and failed > run.max_failed and not run.stopping:
+            reason = f"the run stopped: {failed} jobs failed, more than the {run.max_failed} that --max-failed allows"
+            self._cancel(ev.CancelRun(run_id=run_id, reason=reason), actions)
+
+    def _end_run_if_over(self, run_id: str, actions: list[Action]) -> None:
+        run = self._runs[run_id]
+        if run.ended or not run.sealed or run.counts[JobState.WAITING] or run.counts[JobState.RUNNING]:
+            return
+        run.ended = True
+        if run.counts[JobState.FAILED]:
+            state = RunState.FAILED
+        else:
+            state = RunState.CANCELLED if run.counts[JobState.CANCELLED] else RunState.DONE
+        actions.append(ev.RunEnded(run_id=run_id, state=state))
+
+    def forget_run(self, run_id: str) -> None:
+        """Drop a run that ended, so that a long-lived farm does not grow."""
+        run = self._runs[run_id]
+        assert run.ended
+        for key in run.films:
+            del self._films[key]
+        del self._runs[run_id]
+
+    # --- work ---
+
+    def _dispatch(self, actions: list[Action]) -> None:
+        while self._idle and len(self._ready):
+            for worker in list(self._idle):
+                key = self._ready.best(loaded_model=self._workers[worker].model, eligible=partial(self._may, worker))
+                if key is not None:
+                    self._ready.discard(key)
+                    self._hand_out(worker, key, actions)
+                    break
+            else:
+                self._replace_avoided(actions)
+                return
+
+    def _may(self, worker: str, key: FilmKey) -> bool:
+        return worker not in self._films[key].avoid
+
+    def _replace_avoided(self, actions: list[Action]) -> None:
+        """Only films that every worker has failed are left: a fresh process counts as another worker."""
+        if len(self._idle) < len(self._workers):
+            return
+        worker = next((w for w in self._idle if not self._workers[w].finishing), None)
+        if worker is None:
+            return
+        del self._idle[worker], self._workers[worker]
+        actions.append(ev.ReplaceWorker(worker=worker, reason="it failed the films that are left"))
+
+    def _hand_out(self, worker: str, key: FilmKey, actions: list[Action]) -> None:
+        film, holder = self._films[key], self._workers[worker]
+        film.worker = worker
+        film.attempts += 1
+        self._move(key, JobState.RUNNING)
+        if film.segments_done < film.spec.num_segments:
+            self._idle.pop(worker, None)
+            holder.rendering, holder.model = key, film.spec.model
+            actions.append(ev.RenderSegment(worker=worker, film=key, segment=film.segments_done, attempt=film.attempts))
+        else:
+            film.finishing = True
+            holder.finishing.add(key)
+            actions.append(ev.FinishFilm(worker=worker, film=key, attempt=film.attempts))
+
+    def _segment_done(self, event: ev.SegmentDone, actions: list[Action]) -> None:
+        film = self._films.get(event.film)
+        worker = self._workers.get(event.worker)
+        if worker is None or worker.rendering != event.film:
+            return
+        worker.rendering = None
+        self._idle[event.worker] = None
+        if film is None or film.worker != event.worker:
+            return
+        assert film.segments_done == event.segment
+        film.segments_done += 1
+        film.counted = film.waits = 0
+        film.avoid.clear()
+        film.attempts -= 1
+        if film.segments_done < film.spec.num_segments and self._outranked(film, worker):
+            film.worker = None
+            self._move(event.film, JobState.WAITING)
+            self._enqueue(event.film)
+            return
+        self._hand_out(event.worker, event.film, actions)
+
+    def _outranked(self, film: _Film, worker: _Worker) -> bool:
+        best = self._ready.best(loaded_model=worker.model, eligible=lambda key: True)
+        return best is not None and self._films[best].place.priority > film.place.priority
+
+    def _published(self, event: ev.FilmPublished, actions: list[Action]) -> None:
+        worker, film = self._workers.get(event.worker), self._films.get(event.film)
+        if worker is not None:
+            worker.finishing.discard(event.film)
+        if film is None or film.worker != event.worker or film.state.ended:
+            return
+        film.worker, film.finishing = None, False
+        self._end_film(event.film, JobState.DONE, actions)
+
+    def _let_go(self, worker_id: str, key: FilmKey) -> None:
+        """The worker does nothing for this film any more."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return
+        worker.finishing.discard(key)
+        if worker.rendering == key:
+            worker.rendering = None
+            self._idle[worker_id] = None
+
+    def _work_failed(self, event: ev.WorkFailed, now: float, actions: list[Action]) -> None:
+        self._let_go(event.worker, event.film)
+        film = self._films.get(event.film)
+        if film is not None and film.worker == event.worker and not film.state.ended:
+            if event.segments_done is not None:
+                film.segments_done = min(film.segments_done, event.segments_done)
+            self._failed_once(event.film, event.worker, event.failure, now, actions)
+        if event.failure.poisons_process and event.worker in self._workers:
+            lost = ev.WorkerLost(worker=event.worker, failure=event.failure)
+            self._lose_worker(lost, now, actions)
+            actions.append(ev.ReplaceWorker(worker=event.worker, reason=event.failure.message))
+
+    def _failed_once(self, key: FilmKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
+        film = self._films[key]
+        film.worker, film.finishing = None, False
+        if film.waits == 0:
+            film.waiting_since_s = now
+        verdict = judge(
+            failure,
+            counted_before=film.counted,
+            waits_before=film.waits,
+            waiting_for_s=now - film.waiting_since_s,
+            policy=self._policy,
+        )
+        film.counted += verdict.counted
+        film.waits += failure.fault is Fault.CLUSTER
+        if verdict.avoid_worker:
+            film.avoid.add(worker)
+        if not verdict.retry:
+            self._end_film(key, JobState.FAILED, actions, failure)
+            return
+        self._move(key, JobState.WAITING)
+        self._number += 1
+        heapq.heappush(self._delayed, (now + verdict.delay_s, self._number, key))
+        actions.append(ev.FilmDelayed(film=key, message=failure.message, delay_s=verdict.delay_s))
+
+    def _lose_worker(self, event: ev.WorkerLost, now: float, actions: list[Action]) -> None:
+        worker = self._workers.pop(event.worker, None)
+        self._idle.pop(event.worker, None)
+        if worker is None:
+            return
+        held = [*([worker.rendering] if worker.rendering else []), *sorted(worker.finishing)]
+        for key in held:
+            film = self._films.get(key)
+            if film is not None and film.worker == event.worker and not film.state.ended:
+                self._failed_once(key, event.worker, event.failure, now, actions)
+
+    def _release_delayed(self, now: float) -> None:
+        while self._delayed and self._delayed[0][0] <= now:
+            key = heapq.heappop(self._delayed)[2]
+            if key in self._films:
+                self._enqueue(key)
+
+    def _cancel(self, event: ev.CancelRun, actions: list[Action]) -> None:
+        run = self._runs.get(event.run_id)
+        if run is None:
+            return
+        if event.job_ids is None:
+            run.stopping = event.reason
+            keys = list(run.films)
+        else:
+            keys = [(event.run_id, job_id) for job_id in event.job_ids if (event.run_id, job_id) in self._films]
+        reason = Failure(fault=Fault.USER, error_class="Cancelled", message=event.reason)
+        for key in keys:
+            film = self._films[key]
+            if film.state.ended:
+                continue
+            if film.worker is not None:
+                actions.append(ev.StopWork(worker=film.worker, film=key))
+            film.worker, film.finishing = None, False
+            self._end_film(key, JobState.CANCELLED, actions, reason)
