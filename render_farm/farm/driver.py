@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import render_farm
-from render_farm.errors import RenderFarmError, UsageError
+from render_farm.errors import NotFoundError, RenderFarmError, UsageError
 from render_farm.farm.cluster import Cluster, connect, resolve_address
 from render_farm.farm.prepare import PreparedRun, RunContext, prepare
 from render_farm.farm.request import RunRequest
@@ -65,7 +65,10 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
     refuse_for_farm(request.output)
     source = _read_source(request)
     store = open_store(request.output)
-    store.write_bytes(RunKeys(run_id=source.run_id).manifest, source.manifest)
+    try:
+        store.write_bytes(RunKeys(run_id=source.run_id).manifest, source.manifest)
+    except NotFoundError as error:
+        raise UsageError(f"output {request.output}: cannot be written to ({error.message})") from error
     create_only = create_only_honoured(store)
     clock = _Clock(request.timeout_s)
     address = resolve_address(request.address)

@@ -1,0 +1,47 @@
+# render_farm: `make demo` and `make test` work on a fresh Linux machine with Python 3.11-3.13, make and no GPU.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The build of torch to install first. On a machine without an NVIDIA GPU a CPU build is looked for, so that no CUDA
+# wheels are pulled; TORCH_INDEX_URL points at another index (for example a mirror of PyTorch's CPU wheels).
+TORCH ?= torch==2.13.0
+TORCH_INDEX_URL ?=
+
+.PHONY: help demo test lint bench format clean venv
+
+help:
+	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
+	@echo "make test   run every test that needs no GPU"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  the benchmarks of tests/benchmarks/"
+	@echo "make clean  remove what make created"
+
+venv: $(READY)
+
+$(READY): pyproject.toml .ci/install
+	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" bash .ci/install
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/render-farm demo --output demo-output
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks.farm_overhead
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

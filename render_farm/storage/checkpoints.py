@@ -1,0 +1,150 @@
+"""The durable state of a film: a series of numbered, create-only snapshots, each complete in itself.
+
+An object store cannot append, so every finished segment adds one small object `state/<number>.json` that lists all
+segments so far. The newest one that is whole counts; a torn or garbled one is skipped and reported. Because numbers
+are taken create-only, two workers on one film cannot both extend it: the second is told so and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError
+from render_farm.storage import documents
+from render_farm.storage.layout import FilmKeys, number_of, split_film_key
+from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_segment
+from render_farm.storage.store import Store
+
+__all__ = [
+    "FilmState",
+    "LoadedFilm",
+    "SegmentMeta",
+    "SegmentRecord",
+    "load_film",
+    "load_film_state",
+    "load_segment",
+    "record_segment",
+    "save_segment",
+]
+
+SCHEMA = "render_farm.film/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmState:
+    """What a film has so far. `segments` are 0..k without a gap."""
+
+    film: str
+    render_key: str
+    number: int = 0
+    """The highest snapshot number taken by anyone, whole or not; 0 for a film not begun."""
+    segments: tuple[SegmentRecord, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What was skipped while loading, one line each, for the log."""
+
+    @property
+    def num_latent_frames(self) -> int:
+        return sum(record.num_latent_frames for record in self.segments)
+
+    def truncated(self, num_segments: int, problem: str = "") -> FilmState:
+        """This state as if only the first `num_segments` existed. Nothing is written: the next recorded segment
+        makes it durable."""
+        problems = self.problems + ((problem,) if problem else ())
+        return replace(self, segments=self.segments[:num_segments], problems=problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedFilm:
+    """A film's state and the latents of all its segments, verified, in order (each float32, 1 C T H W)."""
+
+    state: FilmState
+    latents: tuple[np.ndarray, ...]
+
+
+def load_film_state(store: Store, film: str) -> FilmState:
+    """The newest whole snapshot of a film, or an empty state when there is none.
+
+    Reads one listing and usually one object; segments are not read (`load_film` does). Snapshots that are torn,
+    garbled, of another schema or of another film are skipped and named in `problems`. StorageError passes.
+    """
+    keys = FilmKeys(film=film)
+    _, render_key = split_film_key(film)
+    numbers = sorted({n for n in map(number_of, store.list(keys.states)) if n is not None}, reverse=True)
+    problems: list[str] = []
+    for number in numbers:
+        key = keys.state(number)
+        try:
+            segments = _read_snapshot(store.read_bytes(key), film, render_key)
+        except NotFoundError:
+            continue  # cleaned up since it was listed
+        except ValueError as error:
+            problems.append(f"{store.uri(key)} is skipped: {error}")
+            continue
+        return FilmState(
+            film=film, render_key=render_key, number=numbers[0], segments=segments, problems=tuple(problems)
+        )
+    number = numbers[0] if numbers else 0
+    return FilmState(film=film, render_key=render_key, number=number, problems=tuple(problems))
+
+
+def load_film(store: Store, film: str) -> LoadedFilm:
+    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
+    corrupt (named in `state.problems`), which is where rendering goes on."""
+    state = load_film_state(store, film)
+    latents: list[np.ndarray] = []
+    for record in state.segments:
+        try:
+            latents.append(load_segment(store, record))
+        except CorruptCheckpointError as error:
+            state = state.truncated(record.index, str(error))
+            break
+    return LoadedFilm(state=state, latents=tuple(latents))
+
+
+def record_segment(store: Store, previous: FilmState, record: SegmentRecord) -> FilmState:
+    """Make a saved segment part of the film: writes the next snapshot and returns the new state.
+
+    `record.index` is at most `len(previous.segments)`; later segments are dropped. LeaseHeldError when another worker
+    has written a snapshot since `previous` was loaded: the film is theirs, and nothing of it was changed.
+    """
+    if not 0 <= record.index <= len(previous.segments):
+        raise ValueError(f"segment {record.index} cannot follow {len(previous.segments)} segments")
+    segments = (*previous.segments[: record.index], record)
+    number = previous.number + 1
+    key = FilmKeys(film=previous.film).state(number)
+    if not store.create(key, _snapshot(previous, segments, number)):
+        newest = load_film_state(store, previous.film)
+        writer = newest.segments[-1].worker if newest.segments else ""
+        raise LeaseHeldError(
+            f"film {previous.film}: segment {record.index} is not recorded, because {writer or 'another worker'} has "
+            f"written {store.uri(key)} since this worker loaded the film",
+            advice="load the film again and go on from there",
+        )
+    return replace(previous, number=number, segments=segments, problems=())
+
+
+def _snapshot(state: FilmState, segments: Sequence[SegmentRecord], number: int) -> bytes:
+    content = {
+        "film": state.film,
+        "render_key": state.render_key,
+        "number": number,
+        "segments": [record.to_dict() for record in segments],
+    }
+    return documents.dump(content, schema=SCHEMA)
+
+
+def _read_snapshot(data: bytes, film: str, render_key: str) -> tuple[SegmentRecord, ...]:
+    content = documents.load(data, schema=SCHEMA)
+    if content.get("film") != film or content.get("render_key") != render_key:
+        raise ValueError(f"it belongs to {content.get('film')!r}")
+    listed = content.get("segments")
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise ValueError("it lists no segments")
+    segments = tuple(SegmentRecord.from_dict(item) for item in listed)
+    for index, record in enumerate(segments):
+        if record.index != index:
+            return segments[:index]
+    return segments

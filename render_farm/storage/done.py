@@ -1,0 +1,60 @@
+"""What a finished job left: `job.json`, written last. Where it is whole, the job is done."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from render_farm.errors import NotFoundError
+from render_farm.storage import documents
+from render_farm.storage.hashing import sha256_file
+from render_farm.storage.layout import JobKeys
+from render_farm.storage.store import Store
+
+SCHEMA = "render_farm.job/1"
+
+
+def dump_job(content: dict[str, Any]) -> bytes:
+    """The bytes of a `job.json`. TypeError or ValueError for what JSON cannot hold."""
+    return documents.dump(content, schema=SCHEMA)
+
+
+def read_done(store: Store, job_id: str) -> dict[str, Any] | None:
+    """What `job.json` of a finished job says (with `render_key`, `attempt`, `sha256` of the video and `files`), or
+    None when the job is not done or its `job.json` is damaged or another job's. StorageError passes."""
+    try:
+        content = documents.load(store.read_bytes(JobKeys(job_id=job_id).job), schema=SCHEMA)
+    except (NotFoundError, documents.DamagedDocument):
+        return None
+    files = content.get("files")
+    if content.get("job_id") != job_id or not isinstance(content.get("render_key"), str) or not isinstance(files, dict):
+        return None
+    return content
+
+
+def is_done(store: Store, job_id: str, render_key: str) -> bool:
+    """Whether the job is done with exactly these pixels."""
+    done = read_done(store, job_id)
+    return done is not None and done["render_key"] == render_key
+
+
+def verify_done(store: Store, job_id: str) -> tuple[str, ...]:
+    """Read every file of a finished job and compare it with its checksum. One line for each thing that is wrong;
+    () when all is well. StorageError passes."""
+    keys = JobKeys(job_id=job_id)
+    done = read_done(store, job_id)
+    if done is None:
+        return (f"{store.uri(keys.job)}: missing or damaged",)
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
+        local = Path(folder, "object")
+        for name, expected in sorted(done["files"].items()):
+            try:
+                store.get_file(keys.final(name), local)
+            except (NotFoundError, ValueError) as error:
+                problems.append(str(error))
+                continue
+            if sha256_file(local) != expected.get("sha256"):
+                problems.append(f"{store.uri(keys.final(name))}: its sha256 is not the one in job.json")
+    return tuple(problems)

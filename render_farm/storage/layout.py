@@ -1,0 +1,202 @@
+"""Every object key of the output tree, in one place. Pure: no I/O, keys are relative to OUTPUT.
+
+    <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}      what a finished job leaves
+    _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, logs/, embeddings/, lease/, state/}
+    _work/<job_id>-<render_key>/{segments/, state/, attempts/<attempt>/, commit.json}      a film while it renders
+
+A job id starts with a letter or a digit, so `_runs` and `_work` never meet a job's folder.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+VIDEO = "video.mp4"
+POSTER = "poster.jpg"
+JOB = "job.json"
+LATENTS = "latents.safetensors"
+FINAL_NAMES = (VIDEO, POSTER, LATENTS, JOB)
+"""Everything that publishing may put into a job's folder; `job.json` last, as it is written."""
+
+RUNS = "_runs"
+WORK = "_work"
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RENDER_KEY = re.compile(r"[0-9a-f]{12}")
+_NUMBER = re.compile(r"([0-9]{8})\.json")
+
+
+def check_id(value: str, what: str = "job_id") -> str:
+    """Return `value` if it can name a folder of the tree (a job, a run, an attempt), else raise ValueError."""
+    if not _ID.fullmatch(value):
+        raise ValueError(
+            f"{what} {value!r}: 1 to 128 letters, digits, '.', '_' or '-' are allowed, the first a letter or a digit"
+        )
+    return value
+
+
+def film_key(job_id: str, render_key: str) -> str:
+    """Name of a film's work folder: one job with one set of pixels. `render_key` is 12 hex digits."""
+    if not _RENDER_KEY.fullmatch(render_key):
+        raise ValueError(f"render_key {render_key!r}: 12 hex digits are needed")
+    return f"{check_id(job_id)}-{render_key}"
+
+
+def split_film_key(film: str) -> tuple[str, str]:
+    """The job id and render key of a work folder's name. ValueError when it is not one."""
+    job_id, _, render_key = film.rpartition("-")
+    film_key(job_id, render_key)
+    return job_id, render_key
+
+
+def numbered(number: int) -> str:
+    """Name of the `number`-th object of a series; names sort as numbers do. `number` is 1 to 99,999,999."""
+    if not 1 <= number <= 99_999_999:
+        raise ValueError(f"object number {number}: 1 to 99999999 are allowed")
+    return f"{number:08d}.json"
+
+
+def number_of(name: str) -> int | None:
+    """The number in a key or name made by `numbered`, or None when it is no such name."""
+    match = _NUMBER.fullmatch(name.rpartition("/")[2])
+    return int(match.group(1)) if match else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobKeys:
+    """Final names of one job."""
+
+    job_id: str
+
+    def __post_init__(self) -> None:
+        check_id(self.job_id)
+
+    @property
+    def folder(self) -> str:
+        return self.job_id
+
+    @property
+    def video(self) -> str:
+        return self.final(VIDEO)
+
+    @property
+    def poster(self) -> str:
+        return self.final(POSTER)
+
+    @property
+    def latents(self) -> str:
+        return self.final(LATENTS)
+
+    @property
+    def job(self) -> str:
+        """Written last: where it is, the job is done."""
+        return self.final(JOB)
+
+    def final(self, name: str) -> str:
+        if name not in FINAL_NAMES:
+            raise ValueError(f"{name!r} is no final name; known: {', '.join(FINAL_NAMES)}")
+        return f"{self.job_id}/{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmKeys:
+    """Work folder of one film; `film` is what `film_key` returned."""
+
+    film: str
+
+    def __post_init__(self) -> None:
+        split_film_key(self.film)
+
+    @property
+    def folder(self) -> str:
+        return f"{WORK}/{self.film}"
+
+    @property
+    def segments(self) -> str:
+        return f"{self.folder}/segments"
+
+    @property
+    def states(self) -> str:
+        return f"{self.folder}/state"
+
+    @property
+    def attempts(self) -> str:
+        return f"{self.folder}/attempts"
+
+    @property
+    def commit(self) -> str:
+        return f"{self.folder}/commit.json"
+
+    def segment(self, index: int, attempt: str) -> str:
+        """Attempt-unique, so that nobody can overwrite a segment that a state object already names."""
+        return f"{self.segments}/{index:04d}-{check_id(attempt, 'attempt')}.safetensors"
+
+    def state(self, number: int) -> str:
+        return f"{self.states}/{numbered(number)}"
+
+    def attempt(self, attempt: str) -> str:
+        return f"{self.attempts}/{check_id(attempt, 'attempt')}"
+
+    def attempt_file(self, attempt: str, name: str) -> str:
+        if name not in FINAL_NAMES:
+            raise ValueError(f"{name!r} is no final name; known: {', '.join(FINAL_NAMES)}")
+        return f"{self.attempt(attempt)}/{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKeys:
+    """Folder of one run."""
+
+    run_id: str
+
+    def __post_init__(self) -> None:
+        check_id(self.run_id, "run_id")
+
+    @property
+    def folder(self) -> str:
+        return f"{RUNS}/{self.run_id}"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.folder}/manifest.parquet"
+
+    @property
+    def results(self) -> str:
+        return f"{self.folder}/results.parquet"
+
+    @property
+    def report(self) -> str:
+        return f"{self.folder}/report.html"
+
+    @property
+    def run(self) -> str:
+        return f"{self.folder}/run.json"
+
+    @property
+    def logs(self) -> str:
+        return f"{self.folder}/logs"
+
+    @property
+    def embeddings(self) -> str:
+        return f"{self.folder}/embeddings"
+
+    @property
+    def leases(self) -> str:
+        return f"{self.folder}/lease"
+
+    @property
+    def states(self) -> str:
+        return f"{self.folder}/state"
+
+    def log(self, name: str) -> str:
+        return f"{self.logs}/{check_id(name, 'log name')}"
+
+    def embedding(self, digest: str) -> str:
+        return f"{self.embeddings}/{check_id(digest, 'embedding digest')}.safetensors"
+
+    def lease(self, number: int) -> str:
+        return f"{self.leases}/{numbered(number)}"
+
+    def state(self, number: int) -> str:
+        return f"{self.states}/{numbered(number)}"

@@ -1,0 +1,232 @@
+"""Who owns a run: a series of numbered create-only objects, the newest of which names the holder.
+
+Taking, renewing and releasing are the same act: create the next number. Clocks are not compared: an observer counts
+on its own monotonic clock since it last saw a new number. A holder is gone when that was `gone_after_s` ago, or at
+once when it is a dead process of this host, or when it said so. The lease is for efficiency, for a store checks no
+token; what is published exactly once is decided in `publish.py`.
+
+`Lease` is one object of the series, `LeaseHandle` a held lease, `LeaseKeeper` renews one in the background.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from render_farm.errors import LeaseHeldError, NotFoundError, StorageError
+from render_farm.storage import documents
+from render_farm.storage.layout import RunKeys, number_of
+from render_farm.storage.process import ProcessId, is_dead, this_process
+from render_farm.storage.store import Store
+
+log = logging.getLogger(__name__)
+SCHEMA = "render_farm.lease/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseTiming:
+    """Time-outs. `gone_after_s` is several times `renew_every_s`, so that a slow store loses no lease."""
+
+    renew_every_s: float = 8.0
+    gone_after_s: float = 30.0
+    poll_every_s: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a lease."""
+
+    address: str
+    """Of the Ray cluster; `local` for a private one."""
+    process: ProcessId
+    token: str
+    """Unique to one taking of the lease."""
+
+    def __str__(self) -> str:
+        return f"process {self.process.pid} on {self.process.host.partition('/')[0]} (Ray at {self.address})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One object of the series."""
+
+    number: int
+    holder: Holder
+    released: bool = False
+
+
+def this_holder(address: str = "local") -> Holder:
+    """This process, with a fresh token."""
+    return Holder(address=address, process=this_process(), token=secrets.token_hex(8))
+
+
+def read_lease(store: Store, run_id: str) -> Lease | None:
+    """The newest lease object of a run, released or not, or None when there is none. StorageError passes."""
+    keys = RunKeys(run_id=run_id)
+    while True:
+        numbers = _numbers(store, keys)
+        if not numbers:
+            return None
+        try:
+            return _parse(store.read_bytes(keys.lease(numbers[-1])), numbers[-1])
+        except NotFoundError:  # renewed and cleaned up between the listing and the reading
+            continue
+
+
+def acquire(
+    store: Store,
+    run_id: str,
+    holder: Holder,
+    timing: LeaseTiming | None = None,
+    *,
+    wait_s: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> LeaseHandle:
+    """Take the lease of a run for `holder`, as soon as nobody else holds it.
+
+    Free, released and dead-on-this-host leases are taken at once. A silent holder is watched until it is gone, at
+    most `timing.gone_after_s`; one that renews meanwhile is alive: LeaseHeldError names it, after `wait_s` of further
+    waiting. StorageError passes.
+    """
+    timing = timing or LeaseTiming()
+    keys = RunKeys(run_id=run_id)
+    started = clock()
+    seen_at, seen, num_signs = started, read_lease(store, run_id), 0
+    while True:
+        if seen is None or seen.released or is_dead(seen.holder.process) or clock() - seen_at >= timing.gone_after_s:
+            number = 1 if seen is None else seen.number + 1
+            if seen is not None and not seen.released:
+                log.warning("run %s: taking over from %s, which is gone", run_id, seen.holder)
+            if _put(store, keys, Lease(number=number, holder=holder)):
+                return LeaseHandle(store, run_id, holder, number, timing)
+        elif num_signs > 0 and clock() - started >= wait_s:
+            raise LeaseHeldError(
+                f"run {run_id} is held by {seen.holder}",
+                advice="watch that one (render-farm status), stop it, or give another run id",
+            )
+        else:
+            sleep(timing.poll_every_s)
+        now_seen = read_lease(store, run_id)
+        if now_seen != seen:
+            seen_at, seen, num_signs = clock(), now_seen, num_signs + 1
+
+
+class LeaseHandle:
+    """A held lease. Not shared between threads (`LeaseKeeper` guards it)."""
+
+    def __init__(self, store: Store, run_id: str, holder: Holder, number: int, timing: LeaseTiming) -> None:
+        self.run_id = run_id
+        self.holder = holder
+        self.timing = timing
+        self._store = store
+        self._keys = RunKeys(run_id=run_id)
+        self._number = number
+        self._held = True
+
+    def renew(self) -> None:
+        """Show that the holder lives; call every `timing.renew_every_s`. LeaseHeldError when someone else has taken
+        the lease, and from then on always. StorageError passes, and the renewal may be tried again."""
+        self._next(released=False)
+
+    def release(self) -> None:
+        """Give the lease back, so that the next one need not wait. Fine when it was lost or released before."""
+        if not self._held:
+            return
+        try:
+            self._next(released=True)
+        except LeaseHeldError:
+            return
+        self._held = False
+
+    def _next(self, *, released: bool) -> None:
+        lease = Lease(number=self._number + 1, holder=self.holder, released=released)
+        if not self._held or not _put(self._store, self._keys, lease):
+            self._held = False
+            newest = read_lease(self._store, self.run_id)
+            taker = newest.holder if newest is not None else "someone who removed it"
+            raise LeaseHeldError(f"run {self.run_id} was taken over by {taker}; this process has given it up")
+        self._number = lease.number
+
+
+class LeaseKeeper:
+    """Renews a lease in a thread until `stop`, and calls `on_lost(error)` once, in that thread, when it is lost: taken
+    by someone else, or not renewed for `gone_after_s` because the store failed (then others may take it)."""
+
+    def __init__(self, handle: LeaseHandle, on_lost: Callable[[Exception], None]) -> None:
+        self._handle = handle
+        self._on_lost = on_lost
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{handle.run_id}", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, release: bool = True) -> None:
+        """End the renewals and, with `release`, give the lease back. StorageError from the release passes."""
+        self._stop.set()
+        self._thread.join()
+        if release:
+            self._handle.release()
+
+    def _keep(self) -> None:
+        timing = self._handle.timing
+        renewed_at = time.monotonic()
+        while not self._stop.wait(timing.renew_every_s):
+            try:
+                self._handle.renew()
+                renewed_at = time.monotonic()
+            except LeaseHeldError as error:
+                self._on_lost(error)
+                return
+            except StorageError as error:
+                log.warning("run %s: the lease is not renewed: %s", self._handle.run_id, error)
+                if time.monotonic() - renewed_at > timing.gone_after_s:
+                    self._on_lost(error)
+                    return
+
+
+def _put(store: Store, keys: RunKeys, lease: Lease) -> bool:
+    """Create the next object of the series; True when it is the newest and ours. Removes what lies before it."""
+    key = keys.lease(lease.number)
+    if not store.create(key, _dump(lease)):
+        return False
+    # One that was frozen may create a number that was used and cleaned up long ago; and a store that does not honour
+    # create-only writes lets two create one number. Both show when looking again.
+    numbers = _numbers(store, keys)
+    if not numbers or numbers[-1] != lease.number:
+        store.delete(key)
+        return False
+    try:
+        if _parse(store.read_bytes(key), lease.number).holder != lease.holder:
+            return False
+    except NotFoundError:
+        return False
+    for number in numbers[:-2]:  # the one before stays, for whoever has just listed it
+        store.delete(keys.lease(number))
+    return True
+
+
+def _numbers(store: Store, keys: RunKeys) -> list[int]:
+    return sorted(number for number in map(number_of, store.list(keys.leases)) if number is not None)
+
+
+def _dump(lease: Lease) -> bytes:
+    return documents.dump({"released": lease.released, "holder": asdict(lease.holder)}, schema=SCHEMA)
+
+
+def _parse(data: bytes, number: int) -> Lease:
+    """A damaged object counts as a lease of nobody known: it is waited for like any silent holder."""
+    unknown = Lease(number=number, holder=Holder(address="?", process=ProcessId(host="?", pid=0, started=0), token=""))
+    try:
+        content: dict[str, Any] = documents.load(data, schema=SCHEMA)
+        holder = content["holder"]
+        process = ProcessId(**holder["process"])
+        found = Holder(address=str(holder["address"]), process=process, token=str(holder["token"]))
+        return replace(unknown, holder=found, released=bool(content["released"]))
+    except (documents.DamagedDocument, KeyError, TypeError) as error:
+        log.warning("lease object %d is damaged: %s", number, error)
+        return unknown

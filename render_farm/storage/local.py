@@ -1,0 +1,135 @@
+"""A folder as a store. Works on any file system that several machines share, too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from render_farm.errors import NotFoundError
+from render_farm.storage.failures import from_os_error
+from render_farm.storage.files import (
+    PART_PREFIX,
+    copy_stream,
+    create_exclusively,
+    link_or_copy,
+    sweep_parts,
+    write_atomically,
+)
+from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix
+
+
+class LocalStore(Store):
+    """Contracts: `Store`. Content types are not kept, for files have none."""
+
+    def __init__(self, root_uri: str, options: StoreOptions) -> None:
+        super().__init__(root_uri, options)
+        self._root = Path(root_uri)
+
+    def uri(self, key: str) -> str:
+        return str(self._path(key))
+
+    def read_bytes(self, key: str) -> bytes:
+        with self._doing("read", key):
+            return self._path(key).read_bytes()
+
+    def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
+        with self._doing("write", key), write_atomically(self._path(key)) as file:
+            file.write(data)
+
+    def put_file(self, local_path: str | os.PathLike[str], key: str, content_type: str | None = None) -> None:
+        with open_local(local_path) as reader, self._doing("write", key), write_atomically(self._path(key)) as writer:
+            copy_stream(reader, writer)
+
+    def get_file(self, key: str, local_path: str | os.PathLike[str]) -> None:
+        with self._doing("read", key), open(self._path(key), "rb") as reader:
+            try:
+                with write_atomically(Path(local_path)) as writer:
+                    copy_stream(reader, writer)
+            except OSError as error:
+                raise from_os_error(error, "write", str(local_path)) from error
+
+    def create(self, key: str, data: bytes, content_type: str | None = None) -> bool:
+        with self._doing("create", key):
+            return create_exclusively(self._path(key), data)
+
+    def exists(self, key: str) -> bool:
+        with self._doing("look for", key):
+            try:
+                return self._path(key).is_file()
+            except NotADirectoryError:
+                return False
+
+    def size(self, key: str) -> int:
+        with self._doing("look at", key):
+            return self._path(key).stat().st_size
+
+    def delete(self, key: str) -> None:
+        with self._doing("delete", key), suppress(FileNotFoundError, NotADirectoryError):
+            self._path(key).unlink()
+
+    def delete_tree(self, prefix: str) -> None:
+        folder = self._path(check_key(prefix.removesuffix("/")))
+        with self._doing("delete", prefix):
+            for _ in range(3):  # a writer that was given up may add a file while its folder goes
+                try:
+                    shutil.rmtree(folder)
+                except FileNotFoundError:
+                    pass
+                except OSError:
+                    if not folder.is_dir():
+                        raise
+                if not folder.exists():
+                    return
+            shutil.rmtree(folder)
+
+    def list(self, prefix: str = "") -> Names:
+        folder = self._root / check_prefix(prefix)
+        keys: Names = []
+        with self._doing("list", prefix):
+            for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
+                inside = Path(parent).relative_to(self._root)
+                keys += [(inside / name).as_posix() for name in names if not name.startswith(PART_PREFIX)]
+        return sorted(keys)
+
+    def list_folders(self, prefix: str = "") -> Names:
+        with self._doing("list", prefix):
+            try:
+                with os.scandir(self._root / check_prefix(prefix)) as entries:
+                    return sorted(entry.name for entry in entries if entry.is_dir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def copy(self, source_key: str, target_key: str, content_type: str | None = None) -> None:
+        with self._doing("copy", source_key, to=target_key):
+            link_or_copy(self._path(source_key), self._path(target_key))
+
+    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
+        with self._doing("clean", prefix):
+            return sweep_parts(self._root / check_prefix(prefix), older_than_s)
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    @contextmanager
+    def _doing(self, operation: str, key: str, *, to: str = "") -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = str(self._root / key) + (f" to {self._root / to}" if to else "")
+            raise from_os_error(error, operation, where) from error
+
+
+def open_local(path: str | os.PathLike[str]):
+    """Open a local file that is to be uploaded, for reading. NotFoundError when it cannot be."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise NotFoundError(f"cannot upload {os.fspath(path)}: {error.strerror or error}") from error
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

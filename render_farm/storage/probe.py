@@ -1,0 +1,77 @@
+"""What can a store do? Asked by `doctor`, and before a run."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from render_farm.errors import RenderFarmError
+from render_farm.storage.layout import WORK
+from render_farm.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of `doctor`."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def create_only_honoured(store: Store) -> bool:
+    """Whether the store refuses to create an object twice; some S3 servers silently replace it. Leaves nothing
+    behind. StorageError passes."""
+    key = _probe_key()
+    try:
+        first = store.create(key, b"first")
+        second = store.create(key, b"second")
+        honoured = first and not second and store.read_bytes(key) == b"first"
+    finally:
+        store.delete(key)
+    if not honoured:
+        log.warning("%s does not honour create-only writes: the last writer wins", store.root_uri)
+    return honoured
+
+
+def check_access(store: Store) -> list[Check]:
+    """Write, read, list and delete a small object, and try a create-only write; never raises for what the store
+    cannot do. Stops at the first failure, for what follows would fail for the same reason."""
+    key = _probe_key()
+    data = secrets.token_bytes(64)
+
+    def read() -> str:
+        found = store.read_bytes(key)
+        return "" if found == data else f"{store.uri(key)} gave back other bytes than were written"
+
+    def listed() -> str:
+        return "" if key in store.list(key.rpartition("/")[0]) else f"{store.uri(key)} is not listed after its write"
+
+    def create() -> str:
+        return "" if create_only_honoured(store) else "not honoured: two farms on one output must be avoided"
+
+    steps: list[tuple[str, Callable[[], str | None]]] = [
+        ("write", lambda: store.write_bytes(key, data)),
+        ("read", read),
+        ("list", listed),
+        ("delete", lambda: store.delete(key)),
+        ("create-only", create),
+    ]
+    checks: list[Check] = []
+    for name, step in steps:
+        try:
+            wrong = step() or ""
+        except RenderFarmError as error:
+            wrong = str(error)
+        checks.append(Check(name=name, ok=not wrong, detail=wrong or store.root_uri))
+        if wrong:
+            break
+    return checks
+
+
+def _probe_key() -> str:
+    return f"{WORK}/probe-{secrets.token_hex(8)}/object"

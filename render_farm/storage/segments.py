@@ -1,0 +1,124 @@
+"""Finished segments as objects: latents (1 C T H W, float32) in safetensors, and the record that vouches for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from render_farm.errors import CorruptCheckpointError, NotFoundError
+from render_farm.storage.hashing import sha256_bytes
+from render_farm.storage.layout import FilmKeys, check_id
+from render_farm.storage.store import Store
+
+TENSOR = "latents"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentMeta:
+    """How a segment came to be."""
+
+    attempt: str
+    """Unique to one try of one worker; part of the object's name, so that nobody else writes it."""
+    seconds: float = 0.0
+    worker: str = ""
+    group_shape: tuple[int, int, int] = (1, 1, 1)
+    """cfg, ulysses, ring."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecord:
+    """One stored segment. Its bytes are the ones that hash to `sha256`, or they are not used."""
+
+    index: int
+    key: str
+    sha256: str
+    num_bytes: int
+    num_latent_frames: int
+    seconds: float
+    worker: str
+    group_shape: tuple[int, int, int]
+    attempt: str
+    finished_at: str
+    """UTC, ISO 8601."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "group_shape": list(self.group_shape)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SegmentRecord:
+        """The inverse of `to_dict`. ValueError when a field is missing, unknown or of the wrong kind."""
+        kinds: dict[str, type | tuple[type, ...]] = {
+            **dict.fromkeys(("index", "num_bytes", "num_latent_frames"), int),
+            **dict.fromkeys(("key", "sha256", "worker", "attempt", "finished_at"), str),
+            "seconds": (int, float),
+            "group_shape": (list, tuple),
+        }
+        if set(content) != set(kinds):
+            raise ValueError(f"a segment record with the fields {sorted(content)}")
+        for name, kind in kinds.items():
+            if not isinstance(content[name], kind) or isinstance(content[name], bool):
+                raise ValueError(f"a segment record whose {name} is {content[name]!r}")
+        shape = tuple(content["group_shape"])
+        if len(shape) != 3 or not all(isinstance(degree, int) and degree >= 1 for degree in shape):
+            raise ValueError(f"a segment record whose group_shape is {shape!r}")
+        if content["index"] < 0 or content["num_latent_frames"] < 0 or not math.isfinite(content["seconds"]):
+            raise ValueError("a segment record with impossible numbers")
+        return cls(**{**content, "group_shape": shape})
+
+
+def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:
+    """Store the latents of segment `index` of a film and return their record.
+
+    `latents` is float32, 1 C T H W (any C, H, W; T frames as the caller stitches them). The object is whole or absent,
+    and is named for `meta.attempt`, so that it never replaces one that a state object names. The record is not in the
+    film's state yet: `checkpoints.record_segment` puts it there. ValueError for another dtype or rank.
+    """
+    if latents.dtype != np.float32 or latents.ndim != 5 or latents.shape[0] != 1:
+        raise ValueError(f"latents must be float32 of shape (1, C, T, H, W), not {latents.dtype} {latents.shape}")
+    key = FilmKeys(film=film).segment(index, check_id(meta.attempt, "attempt"))
+    data = save({TENSOR: np.ascontiguousarray(latents)}, metadata={"film": film, "segment": str(index)})
+    store.write_bytes(key, data)
+    return SegmentRecord(
+        index=index,
+        key=key,
+        sha256=sha256_bytes(data),
+        num_bytes=len(data),
+        num_latent_frames=latents.shape[2],
+        seconds=meta.seconds,
+        worker=meta.worker,
+        group_shape=meta.group_shape,
+        attempt=meta.attempt,
+        finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+def load_segment(store: Store, record: SegmentRecord) -> np.ndarray:
+    """The latents (float32, 1 C T H W) that `record` vouches for, bit for bit as they were saved.
+
+    CorruptCheckpointError when the object is missing, or its bytes are not those that were stored.
+    """
+    try:
+        data = store.read_bytes(record.key)
+    except NotFoundError as error:
+        raise CorruptCheckpointError(f"segment {record.index}: {store.uri(record.key)} is missing") from error
+    found = sha256_bytes(data)
+    if found != record.sha256:
+        raise CorruptCheckpointError(
+            f"segment {record.index}: {store.uri(record.key)} holds {len(data)} bytes with sha256 {found[:12]}..., "
+            f"where {record.num_bytes} bytes with {record.sha256[:12]}... were stored",
+            advice="the segment is rendered again; if this repeats, check the disk",
+        )
+    try:
+        latents = load(data)[TENSOR]
+    except (SafetensorError, KeyError) as error:  # stored so: another program's file under our name
+        raise CorruptCheckpointError(f"segment {record.index}: {store.uri(record.key)} holds no latents") from error
+    if latents.ndim != 5 or latents.shape[2] != record.num_latent_frames:
+        raise CorruptCheckpointError(f"segment {record.index}: {store.uri(record.key)} has shape {latents.shape}")
+    return latents

@@ -1,0 +1,199 @@
+"""`Store`: objects under keys, on a local folder, S3 or any fsspec protocol, with the same guarantees on each.
+
+A key is relative to the store's root, like `a/video.mp4`. No method caches: each answers from the store itself.
+A store may be used from several threads at once, pickled, and reopened in another process by its URI.
+
+Every method raises, besides what it names, `StorageUnavailableError` (no such bucket, no access, no connection),
+`StorageFullError` (no space) and `StorageError` (anything else, after a bounded number of tries where trying again
+can help), each saying what was done, where, and what would work; ValueError is a malformed key, a mistake of the
+caller.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from render_farm.errors import UsageError
+from render_farm.storage.files import PART_PREFIX
+
+_CONTENT_TYPES = {
+    ".mp4": "video/mp4",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".json": "application/json",
+    ".jsonl": "application/x-ndjson",
+    ".html": "text/html",
+    ".txt": "text/plain",
+    ".log": "text/plain",
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+}
+Names = list[str]  # inside the classes, `list` is a method
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+
+
+def content_type_for(name: str) -> str:
+    """The content type of an object by its name; `application/octet-stream` when nothing better is known."""
+    return _CONTENT_TYPES.get(PurePosixPath(name).suffix.lower(), "application/octet-stream")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """How patient a remote store is. An endpoint that does not answer is reported within about 25 s."""
+
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
+    """Longest silence of the server within one request."""
+    slowest_bytes_per_s: int = 256 << 10
+    """An upload may take `read_timeout_s` and this pace on top, then it is given up and tried again."""
+    num_tries: int = 4
+    """Tries of a request that fails in a way that may pass (5xx, throttling, a lost connection)."""
+    first_delay_s: float = 0.25
+    """Pause before the second try; three times longer before each further one."""
+    give_up_after_s: float = 25.0
+    """No further try starts later than this after the first."""
+    part_bytes: int = 16 << 20
+    """Size of the parts of a multipart upload or download; up to four are held in memory."""
+
+
+class Store(ABC):
+    """See the module. Subclasses: `LocalStore`, `S3Store`, `FsspecStore`; made by `open_store`."""
+
+    def __init__(self, root_uri: str, options: StoreOptions) -> None:
+        self.root_uri = root_uri
+        self.options = options
+
+    def __reduce__(self) -> tuple:
+        return open_store, (self.root_uri, self.options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.root_uri!r})"
+
+    def uri(self, key: str) -> str:
+        """Where `key` is, as people write it: a path for a local store, else `protocol://...`."""
+        return f"{self.root_uri}/{check_key(key)}"
+
+    @abstractmethod
+    def read_bytes(self, key: str) -> bytes:
+        """The whole object. NotFoundError when there is none."""
+
+    @abstractmethod
+    def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
+        """Write or replace an object. No client can observe a partially written one, whenever this process dies.
+        On return it is durable and every later read sees it. `content_type` defaults to that of the key's name."""
+
+    @abstractmethod
+    def put_file(self, local_path: str | os.PathLike[str], key: str, content_type: str | None = None) -> None:
+        """Upload a local file with the guarantees of `write_bytes`, in bounded memory. NotFoundError when the local
+        file is missing."""
+
+    @abstractmethod
+    def get_file(self, key: str, local_path: str | os.PathLike[str]) -> None:
+        """Download to a local file that appears complete or not at all. NotFoundError when there is no object."""
+
+    @abstractmethod
+    def create(self, key: str, data: bytes, content_type: str | None = None) -> bool:
+        """Write an object only if there is none: True if this call created it, False if one was there. Of any number
+        of calls, in any processes, exactly one returns True, where the store honours create-only writes
+        (`probe.create_only_honoured`). `data` differs between callers (holds a token): answers get lost, and then the
+        content decides who won, so that a caller who finds exactly its own bytes there may count as the creator."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether there is an object (a folder is none)."""
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Bytes of an object. NotFoundError when there is none."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; fine when there is none."""
+
+    @abstractmethod
+    def delete_tree(self, prefix: str) -> None:
+        """Remove every object below the folder `prefix`; fine when there is none. Not atomic."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Names:
+        """Keys of all objects below the folder `prefix`, at any depth, sorted; [] when there is no such folder."""
+
+    @abstractmethod
+    def list_folders(self, prefix: str = "") -> Names:
+        """Names of the folders directly below `prefix`, sorted, from one listing that does not descend."""
+
+    @abstractmethod
+    def copy(self, source_key: str, target_key: str, content_type: str | None = None) -> None:
+        """Copy an object within the store, with the guarantees of `write_bytes` for the target and without the
+        bytes passing through this machine where the store can. NotFoundError when there is no source."""
+
+    @abstractmethod
+    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
+        """Remove what writers that died left invisibly below `prefix` (temporary files, unfinished multipart
+        uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many."""
+
+
+def open_store(uri: str | os.PathLike[str], options: StoreOptions | None = None) -> Store:
+    """Open the store at `uri`: a folder's path, `file://`, `s3://bucket/prefix`, `memory://name`, or any protocol
+    that fsspec has a package for. Nothing is contacted or created yet. UsageError when `uri` is not usable.
+
+    For S3, endpoint and credentials are what botocore finds (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, profiles, roles).
+    """
+    text = os.fspath(uri)
+    options = options or StoreOptions()
+    protocol = protocol_of(text)
+    if protocol == "file":
+        from render_farm.storage.local import LocalStore
+
+        path = urlsplit(text).path if text.lower().startswith("file://") else text
+        if not path.strip() or "\0" in path:
+            raise UsageError(f"storage {text!r}: no folder is named", advice="give a folder or s3://bucket/prefix")
+        return LocalStore(str(Path(path).expanduser().absolute()), options)
+    rest = text.split("://", 1)[1].strip("/")
+    for part in rest.split("/")[1:]:
+        if part in ("", ".", ".."):
+            raise UsageError(f"storage {text!r}: empty, '.' and '..' are no folders", advice="remove them")
+    if protocol in ("s3", "s3a"):
+        if not rest or text.split("://", 1)[1].startswith("/"):
+            raise UsageError(f"storage {text!r}: no bucket is named", advice="write s3://bucket/prefix")
+        from render_farm.storage.s3 import S3Store
+
+        return S3Store(f"s3://{rest}", options)
+    from render_farm.storage.generic import FsspecStore
+
+    return FsspecStore(f"{protocol}://{rest}", options)
+
+
+def protocol_of(uri: str) -> str:
+    """`file` for a plain path, else the part before `://`, in lower case."""
+    match = _PROTOCOL.match(uri)
+    protocol = match.group(1).lower() if match else "file"
+    return "file" if protocol == "local" else protocol
+
+
+def refuse_for_farm(uri: str) -> None:
+    """Raise UsageError when workers in other processes could not see what is written to `uri`."""
+    if protocol_of(uri) == "memory":
+        raise UsageError(
+            f"output {uri!r} lives in the memory of one process, and the farm's workers are other processes",
+            advice="give a folder that every machine of the cluster sees, or s3://bucket/prefix",
+        )
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it is well formed, else raise ValueError: keys can never leave the store's root."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or part.startswith(PART_PREFIX) for part in parts) or "\0" in key or "\\" in key:
+        raise ValueError(f"malformed object key {key!r}")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Like `check_key`, for a folder: "" is the root, and one trailing slash is allowed and dropped."""
+    return check_key(prefix.removesuffix("/")) if prefix else ""

@@ -1,0 +1,262 @@
+"""Transitions of the scheduling machine, each named by what it proves."""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm.errors import Fault
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.machine import FarmMachine
+from render_farm.scheduling.retry import Failure, RetryPolicy
+from render_farm.scheduling.states import JobState, RunState, exit_code
+
+WORKER_FAULT = Failure(fault=Fault.WORKER, error_class="DeviceError", message="broken")
+JOB_FAULT = Failure(fault=Fault.JOB, error_class="OutOfMemoryError", message="too large")
+CLUSTER_FAULT = Failure(fault=Fault.CLUSTER, error_class="StorageError", message="503")
+
+
+class Farm:
+    """A machine with a clock, and the films of one run."""
+
+    def __init__(self, *films: ev.Film, workers: int = 1, seal: bool = True, max_failed=None, **policy) -> None:
+        self.machine = FarmMachine(RetryPolicy(**policy))
+        self.now = 0.0
+        self.apply(ev.FilmsAdded(films=films))
+        for model in {film.model for film in films}:
+            self.apply(ev.TextReady(run_id="r", model=model))
+        if seal:
+            self.apply(ev.RunSealed(run_id="r", max_failed=max_failed))
+        self.first = [action for i in range(workers) for action in self.apply(ev.WorkerUp(worker=f"w{i}"))]
+
+    def apply(self, event):
+        return self.machine.apply(event, self.now)
+
+    def tick(self, seconds: float):
+        self.now += seconds
+        return self.apply(ev.Tick())
+
+    def done(self, action: ev.RenderSegment):
+        return self.apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
+
+    def failed(self, action, failure: Failure, **more):
+        return self.apply(ev.WorkFailed(worker=action.worker, film=action.film, failure=failure, **more))
+
+    def published(self, action: ev.FinishFilm):
+        return self.apply(ev.FilmPublished(worker=action.worker, film=action.film))
+
+
+def film(job_id: str = "a", segments: int = 2, **values) -> ev.Film:
+    return ev.Film(run_id="r", job_id=job_id, num_segments=segments, **values)
+
+
+def only(actions, kind):
+    found = [action for action in actions if isinstance(action, kind)]
+    assert len(found) == 1, actions
+    return found[0]
+
+
+def none(actions, kind):
+    assert not [action for action in actions if isinstance(action, kind)], actions
+
+
+def test_segments_in_order_then_finish_then_done():
+    farm = Farm(film(segments=2))
+    first = only(farm.first, ev.RenderSegment)
+    assert first.segment == 0
+    second = only(farm.done(first), ev.RenderSegment)
+    assert (second.segment, second.worker) == (1, first.worker)
+    finish = only(farm.done(second), ev.FinishFilm)
+    actions = farm.published(finish)
+    assert only(actions, ev.FilmEnded).state is JobState.DONE
+    assert only(actions, ev.FilmEnded).attempts == 1
+    assert only(actions, ev.RunEnded).state is RunState.DONE
+
+
+def test_a_worker_renders_the_next_film_while_it_finishes_the_last():
+    farm = Farm(film("a", 1), film("b", 1))
+    actions = farm.done(only(farm.first, ev.RenderSegment))
+    assert only(actions, ev.FinishFilm).film == ("r", "a")
+    assert only(actions, ev.RenderSegment).film == ("r", "b")
+
+
+def test_films_wait_for_their_prompts():
+    machine = FarmMachine()
+    machine.apply(ev.FilmsAdded(films=(film(model="m"),)), 0)
+    machine.apply(ev.RunSealed(run_id="r"), 0)
+    none(machine.apply(ev.WorkerUp(worker="w"), 0), ev.RenderSegment)
+    only(machine.apply(ev.TextReady(run_id="r", model="m"), 0), ev.RenderSegment)
+
+
+def test_a_film_with_all_segments_stored_is_finished_without_prompts():
+    machine = FarmMachine()
+    machine.apply(ev.FilmsAdded(films=(film(segments=2, segments_done=2, model="m"),)), 0)
+    only(machine.apply(ev.WorkerUp(worker="w"), 0), ev.FinishFilm)
+
+
+def test_prompts_that_cannot_be_encoded_fail_their_films_only():
+    machine = FarmMachine()
+    machine.apply(ev.FilmsAdded(films=(film("a", model="m"), film("b", model="n"))), 0)
+    machine.apply(ev.RunSealed(run_id="r"), 0)
+    actions = machine.apply(ev.TextFailed(run_id="r", model="m", failure=JOB_FAULT), 0)
+    assert only(actions, ev.FilmEnded).film == ("r", "a")
+    none(actions, ev.RunEnded)
+
+
+def test_a_begun_film_goes_on_from_its_last_segment():
+    assert only(Farm(film(segments=3, segments_done=2)).first, ev.RenderSegment).segment == 2
+
+
+def test_higher_priority_then_earlier_deadline_then_first_come():
+    farm = Farm(
+        film("late", 1),
+        film("urgent", 1, priority=90),
+        film("soon", 1, deadline_s=5.0),
+        film("sooner", 1, deadline_s=4.0),
+    )
+    order, actions = [], farm.first
+    while any(isinstance(action, ev.RenderSegment) for action in actions):
+        work = only(actions, ev.RenderSegment)
+        order.append(work.film[1])
+        actions = farm.done(work)
+    assert order == ["urgent", "sooner", "soon", "late"]
+
+
+def test_a_film_stays_on_its_worker_unless_a_higher_priority_waits():
+    farm = Farm(film("a", 3), film("b", 3))
+    second = only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment)
+    assert second.film == ("r", "a")
+    farm.machine.apply(
+        ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="c", num_segments=1, priority=80),)), farm.now
+    )
+    farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
+    assert only(farm.done(second), ev.RenderSegment).film == ("q", "c")
+    assert farm.machine.state_of(("r", "a")) is JobState.WAITING
+
+
+def test_a_loaded_model_is_kept_among_equals_but_not_over_priority():
+    farm = Farm(film("a", 1, model="m"), film("b", 1, model="n"), film("c", 1, model="m"))
+    actions = farm.done(only(farm.first, ev.RenderSegment))
+    assert only(actions, ev.RenderSegment).film[1] == "c"
+    farm = Farm(film("a", 1, model="m", priority=60), film("b", 1, model="n", priority=55), film("c", 1, model="m"))
+    actions = farm.done(only(farm.first, ev.RenderSegment))
+    assert only(actions, ev.RenderSegment).film[1] == "b"
+
+
+def test_the_jobs_fault_fails_it_at_once_and_the_worker_goes_on():
+    farm = Farm(film("a", 1), film("b", 1))
+    actions = farm.failed(only(farm.first, ev.RenderSegment), JOB_FAULT)
+    ended = only(actions, ev.FilmEnded)
+    assert (ended.state, ended.error_class, ended.message) == (JobState.FAILED, "OutOfMemoryError", "too large")
+    assert only(actions, ev.RenderSegment).film == ("r", "b")
+
+
+def test_the_workers_fault_is_tried_on_another_worker_and_counted():
+    farm = Farm(film(), workers=2, attempts=3)
+    first = only(farm.first, ev.RenderSegment)
+    farm.failed(first, WORKER_FAULT)
+    again = only(farm.tick(1.0), ev.RenderSegment)
+    assert (again.attempt, again.worker != first.worker) == (2, True)
+    farm.failed(again, WORKER_FAULT)
+    replaced = only(farm.tick(2.0), ev.ReplaceWorker)
+    third = only(farm.apply(ev.WorkerUp(worker=replaced.worker + "'")), ev.RenderSegment)
+    ended = only(farm.failed(third, WORKER_FAULT), ev.FilmEnded)
+    assert (ended.state, ended.attempts) == (JobState.FAILED, 3)
+
+
+def test_the_only_worker_is_replaced_rather_than_given_the_film_again():
+    farm = Farm(film())
+    farm.failed(only(farm.first, ev.RenderSegment), WORKER_FAULT)
+    actions = farm.tick(1.0)
+    none(actions, ev.RenderSegment)
+    assert only(actions, ev.ReplaceWorker).worker == "w0"
+
+
+def test_the_clusters_fault_is_waited_out_uncounted_with_growing_delays():
+    farm = Farm(film(), attempts=1, patience_s=100)
+    work, delays = only(farm.first, ev.RenderSegment), []
+    for _ in range(5):
+        delays.append(only(farm.failed(work, CLUSTER_FAULT), ev.FilmDelayed).delay_s)
+        none(farm.tick(delays[-1] / 2), ev.RenderSegment)
+        work = only(farm.tick(delays[-1] / 2), ev.RenderSegment)
+    assert delays == [1, 2, 4, 8, 16]
+    farm.now += 100
+    assert only(farm.failed(work, CLUSTER_FAULT), ev.FilmEnded).state is JobState.FAILED
+
+
+def test_a_lost_workers_segment_goes_to_another_and_its_late_answer_is_ignored():
+    farm = Farm(film(), workers=2)
+    first = only(farm.first, ev.RenderSegment)
+    farm.apply(ev.WorkerLost(worker=first.worker, failure=WORKER_FAULT))
+    again = only(farm.tick(1.0), ev.RenderSegment)
+    assert again.worker != first.worker
+    assert farm.done(first) == []
+    assert only(farm.done(again), ev.RenderSegment).segment == 1
+
+
+def test_a_worker_lost_while_finishing_has_the_film_finished_elsewhere():
+    farm = Farm(film(segments=1), workers=2)
+    finish = only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)
+    farm.apply(ev.WorkerLost(worker=finish.worker, failure=WORKER_FAULT))
+    again = only(farm.tick(1.0), ev.FinishFilm)
+    assert again.worker != finish.worker
+    assert only(farm.published(again), ev.RunEnded).state is RunState.DONE
+
+
+def test_a_poisoned_process_is_replaced():
+    farm = Farm(film("a"), film("b"))
+    poison = Failure(fault=Fault.WORKER, error_class="DeviceError", message="ECC", poisons_process=True)
+    actions = farm.failed(only(farm.first, ev.RenderSegment), poison)
+    assert only(actions, ev.ReplaceWorker).worker == "w0"
+    assert farm.machine.workers == ()
+
+
+def test_a_damaged_checkpoint_sets_the_film_back():
+    farm = Farm(film(segments=3, segments_done=2))
+    farm.failed(only(farm.first, ev.RenderSegment), CLUSTER_FAULT, segments_done=1)
+    assert only(farm.tick(1.0), ev.RenderSegment).segment == 1
+
+
+def test_cancelling_stops_what_runs_and_ends_the_run():
+    farm = Farm(film("a"), film("b"))
+    work = only(farm.first, ev.RenderSegment)
+    actions = farm.apply(ev.CancelRun(run_id="r", reason="enough"))
+    assert only(actions, ev.StopWork).film == work.film
+    assert only(actions, ev.RunEnded).state is RunState.CANCELLED
+    assert farm.machine.counts("r") == {"cancelled": 2}
+    assert farm.failed(work, Failure(fault=Fault.CLUSTER, error_class="Cancelled", message="")) == []
+    assert farm.machine.idle_workers == ("w0",)
+
+
+def test_cancelling_one_job_leaves_the_others():
+    farm = Farm(film("a"), film("b", 1))
+    work = only(farm.first, ev.RenderSegment)
+    none(farm.apply(ev.CancelRun(run_id="r", reason="no", job_ids=("a",))), ev.RunEnded)
+    assert only(farm.failed(work, CLUSTER_FAULT), ev.RenderSegment).film == ("r", "b")
+
+
+def test_too_many_failed_jobs_stop_the_run_and_leave_the_rest_resumable():
+    farm = Farm(*(film(name) for name in "abcd"), max_failed=1)
+    work = only(farm.failed(only(farm.first, ev.RenderSegment), JOB_FAULT), ev.RenderSegment)
+    actions = farm.failed(work, JOB_FAULT)
+    assert only(actions, ev.RunEnded).state is RunState.FAILED
+    assert farm.machine.counts("r") == {"failed": 2, "cancelled": 2}
+
+
+def test_a_run_is_over_only_when_sealed():
+    farm = Farm(film(segments=1), seal=False)
+    none(farm.published(only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)), ev.RunEnded)
+    assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is RunState.DONE
+
+
+@pytest.mark.parametrize(
+    ("counts", "code"),
+    [
+        ({"done": 3}, 0),
+        ({"failed": 3}, 10),
+        ({"failed": 1, "done": 2}, 11),
+        ({"failed": 1, "cancelled": 2}, 11),
+        ({"cancelled": 1, "done": 2}, 12),
+    ],
+)
+def test_exit_codes(counts, code):
+    assert exit_code(counts) == code
