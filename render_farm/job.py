@@ -89,12 +89,18 @@ class RenderJob:
     guidance_scale: float | None = _column(Kind.NUMBER, "classifier-free guidance; off at 1 and below", low=0, high=100)
     flow_shift: float | None = _column(Kind.NUMBER, "shift of the noise schedule", low=0.01, high=100)
     base_num_frames: int | None = _column(Kind.INTEGER, "pixel frames of a window", low=1, high=10_000)
-    overlap_history: int | None = _column(Kind.INTEGER, "pixel frames a window shares with the one before", low=1)
+    overlap_history: int | None = _column(
+        Kind.INTEGER, "pixel frames a window shares with the one before", low=1, high=10_000
+    )
     addnoise_condition: float | None = _column(
         Kind.NUMBER, "noise on the shared frames, in thousandths; 20 suits long films", low=0, high=1000
     )
-    ar_step: int | None = _column(Kind.INTEGER, "steps that a block lags behind the one before; 0: none", low=0)
-    causal_block_size: int | None = _column(Kind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1)
+    ar_step: int | None = _column(
+        Kind.INTEGER, "steps that a block lags behind the one before; 0: none", low=0, high=1000
+    )
+    causal_block_size: int | None = _column(
+        Kind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1, high=10_000
+    )
     sampler: str | None = _column(
         Kind.TEXT, "`reference` is diffusers' loop to the letter", choices=("reference", "corrected")
     )
@@ -106,8 +112,12 @@ class RenderJob:
     loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "adapters with weights")
     cache: str | None = _column(Kind.TEXT, "approximate step caching", choices=("off",))
     memory: str | None = _column(Kind.TEXT, "where weights lie", choices=("auto", "resident"), touches_pixels=False)
-    ulysses: int | None = _column(Kind.INTEGER, "workers that share attention heads", low=1, touches_pixels=False)
-    ring: int | None = _column(Kind.INTEGER, "workers that share tokens in a ring", low=1, touches_pixels=False)
+    ulysses: int | None = _column(
+        Kind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
+    )
+    ring: int | None = _column(
+        Kind.INTEGER, "workers that share tokens in a ring", low=1, high=1024, touches_pixels=False
+    )
     cfg_parallel: int | None = _column(
         Kind.INTEGER, "2 runs both guidance branches at once", choices=(1, 2), touches_pixels=False
     )
@@ -120,7 +130,8 @@ class RenderJob:
     tags: Mapping[str, str] | None = _column(Kind.TAGS, "free labels", touches_pixels=False)
 
     def __post_init__(self) -> None:
-        values = {name: getattr(self, name) for name in columns()}
+        given = ((name, getattr(self, name)) for name in columns())
+        values = {name: value for name, value in given if value is not None or name in REQUIRED}
         clean, problems = normalise(values)
         if problems:
             raise InvalidJobError(problems, job_id=str(self.job_id))
@@ -167,6 +178,8 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             message = _check(name, clean[name], known[name])
         except (TypeError, ValueError) as error:
             message = str(error)
+        except OverflowError:
+            message = "is far out of range"
         if message:
             problems.append(Problem(field=name, message=message))
         elif clean[name] is None and name in REQUIRED:

@@ -1,0 +1,96 @@
+"""`render-farm`: the command line. Verbs are in the files beside this one, a file a group."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from render_farm import __version__
+from render_farm.cli import demo, doctor, manifest, models, plan, render
+from render_farm.cli.terminal import error_line
+from render_farm.errors import RenderFarmError
+
+INTERRUPTED = 130
+
+
+class FarmGroup(TyperGroup):
+    """Turns the farm's errors into one message on stderr and their exit code. Usage errors exit with 2 anyway."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RenderFarmError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            error_line(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            error_line("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="render-farm",
+    cls=FarmGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Render long SkyReels-V2 videos from a Parquet manifest. Start with: render-farm demo",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"render-farm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Options before the verb."""
+
+
+app.command("render")(render.render)
+app.command("plan")(plan.plan)
+app.add_typer(manifest.app, name="manifest")
+app.add_typer(models.app, name="models")
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Entry point of the console script. Exits with the contract's codes; 1 is an error nobody expected."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets a question mark, not a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    # The only place that catches everything: whatever comes here is a defect, and its user needs a sentence.
+    except Exception as error:
+        if "--debug" in sys.argv[1:2]:
+            raise
+        error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
+        sys.exit(1)
+
+
+def _save_traceback() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="render-farm-", suffix=".log", delete=False) as file:
+        file.write(traceback.format_exc())
+        return file.name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""`render-farm render`: run a manifest, or one prompt, in the foreground."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from render_farm.cli.terminal import Json, error_line, print_json
+from render_farm.errors import RenderFarmError, UsageError
+
+if TYPE_CHECKING:
+    from render_farm.farm.request import RunRequest
+    from render_farm.farm.snapshot import RunOutcome
+
+INTERRUPTED = 130
+_ONE_JOB = "The one film of --prompt"
+_MOST_FAILURES = 20
+_LIMIT = re.compile(r"[0-9]+%?")
+
+
+class Device(StrEnum):
+    """Where to render."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+def render(
+    manifest: Annotated[str | None, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Render this one prompt instead of a manifest.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="Folder or URI for the films. Default: $RENDER_FARM_OUTPUT."),
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", help="Default: the manifest's name and 8 hex of its content.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="local, auto or a Ray address. Default: $RAY_ADDRESS, else local.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="GPU or CPU workers in all.")] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where to render.")] = Device.AUTO,
+    ulysses: Annotated[int | None, typer.Option("--ulysses", min=1, help="Workers that share attention heads.")] = None,
+    ring: Annotated[int | None, typer.Option("--ring", min=1, help="Workers that share tokens in a ring.")] = None,
+    cfg_parallel: Annotated[
+        int | None, typer.Option("--cfg-parallel", min=1, max=2, help="2: both guidance branches at once.")
+    ] = None,
+    keep_latents: Annotated[bool, typer.Option("--keep-latents", help="Store each film's latents too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A bad row ends the run before it starts.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="S", help="Stop after this many seconds.")
+    ] = None,
+    max_failed: Annotated[
+        str | None, typer.Option("--max-failed", metavar="N|P%", help="Stop when more jobs than this have failed.")
+    ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
+    as_json: Json = False,
+    model: Annotated[
+        str | None, typer.Option("--model", rich_help_panel=_ONE_JOB, help="Preset, folder or URI, for --prompt.")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", rich_help_panel=_ONE_JOB, help="Pixel frames, for --prompt.")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", rich_help_panel=_ONE_JOB, help="Pixels, for --prompt.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", rich_help_panel=_ONE_JOB, help="Pixels, for --prompt.")
+    ] = None,
+    fps: Annotated[
+        int | None, typer.Option("--fps", rich_help_panel=_ONE_JOB, help="Frames a second, for --prompt.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", rich_help_panel=_ONE_JOB, help="For --prompt.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", rich_help_panel=_ONE_JOB, help="Denoising steps, for --prompt.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option("--guidance-scale", rich_help_panel=_ONE_JOB, help="For --prompt.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", rich_help_panel=_ONE_JOB, help="For --prompt.")
+    ] = None,
+    ar_step: Annotated[
+        int | None, typer.Option("--ar-step", rich_help_panel=_ONE_JOB, help="0: synchronous. For --prompt.")
+    ] = None,
+    causal_block_size: Annotated[
+        int | None, typer.Option("--causal-block-size", rich_help_panel=_ONE_JOB, help="For --prompt.")
+    ] = None,
+) -> None:
+    """Render a manifest (or one --prompt) into --output. The same command again continues what is unfinished.
+
+    Exit codes: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some failed, 12 cancelled,
+    13 timed out, 130 interrupted.
+    """
+    overrides: dict[str, object] = {
+        "model": model,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+        "fps": fps,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "ar_step": ar_step,
+        "causal_block_size": causal_block_size,
+    }
+    request = _request(
+        manifest=manifest,
+        prompt=prompt,
+        overrides={name: value for name, value in overrides.items() if value is not None},
+        output=output,
+        config=config,
+        run_id=run_id,
+        address=address,
+        num_workers=workers,
+        device=device.value,
+        ulysses=ulysses,
+        ring=ring,
+        cfg_parallel=cfg_parallel,
+        keep_latents=keep_latents,
+        strict=strict,
+        timeout_s=timeout,
+        max_failed=max_failed,
+    )
+    outcome = run(request)
+    if as_json:
+        print_json(asdict(outcome))
+    else:
+        print("\n".join(summary(outcome)))
+    raise typer.Exit(outcome.exit_code)
+
+
+def run(request: RunRequest) -> RunOutcome:
+    """Render `request` with progress on stderr."""
+    from render_farm.cli.progress import watching
+    from render_farm.farm.driver import render_run
+
+    with watching() as watcher:
+        outcome = render_run(request, on_snapshot=watcher.show)
+    for line in failures(outcome):
+        error_line(line)
+    if outcome.exit_code == INTERRUPTED:
+        error_line("interrupted; finished segments are kept, and the same command again goes on from there")
+    return outcome
+
+
+def _request(
+    *,
+    manifest: str | None,
+    prompt: str | None,
+    overrides: dict[str, object],
+    output: str | None,
+    config: str | None,
+    timeout_s: float | None,
+    max_failed: str | None,
+    **flags: Any,
+) -> RunRequest:
+    """The flags as one request. Raises `UsageError` for flags that do not go together."""
+    from render_farm.config import load_settings
+    from render_farm.farm.request import RunRequest
+
+    if (manifest is None) == (prompt is None):
+        raise UsageError(
+            "give a MANIFEST or --prompt TEXT" if manifest is None else "a MANIFEST and --prompt do not go together",
+            advice="render-farm render --help",
+        )
+    if manifest is not None and overrides:
+        name = next(iter(overrides)).replace("num_inference_steps", "steps").replace("_", "-")
+        raise UsageError(f"--{name} is for --prompt", advice="in a manifest it is a column")
+    if prompt is not None:
+        from render_farm.manifest.one_prompt import job_of_prompt
+
+        job_of_prompt(prompt, overrides)  # refuses what cannot work before anything starts
+    if timeout_s is not None and not timeout_s > 0:
+        raise UsageError(f"--timeout: {timeout_s:g} is not more than 0 seconds")
+    if max_failed is not None and not _LIMIT.fullmatch(max_failed):
+        raise UsageError(f"--max-failed: {max_failed!r} is neither a number of jobs nor a percentage like 10%")
+    settings = load_settings(file=config, output=output, max_failed=max_failed)
+    if not settings.output:
+        raise UsageError("--output is missing", advice="give a folder or a URI like s3://bucket/films")
+    return RunRequest(
+        output=settings.output,
+        manifest=manifest,
+        prompt=prompt,
+        overrides=overrides,
+        timeout_s=timeout_s,
+        max_failed=settings.max_failed,
+        settings=settings,
+        **flags,
+    )
+
+
+def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:
+    """Why jobs of a run failed, a line each, from its `results.parquet`."""
+    if not outcome.jobs.get("failed"):
+        return []
+    import io
+
+    import pyarrow.parquet as pq
+
+    from render_farm.storage import open_store
+    from render_farm.storage.layout import RunKeys
+
+    try:
+        content = open_store(outcome.output).read_bytes(RunKeys(run_id=outcome.run_id).results)
+    except RenderFarmError as error:
+        return [f"the run's results cannot be read: {error}"]
+    rows = pq.read_table(io.BytesIO(content), columns=["job_id", "message"], filters=[("state", "=", "failed")])
+    lines = []
+    for row in rows.slice(0, most).to_pylist():
+        message = row["message"] or "failed"
+        lines.append(message if message.startswith("row ") else f"{row['job_id']}: {message}")
+    if rows.num_rows > most:
+        lines.append(f"... and {rows.num_rows - most:,} more")
+    return lines
+
+
+def summary(outcome: RunOutcome) -> list[str]:
+    """How a run ended, in a few lines."""
+    jobs = ", ".join(f"{number} {state}" for state, number in outcome.jobs.items() if number)
+    lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else ""), f"films: {outcome.output}"]
+    if outcome.jobs.get("failed"):
+        lines.append(f"why: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet")
+    return lines

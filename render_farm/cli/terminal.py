@@ -1,0 +1,48 @@
+"""What verbs print, and where: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def error_line(message: str) -> None:
+    """A message for the person, on stderr."""
+    print(f"render-farm: {message}", file=sys.stderr, flush=True)
+
+
+def hint(message: str) -> None:
+    """What could come next, on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout. Values that JSON lacks (times) become text."""
+    print(json.dumps(value, indent=2, default=str), flush=True)
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table with aligned columns; numbers as they are given."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0:03:12`, and days when there are any."""
+    whole = max(round(seconds), 0)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    days = f"{hours // 24} d " if hours >= 24 else ""
+    return f"{days}{hours % 24}:{minutes:02d}:{rest:02d}"

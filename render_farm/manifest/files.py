@@ -1,0 +1,110 @@
+"""Opening manifests at any fsspec URI, with one clear error for everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from render_farm.errors import ManifestError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of `uri` and the path in it. Raises `ManifestError` for a scheme that is not known."""
+    if not uri:
+        raise ManifestError("the manifest's name is empty", advice="give a path or a URI like s3://bucket/jobs.parquet")
+    with clear_errors(uri):
+        return url_to_fs(uri, **_options(uri))
+
+
+@contextmanager
+def open_binary(uri: str) -> Iterator[IO[bytes]]:
+    """The object at `uri`, open for reading in binary. Raises `ManifestError`."""
+    fs, path = file_system(uri)
+    with clear_errors(uri):
+        if is_local(fs) and os.path.isdir(path):  # noqa: PTH112
+            raise ManifestError(f"{uri} is a folder", advice="give the manifest file in it")
+        with fs.open(path, "rb") as handle:
+            yield handle
+
+
+@contextmanager
+def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
+    """Turns whatever a file system raises into a `ManifestError` that says what, where and what would work."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ManifestError(f"{uri}: not found", advice=_not_found_advice(uri)) from error
+    except PermissionError as error:
+        raise ManifestError(
+            f"{uri}: no permission to {doing} it", advice="check the file's mode, or the credentials of its store"
+        ) from error
+    except _others() as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ManifestError(f"{uri}: cannot {doing} it: {reason}", advice=_advice(error)) from error
+
+
+def resolve_uri(manifest_uri: str, value: str) -> str:
+    """`value` as an absolute path or URI: relative ones are meant from the folder of the manifest."""
+    if _SCHEME.match(value) or value.startswith(("/", "~")):
+        return value
+    folder, _, _ = manifest_uri.rpartition("/")
+    scheme, separator, rest = folder.partition("://")
+    if separator and scheme != "file":
+        bucket, _, path = rest.partition("/")
+        inside = posixpath.normpath(posixpath.join("/", path, value)).lstrip("/")
+        return f"{scheme}://{bucket}/{inside}"
+    local = rest if separator else folder or ("/" if manifest_uri.startswith("/") else ".")
+    return os.path.normpath(os.path.join(os.path.abspath(os.path.expanduser(local)), value))  # noqa: PTH100, PTH111, PTH118
+
+
+def _options(uri: str) -> dict[str, Any]:
+    """An endpoint that does not answer is reported in seconds, not after s3fs's and botocore's minutes of retries."""
+    if not uri.startswith(("s3://", "s3a://")):
+        return {}
+    return {
+        "skip_instance_cache": True,  # an instance remembers its endpoint; the environment may have changed
+        "use_listings_cache": False,
+        "config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 2}},
+    }
+
+
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether `fs` is this machine's own disk."""
+    return "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _others() -> tuple[type[Exception], ...]:
+    """What a file system raises besides the two above: a ValueError is an unknown scheme or a malformed URI.
+
+    botocore's errors are no OSErrors; they can only be raised once it is loaded, which happens for s3:// alone.
+    """
+    module = sys.modules.get("botocore.exceptions")
+    botocore = (module.BotoCoreError, module.ClientError) if module else ()
+    return (OSError, ValueError, ImportError, *botocore)
+
+
+def _not_found_advice(uri: str) -> str:
+    if "://" in uri:
+        return "check the bucket and the key, and the endpoint of the store"
+    return f"looked in {os.path.dirname(os.path.abspath(uri)) or '/'}"  # noqa: PTH100, PTH120
+
+
+def _advice(error: BaseException) -> str:
+    name = type(error).__name__
+    if "Credentials" in name:
+        return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+    if "Connect" in name or "Endpoint" in name or "Timeout" in name:
+        return "check the network, and AWS_ENDPOINT_URL"
+    if isinstance(error, ImportError):
+        return "install the package that it names"
+    return ""

@@ -1,0 +1,86 @@
+"""`Row`: one line of a manifest, either a job or everything that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from render_farm.errors import InvalidJobError, Problem
+from render_farm.job import REQUIRED, Kind, RenderJob, columns, normalise
+from render_farm.manifest.cells import BadCell
+
+LARGEST = 2**63 - 1
+"""Of the integers that a manifest stores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row. `job` is None exactly when there are `problems`."""
+
+    number: int
+    """Rows are counted from 1."""
+    job_id: str
+    """As given, for messages; empty when there is none. Not checked when `job` is None."""
+    job: RenderJob | None
+    problems: tuple[Problem, ...] = ()
+    place: str = "row"
+    """What `number` counts: rows of a manifest, lines of a text file."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The problems as complete lines: `row 3 (job_id=a): num_frames: 0 is less than 1`."""
+        return tuple(f"{self.label}: {problem}" for problem in self.problems)
+
+    @property
+    def label(self) -> str:
+        """The row by number and job: `row 3 (job_id=a)`."""
+        return row_label(self.number, self.job_id, self.place)
+
+
+def row_label(number: int, job_id: str, place: str = "row") -> str:
+    """How messages name a row. Ids that would break the line or flood it are shown escaped and cut."""
+    if not job_id:
+        return f"{place} {number}"
+    shown = job_id if job_id.isprintable() else ascii(job_id)[1:-1]
+    return f"{place} {number} (job_id={shown if len(shown) <= 80 else shown[:77] + '...'})"
+
+
+def make_row(number: int, values: Mapping[str, Any], *, place: str = "row") -> Row:
+    """The row of `values` (column name to value; absent and None are null). Never raises for what a cell holds."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in REQUIRED:
+        given.setdefault(name, None)
+    job_id = given["job_id"] if isinstance(given["job_id"], str) else ""
+    try:
+        job = RenderJob(**given)
+        if all((getattr(job, name) or 0) <= LARGEST for name in _without_limit()):
+            return Row(number=number, job_id=job_id, job=job, place=place)
+    except InvalidJobError as error:
+        if not any(isinstance(value, BadCell) for value in given.values()):
+            return Row(number=number, job_id=job_id, job=None, problems=error.problems, place=place)
+    except OverflowError:
+        pass  # a number or time outside what Python can convert: found field by field below
+    problems = [problem for name in columns() for problem in _field_problems(name, given.get(name))]
+    assert problems, "a row that was refused has a problem"
+    return Row(number=number, job_id=job_id, job=None, problems=tuple(problems), place=place)
+
+
+@cache
+def _without_limit() -> tuple[str, ...]:
+    """Integer columns that only their storage limits."""
+    return tuple(name for name, column in columns().items() if column.kind is Kind.INTEGER and column.high is None)
+
+
+def _field_problems(name: str, value: Any) -> list[Problem]:
+    if value is None and name not in REQUIRED:
+        return []
+    if isinstance(value, BadCell):
+        return [Problem(field=name, message=value.message)]
+    if name in _without_limit() and isinstance(value, int | float) and value > LARGEST:
+        return [Problem(field=name, message="is far out of range")]
+    try:
+        return normalise({name: value})[1]
+    except OverflowError:
+        return [Problem(field=name, message="is far out of range")]

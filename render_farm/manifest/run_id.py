@@ -1,0 +1,28 @@
+"""The default run id: the manifest's stem and 8 hex of its content, so that the same command again continues."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from render_farm.manifest.files import clear_errors, open_binary
+
+_PART_BYTES = 1 << 20
+_LONGEST_STEM = 100
+
+
+def default_run_id(uri: str) -> str:
+    """The run id of the manifest at `uri`: `<stem>-<8 hex of its sha256>`. Raises `ManifestError` when unreadable."""
+    digest = hashlib.sha256()
+    with open_binary(uri) as handle, clear_errors(uri):
+        while part := handle.read(_PART_BYTES):
+            digest.update(part)
+    return f"{safe_stem(uri)}-{digest.hexdigest()[:8]}"
+
+
+def safe_stem(uri: str) -> str:
+    """The file's name without its suffix, as it can stand in an object key: letters, digits, '.', '_' and '-'."""
+    name = uri.split("::", 1)[0].rstrip("/").rpartition("/")[2]
+    stem = name.rpartition(".")[0] or name
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
+    return safe[:_LONGEST_STEM] or "run"

@@ -1,0 +1,183 @@
+"""The manifest's Arrow schema, derived from `job.columns()`: what is written, and which stored types are accepted.
+
+Other tools write manifests too, so every Arrow type that holds the right values is accepted: any width of integer or
+float, large and dictionary-encoded strings, maps or structs, columns of type null. Floats pass for every kind,
+because an empty column is often stored as NaN; `cells.py` refuses other values in them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.types as types
+
+from render_farm.job import REQUIRED, Kind, columns
+
+_WRITTEN: dict[Kind, pa.DataType] = {
+    Kind.TEXT: pa.string(),
+    Kind.TEXTS: pa.string(),
+    Kind.INTEGER: pa.int64(),
+    Kind.NUMBER: pa.float64(),
+    Kind.BOOLEAN: pa.bool_(),
+    Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    Kind.TAGS: pa.map_(pa.string(), pa.string()),
+    Kind.LORAS: pa.list_(pa.struct([("path", pa.string()), ("weight", pa.float64())])),
+}
+
+_WANTED: dict[Kind, str] = {
+    Kind.TEXT: "string",
+    Kind.TEXTS: "string or list<string>",
+    Kind.INTEGER: "an integer type (int64), or floats without a fraction",
+    Kind.NUMBER: "a float or integer type (double)",
+    Kind.BOOLEAN: "bool",
+    Kind.TIMESTAMP: "timestamp in UTC, or text like 2030-01-31T06:00:00Z",
+    Kind.TAGS: "map<string, string>",
+    Kind.LORAS: "list<struct<path: string, weight: double>>",
+}
+
+
+def manifest_schema(*, prompt_lists: bool = False) -> pa.Schema:
+    """The schema that manifests are written with: every column, in order.
+
+    `prompt` is a string column, or with `prompt_lists` a list<string> column (one prompt a segment).
+    """
+    return pa.schema(
+        pa.field(
+            name,
+            pa.list_(pa.string()) if prompt_lists and column.kind is Kind.TEXTS else _WRITTEN[column.kind],
+            nullable=name not in REQUIRED,
+        )
+        for name, column in columns().items()
+    )
+
+
+def check_schema(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """Which columns of `schema` to read, and everything wrong with it, as lines. No problems: the schema works."""
+    ignored = _pandas_index_columns(schema)
+    names: list[str] = []
+    problems: list[str] = []
+    for field in schema:
+        if field.name in columns():
+            if field.name in names:
+                problems.append(f"column {field.name}: is there twice")
+                continue
+            names.append(field.name)
+            if not accepts(columns()[field.name].kind, field.type):
+                problems.append(f"column {field.name}: has type {field.type}, but needs {wanted(field.name)}")
+        elif field.name not in ignored:
+            problems.append(unknown_column(field.name))
+    problems += [f"column {name}: is missing, and every job needs it" for name in REQUIRED if name not in names]
+    return names, problems
+
+
+def unknown_column(name: str) -> str:
+    """The line that refuses a column which no job has, with the nearest known one."""
+    shown = name if name.isprintable() and name else ascii(name)
+    return f"column {shown}: is not known; {_nearest(name, columns())}"
+
+
+def wanted(name: str) -> str:
+    """Which Arrow type column `name` should have, in words."""
+    return _WANTED[columns()[name].kind]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    shaped = name.strip().lower().replace("-", "_").replace(" ", "_")
+    close = difflib.get_close_matches(shaped, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known columns are {', '.join(known)}"
+
+
+def accepts(kind: Kind, stored: pa.DataType) -> bool:
+    """Whether a column stored as `stored` can hold values of `kind`."""
+    stored = unwrap(stored)
+    if types.is_null(stored) or types.is_floating(stored):
+        return True
+    return _ACCEPTS[kind](stored)
+
+
+def unwrap(stored: pa.DataType) -> pa.DataType:
+    """The type of the values: without dictionary encoding and extension names."""
+    if isinstance(stored, pa.BaseExtensionType):
+        return unwrap(stored.storage_type)
+    if types.is_dictionary(stored):
+        return unwrap(stored.value_type)
+    return stored
+
+
+def is_text(stored: pa.DataType) -> bool:
+    """Whether the values are strings, however they are stored."""
+    stored = unwrap(stored)
+    return types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored)
+
+
+def is_list(stored: pa.DataType) -> bool:
+    """Whether the values are lists of any layout."""
+    return (
+        types.is_list(stored)
+        or types.is_large_list(stored)
+        or types.is_fixed_size_list(stored)
+        or types.is_list_view(stored)
+        or types.is_large_list_view(stored)
+    )
+
+
+def _is_texts(stored: pa.DataType) -> bool:
+    if is_list(stored):
+        return is_text(stored.value_type) or types.is_null(stored.value_type)
+    return is_text(stored)
+
+
+def _is_numeric(stored: pa.DataType) -> bool:
+    return types.is_integer(stored) or types.is_floating(stored) or types.is_decimal(stored)
+
+
+def _is_time(stored: pa.DataType) -> bool:
+    return types.is_timestamp(stored) or types.is_date(stored) or is_text(stored)
+
+
+def _is_tags(stored: pa.DataType) -> bool:
+    if types.is_map(stored):
+        return is_text(stored.key_type) and (is_text(stored.item_type) or types.is_null(stored.item_type))
+    return types.is_struct(stored) and all(is_text(field.type) or types.is_null(field.type) for field in stored)
+
+
+def _is_loras(stored: pa.DataType) -> bool:
+    if not is_list(stored):
+        return False
+    item = stored.value_type
+    if types.is_null(item):
+        return True
+    if not types.is_struct(item) or not {"path"} <= {field.name for field in item} <= {"path", "weight"}:
+        return False
+    by_name = {field.name: unwrap(field.type) for field in item}
+    weight = by_name.get("weight", pa.null())
+    return is_text(by_name["path"]) and (_is_numeric(weight) or types.is_null(weight))
+
+
+_ACCEPTS = {
+    Kind.TEXT: is_text,
+    Kind.TEXTS: _is_texts,
+    Kind.INTEGER: _is_numeric,
+    Kind.NUMBER: _is_numeric,
+    Kind.BOOLEAN: types.is_boolean,
+    Kind.TIMESTAMP: _is_time,
+    Kind.TAGS: _is_tags,
+    Kind.LORAS: _is_loras,
+}
+
+
+def _pandas_index_columns(schema: pa.Schema) -> set[str]:
+    """Names that pandas stored a DataFrame's index under: unnamed levels, and named ones it lists in its metadata."""
+    unnamed = {name for name in schema.names if name.startswith("__index_level_") and name.endswith("__")}
+    try:
+        listed = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+    except (ValueError, KeyError, TypeError):
+        return unnamed
+    # A RangeIndex is described by an object and takes no column.
+    return unnamed | {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else unnamed

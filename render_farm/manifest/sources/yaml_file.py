@@ -1,0 +1,76 @@
+"""Jobs from a YAML document: a list of mappings, or `defaults:` and `jobs:`. Anchors and merge keys work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import yaml
+from yaml.constructor import SafeConstructor
+
+from render_farm.errors import ManifestError
+from render_farm.manifest.sources.documents import jobs_of_document, record_of
+from render_farm.manifest.sources.records import Record, open_text
+
+_DEEPEST = 50
+
+
+def read_yaml(uri: str) -> Iterator[Record]:
+    """Every job of the YAML document at `uri`, numbered by its line; the document is read whole.
+
+    Raises `ManifestError` for what is no YAML, for another shape, and for a key that a mapping has twice.
+    """
+    with open_text(uri) as text:
+        content = text.read()
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        _refuse_deep_nesting(uri, yaml.parse(content, Loader=loader))
+        root = yaml.compose(content, Loader=loader)
+        document = None if root is None else _construct(uri, root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, character {mark.column + 1}: " if mark else ""
+        raise ManifestError(f"{uri}: {where}{error.problem or error.context}", advice="is it YAML?") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ManifestError(f"{uri}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+    defaults, jobs = jobs_of_document(uri, document)
+    for job, line in zip(jobs, _lines(root), strict=True):
+        yield record_of(job, line, "line", defaults)
+
+
+def _refuse_deep_nesting(uri: str, events: Iterable[yaml.Event]) -> None:
+    """Events come one by one, but composing nodes recurses in C, where thousands of brackets would end the process."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ManifestError(f"{uri}: line {event.start_mark.line + 1}: is nested more than {_DEEPEST} deep")
+
+
+def _construct(uri: str, root: yaml.Node) -> Any:
+    _refuse_repeated_keys(uri, root, set())
+    return SafeConstructor().construct_document(root)
+
+
+def _refuse_repeated_keys(uri: str, node: yaml.Node, seen: set[int]) -> None:
+    if id(node) in seen:
+        return  # an alias of what was looked at
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(uri, item, seen)
+    elif isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in names:
+                    raise ManifestError(f"{uri}: line {key.start_mark.line + 1}: {key.value!r} is there twice")
+                names.add(key.value)
+            _refuse_repeated_keys(uri, value, seen)
+
+
+def _lines(root: yaml.Node | None) -> list[int]:
+    if isinstance(root, yaml.MappingNode):
+        root = next(value for key, value in root.value if key.value == "jobs")
+    assert isinstance(root, yaml.SequenceNode), "jobs_of_document refused anything else"
+    return [item.start_mark.line + 1 for item in root.value]
