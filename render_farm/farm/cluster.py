@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from render_farm.config import NAMESPACE
 from render_farm.errors import UsageError
 
+_ANSWER_WITHIN_S = 10.0
 _OBJECT_STORE_BYTES = 256 << 20
 """Of a private Ray: latents go through storage, so little more than calls travels through it."""
 
@@ -45,9 +48,12 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
     """Connect to `local`, `auto` or a Ray address for the length of a block. A private Ray ends with the block.
     Raises `UsageError` when no Ray answers at the address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    private = address == "local"
+    if not private:
+        _check_answers(address)
+        _use_token_at_hand()
     import ray
 
-    private = address == "local"
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if private:
@@ -63,7 +69,8 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"no Ray cluster answers at {address!r}: {' '.join(str(error).split())[:300]}",
-            advice="start one with `ray start --head`, or use --address local",
+            advice="start one with `ray start --head`, or use --address local; where the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
         ) from error
     try:
         resources = ray.cluster_resources()
@@ -75,3 +82,27 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
         )
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray tries for minutes to reach an address where nothing listens: ask with a socket first."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S).close()
+    except OSError as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}: {error.strerror or error}",
+            advice="start one with `ray start --head`, or use --address local",
+        ) from error
+
+
+def _use_token_at_hand() -> None:
+    """Present the token that lies ready. Ray asks for one by default (`ray start` makes it), but a driver that attaches
+    sends it only in token mode."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if given or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_MODE"] = "token"

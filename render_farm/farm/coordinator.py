@@ -35,6 +35,7 @@ _TICK_S = 0.5
 _WRITE_RESULTS_EVERY_S = 20.0
 _SLOW_FACTOR = 10
 _TEXT_ATTEMPTS = 3
+_ENDED_RUNS_KEPT = 20
 
 
 @dataclass
@@ -83,15 +84,23 @@ class Coordinator:
         store = open_store(spec.output)
         timing = LeaseTiming(gone_after_s=self._shape.timeouts.lease_s, renew_every_s=self._shape.timeouts.lease_s / 4)
         handle = await asyncio.to_thread(acquire, store, spec.run_id, this_holder(self._address), timing)
-        if spec.run_id in self._runs:
-            self._machine.forget_run(spec.run_id)
+        self._forget_old_runs(spec.run_id)
         run = _Run(record=RunRecord(spec, store))
         loop = asyncio.get_running_loop()
-        run.lease = LeaseKeeper(
-            handle, on_lost=lambda error: loop.call_soon_threadsafe(self._lease_lost, spec.run_id, str(error))
-        )
+
+        def on_lost(error: Exception) -> None:
+            loop.call_soon_threadsafe(self._lease_lost, spec.run_id, str(error))
+
+        run.lease = LeaseKeeper(handle, on_lost)
         self._runs[spec.run_id] = run
         return True
+
+    def _forget_old_runs(self, again: str) -> None:
+        """Drop the runs that ended longest ago, and an ended one that is to be run again."""
+        ended = [run_id for run_id, run in self._runs.items() if run.over.is_set()]
+        for run_id in [*ended[:-_ENDED_RUNS_KEPT], *([again] if again in ended[-_ENDED_RUNS_KEPT:] else [])]:
+            self._machine.forget_run(run_id)
+            del self._runs[run_id]
 
     async def add_films(self, run_id: str, entries: list[FilmEntry]) -> None:
         """Add films to a run that is not sealed yet."""
@@ -243,6 +252,7 @@ class Coordinator:
             return
         finally:
             self._works.pop(number, None)
+        record.engine_time(action.worker, report.engine_s)
         if run_id in self._runs and not record.films[job_id].result.state.endswith("ed"):
             record.segment_done(job_id, report.seconds)
         self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
@@ -260,6 +270,7 @@ class Coordinator:
         except Exception as error:  # noqa: BLE001  (as above)
             self._work_failed(action.worker, action.film, error)
             return
+        record.engine_time(action.worker, report.engine_s)
         record.published(job_id, report)
         self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
 

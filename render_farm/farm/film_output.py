@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from render_farm.farm.busy_clock import BusyClock
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO
@@ -31,13 +33,15 @@ class RenderedFilm:
 
     files: dict[str, Path]
     num_frames: int
+    decode_s: float
 
 
 class FilmOutput:
     """Files of one film in the making, in a temporary folder of their own. `abort` or `finish`, then `remove`."""
 
-    def __init__(self, engine: Engine, plan: FilmPlan, decoding_thread: ThreadPoolExecutor) -> None:
+    def __init__(self, engine: Engine, plan: FilmPlan, decoding_thread: ThreadPoolExecutor, clock: BusyClock) -> None:
         self._plan = plan
+        self._clock = clock
         self._thread = decoding_thread
         self._folder = Path(tempfile.mkdtemp(prefix="render-farm-film-"))
         self._decoder = engine.decoder(plan)
@@ -46,6 +50,8 @@ class FilmOutput:
         self._closed = False
         self.num_segments = 0
         """Segments taken so far."""
+        self.decode_s = 0.0
+        """Decoding, encoding and writing so far."""
 
     def push(self, latents: np.ndarray) -> None:
         """Take the next segment's kept latents (1 C T H W float32); returns at once."""
@@ -64,7 +70,7 @@ class FilmOutput:
         if latents is not None:
             files[LATENTS] = self._folder / LATENTS
             _save_latents(np.concatenate(list(latents), axis=2), files[LATENTS])
-        return RenderedFilm(files=files, num_frames=self._writer.num_frames)
+        return RenderedFilm(files=files, num_frames=self._writer.num_frames, decode_s=round(self.decode_s, 3))
 
     def remove(self) -> None:
         """Stop whatever is left to do and remove the temporary folder."""
@@ -80,13 +86,16 @@ class FilmOutput:
     def _decode(self, latents: np.ndarray) -> None:
         import torch
 
+        started = time.monotonic()
         poster_at = self._plan.num_frames // 2
-        for frame in self._decoder.push(torch.from_numpy(latents)):
-            if self._closed:
-                return
-            if self._writer.num_frames == poster_at:
-                write_poster(frame, self._folder / POSTER)
-            self._writer.append(frame)
+        with self._clock.busy():
+            for frame in self._decoder.push(torch.from_numpy(latents)):
+                if self._closed:
+                    return
+                if self._writer.num_frames == poster_at:
+                    write_poster(frame, self._folder / POSTER)
+                self._writer.append(frame)
+        self.decode_s += time.monotonic() - started
 
 
 def _save_latents(latents: np.ndarray, path: Path) -> None:

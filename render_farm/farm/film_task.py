@@ -39,6 +39,8 @@ class SegmentReport:
     segment: int
     seconds: float
     """Of denoising, on the worker's clock."""
+    engine_s: float = 0.0
+    """How long the worker's process has been denoising or decoding so far, in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,3 +54,5 @@ class FilmReport:
     """Denoising seconds of all its segments, whoever rendered them."""
     seconds: float
     """What finishing took: waiting for the decoder, encoding, publishing."""
+    engine_s: float = 0.0
+    """As of `SegmentReport`."""

@@ -21,8 +21,9 @@ import numpy as np
 
 import render_farm
 from render_farm.errors import Cancelled, ClusterError, LeaseHeldError
+from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.film_output import FilmOutput
+from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.storage.checkpoints import (
     FilmState,
@@ -79,6 +80,7 @@ class FilmWorker:
         self._films: OrderedDict[str, _FilmHere] = OrderedDict()
         self._lock = threading.Lock()
         self._stopped: set[int] = set()
+        self._clock = BusyClock()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._texts: dict[tuple[str, str], Tensor] = {}
 
@@ -111,7 +113,7 @@ class FilmWorker:
                 on_step(progress)
 
         started = time.monotonic()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._clock.busy():
             latents = engine.render_segment(
                 task.plan, segment, history=history, embeddings=embeddings, on_step=step
             ).numpy()
@@ -125,10 +127,10 @@ class FilmWorker:
             self._forget(task.film)
             film = self._film(store, task)
             self._check_begun(film, segment + 1, task)
-            return SegmentReport(segment=segment, seconds=seconds)
+            return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
         film.latents.append(latents)
         self._decode_begun(engine, task, film)
-        return SegmentReport(segment=segment, seconds=seconds)
+        return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
 
     def finish_film(self, task: FilmTask, *, attempts: int = 1) -> FilmReport:
         """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent."""
@@ -145,7 +147,7 @@ class FilmWorker:
             assert film.output is not None
             try:
                 rendered = film.output.finish(film.latents if task.keep_latents else None)
-                document = self._document(task, film.state, attempts, rendered.num_frames)
+                document = self._document(task, film.state, attempts, rendered)
                 job = publish(
                     store, task.film, self._attempt(), rendered.files, document, create_only=task.create_only
                 ).job
@@ -158,6 +160,7 @@ class FilmWorker:
             num_frames=int(job.get("num_frames", task.plan.num_frames)),
             render_s=sum(float(segment["seconds"]) for segment in job.get("segments", ())),
             seconds=time.monotonic() - started,
+            engine_s=self._clock.total_s,
         )
 
     def stop(self, work: int) -> None:
@@ -223,7 +226,7 @@ class FilmWorker:
     def _decode_begun(self, engine: Engine, task: FilmTask, film: _FilmHere) -> None:
         """Hand the decoder every segment it does not have yet; returns at once."""
         if film.output is None:
-            film.output = FilmOutput(engine, task.plan, self._decoding)
+            film.output = FilmOutput(engine, task.plan, self._decoding, self._clock)
         for latents in film.latents[film.output.num_segments :]:
             film.output.push(latents)
 
@@ -256,7 +259,7 @@ class FilmWorker:
     def _attempt(self) -> str:
         return f"{self.name}-{secrets.token_hex(6)}"
 
-    def _document(self, task: FilmTask, state: FilmState, attempts: int, num_frames: int) -> dict[str, Any]:
+    def _document(self, task: FilmTask, state: FilmState, attempts: int, rendered: RenderedFilm) -> dict[str, Any]:
         """What `job.json` says beside what publishing adds."""
         return {
             "parameters": {**asdict(task.plan.job), "prompts": list(task.plan.job.prompts)},
@@ -273,7 +276,8 @@ class FilmWorker:
             },
             "device": self._device,
             "run_id": task.run_id,
-            "num_frames": num_frames,
+            "num_frames": rendered.num_frames,
+            "decode_s": rendered.decode_s,
             "segments": [record.to_dict() for record in state.segments],
             "warnings": list(task.plan.warnings),
             "attempts": attempts,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from render_farm.errors import InvalidJobError, ModelError, RenderFarmError
 from render_farm.farm.film_task import FilmTask
@@ -76,7 +77,9 @@ class _Planner:
             error = InvalidJobError(row.problems)
             return _failed(row.job_id or f"row-{row.number}", error, message="; ".join(row.lines))
         job = row.job
-        group = {name: degree for name, degree in self._context.group.items() if getattr(job, name) is None}
+        group: dict[str, Any] = {
+            name: degree for name, degree in self._context.group.items() if getattr(job, name) is None
+        }
         job = replace(job, **group) if group else job
         try:
             return job, plan_film(job, self._facts_for(job.model or self._context.default_model))

@@ -30,8 +30,6 @@ class FilmRecord:
     num_steps: int = 0
     phase: str = ""
     worker: str = ""
-    changed_at: int = 0
-    """The picture number after which it changed."""
     started_s: float | None = None
 
     def picture(self) -> JobSnapshot:
@@ -60,12 +58,15 @@ class RunRecord:
         self.note = ""
         self.films: dict[str, FilmRecord] = {}
         self._ended_before = Counter(result.state for result in spec.ended)
-        self._pictures = 0
+        self._running: set[str] = set()
+        self._changed: set[str] = set()
+        """Since the last picture."""
         self._work_total = 0
         self._work_done = 0.0
         self._first_step_s: float | None = None
         self._work_at_first_step = 0.0
         self._steps: deque[tuple[float, int]] = deque()
+        self._engine_s: dict[str, float] = {}
         self.segments_done = 0
         self.num_segments = 0
 
@@ -83,7 +84,12 @@ class RunRecord:
     # --- what happens to a film ---
 
     def _touch(self, film: FilmRecord) -> None:
-        film.changed_at = self._pictures + 1
+        job_id = film.result.job_id
+        self._changed.add(job_id)
+        if film.result.state == JobState.RUNNING:
+            self._running.add(job_id)
+        else:
+            self._running.discard(job_id)
 
     def started(self, job_id: str, worker: str, phase: str) -> None:
         """A worker began a segment (`denoise`) or the finishing (`publish`)."""
@@ -107,6 +113,10 @@ class RunRecord:
         while self._steps and self._steps[0][0] < now - _RATE_OVER_S:
             self._steps.popleft()
         self._touch(film)
+
+    def engine_time(self, worker: str, seconds: float) -> None:
+        """A worker process said how long it has been in its engine."""
+        self._engine_s[worker] = max(seconds, self._engine_s.get(worker, 0.0))
 
     def segment_done(self, job_id: str, seconds: float) -> None:
         """A film's segment is stored."""
@@ -165,13 +175,8 @@ class RunRecord:
 
     def picture(self, *, counts: dict[str, int], after_line: int, workers: int, busy: int) -> RunSnapshot:
         """The run now. `counts` are the machine's; jobs that ended before they began are added here."""
-        self._pictures += 1
         total = Counter(counts) + self._ended_before
-        shown = [
-            film
-            for film in self.films.values()
-            if film.result.state == JobState.RUNNING or film.changed_at == self._pictures
-        ]
+        shown, self._changed = sorted(self._running | self._changed), set()
         return RunSnapshot(
             run_id=self.spec.run_id,
             output=self.spec.output,
@@ -184,7 +189,8 @@ class RunRecord:
             eta_s=self._eta_s(),
             num_workers=workers,
             workers_busy=busy,
-            jobs=tuple(film.picture() for film in shown[:_JOBS_SHOWN]),
+            engine_s=round(sum(self._engine_s.values()), 3),
+            jobs=tuple(self.films[job_id].picture() for job_id in shown[:_JOBS_SHOWN]),
             log=self.log.after(after_line),
             note=self.note,
         )

@@ -54,6 +54,8 @@ class RunSnapshot:
     eta_s: float | None = None
     num_workers: int = 0
     workers_busy: int = 0
+    engine_s: float = 0.0
+    """How long the workers' processes were denoising or decoding, added up, as they last reported."""
     jobs: tuple[JobSnapshot, ...] = ()
     log: tuple[LogLine, ...] = ()
     note: str = ""

@@ -125,9 +125,7 @@ def test_a_film_stays_on_its_worker_unless_a_higher_priority_waits():
     farm = Farm(film("a", 3), film("b", 3))
     second = only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment)
     assert second.film == ("r", "a")
-    farm.machine.apply(
-        ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="c", num_segments=1, priority=80),)), farm.now
-    )
+    farm.machine.apply(ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="c", num_segments=1, priority=80),)), farm.now)
     farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
     assert only(farm.done(second), ev.RenderSegment).film == ("q", "c")
     assert farm.machine.state_of(("r", "a")) is JobState.WAITING

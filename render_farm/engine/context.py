@@ -1,0 +1,87 @@
+"""What the passes of one window share (`WindowContext`) and what one pass adds to it (`PassContext`).
+
+Shapes: B batch (1), F latent frames, S tokens, H heads, D channels of a head, E channels of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from render_farm.engine.attention import AttentionBackend, SelfAttention
+from render_farm.engine.kv_cache import KeyValueCache, Slot
+from render_farm.engine.rope import RopeTable
+from render_farm.engine.span import FrameSpan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTokens:
+    """A prompt's embedding as cross-attention takes it."""
+
+    embedding: Tensor
+    """(B, S, channels of the text encoder)."""
+    bias: Tensor | None = None
+    """(S), added to the scores of its keys."""
+
+
+def prompt_tokens(embedding: Tensor, *, merge_padding: bool) -> PromptTokens:
+    """Prepare `embedding` (B, S, channels), whose unused rows at the end are zero.
+
+    All those rows have the same key and value, so n of them equal one whose score is raised by log(n): exact, and a
+    prompt of 20 tokens then has 21 keys instead of 512. Worth it where attention takes a bias at no cost (`bias` rules
+    out flash attention on CUDA, where 512 keys are little beside the video's).
+    """
+    used_rows = embedding.ne(0).any(dim=2).any(dim=0).nonzero()
+    num_used = int(used_rows[-1]) + 1 if len(used_rows) else 0
+    num_padding = embedding.shape[1] - num_used
+    if not merge_padding or num_padding < 2:
+        return PromptTokens(embedding=embedding)
+    bias = torch.zeros(num_used + 1, dtype=embedding.dtype, device=embedding.device)
+    bias[-1] = math.log(num_padding)
+    return PromptTokens(embedding=embedding[:, : num_used + 1].contiguous(), bias=bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextKeys:
+    """A prompt's keys and values in one layer, (B S H D)."""
+
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowContext:
+    """Fixed for a window; `text_states` and `text_keys` are filled by the first pass."""
+
+    prompts: tuple[PromptTokens, ...]
+    """One for each guidance branch that is computed here."""
+    rope: RopeTable
+    sample_info: int
+    """0 for 16 frames a second, 1 for any other, as the pipeline maps `fps`."""
+    attention: SelfAttention
+    cross_attention: AttentionBackend
+    cache: KeyValueCache | None = None
+    """None when nothing in this window is final before its end."""
+    text_states: list[Tensor] = field(default_factory=list)
+    """Per branch, (B S E)."""
+    text_keys: dict[Slot, TextKeys] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassContext:
+    """One pass over the frames of `span`."""
+
+    window: WindowContext
+    span: FrameSpan
+    rope: RopeTable
+    """Of the span's tokens."""
+    modulation: Tensor
+    """(B F 6 E) float32: shift, scale, gate of self-attention, then of the feed-forward."""
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.rope.tokens_per_frame

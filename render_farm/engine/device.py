@@ -1,0 +1,82 @@
+"""The device a model runs on: which one, in which dtype, how much fits, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from render_farm.errors import DeviceError, OutOfMemoryError, UsageError
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is some, else the CPU. Raises `UsageError` for what torch does not have."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: torch finds no CUDA device here", advice="use cpu or auto")
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """`auto` or None is bfloat16 on CUDA and float32 on the CPU."""
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
+    if dtype is None or dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
+    return DTYPES[dtype]
+
+
+_USABLE_SHARE = 0.85
+"""Of the device's memory; the rest is its runtime and fragmentation."""
+_CACHE_SHARE = 0.8
+"""Of what the weights leave; the rest is for activations and the VAE."""
+
+
+def cache_budget_bytes(model: nn.Module, device: torch.device) -> int:
+    """How many bytes of keys and values may be kept beside `model`.
+
+    From the device's whole memory, not from what happens to be free: the same device always decides alike, and so
+    renders a segment to the same bits.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return max(0, int(_CACHE_SHARE * (_USABLE_SHARE * total - weights)))
+
+
+@contextmanager
+def device_errors(what: str) -> Iterator[None]:
+    """Turn torch's errors of a device into the farm's, which say whose fault they are."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceError(f"{what}: the device failed: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        # The CPU's allocator has no exception class of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f"{what} does not fit the device: {str(error).splitlines()[0]}",
+            advice="a smaller height, width or base_num_frames needs less, or a device with more memory",
+        ) from error

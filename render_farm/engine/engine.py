@@ -1,0 +1,193 @@
+"""`Engine`: one model on one device; plans, encodes, denoises and decodes.
+
+Shapes: C latent channels, T latent frames, h w latent height and width, O latent frames of overlap.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from torch import Tensor
+
+from render_farm.engine.attention import AttentionBackend, BlockCausalAttention, SelfAttention, TorchAttention
+from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
+from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
+from render_farm.engine.loading import load_text_encoder, load_tokenizer, load_transformer, load_vae
+from render_farm.engine.locate import locate_model
+from render_farm.engine.progress import OnStep
+from render_farm.engine.segment import Attention, render_window
+from render_farm.engine.text import encode_texts
+from render_farm.engine.transformer import FrameTransformer
+from render_farm.engine.vae import StreamingDecoder
+from render_farm.engine.video import Video
+from render_farm.errors import InvalidJobError, Problem, UsageError
+from render_farm.job import RenderJob
+from render_farm.planning import FilmPlan, ModelFacts, plan_film
+
+
+def load_engine(
+    model: str | Path = "tiny",
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    with_text_encoder: bool = True,
+    cache_folder: Path | None = None,
+) -> Engine:
+    """Find and check a model; its weights are loaded when they are first needed.
+
+    `model` is a preset's name, a folder or fsspec URI in diffusers format, or a hub id; safetensors only. `dtype` is
+    the transformer's and text encoder's (`auto`: bfloat16 on CUDA, float32 on the CPU); the VAE is float32 always.
+    `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
+
+    Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
+    device or dtype.
+    """
+    found_device = resolve_device(device)
+    found_dtype = resolve_dtype(dtype, found_device)
+    checkpoint = read_checkpoint(
+        locate_model(str(model), cache_folder=cache_folder),
+        name=str(model),
+        dtype=str(found_dtype).removeprefix("torch."),
+    )
+    return Engine(checkpoint, device=found_device, dtype=found_dtype, with_text_encoder=with_text_encoder)
+
+
+class Engine:
+    """A model, ready to render. Made by `load_engine`.
+
+    One thread may denoise while another decodes; no part may be used by two threads at once.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        with_text_encoder: bool = True,
+        self_attention: SelfAttention | None = None,
+        cross_attention: AttentionBackend | None = None,
+    ) -> None:
+        """`self_attention` and `cross_attention` replace the defaults (see `attention`)."""
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = dtype
+        self._self_attention = self_attention or BlockCausalAttention()
+        self._cross_attention = cross_attention or TorchAttention()
+        self._with_text_encoder = with_text_encoder
+        self._text_encoder: torch.nn.Module | None = None
+        self._loading = Lock()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What planning needs to know of the model."""
+        return self.checkpoint.facts
+
+    @cached_property
+    def transformer(self) -> FrameTransformer:
+        """The denoiser; loaded on first use."""
+        with self._loading:
+            return load_transformer(self.checkpoint.folder, device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def attention(self) -> Attention:
+        """How segments attend, and how much they may keep."""
+        return Attention(
+            own=self._self_attention,
+            cross=self._cross_attention,
+            cache_budget_bytes=cache_budget_bytes(self.transformer, self.device),
+        )
+
+    @cached_property
+    def vae(self) -> AutoencoderKLWan:
+        """The video autoencoder; loaded on first use."""
+        with self._loading:
+            return load_vae(self.checkpoint.folder, device=self.device)
+
+    def plan(self, job: RenderJob) -> FilmPlan:
+        """Everything known of a film before it is rendered. Raises `InvalidJobError`."""
+        if job.model not in (None, self.facts.name):
+            problem = Problem(field="model", message=f"is {job.model}, but this engine has loaded {self.facts.name}")
+            raise InvalidJobError([problem], job_id=job.job_id)
+        return plan_film(job, self.facts)
+
+    def encode_prompts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Each text to its embedding, (512, text channels) on the CPU, in the engine's dtype.
+
+        Bit-equal to diffusers' `encode_prompt` of that text alone. Loads the text encoder when it is not there.
+        """
+        if not self._with_text_encoder:
+            raise UsageError("this engine was loaded without a text encoder", advice="give it embeddings")
+        if self._text_encoder is None:
+            with self._loading:
+                self._text_encoder = load_text_encoder(self.checkpoint.folder, device=self.device, dtype=self.dtype)
+        return encode_texts(
+            texts,
+            tokenizer=load_tokenizer(self.checkpoint.folder),
+            encoder=self._text_encoder,
+            device=self.device,
+        )
+
+    def drop_text_encoder(self) -> None:
+        """Free the text encoder's memory; the next `encode_prompts` loads it again."""
+        self._text_encoder = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def render_segment(
+        self,
+        plan: FilmPlan,
+        index: int,
+        *,
+        history: Tensor | None,
+        embeddings: Mapping[str, Tensor],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
+
+        `history` are the film's last O latents so far (1 C O h w), None for the first segment; only they, `plan` and
+        `embeddings` (for `plan.texts`, from `encode_prompts`) decide the result, so a segment can be rendered anywhere
+        and at any time, bit-identically on like hardware. `on_step` is called after each step and may raise
+        `Cancelled`. Raises `UsageError` when `history` is missing or of another shape, `KeyError` for a missing text,
+        `OutOfMemoryError` or `DeviceError` for the device.
+        """
+        window = plan.windows[index]
+        if window.num_history_frames:
+            shape = (1, self.facts.latent_channels, window.num_history_frames, plan.latent_height, plan.latent_width)
+            if history is None or tuple(history.shape) != shape:
+                given = "none" if history is None else tuple(history.shape)
+                raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
+        with device_errors(f"segment {index} of job {plan.job.job_id}"):
+            latents = render_window(
+                self.transformer,
+                plan,
+                index,
+                history=history,
+                embeddings=embeddings,
+                attention=self.attention,
+                on_step=on_step,
+            )
+            return latents[:, :, window.num_dropped_frames :].cpu()
+
+    def decoder(self, plan: FilmPlan) -> StreamingDecoder:
+        """A decoder for a film, from its first latent frame on; several may be used in turn."""
+        return StreamingDecoder(self.vae)
+
+    def render(self, job: RenderJob, on_progress: OnStep | None = None) -> Video:
+        """Render a whole film. Raises `InvalidJobError` before any work; what `on_progress` raises passes through."""
+        plan = self.plan(job)
+        embeddings = self.encode_prompts(plan.texts)
+        pieces: list[Tensor] = []
+        for window in plan.windows:
+            history = torch.cat(pieces, dim=2)[:, :, -window.num_history_frames :] if pieces else None
+            pieces.append(
+                self.render_segment(plan, window.index, history=history, embeddings=embeddings, on_step=on_progress)
+            )
+        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan))

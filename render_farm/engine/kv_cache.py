@@ -1,0 +1,72 @@
+"""Keys and values of finished frames, kept between the passes of one window.
+
+Shapes: B batch, S tokens, H heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Slot = tuple[int, int]
+"""(layer, guidance branch)."""
+
+
+@dataclass
+class _Kept:
+    key: Tensor
+    value: Tensor
+    num_tokens: int
+
+
+class KeyValueCache:
+    """Keys and values by slot. Every slot is extended by the same tokens in a pass, always at the end.
+
+    `capacity_tokens` is how many tokens will ever be kept (all blocks but the last); each slot takes that much memory
+    as soon as it is first extended.
+    """
+
+    def __init__(self, capacity_tokens: int) -> None:
+        self._capacity_tokens = capacity_tokens
+        self._kept: dict[Slot, _Kept] = {}
+
+    def join(self, slot: Slot, key: Tensor, value: Tensor, *, num_stored_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return the kept keys and values followed by `key` and `value` (B S H D), then keep the first
+        `num_stored_tokens` of the new ones for later passes."""
+        kept = self._kept.get(slot)
+        if kept is None:
+            joined = key, value
+        else:
+            joined = (
+                torch.cat((kept.key[:, : kept.num_tokens], key), dim=1),
+                torch.cat((kept.value[:, : kept.num_tokens], value), dim=1),
+            )
+        if num_stored_tokens:
+            self._store(slot, key[:, :num_stored_tokens], value[:, :num_stored_tokens])
+        return joined
+
+    def _store(self, slot: Slot, key: Tensor, value: Tensor) -> None:
+        kept = self._kept.get(slot)
+        if kept is None:
+            shape = (key.shape[0], self._capacity_tokens, *key.shape[2:])
+            kept = self._kept[slot] = _Kept(key=key.new_empty(shape), value=value.new_empty(shape), num_tokens=0)
+        end = kept.num_tokens + key.shape[1]
+        assert end <= self._capacity_tokens
+        kept.key[:, kept.num_tokens : end] = key
+        kept.value[:, kept.num_tokens : end] = value
+        kept.num_tokens = end
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held, all slots together."""
+        return sum(t.numel() * t.element_size() for kept in self._kept.values() for t in (kept.key, kept.value))
+
+
+def cache_bytes(
+    *, num_tokens: int, num_layers: int, num_branches: int, num_heads: int, head_dim: int, bytes_per_element: int
+) -> int:
+    """Memory that caching `num_tokens` takes. The branches share the first layer (see `transformer.FrameBlock`)."""
+    num_slots = (num_layers - 1) * num_branches + 1
+    return 2 * num_tokens * num_slots * num_heads * head_dim * bytes_per_element

@@ -1,0 +1,160 @@
+"""Find a model by any of its names and make it a local folder."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import fcntl
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from render_farm.engine.fingerprint import COMPONENTS, SUFFIXES
+from render_farm.errors import ModelError, StorageFullError
+from render_farm.models import PRESETS
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+DEFAULT_CACHE = Path("~/.cache/render_farm/models")
+_WANTED = ["model_index.json", *(f"{component}/*{suffix}" for component in COMPONENTS for suffix in SUFFIXES)]
+
+
+def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
+    """The local folder of a model: a preset's name, a folder, an fsspec URI or a hub id.
+
+    A URI is copied once to `cache_folder` (default `~/.cache/render_farm/models`), a hub id to the hub's own cache
+    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`; whether the folder holds a usable model
+    is `checkpoint.read_checkpoint`'s business.
+    """
+    preset = PRESETS.get(name)
+    if preset is not None:
+        return _from_hub(preset.hub_id, name) if preset.hub_id else _built_in()
+    if "://" in name:
+        return _from_uri(name, (cache_folder or DEFAULT_CACHE).expanduser())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _from_hub(name, name)
+    near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
+    presets = f"presets: {', '.join(PRESETS)}; or give a folder, a URI or a hub id"
+    advice = f"did you mean {near[0]}?" if near else presets
+    raise ModelError(f"model {name!r} is neither a preset nor a folder that exists", advice=advice)
+
+
+def _built_in() -> Path:
+    from render_farm.tiny import MODEL_DIR
+
+    return MODEL_DIR
+
+
+def _from_hub(hub_id: str, name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    asked = f"model {name} ({hub_id} on the Hugging Face hub)"
+    if name == hub_id:
+        asked = f"model {name} (no such folder is here, so it is taken as a Hugging Face hub id)"
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_WANTED))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{asked}: the hub cannot be reached and no copy is in its local cache",
+            advice="where there is a network, run `hf download "
+            f"{hub_id}`, then give the folder or put it at a URI that workers reach; or set HF_ENDPOINT to a mirror",
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no answer"
+        advice = "check the name" if status == 404 else "check the name, and HF_TOKEN if the model needs one"
+        raise ModelError(f"{asked}: the hub answers {status}", advice=advice) from error
+    except HFValidationError as error:
+        raise ModelError(f"{asked}: {error}") from error
+    except OSError as error:
+        raise _disk_error(error, asked) from error
+
+
+def _from_uri(uri: str, cache_folder: Path) -> Path:
+    """Copy a model folder once. The local folder is named by the URI and the listing (sizes, times or tags), so changed
+    objects are copied anew; a lock lets workers of one host share one copy."""
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+        listing = _listing(filesystem, root.rstrip("/"))
+    except (ImportError, ValueError) as error:
+        raise ModelError(f"model {uri}: {error}", advice="install the fsspec driver of this scheme") from error
+    except OSError as error:
+        raise ModelError(f"model {uri} cannot be read: {_reason(error)}", advice="check URI and credentials") from error
+    except _client_errors() as error:
+        raise ModelError(f"model {uri} cannot be read: {error}", advice="check endpoint and credentials") from error
+    if "model_index.json" not in listing:
+        raise ModelError(
+            f"model {uri}: no model_index.json is there",
+            advice="give the folder of a model in diffusers format (what `save_pretrained` wrote)",
+        )
+    identity = hashlib.sha256(repr((uri, sorted(listing.items()))).encode()).hexdigest()[:16]
+    folder = cache_folder / f"{Path(root).name}-{identity}"
+    try:
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        with _locked(cache_folder / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                _copy(filesystem, root.rstrip("/"), listing, folder)
+    except OSError as error:
+        raise _disk_error(error, f"model {uri}: copying to {folder}") from error
+    except _client_errors() as error:
+        raise ModelError(f"model {uri}: copying failed: {error}") from error
+    return folder
+
+
+def _listing(filesystem: Any, root: str) -> dict[str, str]:
+    """Wanted files below `root`: path inside the model to something that changes with the content."""
+    found = {}
+    for path, info in filesystem.find(root, detail=True).items():
+        relative = path[len(root) :].lstrip("/")
+        component, _, file = relative.rpartition("/")
+        if relative == "model_index.json" or (component in COMPONENTS and Path(file).suffix in SUFFIXES):
+            tag = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+            found[relative] = f"{info.get('size')} {tag}"
+    return found
+
+
+def _copy(filesystem: Any, root: str, listing: dict[str, str], folder: Path) -> None:
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for relative in listing:
+            target = partial / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(f"{root}/{relative}", str(target))
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """What s3fs lets through untranslated: an endpoint that cannot be reached, missing credentials."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return (BotoCoreError, ClientError)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _disk_error(error: OSError, what: str) -> ModelError | StorageFullError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(f"{what}: no space is left on this disk", advice="free space, or move the model cache")
+    return ModelError(f"{what}: {_reason(error)}")

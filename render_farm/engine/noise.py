@@ -1,0 +1,41 @@
+"""Random numbers of a film: who renders a segment, and when, makes no difference.
+
+Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from render_farm.planning import FilmPlan
+
+
+def window_noise(plan: FilmPlan, segment: int) -> Tensor:
+    """The starting noise (B C F h w) float32 of a segment's whole window, prefix included, on the CPU.
+
+    One generator, seeded with the job's seed, draws the windows in order, as `prepare_latents` does; those before are
+    drawn again and dropped (a window takes milliseconds), which is what lets a segment be rendered by itself.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(plan.job.seed)
+    for window in plan.windows[: segment + 1]:
+        shape = (1, plan.facts.latent_channels, window.num_latent_frames, plan.latent_height, plan.latent_width)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return noise
+
+
+class PrefixNoise:
+    """The noise that `addnoise_condition` puts on a segment's prefix: a stream of the job's seed and the segment.
+
+    diffusers draws it from the device's global generator, where it depends on everything drawn before.
+    """
+
+    def __init__(self, *, seed: int, segment: int) -> None:
+        digest = hashlib.sha256(f"prefix noise {seed} {segment}".encode()).digest()
+        self._generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """The next noise, float32 on the CPU."""
+        return torch.randn(shape, generator=self._generator, dtype=torch.float32, device="cpu")

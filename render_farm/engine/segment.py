@@ -1,0 +1,232 @@
+"""The denoising loop of one window.
+
+Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from render_farm.engine.attention import AttentionBackend, SelfAttention
+from render_farm.engine.context import WindowContext, prompt_tokens
+from render_farm.engine.kv_cache import KeyValueCache, cache_bytes
+from render_farm.engine.noise import PrefixNoise, window_noise
+from render_farm.engine.progress import OnStep, StepProgress
+from render_farm.engine.rope import rope_table
+from render_farm.engine.sampler import FrameSampler
+from render_farm.engine.span import FrameSpan
+from render_farm.engine.transformer import FrameTransformer
+from render_farm.planning import FilmPlan, StepSchedule, Window
+
+_ADDNOISE_UNIT = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """How a segment attends: to itself (blocks and cache) and to its prompt."""
+
+    own: SelfAttention
+    cross: AttentionBackend
+    cache_budget_bytes: int
+    """Keys and values of finished blocks are kept when they take no more, and computed anew at every step otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prefix:
+    """The first frames of a window, given by the segment before."""
+
+    latents: Tensor
+    """(B C F h w) in the model's dtype; F is 0 when there is none."""
+    noise: PrefixNoise | None
+    """None: they are shown clean."""
+    factor: float
+    timestep: int
+    per_step: bool
+
+    @property
+    def num_frames(self) -> int:
+        return self.latents.shape[2]
+
+    @property
+    def changes(self) -> bool:
+        """Whether every step shows the model another prefix; then nothing after it is final."""
+        return self.noise is not None and self.per_step
+
+    def shown(self) -> Tensor:
+        """The prefix as the model sees it, with its noise drawn (`__call__`: `addnoise_condition`)."""
+        if self.noise is None:
+            return self.latents
+        noise = self.noise.draw(tuple(self.latents.shape)).to(self.latents)
+        return self.latents * (1.0 - self.factor) + noise * self.factor
+
+
+@torch.no_grad()
+def render_window(
+    transformer: FrameTransformer,
+    plan: FilmPlan,
+    segment: int,
+    *,
+    history: Tensor | None,
+    embeddings: Mapping[str, Tensor],
+    attention: Attention,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Denoise a segment; returns the latents (B C F h w) of its whole window, float32, on the transformer's device.
+
+    `history` are the film's last latents so far (B C F h w); `embeddings` maps texts to (512, channels). Anything
+    `on_step` raises passes through.
+    """
+    window, schedule = plan.windows[segment], plan.schedule(segment)
+    device, dtype = transformer.device, transformer.dtype
+    latents = window_noise(plan, segment).to(device)
+    prefix = _prefix(plan, window, history, latents.to(dtype))
+    latents[:, :, : prefix.num_frames] = prefix.latents
+    sampler = FrameSampler(
+        latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=plan.job.sampler == "corrected"
+    )
+    context = _window_context(transformer, plan, window, embeddings, attention, caches=not prefix.changes)
+    timesteps = _frame_timesteps(schedule, prefix).to(device)
+    shown = prefix.shown()
+    num_cached = 0
+    for row in range(schedule.num_rows):
+        span = _span(schedule, row, num_cached=num_cached, caches=context.cache is not None)
+        inputs = latents[:, :, span.start : span.stop].to(dtype)
+        if prefix.noise is not None and span.start == 0:
+            if row and prefix.per_step:
+                shown = prefix.shown()
+            inputs = torch.cat((shown, inputs[:, :, prefix.num_frames :]), dim=2)
+        predictions = transformer(inputs, timesteps[row : row + 1, span.start : span.stop], span, context)
+        first, end = _moving_frames(schedule, row)
+        assert first == span.output_start
+        prediction = _guided(predictions, plan.job.guidance_scale)[:, :, : end - first]
+        sampler.step(prediction, row=row, start=first, stop=end)
+        num_cached += span.num_stored
+        if on_step is not None:
+            on_step(
+                StepProgress(segment=segment, num_segments=plan.num_segments, step=row + 1, num_steps=schedule.num_rows)
+            )
+    return latents
+
+
+def _prefix(plan: FilmPlan, window: Window, history: Tensor | None, like: Tensor) -> _Prefix:
+    """The prefix of `window`: the oldest of the history's frames, in the model's dtype."""
+    count, job = window.num_prefix_frames, plan.job
+    latents = like[:, :, :0]
+    if window.num_history_frames:
+        assert history is not None, "a later segment continues the film so far"
+        latents = history[:, :, :count].to(like)
+    noisy = count > 0 and job.addnoise_condition > 0
+    return _Prefix(
+        latents=latents,
+        noise=PrefixNoise(seed=job.seed, segment=window.index) if noisy else None,
+        factor=_ADDNOISE_UNIT * job.addnoise_condition,
+        timestep=int(job.addnoise_condition) if noisy else 0,
+        per_step=job.prefix_noise == "per_step",
+    )
+
+
+def _window_context(
+    transformer: FrameTransformer,
+    plan: FilmPlan,
+    window: Window,
+    embeddings: Mapping[str, Tensor],
+    attention: Attention,
+    *,
+    caches: bool,
+) -> WindowContext:
+    """What the passes share. A key/value cache is there when blocks can be final before the window ends."""
+    schedule = plan.schedule(window.index)
+    texts = [plan.job.prompt_of(window.index), *([plan.job.negative_prompt] if plan.job.guided else [])]
+    merge_padding = transformer.device.type == "cpu" and transformer.dtype == torch.float32
+    num_final = schedule.indices[-1].count(schedule.num_inference_steps + 1) * schedule.block_size
+    num_tokens = num_final * plan.tokens_per_frame
+    caches = caches and schedule.block_size > 1 and num_final > 0
+    caches = caches and _cache_bytes(transformer, num_tokens, len(texts)) <= attention.cache_budget_bytes
+    return WindowContext(
+        prompts=tuple(
+            prompt_tokens(
+                embeddings[text].unsqueeze(0).to(transformer.device, transformer.dtype), merge_padding=merge_padding
+            )
+            for text in texts
+        ),
+        rope=rope_table(
+            transformer.rope,
+            num_frames=window.num_latent_frames,
+            height=plan.latent_height,
+            width=plan.latent_width,
+            patch=transformer.config["patch_size"],
+        ),
+        sample_info=0 if plan.job.fps == 16 else 1,
+        attention=attention.own,
+        cross_attention=attention.cross,
+        cache=KeyValueCache(capacity_tokens=num_tokens) if caches else None,
+    )
+
+
+def _cache_bytes(transformer: FrameTransformer, num_tokens: int, num_branches: int) -> int:
+    config = transformer.config
+    return cache_bytes(
+        num_tokens=num_tokens,
+        num_layers=config["num_layers"],
+        num_branches=num_branches,
+        num_heads=config["num_attention_heads"],
+        head_dim=config["attention_head_dim"],
+        bytes_per_element=transformer.dtype.itemsize,
+    )
+
+
+def _per_frame(rows: Iterable[Iterable[int]], block_size: int) -> Tensor:
+    """Values of blocks (rows x blocks) as values of frames, (R, F) int64."""
+    return torch.tensor([list(row) for row in rows], dtype=torch.int64).repeat_interleave(block_size, dim=1)
+
+
+def _frame_steps(schedule: StepSchedule) -> Tensor:
+    """The sampler's step of each frame in each row, (R, F)."""
+    return (_per_frame(schedule.indices, schedule.block_size) - 1).clamp(0, schedule.num_inference_steps - 1)
+
+
+def _frame_timesteps(schedule: StepSchedule, prefix: _Prefix) -> Tensor:
+    """The timestep of each frame in each row, (R, F)."""
+    timesteps = _per_frame(map(schedule.timestep_row, range(schedule.num_rows)), schedule.block_size)
+    timesteps[:, : prefix.num_frames] = prefix.timestep
+    return timesteps
+
+
+def _moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
+    """The frames [first, end) that this row moves: blocks before are finished, blocks after have not started."""
+    updates = schedule.updates[row]
+    first, count = updates.index(True), sum(updates)
+    assert all(updates[first : first + count]), "moving blocks are neighbours"
+    return first * schedule.block_size, (first + count) * schedule.block_size
+
+
+def _span(schedule: StepSchedule, row: int, *, num_cached: int, caches: bool) -> FrameSpan:
+    """What to compute in this row.
+
+    With causal blocks nothing sees the blocks that have not started, so they are left out. Finished blocks have
+    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Without blocks
+    every frame sees every frame, and all are computed.
+    """
+    first, end = _moving_frames(schedule, row)
+    if schedule.block_size == 1:
+        num_frames = len(schedule.indices[row])
+        return FrameSpan(start=0, stop=num_frames, output_start=first)
+    return FrameSpan(
+        start=num_cached,
+        stop=end,
+        output_start=first,
+        num_stored=first - num_cached if caches else 0,
+        block_size=schedule.block_size,
+    )
+
+
+def _guided(predictions: tuple[Tensor, ...], guidance_scale: float) -> Tensor:
+    """Classifier-free guidance in the model's dtype; one prediction alone is taken as it is."""
+    if len(predictions) == 1:
+        return predictions[0]
+    with_prompt, without = predictions
+    return without + guidance_scale * (with_prompt - without)

@@ -1,0 +1,192 @@
+"""SkyReels-V2's transformer over ranges of latent frames: the same weights and modules, a forward of our own.
+
+What differs from diffusers' `SkyReelsV2Transformer3DModel.forward` (the reference), none of it in the result:
+
+- It computes only the frames of a `FrameSpan`: blocks that have not started influence nothing before them, and blocks
+  that have finished are read from a key/value cache.
+- Block-causal attention is one plain attention call a block of queries; no token-by-token mask exists.
+- Modulation is per latent frame and is broadcast over a frame's tokens.
+- Rotary tables and the prompts' keys and values are computed once a window.
+- Both guidance branches go through a layer together, so offloaded weights are fetched once a step; and up to the
+  first cross-attention they are the same, so the first layer's self-attention is computed once.
+
+Shapes: B batch (1), C channels, F latent frames, h w latent height and width, S tokens, H heads, D channels of a head,
+E channels of the model.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from diffusers.models.transformers.transformer_skyreels_v2 import (
+    SkyReelsV2Transformer3DModel,
+    SkyReelsV2TransformerBlock,
+)
+from torch import Tensor
+
+from render_farm.engine.context import PassContext, TextKeys, WindowContext
+from render_farm.engine.rope import apply_rope
+from render_farm.engine.span import FrameSpan
+
+
+class FrameBlock(SkyReelsV2TransformerBlock):
+    """A transformer block over the frames of a span, for all guidance branches at once."""
+
+    def forward(  # type: ignore[override]
+        self, streams: tuple[Tensor, ...], layer: int, is_last: bool, ctx: PassContext
+    ) -> tuple[Tensor, ...]:
+        """`streams` are the hidden states (B S E) of each branch, or one for all branches before the first layer.
+
+        The last layer returns the tokens of the span's output frames only; of the others it needs keys and values.
+        Formulas: `SkyReelsV2TransformerBlock.forward`.
+        """
+        modulation = self.scale_shift_table.unsqueeze(2).transpose(1, 2) + ctx.modulation
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unsqueeze(3).unbind(2)  # each B F 1 E
+        first_query = ctx.span.output_start - ctx.span.start if is_last else 0
+
+        streams = tuple(
+            self._self_attention(hidden, (layer, branch), shift, scale, gate, first_query, ctx)
+            for branch, hidden in enumerate(streams)
+        )
+        num_branches = len(ctx.window.prompts)
+        if len(streams) < num_branches:
+            streams = streams * num_branches
+        ff_shift, ff_scale, ff_gate = (m[:, first_query:] for m in (ff_shift, ff_scale, ff_gate))
+        return tuple(
+            self._feed_forward(self._cross_attention(hidden, (layer, branch), ctx), ff_shift, ff_scale, ff_gate)
+            for branch, hidden in enumerate(streams)
+        )
+
+    def _self_attention(
+        self,
+        hidden: Tensor,
+        slot: tuple[int, int],
+        shift: Tensor,
+        scale: Tensor,
+        gate: Tensor,
+        first_query: int,
+        ctx: PassContext,
+    ) -> Tensor:
+        attn, span = self.attn1, ctx.span
+        states = _modulated(self.norm1(hidden.float()), shift, scale).to(hidden.dtype)
+        skipped = first_query * ctx.tokens_per_frame
+        key = apply_rope(attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1)), ctx.rope)
+        value = attn.to_v(states).unflatten(2, (attn.heads, -1))
+        query = attn.norm_q(attn.to_q(states[:, skipped:])).unflatten(2, (attn.heads, -1))
+        query = apply_rope(query, ctx.rope.frames(first_query, span.num_frames))
+        out = ctx.window.attention.attend(
+            query,
+            key,
+            value,
+            span=span,
+            tokens_per_frame=ctx.tokens_per_frame,
+            cache=ctx.window.cache,
+            slot=slot,
+        )
+        out = attn.to_out[1](attn.to_out[0](out.flatten(2, 3).to(query.dtype)))
+        return _gated_sum(hidden[:, skipped:], out, gate[:, first_query:])
+
+    def _cross_attention(self, hidden: Tensor, slot: tuple[int, int], ctx: PassContext) -> Tensor:
+        attn = self.attn2
+        text = ctx.window.text_keys.get(slot)
+        if text is None:
+            text = ctx.window.text_keys[slot] = self._text_keys(slot[1], ctx)
+        states = self.norm2(hidden.float()).to(hidden.dtype)
+        query = attn.norm_q(attn.to_q(states)).unflatten(2, (attn.heads, -1))
+        out = ctx.window.cross_attention.attend(query, text.key, text.value, bias=text.bias)
+        return attn.to_out[1](attn.to_out[0](out.flatten(2, 3).to(query.dtype))) + hidden
+
+    def _text_keys(self, branch: int, ctx: PassContext) -> TextKeys:
+        attn, states = self.attn2, ctx.window.text_states[branch]
+        return TextKeys(
+            key=attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1)),
+            value=attn.to_v(states).unflatten(2, (attn.heads, -1)),
+            bias=ctx.window.prompts[branch].bias,
+        )
+
+    def _feed_forward(self, hidden: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        states = _modulated(self.norm3(hidden.float()), shift, scale).to(hidden.dtype)
+        return _gated_sum(hidden, self.ffn(states), gate)
+
+
+def _modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """`normed * (1 + scale) + shift`, in place: `normed` (B S E) is fresh, shift and scale are (B F 1 E)."""
+    frames = normed.unflatten(1, (shift.shape[1], -1))
+    return frames.mul_(1 + scale).add_(shift).flatten(1, 2)
+
+
+def _gated_sum(hidden: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """`hidden + update * gate` in float32, in the dtype of `hidden`; both (B S E), gate (B F 1 E)."""
+    size = (gate.shape[1], -1)
+    total = torch.addcmul(hidden.float().unflatten(1, size), update.float().unflatten(1, size), gate)
+    return total.flatten(1, 2).to(hidden.dtype)
+
+
+class FrameTransformer(SkyReelsV2Transformer3DModel):
+    """diffusers' model with a forward over frame spans; made by `adopt`.
+
+    Only the diffusion-forcing form (one timestep a frame, no image embedding) is computed.
+    """
+
+    _no_split_modules = ["FrameBlock"]  # noqa: RUF012
+    _repeated_blocks = ["FrameBlock"]  # noqa: RUF012
+
+    @classmethod
+    def adopt(cls, model: SkyReelsV2Transformer3DModel) -> FrameTransformer:
+        """Give a model that diffusers has built or loaded this forward, in place: no weight is copied or renamed."""
+        model.__class__ = cls
+        for block in model.blocks:
+            block.__class__ = FrameBlock
+        return cast(FrameTransformer, model)
+
+    def forward(  # type: ignore[override]
+        self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext
+    ) -> tuple[Tensor, ...]:
+        """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
+
+        `latents` (B C F h w) in the model's dtype and `timesteps` (B F) int64 are those of the span's frames. Returns
+        one (B C F h w) a branch, in the model's dtype.
+        """
+        height, width = latents.shape[3:]
+        hidden = self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        temb, modulation = self._time_embedding(timesteps, window)
+        if not window.text_states:
+            window.text_states.extend(
+                self.condition_embedder.text_embedder(prompt.embedding) for prompt in window.prompts
+            )
+        ctx = PassContext(
+            window=window,
+            span=span,
+            rope=window.rope.frames(span.start, span.stop),
+            modulation=modulation.float(),
+        )
+        streams: tuple[Tensor, ...] = (hidden,)
+        for layer, block in enumerate(self.blocks):
+            streams = block(streams, layer, layer == len(self.blocks) - 1, ctx)
+        temb = temb[:, span.output_start - span.start :]
+        return tuple(self._predict(hidden, temb, height, width) for hidden in streams)
+
+    def _time_embedding(self, timesteps: Tensor, window: WindowContext) -> tuple[Tensor, Tensor]:
+        """The embedding (B F E) and the modulation (B F 6 E) of `timesteps` (B F), in the model's dtype.
+
+        `SkyReelsV2TimeTextImageEmbedding.forward`, and the part of the model's forward that adds the frame rate.
+        """
+        embedder = self.condition_embedder
+        projected = embedder.timesteps_proj(timesteps)
+        projected = projected.to(next(embedder.time_embedder.parameters()).dtype)
+        temb = embedder.time_embedder(projected).to(window.prompts[0].embedding.dtype)
+        modulation = embedder.time_proj(embedder.act_fn(temb)).unflatten(-1, (6, -1))
+        if self.config["inject_sample_info"]:
+            rate = self.fps_embedding(torch.tensor([window.sample_info], device=timesteps.device))
+            modulation = modulation + self.fps_projection(rate).unflatten(1, (6, -1))
+        return temb, modulation
+
+    def _predict(self, hidden: Tensor, temb: Tensor, height: int, width: int) -> Tensor:
+        """Project hidden states (B S E) of the output frames to latents (B C F h w)."""
+        shift, scale = (self.scale_shift_table.unsqueeze(1) + temb.unsqueeze(2)).unsqueeze(3).unbind(2)
+        states = _modulated(self.norm_out(hidden.float()), shift, scale).to(hidden.dtype)
+        p_t, p_h, p_w = self.config["patch_size"]
+        patches = self.proj_out(states).unflatten(1, (temb.shape[1], height // p_h, width // p_w))
+        patches = patches.unflatten(4, (p_t, p_h, p_w, -1))  # B F h' w' p_t p_h p_w C
+        return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

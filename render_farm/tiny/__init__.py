@@ -1,0 +1,6 @@
+"""The built-in model `tiny`: its checkpoint, its training data and the script that trained it."""
+
+from pathlib import Path
+
+MODEL_DIR: Path = Path(__file__).parent / "model"
+"""Folder of the checkpoint, in diffusers format (SkyReelsV2DiffusionForcingPipeline)."""

@@ -1,0 +1,95 @@
+"""Train `tiny` from nothing: `python -m render_farm.tiny.train {vae,latents,transformer,export,all} --folder RUN`.
+
+Each verb resumes where it stopped. `--folder` holds the run's checkpoints and the cache of latents.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from render_farm.tiny import MODEL_DIR
+from render_farm.tiny.build import Architecture
+from render_farm.tiny.export import export_checkpoint
+from render_farm.tiny.forcing import ForcingConfig
+from render_farm.tiny.latents import FRAMES, read_latents, write_latents
+from render_farm.tiny.loop import LoopConfig, Share, run_shared
+from render_farm.tiny.train_transformer import train_transformer
+from render_farm.tiny.train_vae import VaeConfig, draw_clips, psnr, train_vae
+
+logger = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    top = argparse.ArgumentParser(prog="python -m render_farm.tiny.train", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+    vae = verbs.add_parser("vae", help="train the video autoencoder")
+    vae.add_argument("--steps", type=int, default=3000)
+    vae.add_argument("--lr", type=float, default=2e-3)
+    latents = verbs.add_parser("latents", help="render and encode the clips the transformer learns from")
+    for kind, count in {"short": 2560, "long": 640, "change": 384}.items():
+        latents.add_argument(f"--{kind}", type=int, default=count, help=f"clips of {FRAMES[kind]} frames")
+    transformer = verbs.add_parser("transformer", help="train the transformer and the text encoder")
+    transformer.add_argument("--steps", type=int, default=6000)
+    transformer.add_argument("--lr", type=float, default=1.5e-3)
+    export = verbs.add_parser("export", help="write the averaged weights as a diffusers folder")
+    export.add_argument("--to", type=Path, default=MODEL_DIR)
+    for verb in (vae, latents, transformer, export):
+        verb.add_argument("--folder", type=Path, required=True)
+        verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        verb.add_argument("--threads", type=int, default=2, help="CPU threads of a single process")
+        verb.add_argument(
+            "--processes", type=int, default=1, help="processes of one thread that share each batch (CPU)"
+        )
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one verb."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    if args.verb == "export":
+        export_checkpoint(args.folder, args.to)
+    else:
+        run_shared(VERBS[args.verb], args.processes, args)
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of that name; "auto" is the GPU where there is one."""
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_vae(share: Share, args: argparse.Namespace) -> None:
+    """Train the video autoencoder and measure it on clips it has not seen."""
+    device = device_of(args.device)
+    loop = LoopConfig(steps=args.steps, peak_lr=args.lr, ema_decay=0.998)
+    vae = train_vae(Architecture(), VaeConfig(), loop, args.folder, device, share)
+    if share.rank == 0:
+        logger.info("PSNR %.2f dB", psnr(vae, draw_clips(12345, 0, range(16), 17).to(device)))
+
+
+def run_latents(share: Share, args: argparse.Namespace) -> None:
+    """Fill the cache of latents."""
+    counts = {kind: getattr(args, kind) for kind in FRAMES}
+    write_latents(args.folder / "latents", counts, seed=1, share=share)
+
+
+def run_transformer(share: Share, args: argparse.Namespace) -> None:
+    """Train the transformer and the text encoder on the cache of latents."""
+    clips = read_latents(args.folder / "latents")
+    if share.rank == 0:
+        logger.info("%d clips", len(clips))
+    loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=200, ema_decay=0.998, weight_decay=0.01)
+    train_transformer(Architecture(), ForcingConfig(), loop, clips, args.folder, device_of(args.device), share)
+
+
+VERBS = {"vae": run_vae, "latents": run_latents, "transformer": run_transformer}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""A worker's own work, without Ray: segments stored one by one, films that move, disks that fill."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from render_farm import load_engine
+from render_farm.errors import Cancelled, CorruptCheckpointError
+from render_farm.farm.embeddings import EmbeddingStore
+from render_farm.farm.film_task import FilmTask
+from render_farm.farm.film_worker import CheckpointBehindError, FilmWorker
+from render_farm.storage.checkpoints import load_film_state
+from render_farm.storage.done import read_done
+from render_farm.storage.store import open_store
+from tests.farm import films
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return load_engine("tiny", device="cpu")
+
+
+def film_task(engine, output: Path, job_id: str = "a", **values) -> FilmTask:
+    """A film whose prompts are encoded already."""
+    plan = engine.plan(films.job(job_id, **{**films.THREE_SEGMENTS, **values}))
+    task = FilmTask(run_id="r", output=str(output), model="tiny", plan=plan, keep_latents=True)
+    stored = EmbeddingStore(open_store(task.output), "r", engine.facts.fingerprint)
+    for text, embedding in engine.encode_prompts(stored.missing(plan.texts)).items():
+        stored.save(text, embedding)
+    return task
+
+
+def test_a_film_from_first_segment_to_published(engine, tmp_path):
+    worker, task = FilmWorker("w"), film_task(engine, tmp_path)
+    steps = []
+    for segment in range(3):
+        report = worker.render_segment(task, segment, on_step=lambda step: steps.append((step.segment, step.step)))
+        assert report.segment == segment
+        assert len(load_film_state(open_store(task.output), task.film).segments) == segment + 1
+    film = worker.finish_film(task)
+    worker.close()
+    assert steps == [(segment, step) for segment in range(3) for step in (1, 2)]
+    assert film.num_frames == 53
+    films.assert_complete(tmp_path, "a", num_frames=53)
+    assert read_done(open_store(task.output), "a")["sha256"] == film.sha256
+
+
+def test_a_film_that_moves_after_every_segment_is_bit_identical(engine, tmp_path):
+    task = film_task(engine, tmp_path / "moving")
+    for segment in range(3):
+        worker = FilmWorker(f"w{segment}")
+        worker.render_segment(task, segment)
+        worker.close()
+    last = FilmWorker("last")
+    last.finish_film(task)
+    last.close()
+    stays = film_task(engine, tmp_path / "staying")
+    worker = FilmWorker("w")
+    for segment in range(3):
+        worker.render_segment(stays, segment)
+    worker.finish_film(stays)
+    worker.close()
+    assert np.array_equal(films.latents(tmp_path / "moving", "a"), films.latents(tmp_path / "staying", "a"))
+    video = [(tmp_path / name / "a" / "video.mp4").read_bytes() for name in ("moving", "staying")]
+    assert video[0] == video[1]
+
+
+def test_a_stored_segment_is_not_rendered_again(engine, tmp_path):
+    task = film_task(engine, tmp_path)
+    first, second = FilmWorker("first"), FilmWorker("second")
+    first.render_segment(task, 0)
+    second.render_segment(task, 0, on_step=lambda step: pytest.fail("it was rendered again"))
+    assert second.render_segment(task, 1).segment == 1
+    # the first worker's picture of the film is old now: what the other stored counts
+    assert first.render_segment(task, 1).segment == 1
+    state = load_film_state(open_store(task.output), task.film)
+    assert [record.worker for record in state.segments] == ["first", "second"]
+
+
+def test_segments_that_are_not_there_are_said_to_be_missing(engine, tmp_path):
+    task = film_task(engine, tmp_path)
+    worker = FilmWorker("w")
+    with pytest.raises(CheckpointBehindError) as caught:
+        worker.render_segment(task, 2)
+    assert caught.value.segments_done == 0
+    with pytest.raises(CheckpointBehindError):
+        worker.finish_film(task)
+
+
+def test_stopping_ends_at_the_next_step_and_leaves_no_segment(engine, tmp_path):
+    task = film_task(engine, tmp_path, num_inference_steps=20)
+    worker, seen = FilmWorker("w"), []
+
+    def stop_at_third(step):
+        seen.append(step.step)
+        if step.step == 3:
+            worker.stop(7)
+
+    with pytest.raises(Cancelled):
+        worker.render_segment(task, 0, work=7, on_step=stop_at_third)
+    assert seen == [1, 2, 3]
+    assert load_film_state(open_store(task.output), task.film).segments == ()
+
+
+def test_a_missing_or_damaged_embedding_is_a_cluster_error(engine, tmp_path):
+    task = film_task(engine, tmp_path)
+    for path in (tmp_path / "_runs" / "r" / "embeddings").iterdir():
+        path.write_bytes(b"torn")
+    with pytest.raises(CorruptCheckpointError, match="damaged"):
+        FilmWorker("w").render_segment(task, 0)
+    with pytest.raises(CorruptCheckpointError, match="missing"):
+        FilmWorker("w").render_segment(task, 0)
+
+
+def finish_with_small_files(output: str, limit_bytes: int) -> subprocess.CompletedProcess[str]:
+    """Finish the film of `output` in a process whose files may not grow beyond a limit, as on a full disk."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    script = (
+        "import pickle, sys\n"
+        "from render_farm.farm.film_worker import FilmWorker\n"
+        "from render_farm.farm.failures import classify\n"
+        "task = pickle.load(open(sys.argv[1] + '/task.pickle', 'rb'))\n"
+        "try:\n"
+        "    FilmWorker('w').finish_film(task)\n"
+        "except Exception as error:\n"
+        "    failure = classify(error)\n"
+        "    print(failure.fault, failure.error_class, failure.message)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, output], capture_output=True, text=True, preexec_fn=limit, timeout=120
+    )
+
+
+def test_a_full_disk_leaves_nothing_under_a_final_name_and_a_clear_message(engine, tmp_path):
+    import pickle
+
+    task = film_task(engine, tmp_path, height=128, width=128, quality=10)
+    worker = FilmWorker("w")
+    for segment in range(3):
+        worker.render_segment(task, segment)
+    (tmp_path / "task.pickle").write_bytes(pickle.dumps(task))
+    failed = finish_with_small_files(str(tmp_path), 20_000)
+    assert failed.stdout.startswith("cluster StorageFullError"), failed.stdout + failed.stderr
+    assert not (tmp_path / "a").exists()
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    worker.finish_film(task)
+    worker.close()
+    assert (tmp_path / "a" / "job.json").exists()
+    assert (tmp_path / "a" / "video.mp4").stat().st_size > 20_000

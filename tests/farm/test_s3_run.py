@@ -1,0 +1,51 @@
+"""A run whose manifest and output are on S3 (a real server process)."""
+
+from __future__ import annotations
+
+import json
+
+from render_farm.manifest.writer import write_manifest
+from render_farm.media.mp4 import probe_mp4
+from render_farm.storage.store import open_store
+from tests.farm import films
+
+
+def test_render_to_s3_and_again(s3_uri, tmp_path):
+    write_manifest(f"{s3_uri}/in/films.parquet", [films.job("a"), films.job("b", causal_block_size=5)])
+    arguments = [f"{s3_uri}/in/films.parquet", "--output", f"{s3_uri}/films", "--workers", "1", "--device", "cpu"]
+    done = films.render(*arguments, "--json")
+    assert done.returncode == 11, done.stderr
+    report = json.loads(done.stdout)
+    assert report["jobs"] == {"done": 1, "failed": 1}
+    store = open_store(f"{s3_uri}/films")
+    store.get_file("a/video.mp4", tmp_path / "a.mp4")
+    assert probe_mp4(tmp_path / "a.mp4").num_frames == 37
+    names = store.list("a")
+    assert names == ["a/job.json", "a/poster.jpg", "a/video.mp4"]
+    assert f"_runs/{report['run_id']}/results.parquet" in store.list("_runs")
+    again = films.render(*arguments, "--json")
+    assert json.loads(again.stdout)["jobs"] == {"done": 1, "failed": 1}
+    assert "segment" not in again.stderr.lower().replace("segments", "")
+
+
+def test_content_types(s3_uri, s3_env):
+    done = films.render(
+        "--prompt", "a red circle", "--num-frames", "5", "--height", "32", "--width", "32", "--steps", "1",
+        "--output", s3_uri, "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    bucket, _, prefix = s3_uri.removeprefix("s3://").partition("/")
+    client = s3_env.client()
+    found = {
+        item["Key"].rpartition("/")[2]: client.head_object(Bucket=bucket, Key=item["Key"])["ContentType"]
+        for item in client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+        if "/_" not in item["Key"]
+    }
+    assert found == {"video.mp4": "video/mp4", "poster.jpg": "image/jpeg", "job.json": "application/json"}
+
+
+def test_a_bucket_that_is_not_there_is_exit_code_2(s3_env, tmp_path):
+    done = films.render(films.manifest(tmp_path, [films.job("a")]), "--output", "s3://no-such-bucket/films")
+    assert done.returncode == 2
+    assert "no-such-bucket" in done.stderr
+    assert "Traceback" not in done.stderr

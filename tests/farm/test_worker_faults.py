@@ -1,0 +1,87 @@
+"""Workers that die, models that break, stores that fill: the run goes on or says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+from render_farm.farm.driver import render_run
+from render_farm.farm.request import RunRequest
+from tests.farm import films
+
+
+def children_named(parent: int, name: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        try:
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def test_a_killed_worker_costs_one_segment_at_most(tmp_path):
+    slow = films.job("slow", **{**films.THREE_SEGMENTS, "num_inference_steps": 60})
+    arguments = ["--workers", "1", "--keep-latents", "--device", "cpu"]
+    manifest = films.manifest(tmp_path, [slow])
+    running = films.start_render(manifest, "--output", str(tmp_path / "out"), *arguments)
+    films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
+    first = next((tmp_path / "out").glob("_work/*/segments/0000-*")).name
+    [worker] = children_named(running.pid, "ray::RenderWorker")
+    os.kill(worker.pid, signal.SIGKILL)
+    _, errors = running.communicate(timeout=200)
+    assert running.returncode == 0, errors
+    films.assert_complete(tmp_path / "out", "slow", num_frames=53)
+    assert films.results(tmp_path / "out")["slow"]["attempts"] == 2
+    assert films.document(tmp_path / "out", "slow")["segments"][0]["key"].endswith(first)
+    undisturbed = render_run(
+        RunRequest(manifest=manifest, output=str(tmp_path / "calm"), num_workers=1, keep_latents=True, device="cpu"),
+        on_snapshot=lambda picture: None,
+    )
+    assert undisturbed.exit_code == 0
+    assert np.array_equal(films.latents(tmp_path / "out", "slow"), films.latents(tmp_path / "calm", "slow"))
+
+
+def test_a_damaged_checkpoint_is_found_and_rendered_again(tmp_path):
+    slow = films.job("slow", **{**films.THREE_SEGMENTS, "num_inference_steps": 60})
+    manifest = films.manifest(tmp_path, [slow])
+    arguments = [manifest, "--output", str(tmp_path / "out"), "--workers", "1", "--keep-latents", "--device", "cpu"]
+    running = films.start_render(*arguments)
+    films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    segment = next((tmp_path / "out").glob("_work/*/segments/0000-*"))
+    damaged = bytearray(segment.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    segment.write_bytes(damaged)
+    done = films.render(*arguments)
+    assert done.returncode == 0, done.stderr
+    films.assert_complete(tmp_path / "out", "slow", num_frames=53)
+    assert not films.document(tmp_path / "out", "slow")["segments"][0]["key"].endswith(segment.name)
+
+
+def test_two_drivers_on_one_run_the_second_is_told_who_holds_it(tmp_path):
+    slow = films.job("slow", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})
+    manifest = films.manifest(tmp_path, [slow])
+    arguments = [manifest, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]
+    running = films.start_render(*arguments)
+    films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
+    second = films.render(*arguments)
+    assert second.returncode == 2
+    assert "is held by process" in second.stderr
+    assert "Traceback" not in second.stderr
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("output", ["memory://somewhere", "/proc/nowhere/out"])
+def test_an_output_that_cannot_work_is_exit_code_2(tmp_path, output):
+    done = films.render(films.manifest(tmp_path, [films.job("a")]), "--output", output)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip()) > 20

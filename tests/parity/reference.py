@@ -1,0 +1,138 @@
+"""The reference of the parity tests: small SkyReelsV2 pipelines with random weights, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+)
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from render_farm.engine.noise import PrefixNoise
+from render_farm.planning import FilmPlan
+
+VOCABULARY = "a red blue green ball cube moves left right up down slowly fast over grass sand water at night"
+TEXT_DIM = 32
+HEIGHT, WIDTH = 32, 48
+
+
+def build_pipeline(
+    seed: int = 0, *, sample_info: bool = True, num_layers: int = 3, vae_width: int = 4
+) -> SkyReelsV2DiffusionForcingPipeline:
+    """A pipeline whose weights depend only on `seed`. All of them are spread widely: with the usual initial values,
+    modulation and attention hardly change the result, and a wrong mask or timestep would go unseen."""
+    torch.manual_seed(seed)
+    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *VOCABULARY.split()])}
+    core = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    pipeline = SkyReelsV2DiffusionForcingPipeline(
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+        ),
+        text_encoder=UMT5EncoderModel(
+            UMT5Config(vocab_size=32, d_model=TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0)
+        ),
+        transformer=SkyReelsV2Transformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=24,
+            ffn_dim=96,
+            num_layers=num_layers,
+            freq_dim=64,
+            text_dim=TEXT_DIM,
+            inject_sample_info=sample_info,
+        ),
+        vae=AutoencoderKLWan(base_dim=vae_width, dim_mult=[1, 2, 2, 2], num_res_blocks=1),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in pipeline.transformer.parameters():
+        parameter.data += 0.15 * torch.randn(parameter.shape, generator=generator)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype) -> SkyReelsV2DiffusionForcingPipeline:
+    """The saved pipeline in `dtype` with a float32 VAE, as the model's documentation loads it."""
+    vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
+    pipeline = SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder, vae=vae, torch_dtype=dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def render_reference(pipeline: SkyReelsV2DiffusionForcingPipeline, plan: FilmPlan, output_type: str = "latent"):
+    """What diffusers renders for the same parameters: latents (1 C T h w), or frames (T H W 3) in 0..1."""
+    job = plan.job
+    assert len(job.prompts) == 1, "a prompt list has no reference"
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=job.flow_shift)
+    with _prefix_noise(plan):
+        frames = pipeline(
+            prompt=job.prompts[0],
+            negative_prompt=job.negative_prompt,
+            height=job.height,
+            width=job.width,
+            num_frames=job.num_frames,
+            num_inference_steps=job.num_inference_steps,
+            guidance_scale=job.guidance_scale,
+            generator=torch.Generator().manual_seed(job.seed),
+            output_type=output_type,
+            overlap_history=job.overlap_history,
+            addnoise_condition=job.addnoise_condition,
+            base_num_frames=job.base_num_frames,
+            ar_step=job.ar_step,
+            causal_block_size=job.causal_block_size,
+            fps=job.fps,
+        ).frames
+    return frames if output_type == "latent" else frames[0]
+
+
+@contextmanager
+def _prefix_noise(plan: FilmPlan) -> Iterator[None]:
+    """Let the pipeline's `torch.randn_like` (the noise on the prefix, one draw a step) give our stream's numbers."""
+    draws = _draws(plan)
+
+    def randn_like(tensor: Tensor) -> Tensor:
+        segment_noise = next(draws)
+        return segment_noise(tuple(tensor.shape)).to(tensor)
+
+    with mock.patch.object(torch, "randn_like", randn_like):
+        yield
+    noisy = plan.job.addnoise_condition > 0 and len(plan.windows) > 1
+    assert next(draws, None) is None or not noisy, "one draw a step of every later window"
+
+
+def _draws(plan: FilmPlan) -> Iterator:
+    for window in plan.windows[1:]:
+        noise = PrefixNoise(seed=plan.job.seed, segment=window.index)
+        once: dict[tuple[int, ...], Tensor] = {}
+        for _ in range(plan.schedule(window.index).num_rows):
+            if plan.job.prefix_noise == "per_step":
+                yield noise.draw
+            else:
+                yield lambda shape, noise=noise, once=once: once.setdefault(
+                    shape, noise.draw(shape) if shape not in once else once[shape]
+                )
+
+
+@contextmanager
+def unaliased_scheduler() -> Iterator[None]:
+    """diffusers' scheduler given copies instead of views: what `sampler: corrected` stands for."""
+    original = UniPCMultistepScheduler.step
+
+    def step(self, model_output, timestep, sample, return_dict=True):
+        return original(self, model_output, timestep, sample.clone(), return_dict)
+
+    with mock.patch.object(UniPCMultistepScheduler, "step", step):
+        yield
