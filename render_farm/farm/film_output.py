@@ -7,7 +7,6 @@ first latent frame: the VAE's feature cache lives here and is never stored.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from render_farm.farm.busy_clock import BusyClock
+from render_farm.farm.scratch import make_folder
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO
@@ -43,7 +43,7 @@ class FilmOutput:
         self._plan = plan
         self._clock = clock
         self._thread = decoding_thread
-        self._folder = Path(tempfile.mkdtemp(prefix="render-farm-film-"))
+        self._folder = make_folder()
         self._decoder = engine.decoder(plan)
         self._writer = Mp4Writer(self._folder / VIDEO, plan.job.width, plan.job.height, plan.job.fps, plan.job.quality)
         self._pending: list[Future[None]] = []

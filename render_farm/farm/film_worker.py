@@ -25,6 +25,7 @@ from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.scratch import clear_abandoned
 from render_farm.storage.checkpoints import (
     FilmState,
     SegmentMeta,
@@ -81,6 +82,7 @@ class FilmWorker:
         self._lock = threading.Lock()
         self._stopped: set[int] = set()
         self._clock = BusyClock()
+        clear_abandoned()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._texts: dict[tuple[str, str], Tensor] = {}
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from render_farm.tiny.captions import vocabulary
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-FLOW_SHIFT = 5.0
+FLOW_SHIFT = 3.0
 """Shift of the noise levels, in training and in sampling."""
 
 

@@ -3,10 +3,12 @@ blur.
 
 A learned encoder would keep the transformer waiting, and a few minutes of a CPU make a poor one. The latents of `tiny`
 are therefore designed: each frame is averaged over 4x4 pixels, each 2x2 of those cells becomes mean, horizontal,
-vertical and diagonal difference per colour (12 channels), averaged over the latent frame's 4 frames; 4 more channels
-hold how the luminance of those four changes from the first to the second pair of frames. The decoder learns to draw
-edges from that. `linear_latents` computes the map directly; `design_encoder` writes it into AutoencoderKLWan's weights
-(a test compares them).
+vertical and diagonal difference per colour (12 channels), averaged over the latent frame's 4 frames; 2 more channels
+hold how the luminance of those four changes from the first to the second pair of frames. The last 2 channels mark the
+left and right, and the top and bottom edges of the picture: rotary positions are relative, so nothing else tells the
+transformer where the picture's centre is. (An encoder that learns marks its zero-padded edges, too.) The decoder
+learns to draw outlines from the 14. `linear_latents` computes the map directly; `design_encoder` writes it into
+AutoencoderKLWan's weights (a test compares them).
 Shapes: clips B 3 T H W in [-1, 1] (T = 4n + 1), latents B 16 T' H/8 W/8 (T' = n + 1), not normalised.
 """
 
@@ -28,10 +30,13 @@ COLOURS = (0, 1, 2)
 CONSTANT = 7
 """Channel that is CONSTANT_VALUE everywhere: it makes the output norms nearly linear."""
 CONSTANT_VALUE = 100.0
-FEATURES = (*COLOURS, *range(8, 21))
-"""Channels of the 16 features before the encoder's output norm."""
-NEGATED = (3, 4, 5, 6, *range(21, 33))
+FEATURES = (*COLOURS, *range(8, 19))
+"""Channels of the 14 features before the encoder's output norm."""
+NUM_FEATURES = len(FEATURES)
+NEGATED = (3, 4, 5, 6, *range(21, 31))
 """Channels of their negatives: silu(a) - silu(-a) = a undoes the activation."""
+EDGE = 2.0
+"""Value of the last two latents at the right and bottom edges (negated at the left and top)."""
 SIGNS = torch.tensor([[[1, 1], [1, 1]], [[-1, 1], [-1, 1]], [[-1, -1], [1, 1]], [[1, -1], [-1, 1]]]) / 4
 """Mean, horizontal, vertical and diagonal difference of 2x2 cells."""
 
@@ -45,8 +50,11 @@ def linear_latents(clips: Tensor) -> Tensor:
     parts = parts.permute(0, 3, 2, 1, 4, 5)  # B part colour T H W
     pairs = parts[:, :, :, 1:].unflatten(3, (-1, 2, 2)).mean(5)  # B part colour T' pair H W
     mean = torch.cat([parts[:, :, :, :1], pairs.mean(4)], dim=3).flatten(1, 2)
-    change = ((pairs[:, :, :, :, 1] - pairs[:, :, :, :, 0]) / 2).mean(2)
-    return torch.cat([mean, F.pad(change, (0, 0, 0, 0, 1, 0))], dim=1)
+    change = ((pairs[:, :2, :, :, 1] - pairs[:, :2, :, :, 0]) / 2).mean(2)
+    edges = torch.zeros_like(mean[:, :2])
+    edges[:, 0, ..., 0], edges[:, 0, ..., -1] = -EDGE, EDGE
+    edges[:, 1, ..., 0, :], edges[:, 1, ..., -1, :] = -EDGE, EDGE
+    return torch.cat([mean, F.pad(change, (0, 0, 0, 0, 1, 0)), edges], dim=1)
 
 
 @torch.no_grad()
@@ -70,7 +78,7 @@ def design_encoder(vae: Any) -> None:
             kept = list(FEATURES[:12]) if layer is last else list(COLOURS)
             layer.time_conv.weight[kept, kept, 1:] = 0.5
             layer.time_conv.weight[CONSTANT, CONSTANT, -1] = 1
-    for part in range(4):
+    for part in range(2):
         sources = list(FEATURES[3 * part : 3 * part + 3])
         last.time_conv.weight[FEATURES[12 + part], sources, 1] = -1 / 6
         last.time_conv.weight[FEATURES[12 + part], sources, 2] = 1 / 6
@@ -80,6 +88,13 @@ def design_encoder(vae: Any) -> None:
         shortcut.weight[negated] = -shortcut.weight[feature]
         encoder.conv_out.weight[latent, feature, -1, 1, 1] = gain
         encoder.conv_out.weight[latent, negated, -1, 1, 1] = -gain
+    level = F.silu(torch.tensor(encoder.norm_out.scale)).item()  # the constant channel after norm and activation
+    for latent, before, after in (
+        (14, (1, 0), (1, 2)),
+        (15, (0, 1), (2, 1)),
+    ):  # zeros outside the picture show its edges
+        encoder.conv_out.weight[(latent, CONSTANT, -1, *before)] = EDGE / level
+        encoder.conv_out.weight[(latent, CONSTANT, -1, *after)] = -EDGE / level
     _zero(vae.quant_conv)
     for latent in range(vae.config.z_dim):
         vae.quant_conv.weight[latent, latent] = 1
@@ -142,10 +157,11 @@ def start_decoder(vae: Any) -> None:
         elif isinstance(module, WanResample):
             _start_up(module)
     _copy_channels(vae.post_quant_conv)
-    for channel in range(16):  # latents go to the channels of the encoder's features
-        decoder.conv_in.weight[FEATURES[channel]] = 0
-        decoder.conv_in.weight[FEATURES[channel], channel, -1, 1, 1] = 1
-        decoder.conv_in.bias[FEATURES[channel]] = 0
+    decoder.conv_in.weight[:, NUM_FEATURES:] = 0  # nothing to draw from the edges
+    for channel, feature in enumerate(FEATURES):  # latents go to the channels of the encoder's features
+        decoder.conv_in.weight[feature] = 0
+        decoder.conv_in.weight[feature, channel, -1, 1, 1] = 1
+        decoder.conv_in.bias[feature] = 0
     decoder.conv_in.weight[CONSTANT] = 0
     decoder.conv_in.bias[CONSTANT] = 3.0
     first = decoder.up_blocks[0].upsamplers[0].resample[1]

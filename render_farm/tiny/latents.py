@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from render_farm.tiny.clips import draw_change, draw_scene, render_change, render_clip
-from render_farm.tiny.designed_vae import linear_latents
+from render_farm.tiny.designed_vae import EDGE, NUM_FEATURES, linear_latents
 from render_farm.tiny.loop import Share, save_atomically
 
 logger = logging.getLogger(__name__)
@@ -87,5 +87,7 @@ def channel_statistics(clips: list[LatentClip]) -> tuple[list[float], list[float
     of the shape.
     """
     flat = torch.cat([clip.latents.float().flatten(1) for clip in clips[:2000]], dim=1)
-    std = flat.std(1)
-    return flat.mean(1).tolist(), (std * std.max()).sqrt().tolist()
+    mean, std = flat.mean(1), flat.std(1)
+    std = (std * std[:NUM_FEATURES].max()).sqrt()
+    mean[NUM_FEATURES:], std[NUM_FEATURES:] = 0.0, 0.4 * EDGE
+    return mean.tolist(), std.tolist()

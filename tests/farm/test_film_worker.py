@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from render_farm.errors import Cancelled, CorruptCheckpointError
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import CheckpointBehindError, FilmWorker
+from render_farm.farm.scratch import clear_abandoned, make_folder
 from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.store import open_store
@@ -117,6 +119,18 @@ def test_a_missing_or_damaged_embedding_is_a_cluster_error(engine, tmp_path):
         FilmWorker("w").render_segment(task, 0)
     with pytest.raises(CorruptCheckpointError, match="missing"):
         FilmWorker("w").render_segment(task, 0)
+
+
+def test_folders_of_killed_workers_are_cleared_away(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    script = "from render_farm.farm.scratch import make_folder; print(make_folder())"
+    dead = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ).stdout.strip()
+    mine = make_folder()
+    assert clear_abandoned() == 1
+    assert mine.exists()
+    assert not Path(dead).exists()
 
 
 def finish_with_small_files(output: str, limit_bytes: int) -> subprocess.CompletedProcess[str]:

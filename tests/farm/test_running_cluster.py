@@ -28,11 +28,13 @@ def address(tmp_path_factory):
         "--disable-usage-stats", f"--temp-dir={folder}", "--object-store-memory=100000000",
     ]  # fmt: skip
     head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    films.wait_for(lambda: _answers(f"127.0.0.1:{port}"), what="the Ray cluster's start")
-    yield f"127.0.0.1:{port}"
-    head.terminate()
-    head.wait(timeout=60)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        films.wait_for(lambda: _answers(f"127.0.0.1:{port}"), what="the Ray cluster's start")
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _answers(address: str) -> bool:
