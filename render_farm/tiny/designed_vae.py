@@ -92,7 +92,7 @@ def design_encoder(vae: Any) -> None:
     for latent, before, after in (
         (14, (1, 0), (1, 2)),
         (15, (0, 1), (2, 1)),
-    ):  # zeros outside the picture show its edges
+    ):  # outside are zeros
         encoder.conv_out.weight[(latent, CONSTANT, -1, *before)] = EDGE / level
         encoder.conv_out.weight[(latent, CONSTANT, -1, *after)] = -EDGE / level
     _zero(vae.quant_conv)
