@@ -7,6 +7,8 @@ import signal
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from render_farm.farm.driver import render_run
@@ -85,3 +87,26 @@ def test_an_output_that_cannot_work_is_exit_code_2(tmp_path, output):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip()) > 20
+
+
+def test_a_time_limit_ends_the_run_with_13_and_what_is_stored_stays(tmp_path):
+    manifest = films.manifest(tmp_path, [films.job("slow", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})])
+    arguments = [manifest, "--output", str(tmp_path / "out"), "--device", "cpu"]
+    done = films.render(*arguments, "--timeout", "1")
+    assert done.returncode == 13, done.stderr
+    assert films.results(tmp_path / "out")["slow"]["state"] == "cancelled"
+    assert "time limit" in films.results(tmp_path / "out")["slow"]["message"]
+
+
+def test_strict_refuses_a_manifest_with_a_bad_row_before_anything_starts(tmp_path):
+    bad = films.manifest(tmp_path, [films.job("a")])
+    table = pq.read_table(bad)
+    column = pa.array([0], pa.int64())
+    pq.write_table(table.set_column(table.column_names.index("num_frames"), "num_frames", column), bad)
+    done = films.render(bad, "--output", str(tmp_path / "out"), "--strict")
+    assert done.returncode == 2
+    assert "row 1 (job_id=a): num_frames: 0 is less than 1" in done.stderr
+    assert not (tmp_path / "out").exists()
+    lenient = films.render(bad, "--output", str(tmp_path / "out"))
+    assert lenient.returncode == 10
+    assert films.results(tmp_path / "out")["a"]["message"] == "row 1 (job_id=a): num_frames: 0 is less than 1"
