@@ -17,12 +17,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from render_farm.errors import Fault, RenderFarmError
+from render_farm.errors import RenderFarmError
 from render_farm.farm.failures import classify, died
 from render_farm.farm.results import write_results
 from render_farm.farm.run_record import FilmRecord, RunRecord
 from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.snapshot import RunSnapshot
+from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
@@ -34,7 +35,6 @@ NAME = "coordinator"
 _TICK_S = 0.5
 _WRITE_RESULTS_EVERY_S = 20.0
 _SLOW_FACTOR = 10
-_TEXT_ATTEMPTS = 3
 _ENDED_RUNS_KEPT = 20
 
 
@@ -55,6 +55,9 @@ class _Run:
     record: RunRecord
     lease: LeaseKeeper | None = None
     texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
+    """Every text by model; the values mean nothing."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    lease_lost: bool = False
     results_written_s: float = 0.0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -72,7 +75,7 @@ class Coordinator:
         self._work_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task] = set()
         self._pool = WorkerPool(shape, on_up=self._worker_up, on_cannot_start=self._workers_cannot_start)
-        self._text_lock = asyncio.Lock()
+        self._text = TextStage(self._pool, takes_a_place=shape.device == "cuda", free_a_place=self._free_a_place)
         self._ticking: asyncio.Task | None = None
 
     # --- calls of the driver ---
@@ -109,6 +112,7 @@ class Coordinator:
         for entry in entries:
             run.record.add(entry)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
+            run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
             films.append(
                 ev.Film(
                     run_id=run_id,
@@ -130,7 +134,7 @@ class Coordinator:
             self._ticking = asyncio.create_task(self._tick())
         self._spawn(self._encode_texts(run))
         if self._shape.device != "cuda":
-            self._pool.start()
+            self._start_workers()
         self._apply(ev.RunSealed(run_id=run_id, max_failed=run.record.spec.max_failed))
 
     async def snapshot(self, run_id: str, after_line: int = 0) -> RunSnapshot:
@@ -168,7 +172,8 @@ class Coordinator:
         """Let workers remove their temporary files, and end them."""
         if self._ticking is not None:
             self._ticking.cancel()
-        await self._release_workers()
+        for worker in self._machine.workers:
+            await self._let_go(worker)
 
     # --- calls of the workers ---
 
@@ -294,10 +299,25 @@ class Coordinator:
             if not run.over.is_set():
                 run.record.log.add(f"worker {worker} ended; a fresh one is started", level="warning")
         self._apply(ev.WorkerLost(worker=worker, failure=died(worker, detail)))
-        self._pool.start()
+        self._start_workers()
+
+    @property
+    def _anything_left(self) -> bool:
+        return any(not run.over.is_set() for run in self._runs.values())
+
+    def _start_workers(self) -> None:
+        if self._anything_left:
+            self._pool.start()
 
     def _worker_up(self, worker: str) -> None:
         self._apply(ev.WorkerUp(worker=worker))
+        if not self._anything_left:
+            self._spawn(self._let_go(worker))
+
+    async def _let_go(self, worker: str) -> None:
+        """End an idle worker."""
+        self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
+        await self._pool.end(worker)
 
     def _workers_cannot_start(self, reason: str) -> None:
         for run_id, run in self._runs.items():
@@ -330,19 +350,23 @@ class Coordinator:
         state = action.state
         if state is RunState.DONE and counts.get("failed"):
             state = RunState.FAILED  # rows that were bad from the start
-        await self._write(run)
+        if not run.lease_lost:  # else the results are the new holder's to write
+            await self._write(run)
         if run.lease is not None:
-            await asyncio.to_thread(run.lease.stop)
+            try:
+                await asyncio.to_thread(run.lease.stop)
+            except RenderFarmError as error:
+                run.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
         run.record.state = state
         run.over.set()
-        if all(other.over.is_set() for other in self._runs.values()):
+        if not self._anything_left:
             await self._release_workers()
 
     async def _release_workers(self) -> None:
         """Nothing is left to render: give the devices back. The next run starts workers anew."""
         for worker in self._machine.workers:
-            self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
-        await self._pool.close()
+            await self._let_go(worker)
+        self._start_workers()  # a run that was added meanwhile
 
     async def _write(self, run: _Run) -> None:
         run.results_written_s = time.monotonic()
@@ -360,6 +384,7 @@ class Coordinator:
     def _lease_lost(self, run_id: str, reason: str) -> None:
         run = self._runs.get(run_id)
         if run is not None and not run.over.is_set():
+            run.lease_lost = True
             run.record.stop_reason = f"the run's lease was lost: {reason}"
             run.record.log.add(run.record.stop_reason, level="error")
             self._apply(ev.CancelRun(run_id=run_id, reason=run.record.stop_reason))
@@ -367,48 +392,23 @@ class Coordinator:
     # --- text ---
 
     async def _encode_texts(self, run: _Run) -> None:
-        """Encode every prompt of the run, a model at a time, in a process of its own that then ends.
-
-        On GPUs it takes a worker's place: before the workers start, or in turn with an idle one.
-        """
-        spec, takes_gpu = run.record.spec, self._shape.device == "cuda"
-        async with self._text_lock:
-            for model, texts in run.texts.items():
-                run.record.note = f"encoding {len(texts)} prompts"
-                if takes_gpu and self._pool.num_places_taken >= self._shape.num_workers:
-                    await self._free_a_place()
-                try:
-                    await self._encode(run, model, list(texts))
-                except RenderFarmError as error:
-                    failure = classify(error)
-                    self._apply(ev.TextFailed(run_id=spec.run_id, model=model, failure=failure))
-                else:
-                    self._apply(ev.TextReady(run_id=spec.run_id, model=model))
-            run.record.note = ""
-        self._pool.start()
-
-    async def _encode(self, run: _Run, model: str, texts: list[str]) -> None:
-        spec = run.record.spec
-        for attempt in itertools.count(1):
-            try:
-                await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=texts)
-                return
-            except Exception as error:
-                failure = classify(error)
-                if failure.fault in (Fault.JOB, Fault.USER) or attempt >= _TEXT_ATTEMPTS:
-                    cause = getattr(error, "cause", None) or error
-                    if isinstance(cause, RenderFarmError):
-                        raise cause from error
-                    raise RenderFarmError(f"prompts could not be encoded: {failure.message}") from error
-                run.record.log.add(f"encoding prompts again: {failure.message}", level="warning")
-                await asyncio.sleep(attempt)
+        """Have every prompt of the run encoded, a model at a time; its films become ready."""
+        run_id = run.record.spec.run_id
+        for model, texts in run.texts.items():
+            failure = await self._text.encode(run.record, model, run.fingerprints[model], list(texts))
+            if failure is None:
+                self._apply(ev.TextReady(run_id=run_id, model=model))
+            else:
+                self._apply(ev.TextFailed(run_id=run_id, model=model, failure=failure))
+        self._start_workers()
 
     async def _free_a_place(self) -> None:
-        while not self._machine.idle_workers:
-            await asyncio.sleep(_TICK_S)
-        worker = self._machine.idle_workers[0]
-        self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
-        await self._pool.end(worker)
+        """Let an idle worker go, when all places are taken."""
+        while self._pool.num_places_taken >= self._shape.num_workers:
+            if self._machine.idle_workers:
+                await self._let_go(self._machine.idle_workers[0])
+            else:
+                await asyncio.sleep(_TICK_S)
 
     # --- time ---
 
@@ -419,7 +419,11 @@ class Coordinator:
             self._end_hanging_workers(now)
             self._apply(ev.Tick())
             for run in self._runs.values():
-                if not run.over.is_set() and now - run.results_written_s > _WRITE_RESULTS_EVERY_S:
+                if (
+                    not run.over.is_set()
+                    and not run.lease_lost
+                    and now - run.results_written_s > _WRITE_RESULTS_EVERY_S
+                ):
                     run.results_written_s = now
                     self._spawn(self._write(run))
 

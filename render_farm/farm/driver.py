@@ -212,7 +212,7 @@ def _nothing_to_do(
     """Every row is bad or done: no worker is started."""
     counts = {str(state): number for state, number in Counter(result.state for result in prepared.ended).items()}
     write_results(store, source.run_id, prepared.ended)
-    state = RunState.FAILED if counts.get("failed") else RunState.DONE
+    state = str(RunState.FAILED if counts.get("failed") else RunState.DONE)
     on_snapshot(
         RunSnapshot(
             run_id=source.run_id, output=request.output, state=state, num_jobs=len(prepared.ended), counts=counts
@@ -316,7 +316,10 @@ class _Watch:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RenderFarmError):
                 raise error.cause from None
-            raise
+            if not isinstance(error.cause, KeyError) or self._cluster.private:
+                raise
+            self._add()  # a coordinator that Ray restarted does not know the run
+            return self._ask(method, *arguments)
         except ray.exceptions.RayActorError as error:
             if self._cluster.private or method in ("add_run", "add_films", "seal_run"):
                 raise RenderFarmError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error

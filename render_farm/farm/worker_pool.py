@@ -124,7 +124,3 @@ class WorkerPool:
             )
         finally:
             ray.kill(actor)
-
-    async def close(self) -> None:
-        """End every worker."""
-        await asyncio.gather(*(self.end(worker) for worker in list(self._handles)))

@@ -53,6 +53,7 @@ def linear_latents(clips: Tensor) -> Tensor:
     change = ((pairs[:, :2, :, :, 1] - pairs[:, :2, :, :, 0]) / 2).mean(2)
     edges = torch.zeros_like(mean[:, :2])
     edges[:, 0, ..., 0], edges[:, 0, ..., -1] = -EDGE, EDGE
+    edges[:, 0, 0] += EDGE
     edges[:, 1, ..., 0, :], edges[:, 1, ..., -1, :] = -EDGE, EDGE
     return torch.cat([mean, F.pad(change, (0, 0, 0, 0, 1, 0)), edges], dim=1)
 
@@ -95,6 +96,8 @@ def design_encoder(vae: Any) -> None:
     ):  # outside are zeros
         encoder.conv_out.weight[(latent, CONSTANT, -1, *before)] = EDGE / level
         encoder.conv_out.weight[(latent, CONSTANT, -1, *after)] = -EDGE / level
+    encoder.conv_out.weight[14, CONSTANT, -2, 1, 1] = -EDGE / level  # zeros before the film show its first frame
+    encoder.conv_out.bias[14] = EDGE
     _zero(vae.quant_conv)
     for latent in range(vae.config.z_dim):
         vae.quant_conv.weight[latent, latent] = 1

@@ -31,8 +31,8 @@ class ForcingConfig:
     latent_frames_per_step: int = 125
     """Latent frames of a batch, over all its windows."""
     lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
-        (0.45, (2, 3, 5)),
-        (0.72, (5, 10, 10)),
+        (0.40, (2, 3, 5)),
+        (0.62, (5, 10, 10)),
         (1.0, (10, 15, 25, 25, 25)),
     )
     """Up to which share of the training, window lengths in latent frames. Short ones first: a step then shows many more
