@@ -31,6 +31,43 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputLimits:
+    """What an input image or video of a job may be, and where it may come from. Manifests are not trusted.
+
+    As a table `[inputs]` in the settings file, or as variables `RENDER_FARM_INPUT_<FIELD>` (lists with commas).
+    """
+
+    max_image_bytes: int = 64 << 20
+    """Size of an image's file; counted while it arrives, whatever the server says."""
+    max_video_bytes: int = 4 << 30
+    """The same for a video's."""
+    max_image_pixels: int = 89_478_485
+    """Width x height of an image (Pillow's own threshold). An image with more is refused before it is decoded."""
+    max_frame_pixels: int = 8192 * 4320
+    """Width x height of a video's frames."""
+    fetch_timeout_s: float = 600.0
+    """Longest time that getting one input may take, trials included."""
+    silence_timeout_s: float = 30.0
+    """Longest silence of an https server, and the longest wait for a connection."""
+    decode_timeout_s: float = 1800.0
+    """Longest time that decoding one video may take."""
+    protocols: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "https", "memory")
+    """What may stand before `://`; `file` is also a plain path."""
+    allowed_roots: tuple[str, ...] | None = None
+    """Folders that local inputs must lie in, links followed. Unset allows every file that the farm's user can read;
+    set it when you render the manifests of others. An empty list allows no local files."""
+    trusted_hosts: tuple[str, ...] = ()
+    """`name` or `name:port` of https servers of your own that may have private or loopback addresses. Without it no
+    input comes from such an address. Link-local ones (the cloud's metadata) never serve."""
+    ca_file: str | None = None
+    """PEM file with certificates to trust besides the system's, for servers with a private authority."""
+    max_redirects: int = 5
+    """How many redirects of an https server are followed; each is checked like the first address."""
+    num_tries: int = 3
+    """Tries of an https request that fails in a way that may pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a farm needs to know that is not in a manifest."""
 
@@ -47,6 +84,11 @@ class Settings:
     max_failed: str | None = None
     """A run stops when more jobs than this (`N` or `P%`) have failed; unset means never."""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    inputs: InputLimits = field(default_factory=InputLimits)
+
+
+_TABLES: dict[str, str] = {"timeouts": "RENDER_FARM_", "inputs": "RENDER_FARM_INPUT_"}
+"""Settings with fields of their own, and how their variables start."""
 
 
 def load_settings(*, file: str | None = None, environment: Mapping[str, str] | None = None, **flags: Any) -> Settings:
@@ -59,18 +101,10 @@ def load_settings(*, file: str | None = None, environment: Mapping[str, str] | N
     path = file or environment.get("RENDER_FARM_CONFIG")
     if path:
         settings = _apply(settings, _read_toml(path), source=path)
-    from_environment: dict[str, Any] = {
-        name: environment[f"RENDER_FARM_{name.upper()}"]
-        for name in (f.name for f in fields(Settings) if f.name != "timeouts")
-        if environment.get(f"RENDER_FARM_{name.upper()}")
-    }
-    timeouts = {
-        f.name: environment[f"RENDER_FARM_{f.name.upper()}"]
-        for f in fields(Timeouts)
-        if environment.get(f"RENDER_FARM_{f.name.upper()}")
-    }
-    if timeouts:
-        from_environment["timeouts"] = timeouts
+    from_environment: dict[str, Any] = _variables(settings, "RENDER_FARM_", environment)
+    for table, prefix in _TABLES.items():
+        if values := _variables(getattr(settings, table), prefix, environment):
+            from_environment[table] = values
     settings = _apply(settings, from_environment, source="the environment")
     return _apply(settings, {key: value for key, value in flags.items() if value is not None}, source="flags")
 
@@ -91,8 +125,8 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"{source}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
-        if key == "timeouts":
-            changes[key] = _apply_timeouts(settings.timeouts, value, source=source)
+        if key in _TABLES:
+            changes[key] = _apply_table(getattr(settings, key), key, value, source=source)
         elif key == "attempts":
             changes[key] = _number(int, key, value, source)
         else:
@@ -100,12 +134,38 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
     return replace(settings, **changes)
 
 
-def _apply_timeouts(timeouts: Timeouts, values: Mapping[str, Any], *, source: str) -> Timeouts:
-    known = {f.name for f in fields(Timeouts)}
-    unknown = sorted(set(values) - known)
+def _variables(part: Settings | Timeouts | InputLimits, prefix: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are set for the fields of `part`, tables left out."""
+    names = {f.name: f"{prefix}{f.name.upper()}" for f in fields(part) if f.name not in _TABLES}
+    return {name: environment[variable] for name, variable in names.items() if environment.get(variable)}
+
+
+def _apply_table(part: Any, table: str, values: Any, *, source: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"{source}: {table}: {values!r} is not a table", advice=f"write [{table}] and its fields below"
+        )
+    kinds = {f.name: str(f.type) for f in fields(part)}
+    unknown = sorted(set(values) - set(kinds))
     if unknown:
-        raise UsageError(f"{source}: unknown time-out {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    return replace(timeouts, **{key: _number(float, key, value, source) for key, value in values.items()})
+        noun = "time-out" if table == "timeouts" else f"setting of {table}"
+        raise UsageError(f"{source}: unknown {noun} {unknown[0]!r}; known: {', '.join(sorted(kinds))}")
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if kinds[key].startswith("tuple"):
+            changes[key] = _names(key, value, source)
+        elif kinds[key] in ("int", "float"):
+            changes[key] = _number(int if kinds[key] == "int" else float, key, value, source)
+        else:
+            changes[key] = value
+    return replace(part, **changes)
+
+
+def _names(key: str, value: Any, source: str) -> tuple[str, ...]:
+    values = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(part, str) for part in values):
+        raise UsageError(f"{source}: {key}: {value!r} is not a list of names")
+    return tuple(values)
 
 
 def _number(kind: type, key: str, value: Any, source: str) -> Any:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from render_farm.engine.attention import AttentionBackend, BlockCausalAttention, SelfAttention, TorchAttention
 from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
+from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
+from render_farm.engine.inputs import given_inputs, read_inputs
 from render_farm.engine.loading import load_text_encoder, load_tokenizer, load_transformer, load_vae
 from render_farm.engine.locate import locate_model
 from render_farm.engine.progress import OnStep
@@ -28,7 +30,7 @@ from render_farm.engine.vae import StreamingDecoder
 from render_farm.engine.video import Video
 from render_farm.errors import InvalidJobError, Problem, UsageError
 from render_farm.job import RenderJob
-from render_farm.planning import FilmPlan, ModelFacts, plan_film
+from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 
 
 def load_engine(
@@ -141,6 +143,14 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def encode_conditioning(self, plan: FilmPlan, inputs: Inputs) -> Conditioning:
+        """The latents of a film's inputs, on the CPU: encode once a film, give them to `render_segment`.
+
+        Raises `InputError` for pixels that are missing or of another size, or a video shorter than `overlap_history`.
+        """
+        with device_errors(f"encoding the inputs of job {plan.job.job_id}"):
+            return encode_inputs(self.vae, plan, inputs)
+
     def render_segment(
         self,
         plan: FilmPlan,
@@ -148,17 +158,21 @@ class Engine:
         *,
         history: Tensor | None,
         embeddings: Mapping[str, Tensor],
+        conditioning: Conditioning | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
 
-        `history` are the film's last O latents so far (1 C O h w), None for the first segment; only they, `plan` and
-        `embeddings` (for `plan.texts`, from `encode_prompts`) decide the result, so a segment can be rendered anywhere
-        and at any time, bit-identically on like hardware. `on_step` is called after each step and may raise
-        `Cancelled`. Raises `UsageError` when `history` is missing or of another shape, `KeyError` for a missing text,
-        `OutOfMemoryError` or `DeviceError` for the device.
+        `history` are the film's last O latents so far (1 C O h w), None for the first segment; `conditioning` (from
+        `encode_conditioning`) is what the job's inputs give, which the first segment of an i2v, flf2v or v2v film and
+        the last of a flf2v film need. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
+        decide the result, so a segment can be rendered anywhere and at any time, bit-identically on like hardware.
+        `on_step` is called after each step and may raise `Cancelled`. Raises `UsageError` when `history` or
+        `conditioning` is missing or of another shape, `KeyError` for a missing text, `OutOfMemoryError` or
+        `DeviceError` for the device.
         """
         window = plan.windows[index]
+        check_conditioning(plan, window, conditioning)
         if window.num_history_frames:
             shape = (1, self.facts.latent_channels, window.num_history_frames, plan.latent_height, plan.latent_width)
             if history is None or tuple(history.shape) != shape:
@@ -172,22 +186,43 @@ class Engine:
                 history=history,
                 embeddings=embeddings,
                 attention=self.attention,
+                conditioning=conditioning,
                 on_step=on_step,
             )
             return latents[:, :, window.num_dropped_frames :].cpu()
 
     def decoder(self, plan: FilmPlan) -> StreamingDecoder:
-        """A decoder for a film, from its first latent frame on; several may be used in turn."""
-        return StreamingDecoder(self.vae)
+        """A decoder for a film, from its first latent frame on; several may be used in turn.
 
-    def render(self, job: RenderJob, on_progress: OnStep | None = None) -> Video:
-        """Render a whole film. Raises `InvalidJobError` before any work; what `on_progress` raises passes through."""
-        plan = self.plan(job)
+        The first `plan.num_repeated_frames` frames, which a v2v film's input video ends with, are not given out.
+        """
+        return StreamingDecoder(self.vae, num_skipped_frames=plan.num_repeated_frames)
+
+    def render(self, job: RenderJob, on_progress: OnStep | None = None, *, inputs: Inputs | None = None) -> Video:
+        """Render a whole film. Raises `InvalidJobError` before any work; what `on_progress` raises passes through.
+
+        The job's image, last_image and video are read from their URIs, unless `inputs` gives their pixels. Raises
+        `InputError` for one that cannot be used.
+        """
+        plan, read = self.plan(job), None
+        if plan.job.inputs:
+            read = read_inputs(plan) if inputs is None else given_inputs(inputs)
+            plan = with_inputs_read(plan, read.digests)
+        elif inputs is not None:
+            raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")
+        conditioning = self.encode_conditioning(plan, read.pixels) if read else None
         embeddings = self.encode_prompts(plan.texts)
         pieces: list[Tensor] = []
         for window in plan.windows:
             history = torch.cat(pieces, dim=2)[:, :, -window.num_history_frames :] if pieces else None
             pieces.append(
-                self.render_segment(plan, window.index, history=history, embeddings=embeddings, on_step=on_progress)
+                self.render_segment(
+                    plan,
+                    window.index,
+                    history=history,
+                    embeddings=embeddings,
+                    conditioning=conditioning,
+                    on_step=on_progress,
+                )
             )
-        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan))
+        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), read.lead_in if read else None)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.attention import AttentionBackend, SelfAttention
+from render_farm.engine.conditioning import Conditioning
 from render_farm.engine.context import WindowContext, prompt_tokens
 from render_farm.engine.kv_cache import KeyValueCache, cache_bytes
 from render_farm.engine.noise import PrefixNoise, window_noise
@@ -37,7 +38,7 @@ class Attention:
 
 @dataclass(frozen=True, kw_only=True)
 class _Prefix:
-    """The first frames of a window, given by the segment before."""
+    """The first frames of a window, given by the segment before or by the job's image or video."""
 
     latents: Tensor
     """(B C F h w) in the model's dtype; F is 0 when there is none."""
@@ -73,32 +74,44 @@ def render_window(
     history: Tensor | None,
     embeddings: Mapping[str, Tensor],
     attention: Attention,
+    conditioning: Conditioning | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Denoise a segment; returns the latents (B C F h w) of its whole window, float32, on the transformer's device.
 
-    `history` are the film's last latents so far (B C F h w); `embeddings` maps texts to (512, channels). Anything
-    `on_step` raises passes through.
+    `history` are the film's last latents so far (B C F h w); `embeddings` maps texts to (512, channels);
+    `conditioning` is what the job's inputs give, for the windows that take some. Anything `on_step` raises passes
+    through.
     """
     window, schedule = plan.windows[segment], plan.schedule(segment)
     device, dtype = transformer.device, transformer.dtype
     latents = window_noise(plan, segment).to(device)
-    prefix = _prefix(plan, window, history, latents.to(dtype))
+    given = conditioning.prefix if conditioning is not None and window.num_input_frames else history
+    prefix = _prefix(plan, window, given, latents.to(dtype))
+    closing = _closing(window, conditioning, latents.to(dtype))
     latents[:, :, : prefix.num_frames] = prefix.latents
     sampler = FrameSampler(
         latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=plan.job.sampler == "corrected"
     )
     context = _window_context(transformer, plan, window, embeddings, attention, caches=not prefix.changes)
-    timesteps = _frame_timesteps(schedule, prefix).to(device)
+    timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames).to(device)
     shown = prefix.shown()
     num_cached = 0
     for row in range(schedule.num_rows):
-        span = _span(schedule, row, num_cached=num_cached, caches=context.cache is not None)
+        span = _span(
+            schedule,
+            row,
+            num_cached=num_cached,
+            caches=context.cache is not None,
+            num_closing=window.num_closing_frames,
+        )
         inputs = latents[:, :, span.start : span.stop].to(dtype)
         if prefix.noise is not None and span.start == 0:
             if row and prefix.per_step:
                 shown = prefix.shown()
             inputs = torch.cat((shown, inputs[:, :, prefix.num_frames :]), dim=2)
+        if closing is not None:
+            inputs = torch.cat((inputs, closing), dim=2)
         predictions = transformer(inputs, timesteps[row : row + 1, span.start : span.stop], span, context)
         first, end = _moving_frames(schedule, row)
         assert first == span.output_start
@@ -112,13 +125,13 @@ def render_window(
     return latents
 
 
-def _prefix(plan: FilmPlan, window: Window, history: Tensor | None, like: Tensor) -> _Prefix:
-    """The prefix of `window`: the oldest of the history's frames, in the model's dtype."""
+def _prefix(plan: FilmPlan, window: Window, given: Tensor | None, like: Tensor) -> _Prefix:
+    """The prefix of `window`: the oldest of the frames it is given, in the model's dtype."""
     count, job = window.num_prefix_frames, plan.job
     latents = like[:, :, :0]
-    if window.num_history_frames:
-        assert history is not None, "a later segment continues the film so far"
-        latents = history[:, :, :count].to(like)
+    if window.num_given_frames:
+        assert given is not None, "a later segment continues the film so far, a first one the job's inputs"
+        latents = given[:, :, :count].to(like)
     noisy = count > 0 and job.addnoise_condition > 0
     return _Prefix(
         latents=latents,
@@ -127,6 +140,14 @@ def _prefix(plan: FilmPlan, window: Window, history: Tensor | None, like: Tensor
         timestep=int(job.addnoise_condition) if noisy else 0,
         per_step=job.prefix_noise == "per_step",
     )
+
+
+def _closing(window: Window, conditioning: Conditioning | None, like: Tensor) -> Tensor | None:
+    """The last image, which the model sees after the window's own frames, in its dtype; it is never moved."""
+    if not window.num_closing_frames:
+        return None
+    assert conditioning is not None and conditioning.closing is not None
+    return conditioning.closing.to(like)
 
 
 def _window_context(
@@ -155,7 +176,7 @@ def _window_context(
         ),
         rope=rope_table(
             transformer.rope,
-            num_frames=window.num_latent_frames,
+            num_frames=window.num_seen_frames,
             height=plan.latent_height,
             width=plan.latent_width,
             patch=transformer.config["patch_size"],
@@ -189,11 +210,11 @@ def _frame_steps(schedule: StepSchedule) -> Tensor:
     return (_per_frame(schedule.indices, schedule.block_size) - 1).clamp(0, schedule.num_inference_steps - 1)
 
 
-def _frame_timesteps(schedule: StepSchedule, prefix: _Prefix) -> Tensor:
-    """The timestep of each frame in each row, (R, F)."""
+def _frame_timesteps(schedule: StepSchedule, prefix: _Prefix, num_closing: int) -> Tensor:
+    """The timestep of each frame in each row, (R, F); that of closing frames is 0."""
     timesteps = _per_frame(map(schedule.timestep_row, range(schedule.num_rows)), schedule.block_size)
     timesteps[:, : prefix.num_frames] = prefix.timestep
-    return timesteps
+    return torch.nn.functional.pad(timesteps, (0, num_closing))
 
 
 def _moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
@@ -204,7 +225,7 @@ def _moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
     return first * schedule.block_size, (first + count) * schedule.block_size
 
 
-def _span(schedule: StepSchedule, row: int, *, num_cached: int, caches: bool) -> FrameSpan:
+def _span(schedule: StepSchedule, row: int, *, num_cached: int, caches: bool, num_closing: int = 0) -> FrameSpan:
     """What to compute in this row.
 
     With causal blocks nothing sees the blocks that have not started, so they are left out. Finished blocks have
@@ -213,8 +234,8 @@ def _span(schedule: StepSchedule, row: int, *, num_cached: int, caches: bool) ->
     """
     first, end = _moving_frames(schedule, row)
     if schedule.block_size == 1:
-        num_frames = len(schedule.indices[row])
-        return FrameSpan(start=0, stop=num_frames, output_start=first)
+        return FrameSpan(start=0, stop=len(schedule.indices[row]) + num_closing, output_start=first)
+    assert not num_closing, "a last image goes without blocks"
     return FrameSpan(
         start=num_cached,
         stop=end,

@@ -23,8 +23,10 @@ from render_farm.engine.device import device_errors
 class StreamingDecoder:
     """Decodes one film from its first latent frame on."""
 
-    def __init__(self, vae: AutoencoderKLWan) -> None:
+    def __init__(self, vae: AutoencoderKLWan, *, num_skipped_frames: int = 0) -> None:
+        """`num_skipped_frames` pixel frames at the film's start are decoded but not given out."""
         self._vae = vae
+        self._num_skipped = num_skipped_frames
         config = vae.config
         # As the pipeline's decoding: latents / (1 / std) + mean.
         self._mean = torch.tensor(config["latents_mean"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
@@ -47,7 +49,9 @@ class StreamingDecoder:
         while self._waiting:
             with device_errors("decoding a latent frame"):
                 frames = self._decode(self._waiting.popleft())
-            yield from frames
+            skipped = min(self._num_skipped, len(frames))
+            self._num_skipped -= skipped
+            yield from frames[skipped:]
 
     @torch.no_grad()
     def _decode(self, latent: Tensor) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +17,25 @@ from render_farm.planning import FilmPlan
 class Video:
     """Latents of a whole film, and the way to its frames."""
 
-    def __init__(self, latents: Tensor, plan: FilmPlan, new_decoder: Callable[[], StreamingDecoder]) -> None:
+    def __init__(
+        self,
+        latents: Tensor,
+        plan: FilmPlan,
+        new_decoder: Callable[[], StreamingDecoder],
+        lead_in: Callable[[], Iterator[np.ndarray]] | None = None,
+    ) -> None:
+        """`lead_in` makes an iterator over the frames of the video that the film extends."""
+        self._lead_in = lead_in
         self.latents = latents
         """(1, C, T, H, W) float32 on the CPU, normalised as diffusers' `output_type="latent"` gives them."""
         self.plan = plan
         self._new_decoder = new_decoder
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
-        """Pixel frames."""
-        return self.plan.num_frames
+        """Pixel frames, with those of the input video that a v2v film extends (which is read to count them)."""
+        num_lead_in = sum(1 for _ in self._lead_in()) if self._lead_in else 0
+        return num_lead_in + self.plan.num_frames - self.plan.num_repeated_frames
 
     @property
     def fps(self) -> int:
@@ -32,8 +43,12 @@ class Video:
 
     @property
     def frames(self) -> Iterator[np.ndarray]:
-        """A new iterator over (H, W, 3) uint8 frames from the first on; memory does not grow with the film."""
-        return self._new_decoder().push(self.latents)
+        """A new iterator over (H, W, 3) uint8 frames from the first on; memory does not grow with the film.
+
+        For v2v the input video's own frames come first, untouched.
+        """
+        decoded = self._new_decoder().push(self.latents)
+        return chain(self._lead_in(), decoded) if self._lead_in else decoded
 
     def save(self, path: str | Path) -> None:
         """Write an MP4 with the job's frame rate and quality."""

@@ -2,6 +2,8 @@
 
 segment 1 │██████████████████████··································│ frames   1-97
 segment 2 │··················░░░░███████████████████···············│ frames  98-177, from 81-97
+
+What the job's image or video gives is drawn as taken over.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ def draw_windows(plan: FilmPlan) -> list[str]:
         first, last, taken = _pixels(plan, window)
         bar = _bar([(first, last, NEW), (taken or first, first - 1, TAKEN_OVER)], total)
         text = f"frames {first:>{digits}}-{last}" + (f", from {taken}-{first - 1}" if taken else "")
+        if window.num_input_frames:
+            given = num_pixel_frames(window.num_input_frames, plan.facts.temporal_factor)
+            bar = _bar([(first, last, NEW), (first, given, TAKEN_OVER)], total)
+            text += f", 1-{given} from video" if plan.job.task == "v2v" else ", 1 from image"
+        text += ", towards last_image" if window.num_closing_frames else ""
         lines.append(f"{f'segment {window.index + 1}':<{label}} │{bar}│ {text}")
     return _shortened(lines, _MOST_WINDOWS, "segments")
 

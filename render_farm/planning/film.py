@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.refusals import check
-from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job
+from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests
 from render_farm.planning.schedule import StepSchedule, make_schedule
+from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, plan_windows
 
 _MUCH_ADDNOISE = 60
@@ -37,8 +39,15 @@ class FilmPlan:
 
     @property
     def num_frames(self) -> int:
-        """Pixel frames of the whole film."""
+        """Pixel frames that the film's latents decode to; for v2v this counts neither the input video, which precedes
+        them, nor what `num_repeated_frames` leaves out."""
         return num_pixel_frames(self.num_latent_frames, self.facts.temporal_factor)
+
+    @property
+    def num_repeated_frames(self) -> int:
+        """Pixel frames at the start of the decoded film that are left out of the video, because the input video that
+        precedes them shows them already (0 but for v2v without `keep_overlap`)."""
+        return self.job.overlap_history if self.job.task == "v2v" and not self.job.keep_overlap else 0
 
     @property
     def latent_height(self) -> int:
@@ -72,9 +81,13 @@ class FilmPlan:
         return tuple(dict.fromkeys([*used, self.job.negative_prompt] if self.job.guided else used))
 
 
-def plan_film(job: RenderJob, facts: ModelFacts) -> FilmPlan:
-    """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered."""
-    resolved = resolve_job(job, facts)
+def plan_film(job: RenderJob, facts: ModelFacts, *, input_digests: Mapping[str, str] | None = None) -> FilmPlan:
+    """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered.
+
+    `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
+    `with_inputs_read` for a plan that was made before they were read.
+    """
+    resolved = with_input_digests(resolve_job(job, facts), input_digests or {})
     problems = check(resolved, facts)
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
@@ -84,6 +97,7 @@ def plan_film(job: RenderJob, facts: ModelFacts) -> FilmPlan:
         overlap_history=resolved.overlap_history,
         causal_block_size=resolved.causal_block_size,
         temporal_factor=facts.temporal_factor,
+        task=resolved.task,
     )
     return FilmPlan(
         job=resolved,
@@ -94,11 +108,18 @@ def plan_film(job: RenderJob, facts: ModelFacts) -> FilmPlan:
     )
 
 
+def with_inputs_read(plan: FilmPlan, input_digests: Mapping[str, str]) -> FilmPlan:
+    """The plan with the digests of its inputs (column to sha256 in hex), and the render key that follows from them."""
+    job = with_input_digests(plan.job, input_digests)
+    return replace(plan, job=job, render_key=render_key(job, plan.facts))
+
+
 def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelFacts) -> list[str]:
     warnings = []
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
-    cut = {window.num_history_frames - window.num_prefix_frames for window in windows} - {0}
+    warnings += _extensions(resolved, windows)
+    cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}
     if cut:
         warnings.append(
             f"overlap_history {resolved.overlap_history} is {num_latent_frames(resolved.overlap_history)} latent "
@@ -112,3 +133,24 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if len(resolved.prompts) > len(windows):
         warnings.append(f"{len(resolved.prompts)} prompts for {len(windows)} segments: the last ones are not used")
     return warnings
+
+
+def _extensions(job: ResolvedJob, windows: tuple[Window, ...]) -> Iterator[str]:
+    """Where the film is more than diffusers renders."""
+    last = windows[-1]
+    if job.task in IMAGE_TASKS and last.num_latent_frames < windows[0].num_latent_frames:
+        yield (
+            f"the last segment has {last.num_latent_frames} latent frames, a whole window "
+            f"{windows[0].num_latent_frames}; diffusers fails on it for {job.task}, here it is rendered as for t2v"
+        )
+    if last.num_closing_frames and last.num_history_frames > 1:
+        yield (
+            f"last_image in a film of {len(windows)} segments is an extension: it closes the last segment, the others "
+            "do not see it; diffusers fails"
+        )
+    if job.task == "v2v" and not job.keep_overlap:
+        yield (
+            f"the video is the input and {job.num_frames - job.overlap_history} new frames: the {job.overlap_history} "
+            "of overlap_history, which num_frames counts, are not shown twice as diffusers does "
+            "(keep_overlap keeps them)"
+        )

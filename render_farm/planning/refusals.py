@@ -12,8 +12,9 @@ from render_farm.errors import Problem
 from render_farm.models import Family
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
-from render_farm.planning.resolve import ResolvedJob
+from render_farm.planning.resolve import INPUT_COLUMNS, ResolvedJob
 from render_farm.planning.schedule import most_inference_steps
+from render_farm.planning.tasks import IMAGE_TASKS, INPUTS, num_given_frames
 from render_farm.planning.windows import Window, plan_windows
 
 _SEARCH_FRAMES = 400
@@ -26,6 +27,7 @@ def check(job: ResolvedJob, facts: ModelFacts) -> list[Problem]:
         *_check_served(job, facts),
         *_check_size(job, facts),
         *_check_steps(job),
+        *_check_inputs(job),
         *_check_windows(job, facts),
     ]
 
@@ -37,12 +39,10 @@ def _check_served(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
             message=f"{facts.name} is a {facts.family.replace('_', '-')} checkpoint; this version renders with "
             "diffusion-forcing checkpoints (df-1.3b-540p, df-14b-540p, df-14b-720p, tiny)",
         )
-    if job.task != "t2v":
-        yield Problem(field="task", message=f"{job.task} is not rendered by this version; t2v is")
-    if job.task == "t2v":
-        for name in ("image", "last_image", "video"):
-            if getattr(job, name):
-                yield Problem(field=name, message="is given, but task t2v takes none; leave it null")
+    elif job.task not in facts.tasks:
+        yield Problem(
+            field="task", message=f"{job.task} is not served by {facts.name}; {', '.join(facts.tasks)} would work"
+        )
     if job.loras:
         yield Problem(field="loras", message="adapters are not applied by this version; leave it null")
     for name in ("ulysses", "ring", "cfg_parallel"):
@@ -72,6 +72,17 @@ def _check_steps(job: ResolvedJob) -> Iterator[Problem]:
         )
 
 
+def _check_inputs(job: ResolvedJob) -> Iterator[Problem]:
+    needed = INPUTS[job.task]
+    for name in INPUT_COLUMNS:
+        given = getattr(job, name)
+        if given and name not in needed:
+            takes = " and ".join(needed) or "none"
+            yield Problem(field=name, message=f"is given, but task {job.task} takes {takes}; leave it null")
+        if name in needed and not given:
+            yield Problem(field=name, message=f"is missing; task {job.task} needs {' and '.join(needed)}: give its URI")
+
+
 def _check_windows(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
     factor = facts.temporal_factor
     if _leaves_nothing_new(job, factor):
@@ -83,7 +94,35 @@ def _check_windows(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
             + (f"the most is {most}" if most else "a larger base_num_frames is needed (at least 5)"),
         )
         return
-    yield from _check_blocks(job, _windows(job, factor), factor)
+    room = list(_check_room(job, factor))
+    yield from room
+    if job.task in IMAGE_TASKS and job.causal_block_size > 1:
+        yield Problem(
+            field="causal_block_size",
+            message=f"{job.causal_block_size} does not work with task {job.task}: an image is one latent frame, and "
+            "would be denoised away with the rest of its block; 1 would work",
+        )
+    elif not room:
+        yield from _check_blocks(job, _windows(job, factor), factor)
+
+
+def _check_room(job: ResolvedJob, factor: int) -> Iterator[Problem]:
+    """Whether the inputs' frames are whole, and leave something to render in the first window."""
+    overlap = job.overlap_history
+    if job.task == "v2v" and (overlap - 1) % factor:
+        below = (overlap - 1) // factor * factor + 1
+        yield Problem(
+            field="overlap_history",
+            message=f"{overlap} is not of the form {factor}n+1, so the newest frames of the video would not be seen; "
+            f"{below} or {below + factor} would work",
+        )
+    given = num_given_frames(job.task, overlap, factor)
+    least = num_pixel_frames(given + 1, factor)
+    if given and job.num_frames < least:
+        what = f"the {overlap} frames of overlap_history" if job.task == "v2v" else "the image"
+        yield Problem(
+            field="num_frames", message=f"{job.num_frames} leaves nothing to render after {what}; the least is {least}"
+        )
 
 
 def _windows(job: ResolvedJob, factor: int) -> tuple[Window, ...]:
@@ -93,6 +132,7 @@ def _windows(job: ResolvedJob, factor: int) -> tuple[Window, ...]:
         overlap_history=job.overlap_history,
         causal_block_size=job.causal_block_size,
         temporal_factor=factor,
+        task=job.task,
     )
 
 
@@ -120,7 +160,7 @@ def _check_blocks(
 
 
 def _fits(job: ResolvedJob, factor: int) -> bool:
-    if _leaves_nothing_new(job, factor):
+    if _leaves_nothing_new(job, factor) or any(_check_room(job, factor)):
         return False
     return not any(_check_blocks(job, _windows(job, factor), factor, explain=False))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import rounded_num_frames
+
+INPUT_COLUMNS = ("image", "last_image", "video")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class ResolvedJob:
     cfg_parallel: int | None = None
     priority: int = 50
     quality: float = 8.0
+    input_digests: tuple[tuple[str, str], ...] = ()
+    """(column, sha256 in hex of the input's bytes) of the inputs that were read, in the columns' order. The render key
+    then knows an input by its content; while it is not read, by its URI."""
 
     @property
     def guided(self) -> bool:
@@ -58,6 +64,11 @@ class ResolvedJob:
         """The prompt of a segment; the last of the list repeats."""
         return self.prompts[min(segment, len(self.prompts) - 1)]
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The columns of inputs that are given, and their URIs."""
+        return {name: uri for name in INPUT_COLUMNS if (uri := getattr(self, name))}
+
 
 def infer_task(job: RenderJob) -> str:
     """The task a job means by its inputs when it does not name one."""
@@ -65,7 +76,7 @@ def infer_task(job: RenderJob) -> str:
         return job.task
     if job.video:
         return "v2v"
-    if job.image and job.last_image:
+    if job.last_image:
         return "flf2v"
     return "i2v" if job.image else "t2v"
 
@@ -102,18 +113,28 @@ def _without_repeats(prompts: tuple[str, ...]) -> tuple[str, ...]:
     return prompts[:end]
 
 
+def with_input_digests(job: ResolvedJob, digests: Mapping[str, str]) -> ResolvedJob:
+    """The job with the sha256 of its inputs, by column; columns that the job does not give are passed over."""
+    known = tuple((name, digests[name]) for name in job.inputs if name in digests)
+    return replace(job, input_digests=known)
+
+
 def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     """The parameters that touch pixels, for the render key and `job.json`."""
     known = columns()
     skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
+    skipped |= set() if job.input_digests else {"input_digests"}
     return {name: value for name, value in asdict(job).items() if name not in skipped}
 
 
 def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
     """12 hex of the sha256 of the canonical JSON of everything that decides the pixels.
 
-    The model counts by its fingerprint and dtype, not by its name: the same weights under another path are the same.
+    The model counts by its fingerprint and dtype, an input that was read by the sha256 of its bytes, not by their
+    names: the same weights or the same image under another path are the same.
     """
     document = {**pixel_parameters(job), "model_fingerprint": facts.fingerprint, "dtype": facts.dtype}
+    for name, _ in job.input_digests:
+        del document[name]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

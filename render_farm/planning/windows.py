@@ -1,10 +1,11 @@
-"""The windows of a film, as `SkyReelsV2DiffusionForcingPipeline.__call__` and `prepare_latents` lay them."""
+"""The windows of a film, as `__call__` and `prepare_latents` of the three diffusion-forcing pipelines lay them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from render_farm.planning.frames import num_latent_frames
+from render_farm.planning.tasks import num_closing_frames, num_given_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +16,33 @@ class Window:
     start: int
     """Where it begins in the film."""
     num_latent_frames: int
-    """Its span, prefix included."""
+    """Its span, prefix included (closing frames are not)."""
     num_history_frames: int
     """How many of the film's last frames it is given (0 for the first)."""
     num_prefix_frames: int
-    """How many of those overwrite its start: `num_history_frames` cut to a multiple of the causal block."""
+    """How many of the frames it is given overwrite its start: all, or the oldest of them cut to a multiple of the
+    causal block."""
     num_dropped_frames: int
     """How many at its start the film already has; they are not kept."""
+    num_input_frames: int = 0
+    """How many the job's image or video gives it (only the first window: what the history is for the others)."""
+    num_closing_frames: int = 0
+    """How many the job's last image gives it, after its own last frame; they are shown to the model, not kept."""
+
+    @property
+    def num_given_frames(self) -> int:
+        """Frames at hand for its start, from the film or from the job's inputs."""
+        return self.num_history_frames + self.num_input_frames
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether the job's inputs are needed to render it."""
+        return self.num_input_frames > 0 or self.num_closing_frames > 0
+
+    @property
+    def num_seen_frames(self) -> int:
+        """Frames that a forward pass shows the model when it leaves none out."""
+        return self.num_latent_frames + self.num_closing_frames
 
     @property
     def num_kept_frames(self) -> int:
@@ -41,22 +62,35 @@ def plan_windows(
     overlap_history: int,
     causal_block_size: int = 1,
     temporal_factor: int = 4,
+    task: str = "t2v",
 ) -> tuple[Window, ...]:
-    """Windows of a text-to-video film of `num_frames` (already of the form 4n+1) pixel frames.
+    """Windows of a film of `num_frames` (already of the form 4n+1) pixel frames.
 
     A film that fits one window has one; else every later window starts with the last `overlap_history` pixel frames'
-    worth of latents. Requires latent(overlap_history) < latent(base_num_frames) when the film is long.
+    worth of latents. What the task's inputs give goes to the start of the first window and the end of the last one.
+    Requires latent(overlap_history) < latent(base_num_frames) when the film is long.
+
+    For image tasks diffusers fails on a last window that is shorter than the others, and on a last image in a long
+    film: here such a window has the frames that are left, and the last image closes the last window.
     """
     length = num_latent_frames(num_frames, temporal_factor)
-    if num_frames <= base_num_frames:
-        return (_first(length),)
     base = num_latent_frames(base_num_frames, temporal_factor)
     overlap = num_latent_frames(overlap_history, temporal_factor)
-    assert overlap < base, "refused by refusals.check_overlap"
-    stride = base - overlap
-    windows = [_first(base)]
+    given = num_given_frames(task, overlap_history, temporal_factor)
+    windows = [
+        Window(
+            index=0,
+            start=0,
+            num_latent_frames=length if num_frames <= base_num_frames else base,
+            num_history_frames=0,
+            num_prefix_frames=given - (given % causal_block_size if task == "v2v" else 0),
+            num_dropped_frames=0,
+            num_input_frames=given,
+        )
+    ]
     while windows[-1].end < length:
-        start = len(windows) * stride
+        assert overlap < base, "refused by refusals.check"
+        start = len(windows) * (base - overlap)
         windows.append(
             Window(
                 index=len(windows),
@@ -67,10 +101,5 @@ def plan_windows(
                 num_dropped_frames=overlap,
             )
         )
+    windows[-1] = replace(windows[-1], num_closing_frames=num_closing_frames(task))
     return tuple(windows)
-
-
-def _first(span: int) -> Window:
-    return Window(
-        index=0, start=0, num_latent_frames=span, num_history_frames=0, num_prefix_frames=0, num_dropped_frames=0
-    )

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLWan,
+    SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2DiffusionForcingVideoToVideoPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
 )
+from PIL import Image
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from render_farm.engine import Inputs
 from render_farm.engine.noise import PrefixNoise
 from render_farm.planning import FilmPlan
 
@@ -72,8 +78,49 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> SkyReelsV2DiffusionForcin
     return pipeline
 
 
-def render_reference(pipeline: SkyReelsV2DiffusionForcingPipeline, plan: FilmPlan, output_type: str = "latent"):
-    """What diffusers renders for the same parameters: latents (1 C T h w), or frames (T H W 3) in 0..1."""
+PIPELINE_OF_TASK = {
+    "t2v": SkyReelsV2DiffusionForcingPipeline,
+    "i2v": SkyReelsV2DiffusionForcingImageToVideoPipeline,
+    "flf2v": SkyReelsV2DiffusionForcingImageToVideoPipeline,
+    "v2v": SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+}
+
+
+def pipeline_for(pipeline: SkyReelsV2DiffusionForcingPipeline, task: str, cls: type | None = None) -> Any:
+    """The pipeline of `task` (or `cls`) with the parts of `pipeline`."""
+    other = (cls or PIPELINE_OF_TASK[task])(**pipeline.components)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def make_inputs(task: str, *, num_frames: int = 21, seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> Inputs:
+    """What `task` takes: a smooth picture with noise on it, moving in a video; all of them different."""
+    rng = np.random.default_rng(seed)
+
+    def picture(shift: float) -> np.ndarray:
+        y, x = np.mgrid[0:height, 0:width] / height
+        waves = np.stack([np.sin(3 * x + shift), np.cos(4 * y - shift), np.sin(5 * x * y + 2 * shift)], axis=-1)
+        return (127 + 90 * waves + rng.integers(-30, 30, (height, width, 3))).clip(0, 255).astype(np.uint8)
+
+    if task == "v2v":
+        return Inputs(video=np.stack([picture(0.2 * frame) for frame in range(num_frames)]))
+    return Inputs(image=picture(0.0), last_image=picture(2.0) if task == "flf2v" else None)
+
+
+def _as_diffusers_takes_them(inputs: Inputs | None) -> dict[str, Any]:
+    if inputs is None:
+        return {}
+    if inputs.video is not None:
+        return {"video": [Image.fromarray(frame) for frame in inputs.video]}
+    images = {"image": inputs.image, "last_image": inputs.last_image}
+    return {name: Image.fromarray(pixels) for name, pixels in images.items() if pixels is not None}
+
+
+def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent", inputs: Inputs | None = None):
+    """What diffusers renders for the same parameters: latents (1 C T h w), or frames (T H W 3) in 0..1.
+
+    Of the latents of a flf2v film, the extra last one (the last image) is left out.
+    """
     job = plan.job
     assert len(job.prompts) == 1, "a prompt list has no reference"
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=job.flow_shift)
@@ -94,8 +141,11 @@ def render_reference(pipeline: SkyReelsV2DiffusionForcingPipeline, plan: FilmPla
             ar_step=job.ar_step,
             causal_block_size=job.causal_block_size,
             fps=job.fps,
+            **_as_diffusers_takes_them(inputs),
         ).frames
-    return frames if output_type == "latent" else frames[0]
+    if output_type == "latent":
+        return frames[:, :, :-1] if job.task == "flf2v" else frames
+    return frames[0]
 
 
 @contextmanager
@@ -109,15 +159,20 @@ def _prefix_noise(plan: FilmPlan) -> Iterator[None]:
 
     with mock.patch.object(torch, "randn_like", randn_like):
         yield
-    noisy = plan.job.addnoise_condition > 0 and len(plan.windows) > 1
-    assert next(draws, None) is None or not noisy, "one draw a step of every later window"
+    noisy = plan.job.addnoise_condition > 0
+    assert next(draws, None) is None or not noisy, "one draw a step of every window with a prefix"
 
 
 def _draws(plan: FilmPlan) -> Iterator:
-    for window in plan.windows[1:]:
-        noise = PrefixNoise(seed=plan.job.seed, segment=window.index)
+    job = plan.job
+    for window in plan.windows:
+        if not window.num_prefix_frames:
+            continue
+        noise = PrefixNoise(seed=job.seed, segment=window.index)
         once: dict[tuple[int, ...], Tensor] = {}
-        for _ in range(plan.schedule(window.index).num_rows):
+        # diffusers takes the steps of the last image too, in which nothing moves any more.
+        idle_rows = min(job.ar_step, job.num_inference_steps) * window.num_closing_frames
+        for _ in range(plan.schedule(window.index).num_rows + idle_rows):
             if plan.job.prefix_noise == "per_step":
                 yield noise.draw
             else:

@@ -106,7 +106,14 @@ def test_a_job_for_another_model_is_refused(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"image": "a.png"}, {"video": "a.mp4"}, {"task": "i2v"}, {"ulysses": 2}, {"loras": ({"path": "x"},)}]
+    "parameters",
+    [
+        {"image": "a.png", "causal_block_size": 5},
+        {"video": "a.mp4"},
+        {"task": "i2v"},
+        {"ulysses": 2},
+        {"loras": ({"path": "x"},)},
+    ],
 )
 def test_what_is_not_rendered_is_refused_before_any_work(parameters: dict, engine: Engine) -> None:
     with pytest.raises(InvalidJobError):

@@ -32,7 +32,7 @@ def refusal(**values) -> str:
         ({"num_inference_steps": 126, "flow_shift": 8}, "num_inference_steps: 126 is too many for flow_shift 8"),
         ({"num_frames": 257, "overlap_history": 97}, "overlap_history: 97 leaves no new frames"),
         ({"num_frames": 257, "base_num_frames": 1}, "overlap_history: 17 leaves no new frames"),
-        ({"image": "cat.png"}, "task: i2v is not rendered by this version"),
+        ({"task": "i2v"}, "image: is missing; task i2v needs image"),
         ({"task": "t2v", "image": "cat.png"}, "image: is given, but task t2v takes none"),
         ({"loras": [{"path": "x"}]}, "loras: adapters are not applied"),
         ({"ulysses": 2}, "ulysses: 2 needs a render group"),
@@ -73,8 +73,8 @@ def test_a_window_that_can_never_be_whole_gets_another_window_offered():
 
 
 def test_several_reasons_come_at_once():
-    message = refusal(num_inference_steps=900, image="x.png", num_frames=109, causal_block_size=5)
-    assert all(field in message for field in ("task:", "num_inference_steps:", "causal_block_size:"))
+    message = refusal(num_inference_steps=900, task="t2v", image="x.png", num_frames=109, causal_block_size=5)
+    assert all(field in message for field in ("image:", "num_inference_steps:", "causal_block_size:"))
 
 
 def test_warnings_of_what_is_rendered_otherwise_than_written():

@@ -1,0 +1,50 @@
+"""The inputs of a job that is rendered here: read from their URIs, or taken as pixels from the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from render_farm.engine.conditioning import Inputs
+from render_farm.planning import FilmPlan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadInputs:
+    """A film's inputs, ready to be encoded."""
+
+    pixels: Inputs
+    digests: dict[str, str]
+    """Column to sha256 in hex, for the render key."""
+    lead_in: Callable[[], Iterator[np.ndarray]] | None
+    """Makes an iterator over the frames of the video that the film extends."""
+
+
+def given_inputs(pixels: Inputs) -> ReadInputs:
+    """Inputs that come as pixels. All frames of `pixels.video` are taken for the whole input video."""
+    video = pixels.video
+    return ReadInputs(pixels=pixels, digests=pixels.digests(), lead_in=None if video is None else lambda: iter(video))
+
+
+def read_inputs(plan: FilmPlan) -> ReadInputs:
+    """Read the plan's inputs from their URIs, at the job's size. Raises `InputError` for what cannot be used."""
+    from render_farm.media.inputs import input_digest, load_image, load_video_tail
+    from render_farm.media.whole_video import read_video
+
+    job = plan.job
+    size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+    return ReadInputs(
+        pixels=Inputs(
+            image=load_image(job.image, **size) if job.image else None,
+            last_image=load_image(job.last_image, **size) if job.last_image else None,
+            video=load_video_tail(job.video, job.overlap_history, **size) if job.video else None,
+        ),
+        digests={
+            name: input_digest(uri, kind="video" if name == "video" else "image") for name, uri in job.inputs.items()
+        },
+        lead_in=partial(read_video, job.video, **size) if job.video else None,
+    )

@@ -1,0 +1,118 @@
+"""The last frames of a video (T H W 3, uint8 RGB), exactly, from any container in the list below."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from render_farm.config import InputLimits
+from render_farm.errors import InputError, StorageFullError
+from render_farm.media.ffmpeg import Ffmpeg
+from render_farm.media.fitting import Fit, fit_image
+from render_farm.media.kinds import kind_of
+from render_farm.media.uris import refusal
+
+_FINISH_TIMEOUT_S = 60.0
+_MAX_KEPT_BYTES = 512 << 20
+# ffmpeg's readers of video files. Those that open further files by name (hls, dash, concat, imf, image sequences,
+# Avisynth scripts) are not among them: a "video" could name files of this machine.
+_CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,gif,apng,webp_anim,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,ogg,flv,asf,mxf,nut,"
+    "wtv,rm,dv,gxf,mjpeg,yuv4mpegpipe"
+)
+
+
+def decode_tail(
+    path: Path, num_frames: int, *, width: int, height: int, fit: Fit, uri: str, limits: InputLimits
+) -> np.ndarray:
+    """The last `num_frames` frames of the video at `path`, (num_frames, height, width, 3). Every frame is decoded,
+    so they are the last ones whatever the container says about its length. InputError when there are fewer, or the
+    video does not decode completely."""
+    tail: deque[np.ndarray] = deque(maxlen=num_frames)
+    total = 0
+    for frame in _frames(path, uri=uri, limits=limits):
+        # Fitting only what is kept is cheaper; fitting at once needs less memory when frames are large and many.
+        large = num_frames * frame.nbytes > _MAX_KEPT_BYTES
+        tail.append(_fitted(frame, width, height, fit) if large else frame)
+        total += 1
+    if total < num_frames:
+        raise refusal(
+            uri,
+            f"the video has {total} {'frame' if total == 1 else 'frames'}, {num_frames} are needed",
+            f"give a video of at least {num_frames} frames, or a smaller overlap",
+        )
+    return np.stack([_fitted(frame, width, height, fit) for frame in tail])
+
+
+def _fitted(frame: np.ndarray, width: int, height: int, fit: Fit) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
+        return frame
+    return np.asarray(fit_image(Image.fromarray(frame), width=width, height=height, fit=fit))
+
+
+def _frames(path: Path, *, uri: str, limits: InputLimits) -> Iterator[np.ndarray]:
+    """All frames, one at a time, with the colours of `mp4.read_frames`; turned as the file says."""
+    ffmpeg = Ffmpeg(
+        [
+            *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-xerror", "-err_detect", "explode"),
+            *("-max_pixels", str(limits.max_frame_pixels), "-threads", "4", "-i", f"file:{path}", "-map", "0:V:0"),
+            *("-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"),
+        ],
+        writes_stdout=True,
+    )
+    too_late = threading.Event()
+
+    def end() -> None:
+        too_late.set()
+        with suppress(ProcessLookupError):
+            os.kill(ffmpeg.pid, signal.SIGKILL)
+
+    alarm = threading.Timer(limits.decode_timeout_s, end)
+    alarm.daemon = True
+    alarm.start()
+    num_frames, complete = 0, True
+    try:
+        while complete and ffmpeg.stdout.readline(20) == b"P6\n":
+            width, height = (int(number) for number in ffmpeg.stdout.readline(40).split())
+            ffmpeg.stdout.readline(20)  # the largest value, 255
+            pixels = ffmpeg.stdout.read(width * height * 3)
+            complete = len(pixels) == width * height * 3
+            if complete:
+                num_frames += 1
+                yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+        alarm.cancel()  # before the process is collected: its number may then be another's
+        status = ffmpeg.finish(_FINISH_TIMEOUT_S)
+        if too_late.is_set():
+            raise refusal(
+                uri,
+                f"decoding it took longer than {limits.decode_timeout_s:g} s",
+                "cut the video to its end, or raise decode_timeout_s in the farm's settings",
+            )
+        if status != 0 or num_frames == 0 or not complete:
+            raise _unreadable(path, uri, ffmpeg, status, num_frames)
+    finally:
+        alarm.cancel()
+        ffmpeg.kill()
+
+
+def _unreadable(path: Path, uri: str, ffmpeg: Ffmpeg, status: int, num_frames: int) -> InputError | StorageFullError:
+    failure = ffmpeg.failure("read it", status)
+    if isinstance(failure, StorageFullError):
+        return failure
+    with open(path, "rb") as file:
+        kind = kind_of(file.read(512))
+    words = failure.message.replace(str(path), "the file")[:600]
+    if num_frames == 0:
+        return refusal(uri, f"it is no video that can be read{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
+    return refusal(uri, f"the video does not decode completely, only {num_frames} frames: {words}", _ADVICE)
+
+
+_ADVICE = "give a complete video file, such as ffmpeg -i YOURS -c:v libx264 NEW.mp4 writes"

@@ -1,0 +1,25 @@
+"""All frames of an input video, for a film that begins with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from render_farm.config import InputLimits
+from render_farm.media.fetch import fetched_file
+from render_farm.media.fitting import Fit
+from render_farm.media.videos import _fitted, _frames
+
+_LIMITS = InputLimits()
+
+
+def read_video(
+    uri: str, *, width: int, height: int, fit: Fit = "crop", limits: InputLimits = _LIMITS
+) -> Iterator[np.ndarray]:
+    """The frames of the video at `uri` in order, (height, width, 3) uint8 RGB, fitted as `inputs.load_video_tail` fits
+    them. It is fetched when the first frame is asked for; memory does not grow with its length. Raises `InputError`.
+    """
+    with fetched_file(uri, max_bytes=limits.max_video_bytes, limits=limits) as path:
+        for frame in _frames(path, uri=uri, limits=limits):
+            yield _fitted(frame, width, height, fit)
