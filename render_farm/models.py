@@ -103,7 +103,7 @@ def _checkpoint(kind: str, size: str, resolution: str, num_parameters: int, *, s
     )
 
 
-_TINY_DEFAULTS = Defaults(height=64, width=64, num_inference_steps=16, guidance_scale=4.0, flow_shift=3.0)
+_TINY_DEFAULTS = Defaults(height=64, width=64, num_inference_steps=16, guidance_scale=3.0, flow_shift=3.0)
 
 TINY = Preset(
     name="tiny",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from render_farm.config import InputLimits
 from render_farm.engine.conditioning import Inputs
 from render_farm.planning import FilmPlan
 
@@ -30,13 +31,13 @@ def given_inputs(pixels: Inputs) -> ReadInputs:
     return ReadInputs(pixels=pixels, digests=pixels.digests(), lead_in=None if video is None else lambda: iter(video))
 
 
-def read_inputs(plan: FilmPlan) -> ReadInputs:
+def read_inputs(plan: FilmPlan, limits: InputLimits | None = None) -> ReadInputs:
     """Read the plan's inputs from their URIs, at the job's size. Raises `InputError` for what cannot be used."""
     from render_farm.media.inputs import input_digest, load_image, load_video_tail
     from render_farm.media.whole_video import read_video
 
     job = plan.job
-    size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+    size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit, "limits": limits or InputLimits()}
     return ReadInputs(
         pixels=Inputs(
             image=load_image(job.image, **size) if job.image else None,
@@ -44,7 +45,8 @@ def read_inputs(plan: FilmPlan) -> ReadInputs:
             video=load_video_tail(job.video, job.overlap_history, **size) if job.video else None,
         ),
         digests={
-            name: input_digest(uri, kind="video" if name == "video" else "image") for name, uri in job.inputs.items()
+            name: input_digest(uri, size["limits"], kind="video" if name == "video" else "image")
+            for name, uri in job.inputs.items()
         },
         lead_in=partial(read_video, job.video, **size) if job.video else None,
     )

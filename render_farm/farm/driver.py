@@ -86,6 +86,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             keep_latents=request.keep_latents,
             create_only=create_only,
             group=_group(request),
+            limits=request.settings.inputs,
         )
         prepared = prepare(source.rows, context, lambda model: _facts(model, dtype))
         _write_run_document(store, source, request, prepared, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,16 @@ class RenderedFilm:
 class FilmOutput:
     """Files of one film in the making, in a temporary folder of their own. `abort` or `finish`, then `remove`."""
 
-    def __init__(self, engine: Engine, plan: FilmPlan, decoding_thread: ThreadPoolExecutor, clock: BusyClock) -> None:
-        self._plan = plan
+    def __init__(
+        self,
+        engine: Engine,
+        plan: FilmPlan,
+        decoding_thread: ThreadPoolExecutor,
+        clock: BusyClock,
+        lead_in: Callable[[], Iterator[np.ndarray]] | None = None,
+    ) -> None:
+        """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends."""
+        self._poster_at = plan.num_frames // 2
         self._clock = clock
         self._thread = decoding_thread
         self._folder = make_folder()
@@ -52,6 +60,8 @@ class FilmOutput:
         """Segments taken so far."""
         self.decode_s = 0.0
         """Decoding, encoding and writing so far."""
+        if lead_in is not None:
+            self._pending.append(self._thread.submit(self._write_all, lead_in))
 
     def push(self, latents: np.ndarray) -> None:
         """Take the next segment's kept latents (1 C T H W float32); returns at once."""
@@ -86,13 +96,15 @@ class FilmOutput:
     def _decode(self, latents: np.ndarray) -> None:
         import torch
 
+        self._write_all(lambda: self._decoder.push(torch.from_numpy(latents)))
+
+    def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]]) -> None:
         started = time.monotonic()
-        poster_at = self._plan.num_frames // 2
         with self._clock.busy():
-            for frame in self._decoder.push(torch.from_numpy(latents)):
+            for frame in make_frames():
                 if self._closed:
                     return
-                if self._writer.num_frames == poster_at:
+                if self._writer.num_frames == self._poster_at:
                     write_poster(frame, self._folder / POSTER)
                 self._writer.append(frame)
         self.decode_s += time.monotonic() - started

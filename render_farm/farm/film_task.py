@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from render_farm.config import InputLimits
 from render_farm.planning import FilmPlan
 from render_farm.storage.layout import film_key
 
@@ -21,6 +22,8 @@ class FilmTask:
     keep_latents: bool = False
     create_only: bool = True
     """Whether the output's store honours create-only writes."""
+    limits: InputLimits = InputLimits()
+    """What the job's images and videos may be."""
 
     @property
     def job_id(self) -> str:

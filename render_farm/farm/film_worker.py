@@ -11,21 +11,25 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 import render_farm
-from render_farm.errors import Cancelled, ClusterError, LeaseHeldError
+from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.scratch import clear_abandoned
+from render_farm.media.fitting import Fit
+from render_farm.media.uris import shown_uri
+from render_farm.media.whole_video import read_video
 from render_farm.storage.checkpoints import (
     FilmState,
     SegmentMeta,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from render_farm.engine import Engine
+    from render_farm.engine.conditioning import Conditioning
     from render_farm.engine.progress import StepProgress
 
 _FILMS_KEPT = 3
@@ -63,6 +68,8 @@ class _FilmHere:
     state: FilmState
     latents: list[np.ndarray] = field(default_factory=list)
     output: FilmOutput | None = None
+    conditioning: Conditioning | None = None
+    """Its inputs as latents, once a segment needed them."""
 
 
 class FilmWorker:
@@ -106,6 +113,7 @@ class FilmWorker:
         self._check_begun(film, segment, task)
         history = self._history(film, task, segment)
         embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
+        conditioning = self._conditioning(engine, task, film, segment)
 
         def step(progress: StepProgress) -> None:
             if work in self._stopped:
@@ -117,7 +125,12 @@ class FilmWorker:
         started = time.monotonic()
         with torch.inference_mode(), self._clock.busy():
             latents = engine.render_segment(
-                task.plan, segment, history=history, embeddings=embeddings, on_step=step
+                task.plan,
+                segment,
+                history=history,
+                embeddings=embeddings,
+                conditioning=conditioning,
+                on_step=step,
             ).numpy()
         seconds = time.monotonic() - started
         meta = SegmentMeta(attempt=self._attempt(), seconds=round(seconds, 3), worker=self.name)
@@ -228,7 +241,7 @@ class FilmWorker:
     def _decode_begun(self, engine: Engine, task: FilmTask, film: _FilmHere) -> None:
         """Hand the decoder every segment it does not have yet; returns at once."""
         if film.output is None:
-            film.output = FilmOutput(engine, task.plan, self._decoding, self._clock)
+            film.output = FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task))
         for latents in film.latents[film.output.num_segments :]:
             film.output.push(latents)
 
@@ -258,13 +271,29 @@ class FilmWorker:
                 self._texts[task.run_id, text] = stored.load(text)
         return {text: self._texts[task.run_id, text] for text in texts}
 
+    @staticmethod
+    def _conditioning(engine: Engine, task: FilmTask, film: _FilmHere, segment: int) -> Conditioning | None:
+        """The film's inputs as latents, where the segment needs them."""
+        if not task.plan.windows[segment].needs_inputs:
+            return None
+        if film.conditioning is None:
+            from render_farm.engine.inputs import read_inputs
+
+            read = read_inputs(task.plan, task.limits)
+            if read.digests != dict(task.plan.job.input_digests):
+                raise InputError(
+                    f"an input of job {task.job_id} has changed since the run began", advice="run the command again"
+                )
+            film.conditioning = engine.encode_conditioning(task.plan, read.pixels)
+        return film.conditioning
+
     def _attempt(self) -> str:
         return f"{self.name}-{secrets.token_hex(6)}"
 
     def _document(self, task: FilmTask, state: FilmState, attempts: int, rendered: RenderedFilm) -> dict[str, Any]:
         """What `job.json` says beside what publishing adds."""
         return {
-            "parameters": {**asdict(task.plan.job), "prompts": list(task.plan.job.prompts)},
+            "parameters": _shown_parameters(task),
             "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
             "model": {
                 "name": task.plan.facts.name,
@@ -284,3 +313,20 @@ class FilmWorker:
             "warnings": list(task.plan.warnings),
             "attempts": attempts,
         }
+
+
+def _lead_in(task: FilmTask) -> Callable[[], Iterator[np.ndarray]] | None:
+    """The frames of the video that a film extends; they come before its own."""
+    job = task.plan.job
+    if not job.video:
+        return None
+    return partial(
+        read_video, job.video, width=job.width, height=job.height, fit=cast(Fit, job.fit), limits=task.limits
+    )
+
+
+def _shown_parameters(task: FilmTask) -> dict[str, Any]:
+    """The resolved parameters for `job.json`, without the secrets that an input's URI may hold."""
+    job = task.plan.job
+    shown = {name: shown_uri(uri) for name, uri in job.inputs.items()}
+    return {**asdict(job), "prompts": list(job.prompts), **shown}

@@ -6,15 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
-from render_farm.errors import InvalidJobError, ModelError, RenderFarmError
+from render_farm.config import InputLimits
+from render_farm.errors import InputError, InvalidJobError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.results import Result
 from render_farm.farm.run_spec import FilmEntry
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
-from render_farm.planning import FilmPlan, ModelFacts, plan_film
+from render_farm.media.fitting import Fit
+from render_farm.media.inputs import input_digest, load_image
+from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 from render_farm.planning.cost import segment_token_passes
 from render_farm.scheduling.states import JobState
 from render_farm.storage.checkpoints import load_film_state
@@ -49,6 +52,7 @@ class RunContext:
     create_only: bool
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
+    limits: InputLimits = InputLimits()
 
 
 def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
@@ -106,7 +110,11 @@ def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
 
 
 def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | FilmEntry:
-    """What the output holds of a film already."""
+    """What the output holds of a film already, once its inputs are known by their content."""
+    try:
+        plan = _with_inputs(plan, context.limits)
+    except (InputError, StorageError) as error:
+        return _failed(job.job_id, error, message=f"{job.job_id}: {error}")
     store, keys = context.store, JobKeys(job_id=job.job_id)
     done = read_done(store, job.job_id)
     if done is not None and done["render_key"] == plan.render_key and _complete(store, keys, done, context):
@@ -126,6 +134,7 @@ def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | Fi
         plan=plan,
         keep_latents=context.keep_latents,
         create_only=context.create_only,
+        limits=context.limits,
     )
     state = load_film_state(store, task.film)
     return FilmEntry(
@@ -136,6 +145,16 @@ def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | Fi
         deadline_s=job.deadline.timestamp() if job.deadline else None,
         texts=plan.texts,
     )
+
+
+def _with_inputs(plan: FilmPlan, limits: InputLimits) -> FilmPlan:
+    """The plan with its inputs' digests. Images are opened, so that a bad one fails before a worker is taken."""
+    job, digests = plan.job, {}
+    for name, uri in job.inputs.items():
+        if name != "video":
+            load_image(uri, width=job.width, height=job.height, fit=cast(Fit, job.fit), limits=limits)
+        digests[name] = input_digest(uri, limits, kind="video" if name == "video" else "image")
+    return with_inputs_read(plan, digests) if digests else plan
 
 
 def _complete(store: Store, keys: JobKeys, done: dict, context: RunContext) -> bool:

@@ -38,10 +38,10 @@ def decode_tail(
     video does not decode completely."""
     tail: deque[np.ndarray] = deque(maxlen=num_frames)
     total = 0
-    for frame in _frames(path, uri=uri, limits=limits):
+    for frame in decoded_frames(path, uri=uri, limits=limits):
         # Fitting only what is kept is cheaper; fitting at once needs less memory when frames are large and many.
         large = num_frames * frame.nbytes > _MAX_KEPT_BYTES
-        tail.append(_fitted(frame, width, height, fit) if large else frame)
+        tail.append(fitted_frame(frame, width, height, fit) if large else frame)
         total += 1
     if total < num_frames:
         raise refusal(
@@ -49,16 +49,16 @@ def decode_tail(
             f"the video has {total} {'frame' if total == 1 else 'frames'}, {num_frames} are needed",
             f"give a video of at least {num_frames} frames, or a smaller overlap",
         )
-    return np.stack([_fitted(frame, width, height, fit) for frame in tail])
+    return np.stack([fitted_frame(frame, width, height, fit) for frame in tail])
 
 
-def _fitted(frame: np.ndarray, width: int, height: int, fit: Fit) -> np.ndarray:
+def fitted_frame(frame: np.ndarray, width: int, height: int, fit: Fit) -> np.ndarray:
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(fit_image(Image.fromarray(frame), width=width, height=height, fit=fit))
 
 
-def _frames(path: Path, *, uri: str, limits: InputLimits) -> Iterator[np.ndarray]:
+def decoded_frames(path: Path, *, uri: str, limits: InputLimits) -> Iterator[np.ndarray]:
     """All frames, one at a time, with the colours of `mp4.read_frames`; turned as the file says."""
     ffmpeg = Ffmpeg(
         [

@@ -9,7 +9,7 @@ import numpy as np
 from render_farm.config import InputLimits
 from render_farm.media.fetch import fetched_file
 from render_farm.media.fitting import Fit
-from render_farm.media.videos import _fitted, _frames
+from render_farm.media.videos import decoded_frames, fitted_frame
 
 _LIMITS = InputLimits()
 
@@ -21,5 +21,5 @@ def read_video(
     them. It is fetched when the first frame is asked for; memory does not grow with its length. Raises `InputError`.
     """
     with fetched_file(uri, max_bytes=limits.max_video_bytes, limits=limits) as path:
-        for frame in _frames(path, uri=uri, limits=limits):
-            yield _fitted(frame, width, height, fit)
+        for frame in decoded_frames(path, uri=uri, limits=limits):
+            yield fitted_frame(frame, width, height, fit)

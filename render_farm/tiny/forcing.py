@@ -33,7 +33,7 @@ class ForcingConfig:
     lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
         (0.40, (2, 3, 5)),
         (0.62, (5, 10, 10)),
-        (1.0, (10, 15, 25, 25, 25)),
+        (1.0, (5, 10, 15, 25)),
     )
     """Up to which share of the training, window lengths in latent frames. Short ones first: a step then shows many more
     captions, which teaches colours and shapes; long ones teach where motion leads."""

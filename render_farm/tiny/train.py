@@ -1,4 +1,4 @@
-"""Train `tiny` from nothing: `python -m render_farm.tiny.train {vae,latents,transformer,export,all} --folder RUN`.
+"""Train `tiny` from nothing: `python -m render_farm.tiny.train {vae,latents,transformer,export} --folder RUN`.
 
 Each verb resumes where it stopped. `--folder` holds the run's checkpoints and the cache of latents.
 """
@@ -28,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m render_farm.tiny.train", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
     vae = verbs.add_parser("vae", help="train the video autoencoder")
-    vae.add_argument("--steps", type=int, default=3000)
+    vae.add_argument("--steps", type=int, default=2400)
     vae.add_argument("--lr", type=float, default=2e-3)
     latents = verbs.add_parser("latents", help="render and encode the clips the transformer learns from")
-    for kind, count in {"short": 2560, "long": 640, "change": 384}.items():
+    for kind, count in {"short": 0, "long": 1600, "change": 512}.items():
         latents.add_argument(f"--{kind}", type=int, default=count, help=f"clips of {FRAMES[kind]} frames")
     transformer = verbs.add_parser("transformer", help="train the transformer and the text encoder")
     transformer.add_argument("--steps", type=int, default=6000)

@@ -1,0 +1,103 @@
+"""Films that start from images and videos, through a worker, without Ray; and bad inputs through the real command."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from render_farm import load_engine
+from render_farm.config import InputLimits
+from render_farm.farm.embeddings import EmbeddingStore
+from render_farm.farm.film_task import FilmTask
+from render_farm.farm.film_worker import FilmWorker
+from render_farm.farm.prepare import RunContext, prepare
+from render_farm.manifest.rows import Row
+from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
+from render_farm.storage.store import open_store
+from tests.farm import films
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    random = np.random.default_rng(3)
+    for name in ("first.png", "last.png"):
+        Image.fromarray(random.integers(0, 255, (48, 40, 3), np.uint8)).save(folder / name)
+    with Mp4Writer(folder / "clip.mp4", 32, 32, 24) as writer:
+        for shade in range(0, 210, 10):
+            writer.append(np.full((32, 32, 3), shade, np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return load_engine("tiny", device="cpu")
+
+
+def prepared(engine, output, job):
+    context = RunContext(
+        run_id="r",
+        output=str(output),
+        store=open_store(str(output)),
+        default_model="tiny",
+        keep_latents=True,
+        create_only=True,
+        group={},
+        limits=InputLimits(),
+    )
+    return prepare([Row(number=1, job_id=job.job_id, job=job)], context, lambda model: engine.facts)
+
+
+def render_here(engine, task: FilmTask) -> None:
+    stored = EmbeddingStore(open_store(task.output), "r", engine.facts.fingerprint)
+    for text, embedding in engine.encode_prompts(stored.missing(task.plan.texts)).items():
+        stored.save(text, embedding)
+    worker = FilmWorker("w")
+    for segment in range(task.plan.num_segments):
+        worker.render_segment(task, segment)
+    worker.finish_film(task)
+    worker.close()
+
+
+@pytest.mark.parametrize("columns", [("image",), ("image", "last_image"), ("video",)])
+def test_the_farms_film_is_the_engines(engine, inputs, tmp_path, columns):
+    names = {"image": "first.png", "last_image": "last.png", "video": "clip.mp4"}
+    job = films.job("a", **{name: str(inputs / names[name]) for name in columns})
+    [entry] = prepared(engine, tmp_path, job).entries
+    render_here(engine, entry.task)
+    ours = engine.render(job)
+    assert np.array_equal(films.latents(tmp_path, "a"), ours.latents.numpy())
+    video = tmp_path / "a" / "video.mp4"
+    assert probe_mp4(video).num_frames == ours.num_frames == films.document(tmp_path, "a")["num_frames"]
+    if "video" in columns:
+        begin = [frame for frame, _ in zip(read_frames(video), range(21), strict=False)]
+        given = list(read_frames(inputs / "clip.mp4"))
+        assert max(np.abs(a.astype(int) - b).max() for a, b in zip(begin, given, strict=True)) <= 8
+    assert films.document(tmp_path, "a")["parameters"]["input_digests"][0][0] == columns[0]
+
+
+def test_the_render_key_follows_the_inputs_content(engine, inputs, tmp_path):
+    image = tmp_path / "image.png"
+    image.write_bytes((inputs / "first.png").read_bytes())
+    job = films.job("a", image=str(image))
+    first = prepared(engine, tmp_path, job).entries[0].task.plan.render_key
+    assert prepared(engine, tmp_path, job).entries[0].task.plan.render_key == first
+    image.write_bytes((inputs / "last.png").read_bytes())
+    assert prepared(engine, tmp_path, job).entries[0].task.plan.render_key != first
+
+
+def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    jobs = [
+        films.job("missing", image=str(tmp_path / "nowhere.png")),
+        films.job("text", image=str(tmp_path / "text.png")),
+        films.job("scheme", image="ftp://example.com/a.png"),
+    ]
+    done = films.render(films.manifest(tmp_path, jobs), "--output", str(tmp_path / "out"), "--device", "cpu")
+    assert done.returncode == 10, done.stderr
+    rows = films.results(tmp_path / "out")
+    assert {row["error_class"] for row in rows.values()} == {"InputError"}
+    assert "nowhere.png" in rows["missing"]["message"]
+    assert "ftp" in rows["scheme"]["message"]
+    assert "Traceback" not in done.stderr
