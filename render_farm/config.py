@@ -129,6 +129,10 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
             changes[key] = _apply_table(getattr(settings, key), key, value, source=source)
         elif key == "attempts":
             changes[key] = _number(int, key, value, source)
+            if changes[key] < 1:
+                raise UsageError(f"{source}: attempts: {value} is less than 1")
+        elif not isinstance(value, str):
+            raise UsageError(f"{source}: {key}: {value!r} is not text")
         else:
             changes[key] = value
     return replace(settings, **changes)

@@ -157,6 +157,8 @@ class StorageUnavailableError(StorageError):
 class StorageFullError(StorageError):
     """No space is left where an object was to be written. Nothing was left under its final name."""
 
+    exit_code = 2
+
 
 class CorruptCheckpointError(StorageError):
     """A stored segment whose checksum does not match; it is set aside and rendered again."""

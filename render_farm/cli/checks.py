@@ -121,7 +121,7 @@ def check_packages() -> Finding:
         if not requirement.specifier.contains(found, prereleases=True):
             wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
     if wrong:
-        return broken("packages", "; ".join(wrong), "pip install --upgrade render_farm (or `make .venv` in a checkout)")
+        return broken("packages", "; ".join(wrong), "pip install --upgrade render_farm (or `make venv` in a checkout)")
     return ok("packages", f"all {count} are installed")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from render_farm.errors import RenderFarmError
+from render_farm.errors import RenderFarmError, UsageError
 from render_farm.farm.failures import classify, died
 from render_farm.farm.results import write_results
 from render_farm.farm.run_record import FilmRecord, RunRecord
@@ -27,7 +27,7 @@ from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.states import RunState
+from render_farm.scheduling.states import JobState, RunState
 from render_farm.storage.lease import LeaseKeeper, LeaseTiming, acquire, this_holder
 from render_farm.storage.store import open_store
 
@@ -58,6 +58,8 @@ class _Run:
     """Every text by model; the values mean nothing."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     lease_lost: bool = False
+    sealed: bool = False
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     results_written_s: float = 0.0
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -75,15 +77,28 @@ class Coordinator:
         self._work_numbers = itertools.count(1)
         self._tasks: set[asyncio.Task] = set()
         self._pool = WorkerPool(shape, on_up=self._worker_up, on_cannot_start=self._workers_cannot_start)
-        self._text = TextStage(self._pool, takes_a_place=shape.device == "cuda", free_a_place=self._free_a_place)
+        self._adding = asyncio.Lock()
+        self._text = TextStage(
+            self._pool, shape.policy, takes_a_place=shape.device == "cuda", free_a_place=self._free_a_place
+        )
         self._ticking: asyncio.Task | None = None
 
     # --- calls of the driver ---
 
-    async def add_run(self, spec: RunSpec) -> bool:
-        """Take a run on; False when it is here already. Raises `LeaseHeldError` when another coordinator owns it."""
-        if spec.run_id in self._runs and not self._runs[spec.run_id].over.is_set():
-            return False
+    async def add_run(self, spec: RunSpec, shape: FarmShape) -> bool:
+        """Take a run on; False when it is being rendered here already.
+
+        A run whose driver died before it was sealed is taken up where that one stopped. Raises `LeaseHeldError` when
+        another coordinator owns the run, `UsageError` when the farm's workers are of another kind than it asks for.
+        """
+        async with self._adding:
+            return await self._add_run(spec, shape)
+
+    async def _add_run(self, spec: RunSpec, shape: FarmShape) -> bool:
+        known = self._runs.get(spec.run_id)
+        if known is not None and not known.over.is_set():
+            return not known.sealed
+        self._adopt(shape)
         store = open_store(spec.output)
         timing = LeaseTiming(gone_after_s=self._shape.timeouts.lease_s, renew_every_s=self._shape.timeouts.lease_s / 4)
         handle = await asyncio.to_thread(acquire, store, spec.run_id, this_holder(self._address), timing)
@@ -98,6 +113,19 @@ class Coordinator:
         self._runs[spec.run_id] = run
         return True
 
+    def _adopt(self, shape: FarmShape) -> None:
+        """Have workers as this run asks for them, when no other run needs the present ones."""
+        if shape == self._shape:
+            return
+        if not self._anything_left and not self._machine.workers:
+            self._shape = shape
+            self._pool.adopt(shape)
+        elif (shape.device, shape.dtype) != (self._shape.device, self._shape.dtype):
+            raise UsageError(
+                f"this cluster's farm renders on {self._shape.device} in {self._shape.dtype} for another run",
+                advice="wait until that one is over, or ask for the same",
+            )
+
     def _forget_old_runs(self, again: str) -> None:
         """Drop the runs that ended longest ago, and an ended one that is to be run again."""
         ended = [run_id for run_id, run in self._runs.items() if run.over.is_set()]
@@ -110,6 +138,8 @@ class Coordinator:
         run = self._runs[run_id]
         films = []
         for entry in entries:
+            if entry.task.job_id in run.record.films:
+                continue  # from a driver that died while it added them
             run.record.add(entry)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
             run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
@@ -129,13 +159,20 @@ class Coordinator:
     async def seal_run(self, run_id: str) -> None:
         """No more films come: encode the prompts and render."""
         run = self._runs[run_id]
+        if run.sealed:
+            return
+        run.sealed = True
         run.record.state = RunState.RUNNING
         if self._ticking is None:
-            self._ticking = asyncio.create_task(self._tick())
+            self._ticking = self._spawn(self._tick())
         self._spawn(self._encode_texts(run))
         if self._shape.device != "cuda":
             self._start_workers()
-        self._apply(ev.RunSealed(run_id=run_id, max_failed=run.record.spec.max_failed))
+        self._seal(run)
+
+    def _seal(self, run: _Run) -> None:
+        spec = run.record.spec
+        self._apply(ev.RunSealed(run_id=spec.run_id, max_failed=spec.max_failed, failed_before=spec.failed_before))
 
     async def snapshot(self, run_id: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
@@ -145,7 +182,7 @@ class Coordinator:
         elif run.record.note.startswith("starting"):
             run.record.note = ""
         return run.record.picture(
-            counts=self._machine.counts(run_id),
+            counts=self._machine.counts(run_id) if self._machine.has_run(run_id) else {},
             after_line=after_line,
             workers=len(self._machine.workers),
             busy=len(self._machine.workers) - len(self._machine.idle_workers),
@@ -157,6 +194,9 @@ class Coordinator:
         run.record.stop_reason = reason
         run.record.log.add(reason, level="warning")
         self._apply(ev.CancelRun(run_id=run_id, reason=reason))
+        if not run.sealed:
+            run.sealed = True
+            self._seal(run)
 
     async def wait(self, run_id: str) -> dict[str, int]:
         """Wait until the run is over and its results are written; jobs by state."""
@@ -172,8 +212,7 @@ class Coordinator:
         """Let workers remove their temporary files, and end them."""
         if self._ticking is not None:
             self._ticking.cancel()
-        for worker in self._machine.workers:
-            await self._let_go(worker)
+        await asyncio.gather(*(self._let_go(worker) for worker in self._machine.workers))
 
     # --- calls of the workers ---
 
@@ -212,10 +251,11 @@ class Coordinator:
                 case ev.WakeAt():
                     pass  # the tick comes often enough
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
+        return task
 
     def _reap(self, task: asyncio.Task) -> None:
         self._tasks.discard(task)
@@ -232,6 +272,8 @@ class Coordinator:
         return self._runs[key[0]].record.films[key[1]]
 
     async def _render(self, action: ev.RenderSegment) -> None:
+        if not self._pool.has(action.worker):
+            return  # it ended in this moment; the machine is told so by whoever noticed
         handle = self._pool.handle(action.worker)
         run_id, job_id = action.film
         record = self._runs[run_id].record
@@ -258,11 +300,13 @@ class Coordinator:
         finally:
             self._works.pop(number, None)
         record.engine_time(action.worker, report.engine_s)
-        if run_id in self._runs and not record.films[job_id].result.state.endswith("ed"):
+        if run_id in self._runs and not JobState(record.films[job_id].result.state).ended:
             record.segment_done(job_id, report.seconds)
         self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
 
     async def _finish(self, action: ev.FinishFilm) -> None:
+        if not self._pool.has(action.worker):
+            return
         handle = self._pool.handle(action.worker)
         run_id, job_id = action.film
         record = self._runs[run_id].record
@@ -350,22 +394,22 @@ class Coordinator:
         state = action.state
         if state is RunState.DONE and counts.get("failed"):
             state = RunState.FAILED  # rows that were bad from the start
-        if not run.lease_lost:  # else the results are the new holder's to write
-            await self._write(run)
-        if run.lease is not None:
-            try:
+        try:
+            if not run.lease_lost:  # else the results are the new holder's to write
+                await self._write(run)
+            if run.lease is not None:
                 await asyncio.to_thread(run.lease.stop)
-            except RenderFarmError as error:
-                run.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
-        run.record.state = state
-        run.over.set()
+        except RenderFarmError as error:
+            run.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
+        finally:  # whatever happens, nobody may wait for this run for ever
+            run.record.state = state
+            run.over.set()
         if not self._anything_left:
             await self._release_workers()
 
     async def _release_workers(self) -> None:
         """Nothing is left to render: give the devices back. The next run starts workers anew."""
-        for worker in self._machine.workers:
-            await self._let_go(worker)
+        await asyncio.gather(*(self._let_go(worker) for worker in self._machine.idle_workers))
         self._start_workers()  # a run that was added meanwhile
 
     async def _write(self, run: _Run) -> None:
@@ -377,7 +421,8 @@ class Coordinator:
             record.log.flush(record.store)
 
         try:
-            await asyncio.to_thread(write)
+            async with run.writing:
+                await asyncio.to_thread(write)
         except RenderFarmError as error:
             record.log.add(f"results.parquet could not be written: {error}", level="error")
 

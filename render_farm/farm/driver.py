@@ -88,17 +88,19 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             group=_group(request),
             limits=request.settings.inputs,
         )
-        prepared = prepare(source.rows, context, lambda model: _facts(model, dtype))
+        prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings.model_cache))
         _write_run_document(store, source, request, prepared, device)
         if not prepared.entries:
             return _nothing_to_do(store, source, request, prepared, on_snapshot)
         if cluster is None:
             cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
+        stack.enter_context(_terminated_like_interrupted())  # again: connecting to Ray sets a handler of its own
         shape = _shape(request, cluster, device, dtype, num_films=len(prepared.entries))
         spec = RunSpec(
             run_id=source.run_id,
             output=request.output,
-            max_failed=_max_failed(request, len(source.rows), prepared.num_bad),
+            max_failed=_max_failed(request, len(source.rows)),
+            failed_before=prepared.num_bad,
             ended=prepared.ended,
         )
         return _Watch(cluster, shape, spec, prepared, on_snapshot, clock).run()
@@ -129,10 +131,10 @@ def _read_source(request: RunRequest) -> _Source:
     return _Source(run_id=run_id, rows=rows, manifest=manifest)
 
 
-def _facts(model: str, dtype: str) -> ModelFacts:
+def _facts(model: str, dtype: str, cache_folder: str) -> ModelFacts:
     from render_farm.engine import load_engine
 
-    return load_engine(model, device="cpu", dtype=dtype, with_text_encoder=False).facts
+    return load_engine(model, device="cpu", dtype=dtype, with_text_encoder=False, cache_folder=Path(cache_folder)).facts
 
 
 def _group(request: RunRequest) -> dict[str, int]:
@@ -178,18 +180,18 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, *, nu
         cpus_per_worker=0.0 if cluster.private else 1.0,
         policy=RetryPolicy(attempts=settings.attempts, patience_s=settings.timeouts.cluster_patience_s),
         timeouts=settings.timeouts,
+        model_cache=settings.model_cache,
     )
 
 
-def _max_failed(request: RunRequest, num_rows: int, num_bad: int) -> int | None:
+def _max_failed(request: RunRequest, num_rows: int) -> int | None:
     text = request.max_failed or request.settings.max_failed
     if not text:
         return None
     number = text.removesuffix("%")
     if not number.isdigit() or (text.endswith("%") and int(number) > 100):
         raise UsageError(f"--max-failed: {text!r} is neither a number of jobs nor a share like 10%")
-    limit = num_rows * int(number) // 100 if text.endswith("%") else int(number)
-    return limit - num_bad
+    return num_rows * int(number) // 100 if text.endswith("%") else int(number)
 
 
 def _write_run_document(store: Store, source: _Source, request: RunRequest, prepared: PreparedRun, device: str) -> None:
@@ -255,6 +257,8 @@ class _Watch:
         self._clock = clock
         self._line = 0
         self._coordinator: Any = None
+        self._is_added = False
+        self._is_cancelled = False
 
     def run(self) -> RunOutcome:
         """Add the run and stay until it is over."""
@@ -277,7 +281,9 @@ class _Watch:
 
     def _add(self) -> None:
         self._coordinator = self._cluster.coordinator(self._shape)
-        if not self._ask("add_run", self._spec):
+        is_new = self._ask("add_run", self._spec, self._shape)
+        self._is_added = True
+        if not is_new:
             return  # it is being rendered there already: join it
         entries = list(self._prepared.entries)
         for start in range(0, len(entries), _FILMS_A_CALL):
@@ -289,13 +295,15 @@ class _Watch:
         while not RunState(self._picture().state).ended:
             if self._clock.is_over and special is None:
                 special = EXIT_TIMED_OUT
+                self._is_cancelled = True
                 self._ask("cancel_run", self._spec.run_id, "the run's time limit was reached")
             time.sleep(_POLL_S)
         return special
 
     def _interrupted(self) -> int:
-        if self._coordinator is None:
+        if not self._is_added:
             raise KeyboardInterrupt
+        self._is_cancelled = True
         self._ask("cancel_run", self._spec.run_id, "interrupted; the same command again continues it")
         stop_by = time.monotonic() + _STOP_WITHIN_S
         while not RunState(self._picture().state).ended and time.monotonic() < stop_by:
@@ -317,12 +325,12 @@ class _Watch:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, RenderFarmError):
                 raise error.cause from None
-            if not isinstance(error.cause, KeyError) or self._cluster.private:
+            if not isinstance(error.cause, KeyError) or self._cluster.private or self._is_cancelled:
                 raise
             self._add()  # a coordinator that Ray restarted does not know the run
             return self._ask(method, *arguments)
         except ray.exceptions.RayActorError as error:
-            if self._cluster.private or method in ("add_run", "add_films", "seal_run"):
+            if self._cluster.private or self._is_cancelled or method in ("add_run", "add_films", "seal_run"):
                 raise RenderFarmError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error
             self._add()  # Ray restarted it without its memory
             return self._ask(method, *arguments)

@@ -18,7 +18,8 @@ def classify(error: BaseException) -> Failure:
         error = cause
     if isinstance(error, RenderFarmError):
         return Failure(
-            fault=error.fault,
+            # What would be the user's mistake on a command line is a surprise inside a worker.
+            fault=Fault.WORKER if error.fault is Fault.USER else error.fault,
             error_class=type(error).__name__,
             message=str(error),
             poisons_process=type(error).__name__ == "DeviceError",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from render_farm.errors import MediaError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.scratch import make_folder
 from render_farm.media.mp4 import Mp4Writer
@@ -60,8 +61,9 @@ class FilmOutput:
         """Segments taken so far."""
         self.decode_s = 0.0
         """Decoding, encoding and writing so far."""
+        self._num_expected = plan.num_frames - plan.num_repeated_frames
         if lead_in is not None:
-            self._pending.append(self._thread.submit(self._write_all, lead_in))
+            self._pending.append(self._thread.submit(self._write_lead_in, lead_in))
 
     def push(self, latents: np.ndarray) -> None:
         """Take the next segment's kept latents (1 C T H W float32); returns at once."""
@@ -75,6 +77,8 @@ class FilmOutput:
         """
         for future in self._pending:
             future.result()
+        if self._writer.num_frames != self._num_expected:
+            raise MediaError(f"{self._writer.num_frames} frames were written where {self._num_expected} are planned")
         self._writer.close()
         files = {VIDEO: self._folder / VIDEO, POSTER: self._folder / POSTER}
         if latents is not None:
@@ -93,6 +97,10 @@ class FilmOutput:
         self._writer.abort()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _write_lead_in(self, make_frames: Callable[[], Iterator[np.ndarray]]) -> None:
+        self._write_all(make_frames)
+        self._num_expected += self._writer.num_frames
+
     def _decode(self, latents: np.ndarray) -> None:
         import torch
 
@@ -103,7 +111,7 @@ class FilmOutput:
         with self._clock.busy():
             for frame in make_frames():
                 if self._closed:
-                    return
+                    raise MediaError("the film was dropped while it was being decoded")
                 if self._writer.num_frames == self._poster_at:
                     write_poster(frame, self._folder / POSTER)
                 self._writer.append(frame)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -37,7 +38,8 @@ from render_farm.storage.checkpoints import (
     record_segment,
     save_segment,
 )
-from render_farm.storage.layout import FilmKeys, JobKeys
+from render_farm.storage.done import read_done
+from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
 from render_farm.storage.publish import finish_publish, pending_commit, publish
 from render_farm.storage.store import Store, open_store
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 _FILMS_KEPT = 3
 """Films whose latents and decoder a worker holds: the one it renders and the ones it finishes."""
+_TEXTS_KEPT = 64
 _SOFTWARE = ("torch", "diffusers", "transformers")
 
 
@@ -68,6 +71,8 @@ class _FilmHere:
     state: FilmState
     latents: list[np.ndarray] = field(default_factory=list)
     output: FilmOutput | None = None
+    is_finishing: bool = False
+    """It is being decoded and published: it must not be dropped to make room."""
     conditioning: Conditioning | None = None
     """Its inputs as latents, once a segment needed them."""
 
@@ -76,12 +81,19 @@ class FilmWorker:
     """See the module. `render_segment` is called by one thread at a time; `finish_film` and `stop` from others."""
 
     def __init__(
-        self, name: str, *, device: str = "cpu", dtype: str | None = None, num_threads: int | None = None
+        self,
+        name: str,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        num_threads: int | None = None,
+        cache_folder: str | None = None,
     ) -> None:
         self.name = name
         self._device = device
         self._dtype = dtype
         self._num_threads = num_threads
+        self._cache_folder = Path(cache_folder) if cache_folder else None
         self._engine: Engine | None = None
         self._engine_model = ""
         self._engine_lock = threading.Lock()
@@ -108,6 +120,9 @@ class FilmWorker:
         store = open_store(task.output)
         engine = self._load(task.model)
         film = self._film(store, task)
+        if len(film.latents) < segment:  # it was rendered elsewhere since it was here: read it again
+            self._forget(task.film)
+            film = self._film(store, task)
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
         self._check_begun(film, segment, task)
@@ -151,16 +166,16 @@ class FilmWorker:
         """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent."""
         started = time.monotonic()
         store = open_store(task.output)
-        film = None
-        if pending_commit(store, task.film) is not None:
+        if self._is_committed(store, task):
             job = finish_publish(store, task.film)
         else:
-            engine = self._load(task.model)
             film = self._film(store, task)
-            self._check_begun(film, task.plan.num_segments, task)
-            self._decode_begun(engine, task, film)
-            assert film.output is not None
+            film.is_finishing = True
             try:
+                self._check_begun(film, task.plan.num_segments, task)
+                if film.output is None or film.output.num_segments < task.plan.num_segments:
+                    self._decode_begun(self._load(task.model), task, film)
+                assert film.output is not None
                 rendered = film.output.finish(film.latents if task.keep_latents else None)
                 document = self._document(task, film.state, attempts, rendered)
                 job = publish(
@@ -177,6 +192,24 @@ class FilmWorker:
             seconds=time.monotonic() - started,
             engine_s=self._clock.total_s,
         )
+
+    @staticmethod
+    def _is_committed(store: Store, task: FilmTask) -> bool:
+        """Whether an attempt has been committed that is all this film needs; another one is withdrawn (its files have
+        been removed since, or the latents were not asked for then)."""
+        pending = pending_commit(store, task.film)
+        if pending is None:
+            return False
+        keys, names = JobKeys(job_id=task.job_id), {file.name for file in pending.files}
+        done = read_done(store, task.job_id)
+        is_published = done is not None and done.get("attempt") == pending.attempt
+        wanted = {VIDEO, POSTER, *([LATENTS] if task.keep_latents else [])}
+        if wanted <= names and not (is_published and not all(store.exists(keys.final(name)) for name in names)):
+            return True
+        if is_published:
+            store.delete(keys.job)
+        store.delete(FilmKeys(film=task.film).commit)
+        return False
 
     def stop(self, work: int) -> None:
         """Have the segment rendered under the number `work` end with `Cancelled` at its next step."""
@@ -200,8 +233,14 @@ class FilmWorker:
 
                     torch.set_num_threads(self._num_threads)
                 self._engine = None
-                self._texts.clear()
-                self._engine = load_engine(model, device=self._device, dtype=self._dtype, with_text_encoder=False)
+                self._texts = {}
+                self._engine = load_engine(
+                    model,
+                    device=self._device,
+                    dtype=self._dtype,
+                    with_text_encoder=False,
+                    cache_folder=self._cache_folder,
+                )
                 self._engine_model = model
             return self._engine
 
@@ -215,7 +254,8 @@ class FilmWorker:
         film = _FilmHere(state=loaded.state, latents=list(loaded.latents))
         with self._lock:
             self._films[task.film] = film
-            evicted = [self._films.popitem(last=False)[1] for _ in range(len(self._films) - _FILMS_KEPT)]
+            idle = [name for name, here in self._films.items() if not here.is_finishing and name != task.film]
+            evicted = [self._films.pop(name) for name in idle[: max(0, len(self._films) - _FILMS_KEPT)]]
         for old in evicted:
             if old.output is not None:
                 old.output.remove()
@@ -264,12 +304,14 @@ class FilmWorker:
         if task.plan.job.guided:
             texts.append(task.plan.job.negative_prompt)
         stored = EmbeddingStore(store, task.run_id, fingerprint)
+        if len(self._texts) > _TEXTS_KEPT:
+            self._texts = {}
+        found = {}
         for text in texts:
-            if (task.run_id, text) not in self._texts:
-                if len(self._texts) > 64:
-                    self._texts.clear()
-                self._texts[task.run_id, text] = stored.load(text)
-        return {text: self._texts[task.run_id, text] for text in texts}
+            known = self._texts.get((task.run_id, text))
+            found[text] = stored.load(text) if known is None else known
+            self._texts[task.run_id, text] = found[text]
+        return found
 
     @staticmethod
     def _conditioning(engine: Engine, task: FilmTask, film: _FilmHere, segment: int) -> Conditioning | None:

@@ -124,6 +124,8 @@ def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | Fi
             message="was there already, unchanged",
             segments=plan.num_segments,
             frames=done.get("num_frames"),
+            attempts=int(done.get("attempts", 0)),
+            gpu_s=round(sum(float(segment.get("seconds", 0)) for segment in done.get("segments", ())), 3),
             uri=store.uri(keys.video),
             sha256=done.get("sha256"),
         )

@@ -21,7 +21,7 @@ class RunRequest:
     address: str | None = None
     """`local`, `auto` or a Ray address; None: `$RAY_ADDRESS`, else `local`."""
     num_workers: int | None = None
-    """None: every GPU of the cluster; on the CPU, one."""
+    """None: every GPU of the cluster; on the CPU, a few, no more than there are films."""
     device: str = "auto"
     ulysses: int | None = None
     ring: int | None = None

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from dataclasses import asdict
 
+from render_farm.errors import StorageError
 from render_farm.farm.snapshot import LogLine
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.store import Store
@@ -43,4 +44,8 @@ class RunLog:
             return
         self._part += 1
         text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
-        store.write_bytes(self._keys.log(f"{self._started}-{self._part:05d}.jsonl"), text.encode())
+        try:
+            store.write_bytes(self._keys.log(f"{self._started}-{self._part:05d}.jsonl"), text.encode())
+        except StorageError:
+            self._unwritten = lines + self._unwritten
+            raise

@@ -25,6 +25,8 @@ class FarmShape:
     """What Ray reserves; 0 on a private Ray, where the number of workers is the limit."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    model_cache: str | None = None
+    """Local folder for models that come from a URI."""
 
     @property
     def gpus_per_worker(self) -> float:
@@ -38,6 +40,7 @@ class RunSpec:
     run_id: str
     output: str
     max_failed: int | None = None
+    failed_before: int = 0
     ended: tuple[Result, ...] = ()
     """Rows that need no work: bad ones, and jobs that are there already."""
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
-from render_farm.errors import Fault
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.failures import classify
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.worker_pool import WorkerPool
-from render_farm.scheduling.retry import Failure
-
-_ATTEMPTS = 3
+from render_farm.scheduling.retry import Failure, RetryPolicy, judge
 
 
 class TextStage:
     """Encodes one run at a time. On GPUs the encoder takes a worker's place: `free_a_place` sees to it."""
 
-    def __init__(self, pool: WorkerPool, *, takes_a_place: bool, free_a_place: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        pool: WorkerPool,
+        policy: RetryPolicy,
+        *,
+        takes_a_place: bool,
+        free_a_place: Callable[[], Awaitable[None]],
+    ) -> None:
         self._pool = pool
+        self._policy = policy
         self._takes_a_place = takes_a_place
         self._free_a_place = free_a_place
         self._turn = asyncio.Lock()
@@ -29,9 +35,9 @@ class TextStage:
         spec = record.spec
         stored = EmbeddingStore(record.store, spec.run_id, fingerprint)
         async with self._turn:
-            attempt = 0
+            counted = waits = 0
+            started = time.monotonic()
             while True:
-                attempt += 1
                 try:
                     missing = await asyncio.to_thread(stored.missing, texts)
                     if not missing:
@@ -42,9 +48,18 @@ class TextStage:
                     await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
                     failure = classify(error)
-                    if failure.fault in (Fault.JOB, Fault.USER) or attempt >= _ATTEMPTS:
+                    verdict = judge(
+                        failure,
+                        counted_before=counted,
+                        waits_before=waits,
+                        waiting_for_s=time.monotonic() - started,
+                        policy=self._policy,
+                    )
+                    if not verdict.retry:
                         return failure
+                    counted += verdict.counted
+                    waits += not verdict.counted
                     record.log.add(f"encoding the prompts again: {failure.message}", level="warning")
-                    await asyncio.sleep(attempt)
+                    await asyncio.sleep(verdict.delay_s)
                 finally:
                     record.note = ""

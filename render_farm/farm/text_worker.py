@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ray
 
 from render_farm.farm.embeddings import EmbeddingStore
@@ -14,11 +16,23 @@ _BATCH = 16
 class TextWorker:
     """Encodes each text once; what the run's storage already holds is not encoded again."""
 
-    def encode(self, *, model: str, device: str, dtype: str | None, output: str, run_id: str, texts: list[str]) -> int:
+    def encode(
+        self,
+        *,
+        model: str,
+        device: str,
+        dtype: str | None,
+        output: str,
+        run_id: str,
+        texts: list[str],
+        cache_folder: str | None,
+    ) -> int:
         """Encode `texts` with `model`'s text encoder into the run's storage. Returns how many were new."""
         from render_farm.engine import load_engine
 
-        engine = load_engine(model, device=device, dtype=dtype)
+        engine = load_engine(
+            model, device=device, dtype=dtype, cache_folder=Path(cache_folder) if cache_folder else None
+        )
         stored = EmbeddingStore(open_store(output), run_id, engine.facts.fingerprint)
         missing = stored.missing(texts)
         for start in range(0, len(missing), _BATCH):

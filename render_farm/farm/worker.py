@@ -21,10 +21,19 @@ _REPORT_EVERY_S = 0.25
 class RenderWorker:
     """Renders segments and finishes films. Calls run side by side: one segment, finishing, and control."""
 
-    def __init__(self, name: str, coordinator: Any, *, device: str, dtype: str | None, num_threads: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        coordinator: Any,
+        *,
+        device: str,
+        dtype: str | None,
+        num_threads: int | None,
+        cache_folder: str | None,
+    ) -> None:
         self._name = name
         self._coordinator = coordinator
-        self._worker = FilmWorker(name, device=device, dtype=dtype, num_threads=num_threads)
+        self._worker = FilmWorker(name, device=device, dtype=dtype, num_threads=num_threads, cache_folder=cache_folder)
 
     def ready(self) -> dict[str, Any]:
         """Load what every job needs and say where this is."""

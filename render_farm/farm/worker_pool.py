@@ -28,12 +28,15 @@ class WorkerPool:
         self._on_up = on_up
         self._on_cannot_start = on_cannot_start
         self._handles: dict[str, Any] = {}
-        self._starting: set[str] = set()
         self._places: dict[int, str] = {}
         self._generation = 0
         self._failed_starts = 0
         self._tasks: set[asyncio.Task] = set()
         self.pids: dict[str, int] = {}
+
+    def adopt(self, shape: FarmShape) -> None:
+        """Start workers as `shape` says from now on. Only while there are none."""
+        self._shape = shape
 
     @property
     def num_places_taken(self) -> int:
@@ -62,11 +65,17 @@ class WorkerPool:
         me = ray.get_runtime_context().current_actor
         actor = RenderWorker.options(  # type: ignore[attr-defined]
             num_cpus=shape.cpus_per_worker, num_gpus=shape.gpus_per_worker, max_concurrency=_CONCURRENT_CALLS
-        ).remote(name, me, device=shape.device, dtype=shape.dtype, num_threads=shape.num_threads)
-        self._starting.add(name)
+        ).remote(
+            name,
+            me,
+            device=shape.device,
+            dtype=shape.dtype,
+            num_threads=shape.num_threads,
+            cache_folder=shape.model_cache,
+        )
         try:
-            where = await actor.ready.remote()
-        except ray.exceptions.RayError as error:
+            where = await asyncio.wait_for(actor.ready.remote(), shape.timeouts.worker_start_s)
+        except (TimeoutError, ray.exceptions.RayError) as error:
             self._failed_starts += 1
             self._places.pop(place, None)
             ray.kill(actor)
@@ -77,8 +86,6 @@ class WorkerPool:
                 await asyncio.sleep(1.0)
                 self.start()
             return
-        finally:
-            self._starting.discard(name)
         self._failed_starts = 0
         self._handles[name] = actor
         self.pids[name] = where["pid"]
@@ -115,12 +122,17 @@ class WorkerPool:
     async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> int:
         """Encode prompts in a process that ends afterwards, and the encoder with it."""
         shape = self._shape
-        actor = TextWorker.options(  # type: ignore[attr-defined]
-            num_cpus=shape.cpus_per_worker, num_gpus=shape.gpus_per_worker
-        ).remote()
+        # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
+        actor = TextWorker.options(num_cpus=0, num_gpus=shape.gpus_per_worker).remote()  # type: ignore[attr-defined]
         try:
             return await actor.encode.remote(
-                model=model, device=shape.device, dtype=shape.dtype, output=output, run_id=run_id, texts=texts
+                model=model,
+                device=shape.device,
+                dtype=shape.dtype,
+                output=output,
+                run_id=run_id,
+                texts=texts,
+                cache_folder=shape.model_cache,
             )
         finally:
             ray.kill(actor)

@@ -45,6 +45,8 @@ class RunSealed:
 
     run_id: str
     max_failed: int | None = None
+    failed_before: int = 0
+    """Jobs that failed before the run began; they count towards `max_failed`."""
 
 
 @dataclass(frozen=True, kw_only=True)

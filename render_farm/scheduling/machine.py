@@ -19,6 +19,9 @@ from render_farm.scheduling.queue import Place, ReadyQueue
 from render_farm.scheduling.retry import Failure, RetryPolicy, judge
 from render_farm.scheduling.states import MOVES, JobState, RunState
 
+MOST_FINISHING = 2
+"""Films that one worker decodes and publishes at a time; one that has as many is given nothing new."""
+
 
 @dataclass
 class _Film:
@@ -53,6 +56,8 @@ class _Run:
     sealed: bool = False
     ended: bool = False
     max_failed: int | None = None
+    failed_before: int = 0
+    """Jobs that failed before the run began (bad rows)."""
     stopping: str = ""
 
 
@@ -82,9 +87,6 @@ class FarmMachine:
     def state_of(self, film: FilmKey) -> JobState:
         return self._films[film].state
 
-    def attempts_of(self, film: FilmKey) -> int:
-        return self._films[film].attempts
-
     @property
     def workers(self) -> tuple[str, ...]:
         return tuple(self._workers)
@@ -104,7 +106,7 @@ class FarmMachine:
                 self._add_films(event.films)
             case ev.RunSealed():
                 run = self._run(event.run_id)
-                run.sealed, run.max_failed = True, event.max_failed
+                run.sealed, run.max_failed, run.failed_before = True, event.max_failed, event.failed_before
                 self._check_failures(event.run_id, actions)
                 self._end_run_if_over(event.run_id, actions)
             case ev.TextReady():
@@ -191,7 +193,7 @@ class FarmMachine:
 
     def _check_failures(self, run_id: str, actions: list[Action]) -> None:
         run = self._runs[run_id]
-        failed = run.counts[JobState.FAILED]
+        failed = run.counts[JobState.FAILED] + run.failed_before
         if run.max_failed is not None and failed > run.max_failed and not run.stopping:
             reason = f"the run stopped: {failed} jobs failed, more than the {run.max_failed} that --max-failed allows"
             self._cancel(ev.CancelRun(run_id=run_id, reason=reason), actions)
@@ -219,7 +221,8 @@ class FarmMachine:
 
     def _dispatch(self, actions: list[Action]) -> None:
         while self._idle and len(self._ready):
-            for worker in list(self._idle):
+            free = [worker for worker in self._idle if len(self._workers[worker].finishing) < MOST_FINISHING]
+            for worker in sorted(free, key=lambda worker: len(self._workers[worker].finishing)):
                 key = self._ready.best(loaded_model=self._workers[worker].model, eligible=partial(self._may, worker))
                 if key is not None:
                     self._ready.discard(key)
@@ -234,11 +237,9 @@ class FarmMachine:
 
     def _replace_avoided(self, actions: list[Action]) -> None:
         """Only films that every worker has failed are left: a fresh process counts as another worker."""
-        if len(self._idle) < len(self._workers):
+        if any(worker.rendering or worker.finishing for worker in self._workers.values()):
             return
-        worker = next((w for w in self._idle if not self._workers[w].finishing), None)
-        if worker is None:
-            return
+        worker = next(iter(self._idle))
         del self._idle[worker], self._workers[worker]
         actions.append(ev.ReplaceWorker(worker=worker, reason="it failed the films that are left"))
 

@@ -7,6 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,30 @@ def test_a_full_disk_leaves_nothing_under_a_final_name_and_a_clear_message(engin
     worker.close()
     assert (tmp_path / "a" / "job.json").exists()
     assert (tmp_path / "a" / "video.mp4").stat().st_size > 20_000
+
+
+def test_films_that_wait_to_be_finished_are_not_dropped_for_new_ones(engine, tmp_path):
+    worker = FilmWorker("w")
+    tasks = [film_task(engine, tmp_path, f"film-{i}", num_frames=21) for i in range(6)]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        finishing = []
+        for task in tasks:
+            worker.render_segment(task, 0)
+            finishing.append(pool.submit(worker.finish_film, task))
+        assert [future.result().num_frames for future in finishing] == [21] * 6
+    worker.close()
+
+
+def test_what_was_removed_from_a_done_film_is_published_again(engine, tmp_path):
+    worker, task = FilmWorker("w"), replace(film_task(engine, tmp_path), keep_latents=False)
+    for segment in range(3):
+        worker.render_segment(task, segment)
+    worker.finish_film(task)
+    (tmp_path / "a" / "video.mp4").unlink()
+    worker.finish_film(task)
+    films.assert_complete(tmp_path, "a", num_frames=53)
+    assert not (tmp_path / "a" / "latents.safetensors").exists()
+    worker.finish_film(replace(task, keep_latents=True))
+    worker.close()
+    films.assert_complete(tmp_path, "a", num_frames=53)
+    assert films.latents(tmp_path, "a").shape[2] == 14

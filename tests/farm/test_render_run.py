@@ -85,7 +85,7 @@ def test_the_farms_latents_are_the_engines(undisturbed):
         torch.set_num_threads(threads)
 
 
-def test_the_run_keeps_its_manifest_logs_and_no_lease(undisturbed):
+def test_the_run_keeps_its_manifest_and_logs(undisturbed):
     output, outcome, *_ = undisturbed
     run = output / "_runs" / outcome.run_id
     assert (run / "manifest.parquet").exists()
@@ -158,3 +158,28 @@ def test_interrupted_it_exits_130_and_the_same_command_continues(tmp_path):
     assert stored[0] in [path.name for path in (tmp_path / "out").glob("_work/*/segments/*")]
     names = [segment["key"].rpartition("/")[2] for segment in films.document(tmp_path / "out", "slow")["segments"]]
     assert names[: len(stored)] == stored
+
+
+def test_many_short_films_on_one_worker_that_decodes_slower_than_it_denoises(tmp_path):
+    jobs = [films.job(f"film-{i}", num_frames=21, num_inference_steps=1) for i in range(8)]
+    outcome = render_run(
+        RunRequest(manifest=films.manifest(tmp_path, jobs), output=str(tmp_path / "out"), num_workers=1, device="cpu"),
+        on_snapshot=lambda picture: None,
+    )
+    assert (outcome.jobs, outcome.exit_code) == ({"done": 8}, 0)
+    assert {row["attempts"] for row in films.results(tmp_path / "out").values()} == {1}
+
+
+def test_terminated_while_it_starts_it_exits_130_and_leaves_nothing_held(tmp_path):
+    manifest = films.manifest(tmp_path, [films.job("a", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})])
+    arguments = [manifest, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]
+    running = films.start_render(*arguments)
+    films.wait_for(lambda: list((tmp_path / "out").glob("_runs/*/lease/*.json")), what="the lease")
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130, errors
+    assert "Traceback" not in errors
+    [lease] = {json.loads(path.read_text())["released"] for path in (tmp_path / "out").glob("_runs/*/lease/*.json")} - {
+        False
+    }
+    assert lease is True

@@ -118,6 +118,7 @@ def test_higher_priority_then_earlier_deadline_then_first_come():
         work = only(actions, ev.RenderSegment)
         order.append(work.film[1])
         actions = farm.done(work)
+        farm.published(only(actions, ev.FinishFilm))
     assert order == ["urgent", "sooner", "soon", "late"]
 
 
@@ -258,3 +259,34 @@ def test_a_run_is_over_only_when_sealed():
 )
 def test_exit_codes(counts, code):
     assert exit_code(counts) == code
+
+
+def test_a_worker_that_finishes_two_films_is_given_nothing_new_until_one_is_published():
+    farm = Farm(*(film(name, 1) for name in "abc"))
+    actions, finishing = farm.first, []
+    for _ in range(2):
+        actions = farm.done(only(actions, ev.RenderSegment))
+        finishing.append(only(actions, ev.FinishFilm))
+    none(actions, ev.RenderSegment)
+    none(actions, ev.ReplaceWorker)
+    assert only(farm.published(finishing[0]), ev.RenderSegment).film == ("r", "c")
+
+
+def test_films_that_only_have_to_be_finished_are_spread_over_the_workers():
+    farm = Farm(*(film(name, 1, segments_done=1) for name in "abcdefgh"), workers=2)
+    handed_out = [action.worker for action in farm.first if isinstance(action, ev.FinishFilm)]
+    assert sorted(handed_out) == ["w0", "w0", "w1", "w1"]
+
+
+def test_a_run_that_is_cancelled_before_it_is_sealed_ends_when_it_is():
+    farm = Farm(film("a"), seal=False)
+    none(farm.apply(ev.CancelRun(run_id="r", reason="interrupted")), ev.RunEnded)
+    assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is RunState.CANCELLED
+
+
+def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures():
+    machine = FarmMachine()
+    machine.apply(ev.FilmsAdded(films=(film("a"),)), 0)
+    actions = machine.apply(ev.RunSealed(run_id="r", max_failed=1, failed_before=2), 0)
+    assert "2 jobs failed, more than the 1" in only(actions, ev.FilmEnded).message
+    assert only(actions, ev.RunEnded).state is RunState.CANCELLED
