@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import render_farm
@@ -70,10 +71,10 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
     except NotFoundError as error:
         raise UsageError(f"output {request.output}: cannot be written to ({error.message})") from error
     create_only = create_only_honoured(store)
-    clock = _Clock(request.timeout_s)
+    clock, signals = _Clock(request.timeout_s), _Signals()
     address = resolve_address(request.address)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_terminated_like_interrupted())
+        stack.enter_context(signals.handled())
         # A private Ray takes seconds to start: it is not, when there is nothing to render.
         cluster = None if address == "local" else stack.enter_context(connect(address, num_workers=None))
         device = _device(request, _local_gpus() if cluster is None else cluster.num_gpus)
@@ -94,7 +95,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             return _nothing_to_do(store, source, request, prepared, on_snapshot)
         if cluster is None:
             cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
-        stack.enter_context(_terminated_like_interrupted())  # again: connecting to Ray sets a handler of its own
+        stack.enter_context(signals.handled())  # again: connecting to Ray sets a handler of its own
         shape = _shape(request, cluster, device, dtype, num_films=len(prepared.entries))
         spec = RunSpec(
             run_id=source.run_id,
@@ -103,7 +104,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             failed_before=prepared.num_bad,
             ended=prepared.ended,
         )
-        return _Watch(cluster, shape, spec, prepared, on_snapshot, clock).run()
+        return _Watch(cluster, shape, spec, prepared, on_snapshot, clock, signals).run()
 
 
 def _read_source(request: RunRequest) -> _Source:
@@ -248,7 +249,9 @@ class _Watch:
         prepared: PreparedRun,
         on_snapshot: OnSnapshot,
         clock: _Clock,
+        signals: _Signals,
     ) -> None:
+        self._signals = signals
         self._cluster = cluster
         self._shape = shape
         self._spec = spec
@@ -293,6 +296,8 @@ class _Watch:
     def _watch(self) -> int | None:
         special = None
         while not RunState(self._picture().state).ended:
+            if self._signals.seen:
+                raise KeyboardInterrupt
             if self._clock.is_over and special is None:
                 special = EXIT_TIMED_OUT
                 self._is_cancelled = True
@@ -336,14 +341,26 @@ class _Watch:
             return self._ask(method, *arguments)
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does, where signals can be handled (the main thread)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+class _Signals:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt and are remembered: one that is raised where Python ignores exceptions
+    (a callback of a library) is still seen at the next look."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """For the length of a block, where signals can be handled (the main thread)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt
