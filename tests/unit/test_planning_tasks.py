@@ -299,7 +299,7 @@ def test_the_two_images_count_each_by_itself():
 
 
 def test_a_text_to_video_key_is_as_it_was():
-    job = RenderJob(job_id="a", prompt="x", seed=1)
+    job = RenderJob(job_id="a", prompt="x", seed=1, guidance_scale=4.0)
     film = plan_film(job, replace(FACTS, fingerprint="f"))
     assert film.render_key == "30c767f78172"
     assert with_inputs_read(film, {"image": "12ab"}) == film
