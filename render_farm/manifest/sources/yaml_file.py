@@ -44,7 +44,8 @@ def _refuse_deep_nesting(uri: str, events: Iterable[yaml.Event]) -> None:
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            raise ManifestError(f"{uri}: line {event.start_mark.line + 1}: is nested more than {_DEEPEST} deep")
+            place = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
+            raise ManifestError(f"{uri}: {place}is nested more than {_DEEPEST} deep")
 
 
 def _construct(uri: str, root: yaml.Node) -> Any:
