@@ -48,8 +48,6 @@ class RunSnapshot:
     """Jobs by state."""
     num_segments: int = 0
     segments_done: int = 0
-    steps_done: int = 0
-    num_steps: int = 0
     steps_per_s: float = 0.0
     eta_s: float | None = None
     num_workers: int = 0

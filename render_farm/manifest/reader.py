@@ -52,11 +52,6 @@ class ManifestReport:
         """Every line."""
         return self.fatal + self.row_problems
 
-    def raise_if(self, *, strict: bool) -> None:
-        """Raise `ManifestError` for what is fatal, and when `strict` for bad rows too."""
-        if self.fatal or (strict and self.row_problems):
-            raise problems_error(self.uri, self.problems if strict else self.fatal)
-
 
 def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
     """The error that lists `problems` of the manifest or source at `uri`."""

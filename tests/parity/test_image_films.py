@@ -207,7 +207,6 @@ def test_pixels_for_a_job_without_inputs_are_refused(engine: Engine) -> None:
 
 
 def test_images_are_read_from_their_uris(engine: Engine, tmp_path: Path) -> None:
-    pytest.importorskip("render_farm.media.inputs")
     inputs = make_inputs("flf2v")
     uris = {"image": tmp_path / "first.png", "last_image": tmp_path / "last.png"}
     Image.fromarray(inputs.image).save(uris["image"])
@@ -223,7 +222,6 @@ def test_images_are_read_from_their_uris(engine: Engine, tmp_path: Path) -> None
 def test_an_image_that_is_not_there_fails_before_any_prompt_is_encoded(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("render_farm.media.inputs")
     monkeypatch.setattr(engine, "encode_prompts", lambda texts: pytest.fail("too late"))
     with pytest.raises(InputError, match=r"missing\.png"):
         engine.render(make_job(num_frames=9, image=str(tmp_path / "missing.png")))

@@ -138,7 +138,6 @@ def test_segments_can_be_rendered_one_by_one(engine: Engine) -> None:
 
 
 def test_a_video_is_read_from_its_uri(engine: Engine, tmp_path: Path) -> None:
-    pytest.importorskip("render_farm.media.inputs")
     path = tmp_path / "before.mp4"
     with Mp4Writer(path, width=WIDTH, height=HEIGHT, fps=24, quality=10) as writer:
         for frame in make_inputs("v2v", num_frames=20).video:
