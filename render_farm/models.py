@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 DIFFUSION_FORCING_TASKS = ("t2v", "i2v", "flf2v", "v2v")
 
@@ -58,11 +59,41 @@ class Preset:
     num_heads: int
     num_layers: int
     ffn_dim: int
+    head_dim: int = 128
+    text_dim: int = 4096
+    freq_dim: int = 256
     in_channels: int = 16
+    """16 of latents; 36 with the 4 of the mask and the 16 of the images' latents."""
+    image_dim: int | None = None
+    """Channels of the image encoder, for checkpoints that have one."""
+    pos_embed_seq_len: int | None = None
+    """Tokens of two images together, for checkpoints that know the first from the last."""
     sample_info: bool = False
     """Whether it knows 16 frames a second from others."""
     defaults: Defaults = field(default_factory=Defaults)
     image_defaults: Defaults = IMAGE_DEFAULTS
+
+    def transformer_config(self) -> dict[str, Any]:
+        """The transformer's `config.json`, in diffusers' format."""
+        width = self.num_heads * self.head_dim
+        return {
+            "_class_name": "SkyReelsV2Transformer3DModel",
+            "patch_size": [1, 2, 2],
+            "num_attention_heads": self.num_heads,
+            "attention_head_dim": self.head_dim,
+            "in_channels": self.in_channels,
+            "out_channels": 16,
+            "text_dim": self.text_dim,
+            "freq_dim": self.freq_dim,
+            "ffn_dim": self.ffn_dim,
+            "num_layers": self.num_layers,
+            "image_dim": self.image_dim,
+            "added_kv_proj_dim": width if self.image_dim else None,
+            "rope_max_seq_len": 1024,
+            "pos_embed_seq_len": self.pos_embed_seq_len,
+            "inject_sample_info": self.sample_info,
+            "num_frame_per_block": 1,
+        }
 
     def defaults_for(self, task: str) -> Defaults:
         """The defaults of `task`: image tasks have a shift and guidance of their own."""
@@ -71,7 +102,8 @@ class Preset:
 
 CUSTOM_DEFAULTS = Defaults()
 """For a folder or URI: the defaults of diffusers' call signature, with the shift of its documentation."""
-CUSTOM_IMAGE_DEFAULTS = replace(CUSTOM_DEFAULTS, flow_shift=5.0)
+CUSTOM_IMAGE_DEFAULTS = replace(CUSTOM_DEFAULTS, flow_shift=5.0, guidance_scale=5.0)
+CUSTOM_VIDEO_DEFAULTS = replace(CUSTOM_DEFAULTS, num_frames=121)
 
 _PIPELINES: dict[str, tuple[Family, tuple[str, ...], int]] = {
     # name on the hub -> family, tasks, input channels
@@ -97,6 +129,8 @@ def _checkpoint(kind: str, size: str, resolution: str, num_parameters: int, *, s
         num_layers=30 if small else 40,
         ffn_dim=8960 if small else 13824,
         in_channels=in_channels,
+        image_dim=1280 if family is Family.IMAGE_TO_VIDEO else None,
+        pos_embed_seq_len=2 * 257 if kind == "FLF2V" else None,
         sample_info=sample_info,
         defaults=defaults,
         image_defaults=replace(defaults, flow_shift=5.0, guidance_scale=5.0),
@@ -114,6 +148,9 @@ TINY = Preset(
     num_heads=4,
     num_layers=6,
     ffn_dim=512,
+    head_dim=48,
+    text_dim=64,
+    freq_dim=128,
     sample_info=True,
     defaults=_TINY_DEFAULTS,
     image_defaults=_TINY_DEFAULTS,
@@ -141,4 +178,6 @@ def defaults_for(model: str, task: str) -> Defaults:
     preset = PRESETS.get(model)
     if preset:
         return preset.defaults_for(task)
-    return CUSTOM_IMAGE_DEFAULTS if task in ("i2v", "flf2v") else CUSTOM_DEFAULTS
+    return {"i2v": CUSTOM_IMAGE_DEFAULTS, "flf2v": CUSTOM_IMAGE_DEFAULTS, "v2v": CUSTOM_VIDEO_DEFAULTS}.get(
+        task, CUSTOM_DEFAULTS
+    )

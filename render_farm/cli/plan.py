@@ -121,7 +121,14 @@ class _FactsOfModels:
     def _look_up(self, name: str) -> ModelFacts:
         from pathlib import Path
 
-        from render_farm.models import CUSTOM_DEFAULTS, CUSTOM_IMAGE_DEFAULTS, DIFFUSION_FORCING_TASKS, PRESETS, Family
+        from render_farm.models import (
+            CUSTOM_DEFAULTS,
+            CUSTOM_IMAGE_DEFAULTS,
+            CUSTOM_VIDEO_DEFAULTS,
+            DIFFUSION_FORCING_TASKS,
+            PRESETS,
+            Family,
+        )
         from render_farm.planning import ModelFacts, facts_of_preset
 
         if name in PRESETS:
@@ -141,6 +148,7 @@ class _FactsOfModels:
             dtype="float32",
             defaults=CUSTOM_DEFAULTS,
             image_defaults=CUSTOM_IMAGE_DEFAULTS,
+            video_defaults=CUSTOM_VIDEO_DEFAULTS,
         )
 
 

@@ -12,6 +12,7 @@ from render_farm.errors import ModelError
 from render_farm.models import (
     CUSTOM_DEFAULTS,
     CUSTOM_IMAGE_DEFAULTS,
+    CUSTOM_VIDEO_DEFAULTS,
     DIFFUSION_FORCING_TASKS,
     PRESETS,
     Family,
@@ -96,6 +97,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
             dtype=dtype,
             defaults=preset.defaults if preset else CUSTOM_DEFAULTS,
             image_defaults=preset.image_defaults if preset else CUSTOM_IMAGE_DEFAULTS,
+            video_defaults=None if preset else CUSTOM_VIDEO_DEFAULTS,
             num_frame_per_block=transformer.get("num_frame_per_block", 1),
             temporal_factor=2 ** sum(map(bool, downsample)),
             spatial_factor=2 ** len(downsample),

@@ -22,6 +22,8 @@ class ModelFacts:
     """Of the transformer: `float32`, `bfloat16` or `float16`."""
     defaults: Defaults
     image_defaults: Defaults
+    video_defaults: Defaults | None = None
+    """Of v2v; None: those of t2v."""
     num_frame_per_block: int = 1
     temporal_factor: int = 4
     spatial_factor: int = 8
@@ -31,6 +33,8 @@ class ModelFacts:
 
     def defaults_for(self, task: str) -> Defaults:
         """The values of the columns that a job of `task` leaves null."""
+        if task == "v2v" and self.video_defaults:
+            return self.video_defaults
         return self.image_defaults if task in ("i2v", "flf2v") else self.defaults
 
 
