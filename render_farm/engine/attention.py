@@ -84,8 +84,9 @@ class BlockCausalAttention:
         slot: Slot,
     ) -> Tensor:
         if cache is not None:
-            stored = span.num_stored * tokens_per_frame
-            key, value = cache.join(slot, key, value, num_stored_tokens=stored)
+            key, value = cache.join(
+                slot, key, value, num_stored_frames=span.num_stored, tokens_per_frame=tokens_per_frame
+            )
         first_frame = span.stop - query.shape[1] // tokens_per_frame
         outputs = [
             self.backend.attend(

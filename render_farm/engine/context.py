@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.attention import AttentionBackend, SelfAttention
+from render_farm.engine.group import Alone, RenderGroup
 from render_farm.engine.kv_cache import KeyValueCache, Slot
 from render_farm.engine.rope import RopeTable
 from render_farm.engine.span import FrameSpan
@@ -60,12 +61,15 @@ class WindowContext:
     prompts: tuple[PromptTokens, ...]
     """One for each guidance branch that is computed here."""
     rope: RopeTable
+    """Of the tokens that are computed here."""
     sample_info: int
     """0 for 16 frames a second, 1 for any other, as the pipeline maps `fps`."""
     attention: SelfAttention
     cross_attention: AttentionBackend
     cache: KeyValueCache | None = None
     """None when nothing in this window is final before its end."""
+    group: RenderGroup = field(default_factory=Alone)
+    """Who computes the other tokens and branches."""
     text_states: list[Tensor] = field(default_factory=list)
     """Per branch, (B S E)."""
     text_keys: dict[Slot, TextKeys] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from render_farm.engine.attention import AttentionBackend, BlockCausalAttention,
 from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
 from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
+from render_farm.engine.group import RenderGroup
 from render_farm.engine.inputs import given_inputs, read_inputs
 from render_farm.engine.loading import load_text_encoder, load_tokenizer, load_transformer, load_vae
 from render_farm.engine.locate import locate_model
@@ -159,6 +160,7 @@ class Engine:
         history: Tensor | None,
         embeddings: Mapping[str, Tensor],
         conditioning: Conditioning | None = None,
+        group: RenderGroup | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
@@ -167,6 +169,7 @@ class Engine:
         `encode_conditioning`) is what the job's inputs give, which the first segment of an i2v, flf2v or v2v film and
         the last of a flf2v film need. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
         decide the result, so a segment can be rendered anywhere and at any time, bit-identically on like hardware.
+        With a `group`, every rank makes this call with the same arguments and gets the same result.
         `on_step` is called after each step and may raise `Cancelled`. Raises `UsageError` when `history` or
         `conditioning` is missing or of another shape, `KeyError` for a missing text, `OutOfMemoryError` or
         `DeviceError` for the device.
@@ -187,6 +190,7 @@ class Engine:
                 embeddings=embeddings,
                 attention=self.attention,
                 conditioning=conditioning,
+                group=group,
                 on_step=on_step,
             )
             return latents[:, :, window.num_dropped_frames :].cpu()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Slot = tuple[int, int]
-"""(layer, guidance branch)."""
+Slot = tuple[int, ...]
+"""(layer, guidance branch), and whose tokens they are where a render group passes keys around."""
 
 
 @dataclass
@@ -24,17 +24,19 @@ class _Kept:
 class KeyValueCache:
     """Keys and values by slot. Every slot is extended by the same tokens in a pass, always at the end.
 
-    `capacity_tokens` is how many tokens will ever be kept (all blocks but the last); each slot takes that much memory
-    as soon as it is first extended.
+    `capacity_frames` is how many latent frames will ever be kept (all blocks but the last); each slot takes the memory
+    for them as soon as it is first extended.
     """
 
-    def __init__(self, capacity_tokens: int) -> None:
-        self._capacity_tokens = capacity_tokens
+    def __init__(self, capacity_frames: int) -> None:
+        self._capacity_frames = capacity_frames
         self._kept: dict[Slot, _Kept] = {}
 
-    def join(self, slot: Slot, key: Tensor, value: Tensor, *, num_stored_tokens: int) -> tuple[Tensor, Tensor]:
+    def join(
+        self, slot: Slot, key: Tensor, value: Tensor, *, num_stored_frames: int, tokens_per_frame: int
+    ) -> tuple[Tensor, Tensor]:
         """Return the kept keys and values followed by `key` and `value` (B S H D), then keep the first
-        `num_stored_tokens` of the new ones for later passes."""
+        `num_stored_frames` of the new ones for later passes."""
         kept = self._kept.get(slot)
         if kept is None:
             joined = key, value
@@ -43,17 +45,18 @@ class KeyValueCache:
                 torch.cat((kept.key[:, : kept.num_tokens], key), dim=1),
                 torch.cat((kept.value[:, : kept.num_tokens], value), dim=1),
             )
-        if num_stored_tokens:
-            self._store(slot, key[:, :num_stored_tokens], value[:, :num_stored_tokens])
+        if num_stored := num_stored_frames * tokens_per_frame:
+            capacity = self._capacity_frames * tokens_per_frame
+            self._store(slot, key[:, :num_stored], value[:, :num_stored], capacity)
         return joined
 
-    def _store(self, slot: Slot, key: Tensor, value: Tensor) -> None:
+    def _store(self, slot: Slot, key: Tensor, value: Tensor, capacity: int) -> None:
         kept = self._kept.get(slot)
         if kept is None:
-            shape = (key.shape[0], self._capacity_tokens, *key.shape[2:])
+            shape = (key.shape[0], capacity, *key.shape[2:])
             kept = self._kept[slot] = _Kept(key=key.new_empty(shape), value=value.new_empty(shape), num_tokens=0)
         end = kept.num_tokens + key.shape[1]
-        assert end <= self._capacity_tokens
+        assert end <= capacity
         kept.key[:, kept.num_tokens : end] = key
         kept.value[:, kept.num_tokens : end] = value
         kept.num_tokens = end

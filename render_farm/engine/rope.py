@@ -5,6 +5,7 @@ Shapes: B batch, S tokens (of F latent frames), H heads, D channels of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,11 @@ class RopeTable:
         """The part for latent frames [start, stop); a view."""
         tokens = slice(start * self.tokens_per_frame, stop * self.tokens_per_frame)
         return RopeTable(cos=self.cos[tokens], sin=self.sin[tokens], tokens_per_frame=self.tokens_per_frame)
+
+    def share(self, shard: Callable[[Tensor, int], Tensor]) -> RopeTable:
+        """The table of the tokens that `shard(table, dim)` takes of each frame's."""
+        cos, sin = (shard(part.unflatten(0, (-1, self.tokens_per_frame)), 1) for part in (self.cos, self.sin))
+        return RopeTable(cos=cos.flatten(0, 1), sin=sin.flatten(0, 1), tokens_per_frame=cos.shape[1])
 
 
 def rope_table(rope: nn.Module, *, num_frames: int, height: int, width: int, patch: tuple[int, int, int]) -> RopeTable:

@@ -14,6 +14,7 @@ from torch import Tensor
 from render_farm.engine.attention import AttentionBackend, SelfAttention
 from render_farm.engine.conditioning import Conditioning
 from render_farm.engine.context import WindowContext, prompt_tokens
+from render_farm.engine.group import Alone, RenderGroup
 from render_farm.engine.kv_cache import KeyValueCache, cache_bytes
 from render_farm.engine.noise import PrefixNoise, window_noise
 from render_farm.engine.progress import OnStep, StepProgress
@@ -75,13 +76,14 @@ def render_window(
     embeddings: Mapping[str, Tensor],
     attention: Attention,
     conditioning: Conditioning | None = None,
+    group: RenderGroup | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Denoise a segment; returns the latents (B C F h w) of its whole window, float32, on the transformer's device.
 
     `history` are the film's last latents so far (B C F h w); `embeddings` maps texts to (512, channels);
-    `conditioning` is what the job's inputs give, for the windows that take some. Anything `on_step` raises passes
-    through.
+    `conditioning` is what the job's inputs give, for the windows that take some. With a `group`, all of its ranks make
+    this call, and each returns the same. Anything `on_step` raises passes through.
     """
     window, schedule = plan.windows[segment], plan.schedule(segment)
     device, dtype = transformer.device, transformer.dtype
@@ -93,7 +95,9 @@ def render_window(
     sampler = FrameSampler(
         latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=plan.job.sampler == "corrected"
     )
-    context = _window_context(transformer, plan, window, embeddings, attention, caches=not prefix.changes)
+    context = _window_context(
+        transformer, plan, window, embeddings, attention, group or Alone(), caches=not prefix.changes
+    )
     timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames).to(device)
     shown = prefix.shown()
     num_cached = 0
@@ -156,17 +160,28 @@ def _window_context(
     window: Window,
     embeddings: Mapping[str, Tensor],
     attention: Attention,
+    group: RenderGroup,
     *,
     caches: bool,
 ) -> WindowContext:
     """What the passes share. A key/value cache is there when blocks can be final before the window ends."""
     schedule = plan.schedule(window.index)
     texts = [plan.job.prompt_of(window.index), *([plan.job.negative_prompt] if plan.job.guided else [])]
+    texts = texts[group.own_branches(len(texts))]
     merge_padding = transformer.device.type == "cpu" and transformer.dtype == torch.float32
     num_final = schedule.indices[-1].count(schedule.num_inference_steps + 1) * schedule.block_size
     num_tokens = num_final * plan.tokens_per_frame
     caches = caches and schedule.block_size > 1 and num_final > 0
-    caches = caches and _cache_bytes(transformer, num_tokens, len(texts)) <= attention.cache_budget_bytes
+    if caches:
+        num_bytes = _cache_bytes(transformer, num_tokens, len(texts)) // group.head_shares
+        caches = group.all_agree(num_bytes <= attention.cache_budget_bytes)
+    rope = rope_table(
+        transformer.rope,
+        num_frames=window.num_seen_frames,
+        height=plan.latent_height,
+        width=plan.latent_width,
+        patch=transformer.config["patch_size"],
+    )
     return WindowContext(
         prompts=tuple(
             prompt_tokens(
@@ -174,17 +189,12 @@ def _window_context(
             )
             for text in texts
         ),
-        rope=rope_table(
-            transformer.rope,
-            num_frames=window.num_seen_frames,
-            height=plan.latent_height,
-            width=plan.latent_width,
-            patch=transformer.config["patch_size"],
-        ),
+        rope=rope.share(group.shard),
         sample_info=0 if plan.job.fps == 16 else 1,
-        attention=attention.own,
+        attention=group.attention(attention.own, plan.tokens_per_frame),
         cross_attention=attention.cross,
-        cache=KeyValueCache(capacity_tokens=num_tokens) if caches else None,
+        cache=KeyValueCache(capacity_frames=num_final) if caches else None,
+        group=group,
     )
 
 

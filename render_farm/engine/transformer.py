@@ -146,10 +146,11 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
         `latents` (B C F h w) in the model's dtype and `timesteps` (B F) int64 are those of the span's frames. Returns
-        one (B C F h w) a branch, in the model's dtype.
+        one (B C F h w) a branch, in the model's dtype; those of all branches, also when a group computes them.
         """
         height, width = latents.shape[3:]
-        hidden = self.patch_embedding(latents).flatten(2).transpose(1, 2).contiguous()
+        tokens = window.group.shard(self.patch_embedding(latents).flatten(3), dim=3)
+        hidden = tokens.flatten(2).transpose(1, 2).contiguous()
         temb, modulation = self._time_embedding(timesteps, window)
         if not window.text_states:
             window.text_states.extend(
@@ -165,7 +166,10 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         for layer, block in enumerate(self.blocks):
             streams = block(streams, layer, layer == len(self.blocks) - 1, ctx)
         temb = temb[:, span.output_start - span.start :]
-        return tuple(self._predict(hidden, temb, height, width) for hidden in streams)
+        _, p_h, p_w = self.config["patch_size"]
+        own = tuple(self._predict(hidden, temb) for hidden in streams)
+        patches = window.group.gather(own, (height // p_h) * (width // p_w))
+        return tuple(self._unpatched(branch, height, width) for branch in patches)
 
     def _time_embedding(self, timesteps: Tensor, window: WindowContext) -> tuple[Tensor, Tensor]:
         """The embedding (B F E) and the modulation (B F 6 E) of `timesteps` (B F), in the model's dtype.
@@ -182,11 +186,15 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
             modulation = modulation + self.fps_projection(rate).unflatten(1, (6, -1))
         return temb, modulation
 
-    def _predict(self, hidden: Tensor, temb: Tensor, height: int, width: int) -> Tensor:
-        """Project hidden states (B S E) of the output frames to latents (B C F h w)."""
+    def _predict(self, hidden: Tensor, temb: Tensor) -> Tensor:
+        """Project hidden states (B S E) of the output frames to patches (B, F, tokens of a frame, values)."""
         shift, scale = (self.scale_shift_table.unsqueeze(1) + temb.unsqueeze(2)).unsqueeze(3).unbind(2)
         states = _modulated(self.norm_out(hidden.float()), shift, scale).to(hidden.dtype)
+        return self.proj_out(states).unflatten(1, (temb.shape[1], -1))
+
+    def _unpatched(self, patches: Tensor, height: int, width: int) -> Tensor:
+        """Latents (B C F h w) from the patches of all their tokens."""
         p_t, p_h, p_w = self.config["patch_size"]
-        patches = self.proj_out(states).unflatten(1, (temb.shape[1], height // p_h, width // p_w))
+        patches = patches.unflatten(2, (height // p_h, width // p_w))
         patches = patches.unflatten(4, (p_t, p_h, p_w, -1))  # B F h' w' p_t p_h p_w C
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)

@@ -107,7 +107,7 @@ def test_block_causal_attention_equals_the_dense_mask() -> None:
     expected = torch.nn.functional.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
     ).transpose(1, 2)
-    attention, cache = BlockCausalAttention(), KeyValueCache(capacity_tokens=4 * tokens_per_frame)
+    attention, cache = BlockCausalAttention(), KeyValueCache(capacity_frames=4)
     first = FrameSpan(start=0, stop=4, output_start=0, num_stored=4, block_size=block)
     second = FrameSpan(start=4, stop=8, output_start=6, block_size=block)
     outputs = []
@@ -130,11 +130,11 @@ def test_block_causal_attention_equals_the_dense_mask() -> None:
 
 
 def test_cache_memory_is_what_is_estimated() -> None:
-    cache = KeyValueCache(capacity_tokens=6)
+    cache = KeyValueCache(capacity_frames=3)
     slots = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]  # the first layer is shared by both branches
     for slot in slots:
-        cache.join(slot, random(1, 4, 2, 8), random(1, 4, 2, 8), num_stored_tokens=4)
-        key, _ = cache.join(slot, random(1, 2, 2, 8), random(1, 2, 2, 8), num_stored_tokens=2)
+        cache.join(slot, random(1, 4, 2, 8), random(1, 4, 2, 8), num_stored_frames=2, tokens_per_frame=2)
+        key, _ = cache.join(slot, random(1, 2, 2, 8), random(1, 2, 2, 8), num_stored_frames=1, tokens_per_frame=2)
         assert key.shape[1] == 6
     assert cache.num_bytes == cache_bytes(
         num_tokens=6, num_layers=3, num_branches=2, num_heads=2, head_dim=8, bytes_per_element=4
