@@ -21,6 +21,7 @@ from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.scratch import make_folder
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
+from render_farm.media.seams import Seam, SeamMeter
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class RenderedFilm:
     files: dict[str, Path]
     num_frames: int
     decode_s: float
+    seams: tuple[Seam, ...] = ()
 
 
 class FilmOutput:
@@ -55,6 +57,7 @@ class FilmOutput:
         self._folder = make_folder()
         self._decoder = engine.decoder(plan)
         self._writer = Mp4Writer(self._folder / VIDEO, plan.job.width, plan.job.height, plan.job.fps, plan.job.quality)
+        self._seams = SeamMeter()
         self._pending: list[Future[None]] = []
         self._closed = False
         self.num_segments = 0
@@ -67,8 +70,8 @@ class FilmOutput:
 
     def push(self, latents: np.ndarray) -> None:
         """Take the next segment's kept latents (1 C T H W float32); returns at once."""
+        self._pending.append(self._thread.submit(self._decode, latents, self.num_segments))
         self.num_segments += 1
-        self._pending.append(self._thread.submit(self._decode, latents))
 
     def finish(self, latents: Iterable[np.ndarray] | None = None) -> RenderedFilm:
         """Wait for the decoder and close the video. `latents` of all segments are stored too when given.
@@ -84,7 +87,12 @@ class FilmOutput:
         if latents is not None:
             files[LATENTS] = self._folder / LATENTS
             _save_latents(np.concatenate(list(latents), axis=2), files[LATENTS])
-        return RenderedFilm(files=files, num_frames=self._writer.num_frames, decode_s=round(self.decode_s, 3))
+        return RenderedFilm(
+            files=files,
+            num_frames=self._writer.num_frames,
+            decode_s=round(self.decode_s, 3),
+            seams=self._seams.seams(),
+        )
 
     def remove(self) -> None:
         """Stop whatever is left to do and remove the temporary folder."""
@@ -101,9 +109,10 @@ class FilmOutput:
         self._write_all(make_frames)
         self._num_expected += self._writer.num_frames
 
-    def _decode(self, latents: np.ndarray) -> None:
+    def _decode(self, latents: np.ndarray, segment: int) -> None:
         import torch
 
+        self._seams.begin(segment)
         self._write_all(lambda: self._decoder.push(torch.from_numpy(latents)))
 
     def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]]) -> None:
@@ -115,6 +124,7 @@ class FilmOutput:
                 if self._writer.num_frames == self._poster_at:
                     write_poster(frame, self._folder / POSTER)
                 self._writer.append(frame)
+                self._seams.add(frame)
         self.decode_s += time.monotonic() - started
 
 

@@ -59,3 +59,5 @@ class FilmReport:
     """What finishing took: waiting for the decoder, encoding, publishing."""
     engine_s: float = 0.0
     """As of `SegmentReport`."""
+    seam_score: float | None = None
+    """Of its most visible join (`media/seams.py`); None without one."""

@@ -29,6 +29,7 @@ from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.scratch import clear_abandoned
 from render_farm.media.fitting import Fit
+from render_farm.media.seams import worst
 from render_farm.media.uris import shown_uri
 from render_farm.media.whole_video import read_video
 from render_farm.storage.checkpoints import (
@@ -191,6 +192,7 @@ class FilmWorker:
             render_s=sum(float(segment["seconds"]) for segment in job.get("segments", ())),
             seconds=time.monotonic() - started,
             engine_s=self._clock.total_s,
+            seam_score=job.get("seam_score"),
         )
 
     @staticmethod
@@ -351,6 +353,8 @@ class FilmWorker:
             "run_id": task.run_id,
             "num_frames": rendered.num_frames,
             "decode_s": rendered.decode_s,
+            "seam_score": worst(rendered.seams),
+            "seams": [asdict(seam) for seam in rendered.seams],
             "segments": [record.to_dict() for record in state.segments],
             "warnings": list(task.plan.warnings),
             "attempts": attempts,

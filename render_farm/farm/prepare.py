@@ -128,6 +128,7 @@ def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | Fi
             gpu_s=round(sum(float(segment.get("seconds", 0)) for segment in done.get("segments", ())), 3),
             uri=store.uri(keys.video),
             sha256=done.get("sha256"),
+            seam_score=done.get("seam_score"),
         )
     task = FilmTask(
         run_id=context.run_id,

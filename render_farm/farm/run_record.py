@@ -146,6 +146,7 @@ class RunRecord:
         result = self.films[job_id].result
         result.uri, result.sha256, result.frames = report.uri, report.sha256, report.num_frames
         result.gpu_s = round(report.render_s, 3)
+        result.seam_score = report.seam_score
         result.message = None
 
     def ended(self, job_id: str, state: JobState, *, error_class: str, message: str, attempts: int) -> None:

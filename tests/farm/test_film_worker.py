@@ -53,7 +53,10 @@ def test_a_film_from_first_segment_to_published(engine, tmp_path):
     assert steps == [(segment, step) for segment in range(3) for step in (1, 2)]
     assert film.num_frames == 53
     films.assert_complete(tmp_path, "a", num_frames=53)
-    assert read_done(open_store(task.output), "a")["sha256"] == film.sha256
+    done = read_done(open_store(task.output), "a")
+    assert done["sha256"] == film.sha256
+    assert [(seam["segment"], seam["frame"]) for seam in done["seams"]] == [(1, 21), (2, 37)]
+    assert done["seam_score"] == film.seam_score == max(seam["score"] for seam in done["seams"]) > 0
 
 
 def test_a_film_that_moves_after_every_segment_is_bit_identical(engine, tmp_path):
