@@ -12,6 +12,16 @@ from typing import Any
 from render_farm.errors import UsageError
 
 NAMESPACE = "render_farm"
+ATTENTION_BACKENDS = (
+    "flash_attn_3",
+    "torch_cudnn",
+    "flash_attn_2",
+    "torch_flash",
+    "torch_efficient",
+    "sage",
+    "torch_math",
+)
+"""What `engine/backends.py` has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,31 @@ class InputLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How segments are computed; what they show does not depend on it, but for `sage`.
+
+    As a table `[engine]` in the settings file, or as variables `RENDER_FARM_ENGINE_<FIELD>`.
+    """
+
+    attention: str = "auto"
+    """`auto`: the fastest exact backend of those that run on the device, measured when the model is loaded; or one by
+    name: `flash_attn_3`, `flash_attn_2` and `sage` (their packages must be installed), `torch_cudnn`, `torch_flash`,
+    `torch_efficient`, `torch_math`."""
+    allow_approximate_attention: bool = False
+    """Lets `auto` choose SageAttention too, whose films differ from the exact ones by more than rounding."""
+    kv_cache: str = "auto"
+    """Keys and values of finished blocks: `auto` keeps them when they fit beside the model, `on` always, `off` never
+    (they are computed anew at every step; the film is the same)."""
+
+    @property
+    def approximation(self) -> str:
+        """What makes films differ from the exact ones, for their render key; empty when nothing does."""
+        if self.attention == "sage":
+            return "attention sage"
+        return "attention auto" if self.attention == "auto" and self.allow_approximate_attention else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a farm needs to know that is not in a manifest."""
 
@@ -85,10 +120,13 @@ class Settings:
     """A run stops when more jobs than this (`N` or `P%`) have failed; unset means never."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
-_TABLES: dict[str, str] = {"timeouts": "RENDER_FARM_", "inputs": "RENDER_FARM_INPUT_"}
+_TABLES: dict[str, str] = {"timeouts": "RENDER_FARM_", "inputs": "RENDER_FARM_INPUT_", "engine": "RENDER_FARM_ENGINE_"}
 """Settings with fields of their own, and how their variables start."""
+_CHOICES: dict[str, tuple[str, ...]] = {"attention": ("auto", *ATTENTION_BACKENDS), "kv_cache": ("auto", "on", "off")}
+_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
 def load_settings(*, file: str | None = None, environment: Mapping[str, str] | None = None, **flags: Any) -> Settings:
@@ -138,8 +176,8 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
     return replace(settings, **changes)
 
 
-def _variables(part: Settings | Timeouts | InputLimits, prefix: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are set for the fields of `part`, tables left out."""
+def _variables(part: Any, prefix: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are set for the fields of the dataclass `part`, tables left out."""
     names = {f.name: f"{prefix}{f.name.upper()}" for f in fields(part) if f.name not in _TABLES}
     return {name: environment[variable] for name, variable in names.items() if environment.get(variable)}
 
@@ -160,8 +198,14 @@ def _apply_table(part: Any, table: str, values: Any, *, source: str) -> Any:
             changes[key] = _names(key, value, source)
         elif kinds[key] in ("int", "float"):
             changes[key] = _number(int if kinds[key] == "int" else float, key, value, source)
+        elif kinds[key] == "bool":
+            changes[key] = _flag(key, value, source)
+        elif not isinstance(value, str):
+            raise UsageError(f"{source}: {key}: {value!r} is not text")
         else:
             changes[key] = value
+        if key in _CHOICES and changes[key] not in _CHOICES[key]:
+            raise UsageError(f"{source}: {key}: {value!r} is not one of {', '.join(_CHOICES[key])}")
     return replace(part, **changes)
 
 
@@ -170,6 +214,13 @@ def _names(key: str, value: Any, source: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(part, str) for part in values):
         raise UsageError(f"{source}: {key}: {value!r} is not a list of names")
     return tuple(values)
+
+
+def _flag(key: str, value: Any, source: str) -> bool:
+    flag = _FLAGS.get(str(value).lower())
+    if flag is None:
+        raise UsageError(f"{source}: {key}: {value!r} is neither true nor false")
+    return flag
 
 
 def _number(kind: type, key: str, value: Any, source: str) -> Any:

@@ -31,6 +31,15 @@ class AttentionBackend(Protocol):
         ...
 
 
+class LogSumExpBackend(AttentionBackend, Protocol):
+    """A kernel that can also say how much weight its scores had: what is needed to join results over parts of the keys
+    (ring attention). All of `backends.BACKENDS` can."""
+
+    def attend_with_lse(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """As `attend`, and the logarithm of the sum of the exponentials of each query's scores, (B H Sq) float32."""
+        ...
+
+
 class TorchAttention:
     """torch's `scaled_dot_product_attention`, which picks its own kernel."""
 

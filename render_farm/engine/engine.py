@@ -6,25 +6,31 @@ Shapes: C latent channels, T latent frames, h w latent height and width, O laten
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from render_farm.engine.attention import AttentionBackend, BlockCausalAttention, SelfAttention, TorchAttention
+from render_farm.config import EngineOptions
+from render_farm.engine.attention import AttentionBackend, BlockCausalAttention, SelfAttention
+from render_farm.engine.cache_plan import CachePlan
 from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
+from render_farm.engine.choice import AttentionChoice, choose_backend
 from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
-from render_farm.engine.group import RenderGroup
+from render_farm.engine.group import Alone, RenderGroup
 from render_farm.engine.inputs import given_inputs, read_inputs
 from render_farm.engine.loading import load_text_encoder, load_tokenizer, load_transformer, load_vae
 from render_farm.engine.locate import locate_model
 from render_farm.engine.progress import OnStep
-from render_farm.engine.segment import Attention, render_window
+from render_farm.engine.segment import Attention, render_window, window_cache_plan
 from render_farm.engine.text import encode_texts
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.engine.vae import StreamingDecoder
@@ -32,6 +38,8 @@ from render_farm.engine.video import Video
 from render_farm.errors import InvalidJobError, Problem, UsageError
 from render_farm.job import RenderJob
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
+
+log = logging.getLogger(__name__)
 
 
 def load_engine(
@@ -41,12 +49,14 @@ def load_engine(
     dtype: str | torch.dtype | None = None,
     with_text_encoder: bool = True,
     cache_folder: Path | None = None,
+    options: EngineOptions | None = None,
 ) -> Engine:
     """Find and check a model; its weights are loaded when they are first needed.
 
     `model` is a preset's name, a folder or fsspec URI in diffusers format, or a hub id; safetensors only. `dtype` is
     the transformer's and text encoder's (`auto`: bfloat16 on CUDA, float32 on the CPU); the VAE is float32 always.
     `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
+    `options` say how segments are computed.
 
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
     device or dtype.
@@ -58,7 +68,9 @@ def load_engine(
         name=str(model),
         dtype=str(found_dtype).removeprefix("torch."),
     )
-    return Engine(checkpoint, device=found_device, dtype=found_dtype, with_text_encoder=with_text_encoder)
+    return Engine(
+        checkpoint, device=found_device, dtype=found_dtype, with_text_encoder=with_text_encoder, options=options
+    )
 
 
 class Engine:
@@ -76,13 +88,16 @@ class Engine:
         with_text_encoder: bool = True,
         self_attention: SelfAttention | None = None,
         cross_attention: AttentionBackend | None = None,
+        options: EngineOptions | None = None,
     ) -> None:
-        """`self_attention` and `cross_attention` replace the defaults (see `attention`)."""
-        self.checkpoint = checkpoint
+        """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
+        self.options = options or EngineOptions()
+        facts = replace(checkpoint.facts, approximation=self.options.approximation)
+        self.checkpoint = replace(checkpoint, facts=facts)
         self.device = device
         self.dtype = dtype
-        self._self_attention = self_attention or BlockCausalAttention()
-        self._cross_attention = cross_attention or TorchAttention()
+        self._self_attention = self_attention
+        self._cross_attention = cross_attention
         self._with_text_encoder = with_text_encoder
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
@@ -99,13 +114,45 @@ class Engine:
             return load_transformer(self.checkpoint.folder, device=self.device, dtype=self.dtype)
 
     @cached_property
+    def attention_choice(self) -> AttentionChoice:
+        """The attention backend for this model on this device; measured on first use. Raises `UsageError` when the one
+        asked for is not usable here."""
+        config = self.transformer.config
+        choice = choose_backend(
+            self.options.attention,
+            device=self.device,
+            dtype=self.dtype,
+            num_heads=config["num_attention_heads"],
+            head_dim=config["attention_head_dim"],
+            allow_approximate=self.options.allow_approximate_attention,
+        )
+        log.info("%s", choice)
+        return choice
+
+    @cached_property
     def attention(self) -> Attention:
         """How segments attend, and how much they may keep."""
         return Attention(
-            own=self._self_attention,
-            cross=self._cross_attention,
+            own=self._self_attention or BlockCausalAttention(self.attention_choice.backend),
+            cross=self._cross_attention or self.attention_choice.backend,
             cache_budget_bytes=cache_budget_bytes(self.transformer, self.device),
+            kv_cache=self.options.kv_cache,
         )
+
+    def cache_plan(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> CachePlan:
+        """Whether segment `index` keeps the keys and values of its finished blocks, and why."""
+        return window_cache_plan(self.transformer, plan, index, self.attention, group or Alone())
+
+    def decisions(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> dict[str, Any]:
+        """What was chosen for computing segment `index`, for `job.json`."""
+        return {
+            "attention": self.attention_choice.to_dict(),
+            "kv_cache": self.cache_plan(plan, index, group).to_dict(),
+        }
+
+    def notes(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> tuple[str, ...]:
+        """The same for people, a line each."""
+        return str(self.attention_choice), str(self.cache_plan(plan, index, group))
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.attention import AttentionBackend, SelfAttention
+from render_farm.engine.cache_plan import CachePlan, plan_cache
 from render_farm.engine.conditioning import Conditioning
 from render_farm.engine.context import WindowContext, prompt_tokens
 from render_farm.engine.group import Alone, RenderGroup
-from render_farm.engine.kv_cache import KeyValueCache, cache_bytes
+from render_farm.engine.kv_cache import KeyValueCache
 from render_farm.engine.noise import PrefixNoise, window_noise
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.rope import rope_table
@@ -34,7 +35,9 @@ class Attention:
     own: SelfAttention
     cross: AttentionBackend
     cache_budget_bytes: int
-    """Keys and values of finished blocks are kept when they take no more, and computed anew at every step otherwise."""
+    """What keys and values of finished blocks may take."""
+    kv_cache: str = "auto"
+    """`auto`: they are kept when they take no more, and computed anew at every step otherwise; `on`; `off`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,6 @@ class _Prefix:
     @property
     def num_frames(self) -> int:
         return self.latents.shape[2]
-
-    @property
-    def changes(self) -> bool:
-        """Whether every step shows the model another prefix; then nothing after it is final."""
-        return self.noise is not None and self.per_step
 
     def shown(self) -> Tensor:
         """The prefix as the model sees it, with its noise drawn (`__call__`: `addnoise_condition`)."""
@@ -95,9 +93,7 @@ def render_window(
     sampler = FrameSampler(
         latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=plan.job.sampler == "corrected"
     )
-    context = _window_context(
-        transformer, plan, window, embeddings, attention, group or Alone(), caches=not prefix.changes
-    )
+    context = _window_context(transformer, plan, window, embeddings, attention, group or Alone())
     timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames).to(device)
     shown = prefix.shown()
     num_cached = 0
@@ -161,20 +157,13 @@ def _window_context(
     embeddings: Mapping[str, Tensor],
     attention: Attention,
     group: RenderGroup,
-    *,
-    caches: bool,
 ) -> WindowContext:
     """What the passes share. A key/value cache is there when blocks can be final before the window ends."""
-    schedule = plan.schedule(window.index)
+    cache = window_cache_plan(transformer, plan, window.index, attention, group)
+    keeps = group.all_agree(cache.keeps)
     texts = [plan.job.prompt_of(window.index), *([plan.job.negative_prompt] if plan.job.guided else [])]
     texts = texts[group.own_branches(len(texts))]
     merge_padding = transformer.device.type == "cpu" and transformer.dtype == torch.float32
-    num_final = schedule.indices[-1].count(schedule.num_inference_steps + 1) * schedule.block_size
-    num_tokens = num_final * plan.tokens_per_frame
-    caches = caches and schedule.block_size > 1 and num_final > 0
-    if caches:
-        num_bytes = _cache_bytes(transformer, num_tokens, len(texts)) // group.head_shares
-        caches = group.all_agree(num_bytes <= attention.cache_budget_bytes)
     rope = rope_table(
         transformer.rope,
         num_frames=window.num_seen_frames,
@@ -193,20 +182,23 @@ def _window_context(
         sample_info=0 if plan.job.fps == 16 else 1,
         attention=group.attention(attention.own, plan.tokens_per_frame),
         cross_attention=attention.cross,
-        cache=KeyValueCache(capacity_frames=num_final) if caches else None,
+        cache=KeyValueCache(capacity_frames=cache.num_frames) if keeps else None,
         group=group,
     )
 
 
-def _cache_bytes(transformer: FrameTransformer, num_tokens: int, num_branches: int) -> int:
-    config = transformer.config
-    return cache_bytes(
-        num_tokens=num_tokens,
-        num_layers=config["num_layers"],
-        num_branches=num_branches,
-        num_heads=config["num_attention_heads"],
-        head_dim=config["attention_head_dim"],
+def window_cache_plan(
+    transformer: FrameTransformer, plan: FilmPlan, segment: int, attention: Attention, group: RenderGroup
+) -> CachePlan:
+    """Whether `render_window` keeps keys and values in this segment, and why; all ranks of a group must agree."""
+    return plan_cache(
+        plan,
+        segment,
+        asked=attention.kv_cache,
+        budget_bytes=attention.cache_budget_bytes,
+        transformer=transformer.config,
         bytes_per_element=transformer.dtype.itemsize,
+        group=group,
     )
 
 

@@ -300,6 +300,8 @@ class Coordinator:
         finally:
             self._works.pop(number, None)
         record.engine_time(action.worker, report.engine_s)
+        for note in report.notes:
+            record.log.add(f"{action.worker}: {note}", job_id=job_id)
         if run_id in self._runs and not JobState(record.films[job_id].result.state).ended:
             record.segment_done(job_id, report.seconds)
         self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))

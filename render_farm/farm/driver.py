@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import render_farm
+from render_farm.config import Settings
 from render_farm.errors import NotFoundError, RenderFarmError, UsageError
 from render_farm.farm.cluster import Cluster, connect, resolve_address
 from render_farm.farm.prepare import PreparedRun, RunContext, prepare
@@ -79,6 +80,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
         cluster = None if address == "local" else stack.enter_context(connect(address, num_workers=None))
         device = _device(request, _local_gpus() if cluster is None else cluster.num_gpus)
         dtype = _dtype(request, device)
+        _check_attention(request.settings.engine.attention, device)
         context = RunContext(
             run_id=source.run_id,
             output=request.output,
@@ -89,7 +91,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             group=_group(request),
             limits=request.settings.inputs,
         )
-        prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings.model_cache))
+        prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))
         _write_run_document(store, source, request, prepared, device)
         if not prepared.entries:
             return _nothing_to_do(store, source, request, prepared, on_snapshot)
@@ -132,10 +134,23 @@ def _read_source(request: RunRequest) -> _Source:
     return _Source(run_id=run_id, rows=rows, manifest=manifest)
 
 
-def _facts(model: str, dtype: str, cache_folder: str) -> ModelFacts:
+def _check_attention(name: str, device: str) -> None:
+    from render_farm.engine.choice import check_device
+
+    check_device(name, device)
+
+
+def _facts(model: str, dtype: str, settings: Settings) -> ModelFacts:
     from render_farm.engine import load_engine
 
-    return load_engine(model, device="cpu", dtype=dtype, with_text_encoder=False, cache_folder=Path(cache_folder)).facts
+    return load_engine(
+        model,
+        device="cpu",
+        dtype=dtype,
+        with_text_encoder=False,
+        cache_folder=Path(settings.model_cache),
+        options=settings.engine,
+    ).facts
 
 
 def _group(request: RunRequest) -> dict[str, int]:
@@ -182,6 +197,7 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, *, nu
         policy=RetryPolicy(attempts=settings.attempts, patience_s=settings.timeouts.cluster_patience_s),
         timeouts=settings.timeouts,
         model_cache=settings.model_cache,
+        engine=settings.engine,
     )
 
 

@@ -44,6 +44,8 @@ class SegmentReport:
     """Of denoising, on the worker's clock."""
     engine_s: float = 0.0
     """How long the worker's process has been denoising or decoding so far, in all."""
+    notes: tuple[str, ...] = ()
+    """What the engine chose, a line each, where it differs from the worker's last segment."""
 
 
 @dataclass(frozen=True, kw_only=True)

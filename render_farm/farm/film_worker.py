@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 import render_farm
+from render_farm.config import EngineOptions
 from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
@@ -89,12 +90,15 @@ class FilmWorker:
         dtype: str | None = None,
         num_threads: int | None = None,
         cache_folder: str | None = None,
+        options: EngineOptions | None = None,
     ) -> None:
         self.name = name
         self._device = device
         self._dtype = dtype
         self._num_threads = num_threads
         self._cache_folder = Path(cache_folder) if cache_folder else None
+        self._options = options
+        self._notes: tuple[str, ...] = ()
         self._engine: Engine | None = None
         self._engine_model = ""
         self._engine_lock = threading.Lock()
@@ -149,7 +153,8 @@ class FilmWorker:
                 on_step=step,
             ).numpy()
         seconds = time.monotonic() - started
-        meta = SegmentMeta(attempt=self._attempt(), seconds=round(seconds, 3), worker=self.name)
+        decisions = engine.decisions(task.plan, segment)
+        meta = SegmentMeta(attempt=self._attempt(), seconds=round(seconds, 3), worker=self.name, engine=decisions)
         record = save_segment(store, task.film, segment, latents, meta)
         try:
             film.state = record_segment(store, film.state, record)
@@ -161,7 +166,12 @@ class FilmWorker:
             return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
         film.latents.append(latents)
         self._decode_begun(engine, task, film)
-        return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
+        return SegmentReport(
+            segment=segment,
+            seconds=seconds,
+            engine_s=self._clock.total_s,
+            notes=self._news(engine.notes(task.plan, segment)),
+        )
 
     def finish_film(self, task: FilmTask, *, attempts: int = 1) -> FilmReport:
         """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent."""
@@ -242,6 +252,7 @@ class FilmWorker:
                     dtype=self._dtype,
                     with_text_encoder=False,
                     cache_folder=self._cache_folder,
+                    options=self._options,
                 )
                 self._engine_model = model
             return self._engine
@@ -286,6 +297,12 @@ class FilmWorker:
             film.output = FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task))
         for latents in film.latents[film.output.num_segments :]:
             film.output.push(latents)
+
+    def _news(self, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """The notes that differ from those of this worker's last segment."""
+        news = tuple(note for note in notes if note not in self._notes)
+        self._notes = notes
+        return news
 
     @staticmethod
     def _history(film: _FilmHere, task: FilmTask, segment: int) -> Tensor | None:

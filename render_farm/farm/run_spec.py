@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from render_farm.config import Timeouts
+from render_farm.config import EngineOptions, Timeouts
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.results import Result
 from render_farm.scheduling.retry import RetryPolicy
@@ -27,6 +27,7 @@ class FarmShape:
     timeouts: Timeouts = field(default_factory=Timeouts)
     model_cache: str | None = None
     """Local folder for models that come from a URI."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     @property
     def gpus_per_worker(self) -> float:

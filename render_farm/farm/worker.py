@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from render_farm.config import EngineOptions
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.film_worker import FilmWorker
 
@@ -30,10 +31,13 @@ class RenderWorker:
         dtype: str | None,
         num_threads: int | None,
         cache_folder: str | None,
+        options: EngineOptions,
     ) -> None:
         self._name = name
         self._coordinator = coordinator
-        self._worker = FilmWorker(name, device=device, dtype=dtype, num_threads=num_threads, cache_folder=cache_folder)
+        self._worker = FilmWorker(
+            name, device=device, dtype=dtype, num_threads=num_threads, cache_folder=cache_folder, options=options
+        )
 
     def ready(self) -> dict[str, Any]:
         """Load what every job needs and say where this is."""

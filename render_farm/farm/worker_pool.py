@@ -72,6 +72,7 @@ class WorkerPool:
             dtype=shape.dtype,
             num_threads=shape.num_threads,
             cache_folder=shape.model_cache,
+            options=shape.engine,
         )
         try:
             where = await asyncio.wait_for(actor.ready.remote(), shape.timeouts.worker_start_s)

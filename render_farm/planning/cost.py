@@ -18,11 +18,7 @@ def segment_token_passes(plan: FilmPlan, segment: int) -> int:
     schedule = plan.schedule(segment)
     frames = 0
     skips = plan.job.causal_block_size > 1
-    caches = skips and not (
-        plan.windows[segment].num_prefix_frames
-        and plan.job.addnoise_condition > 0
-        and plan.job.prefix_noise == "per_step"
-    )
+    caches = skips and not plan.prefix_changes(segment)
     finished = schedule.num_inference_steps + 1
     for row in schedule.indices:
         blocks = sum(not (skips and index == NOT_STARTED) and not (caches and index == finished) for index in row)

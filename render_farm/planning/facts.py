@@ -30,6 +30,8 @@ class ModelFacts:
     patch: int = 2
     latent_channels: int = 16
     sample_info: bool = False
+    approximation: str = ""
+    """What computes the film with other than the exact formulas; part of the render key."""
 
     def defaults_for(self, task: str) -> Defaults:
         """The values of the columns that a job of `task` leaves null."""

@@ -74,6 +74,11 @@ class FilmPlan:
             causal_block_size=self.job.causal_block_size,
         )
 
+    def prefix_changes(self, segment: int) -> bool:
+        """Whether every step shows the model another prefix; then nothing after it is final before the window ends."""
+        noisy = self.windows[segment].num_prefix_frames > 0 and self.job.addnoise_condition > 0
+        return noisy and self.job.prefix_noise == "per_step"
+
     @property
     def texts(self) -> tuple[str, ...]:
         """Every text the film's forward passes need, once each: its prompts, and the negative one when guided."""

@@ -134,6 +134,8 @@ def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
     names: the same weights or the same image under another path are the same.
     """
     document = {**pixel_parameters(job), "model_fingerprint": facts.fingerprint, "dtype": facts.dtype}
+    if facts.approximation:
+        document["approximation"] = facts.approximation
     for name, _ in job.input_digests:
         del document[name]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

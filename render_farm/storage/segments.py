@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +30,8 @@ class SegmentMeta:
     worker: str = ""
     group_shape: tuple[int, int, int] = (1, 1, 1)
     """cfg, ulysses, ring."""
+    engine: dict[str, Any] = field(default_factory=dict)
+    """What the engine chose to compute it with; kept as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class SegmentRecord:
     attempt: str
     finished_at: str
     """UTC, ISO 8601."""
+    engine: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "group_shape": list(self.group_shape)}
@@ -59,7 +62,9 @@ class SegmentRecord:
             **dict.fromkeys(("key", "sha256", "worker", "attempt", "finished_at"), str),
             "seconds": (int, float),
             "group_shape": (list, tuple),
+            "engine": dict,
         }
+        content = {"engine": {}, **content}
         if set(content) != set(kinds):
             raise ValueError(f"a segment record with the fields {sorted(content)}")
         for name, kind in kinds.items():
@@ -96,6 +101,7 @@ def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta:
         group_shape=meta.group_shape,
         attempt=meta.attempt,
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        engine=meta.engine,
     )
 
 

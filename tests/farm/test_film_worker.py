@@ -43,10 +43,11 @@ def film_task(engine, output: Path, job_id: str = "a", **values) -> FilmTask:
 
 def test_a_film_from_first_segment_to_published(engine, tmp_path):
     worker, task = FilmWorker("w"), film_task(engine, tmp_path)
-    steps = []
+    steps, notes = [], []
     for segment in range(3):
         report = worker.render_segment(task, segment, on_step=lambda step: steps.append((step.segment, step.step)))
         assert report.segment == segment
+        notes += report.notes
         assert len(load_film_state(open_store(task.output), task.film).segments) == segment + 1
     film = worker.finish_film(task)
     worker.close()
@@ -57,6 +58,11 @@ def test_a_film_from_first_segment_to_published(engine, tmp_path):
     assert done["sha256"] == film.sha256
     assert [(seam["segment"], seam["frame"]) for seam in done["seams"]] == [(1, 21), (2, 37)]
     assert done["seam_score"] == film.seam_score == max(seam["score"] for seam in done["seams"]) > 0
+    assert [note.split(":")[0] for note in notes] == ["attention", "kv_cache"], "said once, not for every segment"
+    for segment in done["segments"]:
+        assert segment["engine"]["attention"]["name"] == "torch_flash"
+        assert segment["engine"]["attention"]["timings_ms"]["torch_flash"] > 0
+        assert segment["engine"]["kv_cache"]["keeps"] is False
 
 
 def test_a_film_that_moves_after_every_segment_is_bit_identical(engine, tmp_path):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from render_farm.engine import Engine, segment
+from render_farm.engine import Engine
+from render_farm.planning import FilmPlan
 from tests.parity.test_parity import LONG, TOLERANCE, make_job
 
 SEEN = 10 * TOLERANCE
@@ -36,7 +37,7 @@ def test_the_difference_would_be_seen(name: str, engine: Engine) -> None:
 def test_caching_a_prefix_that_changes_would_be_seen(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(num_frames=57, **LONG, causal_block_size=5, ar_step=2, addnoise_condition=20)
     right = engine.render(job).latents
-    monkeypatch.setattr(segment._Prefix, "changes", False)
+    monkeypatch.setattr(FilmPlan, "prefix_changes", lambda plan, index: False)
     assert (engine.render(job).latents - right).abs().max() > SEEN
 
 
