@@ -160,15 +160,15 @@ PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         TINY,
-        _checkpoint("DF", "1.3B", "540P", 1_436_000_000, sample_info=True),
-        _checkpoint("DF", "14B", "540P", 14_289_000_000),
-        _checkpoint("DF", "14B", "720P", 14_289_000_000),
-        _checkpoint("T2V", "14B", "540P", 14_289_000_000),
-        _checkpoint("T2V", "14B", "720P", 14_289_000_000),
-        _checkpoint("I2V", "1.3B", "540P", 1_564_000_000),
-        _checkpoint("I2V", "14B", "540P", 16_395_000_000),
-        _checkpoint("I2V", "14B", "720P", 16_395_000_000),
-        _checkpoint("FLF2V", "1.3B", "540P", 1_564_000_000),
+        _checkpoint("DF", "1.3B", "540P", 1_435_525_696, sample_info=True),
+        _checkpoint("DF", "14B", "540P", 14_288_491_584),
+        _checkpoint("DF", "14B", "720P", 14_288_491_584),
+        _checkpoint("T2V", "14B", "540P", 14_288_491_584),
+        _checkpoint("T2V", "14B", "720P", 14_288_491_584),
+        _checkpoint("I2V", "1.3B", "540P", 1_564_428_608),
+        _checkpoint("I2V", "14B", "540P", 16_394_878_784),
+        _checkpoint("I2V", "14B", "720P", 16_394_878_784),
+        _checkpoint("FLF2V", "1.3B", "540P", 1_565_086_528),
     )
 }
 

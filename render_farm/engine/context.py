@@ -35,10 +35,12 @@ def prompt_tokens(embedding: Tensor, *, merge_padding: bool) -> PromptTokens:
     prompt of 20 tokens then has 21 keys instead of 512. Worth it where attention takes a bias at no cost (`bias` rules
     out flash attention on CUDA, where 512 keys are little beside the video's).
     """
+    if not merge_padding:
+        return PromptTokens(embedding=embedding)
     used_rows = embedding.ne(0).any(dim=2).any(dim=0).nonzero()
     num_used = int(used_rows[-1]) + 1 if len(used_rows) else 0
     num_padding = embedding.shape[1] - num_used
-    if not merge_padding or num_padding < 2:
+    if num_padding < 2:
         return PromptTokens(embedding=embedding)
     bias = torch.zeros(num_used + 1, dtype=embedding.dtype, device=embedding.device)
     bias[-1] = math.log(num_padding)

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from render_farm.planning.memory import cache_bytes
+
+__all__ = ["KeyValueCache", "Slot", "cache_bytes"]
+
 Slot = tuple[int, ...]
 """(layer, guidance branch), and whose tokens they are where a render group passes keys around."""
 
@@ -65,11 +69,3 @@ class KeyValueCache:
     def num_bytes(self) -> int:
         """Memory held, all slots together."""
         return sum(t.numel() * t.element_size() for kept in self._kept.values() for t in (kept.key, kept.value))
-
-
-def cache_bytes(
-    *, num_tokens: int, num_layers: int, num_branches: int, num_heads: int, head_dim: int, bytes_per_element: int
-) -> int:
-    """Memory that caching `num_tokens` takes. The branches share the first layer (see `transformer.FrameBlock`)."""
-    num_slots = (num_layers - 1) * num_branches + 1
-    return 2 * num_tokens * num_slots * num_heads * head_dim * bytes_per_element

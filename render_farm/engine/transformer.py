@@ -149,8 +149,6 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         one (B C F h w) a branch, in the model's dtype; those of all branches, also when a group computes them.
         """
         height, width = latents.shape[3:]
-        tokens = window.group.shard(self.patch_embedding(latents).flatten(3), dim=3)
-        hidden = tokens.flatten(2).transpose(1, 2).contiguous()
         temb, modulation = self._time_embedding(timesteps, window)
         if not window.text_states:
             window.text_states.extend(
@@ -162,7 +160,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
             rope=window.rope.frames(span.start, span.stop),
             modulation=modulation.float(),
         )
-        streams: tuple[Tensor, ...] = (hidden,)
+        streams: tuple[Tensor, ...] = (self._embedded(latents, window),)
         for layer, block in enumerate(self.blocks):
             streams = block(streams, layer, layer == len(self.blocks) - 1, ctx)
         temb = temb[:, span.output_start - span.start :]
@@ -170,6 +168,11 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         own = tuple(self._predict(hidden, temb) for hidden in streams)
         patches = window.group.gather(own, (height // p_h) * (width // p_w))
         return tuple(self._unpatched(branch, height, width) for branch in patches)
+
+    def _embedded(self, latents: Tensor, window: WindowContext) -> Tensor:
+        """This rank's tokens (B S E) of `latents` (B C F h w)."""
+        tokens = window.group.shard(self.patch_embedding(latents).flatten(3), dim=3)
+        return tokens.flatten(2).transpose(1, 2).contiguous()
 
     def _time_embedding(self, timesteps: Tensor, window: WindowContext) -> tuple[Tensor, Tensor]:
         """The embedding (B F E) and the modulation (B F 6 E) of `timesteps` (B F), in the model's dtype.

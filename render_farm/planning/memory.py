@@ -1,0 +1,195 @@
+"""How much device memory a film needs, part by part, before anything is loaded. All in bytes.
+
+A worker holds the transformer, the VAE and what denoising and decoding take at the same time (a segment is decoded
+beside the next one's denoising); prompts are encoded before, by another worker or before the transformer is loaded.
+
+The formulas count the tensors that `engine` has alive at its fullest moment; a kernel's own workspace and what the
+allocator wastes are in `RUNTIME_BYTES`. Widths are per token of the model's E channels: 2 bytes in bfloat16, 4 in
+float32 (where the sums that are always float32 need no copies).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from render_farm.models import Family
+from render_farm.planning.film import FilmPlan
+from render_farm.planning.passes import Pass, num_cacheable_frames, passes
+from render_farm.planning.shapes import ModelShapes, TransformerShape
+from render_farm.planning.tasks import IMAGE_TASKS
+from render_farm.planning.vae_memory import decoding_memory, encoding_memory
+
+FLOAT32_BYTES = 4
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+RUNTIME_BYTES = 3 << 29
+"""The device's runtime, libraries' workspaces and fragmentation: an allowance, not a measurement."""
+_TEXT_TOKENS = 512
+_IMAGE_TOKENS = 257
+_LATENT_COPIES = 8
+"""Float32 tensors of the window's latents: the sampler's history, predictions, inputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes on one device, by part."""
+
+    transformer_bytes: int
+    """Weights, resident."""
+    vae_bytes: int
+    """Weights, resident, float32."""
+    text_encoder_bytes: int
+    """Weights; only while prompts are encoded."""
+    image_encoder_bytes: int
+    """Weights; only while inputs are encoded."""
+    activation_bytes: int
+    """The largest pass of the transformer: hidden states, rotary tables, the prompts' keys and values, latents."""
+    cache_bytes: int
+    """Keys and values of finished blocks, when they are kept (0 without causal blocks). Without room for them the
+    engine computes the blocks anew, slower and otherwise the same."""
+    encoding_bytes: int
+    """The VAE's work on the job's inputs; not at the same time as a pass."""
+    decoding_bytes: int
+    """The VAE's feature caches and its work on one latent frame; beside a pass."""
+    runtime_bytes: int = RUNTIME_BYTES
+
+    @property
+    def text_stage_bytes(self) -> int:
+        """While prompts are encoded: the encoder alone (its states of 512 tokens are in `runtime_bytes`)."""
+        return self.text_encoder_bytes + self.runtime_bytes
+
+    @property
+    def render_stage_bytes(self) -> int:
+        """While segments are rendered and decoded, with nothing cached."""
+        resident = self.transformer_bytes + self.vae_bytes + self.runtime_bytes
+        return resident + max(self.activation_bytes, self.encoding_bytes) + self.decoding_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """With less, the film is not rendered."""
+        return max(self.text_stage_bytes, self.render_stage_bytes)
+
+    @property
+    def full_bytes(self) -> int:
+        """With as much, finished blocks are cached too."""
+        return max(self.text_stage_bytes, self.render_stage_bytes + self.cache_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How a render group divides a film; every rank has all of the weights."""
+
+    tokens: int = 1
+    """Ranks that share the tokens, and the heads of what is cached (Ulysses times ring)."""
+    branches: int = 1
+    """2 when the guidance branches are on two halves of the group."""
+
+
+def estimate_memory(
+    plan: FilmPlan, shapes: ModelShapes, *, num_decoders: int = 1, shares: Shares | None = None
+) -> MemoryEstimate:
+    """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.facts`.
+
+    `num_decoders` films are being decoded: 2 on a worker of the farm, which may finish one film while it begins the
+    next (each keeps its feature cache).
+    """
+    job, element, shares = plan.job, ELEMENT_BYTES[plan.facts.dtype], shares or Shares()
+    decoding = decoding_memory(shapes.vae, height=job.height, width=job.width)
+    image_encoder = shapes.image_encoder.num_parameters if shapes.image_encoder else 0
+    segments = range(plan.num_segments)
+    return MemoryEstimate(
+        transformer_bytes=weight_bytes(shapes.transformer, element),
+        vae_bytes=shapes.vae.num_parameters * FLOAT32_BYTES,
+        text_encoder_bytes=shapes.text_encoder.num_parameters * element,
+        image_encoder_bytes=image_encoder * FLOAT32_BYTES,
+        activation_bytes=max(activation_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
+        cache_bytes=max(window_cache_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
+        encoding_bytes=_encoding_bytes(plan, shapes),
+        decoding_bytes=num_decoders * decoding.cache_bytes + decoding.working_bytes,
+    )
+
+
+def weight_bytes(shape: TransformerShape, element_bytes: float) -> int:
+    """The transformer's weights: all but those that stay float32 take `element_bytes` each."""
+    kept = shape.num_float32_parameters
+    return int((shape.num_parameters - kept) * element_bytes) + kept * FLOAT32_BYTES
+
+
+def activation_bytes(
+    plan: FilmPlan, segment: int, shape: TransformerShape, *, with_cache: bool = True, shares: Shares = Shares()
+) -> int:
+    """The largest pass of a segment; `with_cache` if finished blocks are read from their cache."""
+    element, window = ELEMENT_BYTES[plan.facts.dtype], plan.windows[segment]
+    branches = _num_branches(plan, shares)
+    tokens_per_frame = ceil(plan.tokens_per_frame / shares.tokens)
+    rotary = window.num_seen_frames * tokens_per_frame * shape.head_dim * FLOAT32_BYTES
+    pixels = window.num_seen_frames * plan.latent_height * plan.latent_width
+    latents = pixels * (_LATENT_COPIES * shape.out_channels * FLOAT32_BYTES)
+    latents += 2 * pixels * (shape.in_channels - shape.out_channels) * element
+    prompts = branches * _TEXT_TOKENS * (shape.dim * (2 * shape.num_layers + 2) + shape.text_dim)
+    images = (shape.pos_embed_len or _IMAGE_TOKENS) * shape.dim * 2 * shape.num_layers if shape.image_dim else 0
+    largest = max(
+        pass_bytes(one, tokens_per_frame, shape, num_branches=branches, element_bytes=element)
+        for one in passes(plan, segment, with_cache=with_cache)
+    )
+    return rotary + latents + (prompts + images) * element + largest
+
+
+def pass_bytes(
+    one: Pass, tokens_per_frame: int, shape: TransformerShape, *, num_branches: int, element_bytes: int
+) -> int:
+    """The fullest moment of a layer, in the last guidance branch of a pass: either its feed-forward, the gated sum
+    after self-attention, or self-attention over the cached keys and values joined with its own."""
+    tokens = one.num_frames * tokens_per_frame
+    copies = 0 if element_bytes == FLOAT32_BYTES else 2 * FLOAT32_BYTES  # `.float()` of both summands
+    # Each branch's input, and what earlier branches have given.
+    streams = (2 * num_branches - 1) * element_bytes
+    attention_states = 5 * element_bytes  # normed, query, key, value, output
+    gated_sum = streams + attention_states + copies + FLOAT32_BYTES
+    # In the feed-forward each branch also has its self-attention's output, and the last its cross-attention's.
+    feed_forward = streams + num_branches * element_bytes + 2 * element_bytes
+    wide = 2 * element_bytes * shape.ffn_dim / shape.dim
+    attending = streams + attention_states
+    joined = 0
+    if one.num_cached_frames:
+        joined = 2 * element_bytes * one.stop * tokens_per_frame
+        attending += element_bytes  # outputs of blocks, and joined
+    per_token = max(gated_sum, feed_forward + wide, feed_forward + element_bytes + copies + FLOAT32_BYTES)
+    return int(shape.dim * max(per_token * tokens, attending * tokens + joined))
+
+
+def window_cache_bytes(plan: FilmPlan, segment: int, shape: TransformerShape, *, shares: Shares = Shares()) -> int:
+    """Keys and values of a segment's finished blocks; 0 where nothing is final before the segment ends."""
+    tokens_per_frame = ceil(plan.tokens_per_frame / shares.tokens)
+    return cache_bytes(
+        num_tokens=num_cacheable_frames(plan, segment) * tokens_per_frame,
+        num_layers=shape.num_layers,
+        num_branches=_num_branches(plan, shares),
+        num_heads=shape.num_heads,
+        head_dim=shape.head_dim,
+        bytes_per_element=ELEMENT_BYTES[plan.facts.dtype],
+    )
+
+
+def cache_bytes(
+    *, num_tokens: int, num_layers: int, num_branches: int, num_heads: int, head_dim: int, bytes_per_element: int
+) -> int:
+    """Memory that caching `num_tokens` takes. The branches share the first layer (see `transformer.FrameBlock`)."""
+    num_slots = (num_layers - 1) * num_branches + 1
+    return 2 * num_tokens * num_slots * num_heads * head_dim * bytes_per_element
+
+
+def _num_branches(plan: FilmPlan, shares: Shares) -> int:
+    return 2 // shares.branches if plan.job.guided else 1
+
+
+def _encoding_bytes(plan: FilmPlan, shapes: ModelShapes) -> int:
+    job = plan.job
+    if job.task not in (*IMAGE_TASKS, "v2v"):
+        return 0
+    num_frames = job.overlap_history if job.task == "v2v" else 1
+    if plan.facts.family is Family.IMAGE_TO_VIDEO:  # the images and black frames between, as one video
+        num_frames = job.num_frames
+    batch = 2 if job.task == "flf2v" and num_frames == 1 else 1
+    memory = encoding_memory(shapes.vae, height=job.height, width=job.width, num_frames=num_frames, batch=batch)
+    return memory.total_bytes
