@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.engine.fingerprint import fingerprint
+from render_farm.engine.shape import check_shape
 from render_farm.errors import ModelError
 from render_farm.models import (
     CUSTOM_DEFAULTS,
@@ -26,17 +27,17 @@ FAMILY_OF_PIPELINE = {
     "SkyReelsV2Pipeline": Family.TEXT_TO_VIDEO,
     "SkyReelsV2ImageToVideoPipeline": Family.IMAGE_TO_VIDEO,
 }
-TASKS_OF_FAMILY = {
-    Family.DIFFUSION_FORCING: DIFFUSION_FORCING_TASKS,
-    Family.TEXT_TO_VIDEO: ("t2v",),
-    Family.IMAGE_TO_VIDEO: ("i2v", "flf2v"),
-}
 CLASSES = {
     "transformer": ("SkyReelsV2Transformer3DModel",),
     "vae": ("AutoencoderKLWan",),
     "scheduler": ("UniPCMultistepScheduler",),
     "text_encoder": ("UMT5EncoderModel", "T5EncoderModel"),
 }
+IMAGE_CLASSES = {
+    "image_encoder": ("CLIPVisionModelWithProjection", "CLIPVisionModel"),
+    "image_processor": ("CLIPProcessor", "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
+}
+"""What an image-to-video checkpoint has besides."""
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SAMPLER = {
     "solver_order": 2,
@@ -63,6 +64,8 @@ class Checkpoint:
 
     folder: Path
     facts: ModelFacts
+    image_encoder: str | None = None
+    """Class of its image encoder, if it has one."""
 
 
 def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
@@ -74,42 +77,59 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
     pipeline = index.get("_class_name")
     if pipeline not in FAMILY_OF_PIPELINE:
         raise ModelError(f"model {name} is for {pipeline}; this farm renders SkyReels-V2 ({_known_pipelines()})")
-    for component, classes in CLASSES.items():
+    family = FAMILY_OF_PIPELINE[pipeline]
+    has_images = family is Family.IMAGE_TO_VIDEO
+    for component, classes in (CLASSES | IMAGE_CLASSES if has_images else CLASSES).items():
         entry = index.get(component)
         found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
         if found not in classes:
             raise ModelError(f"model {name}: its {component} is {found}, not {' or '.join(classes)}")
-    for component in ("transformer", "vae", "text_encoder"):
+    for component in ("transformer", "vae", "text_encoder", *(["image_encoder"] if has_images else [])):
         _check_weights(folder / component, name)
     transformer = _read_json(folder / "transformer" / "config.json", name)
     vae = _read_json(folder / "vae" / "config.json", name)
     _check_scheduler(_read_json(folder / "scheduler" / "scheduler_config.json", name), name)
-    family = FAMILY_OF_PIPELINE[pipeline]
     preset = PRESETS.get(name)
     downsample = vae.get("temperal_downsample", [False, True, True])
+    latent_channels, temporal_factor = vae.get("z_dim", 16), 2 ** sum(map(bool, downsample))
+    check_shape(
+        transformer,
+        name=name,
+        latent_channels=latent_channels,
+        mask_channels=temporal_factor,
+        image_encoder=_read_json(folder / "image_encoder" / "config.json", name) if has_images else None,
+    )
     try:
         facts = ModelFacts(
             name=name,
             fingerprint=fingerprint(folder),
             family=family,
-            tasks=preset.tasks if preset else TASKS_OF_FAMILY[family],
+            tasks=_tasks(family, transformer),
             num_heads=transformer["num_attention_heads"],
             dtype=dtype,
             defaults=preset.defaults if preset else CUSTOM_DEFAULTS,
             image_defaults=preset.image_defaults if preset else CUSTOM_IMAGE_DEFAULTS,
             video_defaults=None if preset else CUSTOM_VIDEO_DEFAULTS,
             num_frame_per_block=transformer.get("num_frame_per_block", 1),
-            temporal_factor=2 ** sum(map(bool, downsample)),
+            temporal_factor=temporal_factor,
             spatial_factor=2 ** len(downsample),
             patch=transformer.get("patch_size", (1, 2, 2))[1],
-            latent_channels=transformer["in_channels"],
+            latent_channels=latent_channels,
             sample_info=transformer.get("inject_sample_info", False),
+            rope_max_len=transformer.get("rope_max_seq_len", 1024),
         )
     except KeyError as error:
         raise ModelError(f"model {name}: transformer/config.json has no {error.args[0]}") from error
     except OSError as error:
         raise ModelError(f"model {name} cannot be read: {error.strerror}: {error.filename}") from error
-    return Checkpoint(folder=folder, facts=facts)
+    return Checkpoint(folder=folder, facts=facts, image_encoder=index["image_encoder"][1] if has_images else None)
+
+
+def _tasks(family: Family, transformer: dict[str, Any]) -> tuple[str, ...]:
+    """A transformer that tells the first image from the last takes two, no more and no less; any other takes one."""
+    if family is Family.IMAGE_TO_VIDEO:
+        return ("flf2v",) if transformer.get("pos_embed_seq_len") else ("i2v",)
+    return DIFFUSION_FORCING_TASKS if family is Family.DIFFUSION_FORCING else ("t2v",)
 
 
 def _known_pipelines() -> str:

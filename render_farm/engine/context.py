@@ -49,16 +49,16 @@ def prompt_tokens(embedding: Tensor, *, merge_padding: bool) -> PromptTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class TextKeys:
-    """A prompt's keys and values in one layer, (B S H D)."""
+    """A prompt's or the images' keys and values in one layer, (B S H D)."""
 
     key: Tensor
     value: Tensor
-    bias: Tensor | None
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowContext:
-    """Fixed for a window; `text_states` and `text_keys` are filled by the first pass."""
+    """Fixed for a window; the states and keys of texts and images are filled by the first pass."""
 
     prompts: tuple[PromptTokens, ...]
     """One for each guidance branch that is computed here."""
@@ -75,6 +75,13 @@ class WindowContext:
     text_states: list[Tensor] = field(default_factory=list)
     """Per branch, (B S E)."""
     text_keys: dict[Slot, TextKeys] = field(default_factory=dict)
+    images: Tensor | None = None
+    """States of the images (N S D) from the image encoder, for checkpoints that attend to them; the same in every
+    branch."""
+    image_states: list[Tensor] = field(default_factory=list)
+    """One (B S E), all images in a row."""
+    image_keys: dict[int, TextKeys] = field(default_factory=dict)
+    """By layer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
@@ -26,8 +27,16 @@ from render_farm.engine.choice import AttentionChoice, choose_backend
 from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
 from render_farm.engine.group import Alone, RenderGroup
+from render_farm.engine.image_encoder import encode_images
 from render_farm.engine.inputs import given_inputs, read_inputs
-from render_farm.engine.loading import load_text_encoder, load_tokenizer, load_transformer, load_vae
+from render_farm.engine.loading import (
+    load_image_encoder,
+    load_image_processor,
+    load_text_encoder,
+    load_tokenizer,
+    load_transformer,
+    load_vae,
+)
 from render_farm.engine.locate import locate_model
 from render_farm.engine.progress import OnStep
 from render_farm.engine.segment import Attention, render_window, window_cache_plan
@@ -197,7 +206,15 @@ class Engine:
         Raises `InputError` for pixels that are missing or of another size, or a video shorter than `overlap_history`.
         """
         with device_errors(f"encoding the inputs of job {plan.job.job_id}"):
-            return encode_inputs(self.vae, plan, inputs)
+            return encode_inputs(self.vae, plan, inputs, self._encode_images)
+
+    def _encode_images(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """The image encoder is loaded for one film and let go: it would only take the denoiser's memory."""
+        folder, class_name = self.checkpoint.folder, self.checkpoint.image_encoder
+        assert class_name is not None, "only checkpoints with an image encoder call this"
+        with self._loading:
+            encoder = load_image_encoder(folder, class_name, device=self.device, dtype=self.dtype)
+        return encode_images(pictures, processor=load_image_processor(folder), encoder=encoder)
 
     def render_segment(
         self,

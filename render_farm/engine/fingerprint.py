@@ -19,7 +19,7 @@ EDGE_BYTES = 4 * MEBIBYTE
 SAMPLE_BYTES = 256 * 1024
 NUM_SAMPLES = 64
 
-COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler", "image_encoder", "image_processor")
 SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
 

@@ -33,20 +33,25 @@ def given_inputs(pixels: Inputs) -> ReadInputs:
 
 def read_inputs(plan: FilmPlan, limits: InputLimits | None = None) -> ReadInputs:
     """Read the plan's inputs from their URIs, at the job's size. Raises `InputError` for what cannot be used."""
-    from render_farm.media.inputs import input_digest, load_image, load_video_tail
+    from render_farm.media.inputs import fitted, input_digest, load_video_tail, open_image
     from render_farm.media.whole_video import read_video
 
-    job = plan.job
-    size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit, "limits": limits or InputLimits()}
+    job, limits = plan.job, limits or InputLimits()
+    size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+    pixels: dict[str, np.ndarray] = {}
+    for name, uri in job.inputs.items():
+        if name == "video":
+            pixels[name] = load_video_tail(uri, job.overlap_history, **size, limits=limits)
+            continue
+        picture = open_image(uri, limits)
+        pixels[name] = fitted(picture, **size)
+        if job.fit == "stretch":  # as diffusers, whose image encoder is given the picture as it is
+            pixels[f"whole_{name}"] = np.asarray(picture)
     return ReadInputs(
-        pixels=Inputs(
-            image=load_image(job.image, **size) if job.image else None,
-            last_image=load_image(job.last_image, **size) if job.last_image else None,
-            video=load_video_tail(job.video, job.overlap_history, **size) if job.video else None,
-        ),
+        pixels=Inputs(**pixels),
         digests={
-            name: input_digest(uri, size["limits"], kind="video" if name == "video" else "image")
+            name: input_digest(uri, limits, kind="video" if name == "video" else "image")
             for name, uri in job.inputs.items()
         },
-        lead_in=partial(read_video, job.video, **size) if job.video else None,
+        lead_in=partial(read_video, job.video, **size, limits=limits) if job.video else None,
     )

@@ -37,6 +37,23 @@ def load_text_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype)
     return _load(UMT5EncoderModel, folder, "text_encoder", dtype=dtype).to(device).eval()
 
 
+def load_image_encoder(folder: Path, class_name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The encoder of conditioning images (CLIP), of the class that the checkpoint names."""
+    import transformers
+
+    return _load(getattr(transformers, class_name), folder, "image_encoder", dtype=dtype).to(device).eval()
+
+
+def load_image_processor(folder: Path) -> Any:
+    """What scales and normalises images for the image encoder."""
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder / "image_processor", local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model {folder}: its image_processor cannot be loaded: {error}") from error
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of the prompt encoder."""
     from transformers import AutoTokenizer

@@ -89,11 +89,10 @@ def render_window(
     given = conditioning.prefix if conditioning is not None and window.num_input_frames else history
     prefix = _prefix(plan, window, given, latents.to(dtype))
     closing = _closing(window, conditioning, latents.to(dtype))
+    channels = _image_channels(window, conditioning, latents.to(dtype))
     latents[:, :, : prefix.num_frames] = prefix.latents
-    sampler = FrameSampler(
-        latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=plan.job.sampler == "corrected"
-    )
-    context = _window_context(transformer, plan, window, embeddings, attention, group or Alone())
+    sampler = FrameSampler(latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=_is_corrected(plan))
+    context = _window_context(transformer, plan, window, embeddings, attention, conditioning, group or Alone())
     timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames).to(device)
     shown = prefix.shown()
     num_cached = 0
@@ -112,6 +111,8 @@ def render_window(
             inputs = torch.cat((shown, inputs[:, :, prefix.num_frames :]), dim=2)
         if closing is not None:
             inputs = torch.cat((inputs, closing), dim=2)
+        if channels is not None:
+            inputs = torch.cat((inputs, channels[:, :, span.start : span.stop]), dim=1)
         predictions = transformer(inputs, timesteps[row : row + 1, span.start : span.stop], span, context)
         first, end = _moving_frames(schedule, row)
         assert first == span.output_start
@@ -150,12 +151,27 @@ def _closing(window: Window, conditioning: Conditioning | None, like: Tensor) ->
     return conditioning.closing.to(like)
 
 
+def _image_channels(window: Window, conditioning: Conditioning | None, like: Tensor) -> Tensor | None:
+    """What the model is given of the images beside the latents, in its dtype."""
+    if not window.has_image_channels:
+        return None
+    assert conditioning is not None and conditioning.image_channels is not None
+    return conditioning.image_channels.to(like)
+
+
+def _is_corrected(plan: FilmPlan) -> bool:
+    """Whether the sampler keeps the sample it moves from. The loops of `SkyReelsV2Pipeline` and
+    `SkyReelsV2ImageToVideoPipeline` give their scheduler the latents themselves, no view that they overwrite."""
+    return plan.job.sampler == "corrected" or not plan.facts.renders_windows
+
+
 def _window_context(
     transformer: FrameTransformer,
     plan: FilmPlan,
     window: Window,
     embeddings: Mapping[str, Tensor],
     attention: Attention,
+    conditioning: Conditioning | None,
     group: RenderGroup,
 ) -> WindowContext:
     """What the passes share. A key/value cache is there when blocks can be final before the window ends."""
@@ -184,7 +200,15 @@ def _window_context(
         cross_attention=attention.cross,
         cache=KeyValueCache(capacity_frames=cache.num_frames) if keeps else None,
         group=group,
+        images=_image_states(window, conditioning, transformer),
     )
+
+
+def _image_states(window: Window, conditioning: Conditioning | None, transformer: FrameTransformer) -> Tensor | None:
+    if not window.has_image_channels:
+        return None
+    assert conditioning is not None and conditioning.image_states is not None
+    return conditioning.image_states.to(transformer.device, transformer.dtype)
 
 
 def window_cache_plan(

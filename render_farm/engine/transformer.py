@@ -94,8 +94,11 @@ class FrameBlock(SkyReelsV2TransformerBlock):
             text = ctx.window.text_keys[slot] = self._text_keys(slot[1], ctx)
         states = self.norm2(hidden.float()).to(hidden.dtype)
         query = attn.norm_q(attn.to_q(states)).unflatten(2, (attn.heads, -1))
-        out = ctx.window.cross_attention.attend(query, text.key, text.value, bias=text.bias)
-        return attn.to_out[1](attn.to_out[0](out.flatten(2, 3).to(query.dtype))) + hidden
+        out = ctx.window.cross_attention.attend(query, text.key, text.value, bias=text.bias).to(query.dtype)
+        if ctx.window.image_states:
+            image = self._image_keys(slot[0], ctx)
+            out = out + ctx.window.cross_attention.attend(query, image.key, image.value).to(query.dtype)
+        return attn.to_out[1](attn.to_out[0](out.flatten(2, 3))) + hidden
 
     def _text_keys(self, branch: int, ctx: PassContext) -> TextKeys:
         attn, states = self.attn2, ctx.window.text_states[branch]
@@ -104,6 +107,16 @@ class FrameBlock(SkyReelsV2TransformerBlock):
             value=attn.to_v(states).unflatten(2, (attn.heads, -1)),
             bias=ctx.window.prompts[branch].bias,
         )
+
+    def _image_keys(self, layer: int, ctx: PassContext) -> TextKeys:
+        known = ctx.window.image_keys.get(layer)
+        if known is None:
+            attn, states = self.attn2, ctx.window.image_states[0]
+            known = ctx.window.image_keys[layer] = TextKeys(
+                key=attn.norm_added_k(attn.add_k_proj(states)).unflatten(2, (attn.heads, -1)),
+                value=attn.add_v_proj(states).unflatten(2, (attn.heads, -1)),
+            )
+        return known
 
     def _feed_forward(self, hidden: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         states = _modulated(self.norm3(hidden.float()), shift, scale).to(hidden.dtype)
@@ -126,7 +139,8 @@ def _gated_sum(hidden: Tensor, update: Tensor, gate: Tensor) -> Tensor:
 class FrameTransformer(SkyReelsV2Transformer3DModel):
     """diffusers' model with a forward over frame spans; made by `adopt`.
 
-    Only the diffusion-forcing form (one timestep a frame, no image embedding) is computed.
+    Every frame has a timestep of its own. A checkpoint without diffusion forcing has one for all: the same forward,
+    with equal timesteps.
     """
 
     _no_split_modules = ["FrameBlock"]  # noqa: RUF012
@@ -145,8 +159,9 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
     ) -> tuple[Tensor, ...]:
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
-        `latents` (B C F h w) in the model's dtype and `timesteps` (B F) int64 are those of the span's frames. Returns
-        one (B C F h w) a branch, in the model's dtype; those of all branches, also when a group computes them.
+        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) int64 are
+        those of the span's frames. Returns one (B C F h w) a branch, in the model's dtype; those of all branches, also
+        when a group computes them.
         """
         height, width = latents.shape[3:]
         temb, modulation = self._time_embedding(timesteps, window)
@@ -154,6 +169,8 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
             window.text_states.extend(
                 self.condition_embedder.text_embedder(prompt.embedding) for prompt in window.prompts
             )
+        if window.images is not None and not window.image_states:
+            window.image_states.append(self.condition_embedder.image_embedder(window.images))
         ctx = PassContext(
             window=window,
             span=span,

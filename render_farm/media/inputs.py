@@ -11,6 +11,7 @@ import io
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from render_farm.config import InputLimits
 from render_farm.media.fetch import fetch, fetched_file
@@ -27,9 +28,18 @@ def load_image(uri: str, *, width: int, height: int, fit: Fit = "crop", limits: 
     With `fit="stretch"` its values are those that diffusers' pipelines make of the same picture.
     """
     assert width > 0 and height > 0
+    return fitted(open_image(uri, limits), width=width, height=height, fit=fit)
+
+
+def open_image(uri: str, limits: InputLimits = _LIMITS) -> Image.Image:
+    """The picture at `uri` as RGB, upright, in its own size."""
     buffer = io.BytesIO()
     fetch(uri, buffer, max_bytes=limits.max_image_bytes, limits=limits)
-    image = decode_image(buffer.getvalue(), uri=uri, limits=limits)
+    return decode_image(buffer.getvalue(), uri=uri, limits=limits)
+
+
+def fitted(image: Image.Image, *, width: int, height: int, fit: Fit) -> np.ndarray:
+    """`image` as (height, width, 3) uint8."""
     return np.asarray(fit_image(image, width=width, height=height, fit=fit)).copy()
 
 

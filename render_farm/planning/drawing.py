@@ -37,6 +37,7 @@ def draw_windows(plan: FilmPlan) -> list[str]:
             bar = _bar([(first, last, NEW), (first, given, TAKEN_OVER)], total)
             text += f", 1-{given} from video" if plan.job.task == "v2v" else ", 1 from image"
         text += ", towards last_image" if window.num_closing_frames else ""
+        text += f", with {' and '.join(plan.job.inputs)}" if window.has_image_channels else ""
         lines.append(f"{f'segment {window.index + 1}':<{label}} │{bar}│ {text}")
     return _shortened(lines, _MOST_WINDOWS, "segments")
 

@@ -32,6 +32,13 @@ class ModelFacts:
     sample_info: bool = False
     approximation: str = ""
     """What computes the film with other than the exact formulas; part of the render key."""
+    rope_max_len: int = 1024
+    """The most latent frames, and patches of a frame's height and width, that it has rotary positions for."""
+
+    @property
+    def renders_windows(self) -> bool:
+        """Whether it continues from frames it is given; the others render a film in one window, all frames together."""
+        return self.family is Family.DIFFUSION_FORCING
 
     def defaults_for(self, task: str) -> Defaults:
         """The values of the columns that a job of `task` leaves null."""

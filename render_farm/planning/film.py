@@ -13,7 +13,7 @@ from render_farm.planning.refusals import check
 from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests
 from render_farm.planning.schedule import StepSchedule, make_schedule
 from render_farm.planning.tasks import IMAGE_TASKS
-from render_farm.planning.windows import Window, plan_windows
+from render_farm.planning.windows import Window, windows_of
 
 _MUCH_ADDNOISE = 60
 
@@ -96,14 +96,7 @@ def plan_film(job: RenderJob, facts: ModelFacts, *, input_digests: Mapping[str, 
     problems = check(resolved, facts)
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
-    windows = plan_windows(
-        num_frames=resolved.num_frames,
-        base_num_frames=resolved.base_num_frames,
-        overlap_history=resolved.overlap_history,
-        causal_block_size=resolved.causal_block_size,
-        temporal_factor=facts.temporal_factor,
-        task=resolved.task,
-    )
+    windows = windows_of(resolved, facts)
     return FilmPlan(
         job=resolved,
         facts=facts,
@@ -124,6 +117,8 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
     warnings += _extensions(resolved, windows)
+    if not facts.renders_windows:
+        warnings += _of_one_window(job, resolved, facts)
     cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}
     if cut:
         warnings.append(
@@ -138,6 +133,23 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if len(resolved.prompts) > len(windows):
         warnings.append(f"{len(resolved.prompts)} prompts for {len(windows)} segments: the last ones are not used")
     return warnings
+
+
+_OF_WINDOWS = ("overlap_history", "addnoise_condition", "prefix_noise", "keep_overlap")
+
+
+def _of_one_window(job: RenderJob, resolved: ResolvedJob, facts: ModelFacts) -> Iterator[str]:
+    """What a checkpoint without diffusion forcing does otherwise than the job may expect."""
+    usual = facts.defaults_for(resolved.task).base_num_frames
+    if resolved.num_frames > usual:
+        yield (
+            f"{resolved.num_frames} frames are one window for {facts.name}, whose default is {usual}: memory and time "
+            "grow with it, and longer films than it has learnt may fall apart; diffusion-forcing checkpoints render "
+            "long films in windows"
+        )
+    idle = [name for name in _OF_WINDOWS if getattr(job, name)]
+    if idle:
+        yield f"{' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect on a film of one window"
 
 
 def _extensions(job: ResolvedJob, windows: tuple[Window, ...]) -> Iterator[str]:

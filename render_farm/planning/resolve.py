@@ -92,15 +92,18 @@ def resolve_job(job: RenderJob, facts: ModelFacts) -> ResolvedJob:
         values.setdefault(f.name, getattr(defaults, f.name))
     if values["causal_block_size"] is None:
         values["causal_block_size"] = facts.num_frame_per_block
+    num_frames = rounded_num_frames(
+        defaults.num_frames if job.num_frames is None else job.num_frames, facts.temporal_factor
+    )
+    if not facts.renders_windows and job.base_num_frames is None:
+        values["base_num_frames"] = num_frames
     return ResolvedJob(
         job_id=job.job_id,
         prompts=_without_repeats(job.prompts),
         model=facts.name,
         task=task,
         seed=default_seed(job.job_id) if job.seed is None else job.seed,
-        num_frames=rounded_num_frames(
-            defaults.num_frames if job.num_frames is None else job.num_frames, facts.temporal_factor
-        ),
+        num_frames=num_frames,
         **{name: value for name, value in values.items() if name != "num_frames"},
     )
 

@@ -1,7 +1,8 @@
-"""The four diffusion-forcing tasks: what each takes as inputs, and how many latent frames they give.
+"""The four tasks: what each takes as inputs, and how many latent frames they give.
 
 An image gives the first window one latent frame; a video gives it the latents of its last `overlap_history` frames;
 a last image is one more latent frame after the last window's own, shown to the model and never part of the film.
+Checkpoints without diffusion forcing take images in another way (`windows.Window.has_image_channels`).
 """
 
 from __future__ import annotations

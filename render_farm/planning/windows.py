@@ -1,11 +1,13 @@
-"""The windows of a film, as `__call__` and `prepare_latents` of the three diffusion-forcing pipelines lay them."""
+"""The windows of a film, as `__call__` and `prepare_latents` of the five pipelines lay them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames
-from render_farm.planning.tasks import num_closing_frames, num_given_frames
+from render_farm.planning.resolve import ResolvedJob
+from render_farm.planning.tasks import IMAGE_TASKS, num_closing_frames, num_given_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,9 @@ class Window:
     """How many the job's image or video gives it (only the first window: what the history is for the others)."""
     num_closing_frames: int = 0
     """How many the job's last image gives it, after its own last frame; they are shown to the model, not kept."""
+    has_image_channels: bool = False
+    """Whether the job's images reach the model as further input channels of every frame, and as tokens (checkpoints
+    without diffusion forcing)."""
 
     @property
     def num_given_frames(self) -> int:
@@ -37,7 +42,7 @@ class Window:
     @property
     def needs_inputs(self) -> bool:
         """Whether the job's inputs are needed to render it."""
-        return self.num_input_frames > 0 or self.num_closing_frames > 0
+        return self.num_input_frames > 0 or self.num_closing_frames > 0 or self.has_image_channels
 
     @property
     def num_seen_frames(self) -> int:
@@ -53,6 +58,35 @@ class Window:
     def end(self) -> int:
         """One past its last frame in the film."""
         return self.start + self.num_latent_frames
+
+
+def windows_of(job: ResolvedJob, facts: ModelFacts) -> tuple[Window, ...]:
+    """The windows of `job`'s film, by what its checkpoint is."""
+    if not facts.renders_windows:
+        return single_window(num_frames=job.num_frames, temporal_factor=facts.temporal_factor, task=job.task)
+    return plan_windows(
+        num_frames=job.num_frames,
+        base_num_frames=job.base_num_frames,
+        overlap_history=job.overlap_history,
+        causal_block_size=job.causal_block_size,
+        temporal_factor=facts.temporal_factor,
+        task=job.task,
+    )
+
+
+def single_window(*, num_frames: int, temporal_factor: int = 4, task: str = "t2v") -> tuple[Window, ...]:
+    """The one window of a film of `num_frames` (already of the form 4n+1) by a checkpoint without diffusion forcing."""
+    return (
+        Window(
+            index=0,
+            start=0,
+            num_latent_frames=num_latent_frames(num_frames, temporal_factor),
+            num_history_frames=0,
+            num_prefix_frames=0,
+            num_dropped_frames=0,
+            has_image_channels=task in IMAGE_TASKS,
+        ),
+    )
 
 
 def plan_windows(

@@ -15,6 +15,7 @@ from diffusers import (
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2DiffusionForcingVideoToVideoPipeline,
+    SkyReelsV2ImageToVideoPipeline,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
 )
@@ -23,7 +24,14 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from render_farm.engine import Inputs
 from render_farm.engine.noise import PrefixNoise
@@ -34,17 +42,35 @@ TEXT_DIM = 32
 HEIGHT, WIDTH = 32, 48
 
 
+CLIP_SIZE, CLIP_PATCH, CLIP_DIM = 28, 7, 40
+"""A picture of 28 x 28 is 17 tokens of 40 channels."""
+
+
 def build_pipeline(
-    seed: int = 0, *, sample_info: bool = True, num_layers: int = 3, vae_width: int = 4
-) -> SkyReelsV2DiffusionForcingPipeline:
+    seed: int = 0,
+    *,
+    sample_info: bool = True,
+    num_layers: int = 3,
+    vae_width: int = 4,
+    cls: type = SkyReelsV2DiffusionForcingPipeline,
+    **transformer: Any,
+) -> Any:
     """A pipeline whose weights depend only on `seed`. All of them are spread widely: with the usual initial values,
-    modulation and attention hardly change the result, and a wrong mask or timestep would go unseen."""
+    modulation and attention hardly change the result, and a wrong mask or timestep would go unseen.
+
+    `cls` is one of the five pipelines; `transformer` adds to its transformer's configuration."""
     torch.manual_seed(seed)
     words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *VOCABULARY.split()])}
     core = Tokenizer(WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     core.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    pipeline = SkyReelsV2DiffusionForcingPipeline(
+    images: dict[str, Any] = {}
+    if cls is SkyReelsV2ImageToVideoPipeline:
+        images = {"image_encoder": _image_encoder(seed), "image_processor": _image_processor()}
+        transformer = {"in_channels": 36, "image_dim": CLIP_DIM, "added_kv_proj_dim": 48, **transformer}
+        torch.manual_seed(seed)
+    pipeline = cls(
+        **images,
         tokenizer=PreTrainedTokenizerFast(
             tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
         ),
@@ -59,6 +85,7 @@ def build_pipeline(
             freq_dim=64,
             text_dim=TEXT_DIM,
             inject_sample_info=sample_info,
+            **transformer,
         ),
         vae=AutoencoderKLWan(base_dim=vae_width, dim_mult=[1, 2, 2, 2], num_res_blocks=1),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0),
@@ -70,10 +97,32 @@ def build_pipeline(
     return pipeline
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype) -> SkyReelsV2DiffusionForcingPipeline:
+def _image_encoder(seed: int) -> CLIPVisionModelWithProjection:
+    torch.manual_seed(seed)
+    encoder = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=CLIP_DIM,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=CLIP_SIZE,
+            patch_size=CLIP_PATCH,
+            projection_dim=16,
+        )
+    )
+    for parameter in encoder.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    return encoder
+
+
+def _image_processor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(size={"shortest_edge": CLIP_SIZE}, crop_size={"height": CLIP_SIZE, "width": CLIP_SIZE})
+
+
+def load_pipeline(folder: Path, dtype: torch.dtype, cls: type = SkyReelsV2DiffusionForcingPipeline) -> Any:
     """The saved pipeline in `dtype` with a float32 VAE, as the model's documentation loads it."""
     vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
-    pipeline = SkyReelsV2DiffusionForcingPipeline.from_pretrained(folder, vae=vae, torch_dtype=dtype)
+    pipeline = cls.from_pretrained(folder, vae=vae, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -112,8 +161,10 @@ def _as_diffusers_takes_them(inputs: Inputs | None) -> dict[str, Any]:
         return {}
     if inputs.video is not None:
         return {"video": [Image.fromarray(frame) for frame in inputs.video]}
+    whole = {"image": inputs.whole_image, "last_image": inputs.whole_last_image}
     images = {"image": inputs.image, "last_image": inputs.last_image}
-    return {name: Image.fromarray(pixels) for name, pixels in images.items() if pixels is not None}
+    pictures = {name: pixels if whole[name] is None else whole[name] for name, pixels in images.items()}
+    return {name: Image.fromarray(pixels) for name, pixels in pictures.items() if pixels is not None}
 
 
 def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent", inputs: Inputs | None = None):
@@ -124,6 +175,16 @@ def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent",
     job = plan.job
     assert len(job.prompts) == 1, "a prompt list has no reference"
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=job.flow_shift)
+    of_windows: dict[str, Any] = {}
+    if plan.facts.renders_windows:
+        of_windows = {
+            "overlap_history": job.overlap_history,
+            "addnoise_condition": job.addnoise_condition,
+            "base_num_frames": job.base_num_frames,
+            "ar_step": job.ar_step,
+            "causal_block_size": job.causal_block_size,
+            "fps": job.fps,
+        }
     with _prefix_noise(plan):
         frames = pipeline(
             prompt=job.prompts[0],
@@ -135,16 +196,11 @@ def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent",
             guidance_scale=job.guidance_scale,
             generator=torch.Generator().manual_seed(job.seed),
             output_type=output_type,
-            overlap_history=job.overlap_history,
-            addnoise_condition=job.addnoise_condition,
-            base_num_frames=job.base_num_frames,
-            ar_step=job.ar_step,
-            causal_block_size=job.causal_block_size,
-            fps=job.fps,
+            **of_windows,
             **_as_diffusers_takes_them(inputs),
         ).frames
     if output_type == "latent":
-        return frames[:, :, :-1] if job.task == "flf2v" else frames
+        return frames[:, :, :-1] if job.task == "flf2v" and plan.facts.renders_windows else frames
     return frames[0]
 
 

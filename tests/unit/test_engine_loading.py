@@ -192,12 +192,13 @@ def test_refused_while_weights_are_loaded(name: str, model: Path) -> None:
         _ = engine.transformer
 
 
-def test_checkpoints_of_other_families_are_known_but_not_rendered(model: Path) -> None:
+def test_a_checkpoint_that_does_not_serve_the_task_says_which_do(model: Path) -> None:
     edit(model / "model_index.json", _class_name="SkyReelsV2Pipeline")
     engine = load_engine(model, device="cpu")
     assert engine.facts.family is Family.TEXT_TO_VIDEO
-    with pytest.raises(InvalidJobError, match="diffusion-forcing"):
-        engine.plan(RenderJob(job_id="a", prompt="x", num_frames=17, height=32, width=32))
+    assert engine.facts.tasks == ("t2v",)
+    with pytest.raises(InvalidJobError, match=r"task: i2v is not served by .*; i2v is served by tiny, df-1.3b-540p"):
+        engine.plan(RenderJob(job_id="a", prompt="x", image="a.png", num_frames=17, height=32, width=32))
 
 
 def test_unknown_device_and_dtype() -> None:
