@@ -136,7 +136,7 @@ def encode_inputs(vae: AutoencoderKLWan, plan: FilmPlan, inputs: Inputs, encode_
         return Conditioning()
     if not plan.facts.renders_windows:
         whole = {"image": inputs.whole_image, "last_image": inputs.whole_last_image}
-        pictures = [whole[name] if whole[name] is not None else pixels[name] for name in pixels]
+        pictures = [fitted if (picture := whole[name]) is None else picture for name, fitted in pixels.items()]
         return Conditioning(
             image_channels=_image_channels(vae, plan, list(pixels.values())), image_states=encode_images(pictures)
         )

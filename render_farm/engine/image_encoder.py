@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from render_farm.errors import ModelError
 
 
 @torch.no_grad()
-def encode_images(pictures: Sequence[np.ndarray], *, processor: Any, encoder: nn.Module) -> Tensor:
+def encode_images(pictures: Sequence[np.ndarray], *, processor: Any, encoder: Any) -> Tensor:
     """`pictures` ((any height, any width, 3) uint8) to the states before the encoder's last layer, (N S D) on the CPU.
 
     The processor scales and crops them to the encoder's square. Raises `ModelError` when that is another square.

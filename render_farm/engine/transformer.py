@@ -112,6 +112,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         known = ctx.window.image_keys.get(layer)
         if known is None:
             attn, states = self.attn2, ctx.window.image_states[0]
+            assert attn.add_k_proj is not None and attn.add_v_proj is not None
             known = ctx.window.image_keys[layer] = TextKeys(
                 key=attn.norm_added_k(attn.add_k_proj(states)).unflatten(2, (attn.heads, -1)),
                 value=attn.add_v_proj(states).unflatten(2, (attn.heads, -1)),
@@ -170,7 +171,9 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
                 self.condition_embedder.text_embedder(prompt.embedding) for prompt in window.prompts
             )
         if window.images is not None and not window.image_states:
-            window.image_states.append(self.condition_embedder.image_embedder(window.images))
+            embedder = self.condition_embedder.image_embedder
+            assert embedder is not None, "refused by shape.check_shape"
+            window.image_states.append(embedder(window.images))
         ctx = PassContext(
             window=window,
             span=span,

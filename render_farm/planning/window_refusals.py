@@ -1,4 +1,4 @@
-"""Windows that cannot be rendered: nothing new in them, frames that do not fall into blocks, too long for the model."""
+"""Windows that cannot be rendered: nothing new in them, frames that fall into no blocks, too long for the model."""
 
 from __future__ import annotations
 
