@@ -5,7 +5,7 @@ Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,15 +95,8 @@ def render_window(
     context = _window_context(transformer, plan, window, embeddings, attention, conditioning, group or Alone())
     timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames).to(device)
     shown = prefix.shown()
-    num_cached = 0
-    for row in range(schedule.num_rows):
-        span = _span(
-            schedule,
-            row,
-            num_cached=num_cached,
-            caches=context.cache is not None,
-            num_closing=window.num_closing_frames,
-        )
+    spans = window_spans(schedule, caches=context.cache is not None, num_closing=window.num_closing_frames)
+    for row, span in enumerate(spans):
         inputs = latents[:, :, span.start : span.stop].to(dtype)
         if prefix.noise is not None and span.start == 0:
             if row and prefix.per_step:
@@ -118,7 +111,6 @@ def render_window(
         assert first == span.output_start
         prediction = _guided(predictions, plan.job.guidance_scale)[:, :, : end - first]
         sampler.step(prediction, row=row, start=first, stop=end)
-        num_cached += span.num_stored
         if on_step is not None:
             on_step(
                 StepProgress(segment=segment, num_segments=plan.num_segments, step=row + 1, num_steps=schedule.num_rows)
@@ -249,6 +241,15 @@ def _moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
     first, count = updates.index(True), sum(updates)
     assert all(updates[first : first + count]), "moving blocks are neighbours"
     return first * schedule.block_size, (first + count) * schedule.block_size
+
+
+def window_spans(schedule: StepSchedule, *, caches: bool, num_closing: int = 0) -> Iterator[FrameSpan]:
+    """What is computed in each row of a window's schedule."""
+    num_cached = 0
+    for row in range(schedule.num_rows):
+        span = _span(schedule, row, num_cached=num_cached, caches=caches, num_closing=num_closing)
+        yield span
+        num_cached += span.num_stored
 
 
 def _span(schedule: StepSchedule, row: int, *, num_cached: int, caches: bool, num_closing: int = 0) -> FrameSpan:

@@ -1,0 +1,88 @@
+"""`render-farm bench engine`: how fast the engine is on this machine, and diffusers beside it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from render_farm.cli.terminal import Json, print_json
+from render_farm.config import load_settings
+from render_farm.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+
+
+class Mode(StrEnum):
+    """How blocks of frames are denoised."""
+
+    ASYNC = "async"
+    SYNC = "sync"
+
+
+class Against(StrEnum):
+    """What the engine is compared with."""
+
+    DIFFUSERS = "diffusers"
+
+
+class Device(StrEnum):
+    """Where to measure."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+@app.command("engine")
+def engine(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Preset, folder or URI. Default: random weights of --shape.")
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small (the default).")
+    ] = None,
+    mode: Annotated[Mode, typer.Option("--mode", help="async: ar_step 5, blocks of 5 latent frames.")] = Mode.ASYNC,
+    against: Annotated[Against | None, typer.Option("--against", help="Run diffusers too, and compare.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Inference steps. Default: 12 async, 2 sync.")
+    ] = None,
+    reference_steps: Annotated[
+        int | None, typer.Option("--reference-steps", min=1, help="Stop diffusers after so many, and extrapolate.")
+    ] = None,
+    ar_step: Annotated[int | None, typer.Option("--ar-step", min=0, help="Of --mode async. Default: 5.")] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where to measure.")] = Device.AUTO,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="On the CPU.")] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Render one window with random weights of full size (nothing is downloaded) and say how long it took.
+
+    Attention, compilation and the key/value cache are as the settings' [engine] table says.
+    """
+    from render_farm.engine.bench.run import BenchRequest, run_bench
+    from render_farm.engine.bench.show import lines
+
+    if model is not None and shape is not None:
+        raise UsageError("--model and --shape do not go together")
+    result = run_bench(
+        BenchRequest(
+            shape=shape or "small",
+            model=model,
+            mode=mode.value,
+            against=None if against is None else against.value,
+            steps=steps,
+            reference_steps=reference_steps,
+            ar_step=ar_step,
+            device=device.value,
+            dtype=dtype,
+            threads=threads,
+            options=load_settings(file=config).engine,
+        )
+    )
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print("\n".join(lines(result)))

@@ -1,0 +1,4 @@
+from render_farm.engine.bench.main import main
+
+if __name__ == "__main__":
+    main()
