@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import UsageError
+from render_farm.memory_mode import canonical_memory
 
 NAMESPACE = "render_farm"
 ATTENTION_BACKENDS = (
@@ -114,6 +115,8 @@ class Settings:
     """Local folder for models that come from a URI."""
     dtype: str = "auto"
     """`auto` is bfloat16 on CUDA and float32 on the CPU."""
+    memory: str = "auto"
+    """The memory mode of rows whose `memory` is null."""
     attempts: int = 3
     """How often a segment is tried before its job fails; only the worker's faults count."""
     max_failed: str | None = None
@@ -171,9 +174,18 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
                 raise UsageError(f"{source}: attempts: {value} is less than 1")
         elif not isinstance(value, str):
             raise UsageError(f"{source}: {key}: {value!r} is not text")
+        elif key == "memory":
+            changes[key] = _memory(value, source)
         else:
             changes[key] = value
     return replace(settings, **changes)
+
+
+def _memory(value: str, source: str) -> str:
+    try:
+        return canonical_memory(value)
+    except ValueError as error:
+        raise UsageError(f"{source}: memory: {error}") from error
 
 
 def _variables(part: Any, prefix: str, environment: Mapping[str, str]) -> dict[str, str]:

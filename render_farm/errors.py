@@ -116,8 +116,13 @@ class InputError(JobError):
     """An input image or video that is missing, unreadable or of the wrong kind."""
 
 
+class MemoryModeError(JobError):
+    """A memory mode that cannot be used where the job is rendered, for want of a package."""
+
+
 class OutOfMemoryError(JobError):
-    """The segment does not fit the device in any memory mode."""
+    """The work does not fit the device: in no memory mode when the job leaves the choice to the engine, else in the
+    one it names (`memory_mode.next_smaller` is the one to try after it)."""
 
 
 # --- the worker's: retried elsewhere ---------------------------------------------------------------------------------

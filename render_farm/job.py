@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
+from render_farm.memory_mode import canonical_memory
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_PROMPT_CHARACTERS = 20_000
@@ -46,6 +47,8 @@ class Column:
     choices: tuple[str | int, ...] = ()
     touches_pixels: bool = True
     """False for what orders or labels work; such columns are not part of the render key."""
+    canonical: Callable[[str], str] | None = None
+    """Brings a text to its one spelling, or raises ValueError with what would work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,12 @@ class RenderJob:
     keep_overlap: bool | None = _column(Kind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
     loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "adapters with weights")
     cache: str | None = _column(Kind.TEXT, "approximate step caching", choices=("off",))
-    memory: str | None = _column(Kind.TEXT, "where weights lie", choices=("auto", "resident"), touches_pixels=False)
+    memory: str | None = _column(
+        Kind.TEXT,
+        "where weights lie and how they are stored: `auto`, `offload_block`, `fp8_cast+vae_tiling`...",
+        canonical=canonical_memory,
+        touches_pixels=False,
+    )
     ulysses: int | None = _column(
         Kind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
     )
@@ -175,6 +183,8 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             continue
         try:
             clean[name] = _READERS[known[name].kind](value)
+            if (canonical := known[name].canonical) is not None and clean[name] is not None:
+                clean[name] = canonical(clean[name])
             message = _check(name, clean[name], known[name])
         except (TypeError, ValueError) as error:
             message = str(error)

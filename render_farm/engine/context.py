@@ -58,7 +58,7 @@ class TextKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowContext:
-    """Fixed for a window; the states and keys of texts and images are filled by the first pass."""
+    """Fixed for a window; the states and keys of texts and images are filled by a pass and read by those after it."""
 
     prompts: tuple[PromptTokens, ...]
     """One for each guidance branch that is computed here."""
@@ -72,6 +72,8 @@ class WindowContext:
     """None when nothing in this window is final before its end."""
     group: RenderGroup = field(default_factory=Alone)
     """Who computes the other tokens and branches."""
+    keeps_states: bool = True
+    """False has every pass compute the states and keys of texts and images anew."""
     text_states: list[Tensor] = field(default_factory=list)
     """Per branch, (B S E)."""
     text_keys: dict[Slot, TextKeys] = field(default_factory=dict)

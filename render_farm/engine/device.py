@@ -61,7 +61,8 @@ def cache_budget_bytes(model: nn.Module, device: torch.device) -> int:
         total = torch.cuda.get_device_properties(device).total_memory
     else:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    here = (parameter for parameter in model.parameters() if parameter.device.type == device.type)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in here)
     return max(0, int(_CACHE_SHARE * (_USABLE_SHARE * total - weights)))
 
 

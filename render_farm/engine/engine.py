@@ -5,7 +5,6 @@ Shapes: C latent channels, T latent frames, h w latent height and width, O laten
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from render_farm.engine.cache_plan import CachePlan
 from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
 from render_farm.engine.choice import AttentionChoice, choose_backend
 from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
+from render_farm.engine.denoiser import Denoiser, free_memory
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
 from render_farm.engine.group import Alone, RenderGroup
 from render_farm.engine.image_encoder import encode_images
@@ -34,7 +34,6 @@ from render_farm.engine.loading import (
     load_image_processor,
     load_text_encoder,
     load_tokenizer,
-    load_transformer,
     load_vae,
 )
 from render_farm.engine.locate import locate_model
@@ -46,6 +45,7 @@ from render_farm.engine.vae import StreamingDecoder
 from render_farm.engine.video import Video
 from render_farm.errors import InvalidJobError, Problem, UsageError
 from render_farm.job import RenderJob
+from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 
 log = logging.getLogger(__name__)
@@ -110,17 +110,22 @@ class Engine:
         self._with_text_encoder = with_text_encoder
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
+        self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype)
 
     @property
     def facts(self) -> ModelFacts:
         """What planning needs to know of the model."""
         return self.checkpoint.facts
 
-    @cached_property
+    @property
     def transformer(self) -> FrameTransformer:
-        """The denoiser; loaded on first use."""
-        with self._loading:
-            return load_transformer(self.checkpoint.folder, device=self.device, dtype=self.dtype)
+        """The denoiser; loaded on first use, and again by a segment whose job asks for weights of another form."""
+        return self._denoiser.model()
+
+    @property
+    def memory(self) -> MemoryMode | None:
+        """The mode that the last segment was rendered in; None before the first."""
+        return self._denoiser.mode
 
     @cached_property
     def attention_choice(self) -> AttentionChoice:
@@ -138,7 +143,7 @@ class Engine:
         log.info("%s", choice)
         return choice
 
-    @cached_property
+    @property
     def attention(self) -> Attention:
         """How segments attend, and how much they may keep."""
         return Attention(
@@ -155,6 +160,7 @@ class Engine:
     def decisions(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> dict[str, Any]:
         """What was chosen for computing segment `index`, for `job.json`."""
         return {
+            "memory": str(self.memory),
             "attention": self.attention_choice.to_dict(),
             "kv_cache": self.cache_plan(plan, index, group).to_dict(),
         }
@@ -196,15 +202,14 @@ class Engine:
     def drop_text_encoder(self) -> None:
         """Free the text encoder's memory; the next `encode_prompts` loads it again."""
         self._text_encoder = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self.device)
 
     def encode_conditioning(self, plan: FilmPlan, inputs: Inputs) -> Conditioning:
         """The latents of a film's inputs, on the CPU: encode once a film, give them to `render_segment`.
 
         Raises `InputError` for pixels that are missing or of another size, or a video shorter than `overlap_history`.
         """
+        self.vae.use_tiling = parse_memory(plan.job.memory).vae_tiling
         with device_errors(f"encoding the inputs of job {plan.job.job_id}"):
             return encode_inputs(self.vae, plan, inputs, self._encode_images)
 
@@ -234,8 +239,9 @@ class Engine:
         the last of a flf2v film need. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
         decide the result, so a segment can be rendered anywhere and at any time, bit-identically on like hardware.
         With a `group`, every rank makes this call with the same arguments and gets the same result.
-        `on_step` is called after each step and may raise `Cancelled`. Raises `UsageError` when `history` or
-        `conditioning` is missing or of another shape, `KeyError` for a missing text, `OutOfMemoryError` or
+        `on_step` is called after each step and may raise `Cancelled`; its steps begin anew when a segment runs out of
+        memory and is rendered in a smaller mode (`memory: auto`, without a group). Raises `UsageError` when `history`
+        or `conditioning` is missing or of another shape, `KeyError` for a missing text, `OutOfMemoryError` or
         `DeviceError` for the device.
         """
         window = plan.windows[index]
@@ -245,9 +251,10 @@ class Engine:
             if history is None or tuple(history.shape) != shape:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
-        with device_errors(f"segment {index} of job {plan.job.job_id}"):
+
+        def denoise(transformer: FrameTransformer) -> Tensor:
             latents = render_window(
-                self.transformer,
+                transformer,
                 plan,
                 index,
                 history=history,
@@ -259,12 +266,18 @@ class Engine:
             )
             return latents[:, :, window.num_dropped_frames :].cpu()
 
+        num_tokens = window.num_seen_frames * plan.tokens_per_frame
+        what = f"segment {index} of job {plan.job.job_id}"
+        asked = parse_memory(plan.job.memory)
+        return self._denoiser.run(asked, denoise, what=what, num_tokens=num_tokens, steps_down=group is None)
+
     def decoder(self, plan: FilmPlan) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.
 
         The first `plan.num_repeated_frames` frames, which a v2v film's input video ends with, are not given out.
         """
-        return StreamingDecoder(self.vae, num_skipped_frames=plan.num_repeated_frames)
+        tiling = parse_memory(plan.job.memory).vae_tiling
+        return StreamingDecoder(self.vae, num_skipped_frames=plan.num_repeated_frames, tiling=tiling)
 
     def render(self, job: RenderJob, on_progress: OnStep | None = None, *, inputs: Inputs | None = None) -> Video:
         """Render a whole film. Raises `InvalidJobError` before any work; what `on_progress` raises passes through.

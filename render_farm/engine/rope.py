@@ -31,8 +31,16 @@ class RopeTable:
         return RopeTable(cos=cos.flatten(0, 1), sin=sin.flatten(0, 1), tokens_per_frame=cos.shape[1])
 
 
-def rope_table(rope: nn.Module, *, num_frames: int, height: int, width: int, patch: tuple[int, int, int]) -> RopeTable:
-    """The table of a window of `num_frames` latents of `height` x `width`.
+def rope_table(
+    rope: nn.Module,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    patch: tuple[int, int, int],
+    device: torch.device | None = None,
+) -> RopeTable:
+    """The table of a window of `num_frames` latents of `height` x `width`, on `device`.
 
     `rope` is diffusers' `SkyReelsV2RotaryPosEmbed`; it only looks at the shape it is given. It repeats every frequency
     twice, for the even and the odd channel; `SkyReelsV2AttnProcessor` uses the cosines of the
@@ -41,8 +49,8 @@ def rope_table(rope: nn.Module, *, num_frames: int, height: int, width: int, pat
     cos, sin = rope(torch.empty((1, 1, num_frames, height, width), device="meta"))
     tokens_per_frame = (height // patch[1]) * (width // patch[2])
     return RopeTable(
-        cos=cos[0, :, :, 0::2].float().contiguous(),
-        sin=sin[0, :, :, 1::2].float().contiguous(),
+        cos=cos[0, :, :, 0::2].float().contiguous().to(device),
+        sin=sin[0, :, :, 1::2].float().contiguous().to(device),
         tokens_per_frame=tokens_per_frame,
     )
 

@@ -178,6 +178,7 @@ def _window_context(
         height=plan.latent_height,
         width=plan.latent_width,
         patch=transformer.config["patch_size"],
+        device=transformer.device,
     )
     return WindowContext(
         prompts=tuple(
@@ -190,6 +191,7 @@ def _window_context(
         sample_info=0 if plan.job.fps == 16 else 1,
         attention=group.attention(attention.own, plan.tokens_per_frame),
         cross_attention=attention.cross,
+        keeps_states=transformer.keeps_states,
         cache=KeyValueCache(capacity_frames=cache.num_frames) if keeps else None,
         group=group,
         images=_image_states(window, conditioning, transformer),

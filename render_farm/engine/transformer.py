@@ -146,11 +146,20 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
 
     _no_split_modules = ["FrameBlock"]  # noqa: RUF012
     _repeated_blocks = ["FrameBlock"]  # noqa: RUF012
+    keeps_states = True
+    """False where a layer that is not used in every pass would be fetched in vain: hooks that fetch weights ahead learn
+    the order of the layers in one pass (`offload_leaf`)."""
 
     @classmethod
     def adopt(cls, model: SkyReelsV2Transformer3DModel) -> FrameTransformer:
-        """Give a model that diffusers has built or loaded this forward, in place: no weight is copied or renamed."""
+        """Give a model that diffusers has built or loaded this forward, in place: no weight is copied or renamed.
+
+        Its table of rotary positions, which is read once a window and outside the forward, stays where it is: hooks
+        that move modules would take its numbers away.
+        """
         model.__class__ = cls
+        if "rope" in model._modules:
+            object.__setattr__(model, "rope", model._modules.pop("rope"))
         for block in model.blocks:
             block.__class__ = FrameBlock
         return cast(FrameTransformer, model)
@@ -166,6 +175,9 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         """
         height, width = latents.shape[3:]
         temb, modulation = self._time_embedding(timesteps, window)
+        if not window.keeps_states:
+            for kept in (window.text_states, window.text_keys, window.image_states, window.image_keys):
+                kept.clear()
         if not window.text_states:
             window.text_states.extend(
                 self.condition_embedder.text_embedder(prompt.embedding) for prompt in window.prompts

@@ -14,27 +14,28 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from render_farm.engine.device import device_errors
+from render_farm.engine.vae_tiles import FrameDecoder, frame_decoder
 
 
 class StreamingDecoder:
     """Decodes one film from its first latent frame on."""
 
-    def __init__(self, vae: AutoencoderKLWan, *, num_skipped_frames: int = 0) -> None:
-        """`num_skipped_frames` pixel frames at the film's start are decoded but not given out."""
+    def __init__(self, vae: AutoencoderKLWan, *, num_skipped_frames: int = 0, tiling: bool = False) -> None:
+        """`num_skipped_frames` pixel frames at the film's start are decoded but not given out. `tiling` decodes in
+        tiles, which takes less memory and gives other pixels (see `vae_tiles`)."""
         self._vae = vae
         self._num_skipped = num_skipped_frames
         config = vae.config
         # As the pipeline's decoding: latents / (1 / std) + mean.
         self._mean = torch.tensor(config["latents_mean"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
         self._inverse_std = 1.0 / torch.tensor(config["latents_std"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
-        num_caches = sum(isinstance(module, WanCausalConv3d) for module in vae.decoder.modules())
-        self._features: list[Tensor | str | None] = [None] * num_caches
+        self._tiling = tiling
+        self._frame_decoder: FrameDecoder | None = None
         self._waiting: deque[Tensor] = deque()
-        self._started = False
 
     def push(self, latents: Tensor) -> Iterator[np.ndarray]:
         """Queue `latents` (1 C T h w), normalised as the denoiser leaves them; iterate over the frames that are due.
@@ -57,15 +58,9 @@ class StreamingDecoder:
     def _decode(self, latent: Tensor) -> np.ndarray:
         """Decode one latent frame (1 C 1 h w) to (frames, H, W, 3) uint8."""
         vae = self._vae
-        states = latent.to(vae.device, vae.dtype) / self._inverse_std + self._mean
-        video = vae.decoder(
-            vae.post_quant_conv(states),
-            feat_cache=self._features,
-            feat_idx=[0],
-            first_chunk=not self._started,
-        )
-        self._started = True
-        if vae.config["patch_size"] is not None:
-            video = unpatchify(video, patch_size=vae.config["patch_size"])
+        if self._frame_decoder is None:
+            height, width = latent.shape[3:]
+            self._frame_decoder = frame_decoder(vae, height=height, width=width, tiling=self._tiling)
+        video = self._frame_decoder.decode(latent.to(vae.device, vae.dtype) / self._inverse_std + self._mean)
         levels = (video.clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1) * 255
         return levels[0].to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -86,6 +86,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             output=request.output,
             store=store,
             default_model=request.settings.model,
+            default_memory=request.settings.memory,
             keep_latents=request.keep_latents,
             create_only=create_only,
             group=_group(request),

@@ -18,11 +18,11 @@ import numpy as np
 
 from render_farm.errors import MediaError
 from render_farm.farm.busy_clock import BusyClock
-from render_farm.farm.scratch import make_folder
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
 from render_farm.media.seams import Seam, SeamMeter
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO
+from render_farm.storage.scratch import make_folder
 
 if TYPE_CHECKING:
     from render_farm.engine import Engine

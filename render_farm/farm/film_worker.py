@@ -28,7 +28,6 @@ from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.scratch import clear_abandoned
 from render_farm.media.fitting import Fit
 from render_farm.media.seams import worst
 from render_farm.media.uris import shown_uri
@@ -43,6 +42,7 @@ from render_farm.storage.checkpoints import (
 from render_farm.storage.done import read_done
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
 from render_farm.storage.publish import finish_publish, pending_commit, publish
+from render_farm.storage.scratch import clear_abandoned
 from render_farm.storage.store import Store, open_store
 
 if TYPE_CHECKING:

@@ -48,6 +48,7 @@ class RunContext:
     output: str
     store: Store
     default_model: str
+    default_memory: str = "auto"
     keep_latents: bool
     create_only: bool
     group: dict[str, int]
@@ -84,7 +85,7 @@ class _Planner:
         group: dict[str, Any] = {
             name: degree for name, degree in self._context.group.items() if getattr(job, name) is None
         }
-        job = replace(job, **group) if group else job
+        job = replace(job, memory=job.memory or self._context.default_memory, **group)
         try:
             return job, plan_film(job, self._facts_for(job.model or self._context.default_model))
         except InvalidJobError as error:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
+from render_farm.memory_mode import parse_memory
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import rounded_num_frames
 
@@ -123,11 +124,14 @@ def with_input_digests(job: ResolvedJob, digests: Mapping[str, str]) -> Resolved
 
 
 def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
-    """The parameters that touch pixels, for the render key and `job.json`."""
+    """The parameters that touch pixels, for the render key and `job.json`. Of `memory`, the options that do."""
     known = columns()
     skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
     skipped |= set() if job.input_digests else {"input_digests"}
-    return {name: value for name, value in asdict(job).items() if name not in skipped}
+    parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
+    if changes := parse_memory(job.memory).what_changes_pixels:
+        parameters["memory"] = changes
+    return parameters
 
 
 def render_key(job: ResolvedJob, facts: ModelFacts) -> str:

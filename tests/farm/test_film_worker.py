@@ -19,9 +19,9 @@ from render_farm.errors import Cancelled, CorruptCheckpointError
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import CheckpointBehindError, FilmWorker
-from render_farm.farm.scratch import clear_abandoned, make_folder
 from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import read_done
+from render_farm.storage.scratch import clear_abandoned, make_folder
 from render_farm.storage.store import open_store
 from tests.farm import films
 
@@ -134,7 +134,7 @@ def test_a_missing_or_damaged_embedding_is_a_cluster_error(engine, tmp_path):
 
 def test_folders_of_killed_workers_are_cleared_away(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    script = "from render_farm.farm.scratch import make_folder; print(make_folder())"
+    script = "from render_farm.storage.scratch import make_folder; print(make_folder())"
     dead = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
     ).stdout.strip()

@@ -1,0 +1,127 @@
+"""One latent frame to pixels: in one piece, or in overlapping tiles that are blended.
+
+Each piece of the picture keeps the features of its own last frames, so a film is decoded frame by frame either way.
+`Tiles` gives what `AutoencoderKLWan.tiled_decode` gives, which decodes the whole length of a tile before the next one.
+
+Shapes: B batch (1), C channels, h w latent height and width; frames are (B 3 F H W), F 1 for a film's first latent
+frame and then 4.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
+from torch import Tensor
+
+Features = list[Tensor | str | None]
+"""What the causal convolutions keep of the frames before, in the order in which they run."""
+
+
+class FrameDecoder(Protocol):
+    """Decodes the latent frames of one film in their order."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """(B C 1 h w), denormalised, to frames (B 3 F H W) of about -1..1, on the VAE's device."""
+        ...
+
+
+class Piece:
+    """A picture, or a part of one, decoded at once."""
+
+    def __init__(self, vae: AutoencoderKLWan, *, parks: bool = False) -> None:
+        """`parks` leaves the features in the host's memory between the frames."""
+        num_caches = sum(isinstance(module, WanCausalConv3d) for module in vae.decoder.modules())
+        self._vae = vae
+        self._parks = parks and vae.device.type != "cpu"
+        self._features: Features = [None] * num_caches
+        self._started = False
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return _unpatched(self._vae, self.decode_patched(latent))
+
+    def decode_patched(self, latent: Tensor) -> Tensor:
+        """As `decode`, but of a VAE that puts patches of pixels into channels, those patches."""
+        vae = self._vae
+        if self._parks:
+            _move(self._features, vae.device)
+        frames = vae.decoder(
+            vae.post_quant_conv(latent), feat_cache=self._features, feat_idx=[0], first_chunk=not self._started
+        )
+        self._started = True
+        if self._parks:
+            _move(self._features, torch.device("cpu"))
+        return frames
+
+
+class Tiles:
+    """A picture in tiles of `vae.tile_sample_min_*` pixels, `vae.tile_sample_stride_*` apart.
+
+    On a GPU only the features of the tile that is being decoded lie there.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, *, height: int, width: int) -> None:
+        """`height` and `width` are those of a latent frame."""
+        factor = _spatial_factor(vae)
+        self._vae = vae
+        self._tops = range(0, height, vae.tile_sample_stride_height // factor)
+        self._lefts = range(0, width, vae.tile_sample_stride_width // factor)
+        self._tile_height = vae.tile_sample_min_height // factor
+        self._tile_width = vae.tile_sample_min_width // factor
+        self._pieces = {(top, left): Piece(vae, parks=True) for top in self._tops for left in self._lefts}
+
+    def decode(self, latent: Tensor) -> Tensor:
+        rows = [
+            [
+                self._pieces[top, left].decode_patched(
+                    latent[:, :, :, top : top + self._tile_height, left : left + self._tile_width]
+                )
+                for left in self._lefts
+            ]
+            for top in self._tops
+        ]
+        return _unpatched(self._vae, self._joined(rows, *latent.shape[3:]))
+
+    def _joined(self, rows: list[list[Tensor]], height: int, width: int) -> Tensor:
+        """Blend each tile into the one above and the one before it, in place, and cut what the next ones cover."""
+        vae = self._vae
+        patch = vae.config["patch_size"] or 1
+        strides = vae.tile_sample_stride_height // patch, vae.tile_sample_stride_width // patch
+        overlaps = vae.tile_sample_min_height // patch - strides[0], vae.tile_sample_min_width // patch - strides[1]
+        joined = []
+        for i, row in enumerate(rows):
+            for j, tile in enumerate(row):
+                if i:
+                    vae.blend_v(rows[i - 1][j], tile, overlaps[0])
+                if j:
+                    vae.blend_h(row[j - 1], tile, overlaps[1])
+            joined.append(torch.cat([tile[..., : strides[0], : strides[1]] for tile in row], dim=-1))
+        scale = _spatial_factor(vae) // patch
+        return torch.cat(joined, dim=3)[..., : height * scale, : width * scale]
+
+
+def frame_decoder(vae: AutoencoderKLWan, *, height: int, width: int, tiling: bool) -> FrameDecoder:
+    """The decoder of a film whose latent frames are `height` x `width`; tiles only where there is more than one, as
+    `AutoencoderKLWan.decode` decides."""
+    factor = _spatial_factor(vae)
+    if tiling and (width > vae.tile_sample_min_width // factor or height > vae.tile_sample_min_height // factor):
+        return Tiles(vae, height=height, width=width)
+    return Piece(vae)
+
+
+def _spatial_factor(vae: AutoencoderKLWan) -> int:
+    factor = vae.spatial_compression_ratio
+    assert factor is not None
+    return factor
+
+
+def _unpatched(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
+    patch = vae.config["patch_size"]
+    return frames if patch is None else unpatchify(frames, patch_size=patch)
+
+
+def _move(features: Features, device: torch.device) -> None:
+    for index, feature in enumerate(features):
+        if isinstance(feature, Tensor):
+            features[index] = feature.to(device)
