@@ -1,4 +1,4 @@
-"""Count the bytes of the tensors that are alive, on any device: on `meta`, the shapes of full-size models cost nothing."""
+"""Count the bytes of the tensors that are alive; on `meta`, the shapes of full-size models cost nothing."""
 
 from __future__ import annotations
 

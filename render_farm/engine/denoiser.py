@@ -48,6 +48,11 @@ class Denoiser:
             self.mode = mode
             return self._model
 
+    def give(self, model: FrameTransformer) -> None:
+        """Use `model`, in full on the device, as if it had been loaded."""
+        with self._loading:
+            self._model, self.mode = model, MemoryMode()
+
     def _moved(self, mode: MemoryMode) -> FrameTransformer:
         check_mode(mode)
         model, before = self._model, self.mode

@@ -122,6 +122,11 @@ class Engine:
         """The denoiser; loaded on first use, and again by a segment whose job asks for weights of another form."""
         return self._denoiser.model()
 
+    @transformer.setter
+    def transformer(self, model: FrameTransformer) -> None:
+        """Take one that is on the device already, instead of the checkpoint's."""
+        self._denoiser.give(model)
+
     @property
     def memory(self) -> MemoryMode | None:
         """The mode that the last segment was rendered in; None before the first."""
