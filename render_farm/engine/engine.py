@@ -18,7 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from render_farm.config import EngineOptions
+from render_farm.config import EngineOptions, InputLimits, load_settings
 from render_farm.engine.attention import AttentionBackend, BlockCausalAttention, SelfAttention
 from render_farm.engine.cache_plan import CachePlan
 from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
@@ -59,13 +59,15 @@ def load_engine(
     with_text_encoder: bool = True,
     cache_folder: Path | None = None,
     options: EngineOptions | None = None,
+    limits: InputLimits | None = None,
 ) -> Engine:
     """Find and check a model; its weights are loaded when they are first needed.
 
     `model` is a preset's name, a folder or fsspec URI in diffusers format, or a hub id; safetensors only. `dtype` is
     the transformer's and text encoder's (`auto`: bfloat16 on CUDA, float32 on the CPU); the VAE is float32 always.
     `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
-    `options` say how segments are computed.
+    `options` say how segments are computed. `limits` are for the images and videos that `render` reads from their URIs;
+    None: those of the settings (`$RENDER_FARM_CONFIG` and `RENDER_FARM_INPUT_*` variables).
 
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
     device or dtype.
@@ -78,7 +80,12 @@ def load_engine(
         dtype=str(found_dtype).removeprefix("torch."),
     )
     return Engine(
-        checkpoint, device=found_device, dtype=found_dtype, with_text_encoder=with_text_encoder, options=options
+        checkpoint,
+        device=found_device,
+        dtype=found_dtype,
+        with_text_encoder=with_text_encoder,
+        options=options,
+        limits=limits,
     )
 
 
@@ -98,6 +105,7 @@ class Engine:
         self_attention: SelfAttention | None = None,
         cross_attention: AttentionBackend | None = None,
         options: EngineOptions | None = None,
+        limits: InputLimits | None = None,
     ) -> None:
         """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
         self.options = options or EngineOptions()
@@ -108,6 +116,7 @@ class Engine:
         self._self_attention = self_attention
         self._cross_attention = cross_attention
         self._with_text_encoder = with_text_encoder
+        self._limits = limits
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
         self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype)
@@ -292,7 +301,8 @@ class Engine:
         """
         plan, read = self.plan(job), None
         if plan.job.inputs:
-            read = read_inputs(plan) if inputs is None else given_inputs(inputs)
+            limits = self._limits or load_settings().inputs
+            read = read_inputs(plan, limits) if inputs is None else given_inputs(inputs)
             plan = with_inputs_read(plan, read.digests)
         elif inputs is not None:
             raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")

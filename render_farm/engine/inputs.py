@@ -31,27 +31,25 @@ def given_inputs(pixels: Inputs) -> ReadInputs:
     return ReadInputs(pixels=pixels, digests=pixels.digests(), lead_in=None if video is None else lambda: iter(video))
 
 
-def read_inputs(plan: FilmPlan, limits: InputLimits | None = None) -> ReadInputs:
+def read_inputs(plan: FilmPlan, limits: InputLimits) -> ReadInputs:
     """Read the plan's inputs from their URIs, at the job's size. Raises `InputError` for what cannot be used."""
-    from render_farm.media.inputs import fitted, input_digest, load_video_tail, open_image
+    from render_farm.media.inputs import fitted, open_image, open_video_tail
     from render_farm.media.whole_video import read_video
 
-    job, limits = plan.job, limits or InputLimits()
+    job = plan.job
     size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
     pixels: dict[str, np.ndarray] = {}
+    digests: dict[str, str] = {}
     for name, uri in job.inputs.items():
         if name == "video":
-            pixels[name] = load_video_tail(uri, job.overlap_history, **size, limits=limits)
+            pixels[name], digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)
             continue
-        picture = open_image(uri, limits)
+        picture, digests[name] = open_image(uri, limits)
         pixels[name] = fitted(picture, **size)
         if job.fit == "stretch":  # as diffusers, whose image encoder is given the picture as it is
             pixels[f"whole_{name}"] = np.asarray(picture)
     return ReadInputs(
         pixels=Inputs(**pixels),
-        digests={
-            name: input_digest(uri, limits, kind="video" if name == "video" else "image")
-            for name, uri in job.inputs.items()
-        },
+        digests=digests,
         lead_in=partial(read_video, job.video, **size, limits=limits) if job.video else None,
     )

@@ -6,17 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from render_farm.config import InputLimits
-from render_farm.errors import InputError, InvalidJobError, ModelError, RenderFarmError, StorageError
+from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.results import Result
 from render_farm.farm.run_spec import FilmEntry
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
-from render_farm.media.fitting import Fit
-from render_farm.media.inputs import input_digest, load_image
+from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 from render_farm.planning.cost import segment_token_passes
 from render_farm.scheduling.states import JobState
@@ -114,7 +113,7 @@ def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | Fi
     """What the output holds of a film already, once its inputs are known by their content."""
     try:
         plan = _with_inputs(plan, context.limits)
-    except (InputError, StorageError) as error:
+    except (InputError, StorageError, MediaError) as error:
         return _failed(job.job_id, error, message=f"{job.job_id}: {error}")
     store, keys = context.store, JobKeys(job_id=job.job_id)
     done = read_done(store, job.job_id)
@@ -152,12 +151,14 @@ def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | Fi
 
 
 def _with_inputs(plan: FilmPlan, limits: InputLimits) -> FilmPlan:
-    """The plan with its inputs' digests. Images are opened, so that a bad one fails before a worker is taken."""
+    """The plan with its inputs' digests. They are opened, so that a bad one fails before a worker is taken."""
     job, digests = plan.job, {}
     for name, uri in job.inputs.items():
-        if name != "video":
-            load_image(uri, width=job.width, height=job.height, fit=cast(Fit, job.fit), limits=limits)
-        digests[name] = input_digest(uri, limits, kind="video" if name == "video" else "image")
+        if name == "video":
+            size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+            digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
+        else:
+            digests[name] = open_image(uri, limits)[1]
     return with_inputs_read(plan, digests) if digests else plan
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -28,14 +27,15 @@ def load_image(uri: str, *, width: int, height: int, fit: Fit = "crop", limits: 
     With `fit="stretch"` its values are those that diffusers' pipelines make of the same picture.
     """
     assert width > 0 and height > 0
-    return fitted(open_image(uri, limits), width=width, height=height, fit=fit)
+    return fitted(open_image(uri, limits)[0], width=width, height=height, fit=fit)
 
 
-def open_image(uri: str, limits: InputLimits = _LIMITS) -> Image.Image:
-    """The picture at `uri` as RGB, upright, in its own size."""
+def open_image(uri: str, limits: InputLimits = _LIMITS) -> tuple[Image.Image, str]:
+    """The picture at `uri` as RGB, upright, in its own size; and the sha256 of its bytes, lower-case hex."""
     buffer = io.BytesIO()
     fetch(uri, buffer, max_bytes=limits.max_image_bytes, limits=limits)
-    return decode_image(buffer.getvalue(), uri=uri, limits=limits)
+    data = buffer.getvalue()
+    return decode_image(data, uri=uri, limits=limits), hashlib.sha256(data).hexdigest()
 
 
 def fitted(image: Image.Image, *, width: int, height: int, fit: Fit) -> np.ndarray:
@@ -48,33 +48,15 @@ def load_video_tail(
 ) -> np.ndarray:
     """The last `num_frames` frames of the video at `uri`, (num_frames, height, width, 3) uint8 RGB, each fitted as
     an image would be. Memory does not grow with the video's length."""
+    return open_video_tail(uri, num_frames, width=width, height=height, fit=fit, limits=limits)[0]
+
+
+def open_video_tail(
+    uri: str, num_frames: int, *, width: int, height: int, fit: Fit = "crop", limits: InputLimits = _LIMITS
+) -> tuple[np.ndarray, str]:
+    """`load_video_tail`, and the sha256 of the video's bytes, lower-case hex."""
     assert num_frames > 0 and width > 0 and height > 0
     with fetched_file(uri, max_bytes=limits.max_video_bytes, limits=limits) as path:
-        return decode_tail(path, num_frames, width=width, height=height, fit=fit, uri=uri, limits=limits)
-
-
-def input_digest(uri: str, limits: InputLimits = _LIMITS, *, kind: Literal["image", "video"] = "video") -> str:
-    """sha256 of the bytes at `uri`, lower-case hex. `kind` says how many there may be. Nothing is decoded."""
-    digest = _Digest()
-    max_bytes = limits.max_image_bytes if kind == "image" else limits.max_video_bytes
-    fetch(uri, digest, max_bytes=max_bytes, limits=limits)
-    return digest.hexdigest()
-
-
-class _Digest:
-    """Looks like a file to `fetch`, and keeps only the hash of what is written."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def write(self, block: bytes, /) -> None:
-        self._hash.update(block)
-
-    def seek(self, position: int, /) -> None:
-        assert position == 0
-
-    def truncate(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+        frames = decode_tail(path, num_frames, width=width, height=height, fit=fit, uri=uri, limits=limits)
+        with open(path, "rb") as file:
+            return frames, hashlib.file_digest(file, "sha256").hexdigest()

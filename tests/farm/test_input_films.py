@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,15 +91,40 @@ def test_the_render_key_follows_the_inputs_content(engine, inputs, tmp_path):
 
 def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
+    with Mp4Writer(tmp_path / "short.mp4", 32, 32, 24) as writer:
+        for shade in range(4):
+            writer.append(np.full((32, 32, 3), shade, np.uint8))
+    secret = tmp_path / "elsewhere" / "a.png"
+    secret.parent.mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(secret)
+    with open(tmp_path / "huge.png", "wb") as huge:
+        huge.write(b"\x89PNG\r\n\x1a\n")
+        huge.truncate(2 << 30)
     jobs = [
+        films.job("short", video=str(tmp_path / "short.mp4")),
+        films.job("outside", image=f"file://{secret}"),
+        films.job("inside", image="https://127.0.0.1:1/a.png"),
+        films.job("huge", image=str(tmp_path / "huge.png")),
         films.job("missing", image=str(tmp_path / "nowhere.png")),
         films.job("text", image=str(tmp_path / "text.png")),
         films.job("scheme", image="ftp://example.com/a.png"),
     ]
-    done = films.render(films.manifest(tmp_path, jobs), "--output", str(tmp_path / "out"), "--device", "cpu")
+    begun = time.monotonic()
+    done = films.render(
+        films.manifest(tmp_path, jobs),
+        *("--output", str(tmp_path / "out"), "--device", "cpu"),
+        RENDER_FARM_INPUT_ALLOWED_ROOTS=f"{inputs},{tmp_path}/short.mp4,{tmp_path}/huge.png,{tmp_path}/text.png,"
+        f"{tmp_path}/nowhere.png",
+    )
     assert done.returncode == 10, done.stderr
     rows = films.results(tmp_path / "out")
     assert {row["error_class"] for row in rows.values()} == {"InputError"}
     assert "nowhere.png" in rows["missing"]["message"]
     assert "ftp" in rows["scheme"]["message"]
+    assert "the video has 4 frames, 5 are needed" in rows["short"]["message"]
+    assert "local files from there are not allowed" in rows["outside"]["message"]
+    assert "loopback" in rows["inside"]["message"]
+    assert "2,048.0 MiB, more than the 64.0 MiB" in rows["huge"]["message"]
+    assert sum(row["attempts"] for row in rows.values()) == 0, "no worker was taken"
+    print(f"{time.monotonic() - begun:.1f} s for {len(rows)} bad rows")
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from render_farm import RenderJob
+from render_farm.config import InputLimits
 from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, UsageError
 from render_farm.planning import with_inputs_read
@@ -225,6 +226,22 @@ def test_an_image_that_is_not_there_fails_before_any_prompt_is_encoded(
     monkeypatch.setattr(engine, "encode_prompts", lambda texts: pytest.fail("too late"))
     with pytest.raises(InputError, match=r"missing\.png"):
         engine.render(make_job(num_frames=9, image=str(tmp_path / "missing.png")))
+
+
+def test_images_are_read_within_the_limits(
+    engine: Engine, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that renders others' jobs sets what they may read, in the call or in the settings."""
+    Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(tmp_path / "a.png")
+    job = make_job(num_frames=5, num_inference_steps=1, image=str(tmp_path / "a.png"))
+    limited = load_engine(model_folder, device="cpu", limits=InputLimits(allowed_roots=(str(tmp_path / "in"),)))
+    with pytest.raises(InputError, match="local files from there are not allowed"):
+        limited.render(job)
+    monkeypatch.setenv("RENDER_FARM_INPUT_ALLOWED_ROOTS", str(tmp_path / "in"))
+    with pytest.raises(InputError, match="local files from there are not allowed"):
+        engine.render(job)
+    monkeypatch.setenv("RENDER_FARM_INPUT_ALLOWED_ROOTS", str(tmp_path))
+    engine.render(job)
 
 
 def test_the_render_key_is_of_the_content(engine: Engine) -> None:

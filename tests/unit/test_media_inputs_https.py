@@ -23,7 +23,7 @@ from render_farm.config import InputLimits
 from render_farm.errors import InputError
 from render_farm.media import addresses
 from render_farm.media.addresses import why_forbidden
-from render_farm.media.inputs import input_digest, load_image
+from render_farm.media.inputs import load_image, open_image
 
 SIZE = {"width": 32, "height": 16}
 MIB = 1 << 20
@@ -182,7 +182,7 @@ def limits(server):
 def test_an_image_is_read(base, limits, path):
     assert load_image(f"{base}/{path}", **SIZE, limits=limits).shape == (16, 32, 3)
     if path == "png":
-        assert input_digest(f"{base}/png", limits) == hashlib.sha256(png()).hexdigest()
+        assert open_image(f"{base}/png", limits)[1] == hashlib.sha256(png()).hexdigest()
 
 
 @pytest.mark.parametrize(
