@@ -112,6 +112,18 @@ class ModelError(JobError):
     """A model that cannot be found, is not a SkyReels-V2 checkpoint, or does not serve the job's task."""
 
 
+class HubError(ModelError):
+    """The hub cannot be reached or does not give a model; `status` is its HTTP status when it answered."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, status: int | None = None, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.status = status
+        if status == 404:
+            self.exit_code = NotFoundError.exit_code
+
+
 class InputError(JobError):
     """An input image or video that is missing, unreadable or of the wrong kind."""
 

@@ -1,16 +1,23 @@
-"""`render-farm models list|info`: the presets, and what a job that leaves a column null gets from them."""
+"""`render-farm models list|info|pull`: the presets, what a job gets from them, and getting their weights."""
 
 from __future__ import annotations
 
 import difflib
+import time
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.terminal import Json, print_json, table
-from render_farm.errors import NotFoundError
+from render_farm.cli.terminal import Json, hint, print_json, table
+from render_farm.errors import NotFoundError, UsageError
 from render_farm.models import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from render_farm.storage.hub import HubFile
+
+_GB = 1e9
+_SAY_EVERY_S = 5.0
 
 app = typer.Typer(no_args_is_help=True, help="The models that a job can name.")
 
@@ -34,9 +41,7 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
     """Show one preset and its defaults. Exit code 14 when there is none of that name."""
     preset = PRESETS.get(model.lower())
     if preset is None:
-        close = difflib.get_close_matches(model.lower(), PRESETS, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(PRESETS)}"
-        raise NotFoundError(f"no preset is named {model}", advice=advice)
+        raise _unknown(model)
     if as_json:
         print_json(_described(preset))
         return
@@ -53,6 +58,68 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
     text, image = asdict(preset.defaults), asdict(preset.image_defaults)
     rows = [[name, _shown(value), _shown(image[name])] for name, value in text.items()]
     print("\n".join(table(["column", "t2v, v2v", "i2v, flf2v"], rows)))
+
+
+@app.command("pull")
+def pull(
+    model: Annotated[str, typer.Argument(help="A preset's name or a hub id.")],
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER|URI", help="Where it goes; then give this as the model.")],
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit. Default: main.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a model from the Hugging Face hub to a folder or URI, with checksums; again: verify and mend it.
+
+    Goes on from where it was interrupted. HF_ENDPOINT names a mirror, HF_TOKEN a token. Exit codes: 2 the hub or the
+    place cannot be used, 14 the hub has no such model.
+    """
+    from render_farm.storage.pull import pull_model
+
+    preset = PRESETS.get(model.lower())
+    if preset is None and "/" not in model:
+        raise _unknown(model)
+    if preset is not None and preset.hub_id is None:
+        raise UsageError(f"{model} is built in", advice="nothing has to be pulled")
+    progress = _PullProgress()
+    report = pull_model(
+        preset.hub_id if preset is not None and preset.hub_id else model,
+        to,
+        revision=revision,
+        on_file=progress.file,
+        on_bytes=progress.bytes,
+    )
+    if as_json:
+        print_json(asdict(report))
+        return
+    print(
+        f"{report.uri}: {report.num_files} files, {report.num_bytes / _GB:.2f} GB, commit {report.commit[:12]}; "
+        f"{len(report.fetched)} fetched, the others verified"
+    )
+
+
+class _PullProgress:
+    """Lines on stderr: each file that is fetched, and how far a large one is."""
+
+    def __init__(self) -> None:
+        self._file: HubFile | None = None
+        self._num_bytes = 0
+        self._said = 0.0
+
+    def file(self, doing: str, file: HubFile) -> None:
+        if doing == "fetch":
+            self._file, self._num_bytes, self._said = file, 0, time.monotonic()
+            hint(f"fetch {file.path} ({file.size / _GB:.2f} GB)")
+
+    def bytes(self, num_bytes: int) -> None:
+        self._num_bytes += num_bytes
+        if self._file is not None and time.monotonic() - self._said > _SAY_EVERY_S:
+            self._said = time.monotonic()
+            hint(f"  {self._num_bytes / _GB:.2f} GB of {self._file.path}")
+
+
+def _unknown(model: str) -> NotFoundError:
+    close = difflib.get_close_matches(model.lower(), PRESETS, n=1)
+    advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(PRESETS)}"
+    return NotFoundError(f"no preset is named {model}", advice=advice)
 
 
 def _described(preset: Preset) -> dict[str, object]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.engine.fingerprint import COMPONENTS, SUFFIXES
-from render_farm.errors import ModelError, StorageFullError
+from render_farm.errors import HubError, ModelError, StorageFullError
 from render_farm.models import PRESETS
+from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DEFAULT_CACHE = Path("~/.cache/render_farm/models")
@@ -54,25 +55,19 @@ def _built_in() -> Path:
 
 def _from_hub(hub_id: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     asked = f"model {name} ({hub_id} on the Hugging Face hub)"
     if name == hub_id:
         asked = f"model {name} (no such folder is here, so it is taken as a Hugging Face hub id)"
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_WANTED))
+        return Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=hub_endpoint()))
     except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{asked}: the hub cannot be reached and no copy is in its local cache",
-            advice="where there is a network, run `hf download "
-            f"{hub_id}`, then give the folder or put it at a URI that workers reach; or set HF_ENDPOINT to a mirror",
+        raise HubError(
+            f"{asked}: the hub cannot be reached and no copy is in its local cache", advice=way_out()
         ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
-        advice = "check the name" if status == 404 else "check the name, and HF_TOKEN if the model needs one"
-        raise ModelError(f"{asked}: the hub answers {status}", advice=advice) from error
-    except HFValidationError as error:
-        raise ModelError(f"{asked}: {error}") from error
+    except hub_exceptions() as error:
+        raise hub_error(error, asked) from error
     except OSError as error:
         raise _disk_error(error, asked) from error
 

@@ -108,7 +108,7 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     for name, message in zip(names, messages, strict=True):
         assert message.startswith(f"model {name} ")
         assert "the hub cannot be reached" in message
-        assert "hf download" in message
+        assert "render-farm models pull" in message
 
 
 @pytest.mark.parametrize(
