@@ -78,14 +78,16 @@ def build_pipeline(
             UMT5Config(vocab_size=32, d_model=TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0)
         ),
         transformer=SkyReelsV2Transformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=24,
-            ffn_dim=96,
-            num_layers=num_layers,
-            freq_dim=64,
-            text_dim=TEXT_DIM,
-            inject_sample_info=sample_info,
-            **transformer,
+            **{
+                "num_attention_heads": 2,
+                "attention_head_dim": 24,
+                "ffn_dim": 96,
+                "num_layers": num_layers,
+                "freq_dim": 64,
+                "text_dim": TEXT_DIM,
+                "inject_sample_info": sample_info,
+                **transformer,
+            }
         ),
         vae=AutoencoderKLWan(base_dim=vae_width, dim_mult=[1, 2, 2, 2], num_res_blocks=1),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0),

@@ -1,0 +1,196 @@
+"""Self-attention of a render group, through xfuser's `USP`: Ulysses, ring, and both.
+
+Ulysses: one all-to-all gives each rank all tokens of its own heads; there the attention of one rank runs as it is, with
+its causal blocks and its cache of these heads; a second all-to-all gives the tokens back. Where queries are fewer than
+keys (the last layer of a pass that only reads some frames) they travel in exchanges of their own.
+
+Ring: each rank keeps its tokens, and keys and values go round; what a rank attends to in each step is joined by
+log-sum-exp. Every rank holds the same slice of every frame, so causal blocks, blocks left out and blocks that are
+cached weigh the same on each. Keys and values of finished blocks are kept as they come round, and not sent again.
+
+`USP` gives neither blocks nor a cache; both are in the attention function that it calls, registered here.
+
+Shapes: B batch, S tokens, H heads, D channels of a head; U ranks share heads, R ranks are in the ring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from render_farm.engine.attention import BlockCausalAttention, SelfAttention
+from render_farm.engine.kv_cache import KeyValueCache, Slot
+from render_farm.engine.span import FrameSpan
+from render_farm.errors import UsageError
+from render_farm.parallel.library import xfuser
+from render_farm.parallel.log_sum_exp import LogSumExpBackend, require_log_sum_exp
+from render_farm.parallel.slices import Slices, from_frames, to_frames
+from render_farm.planning.groups import GroupShape
+
+_BACKEND = "render_farm"
+"""The name under which xfuser finds `_attend`."""
+
+
+class GroupAttention:
+    """`SelfAttention` of one rank whose tokens are slices of frames (`Slices`)."""
+
+    def __init__(self, alone: SelfAttention, slices: Slices, *, shape: GroupShape, ring_rank: int) -> None:
+        """`alone` attends on one rank. Raises `UsageError` when a ring is asked of one that cannot be used in parts."""
+        if shape.ring > 1 and not isinstance(alone, BlockCausalAttention):
+            raise UsageError(f"self-attention {type(alone).__name__} cannot be used in a ring", advice="use ring 1")
+        self._alone = alone
+        self._slices = slices
+        self._shape = shape
+        self._ring_rank = ring_rank
+        xfuser().backends.ATTENTION_FUNCTION_REGISTRY[_BACKEND] = _attend
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        span: FrameSpan,
+        tokens_per_frame: int,
+        cache: KeyValueCache | None,
+        slot: Slot,
+    ) -> Tensor:
+        assert tokens_per_frame == self._slices.width
+        exchange = _Exchange(slices=self._slices, ulysses=self._shape.ulysses, span=span, cache=cache, slot=slot)
+        call: _UlyssesCall | _RingCall
+        if self._shape.ring == 1:
+            call = _UlyssesCall(alone=self._alone, exchange=exchange)
+        else:
+            assert isinstance(self._alone, BlockCausalAttention)
+            kernel: Any = self._alone.backend
+            backend = require_log_sum_exp(kernel, device=query.device, dtype=query.dtype, head_dim=query.shape[-1])
+            call = _RingCall(backend=backend, exchange=exchange, ring=self._shape.ring, ring_rank=self._ring_rank)
+        out = xfuser().usp.USP(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            combine_qkv_a2a=True,
+            backend=_BACKEND,
+            attention_kwargs={_BACKEND: call},
+        )
+        return out.transpose(1, 2)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    attention_kwargs: dict[str, Any] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """What `USP` calls after its exchange, on (B H S D): once, or once for every rank of the ring."""
+    assert attention_kwargs is not None and dropout_p == 0.0 and not is_causal
+    return attention_kwargs[_BACKEND](query, key, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exchange:
+    """What one call of `USP` is about, and how its tensors are ordered."""
+
+    slices: Slices
+    ulysses: int
+    span: FrameSpan
+    cache: KeyValueCache | None
+    slot: Slot
+
+    def whole(self, tokens: Tensor, ring_rank: int) -> Tensor:
+        """Frames (B S H D) of the tokens (B H S D) that ring rank `ring_rank` brought together."""
+        num_real = self.num_tokens_of(ring_rank)
+        return to_frames(tokens, num_ranks=self.ulysses, width=self.slices.width, num_real=num_real)
+
+    def parted(self, tokens: Tensor, ring_rank: int, like: Tensor) -> Tensor:
+        """The inverse of `whole`, with zeros for padding; of as many frames as `like` (B H S D)."""
+        width = self.slices.width
+        return from_frames(
+            tokens,
+            num_ranks=self.ulysses,
+            width=width,
+            num_real=self.num_tokens_of(ring_rank),
+            num_frames=like.shape[2] // (self.ulysses * width),
+        )
+
+    def num_tokens_of(self, ring_rank: int) -> int:
+        return self.slices.num_real(ring_rank * self.ulysses, self.ulysses)
+
+
+@dataclass(kw_only=True)
+class _UlyssesCall:
+    """All tokens of some heads, and the attention of one rank for them."""
+
+    alone: SelfAttention
+    exchange: _Exchange
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
+        out = self.alone.attend(
+            self.exchange.whole(query, 0),
+            self.exchange.whole(key, 0),
+            self.exchange.whole(value, 0),
+            span=self.exchange.span,
+            tokens_per_frame=self.exchange.slices.num_tokens,
+            cache=self.exchange.cache,
+            slot=self.exchange.slot,
+        )
+        return self.exchange.parted(out, 0, query), None
+
+
+@dataclass(kw_only=True)
+class _RingCall:
+    """Own queries, and the keys and values of one ring rank after another, starting with the own ones."""
+
+    backend: LogSumExpBackend
+    exchange: _Exchange
+    ring: int
+    ring_rank: int
+    step: int = 0
+    query: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        source = (self.ring_rank - self.step) % self.ring
+        if self.step == 0:
+            self.query = self.exchange.whole(query, self.ring_rank)
+        self.step += 1
+        num_tokens = self.exchange.num_tokens_of(source)
+        own = self.query
+        if not own.shape[1] or not num_tokens:
+            # Own keys come first, so a query that is not padding has seen some keys before a part without any.
+            out, lse = torch.zeros_like(own), own.new_full((*own.shape[:3], 1), -torch.inf, dtype=torch.float32)
+        else:
+            out, lse = self._attend(
+                own, self.exchange.whole(key, source), self.exchange.whole(value, source), source, num_tokens
+            )
+        parted = self.exchange.parted
+        return parted(out, self.ring_rank, query), parted(lse, self.ring_rank, query).squeeze(-1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, source: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The output (B Sq H D) and log-sum-exp (B Sq H 1) for the tokens of one ring rank; blocks as in
+        `BlockCausalAttention`."""
+        if self.exchange.cache is not None:
+            key, value = self.exchange.cache.join(
+                (*self.exchange.slot, source),
+                key,
+                value,
+                num_stored_frames=self.exchange.span.num_stored,
+                tokens_per_frame=num_tokens,
+            )
+        per_frame = self.exchange.num_tokens_of(self.ring_rank)
+        first_frame = self.exchange.span.stop - query.shape[1] // per_frame
+        parts = [
+            self.backend.attend_with_lse(
+                query[:, (first - first_frame) * per_frame : (end - first_frame) * per_frame],
+                key[:, : end_of_keys * num_tokens],
+                value[:, : end_of_keys * num_tokens],
+            )
+            for first, end, end_of_keys in self.exchange.span.query_groups(first_frame)
+        ]
+        out = torch.cat([out for out, _ in parts], dim=1)
+        lse = torch.cat([lse for _, lse in parts], dim=2).float()
+        return out, lse.transpose(1, 2).unsqueeze(-1)

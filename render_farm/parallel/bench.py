@@ -1,0 +1,90 @@
+"""The command of `python -m render_farm.parallel.bench`: how fast groups of several ranks are on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+
+from render_farm.engine.bench.shapes import MODES, SHAPES
+from render_farm.errors import RenderFarmError, UsageError
+from render_farm.parallel.measure import GroupBenchRequest, GroupResult, measure
+from render_farm.planning.groups import GroupShape
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the arguments say and print it; exits with 2 for arguments that cannot work."""
+    parser = argparse.ArgumentParser(prog="python -m render_farm.parallel.bench", description=__doc__)
+    parser.add_argument("--ranks", default="1,2", help="numbers of ranks, with commas; default 1,2")
+    parser.add_argument("--degrees", help="shapes instead, each cfg x ulysses x ring, as 2x4x1,1x4x2")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--mode", choices=MODES, default="sync")
+    parser.add_argument("--num-frames", type=int)
+    parser.add_argument("--steps", type=int, default=3, help="the first is not counted; default 3")
+    parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
+    parser.add_argument("--dtype", help="default: bfloat16 on CUDA, float32 on the CPU")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parsed = parser.parse_args(arguments)
+    try:
+        request = GroupBenchRequest(
+            num_ranks=read_ranks(parsed.ranks),
+            shapes=read_degrees(parsed.degrees),
+            shape=parsed.shape,
+            mode=parsed.mode,
+            num_frames=parsed.num_frames,
+            steps=parsed.steps,
+            device=parsed.device,
+            dtype=parsed.dtype,
+        )
+        if parsed.json:
+            print(json.dumps([result.to_dict() for result in measure(request)], indent=2))  # noqa: T201
+        else:
+            for line in lines(measure(request)):
+                print(line, flush=True)  # noqa: T201
+    except RenderFarmError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+def read_ranks(text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers. Raises `UsageError`."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"--ranks: {text!r} is not a list of numbers like 1,2,4")
+    return numbers
+
+
+def read_degrees(text: str | None) -> tuple[GroupShape, ...]:
+    """`2x4x1,1x4x2` as shapes. Raises `UsageError`."""
+    shapes = []
+    for part in (text or "").split(","):
+        if not part:
+            continue
+        degrees = [int(number) if number.isdigit() else 0 for number in part.split("x")]
+        if len(degrees) != 3 or min(degrees) < 1 or degrees[0] > 2:
+            raise UsageError(f"--degrees: {part!r} is not cfg x ulysses x ring, like 2x4x1")
+        shapes.append(GroupShape(cfg=degrees[0], ulysses=degrees[1], ring=degrees[2]))
+    return tuple(shapes)
+
+
+def lines(results: Iterator[GroupResult]) -> Iterator[str]:
+    """A table, a line as soon as its shape is measured."""
+    yield " cfg x ulysses x ring     s/step  speedup  efficiency  difference  bytes sent by rank 0 in a step"
+    for result in results:
+        sent = ", ".join(
+            f"{name} {count:,} ({'as' if count == result.expected_bytes.get(name) else 'not as'} computed)"
+            for name, count in result.sent_bytes.items()
+        )
+        degrees = " x ".join(map(str, result.shape.degrees))
+        yield (
+            f"{degrees:>20}  {result.step_s:9.4f}  {result.speedup:6.2f}x  {result.efficiency:9.0%}  "
+            f"{result.largest_difference:10.1e}  {sent or '-'}"
+        )
+
+
+if __name__ == "__main__":
+    main()

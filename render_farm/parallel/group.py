@@ -1,0 +1,70 @@
+"""`ParallelGroup`: a rank of a render group, as the engine knows it (`engine.group.RenderGroup`)."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from render_farm.engine.attention import SelfAttention
+from render_farm.errors import UsageError
+from render_farm.parallel.attention import GroupAttention
+from render_farm.parallel.process_group import ProcessGroups
+from render_farm.parallel.slices import Slices
+
+
+class ParallelGroup:
+    """One rank of the group that `groups` formed.
+
+    A step makes, per layer and branch computed here, the exchanges of `attention`, and one more (`gather`): predictions
+    of all tokens and of both guidance branches go to every rank, which then guides and samples alike.
+    """
+
+    def __init__(self, groups: ProcessGroups) -> None:
+        self._groups = groups
+        self._shape = groups.seat.shape
+        self._cfg_rank, self._sequence_rank = divmod(groups.seat.rank, self._shape.sequence)
+
+    @property
+    def head_shares(self) -> int:
+        return self._shape.ulysses
+
+    def own_branches(self, num_branches: int) -> slice:
+        if self._shape.cfg == 1:
+            return slice(0, num_branches)
+        if num_branches != self._shape.cfg:
+            raise UsageError(
+                f"a group with cfg {self._shape.cfg} renders {self._shape.cfg} guidance branches, not {num_branches}",
+                advice="use cfg 1 where guidance is off",
+            )
+        return slice(self._cfg_rank, self._cfg_rank + 1)
+
+    def attention(self, alone: SelfAttention, tokens_per_frame: int) -> SelfAttention:
+        if self._shape.sequence == 1:
+            return alone
+        return GroupAttention(
+            alone,
+            self._slices(tokens_per_frame),
+            shape=self._shape,
+            ring_rank=self._sequence_rank // self._shape.ulysses,
+        )
+
+    def shard(self, tokens: Tensor, dim: int) -> Tensor:
+        if self._shape.sequence == 1:
+            return tokens
+        return self._slices(tokens.shape[dim]).take(tokens, self._sequence_rank, dim)
+
+    def gather(self, own: tuple[Tensor, ...], tokens_per_frame: int) -> tuple[Tensor, ...]:
+        mine = torch.stack(own)  # branches here, B F N C
+        parts = self._groups.world.all_gather(mine.unsqueeze(0).contiguous(), dim=0)
+        parts = parts.unflatten(0, (self._shape.cfg, self._shape.sequence))  # cfg, rank, branches here, B F N C
+        whole = parts.permute(0, 2, 3, 4, 1, 5, 6).flatten(4, 5)[..., :tokens_per_frame, :]
+        return whole.flatten(0, 1).unbind(0)
+
+    def all_agree(self, here: bool) -> bool:
+        answer = torch.tensor([here], dtype=torch.int32)
+        dist.all_reduce(answer, op=dist.ReduceOp.MIN, group=self._groups.world.cpu_group)
+        return bool(answer.item())
+
+    def _slices(self, num_tokens: int) -> Slices:
+        return Slices(num_tokens=num_tokens, num_ranks=self._shape.sequence)

@@ -1,0 +1,135 @@
+"""Forming and dissolving the process groups of a render group, through xfuser.
+
+xfuser numbers ranks with Ulysses fastest: rank = (cfg_rank * ring + ring_rank) * ulysses + ulysses_rank.
+One process is in one group at a time; it may form another, of other degrees, after it has dissolved the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore
+from torch.distributed.tensor.experimental._attention import set_rotate_method
+
+from render_farm.errors import UsageError, WorkerError
+from render_farm.parallel.library import xfuser
+from render_farm.parallel.rendezvous import Rendezvous
+from render_farm.planning.groups import GroupShape
+
+
+class GroupError(WorkerError):
+    """A rank of the group died, failed or was too late; the segment can be rendered by another group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """One rank's place in a group."""
+
+    shape: GroupShape
+    rank: int
+    rendezvous: Rendezvous
+
+
+class ProcessGroups:
+    """The groups of a seat, formed on construction. Use it as a context, or call `dissolve`."""
+
+    def __init__(self, seat: Seat, *, device: torch.device, timeout_s: float) -> None:
+        """Every rank calls this; returns when all have. `timeout_s` bounds the meeting and every later exchange.
+
+        Raises `GroupError` when a rank does not come in time, `UsageError` when this process is in a group already.
+        """
+        if dist.is_initialized():
+            raise UsageError("this process is in a group already", advice="dissolve that one first")
+        self.seat = seat
+        self._open = True
+        try:
+            _form(seat, device, timedelta(seconds=timeout_s))
+        except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+            self.dissolve()
+            raise GroupError(
+                f"rank {seat.rank} of a group of {seat.shape.size} could not join: {' '.join(str(error).split())[:300]}"
+            ) from error
+
+    @property
+    def world(self) -> Any:
+        """xfuser's group of all ranks."""
+        return xfuser().state.get_world_group()
+
+    def dissolve(self) -> None:
+        """Leave the group and free all it holds: groups, threads, sockets. Safe to call twice, and after a failure."""
+        if self._open:
+            self._open = False
+            _dissolve()
+
+    def __enter__(self) -> ProcessGroups:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Dissolve; an exchange that failed is raised as `GroupError`, whichever library it failed in."""
+        self.dissolve()
+        if isinstance(error, RuntimeError) and _is_of_an_exchange(error):
+            raise GroupError(
+                f"rank {self.seat.rank} of a group of {self.seat.shape.size}: an exchange failed: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
+
+
+def _is_of_an_exchange(error: RuntimeError) -> bool:
+    """gloo raises plain `RuntimeError`s, with the place in its own source; NCCL's have a class."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
+
+
+def _form(seat: Seat, device: torch.device, timeout: timedelta) -> None:
+    library, shape, where = xfuser(), seat.shape, seat.rendezvous
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    local_rank = device.index or 0
+    if device.type == "cuda":
+        torch.cuda.set_device(local_rank)
+    store = TCPStore(where.host, where.port, shape.size, is_master=False, timeout=timeout, wait_for_workers=False)
+    dist.init_process_group(
+        backend, store=PrefixStore(where.name, store), rank=seat.rank, world_size=shape.size, timeout=timeout
+    )
+    library.state.init_distributed_environment(
+        world_size=shape.size, rank=seat.rank, local_rank=local_rank, backend=backend
+    )
+    library.state.initialize_model_parallel(
+        classifier_free_guidance_degree=shape.cfg,
+        sequence_parallel_degree=shape.sequence,
+        ulysses_degree=shape.ulysses,
+        ring_degree=shape.ring,
+        backend=backend,
+    )
+    # `USP` reads its settings from here; `initialize_runtime_state` makes none without one of xfuser's pipelines. The
+    # attention named here is never run: every call names its own.
+    config, _ = library.args(
+        model="",
+        ulysses_degree=shape.ulysses,
+        ring_degree=shape.ring,
+        use_cfg_parallel=shape.cfg == 2,
+        attention_backend="sdpa_flash",
+    ).create_config()
+    library.runtime._RUNTIME = library.runtime.RuntimeState(config)
+    set_rotate_method("alltoall")  # the ring's exchange goes on beside the attention to the part before
+    for group in list(dist.distributed_c10d._world.pg_map):
+        # Groups have torch's own time-out (30 minutes on gloo) when none is given, and xfuser gives none.
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def _dissolve() -> None:
+    """`destroy_model_parallel` forgets four groups; the world's end shuts all down, once nobody refers to them."""
+    library = xfuser()
+    state = library.state
+    library.runtime._RUNTIME = None
+    for name in ("_MODEL_REPLICA", "_DP", "_CFG", "_SP", "_TP", "_PP", "_FS", "_VAE", "_DIT", "_WORLD"):
+        coordinator = getattr(state, name)
+        for group in ("device_group", "cpu_group", "skip_device_group", "ulysses_group", "ring_group"):
+            if hasattr(coordinator, group):
+                setattr(coordinator, group, None)
+        setattr(state, name, None)
+    library.sequence_groups.ULYSSES_PG = library.sequence_groups.RING_PG = None
+    if dist.is_initialized():
+        dist.destroy_process_group()

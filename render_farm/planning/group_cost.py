@@ -1,0 +1,90 @@
+"""What a step costs a render group: operations and bytes of each rank, and seconds on a given machine.
+
+Formulas for one step of T tokens (all frames that move or are read), L layers, width E, feed-forward width F, C values
+predicted a token, b bytes an element, G guidance branches, and a group of P = U x R ranks a branch:
+
+- operations of a rank: G/cfg * L * T/P * (12 E^2 + 4 E F + 4 T E + 4 * 512 E) (each multiply-add counts as two);
+- Ulysses sends 4 exchanges (query, key, value, output) of T/P * E elements a layer and branch, of which (U-1)/U leave
+  the rank: 4 (U-1)/U * T/P * E * b;
+- the ring sends keys and values on R-1 times: 2 (R-1) * T/P * E * b a layer and branch;
+- the exchange of predictions sends them to the other cfg * P - 1 ranks, once: (cfg * P - 1) * G/cfg * T/P * C * b.
+
+The first layer's self-attention is one for both branches where one rank computes both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from render_farm.planning.groups import GroupShape
+
+TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """One step of a segment."""
+
+    num_tokens: int
+    """Of all frames that a step computes, padding of the slices included."""
+    width: int
+    """Heads x channels of a head."""
+    num_layers: int
+    ffn_width: int
+    num_branches: int = 2
+    output_tokens: int | None = None
+    """Of the frames that are predicted; None: all."""
+    output_width: int = 64
+    bytes_per_element: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupMachine:
+    """What the ranks of a group run on; the numbers come from `render-farm bench parallel`."""
+
+    operations_per_s: float
+    """Of one rank, in the layers of the transformer."""
+    bytes_per_s: float
+    """Between ranks of one node, per rank and direction."""
+    exchange_s: float
+    """Of an exchange that sends nothing."""
+
+
+NVLINK_NODE = GroupMachine(operations_per_s=4e14, bytes_per_s=2e11, exchange_s=4e-5)
+"""A guess for 8 H100 on NVLink, to be replaced by a measurement: 40 % of the peak in bfloat16, 200 GB/s."""
+CPU_NODE = GroupMachine(operations_per_s=4e10, bytes_per_s=1e9, exchange_s=1e-3)
+"""A guess for one-thread ranks on gloo."""
+
+
+def rank_operations(work: StepWork, shape: GroupShape) -> float:
+    """Operations of one rank in a step."""
+    own = work.num_branches / shape.cfg * work.num_layers * work.num_tokens / shape.sequence
+    per_token = 12 * work.width**2 + 4 * work.width * work.ffn_width
+    return own * (per_token + 4 * work.width * (work.num_tokens + TEXT_TOKENS))
+
+
+def rank_bytes(work: StepWork, shape: GroupShape) -> dict[str, float]:
+    """Bytes that one rank sends in a step, by exchange: `ulysses`, `ring`, `predictions`."""
+    branches = work.num_branches // shape.cfg
+    passes = work.num_layers * branches - (branches - 1)
+    tokens = work.num_tokens / shape.sequence
+    output = (work.num_tokens if work.output_tokens is None else work.output_tokens) / shape.sequence
+    unit = tokens * work.width * work.bytes_per_element
+    last = work.num_layers > 1 and output != tokens  # the last layer computes queries and outputs for these only
+    share = (shape.ulysses - 1) / shape.ulysses
+    saved = branches * 2 * (1 - output / tokens) if last else 0.0
+    return {
+        "ulysses": share * (4 * passes - saved) * unit,
+        "ring": 2 * (shape.ring - 1) * passes * unit,
+        "predictions": (shape.size - 1) * branches * output * work.output_width * work.bytes_per_element,
+    }
+
+
+def step_seconds(work: StepWork, shape: GroupShape, machine: GroupMachine) -> float:
+    """An estimate of a step's time. The ring's exchanges are counted in full, although attention goes on beside them:
+    how much that hides differs between machines, and joining the parts has a cost of its own."""
+    operations = rank_operations(work, shape) / machine.operations_per_s
+    sent = rank_bytes(work, shape)
+    passes = work.num_layers * work.num_branches / shape.cfg
+    waits = passes * (2 * (shape.ulysses > 1) + (shape.ring - 1)) + (shape.size > 1)
+    return operations + sum(sent.values()) / machine.bytes_per_s + waits * machine.exchange_s

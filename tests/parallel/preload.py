@@ -1,0 +1,9 @@
+"""Imported once by the server that the rank processes are forked from."""
+
+import torch
+
+import render_farm.engine  # noqa: F401
+from render_farm.parallel.library import xfuser
+
+torch.set_num_threads(1)
+xfuser()

@@ -1,0 +1,85 @@
+"""Shapes of render groups: what a job may ask for, what is chosen, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from render_farm import RenderJob
+from render_farm.planning import facts_of_preset, resolve_job
+from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE, StepWork, rank_bytes, rank_operations, step_seconds
+from render_farm.planning.groups import GroupShape, best_shape, check_group, group_of, possible_shapes
+
+FACTS = facts_of_preset("df-1.3b-540p")
+WORK = StepWork(num_tokens=51_000, width=1536, num_layers=30, ffn_width=8960)
+
+
+def problems(model: str = "df-1.3b-540p", **degrees: Any) -> list[str]:
+    facts = facts_of_preset(model)
+    return [
+        str(problem) for problem in check_group(resolve_job(RenderJob(job_id="a", prompt="p", **degrees), facts), facts)
+    ]
+
+
+@pytest.mark.parametrize("ulysses", [1, 2, 3, 4, 6, 12])
+def test_degrees_that_divide_the_heads_work(ulysses: int) -> None:
+    assert problems(ulysses=ulysses) == []
+
+
+def test_impossible_degrees_are_refused_with_the_nearest_possible_ones() -> None:
+    assert problems(ulysses=8) == [
+        "ulysses: 8 does not divide the 12 attention heads of df-1.3b-540p; 6 or 12 would work (or ring 8, which needs "
+        "no heads)"
+    ]
+    assert problems(ulysses=24)[0].startswith(
+        "ulysses: 24 does not divide the 12 attention heads of df-1.3b-540p; 12 wo"
+    )
+    assert problems("df-14b-540p", ulysses=8, cfg_parallel=2) == []
+    assert problems("df-14b-540p", ulysses=20) == [
+        "ulysses: cfg 1 x ulysses 20 x ring 1 are 20 workers for one segment, and the most is 16; ulysses 10 would work"
+    ]
+    assert problems(ulysses=4, ring=8)[0].endswith("the most is 16; ring 4 would work")
+    assert problems(ring=16, height=32, width=64) == [
+        "ring: 16 workers cannot share the 8 tokens of a latent frame of 32x64; ulysses x ring of at most 8 would work"
+    ]
+
+
+def test_cfg_is_off_where_guidance_is() -> None:
+    job = resolve_job(RenderJob(job_id="a", prompt="p", cfg_parallel=2, ulysses=2), FACTS)
+    assert group_of(job) == GroupShape(cfg=2, ulysses=2)
+    assert group_of(replace(job, guidance_scale=1.0)) == GroupShape(ulysses=2)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4, 8, 16])
+def test_what_is_chosen_is_possible_and_uses_the_workers(num_workers: int) -> None:
+    shapes = possible_shapes(num_heads=12, tokens_per_frame=2040, guided=True, num_workers=num_workers)
+    assert all(shape.size <= num_workers and 12 % shape.ulysses == 0 for shape in shapes)
+    chosen = best_shape(shapes, WORK, NVLINK_NODE)
+    assert chosen.size == num_workers
+    assert chosen.cfg == (2 if num_workers > 1 else 1), "the two branches meet once a step: nothing is cheaper"
+
+
+def test_eight_gpus_are_both_branches_on_four_each() -> None:
+    for heads, work in ((12, WORK), (40, replace(WORK, width=5120, num_layers=40, ffn_width=13824))):
+        shapes = possible_shapes(num_heads=heads, tokens_per_frame=2040, guided=True, num_workers=8)
+        assert best_shape(shapes, work, NVLINK_NODE) == GroupShape(cfg=2, ulysses=4)
+
+
+def test_a_group_that_would_waste_its_workers_is_not_chosen() -> None:
+    small = StepWork(num_tokens=100, width=144, num_layers=6, ffn_width=512, bytes_per_element=4)
+    shapes = possible_shapes(num_heads=4, tokens_per_frame=4, guided=False, num_workers=8)
+    assert best_shape(shapes, replace(small, num_branches=1), CPU_NODE) == GroupShape()
+
+
+def test_costs_follow_the_formulas() -> None:
+    assert rank_bytes(WORK, GroupShape()) == {"ulysses": 0.0, "ring": 0.0, "predictions": 0.0}
+    unit = 51_000 / 4 * 1536 * 2
+    sent = rank_bytes(WORK, GroupShape(cfg=2, ulysses=4))
+    assert sent["ulysses"] == pytest.approx(4 * 0.75 * 30 * unit)
+    assert sent["predictions"] == pytest.approx(7 * 51_000 / 4 * 64 * 2)
+    assert rank_bytes(WORK, GroupShape(cfg=2, ring=4))["ring"] == pytest.approx(2 * 3 * 30 * unit)
+    assert rank_operations(WORK, GroupShape(cfg=2, ulysses=4)) == pytest.approx(rank_operations(WORK, GroupShape()) / 8)
+    times = [step_seconds(WORK, GroupShape(cfg=2, ulysses=degree), NVLINK_NODE) for degree in (1, 2, 4)]
+    assert times == sorted(times, reverse=True)
