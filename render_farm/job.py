@@ -18,6 +18,7 @@ from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.memory_mode import canonical_memory
+from render_farm.step_cache import canonical_cache
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_PROMPT_CHARACTERS = 20_000
@@ -113,7 +114,9 @@ class RenderJob:
     fit: str | None = _column(Kind.TEXT, "how an input image meets the size", choices=("crop", "stretch", "pad"))
     keep_overlap: bool | None = _column(Kind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
     loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "adapters with weights")
-    cache: str | None = _column(Kind.TEXT, "approximate step caching", choices=("off",))
+    cache: str | None = _column(
+        Kind.TEXT, "approximate step cache: `off`, `first_block:0.05`, `mag:0.06`", canonical=canonical_cache
+    )
     memory: str | None = _column(
         Kind.TEXT,
         "where weights lie and how they are stored: `auto`, `offload_block`, `fp8_cast+vae_tiling`...",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from render_farm.engine.fingerprint import fingerprint
+from render_farm.engine.fingerprint import MAGNITUDES, fingerprint
 from render_farm.engine.shape import check_shape
 from render_farm.errors import ModelError
 from render_farm.models import (
@@ -19,6 +19,7 @@ from render_farm.models import (
     Family,
 )
 from render_farm.planning import ModelFacts
+from render_farm.planning.magnitudes import Magnitudes
 
 FAMILY_OF_PIPELINE = {
     "SkyReelsV2DiffusionForcingPipeline": Family.DIFFUSION_FORCING,
@@ -116,6 +117,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
             patch=transformer.get("patch_size", (1, 2, 2))[1],
             latent_channels=latent_channels,
             sample_info=transformer.get("inject_sample_info", False),
+            magnitudes=_read_magnitudes(folder, name),
             rope_max_len=transformer.get("rope_max_seq_len", 1024),
         )
     except KeyError as error:
@@ -130,6 +132,19 @@ def _tasks(family: Family, transformer: dict[str, Any]) -> tuple[str, ...]:
     if family is Family.IMAGE_TO_VIDEO:
         return ("flf2v",) if transformer.get("pos_embed_seq_len") else ("i2v",)
     return DIFFUSION_FORCING_TASKS if family is Family.DIFFUSION_FORCING else ("t2v",)
+
+
+def _read_magnitudes(folder: Path, name: str) -> Magnitudes | None:
+    """Those that `calibrate` measured with exactly these weights; None when there are none."""
+    if not (folder / MAGNITUDES).is_file():
+        return None
+    try:
+        found = Magnitudes.from_dict(_read_json(folder / MAGNITUDES, name))
+    except ValueError as error:
+        raise ModelError(
+            f"model {name}: {MAGNITUDES}: {error}", advice="remove it, or measure them again (engine.calibrate)"
+        ) from error
+    return found if found.fingerprint == fingerprint(folder) else None
 
 
 def _known_pipelines() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from render_farm.engine.group import Alone, RenderGroup
 from render_farm.engine.kv_cache import KeyValueCache, Slot
 from render_farm.engine.rope import RopeTable
 from render_farm.engine.span import FrameSpan
+
+if TYPE_CHECKING:
+    from render_farm.engine.step_cache import StepCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,8 @@ class WindowContext:
     """None when nothing in this window is final before its end."""
     group: RenderGroup = field(default_factory=Alone)
     """Who computes the other tokens and branches."""
+    step_cache: StepCache | None = None
+    """Approximate; None computes every layer in every pass."""
     keeps_states: bool = True
     """False has every pass compute the states and keys of texts and images anew."""
     text_states: list[Tensor] = field(default_factory=list)

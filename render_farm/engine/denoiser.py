@@ -48,10 +48,10 @@ class Denoiser:
             self.mode = mode
             return self._model
 
-    def give(self, model: FrameTransformer) -> None:
-        """Use `model`, in full on the device, as if it had been loaded."""
+    def give(self, model: FrameTransformer, mode: MemoryMode | None = None) -> None:
+        """Use `model`, which is in `mode` (in full on the device when left out), as if it had been loaded."""
         with self._loading:
-            self._model, self.mode = model, MemoryMode()
+            self._model, self.mode = model, mode or MemoryMode()
 
     def _moved(self, mode: MemoryMode) -> FrameTransformer:
         check_mode(mode)

@@ -37,7 +37,7 @@ from render_farm.engine.loading import (
     load_vae,
 )
 from render_farm.engine.locate import locate_model
-from render_farm.engine.progress import OnStep
+from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.segment import Attention, render_window, window_cache_plan
 from render_farm.engine.text import encode_texts
 from render_farm.engine.transformer import FrameTransformer
@@ -119,6 +119,7 @@ class Engine:
         self._limits = limits
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
+        self._num_skipped = 0
         self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype)
 
     @property
@@ -175,6 +176,7 @@ class Engine:
         """What was chosen for computing segment `index`, for `job.json`."""
         return {
             "memory": str(self.memory),
+            "skipped_steps": self._num_skipped,
             "attention": self.attention_choice.to_dict(),
             "kv_cache": self.cache_plan(plan, index, group).to_dict(),
         }
@@ -266,6 +268,11 @@ class Engine:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
 
+        def step(progress: StepProgress) -> None:
+            self._num_skipped = progress.num_skipped
+            if on_step is not None:
+                on_step(progress)
+
         def denoise(transformer: FrameTransformer) -> Tensor:
             latents = render_window(
                 transformer,
@@ -276,7 +283,7 @@ class Engine:
                 attention=self.attention,
                 conditioning=conditioning,
                 group=group,
-                on_step=on_step,
+                on_step=step,
             )
             return latents[:, :, window.num_dropped_frames :].cpu()
 

@@ -20,6 +20,8 @@ SAMPLE_BYTES = 256 * 1024
 NUM_SAMPLES = 64
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler", "image_encoder", "image_processor")
+MAGNITUDES = "magnitudes.json"
+"""What `calibrate` measures, beside model_index.json; no part of the fingerprint."""
 SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
 

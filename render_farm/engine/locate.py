@@ -14,14 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from render_farm.engine.fingerprint import COMPONENTS, SUFFIXES
+from render_farm.engine.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageFullError
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DEFAULT_CACHE = Path("~/.cache/render_farm/models")
-_WANTED = ["model_index.json", *(f"{component}/*{suffix}" for component in COMPONENTS for suffix in SUFFIXES)]
+_WANTED = [
+    "model_index.json",
+    MAGNITUDES,
+    *(f"{component}/*{suffix}" for component in COMPONENTS for suffix in SUFFIXES),
+]
 
 
 def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
@@ -111,7 +115,7 @@ def _listing(filesystem: Any, root: str) -> dict[str, str]:
     for path, info in filesystem.find(root, detail=True).items():
         relative = path[len(root) :].lstrip("/")
         component, _, file = relative.rpartition("/")
-        if relative == "model_index.json" or (component in COMPONENTS and Path(file).suffix in SUFFIXES):
+        if relative in ("model_index.json", MAGNITUDES) or (component in COMPONENTS and Path(file).suffix in SUFFIXES):
             tag = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
             found[relative] = f"{info.get('size')} {tag}"
     return found

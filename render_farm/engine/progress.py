@@ -17,6 +17,8 @@ class StepProgress:
     """Steps done of this segment, from 1."""
     num_steps: int
     """Of this segment (more than the inference steps when blocks lag behind each other)."""
+    num_skipped: int = 0
+    """Steps so far that an approximate cache has skipped."""
 
 
 OnStep = Callable[[StepProgress], None]

@@ -6,7 +6,7 @@ Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,8 +22,10 @@ from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.rope import rope_table
 from render_farm.engine.sampler import FrameSampler
 from render_farm.engine.span import FrameSpan
+from render_farm.engine.step_cache import StepCache, new_step_cache
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.planning import FilmPlan, StepSchedule, Window
+from render_farm.step_cache import parse_cache
 
 _ADDNOISE_UNIT = 0.001
 
@@ -75,13 +77,15 @@ def render_window(
     attention: Attention,
     conditioning: Conditioning | None = None,
     group: RenderGroup | None = None,
+    step_cache: StepCache | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Denoise a segment; returns the latents (B C F h w) of its whole window, float32, on the transformer's device.
 
     `history` are the film's last latents so far (B C F h w); `embeddings` maps texts to (512, channels);
     `conditioning` is what the job's inputs give, for the windows that take some. With a `group`, all of its ranks make
-    this call, and each returns the same. Anything `on_step` raises passes through.
+    this call, and each returns the same. `step_cache` replaces the one that the job asks for. Anything `on_step` raises
+    passes through.
     """
     window, schedule = plan.windows[segment], plan.schedule(segment)
     device, dtype = transformer.device, transformer.dtype
@@ -91,9 +95,20 @@ def render_window(
     closing = _closing(window, conditioning, latents.to(dtype))
     channels = _image_channels(window, conditioning, latents.to(dtype))
     latents[:, :, : prefix.num_frames] = prefix.latents
-    sampler = FrameSampler(latents, sigmas=schedule.sigmas, steps=_frame_steps(schedule), corrected=_is_corrected(plan))
+    steps = _frame_steps(schedule)
+    sampler = FrameSampler(latents, sigmas=schedule.sigmas, steps=steps, corrected=_is_corrected(plan))
     context = _window_context(transformer, plan, window, embeddings, attention, conditioning, group or Alone())
-    timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames).to(device)
+    timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames)
+    if step_cache is None:
+        step_cache = new_step_cache(
+            parse_cache(plan.job.cache),
+            plan.facts.magnitudes,
+            timesteps=timesteps,
+            steps=steps,
+            num_steps=schedule.num_inference_steps,
+        )
+    context = replace(context, step_cache=step_cache)
+    timesteps = timesteps.to(device)
     shown = prefix.shown()
     spans = window_spans(schedule, caches=context.cache is not None, num_closing=window.num_closing_frames)
     for row, span in enumerate(spans):
@@ -113,7 +128,13 @@ def render_window(
         sampler.step(prediction, row=row, start=first, stop=end)
         if on_step is not None:
             on_step(
-                StepProgress(segment=segment, num_segments=plan.num_segments, step=row + 1, num_steps=schedule.num_rows)
+                StepProgress(
+                    segment=segment,
+                    num_segments=plan.num_segments,
+                    step=row + 1,
+                    num_steps=schedule.num_rows,
+                    num_skipped=step_cache.num_skipped if step_cache else 0,
+                )
             )
     return latents
 

@@ -16,6 +16,7 @@ E channels of the model.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -192,14 +193,23 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
             rope=window.rope.frames(span.start, span.stop),
             modulation=modulation.float(),
         )
-        streams: tuple[Tensor, ...] = (self._embedded(latents, window),)
-        for layer, block in enumerate(self.blocks):
-            streams = block(streams, layer, layer == len(self.blocks) - 1, ctx)
+        hidden = self._embedded(latents, window)
+        layers = partial(self._layers, ctx=ctx)
+        if window.step_cache is None:
+            streams = layers((hidden,), 0, len(self.blocks))
+        else:
+            streams = window.step_cache.run(hidden, len(self.blocks), layers, ctx)
         temb = temb[:, span.output_start - span.start :]
         _, p_h, p_w = self.config["patch_size"]
         own = tuple(self._predict(hidden, temb) for hidden in streams)
         patches = window.group.gather(own, (height // p_h) * (width // p_w))
         return tuple(self._unpatched(branch, height, width) for branch in patches)
+
+    def _layers(self, streams: tuple[Tensor, ...], first: int, end: int, ctx: PassContext) -> tuple[Tensor, ...]:
+        """Layers [first, end) on `streams`; see `FrameBlock`."""
+        for layer in range(first, end):
+            streams = self.blocks[layer](streams, layer, layer == len(self.blocks) - 1, ctx)
+        return streams
 
     def _embedded(self, latents: Tensor, window: WindowContext) -> Tensor:
         """This rank's tokens (B S E) of `latents` (B C F h w)."""

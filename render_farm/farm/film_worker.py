@@ -373,6 +373,7 @@ class FilmWorker:
             "seam_score": worst(rendered.seams),
             "seams": [asdict(seam) for seam in rendered.seams],
             "segments": [record.to_dict() for record in state.segments],
+            "approximations": list(task.plan.approximations),
             "warnings": list(task.plan.warnings),
             "attempts": attempts,
         }

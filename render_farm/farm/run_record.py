@@ -154,6 +154,8 @@ class RunRecord:
         film = self.films[job_id]
         result = film.result
         result.state, result.attempts = state, attempts
+        if state is JobState.DONE and not message and film.entry.task.plan.approximations:
+            message = f"approximate: {', '.join(film.entry.task.plan.approximations)}"
         result.error_class, result.message = error_class or None, message or None
         result.finished_at = datetime.now(UTC)
         if film.started_s is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from render_farm.models import PRESETS, Defaults, Family
+from render_farm.planning.magnitudes import Magnitudes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class ModelFacts:
     sample_info: bool = False
     approximation: str = ""
     """What computes the film with other than the exact formulas; part of the render key."""
+    magnitudes: Magnitudes | None = None
+    """What `cache: mag` goes by; None where they were not measured."""
     rope_max_len: int = 1024
     """The most latent frames, and patches of a frame's height and width, that it has rotary positions for."""
 

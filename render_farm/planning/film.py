@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
+from render_farm.memory_mode import parse_memory
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.refusals import check
@@ -14,6 +15,7 @@ from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, w
 from render_farm.planning.schedule import StepSchedule, make_schedule
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of
+from render_farm.step_cache import OFF
 
 _MUCH_ADDNOISE = 60
 
@@ -27,6 +29,14 @@ class FilmPlan:
     windows: tuple[Window, ...]
     warnings: tuple[str, ...]
     render_key: str
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """What makes this another film than the exact one: `column value`, for `job.json` and the results."""
+        values = {"cache": "" if self.job.cache == OFF else self.job.cache}
+        values["memory"] = parse_memory(self.job.memory).what_changes_pixels
+        engine = [f"attention {self.facts.approximation}"] if self.facts.approximation else []
+        return (*(f"{column} {value}" for column, value in values.items() if value), *engine)
 
     @property
     def num_segments(self) -> int:

@@ -14,6 +14,7 @@ from render_farm.planning.resolve import INPUT_COLUMNS, ResolvedJob
 from render_farm.planning.schedule import most_inference_steps
 from render_farm.planning.tasks import INPUTS
 from render_farm.planning.window_refusals import check_windows
+from render_farm.step_cache import CacheKind, parse_cache
 
 
 def check(job: ResolvedJob, facts: ModelFacts) -> list[Problem]:
@@ -38,6 +39,13 @@ def _check_served(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
             message=f"{facts.name} has a transformer that is told the frame rate (inject_sample_info), which only the "
             "diffusion-forcing pipelines do; a model_index.json that names SkyReelsV2DiffusionForcingPipeline would "
             "work if it is such a checkpoint",
+        )
+    cache = parse_cache(job.cache)
+    if cache and cache.kind is CacheKind.MAG and facts.magnitudes is None:
+        yield Problem(
+            field="cache",
+            message=f"mag needs the magnitudes of {facts.name}, which were not measured with these weights; "
+            "`python -m render_farm.engine.calibrate FOLDER` measures them, and first_block:0.05 needs none",
         )
     if job.loras:
         yield Problem(field="loras", message="adapters are not applied by this version; leave it null")

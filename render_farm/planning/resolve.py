@@ -11,6 +11,7 @@ from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.memory_mode import parse_memory
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import rounded_num_frames
+from render_farm.step_cache import CacheKind, parse_cache
 
 INPUT_COLUMNS = ("image", "last_image", "video")
 
@@ -143,6 +144,9 @@ def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
     document = {**pixel_parameters(job), "model_fingerprint": facts.fingerprint, "dtype": facts.dtype}
     if facts.approximation:
         document["approximation"] = facts.approximation
+    cache = parse_cache(job.cache)
+    if cache and cache.kind is CacheKind.MAG and facts.magnitudes:
+        document["magnitudes"] = facts.magnitudes.to_dict()
     for name, _ in job.input_digests:
         del document[name]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -1,0 +1,44 @@
+"""The column `cache`: how it is written and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm import RenderJob
+from render_farm.errors import InvalidJobError
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("off", "off"),
+        ("first_block", "first_block:0.05"),
+        ("first_block:0.10", "first_block:0.1"),
+        ("first_block: threshold=0", "first_block:0"),
+        ("mag", "mag:0.06:max_skips=3:retain=0.2"),
+        ("mag:0.1:retain=0:max_skips=5", "mag:0.1:max_skips=5:retain=0"),
+    ],
+)
+def test_one_spelling(text: str, canonical: str) -> None:
+    assert RenderJob(job_id="a", prompt="x", cache=text).cache == canonical
+    assert RenderJob(job_id="a", prompt="x", cache=canonical).cache == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("firstblock:0.1", "is no step cache; did you mean first_block?"),
+        ("taylor", "is no step cache; off, first_block:0.05 and mag:0.06 are examples"),
+        ("off:1", "is no step cache"),
+        ("first_block:-1", "threshold '-1' is not a number from 0 to 10"),
+        ("first_block:much", "threshold 'much' is not a number from 0 to 10"),
+        ("first_block:0.1:max_skips=3", "'max_skips=3' is no parameter of first_block; it takes threshold"),
+        ("mag:0.1:0.2", "'0.2' is no parameter of mag"),
+        ("mag:0.1:threshold=0.2", "threshold is given twice"),
+        ("mag:max_skips=1.5", "max_skips '1.5' is not a whole number from 1 to 100"),
+    ],
+)
+def test_refusals_name_what_would_work(text: str, message: str) -> None:
+    with pytest.raises(InvalidJobError) as refused:
+        RenderJob(job_id="a", prompt="x", cache=text)
+    assert message in str(refused.value)
