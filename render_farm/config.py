@@ -121,6 +121,10 @@ class Settings:
     """How often a segment is tried before its job fails; only the worker's faults count."""
     max_failed: str | None = None
     """A run stops when more jobs than this (`N` or `P%`) have failed; unset means never."""
+    gpu_price_per_hour: float | None = None
+    """What an hour of one GPU costs, for the report; unset means that no cost is shown."""
+    currency: str = "USD"
+    """Of that price."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -172,6 +176,10 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
             changes[key] = _number(int, key, value, source)
             if changes[key] < 1:
                 raise UsageError(f"{source}: attempts: {value} is less than 1")
+        elif key == "gpu_price_per_hour":
+            changes[key] = _number(float, key, value, source)
+            if not 0 <= changes[key] < float("inf"):
+                raise UsageError(f"{source}: gpu_price_per_hour: {value} is not a price of 0 or more")
         elif not isinstance(value, str):
             raise UsageError(f"{source}: {key}: {value!r} is not text")
         elif key == "memory":

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from render_farm import __version__
-from render_farm.cli import bench, demo, doctor, manifest, models, plan, render
+from render_farm.cli import bench, demo, doctor, manifest, models, plan, render, report
 from render_farm.cli.terminal import error_line
 from render_farm.errors import RenderFarmError
 
@@ -64,6 +64,8 @@ def options(
 
 app.command("render")(render.render)
 app.command("plan")(plan.plan)
+app.command("report")(report.report)
+app.command("serve")(report.serve)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

@@ -14,7 +14,7 @@ from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
     from render_farm.farm.request import RunRequest
-    from render_farm.farm.snapshot import RunOutcome
+    from render_farm.farm.snapshot import RunOutcome, RunSnapshot
 
 INTERRUPTED = 130
 _ONE_JOB = "The one film of --prompt"
@@ -141,10 +141,18 @@ def render(
 def run(request: RunRequest) -> RunOutcome:
     """Render `request` with progress on stderr."""
     from render_farm.cli.progress import watching
+    from render_farm.cli.report import RunReporter, price_of
     from render_farm.farm.driver import render_run
+    from render_farm.storage import open_store
 
-    with watching() as watcher:
-        outcome = render_run(request, on_snapshot=watcher.show)
+    reporter = RunReporter(open_store(request.output), price_of(request.settings))
+    with watching() as watcher, reporter:
+
+        def show(snapshot: RunSnapshot) -> None:
+            reporter.begin(snapshot.run_id)
+            watcher.show(snapshot)
+
+        outcome = render_run(request, on_snapshot=show)
     for line in failures(outcome):
         error_line(line)
     if outcome.exit_code == INTERRUPTED:
@@ -227,6 +235,7 @@ def summary(outcome: RunOutcome) -> list[str]:
     """How a run ended, in a few lines."""
     jobs = ", ".join(f"{number} {state}" for state, number in outcome.jobs.items() if number)
     lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else ""), f"films: {outcome.output}"]
+    lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")
     if outcome.jobs.get("failed"):
         lines.append(f"why: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet")
     return lines

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from dataclasses import asdict
+from typing import Any
 
 from render_farm.errors import StorageError
-from render_farm.farm.snapshot import LogLine
+from render_farm.observability.events import EventKind, LogLine, dump_lines
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.store import Store
 
@@ -26,10 +25,33 @@ class RunLog:
         self._part = 0
         self._started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
-    def add(self, message: str, *, job_id: str = "", level: str = "info") -> None:
-        """Append one event."""
+    def add(
+        self,
+        message: str,
+        *,
+        job_id: str = "",
+        level: str = "info",
+        kind: EventKind = EventKind.REMARK,
+        segment: int | None = None,
+        attempt: int = 0,
+        worker: str = "",
+        **values: Any,
+    ) -> None:
+        """Append one event. `values` are what JSON holds."""
         self._number += 1
-        line = LogLine(number=self._number, time_s=time.time(), level=level, job_id=job_id, message=message)
+        line = LogLine(
+            number=self._number,
+            time_s=round(time.time(), 3),
+            level=level,
+            job_id=job_id,
+            message=message,
+            kind=kind,
+            run_id=self._keys.run_id,
+            segment=segment,
+            attempt=attempt,
+            worker=worker,
+            values=values,
+        )
         self._lines.append(line)
         self._unwritten.append(line)
 
@@ -43,9 +65,8 @@ class RunLog:
         if not lines:
             return
         self._part += 1
-        text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
         try:
-            store.write_bytes(self._keys.log(f"{self._started}-{self._part:05d}.jsonl"), text.encode())
+            store.write_bytes(self._keys.log(f"{self._started}-{self._part:05d}.jsonl"), dump_lines(lines))
         except StorageError:
             self._unwritten = lines + self._unwritten
             raise

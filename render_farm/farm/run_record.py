@@ -6,12 +6,14 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from render_farm.farm.film_task import FilmReport
 from render_farm.farm.results import Result
 from render_farm.farm.run_log import RunLog
 from render_farm.farm.run_spec import FilmEntry, RunSpec
 from render_farm.farm.snapshot import JobSnapshot, RunSnapshot
+from render_farm.observability.events import EventKind
 from render_farm.scheduling.states import JobState, RunState
 from render_farm.storage.store import Store
 
@@ -31,6 +33,8 @@ class FilmRecord:
     phase: str = ""
     worker: str = ""
     started_s: float | None = None
+    attempt: int = 1
+    """Counts every time its work is handed out again after a failure."""
 
     def picture(self) -> JobSnapshot:
         return JobSnapshot(
@@ -53,7 +57,7 @@ class RunRecord:
         self.spec = spec
         self.store = store
         self.log = RunLog(spec.run_id)
-        self.state = RunState.WAITING
+        self._state = RunState.WAITING
         self.stop_reason = ""
         self.note = ""
         self.films: dict[str, FilmRecord] = {}
@@ -69,6 +73,16 @@ class RunRecord:
         self._engine_s: dict[str, float] = {}
         self.segments_done = 0
         self.num_segments = 0
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    @state.setter
+    def state(self, state: RunState) -> None:
+        if state is RunState.RUNNING and self._state is RunState.WAITING:
+            self.log.add(f"{len(self.films)} films to render", kind=EventKind.RUN_STARTED, num_films=len(self.films))
+        self._state = state
 
     def add(self, entry: FilmEntry) -> FilmRecord:
         """Enter a film that waits."""
@@ -99,7 +113,23 @@ class RunRecord:
             film.result.started_at = datetime.now(UTC)
         film.result.state, film.worker, film.phase = JobState.RUNNING, worker, phase
         film.step = film.num_steps = 0
+        if phase == "publish":
+            self._note(film, EventKind.FINISH_STARTED, "finishing")
+        else:
+            self._note(film, EventKind.SEGMENT_STARTED, f"began on {worker}", segment=film.segments_done)
         self._touch(film)
+
+    def _note(self, film: FilmRecord, kind: EventKind, message: str, **details: Any) -> None:
+        """Log what happens to a film, for those who look closely."""
+        self.log.add(
+            message,
+            kind=kind,
+            level="debug",
+            job_id=film.result.job_id,
+            worker=film.worker,
+            attempt=film.attempt,
+            **details,
+        )
 
     def stepped(self, job_id: str, segment: int, step: int, num_steps: int) -> None:
         """A film's segment made a step."""
@@ -121,6 +151,10 @@ class RunRecord:
     def segment_done(self, job_id: str, seconds: float) -> None:
         """A film's segment is stored."""
         film = self.films[job_id]
+        segment = film.segments_done
+        self._note(
+            film, EventKind.SEGMENT_DONE, f"segment {segment + 1} is stored", segment=segment, seconds=round(seconds, 3)
+        )
         film.segments_done += 1
         film.step = film.num_steps = 0
         film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds, 3)
@@ -130,6 +164,9 @@ class RunRecord:
     def set_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
         """A film's work failed and will be tried again."""
         film = self.films[job_id]
+        if film.worker:
+            self._note(film, EventKind.WORK_FAILED, message, segment=film.segments_done)
+            film.attempt += 1
         if segments_done is not None and segments_done < film.segments_done:
             self.segments_done -= film.segments_done - segments_done
             self._work_total += sum(film.entry.costs[segments_done : film.segments_done])
@@ -143,7 +180,19 @@ class RunRecord:
 
     def published(self, job_id: str, report: FilmReport) -> None:
         """A film's files have their final names (the state follows with `ended`)."""
-        result = self.films[job_id].result
+        film = self.films[job_id]
+        result, job = film.result, film.entry.task.plan.job
+        self._note(
+            film,
+            EventKind.FILM_PUBLISHED,
+            "published",
+            seconds=round(report.seconds, 3),
+            num_frames=report.num_frames,
+            fps=job.fps,
+            width=job.width,
+            height=job.height,
+            seam_score=report.seam_score,
+        )
         result.uri, result.sha256, result.frames = report.uri, report.sha256, report.num_frames
         result.gpu_s = round(report.render_s, 3)
         result.seam_score = report.seam_score
@@ -160,6 +209,7 @@ class RunRecord:
         result.finished_at = datetime.now(UTC)
         if film.started_s is not None:
             result.wall_s = round(time.monotonic() - film.started_s, 3)
+        self._note(film, EventKind.FILM_ENDED, str(state), state=str(state), error_class=error_class)
         film.worker = film.phase = ""
         if state is not JobState.DONE:
             self._work_total -= sum(film.entry.costs[film.segments_done :])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from render_farm.observability.events import LogLine
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobSnapshot:
@@ -22,18 +24,6 @@ class JobSnapshot:
     worker: str = ""
     message: str = ""
     """Why it failed, or that it was already there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogLine:
-    """One event, numbered so that a reader can ask for the later ones."""
-
-    number: int
-    time_s: float
-    """Unix time."""
-    level: str
-    job_id: str
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)

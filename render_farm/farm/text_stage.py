@@ -10,6 +10,7 @@ from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.failures import classify
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.worker_pool import WorkerPool
+from render_farm.observability.events import EventKind
 from render_farm.scheduling.retry import Failure, RetryPolicy, judge
 
 
@@ -43,6 +44,7 @@ class TextStage:
                     if not missing:
                         return None
                     record.note = f"encoding {len(missing)} prompts"
+                    record.log.add(record.note, level="debug", kind=EventKind.TEXT_STARTED)
                     if self._takes_a_place:
                         await self._free_a_place()
                     await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
@@ -62,4 +64,6 @@ class TextStage:
                     record.log.add(f"encoding the prompts again: {failure.message}", level="warning")
                     await asyncio.sleep(verdict.delay_s)
                 finally:
+                    if record.note:
+                        record.log.add("the prompts are encoded", level="debug", kind=EventKind.TEXT_DONE)
                     record.note = ""

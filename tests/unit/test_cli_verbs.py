@@ -82,10 +82,11 @@ def rendered(monkeypatch):
 
 # --- the app ---
 
-VERBS = set(
-    "render submit status watch logs explain pause resume cancel retry priority preview report serve plan simulate "
-    "manifest models verify hosts gc bench doctor demo".split()
-)
+VERBS = {
+    *("render", "submit", "status", "watch", "logs", "explain", "pause", "resume", "cancel", "retry", "priority"),
+    *("preview", "report", "serve", "plan", "simulate", "manifest", "models", "verify", "hosts", "gc", "bench"),
+    *("doctor", "demo"),
+}
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -260,7 +261,8 @@ def test_render_passes_every_flag_on(cli, rendered, manifest):
     flags = "--run-id r --address auto --workers 3 --device cpu --ulysses 2 --ring 2 --cfg-parallel 2"
     more = "--keep-latents --strict --timeout 60 --max-failed 10%"
     result = cli("render", manifest, "--output", "out", *flags.split(), *more.split())
-    assert (result.exit_code, result.stdout) == (0, "run run-1: done (1 done)\nfilms: out\n")
+    shown = "run run-1: done (1 done)\nfilms: out\nreport: out/_runs/run-1/report.html\n"
+    assert (result.exit_code, result.stdout) == (0, shown)
     assert "a: something happened" in result.stderr
     (request,) = rendered.requests
     assert (request.manifest, request.prompt, request.output, request.run_id) == (manifest, None, "out", "r")

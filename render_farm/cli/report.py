@@ -1,0 +1,129 @@
+"""`render-farm report` and `serve`: a run on one page, as a file or from a small server."""
+
+from __future__ import annotations
+
+import threading
+import time
+import webbrowser
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from render_farm.cli.runs import Output, Run, find_run
+from render_farm.cli.terminal import Json, error_line, hint, print_json
+from render_farm.errors import RenderFarmError, UsageError
+
+if TYPE_CHECKING:
+    from render_farm.config import Settings
+    from render_farm.report.page_data import Price
+    from render_farm.storage import Store
+
+_AS_WRITTEN_EVERY_S = 60.0
+_MOST_SHARE_OF_TIME = 0.02
+
+
+def report(
+    run: Run,
+    output: Output = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a run's page, OUTPUT/_runs/RUN/report.html, as the run stands now."""
+    from render_farm.config import load_settings
+    from render_farm.report.writer import ReportWriter
+    from render_farm.storage.store import protocol_of
+
+    place = find_run(run, output)
+    where = ReportWriter(place.store, place.run_id, price_of(load_settings())).write()
+    if as_json:
+        print_json({"run_id": place.run_id, "output": place.store.root_uri, "report": where})
+    else:
+        print(where)
+    if open_it and protocol_of(where) != "file":
+        raise UsageError(
+            "--open: a browser cannot open an object store", advice="render-farm serve --output ... shows it"
+        )
+    if open_it and not webbrowser.open(f"file://{where}"):
+        hint("no browser could be opened here")
+
+
+def serve(
+    output: Output = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8420,
+    host: Annotated[str, typer.Option("--host", help="Other addresses than this machine's own need a token.")] = (
+        "127.0.0.1"
+    ),
+    token: Annotated[str | None, typer.Option("--token", help="Default: a new one, where one is needed.")] = None,
+) -> None:
+    """Serve the live pages and films of an output tree, read-only, until Ctrl-C."""
+    from render_farm.config import load_settings
+    from render_farm.report.serve import ReportServer
+    from render_farm.storage import open_store
+
+    settings = load_settings(output=output)
+    if not settings.output:
+        raise UsageError("--output is missing", advice="give a folder or a URI, or set RENDER_FARM_OUTPUT")
+    try:
+        server = ReportServer(open_store(settings.output), host=host, port=port, token=token, price=price_of(settings))
+    except OSError as error:
+        raise UsageError(
+            f"--host {host} --port {port}: {error.strerror or error}", advice="--port 0 takes a free one"
+        ) from error
+    print(server.url, flush=True)
+    with server:
+        try:
+            server.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            hint("stopped")
+
+
+def price_of(settings: Settings) -> Price:
+    """What an hour of a worker costs, by the settings."""
+    from render_farm.report.page_data import Price
+
+    return Price(per_hour=settings.gpu_price_per_hour, currency=settings.currency)
+
+
+class RunReporter:
+    """Writes a run's page in a thread of its own while the run goes on, and a last time at its end. What fails is said
+    once and takes nothing away from the run. A context manager."""
+
+    def __init__(self, store: Store, price: Price) -> None:
+        self._store = store
+        self._price = price
+        self._run_id: str | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="report", daemon=True)
+        self._complained = False
+
+    def begin(self, run_id: str) -> None:
+        """The run is under way."""
+        if self._run_id is None:
+            self._run_id = run_id
+            self._thread.start()
+
+    def __enter__(self) -> RunReporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._run_id is not None:
+            self._over.set()
+            self._thread.join()
+
+    def _work(self) -> None:
+        from render_farm.report.writer import ReportWriter
+
+        assert self._run_id is not None
+        writer, pause_s = ReportWriter(self._store, self._run_id, self._price), _AS_WRITTEN_EVERY_S
+        while True:
+            is_over = self._over.wait(pause_s)
+            started = time.monotonic()
+            try:
+                writer.write()
+            except RenderFarmError as error:
+                if not self._complained:
+                    error_line(f"the report could not be written: {error}")
+                self._complained = True
+            if is_over:
+                return
+            pause_s = max(_AS_WRITTEN_EVERY_S, (time.monotonic() - started) / _MOST_SHARE_OF_TIME)

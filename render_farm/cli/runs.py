@@ -1,0 +1,54 @@
+"""Which run is meant: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or $RENDER_FARM_OUTPUT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from render_farm.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from render_farm.storage import Store
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's URI, or its id with --output.")]
+Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Jobs of the run.")]
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", help="Where the run's films are. Default: $RENDER_FARM_OUTPUT.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlace:
+    """A run and the output tree it is in."""
+
+    store: Store
+    run_id: str
+
+
+def find_run(run: str, output: str | None) -> RunPlace:
+    """The run that `run` names. UsageError when it cannot be a run's name, NotFoundError when there is none of it."""
+    from render_farm.config import load_settings
+    from render_farm.storage import open_store
+    from render_farm.storage.layout import RUNS, RunKeys, check_id
+
+    root, _, run_id = run.rstrip("/").rpartition(f"/{RUNS}/")
+    if not root:
+        found = load_settings(output=output).output
+        if not found:
+            raise UsageError(
+                f"where is run {run!r}? --output is missing",
+                advice=f"give --output, set RENDER_FARM_OUTPUT, or write OUTPUT/{RUNS}/{run}",
+            )
+        root, run_id = found, run
+    try:
+        check_id(run_id, "run id")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    store = open_store(root)
+    if not store.exists(RunKeys(run_id=run_id).run):
+        known = store.list_folders(RUNS)[-5:]
+        advice = f"the last ones there: {', '.join(known)}" if known else "nothing has been rendered there yet"
+        raise NotFoundError(f"there is no run {run_id!r} in {store.root_uri}", advice=advice)
+    return RunPlace(store=store, run_id=run_id)

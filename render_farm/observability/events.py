@@ -1,0 +1,75 @@
+"""The events of a run: one JSON line each, with run, job, segment, attempt and worker, in the run's `logs/` folder.
+
+The lines are enough to draw the run afterwards: who did what from when to when, what was waited for, and how it ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+
+class EventKind(StrEnum):
+    """What happened. A line without a kind is a remark."""
+
+    REMARK = ""
+    RUN_STARTED = "run_started"
+    TEXT_STARTED = "text_started"
+    TEXT_DONE = "text_done"
+    WORKER_UP = "worker_up"
+    WORKER_ENDED = "worker_ended"
+    SEGMENT_STARTED = "segment_started"
+    SEGMENT_DONE = "segment_done"
+    FINISH_STARTED = "finish_started"
+    FILM_PUBLISHED = "film_published"
+    WORK_FAILED = "work_failed"
+    FILM_ENDED = "film_ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """One event, numbered so that a reader can ask for the later ones."""
+
+    number: int
+    time_s: float
+    """Unix time."""
+    level: str
+    """`debug info warning error`; `debug` is what a person who watches does not need."""
+    job_id: str
+    message: str
+    kind: str = ""
+    """Of `EventKind`; a newer version may know more."""
+    run_id: str = ""
+    segment: int | None = None
+    """Counted from 0."""
+    attempt: int = 0
+    worker: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What else is known, by name with its unit: `seconds`, `num_frames`, `error_class`."""
+
+
+_FIELDS = tuple(f.name for f in fields(LogLine))
+_ALWAYS = ("number", "time_s", "level", "job_id", "message")
+
+
+def dump_lines(lines: Iterable[LogLine]) -> bytes:
+    """JSON lines; fields that say nothing are left out."""
+    return "".join(json.dumps(_content(line), default=str) + "\n" for line in lines).encode()
+
+
+def parse_lines(data: bytes) -> Iterator[LogLine]:
+    """The events of a log object. Lines that are none (a torn end, another program's) are skipped."""
+    for text in data.splitlines():
+        try:
+            content = json.loads(text)
+            yield LogLine(**{name: content[name] for name in _FIELDS if name in content})
+        except (ValueError, TypeError):
+            continue
+
+
+def _content(line: LogLine) -> dict[str, Any]:
+    named = ((name, getattr(line, name)) for name in _FIELDS)
+    return {name: value for name, value in named if name in _ALWAYS or (value or (name == "segment" and value == 0))}

@@ -1,0 +1,61 @@
+"""The page: one HTML file with its style, its script and its data inside. What users wrote reaches the browser as JSON
+text only, and the script never makes HTML of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+from functools import cache
+from string import Template
+from typing import Any
+
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def build_page(data: dict[str, Any], *, live: bool = False) -> bytes:
+    """The page of `page_data`'s value. A `live` one asks the server that it came from for news."""
+    script, style = _asset("page.js"), _asset("page.css")
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src '{_hash(script)}'",
+            f"style-src '{_hash(style)}'",
+            "img-src 'self' file: https: data:",
+            "media-src 'self' file: https:",
+            *(["connect-src 'self'"] if live else []),
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    page = Template(_asset("page.html")).substitute(
+        policy=policy,
+        title=_text(f"{data['run']['id']} - render_farm"),
+        style=style,
+        script=script,
+        data=dump_data({**data, "live": live}),
+    )
+    return page.encode()
+
+
+def dump_data(data: dict[str, Any]) -> str:
+    """JSON that can stand inside a script element: nothing in it can end the element or begin another."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=str)
+    for character, escape in _UNSAFE.items():
+        text = text.replace(character, escape)
+    return text
+
+
+def _text(value: str) -> str:
+    return value.replace("&", "&amp;").replace("<", "&lt;")
+
+
+@cache
+def _asset(name: str) -> str:
+    return (importlib.resources.files("render_farm.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    """As a content security policy names an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

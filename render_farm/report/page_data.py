@@ -1,0 +1,279 @@
+"""What the page shows, as one plain value that becomes JSON: columns instead of rows, so that 5,000 jobs stay small."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from render_farm.job import default_seed
+from render_farm.media.seams import VISIBLE
+from render_farm.models import defaults_for
+from render_farm.observability.events import EventKind
+from render_farm.report.failures import group_failures
+from render_farm.report.run_folder import RunFolder
+from render_farm.report.timeline import Timeline, build_timeline
+
+_BUCKETS = 96
+_SLOWEST = 20
+_LISTED = 50
+_STATES = ("done", "running", "waiting", "failed", "cancelled")
+_THERE = "was there already"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """What an hour of a worker costs; None: nobody said."""
+
+    per_hour: float | None = None
+    currency: str = "USD"
+
+
+def page_data(
+    folder: RunFolder,
+    *,
+    previous: tuple[dict[str, Any], list[dict[str, Any]]] | None = None,
+    now_s: float,
+    root_uri: str = "",
+    price: Price = Price(),
+) -> dict[str, Any]:
+    """Everything on the page. `now_s` is the time of writing; `root_uri` the address of the output tree."""
+    is_over = not any(row["state"] in ("waiting", "running") for row in folder.results) and bool(folder.results)
+    timeline = build_timeline(folder.events, now_s=None if is_over else now_s)
+    jobs = _jobs(folder)
+    output = root_uri or str(folder.document.get("output", ""))
+    totals = _totals(jobs, timeline, price)
+    return {
+        "schema": "render_farm.report/1",
+        "run": {
+            "id": folder.run_id,
+            "output": output,
+            "manifest": folder.document.get("manifest"),
+            "device": folder.document.get("device"),
+            "version": folder.document.get("render_farm"),
+            "started": timeline.start_s or None,
+            "written": now_s,
+            "over": is_over,
+            "state": _state(totals["states"], is_over),
+        },
+        "totals": totals,
+        "throughput": _throughput(jobs, timeline),
+        "gantt": _gantt(timeline, jobs["id"]),
+        "jobs": jobs,
+        "failures": [asdict(group) for group in group_failures(folder.results, run_id=folder.run_id, output=output)],
+        "slowest": _largest(jobs, "wall", _SLOWEST),
+        "seams": [index for index in _largest(jobs, "seam", _LISTED) if jobs["seam"][index] >= VISIBLE],
+        "visible_seam": VISIBLE,
+        "changes": _changes(folder, jobs, totals, previous),
+    }
+
+
+def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
+    """One list a column, the manifest's order; rows of results without a row of the manifest follow."""
+    results = {row["job_id"]: row for row in folder.results}
+    rows = {str(row["job_id"]): row for row in folder.jobs if "job_id" in row}
+    published = {line.job_id: line.values for line in folder.events if line.kind == EventKind.FILM_PUBLISHED}
+    names = list(dict.fromkeys([*rows, *results]))
+    columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+    for name in names:
+        row, result, known = rows.get(name, {}), results.get(name, {}), published.get(name, {})
+        fps = known.get("fps") or row.get("fps") or _default(row, "fps")
+        frames = result.get("frames") or known.get("num_frames")
+        values = {
+            "id": name,
+            "state": result.get("state", "waiting"),
+            "prompt": _prompt(row.get("prompt")),
+            "seed": row.get("seed") if row.get("seed") is not None else default_seed(name),
+            "video": round(frames / fps, 2) if isinstance(frames, int) and fps else None,
+            "size": f"{known['width']}x{known['height']}" if "width" in known else _size(row),
+            "model": row.get("model"),
+            "label": _label(row),
+            "seam": result.get("seam_score"),
+            "wall": result.get("wall_s"),
+            "gpu": result.get("gpu_s"),
+            "attempts": result.get("attempts"),
+            "segments": result.get("segments"),
+            "finished": round(result["finished_at"], 1) if result.get("finished_at") else None,
+            "message": result.get("message"),
+            "error": result.get("error_class"),
+            "late": _late(row, result),
+        }
+        for column, value in values.items():
+            columns[column].append(value)
+    return columns
+
+
+_COLUMNS = (
+    *("id", "state", "prompt", "seed", "video", "size", "model", "label", "seam", "wall", "gpu", "attempts"),
+    *("segments", "finished", "message", "error", "late"),
+)
+
+
+def _prompt(value: Any) -> str:
+    return " | ".join(map(str, value)) if isinstance(value, list | tuple) else str(value or "")
+
+
+def _default(row: dict[str, Any], name: str) -> Any:
+    return getattr(defaults_for(str(row.get("model") or "tiny"), str(row.get("task") or "t2v")), name)
+
+
+def _size(row: dict[str, Any]) -> str | None:
+    width, height = (row.get(name) or _default(row, name) for name in ("width", "height"))
+    return f"{width}x{height}" if width and height else None
+
+
+def _label(row: dict[str, Any]) -> str:
+    """Owner and tags, for the search."""
+    tags = row.get("tags") or ()
+    pairs = tags.items() if isinstance(tags, dict) else tags
+    return " ".join([str(row.get("owner") or ""), *(f"{key}={value}" for key, value in pairs)]).strip()
+
+
+def _late(row: dict[str, Any], result: dict[str, Any]) -> float | None:
+    """Seconds that a film ended after its deadline (negative: before); None without both."""
+    deadline, finished = row.get("deadline"), result.get("finished_at")
+    if not isinstance(deadline, datetime) or not finished:
+        return None
+    return round(finished - deadline.timestamp(), 1)
+
+
+def _totals(jobs: dict[str, list[Any]], timeline: Timeline, price: Price) -> dict[str, Any]:
+    states = Counter(jobs["state"])
+    made = [index for index, message in enumerate(jobs["message"]) if not (message or "").startswith(_THERE)]
+    video_s = sum(jobs["video"][index] or 0.0 for index in made if jobs["state"][index] == "done")
+    held_s = sum(timeline.up_s.values())
+    work_s = sum(span.end_s - span.start_s for span in timeline.spans if span.kind == "segment")
+    lost_s = sum(span.end_s - span.start_s for span in timeline.spans if span.kind == "failed")
+    idle_s = sum(timeline.idle_s.values())
+    return {
+        "jobs": len(jobs["id"]),
+        "states": {state: states[state] for state in _STATES if states[state]},
+        "already": len(jobs["id"]) - len(made),
+        "video_s": round(video_s, 1),
+        "wall_s": round(timeline.end_s - timeline.start_s, 1),
+        "held_s": round(held_s, 1),
+        "work_s": round(work_s, 1),
+        "lost_s": round(lost_s, 1),
+        "idle_s": round(idle_s, 1),
+        "busy_share": round(1 - idle_s / held_s, 4) if held_s else None,
+        "workers": len(timeline.up_s),
+        "cost": None if price.per_hour is None else round(price.per_hour * held_s / 3600, 2),
+        "currency": price.currency,
+        "video_s_per_held_h": round(video_s / held_s * 3600, 1) if held_s else None,
+        "attempts_again": sum(max(0, (attempts or 0) - 1) for attempts in jobs["attempts"]),
+        "late": sum(late > 0 for late in jobs["late"] if late is not None),
+        "deadlines": sum(late is not None for late in jobs["late"]),
+    }
+
+
+def _state(states: dict[str, int], is_over: bool) -> str:
+    if not is_over:
+        return "running"
+    return next((state for state in ("failed", "cancelled") if states.get(state)), "done")
+
+
+def _throughput(jobs: dict[str, list[Any]], timeline: Timeline) -> dict[str, Any]:
+    """Finished video, in seconds, and films by time."""
+    span = timeline.end_s - timeline.start_s
+    if span <= 0:
+        return {"start": timeline.start_s, "width": 0, "video": [], "films": []}
+    num_buckets = max(4, min(_BUCKETS, int(span)))
+    width = span / num_buckets
+    video, films = [0.0] * num_buckets, [0] * num_buckets
+    for index, finished in enumerate(jobs["finished"]):
+        if finished is None or jobs["state"][index] != "done" or not timeline.start_s <= finished <= timeline.end_s + 1:
+            continue
+        bucket = min(num_buckets - 1, int((finished - timeline.start_s) / width))
+        video[bucket] += jobs["video"][index] or 0.0
+        films[bucket] += 1
+    return {
+        "start": timeline.start_s,
+        "width": round(width, 3),
+        "video": [round(value, 1) for value in video],
+        "films": films,
+    }
+
+
+def _gantt(timeline: Timeline, ids: list[str]) -> dict[str, Any]:
+    """Spans by worker as `[start, length, kind, job, segment]`, times in tenths of a second from the start."""
+    kinds = ["segment", "finish", "failed"]
+    number = {name: index for index, name in enumerate(ids)}
+    rows: dict[str, list[list[int]]] = {worker: [] for worker in timeline.workers}
+    for span in timeline.spans:
+        rows.setdefault(span.worker, []).append(
+            [
+                round((span.start_s - timeline.start_s) * 10),
+                max(1, round((span.end_s - span.start_s) * 10)),
+                kinds.index(span.kind),
+                number.get(span.job_id, -1),
+                -1 if span.segment is None else span.segment,
+            ]
+        )
+    reasons = list(timeline.idle_s)
+    idle: dict[str, list[list[int]]] = {worker: [] for worker in rows}
+    for gap in timeline.idle:
+        begin, length = round((gap.start_s - timeline.start_s) * 10), round((gap.end_s - gap.start_s) * 10)
+        if length >= 5:
+            idle.setdefault(gap.worker, []).append([begin, length, reasons.index(gap.reason)])
+    return {
+        "start": timeline.start_s,
+        "end": timeline.end_s,
+        "kinds": kinds,
+        "reasons": [[reason, round(seconds, 1)] for reason, seconds in timeline.idle_s.items()],
+        "workers": [
+            {"name": worker, "up": round(timeline.up_s.get(worker, 0.0), 1), "spans": spans, "idle": idle[worker]}
+            for worker, spans in rows.items()
+        ],
+    }
+
+
+def _largest(jobs: dict[str, list[Any]], column: str, most: int) -> list[int]:
+    known = [index for index, value in enumerate(jobs[column]) if value is not None]
+    return sorted(known, key=lambda index: -jobs[column][index])[:most]
+
+
+def _changes(
+    folder: RunFolder,
+    jobs: dict[str, list[Any]],
+    totals: dict[str, Any],
+    previous: tuple[dict[str, Any], list[dict[str, Any]]] | None,
+) -> dict[str, Any] | None:
+    """This run beside the one before it."""
+    if previous is None:
+        return None
+    document, rows = previous
+    before = {row["job_id"]: row for row in rows}
+    now = {row["job_id"]: row for row in folder.results}
+    failed = {name for name, row in now.items() if row["state"] == "failed"}
+    failed_before = {name for name, row in before.items() if row["state"] == "failed"}
+    shared = now.keys() & before.keys()
+    return {
+        "run": document.get("run_id"),
+        "started": document.get("started_at"),
+        "rows": [
+            ["films", len(before), totals["jobs"]],
+            ["done", _count(before, "done"), _count(now, "done")],
+            ["failed", len(failed_before), len(failed)],
+            ["rendering seconds a film (median)", _median(before), _median(now)],
+        ],
+        "newly_failed": sorted(failed & before.keys() - failed_before)[:_LISTED],
+        "repaired": sorted(name for name in failed_before if name in now and now[name]["state"] == "done")[:_LISTED],
+        "new": len(now.keys() - before.keys()),
+        "gone": len(before.keys() - now.keys()),
+        "changed": sum(
+            1
+            for name in shared
+            if now[name].get("sha256") and before[name].get("sha256") and now[name]["sha256"] != before[name]["sha256"]
+        ),
+    }
+
+
+def _count(rows: dict[str, dict[str, Any]], state: str) -> int:
+    return sum(row["state"] == state for row in rows.values())
+
+
+def _median(rows: dict[str, dict[str, Any]]) -> float | None:
+    seconds = [row["gpu_s"] for row in rows.values() if row.get("gpu_s")]
+    return round(statistics.median(seconds), 1) if seconds else None

@@ -1,0 +1,158 @@
+"""Reads a run's folder, `_runs/<run_id>/`, as it stands: any part may be missing while the run goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from render_farm.errors import NotFoundError
+from render_farm.observability.events import LogLine, parse_lines
+from render_farm.storage.layout import RUNS, RunKeys
+from render_farm.storage.store import Store
+
+_READS_AT_ONCE = 16
+_RUNS_LOOKED_AT = 200
+_SHOWN_COLUMNS = (
+    "job_id",
+    "prompt",
+    "model",
+    "seed",
+    "fps",
+    "height",
+    "width",
+    "owner",
+    "priority",
+    "deadline",
+    "tags",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """What lies in a run's folder."""
+
+    run_id: str
+    document: dict[str, Any]
+    """`run.json`."""
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the manifest, in its order: the columns that a person looks for."""
+    results: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `results.parquet`."""
+    events: list[LogLine] = field(default_factory=list)
+    """In the order of time."""
+
+
+class RunFolderReader:
+    """Reads one run again and again: log objects never change, so each is read once."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store = store
+        self._keys = RunKeys(run_id=run_id)
+        self._logs: dict[str, list[LogLine]] = {}
+        self._jobs: list[dict[str, Any]] | None = None
+
+    def read(self) -> RunFolder:
+        """The run as it stands. NotFoundError when there is no such run."""
+        document = self._document()
+        if self._jobs is None:
+            manifest = self._bytes(self._keys.manifest)
+            if manifest is None and not document:
+                raise NotFoundError(
+                    f"there is no run {self._keys.run_id} in {self._store.root_uri}",
+                    advice=_known_runs(self._store),
+                )
+            self._jobs = _manifest_rows(manifest)
+        return RunFolder(
+            run_id=self._keys.run_id,
+            document=document,
+            jobs=self._jobs,
+            results=_results(self._bytes(self._keys.results)),
+            events=self.events(),
+        )
+
+    def events(self) -> list[LogLine]:
+        """Every event that is stored, in the order of time."""
+        new = [key for key in self._store.list(self._keys.logs) if key.endswith(".jsonl") and key not in self._logs]
+        with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+            for key, data in zip(new, pool.map(self._bytes, new), strict=True):
+                self._logs[key] = list(parse_lines(data or b""))
+        lines = [line for key in sorted(self._logs) for line in self._logs[key]]
+        return sorted(lines, key=lambda line: line.time_s)
+
+    def _document(self) -> dict[str, Any]:
+        data = self._bytes(self._keys.run)
+        try:
+            content = json.loads(data) if data else {}
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _bytes(self, key: str) -> bytes | None:
+        try:
+            return self._store.read_bytes(key)
+        except NotFoundError:
+            return None
+
+
+def run_ids(store: Store) -> list[str]:
+    """The runs of an output tree, by name."""
+    return store.list_folders(RUNS)
+
+
+def previous_run(store: Store, folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """`run.json` and the results of the run that this one is compared with: the last that started before it, of the
+    same manifest where there is one. None when there is none."""
+    started = str(folder.document.get("started_at", ""))
+    candidates = []
+    for run_id in run_ids(store)[-_RUNS_LOOKED_AT:]:
+        if run_id == folder.run_id:
+            continue
+        document = RunFolderReader(store, run_id)._document()
+        if document and str(document.get("started_at", "")) < started:
+            candidates.append(document)
+    if not candidates:
+        return None
+    kin = [document for document in candidates if _stem(document) == _stem(folder.document)]
+    chosen = max(kin or candidates, key=lambda document: str(document.get("started_at", "")))
+    reader = RunFolderReader(store, str(chosen["run_id"]))
+    return chosen, _results(reader._bytes(reader._keys.results))
+
+
+def _stem(document: dict[str, Any]) -> str:
+    return str(document.get("manifest") or "").rpartition("/")[2]
+
+
+def _known_runs(store: Store) -> str:
+    known = run_ids(store)[-10:]
+    return f"runs there: {', '.join(known)}" if known else "no run is there; check --output"
+
+
+def _results(data: bytes | None) -> list[dict[str, Any]]:
+    if data is None:
+        return []
+    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    for row in rows:
+        for name in ("started_at", "finished_at"):
+            if isinstance(row.get(name), datetime):
+                row[name] = row[name].timestamp()
+    return rows
+
+
+def _manifest_rows(data: bytes | None) -> list[dict[str, Any]]:
+    """Rows as they were submitted; bad ones too, so nothing is taken for granted of their types."""
+    if data is None:
+        return []
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+        columns = [name for name in _SHOWN_COLUMNS if name in file.schema_arrow.names]
+        rows = file.read(columns=columns).to_pylist()
+    except (pa.ArrowException, OSError):
+        return []
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]

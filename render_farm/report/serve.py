@@ -1,0 +1,281 @@
+"""A read-only server of reports over one output tree: the list of runs, each run's page as it is now, and the films.
+
+    /                                     the runs
+    /_runs/<run_id>/report.html           the page; it asks for report.json while the run goes on
+    /<job_id>/video.mp4 | poster.jpg      with Range requests, so that players can seek
+
+Nothing else is served, and nothing is written. On an address that other machines reach, a token is needed; on the
+loopback address requests must name it, so that no web page elsewhere can read along through a name of its own.
+"""
+
+from __future__ import annotations
+
+import html
+import http.cookies
+import ipaddress
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from render_farm.errors import NotFoundError, RenderFarmError
+from render_farm.report.page import build_page, dump_data
+from render_farm.report.page_data import Price
+from render_farm.report.run_folder import run_ids
+from render_farm.report.writer import ReportWriter
+from render_farm.storage.layout import POSTER, RUNS, VIDEO, JobKeys, check_id
+from render_farm.storage.local import LocalStore
+from render_farm.storage.store import Store, content_type_for
+
+_BUILD_AT_MOST_EVERY_S = 2.0
+_FILES_KEPT = 64
+_BLOCK = 1 << 16
+_COOKIE = "render_farm_token"
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RUNS_LISTED = 500
+
+
+class ReportServer(ThreadingHTTPServer):
+    """See the module. `serve_forever` blocks; `url` is where to go, the token included."""
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        price: Price = Price(),
+    ) -> None:
+        """`port` 0 takes a free one. `token` None: one is made where it is needed. OSError when the port is taken."""
+        super().__init__((host, port), _Handler)
+        self.store = store
+        self.is_loopback = _is_loopback(host)
+        self.token = token or (None if self.is_loopback else secrets.token_urlsafe(24))
+        self._price = price
+        self._writers: dict[str, ReportWriter] = {}
+        self._built: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._building = threading.Lock()
+        self.media = _Media(store)
+
+    @property
+    def url(self) -> str:
+        host, port = str(self.server_address[0]), self.server_address[1]
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{port}/" + (f"?token={self.token}" if self.token else "")
+
+    def data(self, run_id: str) -> dict[str, Any]:
+        """What a run's page shows, at most a few seconds old. NotFoundError when there is no such run."""
+        with self._building:
+            now = time.monotonic()
+            built = self._built.get(run_id)
+            if built is None or now - built[0] > _BUILD_AT_MOST_EVERY_S:
+                writer = self._writers.get(run_id) or ReportWriter(self.store, run_id, self._price)
+                built = (now, writer.data())
+                self._writers[run_id], self._built[run_id] = writer, built
+            return built[1]
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.media.close()
+
+
+class _Media:
+    """Films as local files: those of a folder where they are, others as copies, the last few of which are kept."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = Path(tempfile.mkdtemp(prefix="render-farm-serve-"))
+        self._copies: OrderedDict[str, tuple[int, Path]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, key: str) -> tuple[IO[bytes], int]:
+        """The file and its size. NotFoundError when there is none."""
+        if isinstance(self._store, LocalStore):
+            path = Path(self._store.uri(key))
+        else:
+            path = self._copied(key)
+        try:
+            return path.open("rb"), path.stat().st_size
+        except OSError as error:
+            raise NotFoundError(f"{key}: there is no such object") from error
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _copied(self, key: str) -> Path:
+        size = self._store.size(key)
+        with self._lock:
+            known = self._copies.get(key)
+            if known is not None and known[0] == size:
+                self._copies.move_to_end(key)
+                return known[1]
+        path = self._folder / secrets.token_hex(8)
+        self._store.get_file(key, path)
+        with self._lock:
+            self._copies[key] = (size, path)
+            dropped = [self._copies.popitem(last=False)[1][1] for _ in range(len(self._copies) - _FILES_KEPT)]
+        for old in dropped:
+            old.unlink(missing_ok=True)
+        return path
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ReportServer
+    protocol_version = "HTTP/1.1"
+    server_version = "render-farm"
+    sys_version = ""
+    timeout = 60
+
+    def do_GET(self) -> None:
+        try:
+            self._serve()
+        except NotFoundError as error:
+            self._say(HTTPStatus.NOT_FOUND, error.message)
+        except RenderFarmError as error:
+            self._say(HTTPStatus.BAD_GATEWAY, str(error))
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the browser has seen enough
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *values: Any) -> None:
+        """Nothing: the address holds the token, and a page asks often."""
+
+    def _serve(self) -> None:
+        address = urlsplit(self.path)
+        if not self._may_ask(parse_qs(address.query).get("token", [""])[0], address.path):
+            return
+        parts = [unquote(part) for part in address.path.split("/")[1:]]
+        match parts:
+            case [""]:
+                self._send(_list_page(self.server.store).encode(), "text/html; charset=utf-8")
+            case [runs, run_id, "report.html"] if runs == RUNS:
+                page = build_page(self.server.data(_checked(run_id)), live=True)
+                self._send(page, "text/html; charset=utf-8")
+            case [runs, run_id, "report.json"] if runs == RUNS:
+                self._send(dump_data(self.server.data(_checked(run_id))).encode(), "application/json")
+            case [job_id, name] if name in (VIDEO, POSTER):
+                self._send_file(JobKeys(job_id=_checked(job_id)).final(name), name)
+            case _:
+                raise NotFoundError("there is nothing here")
+
+    def _may_ask(self, given: str, path: str) -> bool:
+        """Whether to answer; what is said otherwise has been said."""
+        token = self.server.token
+        if token is None:
+            host = (self.headers.get("Host") or "").rpartition(":")[0].strip("[]") or self.headers.get("Host", "")
+            if host in ("localhost", "127.0.0.1", "::1"):
+                return True
+            self._say(HTTPStatus.FORBIDDEN, "ask for localhost or 127.0.0.1")
+            return False
+        if given and secrets.compare_digest(given.encode(), token.encode()):
+            self.send_response(HTTPStatus.SEE_OTHER)
+            self.send_header("Location", path)
+            self.send_header("Set-Cookie", f"{_COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/")
+            self._end(0)
+            return False
+        cookies: http.cookies.SimpleCookie = http.cookies.SimpleCookie()
+        try:
+            cookies.load(self.headers.get("Cookie") or "")
+        except http.cookies.CookieError:
+            cookies.clear()
+        held = cookies[_COOKIE].value if _COOKIE in cookies else ""
+        bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if any(secrets.compare_digest(value.encode(), token.encode()) for value in (held, bearer)):
+            return True
+        self._say(HTTPStatus.UNAUTHORIZED, "the token is missing: open the address that `render-farm serve` printed")
+        return False
+
+    def _send_file(self, key: str, name: str) -> None:
+        file, size = self.server.media.open(key)
+        with file:
+            span = _range(self.headers.get("Range"), size)
+            if span is None:
+                self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                self.send_header("Content-Range", f"bytes */{size}")
+                self._end(0)
+                return
+            start, stop = span
+            partial = (start, stop) != (0, size) or self.headers.get("Range")
+            self.send_response(HTTPStatus.PARTIAL_CONTENT if partial else HTTPStatus.OK)
+            self.send_header("Content-Type", content_type_for(name))
+            self.send_header("Accept-Ranges", "bytes")
+            if partial:
+                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+            self._end(stop - start, cache="private, max-age=60")
+            if self.command == "HEAD":
+                return
+            file.seek(start)
+            left = stop - start
+            while left > 0 and (block := file.read(min(_BLOCK, left))):
+                self.wfile.write(block)
+                left -= len(block)
+
+    def _send(self, body: bytes, content_type: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self._end(len(body))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _say(self, status: HTTPStatus, message: str) -> None:
+        self._send(message.encode() + b"\n", "text/plain; charset=utf-8", status)
+
+    def _end(self, length: int, *, cache: str = "no-store") -> None:
+        self.send_header("Content-Length", str(length))
+        self.send_header("Cache-Control", cache)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.end_headers()
+
+
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Start and stop of what is asked for; all of it for what is no single range of bytes; None for one beyond."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.groups() == ("", ""):
+        return 0, size
+    first, last = match.groups()
+    if first == "":
+        return (max(0, size - int(last)), size) if int(last) else None
+    start, stop = int(first), min(size, int(last) + 1) if last else size
+    return (start, stop) if start < size and start < stop else None
+
+
+def _checked(name: str) -> str:
+    try:
+        return check_id(name)
+    except ValueError as error:
+        raise NotFoundError("there is nothing here") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _list_page(store: Store) -> str:
+    rows = "".join(
+        f'<li><a href="{RUNS}/{html.escape(run_id)}/report.html">{html.escape(run_id)}</a></li>'
+        for run_id in run_ids(store)[:_RUNS_LISTED]
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
+        'content="light dark"><link rel="icon" href="data:,"><title>render_farm</title></head>'
+        '<body style="font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem">'
+        f"<h1>Runs</h1><p>{html.escape(store.root_uri)}</p><ul>{rows or '<li>none yet</li>'}</ul></body></html>"
+    )

@@ -1,0 +1,195 @@
+"""From events to who did what when: spans of work on each worker, and where the idle time went. Pure.
+
+Times are Unix seconds. A worker that denoises and finishes another film at once is busy once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from render_farm.observability.events import EventKind, LogLine
+
+_SHORTEST_IDLE_S = 0.05
+_BEGINS = {EventKind.SEGMENT_STARTED: "segment", EventKind.FINISH_STARTED: "finish"}
+_ENDS = {EventKind.SEGMENT_DONE, EventKind.FILM_PUBLISHED, EventKind.WORK_FAILED, EventKind.FILM_ENDED}
+
+TEXT = "waiting for the prompts to be encoded"
+RETRY = "waiting to try again"
+TAIL = "no film left to begin"
+BETWEEN = "between segments"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Something a worker did."""
+
+    worker: str
+    start_s: float
+    end_s: float
+    kind: str
+    """`segment`, `finish`, or `failed`: work that came to nothing."""
+    job_id: str
+    segment: int | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idle:
+    """A worker that was up and did nothing."""
+
+    worker: str
+    start_s: float
+    end_s: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """A run from its first event to its last."""
+
+    start_s: float
+    end_s: float
+    spans: list[Span] = field(default_factory=list)
+    idle: list[Idle] = field(default_factory=list)
+    up_s: dict[str, float] = field(default_factory=dict)
+    """Seconds that each worker was held."""
+
+    @property
+    def workers(self) -> list[str]:
+        return sorted(self.up_s, key=_natural)
+
+    @property
+    def idle_s(self) -> dict[str, float]:
+        """Idle seconds by reason, the largest first."""
+        total: dict[str, float] = defaultdict(float)
+        for gap in self.idle:
+            total[gap.reason] += gap.end_s - gap.start_s
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def build_timeline(events: Iterable[LogLine], *, now_s: float | None = None) -> Timeline:
+    """The timeline of a run's events, in the order of time. Work that is still going on ends at `now_s` (default: the
+    last event). A run that was taken up again after a stop has a gap in which no worker is up."""
+    lines = list(events)
+    if not lines:
+        return Timeline(start_s=0.0, end_s=0.0)
+    end_s = max(lines[-1].time_s, now_s or 0.0)
+    spans, up = _spans(lines, end_s)
+    idle = _idle(lines, spans, up)
+    held = {worker: sum(end - start for start, end in times) for worker, times in up.items()}
+    return Timeline(start_s=lines[0].time_s, end_s=end_s, spans=spans, idle=idle, up_s=held)
+
+
+def _spans(lines: list[LogLine], end_s: float) -> tuple[list[Span], dict[str, list[tuple[float, float]]]]:
+    """Work, and when each worker was up."""
+    spans: list[Span] = []
+    open_work: dict[tuple[str, str], LogLine] = {}
+    open_up: dict[str, float] = {}
+    up: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def close(begin: LogLine, time_s: float, *, failed: bool) -> None:
+        spans.append(
+            Span(
+                worker=begin.worker,
+                start_s=begin.time_s,
+                end_s=time_s,
+                kind="failed" if failed else _BEGINS[EventKind(begin.kind)],
+                job_id=begin.job_id,
+                segment=begin.segment,
+                attempt=begin.attempt,
+            )
+        )
+
+    def all_down(time_s: float) -> None:
+        for begin in open_work.values():
+            close(begin, time_s, failed=True)
+        open_work.clear()
+        for worker, since in open_up.items():
+            up[worker].append((since, time_s))
+        open_up.clear()
+
+    last_s = lines[0].time_s
+    for line in lines:
+        if line.kind == EventKind.RUN_STARTED:
+            all_down(last_s)  # the farm before this one ended without a word
+        elif line.kind == EventKind.WORKER_UP:
+            open_up[line.worker] = line.time_s
+        elif line.kind == EventKind.WORKER_ENDED and line.worker in open_up:
+            up[line.worker].append((open_up.pop(line.worker), line.time_s))
+            for key in [key for key in open_work if key[0] == line.worker]:
+                close(open_work.pop(key), line.time_s, failed=True)
+        elif line.kind in _BEGINS:
+            open_work[line.worker, line.job_id] = line
+            open_up.setdefault(line.worker, line.time_s)
+        elif line.kind in _ENDS and (begin := open_work.pop((line.worker, line.job_id), None)):
+            failed = line.kind == EventKind.WORK_FAILED or (
+                line.kind == EventKind.FILM_ENDED and line.values.get("state") != "done"
+            )
+            close(begin, line.time_s, failed=failed)
+        last_s = line.time_s
+    for begin in open_work.values():
+        close(begin, end_s, failed=False)
+    for worker, since in open_up.items():
+        up[worker].append((since, end_s))
+    spans.sort(key=lambda span: span.start_s)
+    return spans, dict(up)
+
+
+def _idle(lines: list[LogLine], spans: list[Span], up: dict[str, list[tuple[float, float]]]) -> list[Idle]:
+    """The gaps of every worker, each with its reason."""
+    reasons = _Reasons(lines)
+    by_worker: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        by_worker[span.worker].append(span)
+    idle: list[Idle] = []
+    for worker, times in up.items():
+        busy = sorted((span.start_s, span.end_s) for span in by_worker[worker])
+        for start, end in times:
+            at = start
+            for busy_start, busy_end in [*busy, (end, end)]:
+                if busy_end <= start or busy_start > end:
+                    continue
+                if busy_start - at > _SHORTEST_IDLE_S:
+                    reason = reasons.of(at, busy_start)
+                    idle.append(Idle(worker=worker, start_s=at, end_s=busy_start, reason=reason))
+                at = max(at, busy_end)
+    return idle
+
+
+class _Reasons:
+    """Why a worker did nothing, from what the run as a whole was doing then."""
+
+    def __init__(self, lines: list[LogLine]) -> None:
+        self._text: list[tuple[float, float]] = []
+        self._retry: list[tuple[float, float]] = []
+        self._last_start_s = max((line.time_s for line in lines if line.kind in _BEGINS), default=0.0)
+        since: float | None = None
+        delayed: dict[str, float] = {}
+        for line in lines:
+            if line.kind == EventKind.TEXT_STARTED:
+                since = line.time_s
+            elif line.kind == EventKind.TEXT_DONE and since is not None:
+                self._text.append((since, line.time_s))
+                since = None
+            elif line.kind == EventKind.WORK_FAILED:
+                delayed[line.job_id] = line.time_s
+            elif line.kind in _BEGINS and line.job_id in delayed:
+                self._retry.append((delayed.pop(line.job_id), line.time_s))
+
+    def of(self, start_s: float, end_s: float) -> str:
+        middle = (start_s + end_s) / 2
+        if any(begin <= middle <= end for begin, end in self._text):
+            return TEXT
+        if end_s > self._last_start_s:
+            return TAIL
+        if any(begin <= middle <= end for begin, end in self._retry):
+            return RETRY
+        return BETWEEN
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """`worker-10.2` after `worker-9.1`."""
+    parts = name.replace("-", ".").split(".")
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
