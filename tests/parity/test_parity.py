@@ -54,6 +54,14 @@ FILMS = {
     "long": {"num_frames": 77, **LONG},
     "long, short last window": {"num_frames": 69, **LONG},
     "long, guidance off, 16 frames a second": {"num_frames": 69, **LONG, "guidance_scale": 0.0, "fps": 16},
+    "long, overlap not 4n+1": {"num_frames": 77, "base_num_frames": 37, "overlap_history": 18},
+    "long, overlap and window not 4n+1, blocks of 5, ar_step 1": {
+        "num_frames": 77,
+        "base_num_frames": 39,
+        "overlap_history": 20,
+        "causal_block_size": 5,
+        "ar_step": 1,
+    },
     "long, no blocks, ar_step 3": {"num_frames": 57, **LONG, "ar_step": 3},
     "long, blocks of 2, prefix cut to 4, ar_step 1": {"num_frames": 57, **LONG, "causal_block_size": 2, "ar_step": 1},
     "257/97/17, blocks of 5, ar_step 2": {
