@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
+from diffusers import SkyReelsV2ImageToVideoPipeline
 from PIL import Image
 
 from render_farm import load_engine
@@ -18,6 +17,7 @@ from render_farm.manifest.rows import Row
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.storage.store import open_store
 from tests.farm import films
+from tests.parity.reference import build_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,28 @@ def test_the_farms_film_is_the_engines(engine, inputs, tmp_path, columns):
     assert films.document(tmp_path, "a")["parameters"]["input_digests"][0][0] == columns[0]
 
 
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory):
+    """A small image-to-video checkpoint without diffusion forcing."""
+    folder = tmp_path_factory.mktemp("i2v")
+    build_pipeline(sample_info=False, num_layers=1, cls=SkyReelsV2ImageToVideoPipeline).save_pretrained(folder)
+    return str(folder)
+
+
+ONE_WINDOW = {"num_frames": 9, "base_num_frames": None, "overlap_history": None, "prompt": "a red ball"}
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_a_film_by_a_checkpoint_without_diffusion_forcing_is_the_engines(image_model, inputs, tmp_path, fit):
+    engine = load_engine(image_model, device="cpu")
+    job = films.job("a", **ONE_WINDOW, model=image_model, image=str(inputs / "first.png"), fit=fit)
+    [entry] = prepared(engine, tmp_path, job).entries
+    assert len(entry.costs) == 1
+    render_here(engine, entry.task)
+    assert np.array_equal(films.latents(tmp_path, "a"), engine.render(job).latents.numpy())
+    films.assert_complete(tmp_path, "a", num_frames=9)
+
+
 def test_the_render_key_follows_the_inputs_content(engine, inputs, tmp_path):
     image = tmp_path / "image.png"
     image.write_bytes((inputs / "first.png").read_bytes())
@@ -89,7 +111,7 @@ def test_the_render_key_follows_the_inputs_content(engine, inputs, tmp_path):
     assert prepared(engine, tmp_path, job).entries[0].task.plan.render_key != first
 
 
-def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path):
+def test_bad_inputs_fail_their_rows_before_a_worker_is_taken(image_model, inputs, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     with Mp4Writer(tmp_path / "short.mp4", 32, 32, 24) as writer:
         for shade in range(4):
@@ -101,6 +123,7 @@ def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path
         huge.write(b"\x89PNG\r\n\x1a\n")
         huge.truncate(2 << 30)
     jobs = [
+        films.job("no-input", **ONE_WINDOW, model=image_model),
         films.job("short", video=str(tmp_path / "short.mp4")),
         films.job("outside", image=f"file://{secret}"),
         films.job("inside", image="https://127.0.0.1:1/a.png"),
@@ -109,7 +132,6 @@ def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path
         films.job("text", image=str(tmp_path / "text.png")),
         films.job("scheme", image="ftp://example.com/a.png"),
     ]
-    begun = time.monotonic()
     done = films.render(
         films.manifest(tmp_path, jobs),
         *("--output", str(tmp_path / "out"), "--device", "cpu"),
@@ -118,6 +140,9 @@ def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path
     )
     assert done.returncode == 10, done.stderr
     rows = films.results(tmp_path / "out")
+    unserved = rows.pop("no-input")
+    assert (unserved["error_class"], unserved["attempts"]) == ("InvalidJobError", 0)
+    assert f"task: t2v is not served by {image_model}; it serves i2v (image); t2v is served by" in unserved["message"]
     assert {row["error_class"] for row in rows.values()} == {"InputError"}
     assert "nowhere.png" in rows["missing"]["message"]
     assert "ftp" in rows["scheme"]["message"]
@@ -126,5 +151,4 @@ def test_bad_inputs_fail_their_rows_before_anything_is_rendered(inputs, tmp_path
     assert "loopback" in rows["inside"]["message"]
     assert "2,048.0 MiB, more than the 64.0 MiB" in rows["huge"]["message"]
     assert sum(row["attempts"] for row in rows.values()) == 0, "no worker was taken"
-    print(f"{time.monotonic() - begun:.1f} s for {len(rows)} bad rows")
     assert "Traceback" not in done.stderr
