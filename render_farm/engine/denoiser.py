@@ -69,16 +69,26 @@ class Denoiser:
         return model
 
     def run(
-        self, asked: MemoryMode, work: Callable[[FrameTransformer], T], *, what: str, num_tokens: int, steps_down: bool
+        self,
+        asked: MemoryMode,
+        work: Callable[[FrameTransformer], T],
+        *,
+        what: str,
+        num_tokens: int,
+        steps_down: bool,
+        fits: Callable[[MemoryMode], bool],
     ) -> T:
         """`work` with the transformer in the mode that is `asked` for.
 
-        `auto` is the fastest mode that has not run out of memory with a window of `num_tokens` or fewer, and the next
-        smaller one when it does: `work` is then done again from its start. With `steps_down` false (the others of a
-        group would not do it again) that is left to the next call. Raises `OutOfMemoryError` after the last.
+        `auto` is the fastest mode that `fits` by its estimate and has not run out of memory with a window of
+        `num_tokens` or fewer, and the next smaller one when it does: `work` is then done again from its start. With
+        `steps_down` false (the others of a group would not do it again) that is left to the next call. Raises
+        `OutOfMemoryError` after the last.
         """
         modes = modes_of(asked, self._device.type)
         fitting = [mode for mode in modes if num_tokens < self._too_large.get(mode, num_tokens + 1)]
+        if len(fitting) > 1:
+            fitting = fitting[next((i for i, mode in enumerate(fitting) if fits(mode)), len(fitting) - 1) :]
         reason = ""
         for mode in fitting or modes[-1:]:
             try:

@@ -51,19 +51,22 @@ _CACHE_SHARE = 0.8
 """Of what the weights leave; the rest is for activations and the VAE."""
 
 
+def total_bytes(device: torch.device) -> int:
+    """The memory of a GPU, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def cache_budget_bytes(model: nn.Module, device: torch.device) -> int:
     """How many bytes of keys and values may be kept beside `model`.
 
     From the device's whole memory, not from what happens to be free: the same device always decides alike, and so
     renders a segment to the same bits.
     """
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-    else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     here = (parameter for parameter in model.parameters() if parameter.device.type == device.type)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in here)
-    return max(0, int(_CACHE_SHARE * (_USABLE_SHARE * total - weights)))
+    return max(0, int(_CACHE_SHARE * (_USABLE_SHARE * total_bytes(device) - weights)))
 
 
 @contextmanager

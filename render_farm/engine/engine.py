@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,7 +25,7 @@ from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
 from render_farm.engine.choice import AttentionChoice, choose_backend
 from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.denoiser import Denoiser, free_memory
-from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype
+from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
 from render_farm.engine.group import Alone, RenderGroup
 from render_farm.engine.image_encoder import encode_images
 from render_farm.engine.inputs import given_inputs, read_inputs
@@ -39,14 +39,16 @@ from render_farm.engine.loading import (
 from render_farm.engine.locate import locate_model
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.segment import Attention, render_window, window_cache_plan
+from render_farm.engine.shapes import read_shapes
 from render_farm.engine.text import encode_texts
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.engine.vae import StreamingDecoder
 from render_farm.engine.video import Video
-from render_farm.errors import InvalidJobError, Problem, UsageError
+from render_farm.errors import InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
+from render_farm.planning.memory_modes import device_bytes
 
 log = logging.getLogger(__name__)
 
@@ -290,7 +292,16 @@ class Engine:
         num_tokens = window.num_seen_frames * plan.tokens_per_frame
         what = f"segment {index} of job {plan.job.job_id}"
         asked = parse_memory(plan.job.memory)
-        return self._denoiser.run(asked, denoise, what=what, num_tokens=num_tokens, steps_down=group is None)
+        return self._denoiser.run(
+            asked, denoise, what=what, num_tokens=num_tokens, steps_down=group is None, fits=partial(self._fits, plan)
+        )
+
+    def _fits(self, plan: FilmPlan, mode: MemoryMode) -> bool:
+        """Whether `plan` fits this device in `mode`, by the estimate; yes where the model's sizes are not known."""
+        try:
+            return device_bytes(plan, read_shapes(self.checkpoint.folder), mode) <= total_bytes(self.device)
+        except ModelError:
+            return True
 
     def decoder(self, plan: FilmPlan) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.

@@ -8,7 +8,11 @@ from render_farm import RenderJob
 from render_farm.config import load_settings
 from render_farm.errors import InvalidJobError, UsageError
 from render_farm.memory_mode import canonical_memory, modes_of, next_smaller, parse_memory
+from render_farm.models import PRESETS
 from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning.memory import estimate_memory
+from render_farm.planning.memory_modes import device_bytes, transformer_bytes
+from render_farm.planning.shapes import shapes_of_preset
 
 
 @pytest.mark.parametrize(
@@ -89,3 +93,16 @@ def test_only_what_changes_pixels_belongs_to_the_render_key() -> None:
     others = [key(memory) for memory in ("fp8_cast", "int8", "fp8", "vae_tiling", "fp8_cast+vae_tiling")]
     assert len(exact.union(others)) == 6
     assert key("offload_block+fp8_cast") == key("fp8_cast")
+
+
+def test_the_estimate_orders_the_modes_as_auto_tries_them() -> None:
+    facts = facts_of_preset("df-14b-540p")
+    plan = plan_film(RenderJob(job_id="a", prompt="x"), facts)
+    shapes = shapes_of_preset(PRESETS["df-14b-540p"])
+    sizes = [device_bytes(plan, shapes, mode) for mode in modes_of(parse_memory("auto"), "cuda")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == estimate_memory(plan, shapes).render_stage_bytes
+    full, cast = (
+        transformer_bytes(shapes.transformer, parse_memory(text), 2) for text in ("resident", "resident+fp8_cast")
+    )
+    assert full / 2 < cast < 0.55 * full

@@ -1,0 +1,31 @@
+"""What a memory mode leaves of a film's needs on the device: the estimate by which `memory: auto` begins."""
+
+from __future__ import annotations
+
+from render_farm.memory_mode import MemoryMode, Placement, WeightForm
+from render_farm.planning.film import FilmPlan
+from render_farm.planning.memory import ELEMENT_BYTES, estimate_memory, weight_bytes
+from render_farm.planning.shapes import ModelShapes, TransformerShape
+
+_BYTE = 1
+_GROUPS_AT_ONCE = 2
+"""The weights that compute, and those that are copied meanwhile."""
+
+
+def device_bytes(plan: FilmPlan, shapes: ModelShapes, mode: MemoryMode) -> int:
+    """The memory that rendering and decoding `plan` takes in `mode`, without cached keys and values."""
+    estimate = estimate_memory(plan, shapes)
+    rest = estimate.render_stage_bytes - estimate.transformer_bytes
+    return rest + transformer_bytes(shapes.transformer, mode, ELEMENT_BYTES[plan.facts.dtype])
+
+
+def transformer_bytes(shape: TransformerShape, mode: MemoryMode, element_bytes: int) -> int:
+    """The transformer's weights on the device at one time, in the dtype of `element_bytes` or the mode's form."""
+    layers = shape.num_layers * shape.num_layer_parameters
+    outside = weight_bytes(shape, element_bytes) - layers * element_bytes
+    stored = element_bytes if mode.weights is WeightForm.FULL else _BYTE
+    if mode.placement in (Placement.AUTO, Placement.RESIDENT):
+        return outside + layers * stored
+    if mode.placement is Placement.OFFLOAD_LEAF:
+        return _GROUPS_AT_ONCE * shape.dim * max(shape.ffn_dim, shape.dim) * stored
+    return outside + _GROUPS_AT_ONCE * shape.num_layer_parameters * stored
