@@ -43,7 +43,7 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True)
 class InputLimits:
-    """What an input image or video of a job may be, and where it may come from. Manifests are not trusted.
+    """What an input image, video or LoRA of a job may be, and where it may come from. Manifests are not trusted.
 
     As a table `[inputs]` in the settings file, or as variables `RENDER_FARM_INPUT_<FIELD>` (lists with commas).
     """
@@ -52,6 +52,8 @@ class InputLimits:
     """Size of an image's file; counted while it arrives, whatever the server says."""
     max_video_bytes: int = 4 << 30
     """The same for a video's."""
+    max_lora_bytes: int = 4 << 30
+    """The same for a LoRA's."""
     max_image_pixels: int = 89_478_485
     """Width x height of an image (Pillow's own threshold). An image with more is refused before it is decoded."""
     max_frame_pixels: int = 8192 * 4320

@@ -125,7 +125,7 @@ class HubError(ModelError):
 
 
 class InputError(JobError):
-    """An input image or video that is missing, unreadable or of the wrong kind."""
+    """An input image, video or LoRA that is missing, unreadable or of the wrong kind."""
 
 
 class MemoryModeError(JobError):

@@ -54,10 +54,12 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRef:
-    """One adapter and its weight."""
+    """One LoRA and its weight."""
 
     path: str
+    """A path or URI of a safetensors file."""
     weight: float = 1.0
+    """0 is as if it were not there."""
 
 
 def _column(kind: Kind, doc: str, default: Any = None, **details: Any) -> Any:
@@ -113,7 +115,7 @@ class RenderJob:
     )
     fit: str | None = _column(Kind.TEXT, "how an input image meets the size", choices=("crop", "stretch", "pad"))
     keep_overlap: bool | None = _column(Kind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
-    loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "adapters with weights")
+    loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "LoRAs (URIs of safetensors files) and their weights")
     cache: str | None = _column(
         Kind.TEXT, "approximate step cache: `off`, `first_block:0.05`, `mag:0.06`", canonical=canonical_cache
     )
@@ -329,8 +331,10 @@ def _lora(item: Any) -> LoraRef:
         return item
     if not isinstance(item, Mapping) or set(item) - {"path", "weight"} or not isinstance(item.get("path"), str):
         raise ValueError(f"{item!r} is not {{path, weight}}")
-    weight = item.get("weight")
-    return LoraRef(path=item["path"], weight=1.0 if weight is None else _number(weight) or 0.0)
+    if not item["path"].strip():
+        raise ValueError("has an empty path; give the URI of a safetensors file")
+    weight = None if item.get("weight") is None else _number(item["weight"])
+    return LoraRef(path=item["path"], weight=1.0 if weight is None else weight)
 
 
 _READERS = {

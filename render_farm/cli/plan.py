@@ -194,6 +194,7 @@ def _described(film: FilmPlan) -> dict[str, Any]:
 
 
 def _drawn(film: FilmPlan) -> list[str]:
+    from render_farm.media.uris import shown_uri
     from render_farm.planning.drawing import draw_timeline, draw_windows
 
     job = film.job
@@ -204,6 +205,7 @@ def _drawn(film: FilmPlan) -> list[str]:
         f"({film.num_frames / job.fps:.1f} s at {job.fps}), {film.num_latent_frames} latent frames",
         f"  {plural(film.num_segments, 'segment')}, {plural(steps, 'step')}, {mode}, seed {job.seed}",
         *(f"  {line}" for line in draw_windows(film) + draw_timeline(film)),
+        *(f"  LoRA {shown_uri(lora.path)}, weight {lora.weight:g}" for lora in job.loras),
         *(f"  prompt {number}: {prompt}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
     ]
 

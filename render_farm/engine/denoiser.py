@@ -12,6 +12,7 @@ import torch
 
 from render_farm.engine.device import device_errors
 from render_farm.engine.loading import load_transformer
+from render_farm.engine.lora.branches import Adapters
 from render_farm.engine.placement import check_mode, convert_weights, place, unplace
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.errors import OutOfMemoryError
@@ -30,6 +31,8 @@ class Denoiser:
         self._dtype = dtype
         self._model: FrameTransformer | None = None
         self._loading = Lock()
+        self.adapters = Adapters(device=device, dtype=dtype)
+        """Taken off whenever the weights are moved or loaded anew."""
         self._too_large: dict[MemoryMode, int] = {}
         """The smallest number of tokens that a mode ran out of memory with."""
         self.mode: MemoryMode | None = None
@@ -51,10 +54,12 @@ class Denoiser:
     def give(self, model: FrameTransformer, mode: MemoryMode | None = None) -> None:
         """Use `model`, which is in `mode` (in full on the device when left out), as if it had been loaded."""
         with self._loading:
+            self.adapters.remove()
             self._model, self.mode = model, mode or MemoryMode()
 
     def _moved(self, mode: MemoryMode) -> FrameTransformer:
         check_mode(mode)
+        self.adapters.remove()
         model, before = self._model, self.mode
         self._model = self.mode = None
         whole = model is not None and before is not None and before.placement is not Placement.OFFLOAD_DISK

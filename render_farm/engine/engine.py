@@ -6,6 +6,7 @@ Shapes: C latent channels, T latent frames, h w latent height and width, O laten
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -37,6 +38,9 @@ from render_farm.engine.loading import (
     load_vae,
 )
 from render_farm.engine.locate import locate_model
+from render_farm.engine.lora.branches import Adapters, WeightedLora
+from render_farm.engine.lora.shapes import linear_shapes_of
+from render_farm.engine.lora.weights import Lora, read_lora
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.segment import Attention, render_window, window_cache_plan
 from render_farm.engine.shapes import read_shapes
@@ -44,11 +48,14 @@ from render_farm.engine.text import encode_texts
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.engine.vae import StreamingDecoder
 from render_farm.engine.video import Video
-from render_farm.errors import InvalidJobError, ModelError, Problem, UsageError
+from render_farm.errors import InputError, InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import MemoryMode, parse_memory
-from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
+from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read, with_loras_read
 from render_farm.planning.memory_modes import device_bytes
+
+_LORA_BYTES_KEPT = 4 << 30
+"""How much memory LoRAs that were used before may take."""
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +75,8 @@ def load_engine(
     `model` is a preset's name, a folder or fsspec URI in diffusers format, or a hub id; safetensors only. `dtype` is
     the transformer's and text encoder's (`auto`: bfloat16 on CUDA, float32 on the CPU); the VAE is float32 always.
     `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
-    `options` say how segments are computed. `limits` are for the images and videos that `render` reads from their URIs;
-    None: those of the settings (`$RENDER_FARM_CONFIG` and `RENDER_FARM_INPUT_*` variables).
+    `options` say how segments are computed. `limits` are for the images, videos and LoRAs that `render` reads from
+    their URIs; None: those of the settings (`$RENDER_FARM_CONFIG` and `RENDER_FARM_INPUT_*` variables).
 
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
     device or dtype.
@@ -123,6 +130,8 @@ class Engine:
         self._loading = Lock()
         self._num_skipped = 0
         self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype)
+        self._loras: OrderedDict[str, Lora] = OrderedDict()
+        """By the sha256 of their files, the last used at the end."""
 
     @property
     def facts(self) -> ModelFacts:
@@ -187,6 +196,11 @@ class Engine:
         """The same for people, a line each."""
         return str(self.attention_choice), str(self.cache_plan(plan, index, group))
 
+    @property
+    def adapters(self) -> Adapters:
+        """The LoRAs on the transformer."""
+        return self._denoiser.adapters
+
     @cached_property
     def vae(self) -> AutoencoderKLWan:
         """The video autoencoder; loaded on first use."""
@@ -239,6 +253,35 @@ class Engine:
             encoder = load_image_encoder(folder, class_name, device=self.device, dtype=self.dtype)
         return encode_images(pictures, processor=load_image_processor(folder), encoder=encoder)
 
+    def read_loras(self, plan: FilmPlan, limits: InputLimits | None = None) -> tuple[WeightedLora, ...]:
+        """The LoRAs of a film, read from their URIs or kept from before: give them to `render_segment`.
+
+        Raises `InputError` for one that cannot be used, or that is not the one whose sha256 the plan has.
+        """
+        job, loras = plan.job, []
+        for index, ref in enumerate(job.loras):
+            digest = job.lora_digests[index] if job.lora_digests else None
+            lora = self._loras.get(digest) if digest else None
+            if lora is None:
+                lora = read_lora(ref.path, self._linear_shapes, model=self.facts.name, limits=limits)
+                if digest not in (None, lora.sha256):
+                    raise InputError(
+                        f"a LoRA of job {job.job_id} has changed since the run began", advice="run the command again"
+                    )
+            self._keep(lora)
+            loras.append(WeightedLora(lora=lora, weight=ref.weight))
+        return tuple(loras)
+
+    @cached_property
+    def _linear_shapes(self) -> dict[str, tuple[int, int]]:
+        return linear_shapes_of(self.checkpoint.folder)
+
+    def _keep(self, lora: Lora) -> None:
+        self._loras[lora.sha256] = lora
+        self._loras.move_to_end(lora.sha256)
+        while len(self._loras) > 1 and sum(kept.num_bytes for kept in self._loras.values()) > _LORA_BYTES_KEPT:
+            self._loras.popitem(last=False)
+
     def render_segment(
         self,
         plan: FilmPlan,
@@ -247,6 +290,7 @@ class Engine:
         history: Tensor | None,
         embeddings: Mapping[str, Tensor],
         conditioning: Conditioning | None = None,
+        loras: Sequence[WeightedLora] = (),
         group: RenderGroup | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -254,13 +298,14 @@ class Engine:
 
         `history` are the film's last O latents so far (1 C O h w), None for the first segment; `conditioning` (from
         `encode_conditioning`) is what the job's inputs give, which the first segment of an i2v, flf2v or v2v film and
-        the last of a flf2v film need. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
+        the last of a flf2v film need; `loras` (from `read_loras`) are those of the job, and stay attached until a
+        segment has others. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
         decide the result, so a segment can be rendered anywhere and at any time, bit-identically on like hardware.
         With a `group`, every rank makes this call with the same arguments and gets the same result.
         `on_step` is called after each step and may raise `Cancelled`; its steps begin anew when a segment runs out of
-        memory and is rendered in a smaller mode (`memory: auto`, without a group). Raises `UsageError` when `history`
-        or `conditioning` is missing or of another shape, `KeyError` for a missing text, `OutOfMemoryError` or
-        `DeviceError` for the device.
+        memory and is rendered in a smaller mode (`memory: auto`, without a group). Raises `UsageError` when `history`,
+        `conditioning` or `loras` are missing or not those of the plan, `KeyError` for a missing text,
+        `OutOfMemoryError` or `DeviceError` for the device.
         """
         window = plan.windows[index]
         check_conditioning(plan, window, conditioning)
@@ -269,6 +314,7 @@ class Engine:
             if history is None or tuple(history.shape) != shape:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
+        _check_loras(plan, loras)
 
         def step(progress: StepProgress) -> None:
             self._num_skipped = progress.num_skipped
@@ -276,6 +322,7 @@ class Engine:
                 on_step(progress)
 
         def denoise(transformer: FrameTransformer) -> Tensor:
+            self.adapters.use(transformer, loras)
             latents = render_window(
                 transformer,
                 plan,
@@ -314,7 +361,7 @@ class Engine:
     def render(self, job: RenderJob, on_progress: OnStep | None = None, *, inputs: Inputs | None = None) -> Video:
         """Render a whole film. Raises `InvalidJobError` before any work; what `on_progress` raises passes through.
 
-        The job's image, last_image and video are read from their URIs, unless `inputs` gives their pixels. Raises
+        The job's LoRAs, image, last_image and video are read from their URIs, unless `inputs` gives the pixels. Raises
         `InputError` for one that cannot be used.
         """
         plan, read = self.plan(job), None
@@ -324,6 +371,10 @@ class Engine:
             plan = with_inputs_read(plan, read.digests)
         elif inputs is not None:
             raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")
+        loras = self.read_loras(plan, self._limits or load_settings().inputs)
+        if loras:
+            warnings = [warning for weighted in loras for warning in weighted.lora.warnings]
+            plan = with_loras_read(plan, [weighted.lora.sha256 for weighted in loras], warnings)
         conditioning = self.encode_conditioning(plan, read.pixels) if read else None
         embeddings = self.encode_prompts(plan.texts)
         pieces: list[Tensor] = []
@@ -336,7 +387,19 @@ class Engine:
                     history=history,
                     embeddings=embeddings,
                     conditioning=conditioning,
+                    loras=loras,
                     on_step=on_progress,
                 )
             )
         return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), read.lead_in if read else None)
+
+
+def _check_loras(plan: FilmPlan, loras: Sequence[WeightedLora]) -> None:
+    job = plan.job
+    digests = job.lora_digests or tuple(given.lora.sha256 for given in loras)
+    wanted = [(digest, ref.weight) for digest, ref in zip(digests, job.loras, strict=False)]
+    if len(loras) != len(job.loras) or [given.identity for given in loras] != wanted:
+        raise UsageError(
+            f"job {job.job_id} has {len(job.loras)} LoRAs; those given are others, or not as many",
+            advice="give what engine.read_loras(plan) returns",
+        )

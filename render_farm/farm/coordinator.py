@@ -150,6 +150,7 @@ class Coordinator:
                     num_segments=entry.task.plan.num_segments,
                     segments_done=entry.segments_done,
                     model=entry.task.model,
+                    adapters=entry.task.plan.job.adapters,
                     priority=entry.priority,
                     deadline_s=entry.deadline_s,
                 )

@@ -91,6 +91,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             create_only=create_only,
             group=_group(request),
             limits=request.settings.inputs,
+            model_cache=request.settings.model_cache,
         )
         prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))
         _write_run_document(store, source, request, prepared, device)

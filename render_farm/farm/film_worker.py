@@ -134,6 +134,7 @@ class FilmWorker:
         history = self._history(film, task, segment)
         embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
         conditioning = self._conditioning(engine, task, film, segment)
+        loras = engine.read_loras(task.plan, task.limits)
 
         def step(progress: StepProgress) -> None:
             if work in self._stopped:
@@ -150,6 +151,7 @@ class FilmWorker:
                 history=history,
                 embeddings=embeddings,
                 conditioning=conditioning,
+                loras=loras,
                 on_step=step,
             ).numpy()
         seconds = time.monotonic() - started
@@ -393,4 +395,9 @@ def _shown_parameters(task: FilmTask) -> dict[str, Any]:
     """The resolved parameters for `job.json`, without the secrets that an input's URI may hold."""
     job = task.plan.job
     shown = {name: shown_uri(uri) for name, uri in job.inputs.items()}
-    return {**asdict(job), "prompts": list(job.prompts), **shown}
+    loras = [
+        {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
+        for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
+    ]
+    parameters = {name: value for name, value in asdict(job).items() if name != "lora_digests"}
+    return {**parameters, "prompts": list(job.prompts), **shown, "loras": loras}

@@ -11,6 +11,7 @@ from typing import Any
 from render_farm.config import InputLimits
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.film_task import FilmTask
+from render_farm.farm.loras import LoraShelf
 from render_farm.farm.results import Result
 from render_farm.farm.run_spec import FilmEntry
 from render_farm.job import RenderJob
@@ -53,6 +54,8 @@ class RunContext:
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     limits: InputLimits = InputLimits()
+    model_cache: str | None = None
+    """Local folder for models that come from a URI."""
 
 
 def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
@@ -62,7 +65,8 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
     planned = [planner.plan(row) for row in rows]
     films = [item for item in planned if isinstance(item, tuple)]
     with ThreadPoolExecutor(max_workers=_LOOKUPS_AT_ONCE) as pool:
-        looked_up = list(pool.map(lambda film: _look_up(film[0], film[1], context), films))
+        shelf = LoraShelf(context.limits, context.model_cache)
+        looked_up = list(pool.map(lambda film: _look_up(film[0], film[1], context, shelf), films))
     ended = [item for item in planned if isinstance(item, Result)]
     ended += [item for item in looked_up if isinstance(item, Result)]
     return PreparedRun(entries=tuple(item for item in looked_up if isinstance(item, FilmEntry)), ended=tuple(ended))
@@ -109,10 +113,10 @@ def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
     return Result(job_id=job_id, state=JobState.FAILED, error_class=type(error).__name__, message=message)
 
 
-def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext) -> Result | FilmEntry:
-    """What the output holds of a film already, once its inputs are known by their content."""
+def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext, shelf: LoraShelf) -> Result | FilmEntry:
+    """What the output holds of a film already, once its inputs and LoRAs are known by their content."""
     try:
-        plan = _with_inputs(plan, context.limits)
+        plan = shelf.with_loras(_with_inputs(plan, context.limits))
     except (InputError, StorageError, MediaError) as error:
         return _failed(job.job_id, error, message=f"{job.job_id}: {error}")
     store, keys = context.store, JobKeys(job_id=job.job_id)

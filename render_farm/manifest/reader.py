@@ -62,8 +62,8 @@ def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
 def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH) -> Iterator[Row]:
     """Every row of the Parquet manifest at `uri`, in order, streamed.
 
-    A bad row comes with its problems and without a job. Relative `image`, `last_image` and `video` are resolved
-    against the manifest's place. Repeated ids are not looked for: `load_manifest` and `check_manifest` do.
+    A bad row comes with its problems and without a job. Relative `image`, `last_image`, `video` and paths of `loras`
+    are resolved against the manifest's place. Repeated ids are not looked for: `load_manifest` and `check_manifest` do.
     Raises `ManifestError` for a file that is missing, unreadable or not Parquet, and for schema errors (all at once).
     """
     with _open_parquet(uri) as file:
@@ -78,6 +78,8 @@ def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH) -> Iterator[Row]:
                 values = dict(zip(given, cells, strict=True))
                 for name in inputs:
                     values[name] = _resolved(uri, values[name])
+                if "loras" in given:
+                    values["loras"] = _with_resolved_paths(uri, values["loras"])
                 yield make_row(number, values)
 
 
@@ -201,3 +203,9 @@ def _batches(
 
 def _resolved(uri: str, value: Any) -> Any:
     return resolve_uri(uri, value) if isinstance(value, str) and value else value
+
+
+def _with_resolved_paths(uri: str, loras: Any) -> Any:
+    if not isinstance(loras, list):
+        return loras
+    return [{**item, "path": _resolved(uri, item.get("path"))} if isinstance(item, dict) else item for item in loras]

@@ -78,7 +78,7 @@ class Sink:
         self._deadline = time.monotonic()
 
 
-_LARGE = "give a smaller file, or raise max_image_bytes or max_video_bytes in the farm's settings"
+_LARGE = "give a smaller file, or raise max_image_bytes, max_video_bytes or max_lora_bytes in the farm's settings"
 
 
 def _mib(num_bytes: int) -> str:

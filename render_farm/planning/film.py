@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from render_farm.errors import InvalidJobError
@@ -11,7 +11,7 @@ from render_farm.memory_mode import parse_memory
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.refusals import check
-from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests
+from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
 from render_farm.planning.schedule import StepSchedule, make_schedule
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of
@@ -120,6 +120,14 @@ def with_inputs_read(plan: FilmPlan, input_digests: Mapping[str, str]) -> FilmPl
     """The plan with the digests of its inputs (column to sha256 in hex), and the render key that follows from them."""
     job = with_input_digests(plan.job, input_digests)
     return replace(plan, job=job, render_key=render_key(job, plan.facts))
+
+
+def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Iterable[str] = ()) -> FilmPlan:
+    """The plan with the sha256 of its LoRAs' files, in their order, the render key that follows from them, and what is
+    to be said of them."""
+    job = with_lora_digests(plan.job, lora_digests)
+    fresh = tuple(warning for warning in dict.fromkeys(warnings) if warning not in plan.warnings)
+    return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=plan.warnings + fresh)
 
 
 def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelFacts) -> list[str]:

@@ -47,8 +47,6 @@ def _check_served(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
             message=f"mag needs the magnitudes of {facts.name}, which were not measured with these weights; "
             "`python -m render_farm.engine.calibrate FOLDER` measures them, and first_block:0.05 needs none",
         )
-    if job.loras:
-        yield Problem(field="loras", message="adapters are not applied by this version; leave it null")
     for name in ("ulysses", "ring", "cfg_parallel"):
         if (getattr(job, name) or 1) > 1:
             yield Problem(

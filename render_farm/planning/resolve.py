@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
@@ -56,6 +56,8 @@ class ResolvedJob:
     input_digests: tuple[tuple[str, str], ...] = ()
     """(column, sha256 in hex of the input's bytes) of the inputs that were read, in the columns' order. The render key
     then knows an input by its content; while it is not read, by its URI."""
+    lora_digests: tuple[str, ...] = ()
+    """The same for the files of `loras`, in their order; empty while they are not read."""
 
     @property
     def guided(self) -> bool:
@@ -65,6 +67,13 @@ class ResolvedJob:
     def prompt_of(self, segment: int) -> str:
         """The prompt of a segment; the last of the list repeats."""
         return self.prompts[min(segment, len(self.prompts) - 1)]
+
+    @property
+    def adapters(self) -> tuple[tuple[str, float], ...]:
+        """(sha256, or path while it is not read; weight) of the LoRAs that change anything, in their order."""
+        names = self.lora_digests or tuple(lora.path for lora in self.loras)
+        pairs = zip(names, (lora.weight for lora in self.loras), strict=True)
+        return tuple((name, weight) for name, weight in pairs if weight)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -124,11 +133,17 @@ def with_input_digests(job: ResolvedJob, digests: Mapping[str, str]) -> Resolved
     return replace(job, input_digests=known)
 
 
+def with_lora_digests(job: ResolvedJob, digests: Sequence[str]) -> ResolvedJob:
+    """The job with the sha256 of its LoRAs' files, in their order."""
+    assert len(digests) == len(job.loras)
+    return replace(job, lora_digests=tuple(digests))
+
+
 def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     """The parameters that touch pixels, for the render key and `job.json`. Of `memory`, the options that do."""
     known = columns()
     skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
-    skipped |= set() if job.input_digests else {"input_digests"}
+    skipped |= {name for name in ("input_digests", "lora_digests") if not getattr(job, name)}
     parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
     if changes := parse_memory(job.memory).what_changes_pixels:
         parameters["memory"] = changes
@@ -138,8 +153,8 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
 def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
     """12 hex of the sha256 of the canonical JSON of everything that decides the pixels.
 
-    The model counts by its fingerprint and dtype, an input that was read by the sha256 of its bytes, not by their
-    names: the same weights or the same image under another path are the same.
+    The model counts by its fingerprint and dtype, an input or LoRA that was read by the sha256 of its bytes, not by
+    their names: the same weights or the same image under another path are the same. A LoRA of weight 0 is none.
     """
     document = {**pixel_parameters(job), "model_fingerprint": facts.fingerprint, "dtype": facts.dtype}
     if facts.approximation:
@@ -149,5 +164,7 @@ def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
         document["magnitudes"] = facts.magnitudes.to_dict()
     for name, _ in job.input_digests:
         del document[name]
+    document.pop("lora_digests", None)
+    document["loras"] = job.adapters
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]

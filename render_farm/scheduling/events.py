@@ -18,6 +18,8 @@ class Film:
     segments_done: int = 0
     """Found in storage when the run was added."""
     model: str = ""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """What is put on the model for it, which takes a worker some time: (identity, weight) of each LoRA."""
     priority: int = 50
     deadline_s: float | None = None
     """Unix time."""

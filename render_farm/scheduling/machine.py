@@ -15,7 +15,7 @@ from functools import partial
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.events import Action, Event, Film, FilmKey
-from render_farm.scheduling.queue import Place, ReadyQueue
+from render_farm.scheduling.queue import Place, ReadyQueue, Setting
 from render_farm.scheduling.retry import Failure, RetryPolicy, judge
 from render_farm.scheduling.states import MOVES, JobState, RunState
 
@@ -45,7 +45,8 @@ class _Film:
 class _Worker:
     rendering: FilmKey | None = None
     finishing: set[FilmKey] = field(default_factory=set)
-    model: str | None = None
+    setting: Setting | None = None
+    """What it has loaded."""
 
 
 @dataclass
@@ -59,6 +60,10 @@ class _Run:
     failed_before: int = 0
     """Jobs that failed before the run began (bad rows)."""
     stopping: str = ""
+
+
+def _setting(film: Film) -> Setting:
+    return Setting(model=film.model, adapters=film.adapters)
 
 
 class FarmMachine:
@@ -163,7 +168,7 @@ class FarmMachine:
         if needs_text and film.spec.model not in self._run(film.spec.run_id).ready_models:
             self._unread_text.setdefault((film.spec.run_id, film.spec.model), []).append(key)
             return
-        self._ready.push(key, film.spec.model, film.place)
+        self._ready.push(key, _setting(film.spec), film.place)
 
     def _move(self, key: FilmKey, state: JobState) -> None:
         film = self._films[key]
@@ -223,9 +228,9 @@ class FarmMachine:
         while self._idle and len(self._ready):
             free = [worker for worker in self._idle if len(self._workers[worker].finishing) < MOST_FINISHING]
             for worker in sorted(free, key=lambda worker: len(self._workers[worker].finishing)):
-                key = self._ready.best(loaded_model=self._workers[worker].model, eligible=partial(self._may, worker))
+                key = self._ready.best(loaded=self._workers[worker].setting, eligible=partial(self._may, worker))
                 if key is not None:
-                    self._ready.discard(key)
+                    self._ready.take(key)
                     self._hand_out(worker, key, actions)
                     break
             else:
@@ -250,7 +255,7 @@ class FarmMachine:
         self._move(key, JobState.RUNNING)
         if film.segments_done < film.spec.num_segments:
             self._idle.pop(worker, None)
-            holder.rendering, holder.model = key, film.spec.model
+            holder.rendering, holder.setting = key, _setting(film.spec)
             actions.append(ev.RenderSegment(worker=worker, film=key, segment=film.segments_done, attempt=film.attempts))
         else:
             film.finishing = True
@@ -279,7 +284,7 @@ class FarmMachine:
         self._hand_out(event.worker, event.film, actions)
 
     def _outranked(self, film: _Film, worker: _Worker) -> bool:
-        best = self._ready.best(loaded_model=worker.model, eligible=lambda key: True)
+        best = self._ready.best(loaded=worker.setting, eligible=lambda key: True)
         return best is not None and self._films[best].place.priority > film.place.priority
 
     def _published(self, event: ev.FilmPublished, actions: list[Action]) -> None:

@@ -112,7 +112,6 @@ def test_a_job_for_another_model_is_refused(engine: Engine) -> None:
         {"video": "a.mp4"},
         {"task": "i2v"},
         {"ulysses": 2},
-        {"loras": ({"path": "x"},)},
     ],
 )
 def test_what_is_not_rendered_is_refused_before_any_work(parameters: dict, engine: Engine) -> None:

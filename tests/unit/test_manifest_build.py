@@ -50,7 +50,7 @@ def problems(tmp_path, build):
 
 def test_csv_cells_by_kind(build):
     header = "job_id,prompt,num_frames,guidance_scale,keep_overlap,deadline,tags,loras,model\n"
-    one = 'a,"one, two",257.0,6,yes,2030-01-31T06:00:00Z,"{""k"": ""v""}","[{""path"": ""x"", ""weight"": 0.5}]",\n'
+    one = 'a,"one, two",257.0,6,yes,2030-01-31T06:00:00Z,"{""k"": ""v""}","[{""path"": ""/x"", ""weight"": 0.5}]",\n'
     two = "b,plain,,,,,,,tiny\n"
     assert build("p.csv", header + one + two) == [
         RenderJob(
@@ -61,7 +61,7 @@ def test_csv_cells_by_kind(build):
             keep_overlap=True,
             deadline=datetime(2030, 1, 31, 6, tzinfo=UTC),
             tags={"k": "v"},
-            loras=(LoraRef(path="x", weight=0.5),),
+            loras=(LoraRef(path="/x", weight=0.5),),
         ),
         RenderJob(job_id="b", prompt="plain", model="tiny"),
     ]

@@ -64,7 +64,8 @@ text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30
 times = st.datetimes(
     datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.sampled_from([UTC, timezone.min, timezone.max])
 )
-loras = st.lists(st.builds(LoraRef, path=text, weight=st.floats(-10, 10)), max_size=3).map(tuple)
+paths = text.map(lambda name: f"/{name}")
+loras = st.lists(st.builds(LoraRef, path=paths, weight=st.floats(-10, 10)), max_size=3).map(tuple)
 BY_KIND = {
     Kind.TEXT: text.filter(str.strip),
     Kind.BOOLEAN: st.booleans(),

@@ -210,10 +210,20 @@ def test_tags_are_maps_or_structs(store, values):
 
 
 def test_loras(store):
-    values = pa.array([[{"path": "x", "weight": 0.5}, {"path": "y", "weight": None}]])
-    assert only_job(store(loras=values)).loras == (LoraRef(path="x", weight=0.5), LoraRef(path="y"))
-    assert only_job(store(loras=pa.array([[{"path": "x"}]]))).loras == (LoraRef(path="x"),)
-    assert only_job(store(loras=pa.array([[{"path": "x", "weight": 2}]]))).loras == (LoraRef(path="x", weight=2.0),)
+    values = pa.array([[{"path": "/x", "weight": 0.5}, {"path": "/y", "weight": None}]])
+    assert only_job(store(loras=values)).loras == (LoraRef(path="/x", weight=0.5), LoraRef(path="/y"))
+    assert only_job(store(loras=pa.array([[{"path": "/x"}]]))).loras == (LoraRef(path="/x"),)
+    assert only_job(store(loras=pa.array([[{"path": "/x", "weight": 2}]]))).loras == (LoraRef(path="/x", weight=2.0),)
+    assert only_job(store(loras=pa.array([[{"path": "/x", "weight": float("nan")}]]))).loras == (LoraRef(path="/x"),)
+    [row] = read_manifest(store(loras=pa.array([[{"path": "", "weight": 1.0}]])))
+    assert "loras: has an empty path" in row.lines[0]
+
+
+def test_relative_paths_of_loras(store, tmp_path):
+    paths = [{"path": path, "weight": 1.0} for path in ("in/a.safetensors", "/abs/b.safetensors", "s3://bucket/c")]
+    loras = only_job(store(loras=pa.array([paths]))).loras
+    expected = [str(tmp_path / "in/a.safetensors"), "/abs/b.safetensors", "s3://bucket/c"]
+    assert [lora.path for lora in loras or ()] == expected
 
 
 @pytest.mark.parametrize("name", [name for name in columns() if name not in ("job_id", "prompt")])

@@ -34,7 +34,6 @@ def refusal(**values) -> str:
         ({"num_frames": 257, "base_num_frames": 1}, "overlap_history: 17 leaves no new frames"),
         ({"task": "i2v"}, "image: is missing; task i2v needs image"),
         ({"task": "t2v", "image": "cat.png"}, "image: is given, but task t2v takes none"),
-        ({"loras": [{"path": "x"}]}, "loras: adapters are not applied"),
         ({"ulysses": 2}, "ulysses: 2 needs a render group"),
     ],
 )

@@ -30,7 +30,14 @@ class World:
         self.ended: dict[ev.FilmKey, JobState] = {}
         self.run_ended = 0
         films = tuple(
-            ev.Film(run_id="r", job_id=name, num_segments=n, model=self.random.choice("mn"), priority=40 + n)
+            ev.Film(
+                run_id="r",
+                job_id=name,
+                num_segments=n,
+                model=self.random.choice("mn"),
+                adapters=self.random.choice(((), (("a", 1.0),), (("a", 1.0), ("b", 0.5)))),
+                priority=40 + n,
+            )
             for name, n in self.segments.items()
         )
         self.send(ev.FilmsAdded(films=films))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
+from render_farm.scheduling.queue import MOST_PASSED_OVER
 from render_farm.scheduling.retry import Failure, RetryPolicy
 from render_farm.scheduling.states import JobState, RunState, exit_code
 
@@ -290,3 +293,75 @@ def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures()
     actions = machine.apply(ev.RunSealed(run_id="r", max_failed=1, failed_before=2), 0)
     assert "2 jobs failed, more than the 1" in only(actions, ev.FilmEnded).message
     assert only(actions, ev.RunEnded).state is RunState.CANCELLED
+
+
+RED, BLUE = (("red", 1.0),), (("blue", 1.0),)
+
+
+def order_on_one_worker(*films: ev.Film) -> list[str]:
+    farm, order = Farm(*films), []
+    actions = farm.first
+    while work := next((action for action in actions if isinstance(action, ev.RenderSegment)), None):
+        order.append(work.film[1])
+        actions = farm.done(work)
+        for finish in [action for action in actions if isinstance(action, ev.FinishFilm)]:
+            actions += farm.published(finish)
+    return order
+
+
+def test_among_equals_films_for_the_loaded_adapters_go_first():
+    films = [film(name, 1, adapters=RED if name[0] == "r" else BLUE) for name in ("r1", "b1", "r2", "b2", "r3")]
+    assert order_on_one_worker(*films) == ["r1", "r2", "r3", "b1", "b2"]
+
+
+def test_adapters_overrule_neither_priority_nor_deadline():
+    films = [
+        film("r1", 1, adapters=RED, priority=60),
+        film("r2", 1, adapters=RED),
+        film("b1", 1, adapters=BLUE, priority=55),
+        film("b2", 1, adapters=BLUE, deadline_s=5.0),
+    ]
+    assert order_on_one_worker(*films) == ["r1", "b1", "b2", "r2"]
+
+
+def test_another_weight_of_the_same_lora_is_another_setting():
+    films = [film(f"f{i}", 1, adapters=(("red", weight),)) for i, weight in enumerate((1.0, 0.5, 1.0))]
+    assert order_on_one_worker(*films) == ["f0", "f2", "f1"]
+
+
+def test_a_film_that_needs_other_adapters_is_not_passed_over_for_ever():
+    """New films for the loaded adapters keep coming; the one that waits has its turn after a while, and so has each."""
+    farm = Farm(film("first", 1, adapters=RED), film("b1", 1, adapters=BLUE), film("b2", 1, adapters=BLUE), seal=False)
+    actions, order = farm.first, []
+    for number in range(60):
+        work = only(actions, ev.RenderSegment)
+        order.append(work.film[1])
+        farm.apply(ev.FilmsAdded(films=(film(f"r{number}", 1, adapters=RED),)))
+        actions = farm.done(work)
+        for finish in [action for action in actions if isinstance(action, ev.FinishFilm)]:
+            actions += farm.published(finish)
+    assert order.index("b1") == MOST_PASSED_OVER + 1
+    assert order.index("b2") == order.index("b1") + 1
+
+
+def test_each_worker_goes_on_with_its_own_adapters():
+    farm = Farm(*(film(f"f{i}", 1, adapters=(RED, BLUE)[i % 2]) for i in range(8)), workers=2)
+    queue, adapters = list(farm.first), {}
+    while queue:
+        action = queue.pop(0)
+        if isinstance(action, ev.RenderSegment):
+            adapters.setdefault(action.worker, []).append(int(action.film[1][1]) % 2)
+            queue += farm.done(action)
+        elif isinstance(action, ev.FinishFilm):
+            queue += farm.published(action)
+    assert adapters == {"w0": [0] * 4, "w1": [1] * 4}
+
+
+def test_adapters_of_their_own_cost_films_little():
+    def seconds(*films: ev.Film) -> float:
+        started = time.process_time()
+        assert len(order_on_one_worker(*films)) == len(films)
+        return time.process_time() - started
+
+    without = seconds(*(film(f"f{i}", 1) for i in range(2000)))
+    assert seconds(*(film(f"f{i}", 1, adapters=((f"lora{i}", 1.0),)) for i in range(2000))) < 3 * without + 0.5

@@ -1,0 +1,225 @@
+"""What a LoRA file does to a transformer, from its header alone: which tensors go to which layer, and with what scale.
+
+Everything that makes a LoRA unusable is found here, before a weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from render_farm.engine.lora.keys import KeyReader, Part
+from render_farm.errors import InputError
+from render_farm.media.uris import refusal
+from render_farm.media.weights import TensorInfo, WeightsHeader
+
+LinearShape = tuple[int, int]
+"""(out features, in features), as a linear layer's weight."""
+
+_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_OTHER_KINDS = {
+    "lokr_": "a LoKr",
+    "hada_": "a LoHa",
+    "oft_": "an OFT",
+    "dora_scale": "a DoRA",
+    "lora_magnitude_vector": "a DoRA",
+    "lora_mid": "a LoRA with a Tucker core (lora_mid)",
+}
+_METADATA = "lora_adapter_metadata"
+_FORMATS = (
+    "transformer.blocks.0.attn1.to_q.lora_A.weight (diffusers), diffusion_model.blocks.0.self_attn.q.lora_down.weight "
+    "(original) and lora_unet_blocks_0_self_attn_q.lora_down.weight (musubi) are understood"
+)
+_LEFT_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTensors:
+    """The tensors of one layer by their names in the file."""
+
+    down: str
+    """(rank, in features)."""
+    up: str
+    """(out features, rank)."""
+    rank: int
+    alpha: str | float | None = None
+    """A scalar tensor's name, or the number from the file's metadata; None: the rank, so that nothing is scaled."""
+    bias: str | None = None
+    """(out features), added to the layer's output."""
+    scales_bias: bool = False
+    """Whether alpha counts for the bias too (`Part.UP_BIAS`)."""
+    root_scale: bool = False
+    """Divide alpha by the root of the rank (rank-stabilised LoRA), not by the rank."""
+
+    def scale(self, alpha: float | None) -> float:
+        """What multiplies up @ down, for the value of `alpha`."""
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(self.rank) if self.root_scale else self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraLayout:
+    """A file, sorted by layer."""
+
+    layers: Mapping[str, LayerTensors]
+    left: tuple[str, ...]
+    """Tensors that nothing here stands for."""
+
+    def warnings(self, shown: str) -> tuple[str, ...]:
+        """What a user should know of a LoRA (named `shown`) that is only partly applied."""
+        if not self.left:
+            return ()
+        more = f" and {len(self.left) - _LEFT_SHOWN} more" if len(self.left) > _LEFT_SHOWN else ""
+        return (
+            f"LoRA {shown}: {len(self.left)} of its tensors fit no layer of the transformer and are not applied: "
+            f"{', '.join(self.left[:_LEFT_SHOWN])}{more}",
+        )
+
+
+def lay_out(uri: str, header: WeightsHeader, shapes: Mapping[str, LinearShape], *, model: str) -> LoraLayout:
+    """Sort the tensors of the LoRA at `uri` by the transformer's linear layers, whose shapes are `shapes`.
+
+    Raises `InputError`: nothing fits, it is for a model of another size, half of a pair is missing, or it is no LoRA
+    but something else (DoRA, LoKr, LoHa, a PEFT adapter without its alpha).
+    """
+    _refuse_other_kinds(uri, header)
+    keys = KeyReader(shapes)
+    parts: dict[str, dict[Part, str]] = defaultdict(dict)
+    left = []
+    for name in sorted(header.tensors):
+        key = keys.read(name)
+        if key is None:
+            if keys.is_of_missing_block(name):
+                raise _another_model(uri, model, f"it has {name}, and the model has no such block")
+            left.append(name)
+        elif key.part in parts[key.layer]:
+            both = f"{parts[key.layer][key.part]} and {name}"
+            raise refusal(uri, f"it has {key.layer} twice: {both}", "keep one of them")
+        else:
+            parts[key.layer][key.part] = name
+    metadata = _Metadata(uri, header)
+    layers = {}
+    for layer, names in parts.items():
+        if Part.DOWN not in names and Part.UP not in names:
+            left += names.values()
+            continue
+        layers[layer] = _layer(uri, layer, names, header.tensors, shapes[layer], model, metadata)
+    if not layers:
+        first = min(header.tensors, default="none")
+        raise refusal(
+            uri, f"none of its {len(header.tensors)} tensors fits a layer of {model}; the first is {first}", _FORMATS
+        )
+    return LoraLayout(layers=layers, left=tuple(sorted(left)))
+
+
+def _refuse_other_kinds(uri: str, header: WeightsHeader) -> None:
+    for name in header.tensors:
+        for mark, kind in _OTHER_KINDS.items():
+            if mark in name:
+                raise refusal(uri, f"it is {kind} ({name}), of which a part alone would be wrong", "give a plain LoRA")
+        if name.startswith("base_model.model."):
+            raise refusal(
+                uri,
+                f"it is PEFT's own format ({name}), whose alpha is in another file",
+                "save it with diffusers' SkyReelsV2Pipeline.save_lora_weights",
+            )
+
+
+def _layer(
+    uri: str,
+    layer: str,
+    names: Mapping[Part, str],
+    tensors: Mapping[str, TensorInfo],
+    shape: LinearShape,
+    model: str,
+    metadata: _Metadata,
+) -> LayerTensors:
+    for part in (Part.DOWN, Part.UP):
+        if part not in names:
+            there = names[Part.UP if part is Part.DOWN else Part.DOWN]
+            raise refusal(uri, f"it has {there}, but not its other half ({part})", "copy or train it again")
+    down, up = tensors[names[Part.DOWN]].shape, tensors[names[Part.UP]].shape
+    out_features, in_features = shape
+    if len(down) != 2 or len(up) != 2 or down[1] != in_features or up[0] != out_features:
+        sizes = f"{layer} is {_times(down)} and {_times(up)} there, for a layer of {_of(up, 0)} x {_of(down, 1)}"
+        raise _another_model(uri, model, f"{sizes}; the model's is {out_features} x {in_features}")
+    if down[0] != up[1] or not down[0]:
+        raise refusal(uri, f"the halves of {layer} have ranks {down[0]} and {up[1]}", "copy or train it again")
+    bias = names.get(Part.UP_BIAS) or names.get(Part.BIAS)
+    if bias is not None and tensors[bias].shape != (out_features,):
+        raise _another_model(uri, model, f"{bias} has {_times(tensors[bias].shape)} values, not {out_features}")
+    alpha: str | float | None = names.get(Part.ALPHA)
+    if isinstance(alpha, str) and math.prod(tensors[alpha].shape) != 1:
+        raise refusal(uri, f"{alpha} has shape {_times(tensors[alpha].shape)}; an alpha is one number")
+    for name in names.values():
+        if tensors[name].dtype not in _FLOATS and not (name == alpha):
+            raise refusal(uri, f"{name} has dtype {tensors[name].dtype}", f"{', '.join(_FLOATS)} would work")
+    return LayerTensors(
+        down=names[Part.DOWN],
+        up=names[Part.UP],
+        rank=down[0],
+        alpha=metadata.alpha_of(layer) if alpha is None else alpha,
+        bias=bias,
+        scales_bias=Part.UP_BIAS in names,
+        root_scale=alpha is None and metadata.root_scale,
+    )
+
+
+def _another_model(uri: str, model: str, reason: str) -> InputError:
+    return refusal(uri, f"it is a LoRA for another model than {model}: {reason}", "give one that was trained for it")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a number"
+
+
+def _of(shape: tuple[int, ...], dim: int) -> str:
+    return str(shape[dim]) if dim < len(shape) else "?"
+
+
+class _Metadata:
+    """What `save_lora_weights` of diffusers writes of the training's configuration, as far as it decides the result."""
+
+    def __init__(self, uri: str, header: WeightsHeader) -> None:
+        self._uri = uri
+        self._config = {
+            name.removeprefix("transformer."): value
+            for name, value in self._document(header).items()
+            if name.startswith("transformer.")
+        }
+        self.root_scale = bool(self._config.get("use_rslora"))
+        if self._config.get("use_dora"):
+            raise refusal(uri, "it is a DoRA, of which a part alone would be wrong", "give a plain LoRA")
+        self._alphas = dict(self._checked_alphas())
+
+    def _document(self, header: WeightsHeader) -> dict[str, Any]:
+        try:
+            document = json.loads(header.metadata.get(_METADATA) or "{}")
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise refusal(self._uri, f"its metadata {_METADATA} is not a JSON object", "save it again")
+        return document
+
+    def _checked_alphas(self) -> Iterator[tuple[str, float]]:
+        """(layer or the end of its name, alpha); "" is for all others."""
+        given = [("", self._config.get("lora_alpha")), *dict(self._config.get("alpha_pattern") or {}).items()]
+        for name, alpha in given:
+            literal = name.removeprefix("^")
+            if not all(character.isalnum() or character in "._" for character in literal):
+                raise refusal(self._uri, f"the alpha of {name!r} in its metadata is for a pattern", "name whole layers")
+            if alpha is not None:
+                if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+                    raise refusal(self._uri, f"alpha {alpha!r} in its metadata is not a number")
+                yield literal, float(alpha)
+
+    def alpha_of(self, layer: str) -> float | None:
+        for name, alpha in self._alphas.items():
+            if name and (layer == name or layer.endswith(f".{name}")):
+                return alpha
+        return self._alphas.get("")

@@ -1,0 +1,85 @@
+"""A LoRA's tensors in memory.
+
+Shapes: R rank, I and O the layer's features in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from render_farm.config import InputLimits
+from render_farm.engine.lora.layout import LayerTensors, LinearShape, lay_out
+from render_farm.media.uris import refusal, shown_uri
+from render_farm.media.weights import fetched_weights
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank:
+    """What is added to a layer's output for input x, times the job's weight: scale * up(down(x)) + bias."""
+
+    down: Tensor
+    """(R I), on the CPU, in the file's dtype."""
+    up: Tensor
+    """(O R)."""
+    scale: float
+    bias: Tensor | None = None
+    """(O)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lora:
+    """One LoRA, ready to be attached to the transformer it was read for."""
+
+    sha256: str
+    """Of its file."""
+    layers: Mapping[str, LowRank]
+    warnings: tuple[str, ...] = ()
+    """What of it is not applied."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory its tensors take as they are here."""
+        tensors = [t for layer in self.layers.values() for t in (layer.down, layer.up, layer.bias) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def read_lora(uri: str, shapes: Mapping[str, LinearShape], *, model: str, limits: InputLimits | None = None) -> Lora:
+    """Fetch the LoRA at `uri` and read it for a transformer with the linear layers `shapes`.
+
+    Raises `InputError` as `read_weights_header` and `lay_out` do, and for tensors that hold NaN or infinity.
+    """
+    with fetched_weights(uri, limits or InputLimits()) as (path, header):
+        layout = lay_out(uri, header, shapes, model=model)
+        return Lora(
+            sha256=header.sha256,
+            layers=_read_layers(uri, path, layout.layers),
+            warnings=layout.warnings(shown_uri(uri)),
+        )
+
+
+def _read_layers(uri: str, path: Path, layers: Mapping[str, LayerTensors]) -> dict[str, LowRank]:
+    try:
+        with safe_open(path, framework="pt") as file:
+
+            def read(name: str) -> Tensor:
+                tensor = file.get_tensor(name)
+                if not torch.isfinite(tensor.float()).all():
+                    raise refusal(uri, f"{name} holds numbers that are not finite", "train it again")
+                return tensor
+
+            def read_layer(names: LayerTensors) -> LowRank:
+                scale = names.scale(read(names.alpha).item() if isinstance(names.alpha, str) else names.alpha)
+                bias = None if names.bias is None else read(names.bias)
+                if bias is not None and names.scales_bias:
+                    bias = bias.float() * scale
+                return LowRank(down=read(names.down), up=read(names.up), scale=scale, bias=bias)
+
+            return {layer: read_layer(names) for layer, names in layers.items()}
+    except SafetensorError as error:
+        raise refusal(uri, f"it cannot be read: {error}", "copy it again") from None
