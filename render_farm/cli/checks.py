@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from render_farm.errors import RenderFarmError
 
@@ -125,11 +126,11 @@ def check_packages() -> Finding:
     return ok("packages", f"all {count} are installed")
 
 
-def check_torch(probe: Probe) -> list[Finding]:
-    """torch and the GPUs it sees."""
+def check_torch(probe: Probe) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """torch and the GPUs it sees, as findings and as (name, free and total bytes)."""
     answer, why = probe.answer()
     if why:
-        return [broken("torch", why, "pip install torch")]
+        return [broken("torch", why, "pip install torch")], []
     found = [ok("torch", f"{answer['version']}, {'CUDA ' + answer['cuda'] if answer['cuda'] else 'CPU build'}")]
     gpus = answer["gpus"]
     if gpus:
@@ -142,7 +143,7 @@ def check_torch(probe: Probe) -> list[Finding]:
         found.append(note("GPU", "nvidia-smi is here, but torch sees no GPU; renders on the CPU", advice))
     else:
         found.append(ok("GPU", "none; renders on the CPU (--device cpu)"))
-    return found
+    return found, gpus
 
 
 def check_ray(probe: Probe) -> Finding:

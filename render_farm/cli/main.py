@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from render_farm import __version__
-from render_farm.cli import bench, demo, doctor, manifest, models, plan, render, report
+from render_farm.cli import bench, demo, doctor, manifest, models, plan, render, report, verify
 from render_farm.cli.terminal import error_line
 from render_farm.errors import RenderFarmError
 
@@ -69,6 +69,7 @@ app.command("serve")(report.serve)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

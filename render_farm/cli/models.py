@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from render_farm.cli.checks import gib
+from render_farm.cli.fit import FILMS_AT_ONCE
 from render_farm.cli.terminal import Json, hint, print_json, table
 from render_farm.errors import NotFoundError, UsageError
+from render_farm.job import RenderJob
 from render_farm.models import PRESETS, Preset
+from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning.memory import MemoryEstimate, estimate_memory
+from render_farm.planning.shapes import shapes_of_preset
 
 if TYPE_CHECKING:
     from render_farm.storage.hub import HubFile
@@ -29,11 +35,17 @@ def list_models(as_json: Json = False) -> None:
         print_json({"models": [_described(preset) for preset in PRESETS.values()]})
         return
     rows = [
-        [preset.name, ", ".join(preset.tasks), _size(preset), f"{d.width}x{d.height}", preset.hub_id or "built in"]
+        [
+            preset.name,
+            ", ".join(preset.tasks),
+            _size(preset),
+            f"{preset.defaults.width}x{preset.defaults.height}",
+            _memory(preset),
+            preset.hub_id or "built in",
+        ]
         for preset in PRESETS.values()
-        for d in [preset.defaults]
     ]
-    print("\n".join(table(["model", "tasks", "parameters", "size", "where"], rows)))
+    print("\n".join(table(["model", "tasks", "parameters", "size", "GPU memory", "where"], rows)))
 
 
 @app.command("info")
@@ -50,6 +62,7 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
         ["where", preset.hub_id or "built in"],
         ["tasks", ", ".join(preset.tasks)],
         ["parameters", _size(preset)],
+        ["GPU memory", f"{_memory(preset)} for a job with the defaults, by the memory model (bfloat16)"],
     ]
     if preset.num_layers:
         facts.append(["transformer", f"{preset.num_layers} layers, {preset.num_heads} heads"])
@@ -123,7 +136,25 @@ def _unknown(model: str) -> NotFoundError:
 
 
 def _described(preset: Preset) -> dict[str, object]:
-    return {**asdict(preset), "family": preset.family.value, "tasks": list(preset.tasks)}
+    needed = memory_of_defaults(preset)
+    memory = None if needed is None else {"least_bytes": needed.least_bytes, "full_bytes": needed.full_bytes}
+    return {**asdict(preset), "family": preset.family.value, "tasks": list(preset.tasks), "memory": memory}
+
+
+def memory_of_defaults(preset: Preset) -> MemoryEstimate | None:
+    """What a job that leaves every column null needs, of a preset's first task; None for the built-in model (little)."""
+    if preset.hub_id is None:
+        return None
+    task = preset.tasks[0]
+    columns = {"i2v": ("image",), "flf2v": ("image", "last_image")}.get(task, ())
+    job = RenderJob(job_id="defaults", prompt="any", task=task, **dict.fromkeys(columns, "any"))
+    plan = plan_film(job, facts_of_preset(preset.name))
+    return estimate_memory(plan, shapes_of_preset(preset), num_decoders=FILMS_AT_ONCE)
+
+
+def _memory(preset: Preset) -> str:
+    needed = memory_of_defaults(preset)
+    return "little" if needed is None else gib(needed.least_bytes)
 
 
 def _size(preset: Preset) -> str:

@@ -66,7 +66,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _load(cls: Any, folder: Path, component: str, **kwargs: Any) -> Any:
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model, report = cls.from_pretrained(
                 folder / component, use_safetensors=True, local_files_only=True, output_loading_info=True, **kwargs
             )
@@ -85,7 +85,7 @@ def _load(cls: Any, folder: Path, component: str, **kwargs: Any) -> Any:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Both libraries draw bars on stderr while they load, which is the caller's to draw on."""
     loggers = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in loggers:

@@ -62,7 +62,8 @@ class MemoryEstimate:
     def render_stage_bytes(self) -> int:
         """While segments are rendered and decoded, with nothing cached."""
         resident = self.transformer_bytes + self.vae_bytes + self.runtime_bytes
-        return resident + max(self.activation_bytes, self.encoding_bytes) + self.decoding_bytes
+        inputs = max(self.encoding_bytes, self.image_encoder_bytes)
+        return resident + max(self.activation_bytes, inputs) + self.decoding_bytes
 
     @property
     def least_bytes(self) -> int:
@@ -101,7 +102,7 @@ def estimate_memory(
         transformer_bytes=weight_bytes(shapes.transformer, element),
         vae_bytes=shapes.vae.num_parameters * FLOAT32_BYTES,
         text_encoder_bytes=shapes.text_encoder.num_parameters * element,
-        image_encoder_bytes=image_encoder * FLOAT32_BYTES,
+        image_encoder_bytes=image_encoder * element,
         activation_bytes=max(activation_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
         cache_bytes=max(window_cache_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
         encoding_bytes=_encoding_bytes(plan, shapes),

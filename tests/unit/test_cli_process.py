@@ -134,14 +134,16 @@ def test_doctor_says_what_is_broken(s3_env):
 )
 def test_a_library_that_fails_does_not_take_doctor_with_it(monkeypatch, code, why):
     monkeypatch.setattr(checks, "_PROBE_S", 0.5 if "sleep" in code else 30.0)
-    (finding,) = checks.check_torch(Probe(code))
+    (finding,), gpus = checks.check_torch(Probe(code))
+    assert gpus == []
     assert (finding.status, finding.detail) == (Status.BROKEN, why)
 
 
 def test_gpus_are_listed():
     gpus = '[{"name": "H100", "free": 85899345920, "total": 85899345920}]'
     code = f"""print('{{"version": "2.13", "cuda": "13.0", "gpus": {gpus}}}')"""
-    torch, gpu = checks.check_torch(Probe(code))
+    (torch, gpu), found = checks.check_torch(Probe(code))
+    assert found[0]["total"] == 85899345920
     assert torch.detail == "2.13, CUDA 13.0"
     assert (gpu.name, gpu.detail) == ("GPU 0", "H100, 80.0 GiB of 80.0 GiB free")
 
