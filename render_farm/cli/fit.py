@@ -48,8 +48,8 @@ def check_fit(model: str, parameters: dict[str, Any], gpus: list[dict[str, Any]]
 
 
 def _job(parameters: dict[str, Any]) -> RenderJob:
-    uris = {"i2v": ("image",), "flf2v": ("image", "last_image"), "v2v": ("video",)}
-    inputs = {column: f"{column}.any" for column in uris.get(parameters.get("task", ""), ())}
+    uris: dict[str, tuple[str, ...]] = {"i2v": ("image",), "flf2v": ("image", "last_image"), "v2v": ("video",)}
+    inputs: dict[str, Any] = {column: f"{column}.any" for column in uris.get(parameters.get("task", ""), ())}
     return RenderJob(job_id="doctor", prompt="any", **inputs, **parameters)
 
 

@@ -18,6 +18,7 @@ from render_farm.models import PRESETS, Preset
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.memory import MemoryEstimate, estimate_memory
 from render_farm.planning.shapes import shapes_of_preset
+from render_farm.planning.tasks import IMAGE_TASKS
 
 if TYPE_CHECKING:
     from render_farm.storage.hub import HubFile
@@ -142,12 +143,17 @@ def _described(preset: Preset) -> dict[str, object]:
 
 
 def memory_of_defaults(preset: Preset) -> MemoryEstimate | None:
-    """What a job that leaves every column null needs, of a preset's first task; None for the built-in model (little)."""
+    """What a job that leaves every column null needs, of its first task; None for the built-in model (little)."""
     if preset.hub_id is None:
         return None
     task = preset.tasks[0]
-    columns = {"i2v": ("image",), "flf2v": ("image", "last_image")}.get(task, ())
-    job = RenderJob(job_id="defaults", prompt="any", task=task, **dict.fromkeys(columns, "any"))
+    job = RenderJob(
+        job_id="defaults",
+        prompt="any",
+        task=task,
+        image="any" if task in IMAGE_TASKS else None,
+        last_image="any" if task == "flf2v" else None,
+    )
     plan = plan_film(job, facts_of_preset(preset.name))
     return estimate_memory(plan, shapes_of_preset(preset), num_decoders=FILMS_AT_ONCE)
 

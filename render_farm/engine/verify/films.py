@@ -35,7 +35,12 @@ def films(
 ) -> Iterator[VerifyFilm]:
     """Films of `tasks` for a model. `num_frames` (pixel frames) is a whole window's; a second segment adds all but the
     overlap. Deterministic."""
-    size = {"height": height, "width": width, "num_inference_steps": num_inference_steps, "base_num_frames": num_frames}
+    size: dict[str, Any] = {
+        "height": height,
+        "width": width,
+        "num_inference_steps": num_inference_steps,
+        "base_num_frames": num_frames,
+    }
     modes = {"sync": _SYNCHRONOUS} | ({"async": _ASYNCHRONOUS} if facts.renders_windows else {})
     long = 2 * num_frames - OVERLAP
     for task in tasks:
@@ -56,7 +61,7 @@ def films(
 
 
 def _job(task: str, **parameters: Any) -> RenderJob:
-    uris = {
+    uris: dict[str, Any] = {
         "i2v": {"image": "first.png"},
         "flf2v": {"image": "first.png", "last_image": "last.png"},
         "v2v": {"video": "video.mp4"},
