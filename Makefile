@@ -10,13 +10,19 @@ READY := $(VENV)/.ready
 TORCH ?= torch==2.13.0
 TORCH_INDEX_URL ?=
 
-.PHONY: help demo test lint bench format clean venv
+# Of `make chaos`: runs for each fault, and the first one's seed.
+RUNS ?= 20
+SEED ?= 0
+
+.PHONY: help demo test lint bench chaos fuzz format clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
 	@echo "make test   run every test that needs no GPU"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
+	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
+	@echo "make fuzz   10,000 damaged manifests and state files for each fuzz test"
 	@echo "make clean  remove what make created"
 
 venv: $(READY)
@@ -42,6 +48,12 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.farm_overhead
+
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/test_manifest_fuzz.py tests/unit/test_state_fuzz.py
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,12 +33,22 @@ class Timeouts:
     """A group that reports no step for max(this, 10 x its usual step) is ended."""
     first_step_floor_s: float = 600.0
     """The same for the first step of a segment, which may compile or load."""
+    store_floor_s: float = 900.0
+    """How long storing a segment may take after its last step; more than `cluster_patience_s`, which is spent there."""
+    finish_floor_s: float = 1800.0
+    """A film's finishing (decoding, encoding, publishing) that writes nothing for this long is ended."""
     lease_s: float = 30.0
     """A run's holder counts as gone after this long without a renewal."""
     worker_start_s: float = 600.0
     """A worker that has not answered by then is started anew."""
+    preemption_grace_s: float = 25.0
+    """How long a worker that got a SIGTERM may go on, when that is enough to complete its segment."""
+    step_checkpoint_s: float = 0.0
+    """How often the state of a segment is stored in the middle of its steps, so that a lost worker costs no more than
+    this; 0 stores none. Worth it where a segment takes many minutes. The same kind of device goes on bit for bit."""
     cluster_patience_s: float = 600.0
-    """How long the cluster's faults (storage, network) in a row are waited out before a job fails of them."""
+    """How long the cluster's faults (storage, network) in a row are waited out before a job fails of them. A worker
+    keeps a rendered segment for as long and tries to store it again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)

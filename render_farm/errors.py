@@ -161,6 +161,14 @@ class ClusterError(RenderFarmError):
     """Something around the workers failed (storage, network, preemption)."""
 
 
+class PreemptedError(ClusterError):
+    """The worker's machine is wanted back; the process stopped at a step, as it was asked to."""
+
+
+class NodeLostError(ClusterError):
+    """The worker's machine left the cluster."""
+
+
 class StorageError(ClusterError):
     """An object store or file system failed. The message says the operation, the place and what would work."""
 

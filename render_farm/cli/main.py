@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from render_farm import __version__
-from render_farm.cli import bench, demo, doctor, manifest, models, plan, render, report, verify
+from render_farm.cli import bench, control, demo, doctor, gc, manifest, models, plan, render, report, verify
 from render_farm.cli.terminal import error_line
 from render_farm.errors import RenderFarmError
 
@@ -63,6 +63,14 @@ def options(
 
 
 app.command("render")(render.render)
+app.command("pause")(control.pause)
+app.command("resume")(control.resume)
+app.command("cancel")(control.cancel)
+app.command("retry")(control.retry)
+app.command("priority")(control.priority)
+app.command("explain")(control.explain)
+app.add_typer(control.hosts_app, name="hosts")
+app.command("gc")(gc.gc)
 app.command("plan")(plan.plan)
 app.command("report")(report.report)
 app.command("serve")(report.serve)

@@ -44,6 +44,7 @@ from render_farm.engine.lora.weights import Lora, read_lora
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.segment import Attention, render_window, window_cache_plan
 from render_farm.engine.shapes import read_shapes
+from render_farm.engine.step_state import StepKeeper
 from render_farm.engine.text import encode_texts
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.engine.vae import StreamingDecoder
@@ -292,6 +293,7 @@ class Engine:
         conditioning: Conditioning | None = None,
         loras: Sequence[WeightedLora] = (),
         group: RenderGroup | None = None,
+        keeper: StepKeeper | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
@@ -301,7 +303,8 @@ class Engine:
         the last of a flf2v film need; `loras` (from `read_loras`) are those of the job, and stay attached until a
         segment has others. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
         decide the result, so a segment can be rendered anywhere and at any time, bit-identically on like hardware.
-        With a `group`, every rank makes this call with the same arguments and gets the same result.
+        With a `group`, every rank makes this call with the same arguments and gets the same result. `keeper` (not with
+        a group) keeps the state between steps, to go on from after a crash.
         `on_step` is called after each step and may raise `Cancelled`; its steps begin anew when a segment runs out of
         memory and is rendered in a smaller mode (`memory: auto`, without a group). Raises `UsageError` when `history`,
         `conditioning` or `loras` are missing or not those of the plan, `KeyError` for a missing text,
@@ -332,6 +335,7 @@ class Engine:
                 attention=self.attention,
                 conditioning=conditioning,
                 group=group,
+                keeper=keeper,
                 on_step=step,
             )
             return latents[:, :, window.num_dropped_frames :].cpu()

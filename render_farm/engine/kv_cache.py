@@ -5,6 +5,7 @@ Shapes: B batch, S tokens, H heads, D channels of a head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,25 @@ class KeyValueCache:
         kept.key[:, kept.num_tokens : end] = key
         kept.value[:, kept.num_tokens : end] = value
         kept.num_tokens = end
+
+    def state(self) -> dict[str, Tensor]:
+        """What is kept, (B S H D) each, by slot and `key` or `value`; their names hold the slot and its capacity."""
+        return {
+            f"{'.'.join(map(str, slot))}.{kept.key.shape[1]}.{name}": tensor[:, : kept.num_tokens]
+            for slot, kept in self._kept.items()
+            for name, tensor in (("key", kept.key), ("value", kept.value))
+        }
+
+    def restore(self, state: Mapping[str, Tensor], *, like: Tensor) -> None:
+        """Keep what `state` gave, on the device of `like`."""
+        for name in [name for name in state if name.endswith(".key")]:
+            *slot, capacity = (int(part) for part in name.split(".")[:-1])
+            self._store(
+                tuple(slot),
+                state[name].to(like.device),
+                state[f"{name.removesuffix('key')}value"].to(like.device),
+                capacity,
+            )
 
     @property
     def num_bytes(self) -> int:

@@ -39,3 +39,11 @@ class PrefixNoise:
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """The next noise, float32 on the CPU."""
         return torch.randn(shape, generator=self._generator, dtype=torch.float32, device="cpu")
+
+    def state(self) -> Tensor:
+        """Where the stream is, (bytes) uint8."""
+        return self._generator.get_state()
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from where the stream was."""
+        self._generator.set_state(state)

@@ -9,7 +9,7 @@ Shapes: B batch, C channels, F latent frames, h w latent height and width; N inf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +104,15 @@ class FrameSampler:
         table = unipc_table(sigmas).to(latents.device)[:, steps.to(latents.device)]
         self._table = table[:, :, None, None, :, None, None]
         self._steps = steps.to(latents.device)[:, None, None, :, None, None]
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers of the frames, (B C F h w) each."""
+        return {"newest": self._newest, "older": self._older, "last": self._last}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
     def step(self, prediction: Tensor, *, row: int, start: int, stop: int) -> None:
         """Move frames [start, stop) by `prediction` (B C F h w), the guided flow in the model's dtype."""

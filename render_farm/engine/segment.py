@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from render_farm.engine.rope import rope_table
 from render_farm.engine.sampler import FrameSampler
 from render_farm.engine.span import FrameSpan
 from render_farm.engine.step_cache import StepCache, new_step_cache
+from render_farm.engine.step_state import StepKeeper, WindowState
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.planning import FilmPlan, StepSchedule, Window
 from render_farm.step_cache import parse_cache
@@ -78,14 +80,16 @@ def render_window(
     conditioning: Conditioning | None = None,
     group: RenderGroup | None = None,
     step_cache: StepCache | None = None,
+    keeper: StepKeeper | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Denoise a segment; returns the latents (B C F h w) of its whole window, float32, on the transformer's device.
 
     `history` are the film's last latents so far (B C F h w); `embeddings` maps texts to (512, channels);
     `conditioning` is what the job's inputs give, for the windows that take some. With a `group`, all of its ranks make
-    this call, and each returns the same. `step_cache` replaces the one that the job asks for. Anything `on_step` raises
-    passes through.
+    this call, and each returns the same. `step_cache` replaces the one that the job asks for. `keeper` holds the state
+    between steps; it is not used with a step cache, which remembers more, and not to be given with a group, whose ranks
+    hold a share each. Anything `on_step` raises passes through.
     """
     window, schedule = plan.windows[segment], plan.schedule(segment)
     device, dtype = transformer.device, transformer.dtype
@@ -111,7 +115,11 @@ def render_window(
     timesteps = timesteps.to(device)
     shown = prefix.shown()
     spans = window_spans(schedule, caches=context.cache is not None, num_closing=window.num_closing_frames)
-    for row, span in enumerate(spans):
+    state = WindowState(latents=latents, sampler=sampler, noise=prefix.noise, cache=context.cache)
+    if step_cache is not None:
+        keeper = None
+    begin = state.begin(keeper)
+    for row, span in islice(enumerate(spans), begin, None):
         inputs = latents[:, :, span.start : span.stop].to(dtype)
         if prefix.noise is not None and span.start == 0:
             if row and prefix.per_step:
@@ -126,6 +134,7 @@ def render_window(
         assert first == span.output_start
         prediction = _guided(predictions, plan.job.guidance_scale)[:, :, : end - first]
         sampler.step(prediction, row=row, start=first, stop=end)
+        state.offer(keeper, row + 1)
         if on_step is not None:
             on_step(
                 StepProgress(

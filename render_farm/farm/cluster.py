@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.config import NAMESPACE
-from render_farm.errors import UsageError
+from render_farm.errors import RenderFarmError, UsageError
 
 _ANSWER_WITHIN_S = 10.0
+_START_TRIES = 3
 _OBJECT_STORE_BYTES = 256 << 20
 """Of a private Ray: latents go through storage, so little more than calls travels through it."""
 
@@ -57,7 +58,7 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if private:
-            ray.init(
+            _start(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, (num_workers or 1) + 2),
                 object_store_memory=_OBJECT_STORE_BYTES,
@@ -82,6 +83,25 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
         )
     finally:
         ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Start a private Ray, again where its own limit of 30 s for a process is too short: on a busy machine."""
+    import ray
+
+    for number in range(1, _START_TRIES + 1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises no class of its own here
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if number == _START_TRIES:
+                raise RenderFarmError(
+                    f"a private Ray did not start in {_START_TRIES} tries: {error}",
+                    advice="this machine is very busy, or short of memory; run the same command again later",
+                ) from error
 
 
 def _check_answers(address: str) -> None:

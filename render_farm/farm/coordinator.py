@@ -8,60 +8,33 @@ lives here: what is finished lies in storage, and whoever starts next reads it t
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
-from render_farm.errors import RenderFarmError, UsageError
-from render_farm.farm.failures import classify, died
-from render_farm.farm.results import write_results
-from render_farm.farm.run_record import FilmRecord, RunRecord
+from render_farm.errors import LeaseHeldError, StorageError, UsageError
+from render_farm.farm.errands import Errands
+from render_farm.farm.failures import died
+from render_farm.farm.hang_watch import HangWatch
+from render_farm.farm.held_run import HeldRun, hold
+from render_farm.farm.live_control import LiveControl
+from render_farm.farm.memory_steps import memory_modes
 from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.snapshot import RunSnapshot
 from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.states import JobState, RunState
-from render_farm.storage.lease import LeaseKeeper, LeaseTiming, acquire, this_holder
-from render_farm.storage.store import open_store
+from render_farm.scheduling.states import RunState
+from render_farm.storage.lease import LeaseTiming, this_holder
+from render_farm.storage.mailbox import give_answer, take_requests
 
 NAME = "coordinator"
 _TICK_S = 0.5
-_WRITE_RESULTS_EVERY_S = 20.0
-_SLOW_FACTOR = 10
 _ENDED_RUNS_KEPT = 20
-
-
-@dataclass
-class _Work:
-    """A segment on a worker."""
-
-    worker: str
-    film: ev.FilmKey
-    segment: int
-    handed_out_s: float
-    last_step_s: float | None = None
-    usual_step_s: float = 0.0
-
-
-@dataclass
-class _Run:
-    record: RunRecord
-    lease: LeaseKeeper | None = None
-    texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
-    """Every text by model; the values mean nothing."""
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    lease_lost: bool = False
-    sealed: bool = False
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    results_written_s: float = 0.0
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+_PAUSED = "paused"
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -72,16 +45,25 @@ class Coordinator:
         self._shape = shape
         self._address = address
         self._machine = FarmMachine(shape.policy)
-        self._runs: dict[str, _Run] = {}
-        self._works: dict[int, _Work] = {}
-        self._work_numbers = itertools.count(1)
+        self._runs: dict[str, HeldRun] = {}
         self._tasks: set[asyncio.Task] = set()
-        self._pool = WorkerPool(shape, on_up=self._worker_up, on_cannot_start=self._workers_cannot_start)
+        self._pool = WorkerPool(shape, on_up=self._worker_up, on_cannot_start=self._stop_all_runs)
+        self._watch = HangWatch(shape.timeouts)
+        self._errands = Errands(
+            self._pool,
+            self._runs,
+            self._watch,
+            apply=self._apply,
+            on_worker_ended=self._worker_lost,
+            on_prompt_missing=self._prompt_missing,
+        )
+        self._control = LiveControl(self._machine, self._apply)
         self._adding = asyncio.Lock()
         self._text = TextStage(
             self._pool, shape.policy, takes_a_place=shape.device == "cuda", free_a_place=self._free_a_place
         )
         self._ticking: asyncio.Task | None = None
+        self._wake_at_s = float("inf")
 
     # --- calls of the driver ---
 
@@ -96,21 +78,26 @@ class Coordinator:
 
     async def _add_run(self, spec: RunSpec, shape: FarmShape) -> bool:
         known = self._runs.get(spec.run_id)
-        if known is not None and not known.over.is_set():
+        if known is not None and not known.is_over:
             return not known.sealed
         self._adopt(shape)
-        store = open_store(spec.output)
-        timing = LeaseTiming(gone_after_s=self._shape.timeouts.lease_s, renew_every_s=self._shape.timeouts.lease_s / 4)
-        handle = await asyncio.to_thread(acquire, store, spec.run_id, this_holder(self._address), timing)
-        self._forget_old_runs(spec.run_id)
-        run = _Run(record=RunRecord(spec, store))
-        loop = asyncio.get_running_loop()
+        lease_s, loop = shape.timeouts.lease_s, asyncio.get_running_loop()
 
         def on_lost(error: Exception) -> None:
             loop.call_soon_threadsafe(self._lease_lost, spec.run_id, str(error))
 
-        run.lease = LeaseKeeper(handle, on_lost)
+        timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
+        run = await asyncio.to_thread(hold, spec, this_holder(self._address), timing, on_lost)
+        for problem in run.durable.state.problems:
+            run.record.log.add(problem, level="warning")
+        self._forget_old_runs(spec.run_id)
         self._runs[spec.run_id] = run
+        for host, reason in run.control.quarantined:
+            if not self._machine.hosts.is_quarantined(host):
+                self._apply(ev.QuarantineHost(host=host, reason=reason))
+        if run.control.paused:
+            run.record.log.add(f"the run is paused; `render-farm resume {run.run_id}` lets it go on", level="warning")
+            self._apply(ev.PauseRun(run_id=spec.run_id))
         return True
 
     def _adopt(self, shape: FarmShape) -> None:
@@ -120,6 +107,7 @@ class Coordinator:
         if not self._anything_left and not self._machine.workers:
             self._shape = shape
             self._pool.adopt(shape)
+            self._watch.timeouts = shape.timeouts
         elif (shape.device, shape.dtype) != (self._shape.device, self._shape.dtype):
             raise UsageError(
                 f"this cluster's farm renders on {self._shape.device} in {self._shape.dtype} for another run",
@@ -128,7 +116,7 @@ class Coordinator:
 
     def _forget_old_runs(self, again: str) -> None:
         """Drop the runs that ended longest ago, and an ended one that is to be run again."""
-        ended = [run_id for run_id, run in self._runs.items() if run.over.is_set()]
+        ended = [run_id for run_id, run in self._runs.items() if run.is_over]
         for run_id in [*ended[:-_ENDED_RUNS_KEPT], *([again] if again in ended[-_ENDED_RUNS_KEPT:] else [])]:
             self._machine.forget_run(run_id)
             del self._runs[run_id]
@@ -153,6 +141,7 @@ class Coordinator:
                     adapters=entry.task.plan.job.adapters,
                     priority=entry.priority,
                     deadline_s=entry.deadline_s,
+                    num_memory_modes=len(memory_modes(entry.task.plan, self._shape.device)),
                 )
             )
         self._apply(ev.FilmsAdded(films=tuple(films)))
@@ -171,7 +160,7 @@ class Coordinator:
             self._start_workers()
         self._seal(run)
 
-    def _seal(self, run: _Run) -> None:
+    def _seal(self, run: HeldRun) -> None:
         spec = run.record.spec
         self._apply(ev.RunSealed(run_id=spec.run_id, max_failed=spec.max_failed, failed_before=spec.failed_before))
 
@@ -181,6 +170,10 @@ class Coordinator:
         if run.record.state is RunState.RUNNING and not self._machine.workers:
             run.record.note = run.record.note or f"starting {self._shape.num_workers} workers"
         elif run.record.note.startswith("starting"):
+            run.record.note = ""
+        if not run.record.note and run.control.paused:
+            run.record.note = _PAUSED
+        elif run.record.note == _PAUSED and not run.control.paused:
             run.record.note = ""
         return run.record.picture(
             counts=self._machine.counts(run_id) if self._machine.has_run(run_id) else {},
@@ -219,38 +212,57 @@ class Coordinator:
 
     async def step_done(self, work: int, step: int, num_steps: int) -> None:
         """A segment made a step."""
-        held = self._works.get(work)
-        if held is None:
-            return
-        now = time.monotonic()
-        if held.last_step_s is not None and step > 1:
-            held.usual_step_s = max(held.usual_step_s, now - held.last_step_s)
-        held.last_step_s = now
-        run_id, job_id = held.film
-        if run_id in self._runs:
-            self._runs[run_id].record.stepped(job_id, held.segment, step, num_steps)
+        self._errands.stepped(work, step, num_steps)
+
+    async def still_finishing(self, work: int) -> None:
+        """A film that is being finished has written something."""
+        self._watch.alive(work, time.monotonic())
 
     # --- events in, actions out ---
 
     def _apply(self, event: ev.Event) -> None:
-        for action in self._machine.apply(event, time.monotonic()):
+        actions = self._machine.apply(event, time.monotonic())
+        if isinstance(event, ev.QuarantineHost | ev.ReleaseHost) or any(
+            isinstance(action, ev.HostQuarantined) for action in actions
+        ):
+            self._hosts_changed()
+        for action in actions:
             match action:
                 case ev.RenderSegment():
-                    self._spawn(self._render(action))
+                    self._spawn(self._errands.render(action))
                 case ev.FinishFilm():
-                    self._spawn(self._finish(action))
+                    self._spawn(self._errands.finish(action))
                 case ev.StopWork():
-                    self._stop(action)
+                    self._errands.stop(action)
                 case ev.ReplaceWorker():
                     self._spawn(self._pool.replace(action.worker))
                 case ev.FilmEnded():
                     self._film_ended(action)
                 case ev.FilmDelayed():
                     self._film_delayed(action)
+                case ev.HostQuarantined():
+                    self._host_quarantined(action)
                 case ev.RunEnded():
                     self._spawn(self._run_ended(action))
                 case ev.WakeAt():
-                    pass  # the tick comes often enough
+                    self._wake_at(action.time_s)
+
+    def _hosts_changed(self) -> None:
+        """Quarantines outlive the coordinator, and no worker is started where they hold."""
+        quarantined = self._machine.hosts.quarantined
+        self._pool.avoid_hosts(quarantined)
+        for run in self._runs.values():
+            if not run.is_over:
+                run.control = replace(run.control, quarantined=tuple(sorted(quarantined.items())))
+
+    def _host_quarantined(self, action: ev.HostQuarantined) -> None:
+        for run in self._runs.values():
+            if not run.is_over:
+                run.record.log.add(
+                    f"host {action.host} is quarantined: {action.reason}; "
+                    f"`render-farm hosts release {run.run_id} {action.host}` gives it work again",
+                    level="error",
+                )
 
     def _spawn(self, work: Any) -> asyncio.Task:
         task = asyncio.create_task(work)
@@ -262,102 +274,27 @@ class Coordinator:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             # A mistake in the farm itself: no run may wait for ever because of it.
-            reason = f"internal error: {task.exception()!r}"
-            for run_id, run in self._runs.items():
-                if not run.over.is_set():
-                    run.record.stop_reason = reason
-                    run.record.log.add(reason, level="error")
-                    self._apply(ev.CancelRun(run_id=run_id, reason=reason))
-
-    def _film(self, key: ev.FilmKey) -> FilmRecord:
-        return self._runs[key[0]].record.films[key[1]]
-
-    async def _render(self, action: ev.RenderSegment) -> None:
-        if not self._pool.has(action.worker):
-            return  # it ended in this moment; the machine is told so by whoever noticed
-        handle = self._pool.handle(action.worker)
-        run_id, job_id = action.film
-        record = self._runs[run_id].record
-        task = self._film(action.film).entry.task
-        number = next(self._work_numbers)
-        self._works[number] = _Work(
-            worker=action.worker, film=action.film, segment=action.segment, handed_out_s=time.monotonic()
-        )
-        record.started(job_id, action.worker, "denoise")
-        record.log.add(
-            f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
-            + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
-            job_id=job_id,
-            level="debug",
-        )
-        try:
-            report = await handle.render_segment.remote(task, action.segment, number)
-        except RayActorError as error:
-            self._worker_lost(action.worker, error)
-            return
-        except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
-            self._work_failed(action.worker, action.film, error)
-            return
-        finally:
-            self._works.pop(number, None)
-        record.engine_time(action.worker, report.engine_s)
-        for note in report.notes:
-            record.log.add(f"{action.worker}: {note}", job_id=job_id)
-        if run_id in self._runs and not JobState(record.films[job_id].result.state).ended:
-            record.segment_done(job_id, report.seconds)
-        self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
-
-    async def _finish(self, action: ev.FinishFilm) -> None:
-        if not self._pool.has(action.worker):
-            return
-        handle = self._pool.handle(action.worker)
-        run_id, job_id = action.film
-        record = self._runs[run_id].record
-        record.started(job_id, action.worker, "publish")
-        try:
-            report = await handle.finish_film.remote(self._film(action.film).entry.task, action.attempt)
-        except RayActorError as error:
-            self._worker_lost(action.worker, error)
-            return
-        except Exception as error:  # noqa: BLE001  (as above)
-            self._work_failed(action.worker, action.film, error)
-            return
-        record.engine_time(action.worker, report.engine_s)
-        record.published(job_id, report)
-        self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
-
-    def _stop(self, action: ev.StopWork) -> None:
-        for number, work in self._works.items():
-            if work.worker == action.worker and work.film == action.film and self._pool.has(action.worker):
-                self._pool.handle(action.worker).stop.remote(number)
-
-    def _work_failed(self, worker: str, film: ev.FilmKey, error: BaseException) -> None:
-        cause = getattr(error, "cause", None) or error
-        behind = getattr(cause, "segments_done", None)
-        if behind is not None and film[0] in self._runs:
-            self._runs[film[0]].record.set_back(film[1], str(cause), behind)
-        self._apply(ev.WorkFailed(worker=worker, film=film, failure=classify(error), segments_done=behind))
+            self._stop_all_runs(f"internal error: {task.exception()!r}")
 
     def _worker_lost(self, worker: str, error: BaseException) -> None:
-        if not self._pool.forget(worker):
+        if not self._pool.forget(worker, kill=True):  # Ray also says so of one that it merely cannot reach
             return
-        detail = " ".join(str(error).split())[:200]
         for run in self._runs.values():
-            if not run.over.is_set():
+            if not run.is_over:
                 run.record.log.add(f"worker {worker} ended; a fresh one is started", level="warning")
-        self._apply(ev.WorkerLost(worker=worker, failure=died(worker, detail)))
+        self._apply(ev.WorkerLost(worker=worker, failure=died(worker, error)))
         self._start_workers()
 
     @property
     def _anything_left(self) -> bool:
-        return any(not run.over.is_set() for run in self._runs.values())
+        return any(not run.is_over for run in self._runs.values())
 
     def _start_workers(self) -> None:
         if self._anything_left:
             self._pool.start()
 
-    def _worker_up(self, worker: str) -> None:
-        self._apply(ev.WorkerUp(worker=worker))
+    def _worker_up(self, worker: str, host: str) -> None:
+        self._apply(ev.WorkerUp(worker=worker, host=host))
         if not self._anything_left:
             self._spawn(self._let_go(worker))
 
@@ -366,9 +303,9 @@ class Coordinator:
         self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
         await self._pool.end(worker)
 
-    def _workers_cannot_start(self, reason: str) -> None:
+    def _stop_all_runs(self, reason: str) -> None:
         for run_id, run in self._runs.items():
-            if not run.over.is_set():
+            if not run.is_over:
                 run.record.stop_reason = reason
                 run.record.log.add(reason, level="error")
                 self._apply(ev.CancelRun(run_id=run_id, reason=reason))
@@ -398,12 +335,7 @@ class Coordinator:
         if state is RunState.DONE and counts.get("failed"):
             state = RunState.FAILED  # rows that were bad from the start
         try:
-            if not run.lease_lost:  # else the results are the new holder's to write
-                await self._write(run)
-            if run.lease is not None:
-                await asyncio.to_thread(run.lease.stop)
-        except RenderFarmError as error:
-            run.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
+            await run.give_back()
         finally:  # whatever happens, nobody may wait for this run for ever
             run.record.state = state
             run.over.set()
@@ -415,23 +347,9 @@ class Coordinator:
         await asyncio.gather(*(self._let_go(worker) for worker in self._machine.idle_workers))
         self._start_workers()  # a run that was added meanwhile
 
-    async def _write(self, run: _Run) -> None:
-        run.results_written_s = time.monotonic()
-        results, record = run.record.results(), run.record
-
-        def write() -> None:
-            write_results(record.store, record.spec.run_id, results)
-            record.log.flush(record.store)
-
-        try:
-            async with run.writing:
-                await asyncio.to_thread(write)
-        except RenderFarmError as error:
-            record.log.add(f"results.parquet could not be written: {error}", level="error")
-
     def _lease_lost(self, run_id: str, reason: str) -> None:
         run = self._runs.get(run_id)
-        if run is not None and not run.over.is_set():
+        if run is not None and not run.is_over:
             run.lease_lost = True
             run.record.stop_reason = f"the run's lease was lost: {reason}"
             run.record.log.add(run.record.stop_reason, level="error")
@@ -439,16 +357,30 @@ class Coordinator:
 
     # --- text ---
 
-    async def _encode_texts(self, run: _Run) -> None:
+    async def _encode_texts(self, run: HeldRun) -> None:
         """Have every prompt of the run encoded, a model at a time; its films become ready."""
-        run_id = run.record.spec.run_id
-        for model, texts in run.texts.items():
-            failure = await self._text.encode(run.record, model, run.fingerprints[model], list(texts))
-            if failure is None:
-                self._apply(ev.TextReady(run_id=run_id, model=model))
-            else:
-                self._apply(ev.TextFailed(run_id=run_id, model=model, failure=failure))
+        for model in run.texts:
+            await self._encode(run, model)
         self._start_workers()
+
+    async def _encode(self, run: HeldRun, model: str) -> None:
+        run_id = run.record.spec.run_id
+        run.encoding.add(model)
+        try:
+            failure = await self._text.encode(run.record, model, run.fingerprints[model], list(run.texts[model]))
+        finally:
+            run.encoding.discard(model)
+        if failure is None:
+            self._apply(ev.TextReady(run_id=run_id, model=model))
+        else:
+            self._apply(ev.TextFailed(run_id=run_id, model=model, failure=failure))
+
+    def _prompt_missing(self, run_id: str, model: str) -> None:
+        """An embedding was lost or damaged after it was stored: the films that need it wait until it is made again."""
+        run = self._runs[run_id]
+        if model not in run.encoding and not run.is_over:
+            self._apply(ev.TextMissing(run_id=run_id, model=model))
+            self._spawn(self._encode(run, model))
 
     async def _free_a_place(self) -> None:
         """Let an idle worker go, when all places are taken."""
@@ -464,27 +396,48 @@ class Coordinator:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
-            self._end_hanging_workers(now)
+            self._end_silent_workers(now)
             self._apply(ev.Tick())
             for run in self._runs.values():
-                if (
-                    not run.over.is_set()
-                    and not run.lease_lost
-                    and now - run.results_written_s > _WRITE_RESULTS_EVERY_S
-                ):
-                    run.results_written_s = now
+                if run.due(now):
                     self._spawn(self._write(run))
+                    self._spawn(self._answer_requests(run))
 
-    def _end_hanging_workers(self, now: float) -> None:
-        """End the processes of workers that have made no step for far too long."""
-        timeouts = self._shape.timeouts
-        for work in list(self._works.values()):
-            if work.last_step_s is None:
-                late = now - work.handed_out_s > timeouts.first_step_floor_s
-            else:
-                late = now - work.last_step_s > max(timeouts.hang_floor_s, _SLOW_FACTOR * work.usual_step_s)
-            if late and self._pool.has(work.worker):
+    async def _write(self, run: HeldRun) -> None:
+        try:
+            await run.write()
+        except LeaseHeldError as error:
+            self._lease_lost(run.record.spec.run_id, str(error))
+
+    async def _answer_requests(self, run: HeldRun) -> None:
+        """Do what others asked through the run's mailbox. What was done is durable before it is answered."""
+        if run.answering:
+            return
+        run.answering = True
+        store = run.record.store
+        try:
+            for request_id, request in await asyncio.to_thread(take_requests, store, run.run_id):
+                answer = self._control.answer(run, request)
+                await self._write(run)
+                await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
+        except StorageError as error:
+            run.record.log.add(f"requests to this run are not answered: {error}", level="warning")
+        finally:
+            run.answering = False
+
+    def _wake_at(self, time_s: float) -> None:
+        """Tick at `time_s`, when that is before the next time that is waited for."""
+        now = time.monotonic()
+        if now < self._wake_at_s <= time_s:
+            return
+        self._wake_at_s = time_s
+        asyncio.get_running_loop().call_later(max(0.0, time_s - now), self._apply, ev.Tick())
+
+    def _end_silent_workers(self, now: float) -> None:
+        """End the processes of workers that have given no sign of life for far too long."""
+        for work, doing in self._watch.silent(now):
+            if self._pool.has(work.worker):
                 self._runs[work.film[0]].record.log.add(
-                    f"worker {work.worker} made no step for too long; it is ended", job_id=work.film[1], level="warning"
+                    f"worker {work.worker} {doing}; it is ended", job_id=work.film[1], level="warning"
                 )
                 self._pool.kill(work.worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -20,9 +21,9 @@ import render_farm
 from render_farm.config import Settings
 from render_farm.errors import NotFoundError, RenderFarmError, UsageError
 from render_farm.farm.cluster import Cluster, connect, resolve_address
+from render_farm.farm.held_run import hold
 from render_farm.farm.prepare import PreparedRun, RunContext, prepare
 from render_farm.farm.request import RunRequest
-from render_farm.farm.results import write_results
 from render_farm.farm.run_spec import FarmShape, RunSpec
 from render_farm.farm.snapshot import RunOutcome, RunSnapshot
 from render_farm.manifest.files import open_binary
@@ -31,12 +32,15 @@ from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
+from render_farm.media.uris import shown_uri
 from render_farm.planning import ModelFacts
 from render_farm.scheduling.retry import RetryPolicy
-from render_farm.scheduling.states import RunState, exit_code
-from render_farm.storage.layout import RunKeys, check_id
+from render_farm.scheduling.states import RunState, exit_code, run_state
+from render_farm.storage.layout import check_id
+from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.probe import create_only_honoured
-from render_farm.storage.store import Store, open_store, refuse_for_farm
+from render_farm.storage.run_state import load_run_state
+from render_farm.storage.store import open_store, refuse_for_farm
 
 OnSnapshot = Callable[[RunSnapshot], None]
 
@@ -68,10 +72,9 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
     source = _read_source(request)
     store = open_store(request.output)
     try:
-        store.write_bytes(RunKeys(run_id=source.run_id).manifest, source.manifest)
+        create_only = create_only_honoured(store)
     except NotFoundError as error:
         raise UsageError(f"output {request.output}: cannot be written to ({error.message})") from error
-    create_only = create_only_honoured(store)
     clock, signals = _Clock(request.timeout_s), _Signals()
     address = resolve_address(request.address)
     with contextlib.ExitStack() as stack:
@@ -92,22 +95,26 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             group=_group(request),
             limits=request.settings.inputs,
             model_cache=request.settings.model_cache,
+            timeouts=request.settings.timeouts,
+            state=load_run_state(store, source.run_id),
         )
         prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))
-        _write_run_document(store, source, request, prepared, device)
-        if not prepared.entries:
-            return _nothing_to_do(store, source, request, prepared, on_snapshot)
-        if cluster is None:
-            cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
-        stack.enter_context(signals.handled())  # again: connecting to Ray sets a handler of its own
-        shape = _shape(request, cluster, device, dtype, num_films=len(prepared.entries))
         spec = RunSpec(
             run_id=source.run_id,
             output=request.output,
             max_failed=_max_failed(request, len(source.rows)),
             failed_before=prepared.num_bad,
             ended=prepared.ended,
+            render_keys=prepared.render_keys,
+            manifest=source.manifest,
+            document=_run_document(source, request, prepared, device),
         )
+        if not prepared.entries:
+            return _nothing_to_do(spec, request.settings.timeouts.lease_s, on_snapshot)
+        if cluster is None:
+            cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
+        stack.enter_context(signals.handled())  # again: connecting to Ray sets a handler of its own
+        shape = _shape(request, cluster, device, dtype, num_films=len(prepared.entries))
         return _Watch(cluster, shape, spec, prepared, on_snapshot, clock, signals).run()
 
 
@@ -213,11 +220,11 @@ def _max_failed(request: RunRequest, num_rows: int) -> int | None:
     return num_rows * int(number) // 100 if text.endswith("%") else int(number)
 
 
-def _write_run_document(store: Store, source: _Source, request: RunRequest, prepared: PreparedRun, device: str) -> None:
+def _run_document(source: _Source, request: RunRequest, prepared: PreparedRun, device: str) -> bytes:
     document = {
         "schema": "render_farm.run/1",
         "run_id": source.run_id,
-        "manifest": request.manifest,
+        "manifest": shown_uri(request.manifest) if request.manifest else None,
         "output": request.output,
         "num_jobs": len(source.rows),
         "num_films": len(prepared.entries),
@@ -225,24 +232,20 @@ def _write_run_document(store: Store, source: _Source, request: RunRequest, prep
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "render_farm": render_farm.__version__,
     }
-    store.write_bytes(RunKeys(run_id=source.run_id).run, json.dumps(document, indent=1).encode())
+    return json.dumps(document, indent=1).encode()
 
 
-def _nothing_to_do(
-    store: Store, source: _Source, request: RunRequest, prepared: PreparedRun, on_snapshot: OnSnapshot
-) -> RunOutcome:
+def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> RunOutcome:
     """Every row is bad or done: no worker is started."""
-    counts = {str(state): number for state, number in Counter(result.state for result in prepared.ended).items()}
-    write_results(store, source.run_id, prepared.ended)
-    state = str(RunState.FAILED if counts.get("failed") else RunState.DONE)
+    counts = {str(state): number for state, number in Counter(result.state for result in spec.ended).items()}
+    timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
+    run = hold(spec, this_holder(), timing, on_lost=lambda error: None)
+    asyncio.run(run.give_back())
+    state = str(run_state(counts))
     on_snapshot(
-        RunSnapshot(
-            run_id=source.run_id, output=request.output, state=state, num_jobs=len(prepared.ended), counts=counts
-        )
+        RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, num_jobs=len(spec.ended), counts=counts)
     )
-    return RunOutcome(
-        run_id=source.run_id, output=request.output, state=state, jobs=counts, exit_code=exit_code(counts)
-    )
+    return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=exit_code(counts))
 
 
 class _Clock:

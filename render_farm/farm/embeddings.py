@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _TENSOR = "embedding"
 
 
+class MissingEmbeddingError(CorruptCheckpointError):
+    """An embedding is not in storage, or not whole (then it was removed): its text has to be encoded again."""
+
+
 def digest(fingerprint: str, text: str) -> str:
     """Name of a text's embedding by one model: 32 hex."""
     return hashlib.sha256(f"{fingerprint}\0{text}".encode()).hexdigest()[:32]
@@ -49,7 +53,7 @@ class EmbeddingStore:
         self._store.write_bytes(self._key(text), save({_TENSOR: embedding[:num_rows].contiguous()}, metadata=metadata))
 
     def load(self, text: str, num_tokens: int = 512) -> Tensor:
-        """One embedding, (num_tokens, dim). `CorruptCheckpointError` when it is missing or damaged."""
+        """One embedding, (num_tokens, dim). `MissingEmbeddingError` when it is missing or damaged."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -57,10 +61,10 @@ class EmbeddingStore:
         try:
             rows = load(self._store.read_bytes(key))[_TENSOR]
         except NotFoundError as error:
-            raise CorruptCheckpointError(f"prompt embedding {self._store.uri(key)} is missing") from error
+            raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is missing") from error
         except (SafetensorError, KeyError) as error:
             self._store.delete(key)
-            raise CorruptCheckpointError(f"prompt embedding {self._store.uri(key)} is damaged") from error
+            raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is damaged") from error
         embedding = rows.new_zeros((num_tokens, rows.shape[1]))
         embedding[: rows.shape[0]] = rows
         return embedding

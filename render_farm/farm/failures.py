@@ -7,6 +7,8 @@ import errno
 from render_farm.errors import Fault, RenderFarmError
 from render_farm.scheduling.retry import Failure
 
+_NODE_GONE = ("node has died", "node died", "node is dead", "node was terminated", "receives a SIGTERM")
+
 
 def classify(error: BaseException) -> Failure:
     """Say whose fault `error` is. Ray's wrapper around a worker's exception is looked through.
@@ -39,7 +41,11 @@ def classify(error: BaseException) -> Failure:
     return Failure(fault=Fault.WORKER, error_class=name, message=message or name)
 
 
-def died(worker: str, detail: str = "") -> Failure:
-    """The failure of whatever a worker held when its process ended."""
-    message = f"worker {worker} ended while it held this work" + (f": {detail}" if detail else "")
+def died(worker: str, error: BaseException | None = None) -> Failure:
+    """The failure of whatever a worker held when its process ended, as Ray tells it. A machine that left the cluster
+    (a spot instance, a drained node) is no fault of the worker's."""
+    detail = " ".join(str(error).split()) if error is not None else ""
+    message = f"worker {worker} ended while it held this work" + (f": {detail[-300:]}" if detail else "")
+    if getattr(error, "preempted", False) or any(sign in detail for sign in _NODE_GONE):
+        return Failure(fault=Fault.CLUSTER, error_class="NodeLostError", message=message)
     return Failure(fault=Fault.WORKER, error_class="WorkerDiedError", message=message)

@@ -64,6 +64,8 @@ class FilmOutput:
         """Segments taken so far."""
         self.decode_s = 0.0
         """Decoding, encoding and writing so far."""
+        self.on_frame: Callable[[], None] | None = None
+        """Called after every frame that is written."""
         self._num_expected = plan.num_frames - plan.num_repeated_frames
         if lead_in is not None:
             self._pending.append(self._thread.submit(self._write_lead_in, lead_in))
@@ -125,6 +127,8 @@ class FilmOutput:
                     write_poster(frame, self._folder / POSTER)
                 self._writer.append(frame)
                 self._seams.add(frame)
+                if self.on_frame is not None:
+                    self.on_frame()
         self.decode_s += time.monotonic() - started
 
 

@@ -24,6 +24,13 @@ class FilmTask:
     """Whether the output's store honours create-only writes."""
     limits: InputLimits = InputLimits()
     """What the job's images and videos may be."""
+    patience_s: float = 0.0
+    """How long a store that fails is tried again before a rendered segment is given up."""
+    grace_s: float = 0.0
+    """How long a worker that is to end may go on to complete the segment."""
+
+    step_checkpoint_s: float = 0.0
+    """How often to store a segment's state in the middle of its steps; 0: never."""
 
     @property
     def job_id(self) -> str:

@@ -23,11 +23,13 @@ import numpy as np
 
 import render_farm
 from render_farm.config import EngineOptions
-from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError
+from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.patience import Patience
+from render_farm.farm.step_checkpoints import StepCheckpoints
 from render_farm.media.fitting import Fit
 from render_farm.media.seams import worst
 from render_farm.media.uris import shown_uri
@@ -39,6 +41,7 @@ from render_farm.storage.checkpoints import (
     record_segment,
     save_segment,
 )
+from render_farm.storage.claims import claim_job
 from render_farm.storage.done import read_done
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
 from render_farm.storage.publish import finish_publish, pending_commit, publish
@@ -105,6 +108,7 @@ class FilmWorker:
         self._films: OrderedDict[str, _FilmHere] = OrderedDict()
         self._lock = threading.Lock()
         self._stopped: set[int] = set()
+        self._preempted_s: float | None = None
         self._clock = BusyClock()
         clear_abandoned()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
@@ -122,8 +126,11 @@ class FilmWorker:
         """
         import torch
 
+        if self._preempted_s is not None:
+            raise PreemptedError(f"film {task.film}: this worker was asked to end")
         store = open_store(task.output)
         engine = self._load(task.model)
+        claim_job(store, task.run_id, task.film)
         film = self._film(store, task)
         if len(film.latents) < segment:  # it was rendered elsewhere since it was here: read it again
             self._forget(task.film)
@@ -137,13 +144,25 @@ class FilmWorker:
         loras = engine.read_loras(task.plan, task.limits)
 
         def step(progress: StepProgress) -> None:
+            where = f"film {task.film}: stopped at step {progress.step} of {progress.num_steps}"
             if work in self._stopped:
                 self._stopped.discard(work)
-                raise Cancelled(f"film {task.film}: stopped at step {progress.step} of {progress.num_steps}")
+                raise Cancelled(where)
+            pace_s = (time.monotonic() - started) / progress.step
+            if self._must_end(pace_s * (progress.num_steps - progress.step), task.grace_s):
+                raise PreemptedError(f"{where}, for this worker was asked to end")
             if on_step is not None:
                 on_step(progress)
 
         started = time.monotonic()
+        keeper = StepCheckpoints(
+            store,
+            task.film,
+            segment,
+            every_s=task.step_checkpoint_s,
+            maker=f"{self._device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads",
+            is_last=lambda: self._must_end(0.0, 0.0),
+        )
         with torch.inference_mode(), self._clock.busy():
             latents = engine.render_segment(
                 task.plan,
@@ -152,35 +171,44 @@ class FilmWorker:
                 embeddings=embeddings,
                 conditioning=conditioning,
                 loras=loras,
+                keeper=keeper if task.step_checkpoint_s > 0 else None,
                 on_step=step,
             ).numpy()
         seconds = time.monotonic() - started
         decisions = engine.decisions(task.plan, segment)
         meta = SegmentMeta(attempt=self._attempt(), seconds=round(seconds, 3), worker=self.name, engine=decisions)
-        record = save_segment(store, task.film, segment, latents, meta)
+        patience = Patience(task.patience_s, stopped=lambda: work in self._stopped)
         try:
-            film.state = record_segment(store, film.state, record)
+            record = patience(lambda: save_segment(store, task.film, segment, latents, meta))
+            film.state = patience(lambda: record_segment(store, film.state, record))
         except LeaseHeldError:
             # Somebody else went on with this film (a worker that was given up for dead): theirs is what counts.
             self._forget(task.film)
             film = self._film(store, task)
             self._check_begun(film, segment + 1, task)
             return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
+        keeper.clear()
         film.latents.append(latents)
         self._decode_begun(engine, task, film)
         return SegmentReport(
             segment=segment,
             seconds=seconds,
             engine_s=self._clock.total_s,
-            notes=self._news(engine.notes(task.plan, segment)),
+            notes=(*keeper.notes, *self._news(engine.notes(task.plan, segment))),
         )
 
-    def finish_film(self, task: FilmTask, *, attempts: int = 1) -> FilmReport:
-        """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent."""
+    def finish_film(
+        self, task: FilmTask, *, attempts: int = 1, on_progress: Callable[[], None] | None = None
+    ) -> FilmReport:
+        """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent.
+
+        `on_progress` is called now and then while it goes on.
+        """
         started = time.monotonic()
         store = open_store(task.output)
+        claim = claim_job(store, task.run_id, task.film)
         if self._is_committed(store, task):
-            job = finish_publish(store, task.film)
+            job = finish_publish(store, task.film, claim)
         else:
             film = self._film(store, task)
             film.is_finishing = True
@@ -189,11 +217,26 @@ class FilmWorker:
                 if film.output is None or film.output.num_segments < task.plan.num_segments:
                     self._decode_begun(self._load(task.model), task, film)
                 assert film.output is not None
+                film.output.on_frame = on_progress
                 rendered = film.output.finish(film.latents if task.keep_latents else None)
                 document = self._document(task, film.state, attempts, rendered)
-                job = publish(
-                    store, task.film, self._attempt(), rendered.files, document, create_only=task.create_only
-                ).job
+                if on_progress is not None:
+                    on_progress()
+                attempt = self._attempt()
+                patience = Patience(task.patience_s)
+                job = patience(
+                    lambda: (
+                        publish(
+                            store,
+                            task.film,
+                            attempt,
+                            rendered.files,
+                            document,
+                            create_only=task.create_only,
+                            claim=claim,
+                        ).job
+                    )
+                )
             finally:
                 self._forget(task.film)
         store.delete_tree(FilmKeys(film=task.film).attempts)
@@ -228,6 +271,14 @@ class FilmWorker:
     def stop(self, work: int) -> None:
         """Have the segment rendered under the number `work` end with `Cancelled` at its next step."""
         self._stopped.add(work)
+
+    def preempt(self) -> None:
+        """This process is to end soon: its segment is completed when that is a matter of the grace time, else it ends
+        at its next step with `PreemptedError`. Nothing new is begun."""
+        self._preempted_s = time.monotonic()
+
+    def _must_end(self, left_s: float, grace_s: float) -> bool:
+        return self._preempted_s is not None and time.monotonic() + left_s > self._preempted_s + grace_s
 
     def close(self) -> None:
         """Drop all films and their temporary files."""

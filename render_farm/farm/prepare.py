@@ -5,27 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from render_farm.config import InputLimits
+from render_farm.config import InputLimits, Timeouts
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.film_task import FilmTask
+from render_farm.farm.lookup import Found, Lookup
 from render_farm.farm.loras import LoraShelf
 from render_farm.farm.results import Result
 from render_farm.farm.run_spec import FilmEntry
-from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 from render_farm.planning.cost import segment_token_passes
 from render_farm.scheduling.states import JobState
-from render_farm.storage.checkpoints import load_film_state
-from render_farm.storage.done import read_done
-from render_farm.storage.layout import JobKeys
+from render_farm.storage.run_state import JobRow, RunState
 from render_farm.storage.store import Store
 
-_LOOKUPS_AT_ONCE = 16
+_INPUTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +32,8 @@ class PreparedRun:
 
     entries: tuple[FilmEntry, ...]
     ended: tuple[Result, ...]
+    render_keys: dict[str, str] = field(default_factory=dict)
+    """Of every film, the ended ones too."""
 
     @property
     def num_bad(self) -> int:
@@ -56,6 +56,9 @@ class RunContext:
     limits: InputLimits = InputLimits()
     model_cache: str | None = None
     """Local folder for models that come from a URI."""
+    timeouts: Timeouts = Timeouts()
+    state: RunState = field(default_factory=RunState)
+    """What the run knew when it was last at work."""
 
 
 def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
@@ -63,13 +66,30 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
     of such a model fails with that message. Storage errors pass."""
     planner = _Planner(context, facts_of)
     planned = [planner.plan(row) for row in rows]
-    films = [item for item in planned if isinstance(item, tuple)]
-    with ThreadPoolExecutor(max_workers=_LOOKUPS_AT_ONCE) as pool:
-        shelf = LoraShelf(context.limits, context.model_cache)
-        looked_up = list(pool.map(lambda film: _look_up(film[0], film[1], context, shelf), films))
-    ended = [item for item in planned if isinstance(item, Result)]
-    ended += [item for item in looked_up if isinstance(item, Result)]
-    return PreparedRun(entries=tuple(item for item in looked_up if isinstance(item, FilmEntry)), ended=tuple(ended))
+    shelf = LoraShelf(context.limits, context.model_cache)
+    with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
+        read = list(pool.map(lambda item: _with_contents(item, context.limits, shelf), planned))
+    ended = [item for item in read if isinstance(item, Result)]
+    films = [item for item in read if not isinstance(item, Result)]
+    lookup = Lookup(context.store, context.state, keep_latents=context.keep_latents)
+    found = lookup.look_up([film.plan for film in films])
+    entries, render_keys = [], {}
+    for film, there in zip(films, found, strict=True):
+        render_keys[film.plan.job.job_id] = film.plan.render_key
+        row = context.state.jobs.get(film.plan.job.job_id, JobRow())
+        if there.done is not None:
+            ended.append(there.done)
+        elif row.taken_out:
+            ended.append(_taken_out(film.plan, row))
+        else:
+            entries.append(_entry(film, row, there, context))
+    return PreparedRun(entries=tuple(entries), ended=tuple(ended), render_keys=render_keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Film:
+    plan: FilmPlan
+    deadline_s: float | None
 
 
 class _Planner:
@@ -80,7 +100,7 @@ class _Planner:
         self._facts_of = facts_of
         self._facts: dict[str, ModelFacts | RenderFarmError] = {}
 
-    def plan(self, row: Row) -> tuple[RenderJob, FilmPlan] | Result:
+    def plan(self, row: Row) -> _Film | Result:
         if row.job is None:
             error = InvalidJobError(row.problems)
             return _failed(row.job_id or f"row-{row.number}", error, message="; ".join(row.lines))
@@ -90,7 +110,8 @@ class _Planner:
         }
         job = replace(job, memory=job.memory or self._context.default_memory, **group)
         try:
-            return job, plan_film(job, self._facts_for(job.model or self._context.default_model))
+            plan = plan_film(job, self._facts_for(job.model or self._context.default_model))
+            return _Film(plan=plan, deadline_s=job.deadline.timestamp() if job.deadline else None)
         except InvalidJobError as error:
             lines = "; ".join(f"{row.label}: {problem}" for problem in error.problems)
             return _failed(job.job_id, error, message=lines)
@@ -113,62 +134,48 @@ def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
     return Result(job_id=job_id, state=JobState.FAILED, error_class=type(error).__name__, message=message)
 
 
-def _look_up(job: RenderJob, plan: FilmPlan, context: RunContext, shelf: LoraShelf) -> Result | FilmEntry:
-    """What the output holds of a film already, once its inputs and LoRAs are known by their content."""
-    try:
-        plan = shelf.with_loras(_with_inputs(plan, context.limits))
-    except (InputError, StorageError, MediaError) as error:
-        return _failed(job.job_id, error, message=f"{job.job_id}: {error}")
-    store, keys = context.store, JobKeys(job_id=job.job_id)
-    done = read_done(store, job.job_id)
-    if done is not None and done["render_key"] == plan.render_key and _complete(store, keys, done, context):
-        return Result(
-            job_id=job.job_id,
-            state=JobState.DONE,
-            message="was there already, unchanged",
-            segments=plan.num_segments,
-            frames=done.get("num_frames"),
-            attempts=int(done.get("attempts", 0)),
-            gpu_s=round(sum(float(segment.get("seconds", 0)) for segment in done.get("segments", ())), 3),
-            uri=store.uri(keys.video),
-            sha256=done.get("sha256"),
-            seam_score=done.get("seam_score"),
-        )
-    task = FilmTask(
-        run_id=context.run_id,
-        output=context.output,
-        model=plan.facts.name,
-        plan=plan,
-        keep_latents=context.keep_latents,
-        create_only=context.create_only,
-        limits=context.limits,
-    )
-    state = load_film_state(store, task.film)
+def _taken_out(plan: FilmPlan, row: JobRow) -> Result:
+    message = row.message or "cancelled by name"
+    return Result(job_id=plan.job.job_id, state=JobState.CANCELLED, message=message, segments=plan.num_segments)
+
+
+def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmEntry:
+    plan = film.plan
     return FilmEntry(
-        task=task,
-        segments_done=min(len(state.segments), plan.num_segments),
+        task=FilmTask(
+            run_id=context.run_id,
+            output=context.output,
+            model=plan.facts.name,
+            plan=plan,
+            keep_latents=context.keep_latents,
+            create_only=context.create_only,
+            limits=context.limits,
+            patience_s=context.timeouts.cluster_patience_s,
+            grace_s=context.timeouts.preemption_grace_s,
+            step_checkpoint_s=context.timeouts.step_checkpoint_s,
+        ),
+        segments_done=there.segments_done,
         costs=tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments)),
-        priority=plan.job.priority,
-        deadline_s=job.deadline.timestamp() if job.deadline else None,
+        priority=plan.job.priority if row.priority is None else row.priority,
+        deadline_s=film.deadline_s,
         texts=plan.texts,
     )
 
 
-def _with_inputs(plan: FilmPlan, limits: InputLimits) -> FilmPlan:
-    """The plan with its inputs' digests. They are opened, so that a bad one fails before a worker is taken."""
-    job, digests = plan.job, {}
-    for name, uri in job.inputs.items():
-        if name == "video":
-            size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
-            digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
-        else:
-            digests[name] = open_image(uri, limits)[1]
-    return with_inputs_read(plan, digests) if digests else plan
-
-
-def _complete(store: Store, keys: JobKeys, done: dict, context: RunContext) -> bool:
-    """Whether the files that `job.json` names are there, and the latents when they are asked for."""
-    files = done.get("files", {})
-    if context.keep_latents and "latents.safetensors" not in files:
-        return False
-    return all(store.exists(keys.final(name)) for name in files)
+def _with_contents(film: _Film | Result, limits: InputLimits, shelf: LoraShelf) -> _Film | Result:
+    """The film once its inputs and LoRAs are known by their content. They are opened, so that a bad one fails before a
+    worker is taken."""
+    if isinstance(film, Result):
+        return film
+    job, digests = film.plan.job, {}
+    try:
+        for name, uri in job.inputs.items():
+            if name == "video":
+                size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+                digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
+            else:
+                digests[name] = open_image(uri, limits)[1]
+        plan = with_inputs_read(film.plan, digests) if digests else film.plan
+        return replace(film, plan=shelf.with_loras(plan))
+    except (InputError, StorageError, MediaError) as error:
+        return _failed(job.job_id, error, message=f"{job.job_id}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 from render_farm.farm.film_task import FilmReport
 from render_farm.farm.results import Result
 from render_farm.farm.run_log import RunLog
+from render_farm.farm.run_rows import row_of
 from render_farm.farm.run_spec import FilmEntry, RunSpec
 from render_farm.farm.snapshot import JobSnapshot, RunSnapshot
 from render_farm.observability.events import EventKind
 from render_farm.scheduling.states import JobState, RunState
+from render_farm.storage.run_state import JobRow
 from render_farm.storage.store import Store
 
 _JOBS_SHOWN = 200
@@ -65,6 +68,8 @@ class RunRecord:
         self._running: set[str] = set()
         self._changed: set[str] = set()
         """Since the last picture."""
+        self._unsaved: set[str] = set()
+        """Since the last rows that were taken to be made durable."""
         self._work_total = 0
         self._work_done = 0.0
         self._first_step_s: float | None = None
@@ -100,6 +105,7 @@ class RunRecord:
     def _touch(self, film: FilmRecord) -> None:
         job_id = film.result.job_id
         self._changed.add(job_id)
+        self._unsaved.add(job_id)
         if film.result.state == JobState.RUNNING:
             self._running.add(job_id)
         else:
@@ -142,7 +148,7 @@ class RunRecord:
         self._steps.append((now, made))
         while self._steps and self._steps[0][0] < now - _RATE_OVER_S:
             self._steps.popleft()
-        self._touch(film)
+        self._changed.add(job_id)  # steps are shown, and not made durable
 
     def engine_time(self, worker: str, seconds: float) -> None:
         """A worker process said how long it has been in its engine."""
@@ -176,6 +182,14 @@ class RunRecord:
         film.result.state, film.worker, film.phase = JobState.WAITING, "", ""
         film.step = film.num_steps = 0
         film.result.message = message
+        self._touch(film)
+
+    def waits_again(self, job_id: str) -> None:
+        """A film that had ended is retried."""
+        film = self.films[job_id]
+        film.result = Result(job_id=job_id, state=JobState.WAITING, segments=film.result.segments)
+        film.started_s = None
+        self._work_total += sum(film.entry.costs[film.segments_done :])
         self._touch(film)
 
     def published(self, job_id: str, report: FilmReport) -> None:
@@ -226,6 +240,22 @@ class RunRecord:
     def results(self) -> list[Result]:
         """Every row of `results.parquet` as it stands."""
         return [*self.spec.ended, *(film.result for film in self.films.values())]
+
+    def take_unsaved(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
+        """The durable rows of the jobs that changed since the last call; what people asked for of `known` stays."""
+        taken, self._unsaved = self._unsaved, set()
+        rows = {}
+        for job_id in taken:
+            film = self.films[job_id]
+            key = film.entry.task.plan.render_key
+            rows[job_id] = row_of(
+                film.result, render_key=key, segments_done=film.segments_done, before=known.get(job_id)
+            )
+        return rows
+
+    def not_saved(self, job_ids: Iterable[str]) -> None:
+        """Rows that were taken could not be written: they are given out again."""
+        self._unsaved.update(job_ids)
 
     def picture(self, *, counts: dict[str, int], after_line: int, workers: int, busy: int) -> RunSnapshot:
         """The run now. `counts` are the machine's; jobs that ended before they began are added here."""

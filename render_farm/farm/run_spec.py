@@ -44,6 +44,12 @@ class RunSpec:
     failed_before: int = 0
     ended: tuple[Result, ...] = ()
     """Rows that need no work: bad ones, and jobs that are there already."""
+    render_keys: dict[str, str] = field(default_factory=dict)
+    """Of every film, by job."""
+    manifest: bytes = b""
+    """As submitted; written with the run once its lease is held."""
+    document: bytes = b""
+    """`run.json`, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +63,7 @@ class FilmEntry:
     priority: int = 50
     deadline_s: float | None = None
     texts: tuple[str, ...] = ()
+
+    def step_cost(self, segment: int) -> float:
+        """Token passes of one step of a segment, on average."""
+        return self.costs[segment] / self.task.plan.schedule(segment).num_rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,13 @@ import ray
 from render_farm.config import EngineOptions
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.film_worker import FilmWorker
+from render_farm.farm.notice import on_signal
 
 if TYPE_CHECKING:
     from render_farm.engine.progress import StepProgress
 
 _REPORT_EVERY_S = 0.25
+_ALIVE_EVERY_S = 1.0
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -38,6 +41,7 @@ class RenderWorker:
         self._worker = FilmWorker(
             name, device=device, dtype=dtype, num_threads=num_threads, cache_folder=cache_folder, options=options
         )
+        on_signal(signal.SIGTERM, self._worker.preempt)
 
     def ready(self) -> dict[str, Any]:
         """Load what every job needs and say where this is."""
@@ -58,9 +62,18 @@ class RenderWorker:
 
         return self._worker.render_segment(task, segment, work=work, on_step=on_step)
 
-    def finish_film(self, task: FilmTask, attempts: int) -> FilmReport:
-        """See `FilmWorker.finish_film`."""
-        return self._worker.finish_film(task, attempts=attempts)
+    def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
+        """See `FilmWorker.finish_film`; that it goes on is reported to the coordinator now and then."""
+        last = time.monotonic()
+
+        def on_progress() -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _ALIVE_EVERY_S:
+                last = now
+                self._coordinator.still_finishing.remote(work)
+
+        return self._worker.finish_film(task, attempts=attempts, on_progress=on_progress)
 
     def stop(self, work: int) -> None:
         """See `FilmWorker.stop`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -22,7 +22,7 @@ class WorkerPool:
     """Keeps `shape.num_workers` workers alive from the first `start` on. A restarted worker has a new name."""
 
     def __init__(
-        self, shape: FarmShape, *, on_up: Callable[[str], None], on_cannot_start: Callable[[str], None]
+        self, shape: FarmShape, *, on_up: Callable[[str, str], None], on_cannot_start: Callable[[str], None]
     ) -> None:
         self._shape = shape
         self._on_up = on_up
@@ -32,11 +32,21 @@ class WorkerPool:
         self._generation = 0
         self._failed_starts = 0
         self._tasks: set[asyncio.Task] = set()
+        self._avoided: frozenset[str] = frozenset()
+        """Hosts on which no worker is started."""
         self.pids: dict[str, int] = {}
 
     def adopt(self, shape: FarmShape) -> None:
         """Start workers as `shape` says from now on. Only while there are none."""
         self._shape = shape
+
+    def avoid_hosts(self, hosts: Iterable[str]) -> None:
+        """Start no worker on these hosts from now on."""
+        self._avoided = frozenset(hosts)
+
+    @property
+    def device(self) -> str:
+        return self._shape.device
 
     @property
     def num_places_taken(self) -> int:
@@ -64,7 +74,10 @@ class WorkerPool:
         shape = self._shape
         me = ray.get_runtime_context().current_actor
         actor = RenderWorker.options(  # type: ignore[attr-defined]
-            num_cpus=shape.cpus_per_worker, num_gpus=shape.gpus_per_worker, max_concurrency=_CONCURRENT_CALLS
+            num_cpus=shape.cpus_per_worker,
+            num_gpus=shape.gpus_per_worker,
+            max_concurrency=_CONCURRENT_CALLS,
+            **await asyncio.to_thread(self._elsewhere),
         ).remote(
             name,
             me,
@@ -80,7 +93,7 @@ class WorkerPool:
             self._failed_starts += 1
             self._places.pop(place, None)
             ray.kill(actor)
-            if self._failed_starts >= _START_ATTEMPTS:
+            if self._failed_starts >= _START_ATTEMPTS and not self._handles:
                 self._failed_starts = 0
                 self._on_cannot_start(f"workers cannot be started: {' '.join(str(error).split())[-400:]}")
             else:
@@ -90,12 +103,20 @@ class WorkerPool:
         self._failed_starts = 0
         self._handles[name] = actor
         self.pids[name] = where["pid"]
-        self._on_up(name)
+        self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
 
-    def forget(self, worker: str) -> bool:
+    def _elsewhere(self) -> dict[str, Any]:
+        """Options that keep an actor off the avoided hosts."""
+        nodes = [node["NodeID"] for node in ray.nodes() if node["NodeName"] in self._avoided] if self._avoided else []
+        return {"label_selector": {"ray.io/node-id": f"!in({','.join(nodes)})"}} if nodes else {}
+
+    def forget(self, worker: str, *, kill: bool = False) -> bool:
         """Free the place of a worker whose process ended; False when that is known already."""
-        if self._handles.pop(worker, None) is None:
+        actor = self._handles.pop(worker, None)
+        if actor is None:
             return False
+        if kill:
+            ray.kill(actor)
         self.pids.pop(worker, None)
         for place, name in list(self._places.items()):
             if name == worker:
@@ -137,3 +158,8 @@ class WorkerPool:
             )
         finally:
             ray.kill(actor)
+
+
+def _host_of(node_id: str) -> str:
+    """The name of a node (`ray start --node-name`, else its address), which outlives its raylet."""
+    return next((str(node["NodeName"]) for node in ray.nodes() if node["NodeID"] == node_id), node_id)

@@ -23,6 +23,8 @@ class Film:
     priority: int = 50
     deadline_s: float | None = None
     """Unix time."""
+    num_memory_modes: int = 1
+    """Modes that can be tried, the first included, each of which needs less memory than the one before."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,6 +62,14 @@ class TextReady:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextMissing:
+    """Some of them were lost again: films of that model wait for `TextReady` before their next segment."""
+
+    run_id: str
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextFailed:
     """They cannot be encoded: the films that wait for them fail."""
 
@@ -73,6 +83,7 @@ class WorkerUp:
     """A worker process is ready. Its id is of the process: a restarted worker has a new one."""
 
     worker: str
+    host: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +134,52 @@ class CancelRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PauseRun:
+    """Hand out no more segments of a run; what is being rendered or finished goes on."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeRun:
+    """The end of a pause."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryFilms:
+    """Films that failed or were cancelled wait again, as if nothing had happened. Others are left alone."""
+
+    run_id: str
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetPriority:
+    """Films that have not ended get another priority, from their next segment on."""
+
+    run_id: str
+    job_ids: tuple[str, ...]
+    priority: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantineHost:
+    """A host gets no more work; its workers end after what they do now."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseHost:
+    """A host gets work again."""
+
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tick:
     """Time went by."""
 
@@ -131,6 +188,7 @@ Event = (
     FilmsAdded
     | RunSealed
     | TextReady
+    | TextMissing
     | TextFailed
     | WorkerUp
     | WorkerLost
@@ -138,6 +196,12 @@ Event = (
     | FilmPublished
     | WorkFailed
     | CancelRun
+    | PauseRun
+    | ResumeRun
+    | RetryFilms
+    | SetPriority
+    | QuarantineHost
+    | ReleaseHost
     | Tick
 )
 
@@ -152,6 +216,8 @@ class RenderSegment:
     film: FilmKey
     segment: int
     attempt: int
+    memory_step: int = 0
+    """How many memory modes below the one that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +227,7 @@ class FinishFilm:
     worker: str
     film: FilmKey
     attempt: int
+    memory_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,10 +275,28 @@ class RunEnded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostQuarantined:
+    """A host's workers kept failing: it gets no more work until somebody releases it."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class WakeAt:
     """Send a `Tick` at this time."""
 
     time_s: float
 
 
-Action = RenderSegment | FinishFilm | StopWork | ReplaceWorker | FilmEnded | FilmDelayed | RunEnded | WakeAt
+Action = (
+    RenderSegment
+    | FinishFilm
+    | StopWork
+    | ReplaceWorker
+    | FilmEnded
+    | FilmDelayed
+    | RunEnded
+    | HostQuarantined
+    | WakeAt
+)

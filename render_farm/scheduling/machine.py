@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.events import Action, Event, Film, FilmKey
+from render_farm.scheduling.hosts import HostBook
 from render_farm.scheduling.queue import Place, ReadyQueue, Setting
-from render_farm.scheduling.retry import Failure, RetryPolicy, judge
-from render_farm.scheduling.states import MOVES, JobState, RunState
+from render_farm.scheduling.retry import Failure, RetryPolicy, judge, rule_for
+from render_farm.scheduling.states import MOVES, JobState, run_state
 
 MOST_FINISHING = 2
 """Films that one worker decodes and publishes at a time; one that has as many is given nothing new."""
@@ -39,6 +40,8 @@ class _Film:
     waits: int = 0
     waiting_since_s: float = 0.0
     avoid: set[str] = field(default_factory=set)
+    """Workers that failed it once: none of them gets it again."""
+    memory_step: int = 0
 
 
 @dataclass
@@ -47,6 +50,7 @@ class _Worker:
     finishing: set[FilmKey] = field(default_factory=set)
     setting: Setting | None = None
     """What it has loaded."""
+    host: str = ""
 
 
 @dataclass
@@ -60,6 +64,9 @@ class _Run:
     failed_before: int = 0
     """Jobs that failed before the run began (bad rows)."""
     stopping: str = ""
+    paused: bool = False
+    held: dict[FilmKey, None] = field(default_factory=dict)
+    """Films that would be ready, were the run not paused."""
 
 
 def _setting(film: Film) -> Setting:
@@ -71,6 +78,7 @@ class FarmMachine:
 
     def __init__(self, policy: RetryPolicy | None = None) -> None:
         self._policy = policy or RetryPolicy()
+        self.hosts = HostBook(self._policy)
         self._films: dict[FilmKey, _Film] = {}
         self._workers: dict[str, _Worker] = {}
         self._runs: dict[str, _Run] = {}
@@ -101,6 +109,28 @@ class FarmMachine:
         """Workers without any work, finishing included."""
         return tuple(worker for worker in self._idle if not self._workers[worker].finishing)
 
+    def why_waiting(self, key: FilmKey, now: float) -> str:
+        """Why a film that waits is not being rendered, in a sentence for people."""
+        film, run = self._films[key], self._runs[key[0]]
+        assert film.state is JobState.WAITING
+        if key in run.held:
+            return "its run is paused"
+        delayed = [time_s for time_s, _, delayed_key in self._delayed if delayed_key == key]
+        if delayed and delayed[0] > now:
+            return f"its last try failed; it is tried again in {delayed[0] - now:.0f} s"
+        if key not in self._ready:
+            return "its prompts are not encoded yet"
+        if not self._workers:
+            return "no worker is up yet"
+        if all(self.hosts.is_quarantined(worker.host) for worker in self._workers.values()):
+            return "every host with workers is quarantined"
+        able = [worker for worker in self._workers if self._may(worker, key)]
+        if not able:
+            return "every worker that is up has failed it once; it waits for a fresh one"
+        ahead = self._ready.num_before(key)
+        busy = f"all {len(self._workers)} workers are at work"
+        return f"{busy}; {ahead} films are before it (by priority, deadline, then order)" if ahead else busy
+
     # --- the transition function ---
 
     def apply(self, event: Event, now: float) -> list[Action]:
@@ -118,15 +148,23 @@ class FarmMachine:
                 self._run(event.run_id).ready_models.add(event.model)
                 for key in self._unread_text.pop((event.run_id, event.model), ()):
                     self._enqueue(key)
+            case ev.TextMissing():
+                self._run(event.run_id).ready_models.discard(event.model)
             case ev.TextFailed():
                 for key in self._unread_text.pop((event.run_id, event.model), ()):
                     if not self._films[key].state.ended:
                         self._end_film(key, JobState.FAILED, actions, event.failure)
             case ev.WorkerUp():
-                self._workers[event.worker] = _Worker()
+                self._workers[event.worker] = _Worker(host=event.host)
                 self._idle[event.worker] = None
+                self.hosts.up(event.worker, event.host)
+                if self.hosts.is_quarantined(event.host):
+                    self._end_quarantined((event.worker,), actions)
             case ev.WorkerLost():
-                self._lose_worker(event, now, actions)
+                if event.worker in self._workers:
+                    if self._workers[event.worker].rendering or self._workers[event.worker].finishing:
+                        self._count_against_host(event.worker, event.failure, now, actions)
+                    self._lose_worker(event, now, actions)
             case ev.SegmentDone():
                 self._segment_done(event, actions)
             case ev.FilmPublished():
@@ -135,6 +173,18 @@ class FarmMachine:
                 self._work_failed(event, now, actions)
             case ev.CancelRun():
                 self._cancel(event, actions)
+            case ev.PauseRun():
+                self._pause(event.run_id)
+            case ev.ResumeRun():
+                self._resume(event.run_id)
+            case ev.RetryFilms():
+                self._retry(event)
+            case ev.SetPriority():
+                self._set_priority(event)
+            case ev.QuarantineHost():
+                self._end_quarantined(self.hosts.quarantine(event.host, event.reason), actions)
+            case ev.ReleaseHost():
+                self.hosts.release(event.host)
             case ev.Tick():
                 pass
         self._release_delayed(now)
@@ -168,6 +218,9 @@ class FarmMachine:
         if needs_text and film.spec.model not in self._run(film.spec.run_id).ready_models:
             self._unread_text.setdefault((film.spec.run_id, film.spec.model), []).append(key)
             return
+        if needs_text and self._run(film.spec.run_id).paused:
+            self._run(film.spec.run_id).held[key] = None
+            return
         self._ready.push(key, _setting(film.spec), film.place)
 
     def _move(self, key: FilmKey, state: JobState) -> None:
@@ -183,6 +236,7 @@ class FarmMachine:
     def _end_film(self, key: FilmKey, state: JobState, actions: list[Action], failure: Failure | None = None) -> None:
         film = self._films[key]
         self._ready.discard(key)
+        self._runs[film.spec.run_id].held.pop(key, None)
         self._move(key, state)
         actions.append(
             ev.FilmEnded(
@@ -208,11 +262,7 @@ class FarmMachine:
         if run.ended or not run.sealed or run.counts[JobState.WAITING] or run.counts[JobState.RUNNING]:
             return
         run.ended = True
-        if run.counts[JobState.FAILED]:
-            state = RunState.FAILED
-        else:
-            state = RunState.CANCELLED if run.counts[JobState.CANCELLED] else RunState.DONE
-        actions.append(ev.RunEnded(run_id=run_id, state=state))
+        actions.append(ev.RunEnded(run_id=run_id, state=run_state(self.counts(run_id))))
 
     def forget_run(self, run_id: str) -> None:
         """Drop a run that ended, so that a long-lived farm does not grow."""
@@ -226,7 +276,7 @@ class FarmMachine:
 
     def _dispatch(self, actions: list[Action]) -> None:
         while self._idle and len(self._ready):
-            free = [worker for worker in self._idle if len(self._workers[worker].finishing) < MOST_FINISHING]
+            free = [worker for worker in self._idle if self._has_room(self._workers[worker])]
             for worker in sorted(free, key=lambda worker: len(self._workers[worker].finishing)):
                 key = self._ready.best(loaded=self._workers[worker].setting, eligible=partial(self._may, worker))
                 if key is not None:
@@ -237,6 +287,9 @@ class FarmMachine:
                 self._replace_avoided(actions)
                 return
 
+    def _has_room(self, worker: _Worker) -> bool:
+        return len(worker.finishing) < MOST_FINISHING and not self.hosts.is_quarantined(worker.host)
+
     def _may(self, worker: str, key: FilmKey) -> bool:
         return worker not in self._films[key].avoid
 
@@ -244,9 +297,7 @@ class FarmMachine:
         """Only films that every worker has failed are left: a fresh process counts as another worker."""
         if any(worker.rendering or worker.finishing for worker in self._workers.values()):
             return
-        worker = next(iter(self._idle))
-        del self._idle[worker], self._workers[worker]
-        actions.append(ev.ReplaceWorker(worker=worker, reason="it failed the films that are left"))
+        self._replace(next(iter(self._idle)), "it failed the films that are left", actions)
 
     def _hand_out(self, worker: str, key: FilmKey, actions: list[Action]) -> None:
         film, holder = self._films[key], self._workers[worker]
@@ -256,11 +307,19 @@ class FarmMachine:
         if film.segments_done < film.spec.num_segments:
             self._idle.pop(worker, None)
             holder.rendering, holder.setting = key, _setting(film.spec)
-            actions.append(ev.RenderSegment(worker=worker, film=key, segment=film.segments_done, attempt=film.attempts))
+            actions.append(
+                ev.RenderSegment(
+                    worker=worker,
+                    film=key,
+                    segment=film.segments_done,
+                    attempt=film.attempts,
+                    memory_step=film.memory_step,
+                )
+            )
         else:
             film.finishing = True
             holder.finishing.add(key)
-            actions.append(ev.FinishFilm(worker=worker, film=key, attempt=film.attempts))
+            actions.append(ev.FinishFilm(worker=worker, film=key, attempt=film.attempts, memory_step=film.memory_step))
 
     def _segment_done(self, event: ev.SegmentDone, actions: list[Action]) -> None:
         film = self._films.get(event.film)
@@ -274,16 +333,18 @@ class FarmMachine:
         assert film.segments_done == event.segment
         film.segments_done += 1
         film.counted = film.waits = 0
-        film.avoid.clear()
         film.attempts -= 1
-        if film.segments_done < film.spec.num_segments and self._outranked(film, worker):
+        if film.segments_done < film.spec.num_segments and self._gives_way(film, worker):
             film.worker = None
             self._move(event.film, JobState.WAITING)
             self._enqueue(event.film)
             return
         self._hand_out(event.worker, event.film, actions)
 
-    def _outranked(self, film: _Film, worker: _Worker) -> bool:
+    def _gives_way(self, film: _Film, worker: _Worker) -> bool:
+        """Whether a film's next segment is not its worker's next work."""
+        if self._runs[film.spec.run_id].paused or self.hosts.is_quarantined(worker.host):
+            return True
         best = self._ready.best(loaded=worker.setting, eligible=lambda key: True)
         return best is not None and self._films[best].place.priority > film.place.priority
 
@@ -313,7 +374,11 @@ class FarmMachine:
             if event.segments_done is not None:
                 film.segments_done = min(film.segments_done, event.segments_done)
             self._failed_once(event.film, event.worker, event.failure, now, actions)
-        if event.failure.poisons_process and event.worker in self._workers:
+        ends_process = event.failure.poisons_process or rule_for(event.failure).ends_process
+        if event.worker not in self._workers:
+            return
+        self._count_against_host(event.worker, event.failure, now, actions)
+        if ends_process and event.worker in self._workers:
             lost = ev.WorkerLost(worker=event.worker, failure=event.failure)
             self._lose_worker(lost, now, actions)
             actions.append(ev.ReplaceWorker(worker=event.worker, reason=event.failure.message))
@@ -329,9 +394,12 @@ class FarmMachine:
             waits_before=film.waits,
             waiting_for_s=now - film.waiting_since_s,
             policy=self._policy,
+            memory_modes_left=film.spec.num_memory_modes - 1 - film.memory_step,
+            seed="/".join(key),
         )
         film.counted += verdict.counted
         film.waits += failure.fault is Fault.CLUSTER
+        film.memory_step += verdict.step_down
         if verdict.avoid_worker:
             film.avoid.add(worker)
         if not verdict.retry:
@@ -347,11 +415,78 @@ class FarmMachine:
         self._idle.pop(event.worker, None)
         if worker is None:
             return
+        self.hosts.lost(event.worker, worker.host)
         held = [*([worker.rendering] if worker.rendering else []), *sorted(worker.finishing)]
         for key in held:
             film = self._films.get(key)
             if film is not None and film.worker == event.worker and not film.state.ended:
                 self._failed_once(key, event.worker, event.failure, now, actions)
+
+    # --- hosts ---
+
+    def _count_against_host(self, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
+        host = self._workers[worker].host
+        if not rule_for(failure).counted:
+            return
+        reason = self.hosts.fault(host, failure.error_class, now)
+        if reason:
+            actions.append(ev.HostQuarantined(host=host, reason=reason))
+            self._end_quarantined(self.hosts.quarantine(host, reason), actions)
+
+    def _end_quarantined(self, workers: tuple[str, ...], actions: list[Action]) -> None:
+        """Replace those that do nothing; the others when they have done what they do."""
+        for worker in workers:
+            holder = self._workers.get(worker)
+            if holder is not None and not holder.rendering and not holder.finishing:
+                self._replace(worker, "its host is quarantined", actions)
+
+    def _replace(self, worker: str, reason: str, actions: list[Action]) -> None:
+        """End a worker without work and start a fresh one."""
+        host = self._workers.pop(worker).host
+        self._idle.pop(worker, None)
+        self.hosts.lost(worker, host)
+        actions.append(ev.ReplaceWorker(worker=worker, reason=reason))
+
+    # --- what people ask for ---
+
+    def _pause(self, run_id: str) -> None:
+        run = self._run(run_id)
+        run.paused = True
+        for key in run.films:
+            film = self._films[key]
+            if key in self._ready and film.segments_done < film.spec.num_segments:
+                self._ready.discard(key)
+                run.held[key] = None
+
+    def _resume(self, run_id: str) -> None:
+        run = self._run(run_id)
+        run.paused = False
+        held, run.held = run.held, {}
+        for key in held:
+            self._enqueue(key)
+
+    def _retry(self, event: ev.RetryFilms) -> None:
+        run = self._runs[event.run_id]
+        for job_id in event.job_ids:
+            key = (event.run_id, job_id)
+            film = self._films.get(key)
+            if film is None or film.state not in (JobState.FAILED, JobState.CANCELLED) or run.ended or run.stopping:
+                continue
+            film.counted = film.waits = film.attempts = film.memory_step = 0
+            film.avoid.clear()
+            self._move(key, JobState.WAITING)
+            self._enqueue(key)
+
+    def _set_priority(self, event: ev.SetPriority) -> None:
+        for job_id in event.job_ids:
+            key = (event.run_id, job_id)
+            film = self._films.get(key)
+            if film is None or film.state.ended:
+                continue
+            film.place = replace(film.place, priority=event.priority)
+            if key in self._ready:
+                self._ready.discard(key)
+                self._ready.push(key, _setting(film.spec), film.place)
 
     def _release_delayed(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:

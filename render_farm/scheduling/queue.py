@@ -90,6 +90,11 @@ class ReadyQueue:
         if oldest is not None and self._waiting[oldest].place.key < taken.place.key:
             self._waiting[oldest].num_passed_over += 1
 
+    def num_before(self, film: FilmKey) -> int:
+        """How many films come before this one. Looks at all of them: for a person's question, not for every event."""
+        own = self._waiting[film].place.key
+        return sum(waiting.place.key < own for waiting in self._waiting.values())
+
     def best(self, *, loaded: Setting | None, eligible: Callable[[FilmKey], bool]) -> FilmKey | None:
         """The best film for a worker that has `loaded`, left in the queue; ineligible ones are passed over.
 

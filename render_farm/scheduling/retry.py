@@ -1,20 +1,70 @@
-"""The failure policy: whose fault it was decides what happens, how often and after which delay.
+"""The failure policy as one table: whose fault it was, and what it was, decide what happens, how often and when.
 
-| fault   | what happens                                   | counted | delay                   | gives up             |
-|---------|------------------------------------------------|---------|-------------------------|----------------------|
-| job     | the job fails at once, with advice             | -       | -                       | at once              |
-| worker  | again on another worker, or in a fresh process | yes     | 1 s, 2 s, 4 s ...       | after `attempts`     |
-| cluster | again, wherever                                | no      | 1 s, 2 s ... up to 60 s | after `patience_s`   |
+`README.md` shows the same table; a test compares them. `farm/failures.py` says whose fault an exception is.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from enum import StrEnum
 
 from render_farm.errors import Fault
 
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
+
+
+class Then(StrEnum):
+    """What happens next."""
+
+    FAIL = "the job fails at once, with advice"
+    STEP_DOWN = "again at once with the next memory mode; fails when none is left"
+    ELSEWHERE = "again on another worker, or in a fresh process"
+    ANYWHERE = "again, on any worker"
+    AT_ONCE = "again at once, on any worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One row of the policy."""
+
+    fault: Fault
+    errors: tuple[str, ...]
+    """Error classes; () is every other one of that fault."""
+    then: Then
+    counted: bool
+    """Towards `attempts`, and against the worker's host."""
+    delayed: bool
+    """1 s, 2 s, 4 s ... up to 60 s, each a quarter more or less."""
+    ends_process: bool = False
+    """The worker's process ends, and a fresh one takes its place."""
+
+
+POLICY: tuple[Rule, ...] = (
+    Rule(fault=Fault.JOB, errors=("OutOfMemoryError",), then=Then.STEP_DOWN, counted=False, delayed=False),
+    Rule(fault=Fault.JOB, errors=(), then=Then.FAIL, counted=False, delayed=False),
+    Rule(
+        fault=Fault.WORKER,
+        errors=("DeviceError", "WorkerDiedError"),
+        then=Then.ELSEWHERE,
+        counted=True,
+        delayed=True,
+        ends_process=True,
+    ),
+    Rule(fault=Fault.WORKER, errors=(), then=Then.ELSEWHERE, counted=True, delayed=True),
+    Rule(
+        fault=Fault.CLUSTER,
+        errors=("PreemptedError", "NodeLostError"),
+        then=Then.AT_ONCE,
+        counted=False,
+        delayed=False,
+        ends_process=True,
+    ),
+    Rule(fault=Fault.CLUSTER, errors=(), then=Then.ANYWHERE, counted=False, delayed=True),
+    Rule(fault=Fault.USER, errors=(), then=Then.FAIL, counted=False, delayed=False),
+)
+"""The first row that fits counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +75,11 @@ class RetryPolicy:
     """Tries of one piece of work that count; the first included."""
     patience_s: float = 600.0
     """How long the cluster's faults in a row are waited out."""
+    jitter: float = 0.25
+    """Share by which a delay is longer or shorter, so that many do not come back at once."""
+    host_faults: int = 3
+    """Worker faults on one host within `host_window_s` that have it quarantined."""
+    host_window_s: float = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +91,7 @@ class Failure:
     message: str
     """For people, advice included."""
     poisons_process: bool = False
-    """The worker's process must end (a CUDA error, a corrupted state)."""
+    """The worker's process must end (a CUDA error, a corrupted state), whatever the table says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +102,50 @@ class Verdict:
     delay_s: float = 0.0
     counted: bool = False
     avoid_worker: bool = False
+    step_down: bool = False
+    """The next try takes the next memory mode."""
+
+
+def rule_for(failure: Failure) -> Rule:
+    """The row of the policy that fits."""
+    return next(
+        rule
+        for rule in POLICY
+        if rule.fault is failure.fault and (not rule.errors or failure.error_class in rule.errors)
+    )
 
 
 def judge(
-    failure: Failure, *, counted_before: int, waits_before: int, waiting_for_s: float, policy: RetryPolicy
+    failure: Failure,
+    *,
+    counted_before: int,
+    waits_before: int,
+    waiting_for_s: float,
+    policy: RetryPolicy,
+    memory_modes_left: int = 0,
+    seed: str = "",
 ) -> Verdict:
     """Decide on a failure of work that failed `counted_before` times by its workers' fault.
 
-    The cluster failed it `waits_before` times in a row, for `waiting_for_s` seconds so far.
+    The cluster failed it `waits_before` times in a row, for `waiting_for_s` seconds so far. `seed` varies the delay.
     """
-    if failure.fault is Fault.WORKER:
-        if counted_before + 1 >= policy.attempts:
-            return Verdict(retry=False, counted=True, avoid_worker=True)
-        return Verdict(retry=True, delay_s=_delay_s(counted_before), counted=True, avoid_worker=True)
-    if failure.fault is Fault.CLUSTER:
-        if waiting_for_s >= policy.patience_s:
+    rule = rule_for(failure)
+    before = counted_before if rule.counted else waits_before
+    delay_s = _delay_s(before, policy.jitter, f"{seed}/{before}") if rule.delayed else 0.0
+    match rule.then:
+        case Then.STEP_DOWN:
+            return Verdict(retry=memory_modes_left > 0, step_down=memory_modes_left > 0)
+        case Then.ELSEWHERE:
+            retry = counted_before + 1 < policy.attempts
+            return Verdict(retry=retry, delay_s=delay_s, counted=True, avoid_worker=True)
+        case Then.ANYWHERE:
+            return Verdict(retry=waiting_for_s < policy.patience_s, delay_s=delay_s)
+        case Then.AT_ONCE:
+            return Verdict(retry=True)
+        case _:
             return Verdict(retry=False)
-        return Verdict(retry=True, delay_s=_delay_s(waits_before))
-    return Verdict(retry=False)
 
 
-def _delay_s(number: int) -> float:
-    return min(_FIRST_DELAY_S * 2**number, _LONGEST_DELAY_S)
+def _delay_s(number: int, jitter: float, seed: str) -> float:
+    draw = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32
+    return min(_FIRST_DELAY_S * 2**number, _LONGEST_DELAY_S) * (1 + jitter * (2 * draw - 1))

@@ -37,10 +37,11 @@ MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.WAITING: frozenset({JobState.RUNNING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.WAITING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
     JobState.DONE: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    JobState.FAILED: frozenset({JobState.WAITING}),
+    JobState.CANCELLED: frozenset({JobState.WAITING}),
 }
-"""waiting -> running when its first work is handed out; running -> waiting when that work is taken back."""
+"""waiting -> running when its first work is handed out; running -> waiting when that work is taken back; failed or
+cancelled -> waiting when somebody asks to retry it."""
 
 
 def exit_code(counts: dict[str, int]) -> int:
@@ -50,3 +51,10 @@ def exit_code(counts: dict[str, int]) -> int:
     if failed:
         return 11 if done or cancelled else 10
     return 12 if cancelled else 0
+
+
+def run_state(counts: dict[str, int]) -> RunState:
+    """The state of a run whose jobs all ended."""
+    if counts.get(JobState.FAILED):
+        return RunState.FAILED
+    return RunState.CANCELLED if counts.get(JobState.CANCELLED) else RunState.DONE

@@ -16,7 +16,7 @@ from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundE
 from render_farm.storage import documents
 from render_farm.storage.layout import FilmKeys, number_of, split_film_key
 from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_segment
-from render_farm.storage.store import Store
+from render_farm.storage.store import Store, check_key
 
 __all__ = [
     "FilmState",
@@ -144,7 +144,11 @@ def _read_snapshot(data: bytes, film: str, render_key: str) -> tuple[SegmentReco
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise ValueError("it lists no segments")
     segments = tuple(SegmentRecord.from_dict(item) for item in listed)
+    folder = FilmKeys(film=film).segments
     for index, record in enumerate(segments):
+        if not record.key.startswith(f"{folder}/"):
+            raise ValueError(f"segment {index} is said to be in {record.key!r:.120}")
+        check_key(record.key)
         if record.index != index:
             return segments[:index]
     return segments

@@ -27,10 +27,7 @@ def read_done(store: Store, job_id: str) -> dict[str, Any] | None:
         content = documents.load(store.read_bytes(JobKeys(job_id=job_id).job), schema=SCHEMA)
     except (NotFoundError, documents.DamagedDocument):
         return None
-    files = content.get("files")
-    if content.get("job_id") != job_id or not isinstance(content.get("render_key"), str) or not isinstance(files, dict):
-        return None
-    return content
+    return content if content.get("job_id") == job_id and _is_well_formed(content) else None
 
 
 def is_done(store: Store, job_id: str, render_key: str) -> bool:
@@ -58,3 +55,22 @@ def verify_done(store: Store, job_id: str) -> tuple[str, ...]:
             if sha256_file(local) != expected.get("sha256"):
                 problems.append(f"{store.uri(keys.final(name))}: its sha256 is not the one in job.json")
     return tuple(problems)
+
+
+def _is_well_formed(content: dict[str, Any]) -> bool:
+    """Whether the fields that others rely on are of the kinds that `publish` and the farm write."""
+    files, segments = content.get("files"), content.get("segments", [])
+    return (
+        isinstance(content.get("render_key"), str)
+        and isinstance(content.get("sha256"), str)
+        and isinstance(files, dict)
+        and all(isinstance(file, dict) for file in files.values())
+        and isinstance(segments, list)
+        and all(isinstance(one, dict) and isinstance(one.get("seconds", 0), int | float) for one in segments)
+        and isinstance(content.get("seam_score"), int | float | None)
+        and all(_is_count(content.get(name, 0)) for name in ("num_frames", "attempts"))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**31

@@ -1,8 +1,10 @@
 """Every object key of the output tree, in one place. Pure: no I/O, keys are relative to OUTPUT.
 
     <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}      what a finished job leaves
-    _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, logs/, embeddings/, lease/, state/}
-    _work/<job_id>-<render_key>/{segments/, state/, attempts/<attempt>/, commit.json}      a film while it renders
+    _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json}
+                   {logs/, embeddings/, lease/, state/, control/}      while it runs, and for the next time
+    _work/<job_id>-<render_key>/{segments/, steps/, state/, attempts/<attempt>/, commit.json}      while it renders
+    _work/_claims/<job_id>/      which run publishes the job
 
 A job id starts with a letter or a digit, so `_runs` and `_work` never meet a job's folder.
 """
@@ -21,6 +23,7 @@ FINAL_NAMES = (VIDEO, POSTER, LATENTS, JOB)
 
 RUNS = "_runs"
 WORK = "_work"
+CLAIMS = f"{WORK}/_claims"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
@@ -29,9 +32,10 @@ _NUMBER = re.compile(r"([0-9]{8})\.json")
 
 def check_id(value: str, what: str = "job_id") -> str:
     """Return `value` if it can name a folder of the tree (a job, a run, an attempt), else raise ValueError."""
-    if not _ID.fullmatch(value):
+    if not isinstance(value, str) or not _ID.fullmatch(value):
         raise ValueError(
-            f"{what} {value!r}: 1 to 128 letters, digits, '.', '_' or '-' are allowed, the first a letter or a digit"
+            f"{what} {str(value)[:200]!r}: 1 to 128 letters, digits, '.', '_' or '-' are allowed, "
+            "the first a letter or a digit"
         )
     return value
 
@@ -128,6 +132,14 @@ class FilmKeys:
     def commit(self) -> str:
         return f"{self.folder}/commit.json"
 
+    @property
+    def steps(self) -> str:
+        return f"{self.folder}/steps"
+
+    def step(self, index: int, row: int, sha256: str) -> str:
+        """The state of a segment in the middle of its steps; its name vouches for its bytes."""
+        return f"{self.steps}/{index:04d}-{row:06d}-{check_id(sha256, 'sha256')}.safetensors"
+
     def segment(self, index: int, attempt: str) -> str:
         """Attempt-unique, so that nobody can overwrite a segment that a state object already names."""
         return f"{self.segments}/{index:04d}-{check_id(attempt, 'attempt')}.safetensors"
@@ -142,6 +154,23 @@ class FilmKeys:
         if name not in FINAL_NAMES:
             raise ValueError(f"{name!r} is no final name; known: {', '.join(FINAL_NAMES)}")
         return f"{self.attempt(attempt)}/{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimKeys:
+    """Which run publishes a job."""
+
+    job_id: str
+
+    def __post_init__(self) -> None:
+        check_id(self.job_id)
+
+    @property
+    def folder(self) -> str:
+        return f"{CLAIMS}/{self.job_id}"
+
+    def claim(self, number: int) -> str:
+        return f"{self.folder}/{numbered(number)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +217,16 @@ class RunKeys:
     @property
     def states(self) -> str:
         return f"{self.folder}/state"
+
+    @property
+    def control(self) -> str:
+        return f"{self.folder}/control"
+
+    def request(self, request_id: str) -> str:
+        return f"{self.control}/{check_id(request_id, 'request id')}.request.json"
+
+    def answer(self, request_id: str) -> str:
+        return f"{self.control}/{check_id(request_id, 'request id')}.answer.json"
 
     def log(self, name: str) -> str:
         return f"{self.logs}/{check_id(name, 'log name')}"

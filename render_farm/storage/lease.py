@@ -225,8 +225,14 @@ def _parse(data: bytes, number: int) -> Lease:
         content: dict[str, Any] = documents.load(data, schema=SCHEMA)
         holder = content["holder"]
         process = ProcessId(**holder["process"])
+        if not (isinstance(process.host, str) and _is_count(process.pid, 31) and _is_count(process.started, 63)):
+            raise TypeError(f"no process: {holder['process']!r:.120}")
         found = Holder(address=str(holder["address"]), process=process, token=str(holder["token"]))
         return replace(unknown, holder=found, released=bool(content["released"]))
     except (documents.DamagedDocument, KeyError, TypeError) as error:
         log.warning("lease object %d is damaged: %s", number, error)
         return unknown
+
+
+def _is_count(value: Any, num_bits: int) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**num_bits

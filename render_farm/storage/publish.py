@@ -20,9 +20,10 @@ from typing import Any
 
 from render_farm.errors import CorruptCheckpointError, NotFoundError, StorageError
 from render_farm.storage import documents
+from render_farm.storage.claims import Claim, ClaimLostError, is_current, read_claim
 from render_farm.storage.done import dump_job, read_done
 from render_farm.storage.hashing import sha256_bytes, sha256_file
-from render_farm.storage.layout import FINAL_NAMES, JOB, VIDEO, FilmKeys, JobKeys, split_film_key
+from render_farm.storage.layout import FINAL_NAMES, JOB, VIDEO, FilmKeys, JobKeys, check_id, split_film_key
 from render_farm.storage.store import Store, content_type_for
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,10 @@ def publish(
     job: Mapping[str, Any],
     *,
     create_only: bool = True,
+    claim: Claim | None = None,
 ) -> Published:
     """Publish a finished film: stage, commit, finish. On return the job is done, by this attempt or an earlier one.
+    `claim` is what `claim_job` gave; see `finish_publish`.
 
     `files` maps final names (`video.mp4`, `poster.jpg`, `latents.safetensors`) to local paths; `job` is what
     `job.json` shall say, to which `job_id`, `render_key`, `attempt`, `sha256` (of the video) and `files` are added.
@@ -82,12 +85,12 @@ def publish(
         return Published(job=done, won=done.get("attempt") == attempt)
     if pending_commit(store, film) is not None:
         try:
-            finished = finish_publish(store, film)
+            finished = finish_publish(store, film, claim)
             return Published(job=finished, won=finished.get("attempt") == attempt)
         except CorruptCheckpointError as error:  # withdrawn; this attempt has the files
             log.warning("%s", error)
     commit(store, stage(store, film, attempt, files, job), create_only=create_only)
-    finished = finish_publish(store, film)
+    finished = finish_publish(store, film, claim)
     return Published(job=finished, won=finished.get("attempt") == attempt)
 
 
@@ -150,32 +153,46 @@ def pending_commit(store: Store, film: str) -> Attempt | None:
     key = FilmKeys(film=film).commit
     try:
         content = documents.load(store.read_bytes(key), schema=SCHEMA)
-        files = tuple(StagedFile(**file) for file in content["files"])
-        attempt = Attempt(film=film, attempt=content["attempt"], files=files)
+        files = tuple(_staged_file(file) for file in content["files"])
+        attempt = Attempt(film=film, attempt=check_id(content["attempt"], "attempt"), files=files)
         if content["film"] != film or not files or files[-1].name != JOB:
-            raise documents.DamagedDocument(f"it belongs to {content['film']!r}")
+            raise documents.DamagedDocument(f"it belongs to {content['film']!r:.80}")
     except NotFoundError:
         return None
-    except (documents.DamagedDocument, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is removed: %s", store.uri(key), error)
         store.delete(key)
         return None
     return attempt
 
 
-def finish_publish(store: Store, film: str) -> dict[str, Any]:
+def _staged_file(content: dict[str, Any]) -> StagedFile:
+    """ValueError, KeyError or TypeError for anything that `commit` did not write."""
+    file = StagedFile(**content)
+    if file.name not in FINAL_NAMES or not isinstance(file.sha256, str) or not isinstance(file.num_bytes, int):
+        raise ValueError(f"it lists {content!r:.120}")
+    return file
+
+
+def finish_publish(store: Store, film: str, claim: Claim | None = None) -> dict[str, Any]:
     """Copy the committed attempt to the final names, `job.json` last, and return what `job.json` says. Idempotent:
     repeating it, from several processes at once too, ends in the same files.
 
     A `job.json` of other pixels (a changed job) is deleted before anything is replaced. NotFoundError when nothing is
     committed. CorruptCheckpointError when the attempt's files are gone or cut short: the commit is withdrawn, and the
-    film has to be decoded and staged again.
+    film has to be decoded and staged again. ClaimLostError when another film's claim on the job is newer than `claim`:
+    then that one's files are put back if this process may have mixed with them.
     """
     while True:
         winner = pending_commit(store, film)
         if winner is None:
             raise NotFoundError(f"film {film}: nothing is committed")
+        if claim is not None and not is_current(store, claim):
+            raise ClaimLostError(f"film {film}: another run has claimed job {winner.job_id}")
         _copy_to_final(store, winner)
+        if claim is not None and not is_current(store, claim):
+            _repair(store, winner)
+            raise ClaimLostError(f"film {film}: another run has claimed job {winner.job_id} meanwhile")
         again = pending_commit(store, film)
         if again is None or again.attempt == winner.attempt:  # a fallback's later commit replaced it: once more
             break
@@ -185,20 +202,32 @@ def finish_publish(store: Store, film: str) -> dict[str, Any]:
     return done
 
 
+def _repair(store: Store, intruder: Attempt) -> None:
+    """Complete the film that claims the job now, over whose files `intruder` may have copied its own."""
+    newest = read_claim(store, intruder.job_id)
+    if newest is None or newest.film in ("", intruder.film):
+        return
+    winner = pending_commit(store, newest.film)
+    if winner is not None:
+        _copy_to_final(store, winner, anew=True)
+    else:  # it is not finished yet, and will replace everything when it is
+        store.delete(JobKeys(job_id=intruder.job_id).job)
+
+
 def clean_work(store: Store, film: str) -> None:
     """Remove a published film's work folder. `commit.json` goes last, so that a late attempt still meets it; repeat
     after a crash."""
     keys = FilmKeys(film=film)
-    for folder in (keys.attempts, keys.segments, keys.states):
+    for folder in (keys.attempts, keys.steps, keys.segments, keys.states):
         store.delete_tree(folder)
     store.delete_tree(keys.folder)
 
 
-def _copy_to_final(store: Store, winner: Attempt) -> None:
+def _copy_to_final(store: Store, winner: Attempt, *, anew: bool = False) -> None:
     job_id, render_key = split_film_key(winner.film)
     final, work = JobKeys(job_id=job_id), FilmKeys(film=winner.film)
     done = read_done(store, job_id)
-    if done is not None and done["render_key"] == render_key and done.get("attempt") == winner.attempt:
+    if not anew and done is not None and done["render_key"] == render_key and done.get("attempt") == winner.attempt:
         return
     _check_staged(store, winner)
     store.delete(final.job)  # from here until the copy of the new one, the job is not done

@@ -163,7 +163,7 @@ def finish_with_small_files(output: str, limit_bytes: int) -> subprocess.Complet
         "    print(failure.fault, failure.error_class, failure.message)\n"
     )
     return subprocess.run(
-        [sys.executable, "-c", script, output], capture_output=True, text=True, preexec_fn=limit, timeout=120
+        [sys.executable, "-c", script, output], capture_output=True, text=True, preexec_fn=limit, timeout=240
     )
 
 

@@ -1,107 +1,24 @@
 """An S3 server that fails: what is tried again, what is not, how long it takes, and what the person is told."""
 
-import http.client
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 import pytest
 
 from render_farm.errors import StorageError, StorageUnavailableError
 from render_farm.storage import StoreOptions, open_store
 from render_farm.storage.probe import check_access, create_only_honoured
+from tests.s3_proxy import FaultyProxy, proxied
 
 QUICK = StoreOptions(first_delay_s=0.01, connect_timeout_s=1.0, read_timeout_s=2.0)
 
 
-class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to a real server, except as `faults` says: one word for each coming request, then all pass.
-
-    `503`: answers so without passing on. `lost`: passes on, then hangs up without an answer. `cut`: passes on, and
-    hangs up in the middle of the answer's body. `plain`: passes on without If-None-Match, as a server that ignores it.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, target: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.target = urlsplit(target).netloc
-        self.faults: list[str] = []
-        self.num_requests = 0
-        self.lock = threading.Lock()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def next_fault(self) -> str:
-        with self.lock:
-            self.num_requests += 1
-            if self.faults[:1] == ["always 503"]:
-                return "503"
-            return self.faults.pop(0) if self.faults else ""
-
-    def handle_error(self, request, client_address):  # a client that hangs up is no news here
-        pass
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: FaultyProxy
-    protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue"
-
-    def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.next_fault()
-        if fault == "503":
-            self._answer(503, {}, b"<Error><Code>ServiceUnavailable</Code></Error>")
-            return
-        headers = dict(self.headers.items())
-        if fault == "plain":
-            headers.pop("If-None-Match", None)
-        connection = http.client.HTTPConnection(self.server.target)
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        if fault == "lost":
-            self.close_connection = True
-        elif fault == "cut":
-            self._answer(answer.status, dict(answer.getheaders()), data, data[: len(data) // 2])
-            self.close_connection = True
-        else:
-            self._answer(answer.status, dict(answer.getheaders()), data)
-
-    def _answer(self, status: int, headers: dict, data: bytes, sent: bytes | None = None) -> None:
-        self.send_response_only(status)
-        length = headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "connection", "transfer-encoding"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length or "0")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data if sent is None else sent)
-
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def proxy(s3_env, s3_uri, monkeypatch) -> Iterator[FaultyProxy]:
-    server = FaultyProxy(s3_env.endpoint)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with proxied(s3_env.endpoint) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        yield server
 
 
 @pytest.fixture

@@ -188,3 +188,18 @@ def test_checkpoints_publishing_and_lease_work_on_s3(store, tmp_path, s3_env):
     assert len(store.list(RunKeys(run_id="night").leases)) == 2
     handle.release()
     assert read_lease(store, "night").released
+
+
+def test_existing_objects_are_found_with_few_requests(s3_uri):
+    store = open_store(s3_uri)
+    there = {f"job-{number:03d}/{name}" for number in range(0, 60, 2) for name in ("job.json", "video.mp4")}
+    for key in [*there, "_work/other/1", "zzz"]:
+        store.write_bytes(key, b"x")
+    asked = [f"job-{number:03d}/{name}" for number in range(60) for name in ("job.json", "video.mp4", "poster.jpg")]
+    calls = []
+    original = store._call
+    store._call = lambda *args, **more: (calls.append(args), original(*args, **more))[1]
+    assert store.existing(asked) == there
+    assert len(calls) <= 8
+    assert store.existing(["nowhere/job.json"]) == set()
+    assert store.existing([]) == set()

@@ -15,9 +15,10 @@ from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.rows import make_row
 from render_farm.manifest.schema import check_schema
 from render_farm.manifest.writer import write_manifest
+from tests.fuzzing import num_examples
 
-QUICK = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-FEW = settings(QUICK, max_examples=60)
+QUICK = settings(max_examples=num_examples(300), deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(QUICK, max_examples=num_examples(60))
 
 scalars = st.one_of(
     st.none(),

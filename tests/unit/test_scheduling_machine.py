@@ -10,10 +10,10 @@ from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.queue import MOST_PASSED_OVER
-from render_farm.scheduling.retry import Failure, RetryPolicy
+from render_farm.scheduling.retry import POLICY, Failure, RetryPolicy, judge, rule_for
 from render_farm.scheduling.states import JobState, RunState, exit_code
 
-WORKER_FAULT = Failure(fault=Fault.WORKER, error_class="DeviceError", message="broken")
+WORKER_FAULT = Failure(fault=Fault.WORKER, error_class="MediaError", message="broken")
 JOB_FAULT = Failure(fault=Fault.JOB, error_class="OutOfMemoryError", message="too large")
 CLUSTER_FAULT = Failure(fault=Fault.CLUSTER, error_class="StorageError", message="503")
 
@@ -22,7 +22,7 @@ class Farm:
     """A machine with a clock, and the films of one run."""
 
     def __init__(self, *films: ev.Film, workers: int = 1, seal: bool = True, max_failed=None, **policy) -> None:
-        self.machine = FarmMachine(RetryPolicy(**policy))
+        self.machine = FarmMachine(RetryPolicy(**{"jitter": 0.0, **policy}))
         self.now = 0.0
         self.apply(ev.FilmsAdded(films=films))
         for model in {film.model for film in films}:
@@ -365,3 +365,157 @@ def test_adapters_of_their_own_cost_films_little():
 
     without = seconds(*(film(f"f{i}", 1) for i in range(2000)))
     assert seconds(*(film(f"f{i}", 1, adapters=((f"lora{i}", 1.0),)) for i in range(2000))) < 3 * without + 0.5
+
+
+def waiting_for(farm: Farm, job_id: str) -> str:
+    return farm.machine.why_waiting(("r", job_id), farm.now)
+
+
+def test_a_paused_run_gets_no_new_segments_until_it_is_resumed():
+    farm = Farm(film("a", 2), film("b", 1))
+    first = only(farm.first, ev.RenderSegment)
+    farm.apply(ev.PauseRun(run_id="r"))
+    none(farm.done(first), ev.RenderSegment)
+    assert farm.machine.counts("r") == {"waiting": 2}
+    assert waiting_for(farm, "a") == waiting_for(farm, "b") == "its run is paused"
+    assert only(farm.apply(ev.ResumeRun(run_id="r")), ev.RenderSegment).film[1] in "ab"
+
+
+def test_a_paused_run_still_finishes_films_whose_segments_are_done():
+    farm = Farm(film("a", 1))
+    farm.apply(ev.PauseRun(run_id="r"))
+    finish = only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)
+    assert only(farm.published(finish), ev.RunEnded).state is RunState.DONE
+
+
+def test_a_cancelled_film_of_a_paused_run_stays_cancelled():
+    farm = Farm(film("a"), film("b"))
+    farm.apply(ev.PauseRun(run_id="r"))
+    farm.apply(ev.CancelRun(run_id="r", reason="no", job_ids=("b",)))
+    farm.apply(ev.ResumeRun(run_id="r"))
+    assert farm.machine.state_of(("r", "b")) is JobState.CANCELLED
+
+
+def test_failed_and_cancelled_films_can_be_retried_while_the_run_goes_on():
+    farm = Farm(film("a", 1), film("b", 1), film("c", 1))
+    work = only(farm.failed(only(farm.first, ev.RenderSegment), JOB_FAULT), ev.RenderSegment)
+    farm.apply(ev.CancelRun(run_id="r", reason="no", job_ids=("c",)))
+    farm.apply(ev.RetryFilms(run_id="r", job_ids=("a", "b", "c", "unknown")))
+    assert farm.machine.counts("r") == {"waiting": 2, "running": 1}
+    done = farm.done(work)
+    assert only(done, ev.RenderSegment).film == ("r", "a")
+    assert only(done, ev.RenderSegment).attempt == 1
+
+
+def test_a_film_cancelled_and_retried_while_its_worker_still_stops_begins_again():
+    farm = Farm(film("a", 2), film("b", 2), workers=2)
+    first = next(action for action in farm.first if action.film == ("r", "a"))
+    farm.apply(ev.CancelRun(run_id="r", reason="no", job_ids=("a",)))
+    none(farm.apply(ev.RetryFilms(run_id="r", job_ids=("a",))), ev.RenderSegment)
+    cancelled = Failure(fault=Fault.CLUSTER, error_class="Cancelled", message="stopped")
+    again = only(farm.failed(first, cancelled), ev.RenderSegment)
+    assert again.film == ("r", "a")
+    assert only(farm.done(again), ev.RenderSegment).segment == 1
+
+
+def test_another_priority_counts_from_the_next_segment_on():
+    farm = Farm(film("a", 2), film("b", 2), film("c", 2))
+    farm.apply(ev.SetPriority(run_id="r", job_ids=("c",), priority=90))
+    assert only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment).film == ("r", "c")
+    assert "2 films are before it" not in waiting_for(farm, "a")
+    assert "1 films are before it" in waiting_for(farm, "b")
+
+
+def test_out_of_memory_steps_down_the_memory_modes_and_then_fails():
+    farm = Farm(film("a", 2, num_memory_modes=3))
+    work = only(farm.first, ev.RenderSegment)
+    for step in (1, 2):
+        work = only(farm.failed(work, JOB_FAULT), ev.RenderSegment)
+        assert (work.memory_step, work.segment) == (step, 0)
+    second = only(farm.done(work), ev.RenderSegment)
+    assert second.memory_step == 2
+    assert only(farm.failed(second, JOB_FAULT), ev.FilmEnded).error_class == "OutOfMemoryError"
+
+
+def test_a_worker_that_failed_a_film_once_never_gets_it_again():
+    farm = Farm(film("a", 3), workers=2)
+    first = only(farm.first, ev.RenderSegment)
+    farm.failed(first, WORKER_FAULT)
+    other = only(farm.tick(1.5), ev.RenderSegment)
+    assert other.worker != first.worker
+    farm.apply(ev.PauseRun(run_id="r"))
+    farm.done(other)
+    farm.machine.apply(ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="x", num_segments=1, priority=99),)), farm.now)
+    farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
+    # whoever took the urgent film, the failed worker is not given `a` back
+    assert farm.machine._films["r", "a"].avoid == {first.worker}
+
+
+def hosts(*names: str, **policy) -> Farm:
+    farm = Farm(*(film(f"f{i}", 1) for i in range(12)), workers=0, **policy)
+    farm.first = [
+        action for i, name in enumerate(names) for action in farm.apply(ev.WorkerUp(worker=f"w{i}", host=name))
+    ]
+    return farm
+
+
+def test_a_host_whose_workers_keep_failing_is_quarantined_and_released():
+    farm = hosts("bad", "good", host_faults=2, attempts=99)
+    work = next(a for a in farm.first if isinstance(a, ev.RenderSegment) and a.worker == "w0")
+    work = only(farm.failed(work, WORKER_FAULT), ev.RenderSegment)
+    assert work.worker == "w0"
+    actions = farm.failed(work, WORKER_FAULT)
+    assert only(actions, ev.HostQuarantined).host == "bad"
+    assert only(actions, ev.ReplaceWorker).worker == "w0"
+    none(actions, ev.RenderSegment)
+    none(farm.apply(ev.WorkerUp(worker="w2", host="bad")), ev.RenderSegment)
+    farm.apply(ev.ReleaseHost(host="bad"))
+    only(farm.apply(ev.WorkerUp(worker="w3", host="bad")), ev.RenderSegment)
+
+
+def test_the_last_host_is_never_quarantined_by_itself_but_by_a_person():
+    farm = hosts("only", host_faults=1, attempts=99)
+    work = only(farm.first, ev.RenderSegment)
+    none(farm.failed(work, WORKER_FAULT), ev.HostQuarantined)
+    farm.apply(ev.QuarantineHost(host="only", reason="by hand"))
+    assert farm.machine.hosts.quarantined == {"only": "by hand"}
+
+
+def test_faults_of_jobs_and_of_the_cluster_are_not_held_against_a_host():
+    farm = hosts("a", "b", host_faults=1)
+    work = next(a for a in farm.first if isinstance(a, ev.RenderSegment))
+    work = next(a for a in farm.failed(work, CLUSTER_FAULT) if isinstance(a, ev.RenderSegment))
+    none(farm.failed(work, JOB_FAULT), ev.HostQuarantined)
+
+
+def test_preemption_costs_no_attempt_no_delay_and_never_gives_up():
+    farm, preempted = (
+        Farm(film("a", 1), attempts=1, patience_s=0.0),
+        Failure(fault=Fault.CLUSTER, error_class="PreemptedError", message="SIGTERM"),
+    )
+    work = only(farm.first, ev.RenderSegment)
+    for number in range(5):
+        farm.now += 1000
+        actions = farm.failed(work, preempted)
+        assert only(actions, ev.ReplaceWorker).worker == work.worker
+        work = only(farm.apply(ev.WorkerUp(worker=f"fresh{number}")), ev.RenderSegment)
+    assert only(farm.published(only(farm.done(work), ev.FinishFilm)), ev.FilmEnded).state is JobState.DONE
+
+
+def test_delays_are_jittered_by_a_quarter_at_most_and_the_same_for_the_same_film():
+    def delays(seed: str) -> list[float]:
+        return [
+            judge(
+                CLUSTER_FAULT, counted_before=0, waits_before=n, waiting_for_s=0, policy=RetryPolicy(), seed=seed
+            ).delay_s
+            for n in range(8)
+        ]
+
+    assert delays("a") == delays("a") != delays("b")
+    for delay, plain in zip(delays("a"), [1, 2, 4, 8, 16, 32, 60, 60], strict=True):
+        assert 0.75 * plain <= delay <= 1.25 * plain
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_every_failure_has_a_row_in_the_policy(fault):
+    assert rule_for(Failure(fault=fault, error_class="NeverHeardOf", message="")) in POLICY

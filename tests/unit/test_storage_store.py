@@ -136,6 +136,7 @@ def test_probe_and_access_leave_nothing_behind(store):
         (name, True) for name in ("write", "read", "list", "delete", "create-only")
     ]
     assert store.list() == []
+    assert store.list_folders("_work") == []
 
 
 def test_content_types():

@@ -1,0 +1,146 @@
+"""`pause resume cancel retry priority explain hosts`: steer a run from any shell that can write its output."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from render_farm.cli.runs import Jobs, Output, Run, find_run
+from render_farm.cli.terminal import Json, hint, print_json
+from render_farm.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from render_farm.storage.mailbox import Request
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Reason = Annotated[str, typer.Option("--reason", help="Kept with the run.")]
+hosts_app = typer.Typer(no_args_is_help=True, help="Machines that a run renders on.")
+
+
+def pause(run: Run, output: Output = None, as_json: Json = False) -> None:
+    """Begin no more segments; those that are being rendered go on. It stays paused until `resume`."""
+    _ask(run, output, as_json, verb="pause")
+
+
+def resume(run: Run, output: Output = None, as_json: Json = False) -> None:
+    """End a pause."""
+    _ask(run, output, as_json, verb="resume")
+
+
+def cancel(
+    run: Run, jobs: Jobs = None, reason: Reason = "", output: Output = None, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Stop a run, or some of its jobs, at their next steps. What is stored stays.
+
+    Cancelled jobs are left alone, also when the run is started again, until `retry`. A run that was cancelled as a
+    whole goes on when it is started again.
+    """
+    what = f"{len(jobs)} of its jobs" if jobs else "all of it"
+    confirm(f"Cancel {what} in run {run}?", yes)
+    _ask(run, output, as_json, verb="cancel", jobs=tuple(jobs or ()), reason=reason)
+
+
+def retry(
+    run: Run,
+    jobs: Jobs = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Every job that failed.")] = False,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Let jobs that failed or were cancelled wait again."""
+    if bool(jobs) == failed:
+        raise UsageError("give the JOBs to retry, or --failed for all that failed")
+    _ask(run, output, as_json, verb="retry", jobs=tuple(jobs or ()))
+
+
+def priority(
+    run: Run,
+    to: Annotated[int, typer.Option("--to", min=0, max=100, help="0 to 100; higher goes first.")],
+    jobs: Jobs = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Give jobs (all that are left, unless named) another priority from their next segment on."""
+    _ask(run, output, as_json, verb="priority", jobs=tuple(jobs or ()), value=str(to))
+
+
+def explain(run: Run, jobs: Jobs = None, output: Output = None, as_json: Json = False) -> None:
+    """Say why jobs wait or failed, and what they need."""
+    if not jobs:
+        raise UsageError("which JOB?", advice="render-farm explain RUN JOB...")
+    _ask(run, output, as_json, verb="explain", jobs=tuple(jobs))
+
+
+@hosts_app.command("list")
+def list_hosts(run: Run, output: Output = None, as_json: Json = False) -> None:
+    """The machines a run has had workers on, and which of them are quarantined."""
+    _ask(run, output, as_json, verb="hosts")
+
+
+@hosts_app.command("quarantine")
+def quarantine(run: Run, host: str, reason: Reason = "", output: Output = None, as_json: Json = False) -> None:
+    """Give a machine no more work; what it does now goes on."""
+    _ask(run, output, as_json, verb="quarantine", value=host, reason=reason)
+
+
+@hosts_app.command("release")
+def release(run: Run, host: str, output: Output = None, as_json: Json = False) -> None:
+    """Give a quarantined machine work again."""
+    _ask(run, output, as_json, verb="release", value=host)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal; elsewhere --yes is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody is there to answer", advice="give --yes")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(12)
+
+
+def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
+    from render_farm.farm.control import ask
+
+    place = find_run(run, output)
+    outcome = ask(place.store, place.run_id, _request(**request))
+    if as_json:
+        print_json(
+            {
+                "run_id": place.run_id,
+                "verb": request["verb"],
+                "ok": outcome.answer.ok,
+                "applied": "live" if outcome.live else "stored",
+                "message": outcome.answer.text,
+                **outcome.answer.facts,
+            }
+        )
+    elif outcome.answer.ok:
+        print(outcome.answer.text)
+        if not outcome.live and request["verb"] != "explain":
+            hint(f"no coordinator holds run {place.run_id}; this is kept with it")
+    if not outcome.answer.ok:
+        raise (NotFoundError if outcome.answer.facts.get("not_found") else UsageError)(outcome.answer.text)
+
+
+def _request(*, verb: str, **values: Any) -> Request:
+    from render_farm.storage.layout import check_id
+    from render_farm.storage.mailbox import Request, Verb
+
+    for job in values.get("jobs", ()):
+        try:
+            check_id(job)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    return Request(verb=Verb(verb), by=f"{_user()}@{socket.gethostname()}", **values)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "somebody"

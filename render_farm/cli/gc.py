@@ -1,0 +1,43 @@
+"""`render-farm gc`: what finished runs no longer need, shown first and removed then."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+from render_farm.cli.control import Yes, confirm
+from render_farm.cli.runs import Output
+from render_farm.cli.terminal import Json, hint, plural, print_json, table
+from render_farm.errors import UsageError
+
+
+def gc(output: Output = None, yes: Yes = False, as_json: Json = False) -> None:
+    """Show what can go from an output: work folders of published films, prompts of complete runs, leftovers.
+
+    Nothing that a run could go on with is touched, and nothing at all while a run is being rendered there. Without
+    --yes it asks, or only shows where nobody can answer. Latents that were not asked for (--keep-latents) go, too.
+    """
+    from render_farm.config import load_settings
+    from render_farm.farm.garbage import find_garbage, remove
+    from render_farm.storage import open_store
+
+    place = load_settings(output=output).output
+    if not place:
+        raise UsageError("--output is missing", advice="give --output or set RENDER_FARM_OUTPUT")
+    store = open_store(place)
+    found = find_garbage(store)
+    num_objects = sum(item.num_objects for item in found)
+    is_asking = not yes and not as_json and sys.stdin.isatty()
+    if not as_json and found:
+        print("\n".join(table(["folder", "objects", "why"], [[i.folder, f"{i.num_objects}", i.why] for i in found])))
+    if is_asking and found:
+        confirm(f"Remove {plural(num_objects, 'object')} from {store.root_uri}?", yes=False)
+    removed = remove(store, found) if yes or (is_asking and found) else 0
+    if as_json:
+        print_json({"output": store.root_uri, "found": [asdict(item) for item in found], "removed": removed})
+    elif not found:
+        print("nothing can go")
+    else:
+        print(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can go")
+        if not removed:
+            hint("nothing was removed; --yes removes them")

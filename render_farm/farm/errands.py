@@ -1,0 +1,126 @@
+"""The coordinator's errands: work is handed to a worker, its answer comes back as an event of the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from render_farm.farm.embeddings import MissingEmbeddingError
+from render_farm.farm.failures import classify
+from render_farm.farm.hang_watch import HangWatch
+from render_farm.farm.held_run import HeldRun
+from render_farm.farm.memory_steps import at_step
+from render_farm.farm.worker_pool import WorkerPool
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.states import JobState
+
+
+class Errands:
+    """Calls of workers. `apply` takes events, `on_worker_ended` and `on_prompt_missing` what is not the machine's."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        runs: Mapping[str, HeldRun],
+        watch: HangWatch,
+        *,
+        apply: Callable[[ev.Event], None],
+        on_worker_ended: Callable[[str, BaseException], None],
+        on_prompt_missing: Callable[[str, str], None],
+    ) -> None:
+        self._pool = pool
+        self._runs = runs
+        self._watch = watch
+        self._apply = apply
+        self._on_worker_ended = on_worker_ended
+        self._on_prompt_missing = on_prompt_missing
+
+    async def render(self, action: ev.RenderSegment) -> None:
+        """Have a segment rendered."""
+        run_id, job_id = action.film
+        record = self._runs[run_id].record
+        task = record.films[job_id].entry.task
+        number = self._watch.begin(
+            action.worker,
+            action.film,
+            action.segment,
+            time.monotonic(),
+            model=task.model,
+            step_cost=record.films[job_id].entry.step_cost(action.segment),
+        )
+        record.started(job_id, action.worker, "denoise")
+        record.log.add(
+            f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
+            + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
+            job_id=job_id,
+            level="debug",
+        )
+        if action.memory_step:
+            task = replace(task, plan=at_step(task.plan, action.memory_step, self._pool.device))
+        report = await self._ask(action, number, "render_segment", task, action.segment, number)
+        if report is None:
+            return
+        record.engine_time(action.worker, report.engine_s)
+        for note in report.notes:
+            record.log.add(f"{action.worker}: {note}", job_id=job_id)
+        if run_id in self._runs and not JobState(record.films[job_id].result.state).ended:
+            record.segment_done(job_id, report.seconds)
+        self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
+
+    async def finish(self, action: ev.FinishFilm) -> None:
+        """Have a film decoded, encoded and published."""
+        run_id, job_id = action.film
+        record = self._runs[run_id].record
+        number = self._watch.begin(action.worker, action.film, None, time.monotonic())
+        record.started(job_id, action.worker, "publish")
+        task = record.films[job_id].entry.task
+        if action.memory_step:
+            task = replace(task, plan=at_step(task.plan, action.memory_step, self._pool.device))
+        report = await self._ask(action, number, "finish_film", task, action.attempt, number)
+        if report is None:
+            return
+        record.engine_time(action.worker, report.engine_s)
+        record.published(job_id, report)
+        self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
+
+    def stop(self, action: ev.StopWork) -> None:
+        """Have a worker drop a film's segment at its next step."""
+        if self._pool.has(action.worker):
+            for number in self._watch.segments_of(action.worker, action.film):
+                self._pool.handle(action.worker).stop.remote(number)
+
+    def stepped(self, number: int, step: int, num_steps: int) -> None:
+        """A segment made a step."""
+        work = self._watch.stepped(number, step, num_steps, time.monotonic())
+        if work is not None and work.segment is not None and work.film[0] in self._runs:
+            self._runs[work.film[0]].record.stepped(work.film[1], work.segment, step, num_steps)
+
+    async def _ask(
+        self, action: ev.RenderSegment | ev.FinishFilm, number: int, method: str, *arguments: Any
+    ) -> Any | None:
+        """The worker's answer, or None when it failed and the machine has been told."""
+        try:
+            if not self._pool.has(action.worker):
+                return None  # it ended in this moment; the machine is told so by whoever noticed
+            return await getattr(self._pool.handle(action.worker), method).remote(*arguments)
+        except RayActorError as error:
+            self._on_worker_ended(action.worker, error)
+        except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
+            self._failed(action.worker, action.film, error)
+        finally:
+            self._watch.end(number)
+        return None
+
+    def _failed(self, worker: str, film: ev.FilmKey, error: BaseException) -> None:
+        cause = getattr(error, "cause", None) or error
+        behind = getattr(cause, "segments_done", None)
+        run = self._runs.get(film[0])
+        if behind is not None and run is not None:
+            run.record.set_back(film[1], str(cause), behind)
+        if isinstance(cause, MissingEmbeddingError) and run is not None:
+            self._on_prompt_missing(film[0], run.record.films[film[1]].entry.task.model)
+        self._apply(ev.WorkFailed(worker=worker, film=film, failure=classify(error), segments_done=behind))

@@ -1,0 +1,27 @@
+"""Learning of a signal at once in a process whose main thread is busy in C++, as a Ray worker's is: Python runs its
+handlers between two steps of the main thread's Python code, which may be never; its wake-up pipe is written at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+
+def on_signal(number: int, notice: Callable[[], None]) -> bool:
+    """Call `notice` in a thread of its own whenever signal `number` comes. The signal's handler stays as it is. False,
+    and nothing is done, outside the main thread, where Python allows none of this."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while numbers := os.read(reader, 64):
+            if number in numbers:
+                notice()
+
+    threading.Thread(target=watch, name=f"signal-{number}", daemon=True).start()
+    return True

@@ -1,0 +1,141 @@
+"""How another shell, on any machine that can write the output, speaks to a run's coordinator: requests and answers as
+small objects in the run's folder. Whoever may write there may control the run; nothing listens on a port.
+
+    control/<id>.request.json    put by the one who asks
+    control/<id>.answer.json     put by the coordinator, which then removes the request; removed by the one who asked
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from render_farm.errors import NotFoundError
+from render_farm.storage import documents
+from render_farm.storage.layout import RunKeys, check_id
+from render_farm.storage.store import Store
+
+log = logging.getLogger(__name__)
+SCHEMA = "render_farm.control/1"
+_REQUEST = ".request.json"
+_ANSWER = ".answer.json"
+_POLL_S = 0.25
+
+
+class Verb(StrEnum):
+    """What can be asked of a run."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    PRIORITY = "priority"
+    EXPLAIN = "explain"
+    HOSTS = "hosts"
+    QUARANTINE = "quarantine"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One thing that somebody asks for."""
+
+    verb: Verb
+    jobs: tuple[str, ...] = ()
+    """Empty: the whole run."""
+    value: str = ""
+    """A priority, or a host."""
+    reason: str = ""
+    by: str = ""
+    """Who asks, for the log: `user@machine`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came of it."""
+
+    ok: bool
+    text: str
+    """For people."""
+    facts: dict[str, Any]
+    """The same for programs; JSON."""
+
+
+def post(store: Store, run_id: str, request: Request) -> str:
+    """Put a request; returns its id."""
+    request_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(8)}"
+    store.create(RunKeys(run_id=run_id).request(request_id), documents.dump(asdict(request), schema=SCHEMA))
+    return request_id
+
+
+def wait_answer(
+    store: Store, run_id: str, request_id: str, timeout_s: float, *, is_over: Callable[[], bool] = lambda: False
+) -> Answer | None:
+    """The answer, or None when there is none in time or once `is_over`; the request is withdrawn then."""
+    keys = RunKeys(run_id=run_id)
+    stop = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() >= stop or is_over()
+        try:
+            content = documents.load(store.read_bytes(keys.answer(request_id)), schema=SCHEMA)
+            answer = Answer(ok=content["ok"] is True, text=str(content["text"]), facts=dict(content["facts"]))
+        except NotFoundError:
+            if late:
+                store.delete(keys.request(request_id))
+                return None
+            time.sleep(_POLL_S)
+            continue
+        except (documents.DamagedDocument, KeyError, TypeError, ValueError) as error:
+            answer = Answer(ok=False, text=f"the coordinator's answer is damaged: {error}", facts={})
+        store.delete(keys.answer(request_id))
+        return answer
+
+
+def take_requests(store: Store, run_id: str) -> list[tuple[str, Request]]:
+    """Requests without an answer, oldest first. What is no request is removed, with a warning."""
+    keys = RunKeys(run_id=run_id)
+    names = [key.rpartition("/")[2] for key in store.list(keys.control)]
+    answered = {name.removesuffix(_ANSWER) for name in names if name.endswith(_ANSWER)}
+    found = []
+    for name in names:
+        request_id = name.removesuffix(_REQUEST)
+        if request_id == name or request_id in answered:
+            continue
+        try:
+            found.append((request_id, _parse(store.read_bytes(keys.request(request_id)))))
+        except NotFoundError:
+            continue  # withdrawn
+        except ValueError as error:
+            log.warning("run %s: %s is no request and is removed: %s", run_id, name, error)
+            store.delete(f"{keys.control}/{name}")
+    return found
+
+
+def give_answer(store: Store, run_id: str, request_id: str, answer: Answer) -> None:
+    """Answer a request and remove it."""
+    keys = RunKeys(run_id=run_id)
+    store.write_bytes(keys.answer(request_id), documents.dump(asdict(answer), schema=SCHEMA))
+    store.delete(keys.request(request_id))
+
+
+def _parse(data: bytes) -> Request:
+    """ValueError for anything else than a request."""
+    content = documents.load(data, schema=SCHEMA)
+    jobs = content.get("jobs")
+    if not isinstance(jobs, list):
+        raise ValueError("it names no jobs")
+    texts = {name: content.get(name) for name in ("verb", "value", "reason", "by")}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise ValueError("its verb, value, reason or author is no text")
+    return Request(
+        verb=Verb(str(texts["verb"])),
+        jobs=tuple(check_id(str(job)) for job in jobs),
+        value=str(texts["value"]),
+        reason=str(texts["reason"]),
+        by=str(texts["by"]),
+    )

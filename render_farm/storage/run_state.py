@@ -1,0 +1,226 @@
+"""The durable state of a run: numbered, create-only objects in its folder, from which it goes on without deep listings.
+
+    state/00000041.json   snapshot: a row for every job that something is known of
+    state/00000042.json   changes: the rows that changed since
+    state/00000043.json   changes ...
+
+An object store cannot append, so what changed goes into one more small object, and now and then a snapshot sums up. Who
+reads takes the newest whole snapshot and what follows; torn objects and gaps are recognised and named. The state is an
+index that saves looking: what a film really has is decided by its own checkpoints and its `job.json`. Numbers are
+taken create-only, so a coordinator that lost its lease cannot add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from render_farm.errors import LeaseHeldError, NotFoundError
+from render_farm.storage import documents
+from render_farm.storage.layout import RunKeys, check_id, number_of
+from render_farm.storage.store import Store
+
+SCHEMA = "render_farm.run_state/1"
+SNAPSHOT_EVERY = 50
+_READS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """What is known of one job of a run. Times are UTC in ISO 8601."""
+
+    state: str = "waiting"
+    render_key: str = ""
+    """Of the film the row speaks of; a changed job has another one, and the row is of no use for it."""
+    segments_done: int = 0
+    segments: int | None = None
+    attempts: int = 0
+    error_class: str | None = None
+    message: str | None = None
+    frames: int | None = None
+    gpu_s: float | None = None
+    wall_s: float | None = None
+    sha256: str | None = None
+    seam_score: float | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    priority: int | None = None
+    """Asked for from outside, instead of the manifest's."""
+    taken_out: bool = False
+    """Cancelled from outside by name: it is left alone until somebody asks to retry it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what differs from the default."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> JobRow:
+        """The inverse of `to_dict`. ValueError for a field that is unknown or of the wrong kind."""
+        if not isinstance(content, dict):
+            raise ValueError("a job's row is no object")
+        for name, value in content.items():
+            if name not in _ROW_KINDS or not isinstance(value, _ROW_KINDS[name]):
+                raise ValueError(f"a job's row with {name} {value!r:.80}")
+            if isinstance(value, bool) and name != "taken_out":
+                raise ValueError(f"a job's row with {name} {value!r}")
+            if isinstance(value, int) and not 0 <= value < 2**31:
+                raise ValueError(f"a job's row with {name} {value!r:.40}")
+        return cls(**content)
+
+
+_ROW_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("state", "render_key", "error_class", "message", "sha256", "started_at", "finished_at"), (str,)),
+    **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
+    **dict.fromkeys(("gpu_s", "wall_s", "seam_score"), (int, float)),
+    "taken_out": (bool,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunControl:
+    """What people asked of a run as a whole."""
+
+    paused: bool = False
+    quarantined: tuple[tuple[str, str], ...] = ()
+    """(host, reason)."""
+
+    @classmethod
+    def from_dict(cls, content: Any) -> RunControl:
+        """From JSON. ValueError for anything else than `asdict` gives."""
+        if not isinstance(content, dict) or not isinstance(content.get("paused"), bool):
+            raise ValueError("no control block")
+        listed = content.get("quarantined")
+        if not isinstance(listed, list) or not all(
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in listed
+        ):
+            raise ValueError("a control block with malformed hosts")
+        return cls(paused=content["paused"], quarantined=tuple((host, reason) for host, reason in listed))
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """A run as storage knows it."""
+
+    number: int = 0
+    """The highest number taken by anyone, whole or not; 0 for a run not begun."""
+    control: RunControl = RunControl()
+    jobs: dict[str, JobRow] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    """What was skipped while loading, a line each, for the log."""
+
+    @property
+    def begun(self) -> bool:
+        return self.number > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """One object of the series."""
+
+    is_snapshot: bool
+    control: RunControl
+    jobs: dict[str, JobRow]
+
+
+def load_run_state(store: Store, run_id: str) -> RunState:
+    """The run as far as it is known; an empty state when nothing is. One listing of one folder, then a bounded number
+    of small objects. StorageError passes."""
+    keys = RunKeys(run_id=run_id)
+    numbers = sorted(number for number in map(number_of, store.list(keys.states)) if number is not None)
+    problems: list[str] = []
+
+    def read(number: int) -> _Part | str:
+        try:
+            return _parse(store.read_bytes(keys.state(number)), run_id, number)
+        except NotFoundError:
+            return "gone"
+        except ValueError as error:
+            return f"{store.uri(keys.state(number))} is skipped: {error}"
+
+    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+        parts = dict(zip(numbers, pool.map(read, numbers), strict=True))
+    snapshots = [number for number, part in parts.items() if isinstance(part, _Part) and part.is_snapshot]
+    first = snapshots[-1] if snapshots else (numbers[0] if numbers else 1)
+    state = RunState(number=numbers[-1] if numbers else 0)
+    for number in range(first, state.number + 1):
+        part = parts.get(number, f"{store.uri(keys.state(number))} is missing")
+        if isinstance(part, str):
+            problems.append(part)
+            continue
+        state.jobs.update(part.jobs)
+        state.control = part.control
+    problems += [part for number, part in parts.items() if number < first and isinstance(part, str) and part != "gone"]
+    state.problems = tuple(problems)
+    return state
+
+
+class RunStateWriter:
+    """Adds to a run's state. One writer at a time: the holder of the run's lease."""
+
+    def __init__(self, store: Store, run_id: str, state: RunState) -> None:
+        """`state` as `load_run_state` gave it; from here on it is this writer's, and kept up to date."""
+        self.state = state
+        self._store = store
+        self._run_id = run_id
+        self._keys = RunKeys(run_id=run_id)
+        self._snapshots: list[int] = []
+        self._since_snapshot = SNAPSHOT_EVERY if state.problems else 0
+
+    def write(self, rows: Mapping[str, JobRow], control: RunControl | None = None) -> None:
+        """Make `rows` (those that changed) and `control` durable. LeaseHeldError when somebody else has written: then
+        this run is theirs. StorageError passes, and nothing is counted as written: give the same rows again."""
+        is_snapshot = self._since_snapshot >= SNAPSHOT_EVERY
+        wanted = control or self.state.control
+        jobs = {**self.state.jobs, **rows} if is_snapshot else dict(rows)
+        number = self.state.number + 1
+        key = self._keys.state(number)
+        if not self._store.create(key, self._dump(number, is_snapshot, wanted, jobs)):
+            raise LeaseHeldError(
+                f"run {self._run_id}: {self._store.uri(key)} was written by somebody else; this process has given it up"
+            )
+        self.state.number = number
+        self.state.jobs.update(rows)
+        self.state.control = wanted
+        self._since_snapshot += 1
+        if is_snapshot:
+            self._since_snapshot = 0
+            self._snapshots.append(number)
+            self._clean()
+
+    def _dump(self, number: int, is_snapshot: bool, control: RunControl, jobs: Mapping[str, JobRow]) -> bytes:
+        content = {
+            "run_id": self._run_id,
+            "number": number,
+            "snapshot": is_snapshot,
+            "control": asdict(control),
+            "jobs": {job_id: row.to_dict() for job_id, row in jobs.items()},
+        }
+        return documents.dump(content, schema=SCHEMA)
+
+    def _clean(self) -> None:
+        """Remove what lies before the last snapshot but one: should the last be torn, that one counts."""
+        if len(self._snapshots) < 2:
+            return
+        keep_from = self._snapshots[-2]
+        for key in self._store.list(self._keys.states):
+            number = number_of(key)
+            if number is not None and number < keep_from:
+                self._store.delete(key)
+        self._snapshots = self._snapshots[-2:]
+
+
+def _parse(data: bytes, run_id: str, number: int) -> _Part:
+    """ValueError for anything that is not a whole object of this run and number."""
+    content = documents.load(data, schema=SCHEMA)
+    if content.get("run_id") != run_id or content.get("number") != number:
+        raise ValueError(f"it belongs to {content.get('run_id')!r:.80}, number {content.get('number')!r:.20}")
+    jobs = content.get("jobs")
+    if not isinstance(jobs, dict):
+        raise ValueError("it lists no jobs")
+    return _Part(
+        is_snapshot=content.get("snapshot") is True,
+        control=RunControl.from_dict(content.get("control")),
+        jobs={check_id(job_id): JobRow.from_dict(row) for job_id, row in jobs.items()},
+    )

@@ -1,0 +1,137 @@
+"""What has to hold after every chaos run, as named invariants. Each looks at the real output, past the proxy."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors.numpy import load
+
+from render_farm.media.mp4 import probe_mp4
+from render_farm.storage.checkpoints import load_film_state
+from render_farm.storage.done import read_done, verify_done
+from render_farm.storage.layout import FINAL_NAMES, FilmKeys, JobKeys, RunKeys, film_key
+from render_farm.storage.lease import read_lease
+from render_farm.storage.run_state import load_run_state
+from render_farm.storage.store import Store
+
+
+class Audit:
+    """One run's output: its store, its id, and the latents of an undisturbed run by job."""
+
+    def __init__(self, store: Store, run_id: str, expected: Mapping[str, np.ndarray], num_frames: int) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.expected = expected
+        self.num_frames = num_frames
+        table = pq.read_table(io.BytesIO(store.read_bytes(RunKeys(run_id=run_id).results)))
+        self.rows: dict[str, dict[str, Any]] = {row["job_id"]: row for row in table.to_pylist()}
+
+    def violations(self, *, num_kills: int) -> list[str]:
+        """Every invariant that does not hold, with what was found."""
+        found: list[str] = []
+        for invariant in INVARIANTS:
+            found += [f"{invariant.__name__}: {text}" for text in invariant(self)]
+        if (again := self.num_rendered_again()) > num_kills:
+            found.append(f"at_most_one_segment_again_per_kill: {again} segments again, {num_kills} kills")
+        return found
+
+    def num_rendered_again(self) -> int:
+        """Segments that were rendered to their end more than once: each leaves an object of its own."""
+        num = 0
+        for job_id in self.expected:
+            film = self._film(job_id)
+            if film:
+                stored = self.store.list(FilmKeys(film=film).segments)
+                num += len(stored) - len(load_film_state(self.store, film).segments)
+        return num
+
+    def done(self) -> list[str]:
+        return [job_id for job_id in self.expected if self.rows.get(job_id, {}).get("state") == "done"]
+
+    def _film(self, job_id: str) -> str:
+        done = read_done(self.store, job_id)
+        return film_key(job_id, done["render_key"]) if done else ""
+
+
+def every_job_is_done_once_or_failed_with_a_reason(audit: Audit) -> list[str]:
+    wrong = [f"{job_id} has no row" for job_id in set(audit.expected) - set(audit.rows)]
+    for job_id, row in audit.rows.items():
+        if row["state"] not in ("done", "failed") or (row["state"] == "failed" and not row["message"]):
+            wrong.append(f"{job_id} is {row['state']}: {row['message']}")
+    return wrong
+
+
+def every_video_decodes_to_the_planned_frames(audit: Audit) -> list[str]:
+    wrong = []
+    for job_id in audit.done():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "video.mp4")
+            audit.store.get_file(JobKeys(job_id=job_id).video, path)
+            decoded = sum(1 for _ in imageio_ffmpeg.read_frames(str(path))) - 1  # the first item is about the file
+            if (decoded, probe_mp4(path).num_frames) != (audit.num_frames, audit.num_frames):
+                wrong.append(f"{job_id} has {decoded} frames where {audit.num_frames} are planned")
+    return wrong
+
+
+def latents_are_those_of_an_undisturbed_run(audit: Audit) -> list[str]:
+    return [
+        f"{job_id} differs"
+        for job_id in audit.done()
+        if not np.array_equal(
+            load(audit.store.read_bytes(JobKeys(job_id=job_id).latents))["latents"], audit.expected[job_id]
+        )
+    ]
+
+
+def nothing_half_written_under_a_final_name(audit: Audit) -> list[str]:
+    wrong = []
+    for job_id in audit.expected:
+        names = {key.rpartition("/")[2] for key in audit.store.list(job_id)}
+        wrong += [f"{job_id}/{name} is no final name" for name in names - set(FINAL_NAMES)]
+        if job_id in audit.done() or names:
+            wrong += list(verify_done(audit.store, job_id))
+    return wrong
+
+
+def results_agree_with_the_tree(audit: Audit) -> list[str]:
+    wrong = []
+    for job_id in audit.expected:
+        done, row = read_done(audit.store, job_id), audit.rows.get(job_id, {})
+        if (done is not None) != (row.get("state") == "done"):
+            wrong.append(f"{job_id} is {row.get('state')} in the results, and {'' if done else 'not '}in the tree")
+        elif done is not None and done["sha256"] != row["sha256"]:
+            wrong.append(f"{job_id} has another sha256 in the results")
+    return wrong
+
+
+def the_run_is_given_back_and_its_state_says_so(audit: Audit) -> list[str]:
+    wrong = []
+    lease = read_lease(audit.store, audit.run_id)
+    if lease is None or not lease.released:
+        wrong.append(f"the lease is {'missing' if lease is None else 'held'}")
+    rows = load_run_state(audit.store, audit.run_id).jobs
+    wrong += [
+        f"the state has {job_id} as {rows[job_id].state if job_id in rows else 'unknown'}"
+        for job_id in audit.done()
+        if job_id not in rows or rows[job_id].state != "done"
+    ]
+    if left := audit.store.list(RunKeys(run_id=audit.run_id).control):
+        wrong.append(f"requests are left: {left}")
+    return wrong
+
+
+INVARIANTS: tuple[Callable[[Audit], list[str]], ...] = (
+    every_job_is_done_once_or_failed_with_a_reason,
+    every_video_decodes_to_the_planned_frames,
+    latents_are_those_of_an_undisturbed_run,
+    nothing_half_written_under_a_final_name,
+    results_agree_with_the_tree,
+    the_run_is_given_back_and_its_state_says_so,
+)

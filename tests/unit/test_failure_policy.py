@@ -1,0 +1,22 @@
+"""The README shows the failure policy that the code has."""
+
+from pathlib import Path
+
+from render_farm.scheduling.retry import POLICY, Rule
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def line(rule: Rule) -> str:
+    errors = ", ".join(rule.errors) or "any other"
+    then = str(rule.then.value) + ("; its process ends" if rule.ends_process else "")
+    after = "1 s, 2 s, 4 s ..." if rule.delayed else "at once"
+    return f"| {rule.fault} | {errors} | {then} | {'yes' if rule.counted else 'no'} | {after} |"
+
+
+def test_the_readme_shows_the_policy():
+    shown = [text for text in README.read_text().splitlines() if text.split("|")[1:2] in ROWS]
+    assert shown == [line(rule) for rule in POLICY]
+
+
+ROWS = [[f" {name} "] for name in ("job", "worker", "cluster", "user")]

@@ -1,0 +1,115 @@
+"""The durable state of a run: what was written is read, torn and missing objects are named, one writer at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm.errors import LeaseHeldError
+from render_farm.storage import open_store
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.run_state import SNAPSHOT_EVERY, JobRow, RunControl, RunStateWriter, load_run_state
+
+KEYS = RunKeys(run_id="night")
+DONE = JobRow(state="done", render_key="0" * 12, segments_done=3, segments=3, sha256="ab", gpu_s=1.5)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path)
+
+
+def writer(store) -> RunStateWriter:
+    return RunStateWriter(store, "night", load_run_state(store, "night"))
+
+
+def test_nothing_is_known_of_a_run_that_has_not_begun(store):
+    state = load_run_state(store, "night")
+    assert (state.begun, state.jobs, state.problems) == (False, {}, ())
+
+
+def test_what_changed_last_counts_and_the_rest_stays(store):
+    first = writer(store)
+    first.write({"a": JobRow(state="running", segments_done=1), "b": DONE})
+    first.write({"a": JobRow(state="failed", error_class="X", message="why")}, RunControl(paused=True))
+    state = load_run_state(store, "night")
+    assert state.jobs == {"a": JobRow(state="failed", error_class="X", message="why"), "b": DONE}
+    assert state.control == RunControl(paused=True)
+    second = writer(store)
+    second.write({"c": DONE}, RunControl(quarantined=(("gpu-7", "3 faults"),)))
+    assert load_run_state(store, "night").control.quarantined == (("gpu-7", "3 faults"),)
+    assert sorted(load_run_state(store, "night").jobs) == ["a", "b", "c"]
+
+
+def test_snapshots_bound_what_is_read_and_hold_everything(store):
+    many = writer(store)
+    for number in range(5 * SNAPSHOT_EVERY):
+        many.write({f"job-{number}": DONE})
+    assert len(store.list(KEYS.states)) <= 2 * (SNAPSHOT_EVERY + 1)
+    state = load_run_state(store, "night")
+    assert len(state.jobs) == 5 * SNAPSHOT_EVERY
+    assert state.problems == ()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"schema": "other"}', "half", "flip"])
+def test_a_torn_last_write_is_recognised_and_what_came_before_counts(store, damage):
+    torn = writer(store)
+    torn.write({"a": DONE})
+    torn.write({"a": JobRow(state="failed"), "b": DONE})
+    key = KEYS.state(2)
+    whole = store.read_bytes(key)
+    if damage == "half":
+        damage = whole[: len(whole) // 2]
+    elif damage == "flip":
+        damage = whole.replace(b"failed", b"failee")
+    store.write_bytes(key, damage)
+    state = load_run_state(store, "night")
+    assert state.jobs == {"a": DONE}
+    assert "00000002.json is skipped" in state.problems[0]
+    writer(store).write({"c": DONE})
+    assert sorted(load_run_state(store, "night").jobs) == ["a", "c"]
+
+
+def test_a_torn_snapshot_falls_back_on_the_one_before(store):
+    many = writer(store)
+    for number in range(3 * SNAPSHOT_EVERY):
+        many.write({f"job-{number}": DONE})
+    snapshots = [key for key in store.list(KEYS.states) if b'"snapshot": true' in store.read_bytes(key)]
+    assert len(snapshots) == 2
+    store.write_bytes(snapshots[-1], b"torn")
+    state = load_run_state(store, "night")
+    assert len(state.jobs) == 3 * SNAPSHOT_EVERY - 1  # all but the row that only the torn one had
+    assert len(state.problems) == 1
+
+
+def test_a_missing_object_is_named(store):
+    gap = writer(store)
+    for name in "abc":
+        gap.write({name: DONE})
+    store.delete(KEYS.state(2))
+    state = load_run_state(store, "night")
+    assert sorted(state.jobs) == ["a", "c"]
+    assert "00000002.json is missing" in state.problems[0]
+
+
+def test_the_second_of_two_writers_is_told(store):
+    first, second = writer(store), writer(store)
+    first.write({"a": DONE})
+    with pytest.raises(LeaseHeldError, match="written by somebody else"):
+        second.write({"b": DONE})
+    assert sorted(load_run_state(store, "night").jobs) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"state": 1}, {"unknown": "x"}, {"segments_done": "3"}, {"segments_done": True}, {"taken_out": 1}, [], "x", None],
+)
+def test_rows_of_the_wrong_kind_are_refused(row):
+    with pytest.raises(ValueError, match="row"):
+        JobRow.from_dict(row)
+
+
+def test_existing_objects_are_found_among_many(store):
+    for name in ("a/1", "a/2", "b/1"):
+        store.write_bytes(name, b"x")
+    assert store.existing(["a/1", "a/3", "b/1", "c/9"]) == {"a/1", "b/1"}
+    assert store.existing([]) == set()
