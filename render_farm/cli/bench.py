@@ -1,4 +1,4 @@
-"""`render-farm bench engine`: how fast the engine is on this machine, and diffusers beside it."""
+"""`render-farm bench`: how fast one worker is here, diffusers beside it, and several workers together."""
 
 from __future__ import annotations
 
@@ -86,3 +86,40 @@ def engine(
         print_json(result.to_dict())
     else:
         print("\n".join(lines(result)))
+
+
+@app.command("parallel")
+def parallel(
+    ranks: Annotated[str, typer.Option("--ranks", help="Numbers of ranks, with commas.")] = "1,2",
+    degrees: Annotated[
+        str | None, typer.Option("--degrees", help="Shapes instead, each cfg x ulysses x ring: 2x4x1,1x4x2.")
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small.")] = "small",
+    mode: Annotated[Mode, typer.Option("--mode", help="async: ar_step 5, blocks of 5 latent frames.")] = Mode.SYNC,
+    num_frames: Annotated[int | None, typer.Option("--num-frames", min=5, help="Default: those of the shape.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Inference steps; the first is not counted.")] = 3,
+    device: Annotated[Device, typer.Option("--device", help="Where to measure.")] = Device.AUTO,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Render one window on several ranks, a GPU or a CPU thread each: time, efficiency, exactness, bytes sent."""
+    from render_farm.parallel.bench import lines, read_degrees, read_ranks
+    from render_farm.parallel.measure import GroupBenchRequest, measure
+
+    results = measure(
+        GroupBenchRequest(
+            num_ranks=read_ranks(ranks),
+            shapes=read_degrees(degrees),
+            shape=shape,
+            mode=mode.value,
+            num_frames=num_frames,
+            steps=steps,
+            device=device.value,
+            dtype=dtype,
+        )
+    )
+    if as_json:
+        print_json({"results": [result.to_dict() for result in results]})
+    else:
+        for line in lines(results):
+            print(line, flush=True)

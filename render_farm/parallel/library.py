@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -64,6 +65,8 @@ def xfuser() -> Xfuser:
         from render_farm.parallel.without_accelerator import correct_usp
 
         correct_usp(usp)
+    # xfuser calls what torch now has under another name, and the name is not in older ones.
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     for name in list(logging.root.manager.loggerDict):
         if name == "xfuser" or name.startswith("xfuser."):
             logging.getLogger(name).setLevel(logging.ERROR)
