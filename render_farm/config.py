@@ -103,6 +103,8 @@ class EngineOptions:
     `torch_efficient`, `torch_math`."""
     allow_approximate_attention: bool = False
     """Lets `auto` choose SageAttention too, whose films differ from the exact ones by more than rounding."""
+    compile: str = "auto"
+    """`torch.compile` of the transformer's blocks, once a process: `auto` does it on GPUs; `on`, `off`."""
     kv_cache: str = "auto"
     """Keys and values of finished blocks: `auto` keeps them when they fit beside the model, `on` always, `off` never
     (they are computed anew at every step; the film is the same)."""
@@ -144,7 +146,11 @@ class Settings:
 
 _TABLES: dict[str, str] = {"timeouts": "RENDER_FARM_", "inputs": "RENDER_FARM_INPUT_", "engine": "RENDER_FARM_ENGINE_"}
 """Settings with fields of their own, and how their variables start."""
-_CHOICES: dict[str, tuple[str, ...]] = {"attention": ("auto", *ATTENTION_BACKENDS), "kv_cache": ("auto", "on", "off")}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "attention": ("auto", *ATTENTION_BACKENDS),
+    "compile": ("auto", "on", "off"),
+    "kv_cache": ("auto", "on", "off"),
+}
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 

@@ -25,7 +25,16 @@ _CPU = torch.device("cpu")
 class Denoiser:
     """Loads the weights when they are first needed, and moves or loads them again when another mode is asked for."""
 
-    def __init__(self, folder: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        prepare: Callable[[FrameTransformer, MemoryMode], None],
+    ) -> None:
+        """`prepare` is called with a model that has come into a mode, before it is used."""
+        self._prepare = prepare
         self._folder = folder
         self._device = device
         self._dtype = dtype
@@ -48,6 +57,7 @@ class Denoiser:
         with self._loading:
             if self._model is None or self.mode is None or _weights(mode) != _weights(self.mode):
                 self._model = self._moved(mode)
+                self._prepare(self._model, mode)
             self.mode = mode
             return self._model
 
@@ -56,6 +66,7 @@ class Denoiser:
         with self._loading:
             self.adapters.remove()
             self._model, self.mode = model, mode or MemoryMode()
+            self._prepare(model, self.mode)
 
     def _moved(self, mode: MemoryMode) -> FrameTransformer:
         check_mode(mode)

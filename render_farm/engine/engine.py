@@ -24,6 +24,7 @@ from render_farm.engine.attention import AttentionBackend, BlockCausalAttention,
 from render_farm.engine.cache_plan import CachePlan
 from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
 from render_farm.engine.choice import AttentionChoice, choose_backend
+from render_farm.engine.compilation import CompilePlan, compile_blocks, plan_compilation
 from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.denoiser import Denoiser, free_memory
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
@@ -46,7 +47,7 @@ from render_farm.engine.segment import Attention, render_window, window_cache_pl
 from render_farm.engine.shapes import read_shapes
 from render_farm.engine.step_state import StepKeeper
 from render_farm.engine.text import encode_texts
-from render_farm.engine.transformer import FrameTransformer
+from render_farm.engine.transformer import EAGER, FrameTransformer
 from render_farm.engine.vae import StreamingDecoder
 from render_farm.engine.video import Video
 from render_farm.errors import InputError, InvalidJobError, ModelError, Problem, UsageError
@@ -130,7 +131,7 @@ class Engine:
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
         self._num_skipped = 0
-        self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype)
+        self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype, prepare=self._prepare)
         self._loras: OrderedDict[str, Lora] = OrderedDict()
         """By the sha256 of their files, the last used at the end."""
 
@@ -153,6 +154,18 @@ class Engine:
     def memory(self) -> MemoryMode | None:
         """The mode that the last segment was rendered in; None before the first."""
         return self._denoiser.mode
+
+    def _prepare(self, transformer: FrameTransformer, mode: MemoryMode) -> None:
+        """Compile its blocks where `options` say so; that happens when they are first run."""
+        if plan_compilation(self.options.compile, self.device, mode).compiles:
+            compile_blocks(transformer, or_else_eager=self.options.compile == "auto")
+        else:
+            transformer.run_regions(EAGER)
+
+    @property
+    def compile_plan(self) -> CompilePlan:
+        """Whether blocks are compiled, and why, in the mode that the weights are in."""
+        return plan_compilation(self.options.compile, self.device, self.memory or MemoryMode())
 
     @cached_property
     def attention_choice(self) -> AttentionChoice:
@@ -190,12 +203,13 @@ class Engine:
             "memory": str(self.memory),
             "skipped_steps": self._num_skipped,
             "attention": self.attention_choice.to_dict(),
+            "compile": self.compile_plan.to_dict(),
             "kv_cache": self.cache_plan(plan, index, group).to_dict(),
         }
 
     def notes(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> tuple[str, ...]:
         """The same for people, a line each."""
-        return str(self.attention_choice), str(self.cache_plan(plan, index, group))
+        return str(self.attention_choice), str(self.compile_plan), str(self.cache_plan(plan, index, group))
 
     @property
     def adapters(self) -> Adapters:

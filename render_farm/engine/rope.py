@@ -30,6 +30,10 @@ class RopeTable:
         cos, sin = (shard(part.unflatten(0, (-1, self.tokens_per_frame)), 1) for part in (self.cos, self.sin))
         return RopeTable(cos=cos.flatten(0, 1), sin=sin.flatten(0, 1), tokens_per_frame=cos.shape[1])
 
+    def copied(self) -> RopeTable:
+        """With memory of its own."""
+        return RopeTable(cos=self.cos.clone(), sin=self.sin.clone(), tokens_per_frame=self.tokens_per_frame)
+
 
 def rope_table(
     rope: nn.Module,
@@ -56,14 +60,20 @@ def rope_table(
 
 
 def apply_rope(states: Tensor, table: RopeTable) -> Tensor:
-    """Rotate neighbouring channel pairs of `states` (B S H D); the products are float32, the result keeps the dtype.
+    """Rotate neighbouring channel pairs of `states` (B S H D); the products are float32, the result keeps the dtype."""
+    return rotated(states, table.cos, table.sin)
+
+
+def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`apply_rope` with the table's tensors.
 
     On the CPU a complex product does it in one pass over memory: six times faster, equal to the last bit or the next.
+    A compiler makes one pass of the products by itself, and takes no complex numbers.
     """
     pairs = states.unflatten(-1, (-1, 2))
-    if states.device.type == "cpu":
-        rotated = torch.view_as_complex(pairs.float()) * torch.complex(table.cos, table.sin)
-        return torch.view_as_real(rotated).flatten(-2).to(states.dtype)
+    if states.device.type == "cpu" and not torch.compiler.is_compiling():
+        product = torch.view_as_complex(pairs.float()) * torch.complex(cos, sin)
+        return torch.view_as_real(product).flatten(-2).to(states.dtype)
     even, odd = pairs.unbind(-1)
-    rotated = torch.stack((even * table.cos - odd * table.sin, even * table.sin + odd * table.cos), dim=-1)
-    return rotated.flatten(-2).to(states.dtype)
+    product = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return product.flatten(-2).to(states.dtype)

@@ -16,6 +16,8 @@ E channels of the model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -27,12 +29,15 @@ from diffusers.models.transformers.transformer_skyreels_v2 import (
 from torch import Tensor
 
 from render_farm.engine.context import PassContext, TextKeys, WindowContext
-from render_farm.engine.rope import apply_rope
+from render_farm.engine.rope import rotated
 from render_farm.engine.span import FrameSpan
 
 
 class FrameBlock(SkyReelsV2TransformerBlock):
     """A transformer block over the frames of a span, for all guidance branches at once."""
+
+    regions: Regions
+    """What runs the regions below; `FrameTransformer.adopt` sets it."""
 
     def forward(  # type: ignore[override]
         self, streams: tuple[Tensor, ...], layer: int, is_last: bool, ctx: PassContext
@@ -42,64 +47,49 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         The last layer returns the tokens of the span's output frames only; of the others it needs keys and values.
         Formulas: `SkyReelsV2TransformerBlock.forward`.
         """
-        modulation = self.scale_shift_table.unsqueeze(2).transpose(1, 2) + ctx.modulation
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.unsqueeze(3).unbind(2)  # each B F 1 E
         first_query = ctx.span.output_start - ctx.span.start if is_last else 0
-
-        streams = tuple(
-            self._self_attention(hidden, (layer, branch), shift, scale, gate, first_query, ctx)
-            for branch, hidden in enumerate(streams)
+        attended = tuple(
+            self._self_attention(hidden, (layer, branch), first_query, ctx) for branch, hidden in enumerate(streams)
+        )
+        entered = tuple(
+            self.regions.enter_cross_attention(self, hidden, out, ctx.modulation, first_query)
+            for hidden, out in zip(streams, attended, strict=True)
         )
         num_branches = len(ctx.window.prompts)
-        if len(streams) < num_branches:
-            streams = streams * num_branches
-        ff_shift, ff_scale, ff_gate = (m[:, first_query:] for m in (ff_shift, ff_scale, ff_gate))
+        if len(entered) < num_branches:
+            entered = entered * num_branches
+        seen = tuple(self._cross_attention(query, (layer, branch), ctx) for branch, (_, query) in enumerate(entered))
         return tuple(
-            self._feed_forward(self._cross_attention(hidden, (layer, branch), ctx), ff_shift, ff_scale, ff_gate)
-            for branch, hidden in enumerate(streams)
+            self.regions.leave_cross_attention(self, hidden, out, ctx.modulation, first_query)
+            for (hidden, _), out in zip(entered, seen, strict=True)
         )
 
-    def _self_attention(
-        self,
-        hidden: Tensor,
-        slot: tuple[int, int],
-        shift: Tensor,
-        scale: Tensor,
-        gate: Tensor,
-        first_query: int,
-        ctx: PassContext,
-    ) -> Tensor:
-        attn, span = self.attn1, ctx.span
-        states = _modulated(self.norm1(hidden.float()), shift, scale).to(hidden.dtype)
-        skipped = first_query * ctx.tokens_per_frame
-        key = apply_rope(attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1)), ctx.rope)
-        value = attn.to_v(states).unflatten(2, (attn.heads, -1))
-        query = attn.norm_q(attn.to_q(states[:, skipped:])).unflatten(2, (attn.heads, -1))
-        query = apply_rope(query, ctx.rope.frames(first_query, span.num_frames))
+    def _self_attention(self, hidden: Tensor, slot: tuple[int, int], first_query: int, ctx: PassContext) -> Tensor:
+        """What the queries from frame `first_query` on see, (B S H D)."""
+        query, key, value = self.regions.enter_self_attention(
+            self, hidden, ctx.modulation, ctx.rope.cos, ctx.rope.sin, first_query
+        )
         out = ctx.window.attention.attend(
             query,
             key,
             value,
-            span=span,
+            span=ctx.span,
             tokens_per_frame=ctx.tokens_per_frame,
             cache=ctx.window.cache,
             slot=slot,
         )
-        out = attn.to_out[1](attn.to_out[0](out.flatten(2, 3).to(query.dtype)))
-        return _gated_sum(hidden[:, skipped:], out, gate[:, first_query:])
+        return out.to(query.dtype)
 
-    def _cross_attention(self, hidden: Tensor, slot: tuple[int, int], ctx: PassContext) -> Tensor:
-        attn = self.attn2
+    def _cross_attention(self, query: Tensor, slot: tuple[int, int], ctx: PassContext) -> Tensor:
+        """What `query` (B S H D) sees of the prompt, and of the images where there are some."""
         text = ctx.window.text_keys.get(slot)
         if text is None:
             text = ctx.window.text_keys[slot] = self._text_keys(slot[1], ctx)
-        states = self.norm2(hidden.float()).to(hidden.dtype)
-        query = attn.norm_q(attn.to_q(states)).unflatten(2, (attn.heads, -1))
         out = ctx.window.cross_attention.attend(query, text.key, text.value, bias=text.bias).to(query.dtype)
         if ctx.window.image_states:
             image = self._image_keys(slot[0], ctx)
             out = out + ctx.window.cross_attention.attend(query, image.key, image.value).to(query.dtype)
-        return attn.to_out[1](attn.to_out[0](out.flatten(2, 3))) + hidden
+        return out
 
     def _text_keys(self, branch: int, ctx: PassContext) -> TextKeys:
         attn, states = self.attn2, ctx.window.text_states[branch]
@@ -120,9 +110,46 @@ class FrameBlock(SkyReelsV2TransformerBlock):
             )
         return known
 
-    def _feed_forward(self, hidden: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    # The three regions between the attention calls: tensors in, tensors out, nothing else read or kept, so that each
+    # can be compiled (`compilation.py`). Slices and views are made inside: as arguments they would be compiled for.
+
+    def enter_self_attention(
+        self, hidden: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor, first_query: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (of the frames from `first_query` on), key and value, (B S H D) with their positions."""
+        attn, (shift, scale, *_) = self.attn1, self._modulation(modulation)
+        skipped = first_query * (hidden.shape[1] // modulation.shape[1])
+        states = _modulated(self.norm1(hidden.float()), shift, scale).to(hidden.dtype)
+        key = attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(states).unflatten(2, (attn.heads, -1))
+        query = attn.norm_q(attn.to_q(states[:, skipped:])).unflatten(2, (attn.heads, -1))
+        return rotated(query, cos[skipped:], sin[skipped:]), rotated(key, cos, sin), value
+
+    def enter_cross_attention(
+        self, hidden: Tensor, attended: Tensor, modulation: Tensor, first_query: int
+    ) -> tuple[Tensor, Tensor]:
+        """The hidden states (B S E) of the frames from `first_query` on after self-attention, which `attended` is the
+        outcome of, and their queries (B S H D) of the prompt."""
+        own, attn, gate = self.attn1, self.attn2, self._modulation(modulation)[2]
+        skipped = first_query * (hidden.shape[1] // modulation.shape[1])
+        out = own.to_out[1](own.to_out[0](attended.flatten(2, 3)))
+        hidden = _gated_sum(hidden[:, skipped:], out, gate[:, first_query:])
+        states = self.norm2(hidden.float()).to(hidden.dtype)
+        return hidden, attn.norm_q(attn.to_q(states)).unflatten(2, (attn.heads, -1))
+
+    def leave_cross_attention(self, hidden: Tensor, attended: Tensor, modulation: Tensor, first_query: int) -> Tensor:
+        """The hidden states after cross-attention and the feed-forward, (B S E); `hidden` are those of the frames from
+        `first_query` on already."""
+        attn = self.attn2
+        shift, scale, gate = (part[:, first_query:] for part in self._modulation(modulation)[3:])
+        hidden = attn.to_out[1](attn.to_out[0](attended.flatten(2, 3))) + hidden
         states = _modulated(self.norm3(hidden.float()), shift, scale).to(hidden.dtype)
         return _gated_sum(hidden, self.ffn(states), gate)
+
+    def _modulation(self, modulation: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale, gate of self-attention, then of the feed-forward, each (B F 1 E); this block's own is added."""
+        own = self.scale_shift_table.unsqueeze(2).transpose(1, 2) + modulation
+        return own.unsqueeze(3).unbind(2)
 
 
 def _modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -136,6 +163,22 @@ def _gated_sum(hidden: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     size = (gate.shape[1], -1)
     total = torch.addcmul(hidden.float().unflatten(1, size), update.float().unflatten(1, size), gate)
     return total.flatten(1, 2).to(hidden.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """`FrameBlock`'s regions as functions of the block and tensors: themselves, or compiled."""
+
+    enter_self_attention: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    enter_cross_attention: Callable[..., tuple[Tensor, Tensor]]
+    leave_cross_attention: Callable[..., Tensor]
+
+
+EAGER = Regions(
+    enter_self_attention=FrameBlock.enter_self_attention,
+    enter_cross_attention=FrameBlock.enter_cross_attention,
+    leave_cross_attention=FrameBlock.leave_cross_attention,
+)
 
 
 class FrameTransformer(SkyReelsV2Transformer3DModel):
@@ -163,7 +206,13 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
             object.__setattr__(model, "rope", model._modules.pop("rope"))
         for block in model.blocks:
             block.__class__ = FrameBlock
+        cast(FrameTransformer, model).run_regions(EAGER)
         return cast(FrameTransformer, model)
+
+    def run_regions(self, regions: Regions) -> None:
+        """Have `regions` run what lies between the attention calls of every block."""
+        for block in self.blocks:
+            cast(FrameBlock, block).regions = regions
 
     def forward(  # type: ignore[override]
         self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext
@@ -190,7 +239,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         ctx = PassContext(
             window=window,
             span=span,
-            rope=window.rope.frames(span.start, span.stop),
+            rope=window.rope.frames(span.start, span.stop).copied(),
             modulation=modulation.float(),
         )
         hidden = self._embedded(latents, window)

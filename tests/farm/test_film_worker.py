@@ -58,7 +58,9 @@ def test_a_film_from_first_segment_to_published(engine, tmp_path):
     assert done["sha256"] == film.sha256
     assert [(seam["segment"], seam["frame"]) for seam in done["seams"]] == [(1, 21), (2, 37)]
     assert done["seam_score"] == film.seam_score == max(seam["score"] for seam in done["seams"]) > 0
-    assert [note.split(":")[0] for note in notes] == ["attention", "kv_cache"], "said once, not for every segment"
+    assert [note.split(":")[0] for note in notes] == ["attention", "compile", "kv_cache"], (
+        "said once, not for every segment"
+    )
     for segment in done["segments"]:
         assert segment["engine"]["attention"]["name"] == "torch_flash"
         assert segment["engine"]["attention"]["timings_ms"]["torch_flash"] > 0

@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options=EngineOptions(
             attention=parsed.attention,
             allow_approximate_attention=parsed.allow_approximate_attention,
+            compile=parsed.compile,
             kv_cache=parsed.kv_cache,
         ),
     )
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="on the CPU")
     parser.add_argument("--attention", choices=("auto", *ATTENTION_BACKENDS), default="auto")
     parser.add_argument("--allow-approximate-attention", action="store_true")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--kv-cache", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -24,7 +24,8 @@ def lines(result: BenchResult) -> Iterator[str]:
     attention, cache = result.decisions["attention"], result.decisions["kv_cache"]
     timings = ", ".join(f"{name} {value:.3g} ms" for name, value in attention["timings_ms"].items())
     yield f"attention {attention['name']} ({timings or 'as asked'}); " + (
-        f"kv cache {'on' if cache['keeps'] else 'off'}: {cache['reason']}"
+        f"kv cache {'on' if cache['keeps'] else 'off'}: {cache['reason']}; "
+        f"compiled: {'yes' if result.decisions['compile']['compiles'] else 'no'}"
     )
     yield f"a matrix product reaches {result.matrix_teraflops:.4g} TFLOP/s here"
     yield ""
