@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from render_farm import __version__
-from render_farm.cli import bench, control, demo, doctor, gc, manifest, models, plan, render, report, verify
+from render_farm.cli import bench, control, demo, doctor, gc, manifest, models, plan, render, report, status, verify
 from render_farm.cli.terminal import error_line
 from render_farm.errors import RenderFarmError
 
@@ -72,6 +72,9 @@ app.command("explain")(control.explain)
 app.add_typer(control.hosts_app, name="hosts")
 app.command("gc")(gc.gc)
 app.command("plan")(plan.plan)
+app.command("status")(status.status)
+app.command("watch")(status.watch)
+app.command("logs")(status.logs)
 app.command("report")(report.report)
 app.command("serve")(report.serve)
 app.add_typer(manifest.app, name="manifest")

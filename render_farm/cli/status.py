@@ -1,0 +1,172 @@
+"""`render-farm status`, `watch` and `logs`: a run as its folder tells it, from any machine that reads the output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from render_farm.cli.progress import clock_text, log_text
+from render_farm.cli.runs import Jobs, Output, Run, find_run
+from render_farm.cli.terminal import Json, duration, hint, plural, print_json
+from render_farm.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from render_farm.observability.events import LogLine
+    from render_farm.report.status import RunStatus
+
+_QUIET_S = 300.0
+_WORKERS_SHOWN = 30
+_POLL_S = 2.0
+
+
+def status(run: Run, output: Output = None, as_json: Json = False) -> None:
+    """How a run stands: jobs, segments, ETA, what every worker does, failures and passed deadlines."""
+    now = _reader(run, output)()
+    if as_json:
+        print_json(asdict(now))
+    else:
+        print("\n".join(status_lines(now)))
+
+
+def watch(
+    run: Run,
+    output: Output = None,
+    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between looks.")] = _POLL_S,
+    as_json: Json = False,
+) -> None:
+    """Show how a run goes until it is over; Ctrl-C leaves it running. Exits as the run did."""
+    from render_farm.scheduling.states import exit_code
+
+    read = _reader(run, output)
+    try:
+        last = _watch_terminal(read, every) if sys.stderr.isatty() and not as_json else _watch_lines(read, every)
+    except KeyboardInterrupt:
+        hint("the run goes on without you")
+        raise typer.Exit(0) from None
+    if as_json:
+        print_json(asdict(last))
+    else:
+        print("\n".join(status_lines(last)))
+    raise typer.Exit(exit_code(last.jobs))
+
+
+def logs(
+    run: Run,
+    jobs: Jobs = None,
+    output: Output = None,
+    everything: Annotated[bool, typer.Option("--all", help="With every segment that begins and ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The events of a run, or of some of its jobs, in the order of time."""
+    from render_farm.report.run_folder import RunFolderReader
+
+    place = find_run(run, output)
+    reader, read = RunFolderReader(place.store, place.run_id), _reader(run, output)
+    wanted = set(jobs or ())
+
+    def fits(line: LogLine) -> bool:
+        return (everything or line.level != "debug") and (not wanted or line.job_id in wanted)
+
+    folder = reader.read()
+    known = {str(row.get("job_id")) for row in folder.jobs} | {row["job_id"] for row in folder.results}
+    unknown = sorted(wanted - known)
+    if unknown:
+        raise NotFoundError(f"run {place.run_id} has no job {unknown[0]!r}")
+    shown = [line for line in folder.events if fits(line)]
+    if as_json:
+        print_json({"run_id": place.run_id, "events": [asdict(line) for line in shown]})
+        return
+    seen = len(folder.events)
+    _print_lines(shown)
+    while follow:
+        is_over = read().is_over
+        events = reader.events()
+        _print_lines([line for line in events[seen:] if fits(line)])
+        seen = len(events)
+        if is_over:
+            return
+        time.sleep(_POLL_S)
+
+
+def _reader(run: str, output: str | None) -> Callable[[], RunStatus]:
+    """A function that reads the run's status anew."""
+    from render_farm.report.run_folder import RunFolderReader
+    from render_farm.report.status import run_status
+
+    place = find_run(run, output)
+    reader = RunFolderReader(place.store, place.run_id)
+    return lambda: run_status(reader.read(), now_s=time.time(), root_uri=place.store.root_uri)
+
+
+def _print_lines(lines: list[LogLine]) -> None:
+    for line in lines:
+        worker = f" [{line.worker}]" if line.worker else ""
+        segment = f" segment {line.segment + 1}" if line.segment is not None else ""
+        print(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment} {log_text(line)}", flush=True)
+
+
+def _day(time_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(time_s))
+
+
+def _watch_lines(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
+    """A line on stderr whenever something changed."""
+    told: tuple[object, ...] = ()
+    while True:
+        now = read()
+        far = (now.state, tuple(now.jobs.items()), now.segments_done)
+        if far != told:
+            print(f"{clock_text(time.time())} {status_lines(now)[0]}", file=sys.stderr, flush=True)
+            told = far
+        if now.is_over:
+            return now
+        time.sleep(every_s)
+
+
+def _watch_terminal(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        while True:
+            now = read()
+            live.update(Text("\n".join(status_lines(now))), refresh=True)
+            if now.is_over:
+                return now
+            time.sleep(every_s)
+
+
+def status_lines(now: RunStatus) -> list[str]:
+    """A run's status for a person."""
+    parts = [f"{now.jobs.get('done', 0)} of {plural(now.num_jobs, 'film')} done"]
+    others = ("running", "waiting", "failed", "cancelled")
+    parts += [f"{now.jobs[state]:,} {state}" for state in others if now.jobs.get(state)]
+    if now.num_segments:
+        parts.append(f"segments {now.segments_done:,}/{now.num_segments:,}")
+    if now.segments_per_h and not now.is_over:
+        parts.append(f"{now.segments_per_h:g} segments/h")
+    if now.eta_s is not None:
+        parts.append(f"ETA {duration(now.eta_s)}")
+    lines = [f"{now.run_id}: {now.state}, {', '.join(parts)}"]
+    for work in now.workers[:_WORKERS_SHOWN]:
+        again = f", attempt {work.attempt}" if work.attempt > 1 else ""
+        lines.append(f"  {work.worker}  {work.job_id}  {work.doing}{again}  for {duration(work.since_s)}")
+    if len(now.workers) > _WORKERS_SHOWN:
+        lines.append(f"  ... and {len(now.workers) - _WORKERS_SHOWN} more")
+    for group in now.failures:
+        lines.append(f"  {plural(group['num_jobs'], 'film')} failed: {group['error_class']}: {group['message']}")
+        lines.append(f"    {group['advice']}" + (f"  {group['retry']}" if group["retry"] else ""))
+    if now.late:
+        more = "" if len(now.late) <= 5 else f" and {len(now.late) - 5} more"
+        lines.append(f"  past their deadline: {', '.join(now.late[:5])}{more}")
+    if not now.is_over and now.last_event_s is not None and now.last_event_s > _QUIET_S:
+        quiet = duration(now.last_event_s)
+        lines.append(f"  nothing was heard of it for {quiet}; if it ended, the same `render` command goes on with it")
+    return lines
