@@ -118,6 +118,30 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotifySettings:
+    """Who is told when a run ends, when its first film fails, and when it may miss its last deadline. Unset: nobody.
+
+    As a table `[notify]` in the settings file, or as variables `RENDER_FARM_NOTIFY_<FIELD>` (lists with commas).
+    """
+
+    webhook_url: str | None = None
+    """http or https; gets a POST."""
+    webhook_secret: str | None = None
+    """Signs the body (`observability/webhook.py` says how); unset: unsigned."""
+    webhook_template: str = "json"
+    """`json`, or `slack` for the body that Slack's incoming webhooks take."""
+    smtp_host: str | None = None
+    """A mail server."""
+    smtp_port: int = 587
+    smtp_security: str = "starttls"
+    """`starttls`, `tls` or `none`."""
+    smtp_user: str | None = None
+    smtp_password: str | None = None
+    mail_from: str | None = None
+    mail_to: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What a farm needs to know that is not in a manifest."""
 
@@ -142,9 +166,15 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    notify: NotifySettings = field(default_factory=NotifySettings)
 
 
-_TABLES: dict[str, str] = {"timeouts": "RENDER_FARM_", "inputs": "RENDER_FARM_INPUT_", "engine": "RENDER_FARM_ENGINE_"}
+_TABLES: dict[str, str] = {
+    "timeouts": "RENDER_FARM_",
+    "inputs": "RENDER_FARM_INPUT_",
+    "engine": "RENDER_FARM_ENGINE_",
+    "notify": "RENDER_FARM_NOTIFY_",
+}
 """Settings with fields of their own, and how their variables start."""
 _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("auto", *ATTENTION_BACKENDS),

@@ -140,16 +140,19 @@ def render(
 
 def run(request: RunRequest) -> RunOutcome:
     """Render `request` with progress on stderr."""
+    from render_farm.cli.notify import RunNotifier
     from render_farm.cli.progress import watching
     from render_farm.cli.report import RunReporter, price_of
     from render_farm.farm.driver import render_run
     from render_farm.storage import open_store
 
-    reporter = RunReporter(open_store(request.output), price_of(request.settings))
-    with watching() as watcher, reporter:
+    store = open_store(request.output)
+    reporter, notifier = RunReporter(store, price_of(request.settings)), RunNotifier(request.settings.notify, store)
+    with watching() as watcher, notifier, reporter:
 
         def show(snapshot: RunSnapshot) -> None:
             reporter.begin(snapshot.run_id)
+            notifier.show(snapshot)
             watcher.show(snapshot)
 
         outcome = render_run(request, on_snapshot=show)

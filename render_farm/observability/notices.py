@@ -1,0 +1,156 @@
+"""Notices to people: what is told when a run ends, when its first film fails, and when it may miss its deadline.
+
+They are sent by a thread of their own, tried again with growing pauses, and given up quietly: a run never waits for
+them, and never fails of them. `Channel` is the way out; `webhook.py` and `mail.py` are two.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+_CLOSE_WITHIN_S = 30.0
+
+
+class NoticeKind(StrEnum):
+    """Why somebody is told."""
+
+    RUN_ENDED = "run_ended"
+    FIRST_FAILURE = "first_failure"
+    DEADLINE_RISK = "deadline_risk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """One message."""
+
+    kind: NoticeKind
+    run_id: str
+    output: str
+    state: str
+    text: str
+    """A sentence for a person."""
+    jobs: dict[str, int] = field(default_factory=dict)
+    """By state."""
+    report: str = ""
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a webhook's body holds."""
+        return {"schema": "render_farm.notice/1", **asdict(self)}
+
+
+class Channel(Protocol):
+    """A way to reach people."""
+
+    def send(self, notice: Notice) -> None:
+        """Deliver, or raise `NotDelivered`."""
+
+
+class NotDelivered(Exception):
+    """A notice did not arrive. `final`: trying again cannot help."""
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class Notifier:
+    """Sends notices over every channel in turn, in a thread of its own. A context manager; on leaving, what is still
+    being sent gets half a minute."""
+
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        *,
+        on_failure: Callable[[str], None],
+        pauses_s: Sequence[float] = (1.0, 5.0, 15.0),
+    ) -> None:
+        """`on_failure` is told, in a sentence, what could not be delivered; it is called in the thread."""
+        self._channels = channels
+        self._on_failure = on_failure
+        self._pauses_s = pauses_s
+        self._queue: queue.Queue[Notice | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="notices", daemon=True)
+        if channels:
+            self._thread.start()
+
+    def tell(self, notice: Notice) -> None:
+        """Queue a notice; returns at once."""
+        if self._channels:
+            self._queue.put(notice)
+
+    def __enter__(self) -> Notifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._channels:
+            self._queue.put(None)
+            self._thread.join(_CLOSE_WITHIN_S)
+
+    def _work(self) -> None:
+        while (notice := self._queue.get()) is not None:
+            for channel in self._channels:
+                self._deliver(channel, notice)
+
+    def _deliver(self, channel: Channel, notice: Notice) -> None:
+        for pause_s in [*self._pauses_s, None]:
+            try:
+                channel.send(notice)
+                return
+            except NotDelivered as error:
+                if error.final or pause_s is None:
+                    self._on_failure(f"the notice of {notice.kind.replace('_', ' ')} was not delivered: {error}")
+                    return
+            time.sleep(pause_s)
+
+
+class RunNotices:
+    """Decides what to tell of one run, each thing once. Pure; fed with how the run stands."""
+
+    def __init__(self, *, last_deadline_s: float | None = None, failed_before: int = 0) -> None:
+        """`last_deadline_s` is the latest deadline of the run's jobs, in Unix time."""
+        self._last_deadline_s = last_deadline_s
+        self._failed_before = failed_before
+        self._told: set[NoticeKind] = set()
+
+    def due(
+        self,
+        *,
+        run_id: str,
+        output: str,
+        state: str,
+        jobs: Mapping[str, int],
+        num_jobs: int,
+        eta_s: float | None,
+        now_s: float,
+    ) -> list[Notice]:
+        """The notices that this picture of the run asks for."""
+        done, failed = jobs.get("done", 0), jobs.get("failed", 0)
+        report = f"{output.rstrip('/')}/_runs/{run_id}/report.html"
+        due: list[tuple[NoticeKind, str]] = []
+        if failed > self._failed_before:
+            due.append((NoticeKind.FIRST_FAILURE, f"Run {run_id}: a film failed ({failed} of {num_jobs} so far)."))
+        if self._last_deadline_s is not None and eta_s is not None and now_s + eta_s > self._last_deadline_s:
+            late_min = (now_s + eta_s - self._last_deadline_s) / 60
+            text = (
+                f"Run {run_id} may end {late_min:.0f} min after its last deadline; {done} of {num_jobs} films are done."
+            )
+            due.append((NoticeKind.DEADLINE_RISK, text))
+        if state in ("done", "failed", "cancelled"):
+            others = ", ".join(f"{jobs[name]} {name}" for name in ("failed", "cancelled") if jobs.get(name))
+            text = f"Run {run_id} ended: {done} of {num_jobs} films are done{', ' + others if others else ''}."
+            due = [(kind, said) for kind, said in due if kind is not NoticeKind.DEADLINE_RISK]
+            due.append((NoticeKind.RUN_ENDED, text))
+        new = [(kind, text) for kind, text in due if kind not in self._told]
+        self._told.update(kind for kind, _ in new)
+        return [
+            Notice(kind=kind, run_id=run_id, output=output, state=state, text=text, jobs=dict(jobs), report=report)
+            for kind, text in new
+        ]
