@@ -60,6 +60,8 @@ class Preset:
     num_layers: int
     ffn_dim: int
     head_dim: int = 128
+    patch: int = 2
+    """Side of the square of latents that is one token."""
     text_dim: int = 4096
     freq_dim: int = 256
     in_channels: int = 16
@@ -78,7 +80,7 @@ class Preset:
         width = self.num_heads * self.head_dim
         return {
             "_class_name": "SkyReelsV2Transformer3DModel",
-            "patch_size": [1, 2, 2],
+            "patch_size": [1, self.patch, self.patch],
             "num_attention_heads": self.num_heads,
             "attention_head_dim": self.head_dim,
             "in_channels": self.in_channels,
@@ -144,11 +146,12 @@ TINY = Preset(
     hub_id=None,
     family=Family.DIFFUSION_FORCING,
     tasks=DIFFUSION_FORCING_TASKS,
-    num_parameters=3_595_072,
+    num_parameters=5_461_312,
     num_heads=4,
-    num_layers=6,
-    ffn_dim=512,
-    head_dim=48,
+    num_layers=4,
+    ffn_dim=576,
+    head_dim=72,
+    patch=4,
     text_dim=64,
     freq_dim=128,
     sample_info=True,

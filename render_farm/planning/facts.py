@@ -62,5 +62,6 @@ def facts_of_preset(name: str, *, dtype: str = "bfloat16", fingerprint: str = ""
         dtype=dtype,
         defaults=preset.defaults,
         image_defaults=preset.image_defaults,
+        patch=preset.patch,
         sample_info=preset.sample_info,
     )

@@ -4,3 +4,5 @@ from pathlib import Path
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
 """Folder of the checkpoint, in diffusers format (SkyReelsV2DiffusionForcingPipeline)."""
+LORA_DIR: Path = Path(__file__).parent / "loras"
+"""Folder of its LoRAs, safetensors in diffusers' format."""

@@ -1,10 +1,10 @@
 """Captioned clips of moving shapes: numpy only, a pure function of scene, seed and length.
 
 The world is a torus: a shape that leaves on the right comes back on the left, so "moving right" means the same in
-frame 5 and in frame 5,000, and no caption depends on absolute time. Straight motion is 1 pixel a frame; every other
-motion is periodic. A film starts with its shape near the centre (two shapes: left and right of it), so that a caption
-says nearly all there is to know about the first window; where a later window starts is in its history. Clips are
-float32 (T, 64, 64, 3) in [0, 1]; positions are pixels (x to the right, y down).
+frame 5 and in frame 5,000. Every motion repeats after 80 frames, which is what a window of 97 frames adds behind 17
+frames of history: later windows then look like the first, whose caption says nearly all there is to know about it (a
+film starts with its shape near the centre; two shapes: left and right of it). Clips are float32 (T, 64, 64, 3) in
+[0, 1]; positions are pixels (x to the right, y down).
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ from render_farm.tiny.captions import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, Sce
 
 SIZE = 64
 """Height and width in pixels."""
-SPEED = 1.0
+PERIOD = 80
+"""Frames after which every motion repeats."""
+SPEED = SIZE / PERIOD
 """Straight motion, pixels a frame."""
 RADIUS = (10.2, 10.8)
 """Range of the radius in pixels."""
 START_JITTER, PHASE_JITTER = 2.0, 0.03
 """How far a start may be from its place, pixels; how late in its period a motion may start, as a share."""
-BOUNCE_HEIGHT, BOUNCE_PERIOD = 24.0, 32
-CIRCLE_RADIUS, CIRCLE_PERIOD = 14.0, 48
-PULSE_AMOUNT, PULSE_PERIOD = 0.4, 48
+BOUNCE_HEIGHT, BOUNCE_PERIOD = 24.0, PERIOD / 2
+CIRCLE_RADIUS, CIRCLE_PERIOD = 14.0, PERIOD
+PULSE_AMOUNT, PULSE_PERIOD = 0.4, PERIOD / 2
+OUTLINE = 4.5
+"""Width in pixels of the line of an outlined shape, the style that the example LoRA draws."""
 FADE_FRAMES = 8
 """A change of colour or size after a change of prompt takes this long."""
 
@@ -95,8 +99,8 @@ def change_path(path: Path, subject: Subject, at_frame: int) -> Path:
     return replace(path, centre=centre, radius=radius, colour=colour)
 
 
-def coverage(shape: str, path: Path) -> Array:
-    """Return how much of each pixel the shape covers, antialiased: (T, 64, 64) in [0, 1]."""
+def coverage(shape: str, path: Path, outlined: bool = False) -> Array:
+    """Return how much of each pixel the shape (or only its outline) covers, antialiased: (T, 64, 64) in [0, 1]."""
     grid = np.arange(SIZE, dtype=np.float32) + 0.5
     dx = ((grid - path.centre[:, :1] + SIZE / 2) % SIZE - SIZE / 2)[:, None, :]
     dy = ((grid - path.centre[:, 1:] + SIZE / 2) % SIZE - SIZE / 2)[:, :, None]
@@ -113,22 +117,23 @@ def coverage(shape: str, path: Path) -> Array:
         inside = np.maximum(np.minimum(wide - ax, narrow - ay), np.minimum(narrow - ax, wide - ay))
     else:
         raise ValueError(f"unknown shape {shape!r}; one of {', '.join(SHAPES)}")
-    return np.clip(inside + 0.5, 0.0, 1.0)
+    covered = np.clip(inside + 0.5, 0.0, 1.0)
+    return covered - np.clip(inside - OUTLINE + 0.5, 0.0, 1.0) if outlined else covered
 
 
-def paint(scene: Scene, paths: list[Path]) -> Array:
+def paint(scene: Scene, paths: list[Path], outlined: bool = False) -> Array:
     """Paint the scene's shapes, later ones in front: (T, 64, 64, 3)."""
     num_frames = len(paths[0].radius)
     clip = np.broadcast_to(np.array(BACKGROUNDS[scene.background], np.float32), (num_frames, SIZE, SIZE, 3)).copy()
     for subject, path in zip(scene.subjects, paths, strict=True):
-        alpha = coverage(subject.shape, path)[..., None]
+        alpha = coverage(subject.shape, path, outlined)[..., None]
         clip += alpha * (path.colour[:, None, None, :] - clip)
     return clip
 
 
-def render_clip(scene: Scene, seed: int, num_frames: int, first_frame: int = 0) -> Array:
+def render_clip(scene: Scene, seed: int, num_frames: int, first_frame: int = 0, outlined: bool = False) -> Array:
     """Render a scene: float32 (T, 64, 64, 3) in [0, 1]."""
-    return paint(scene, draw_paths(scene, seed, num_frames, first_frame))
+    return paint(scene, draw_paths(scene, seed, num_frames, first_frame), outlined)
 
 
 def render_change(scene: Scene, after: Scene, seed: int, num_frames: int, at_frame: int, first_frame: int = 0) -> Array:

@@ -13,7 +13,10 @@ from render_farm.tiny.build import Architecture, build_pipeline
 
 
 def export_checkpoint(folder: Path, target: Path) -> None:
-    """Write `target`, a diffusers folder, from a run's folder; each file is replaced whole."""
+    """Write `target`, a diffusers folder, from a run's folder; each file is replaced whole.
+
+    The transformer is kept in float16, half the size: rounding its weights moves a sample less than one grey level.
+    """
     pipeline = build_pipeline(Architecture())
     pipeline.vae.load_state_dict(_averaged(folder / "vae.pt"))
     weights = folder / "transformer.pt"
@@ -26,6 +29,7 @@ def export_checkpoint(folder: Path, target: Path) -> None:
         pipeline.text_encoder.load_state_dict(_part(average, "text_encoder."), strict=False)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        pipeline.transformer.half()
         pipeline.save_pretrained(temporary, safe_serialization=True)
         for source in sorted(Path(temporary).rglob("*")):
             if source.is_file():

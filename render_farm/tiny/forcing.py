@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from render_farm.tiny.build import FLOW_SHIFT
-from render_farm.tiny.latents import LatentClip
+from render_farm.tiny.latents import STRIDE, LatentClip
 from render_farm.tiny.loop import Share
 
 HISTORY = 5
@@ -28,12 +28,12 @@ BLOCK = 5
 class ForcingConfig:
     """How steps are drawn; shares are probabilities."""
 
-    latent_frames_per_step: int = 125
+    latent_frames_per_step: int = 500
     """Latent frames of a batch, over all its windows."""
     lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
-        (0.40, (2, 3, 5)),
-        (0.62, (5, 10, 10)),
-        (1.0, (5, 10, 15, 25)),
+        (0.15, (3, 5, 10)),
+        (0.28, (5, 10, 25)),
+        (1.0, (10, 25, 25, 25)),
     )
     """Up to which share of the training, window lengths in latent frames. Short ones first: a step then shows many more
     captions, which teaches colours and shapes; long ones teach where motion leads."""
@@ -109,7 +109,10 @@ def draw_batch(clips: list[LatentClip], config: ForcingConfig, step: int, progre
 
 
 def _draw_window(rng: np.random.Generator, clips: list[LatentClip], frames: int, history: int) -> tuple[Tensor, str]:
-    """Draw a window 16 F 8 8 and its caption: with a history, one in four has its prompt change after the history."""
+    """Draw a window 16 F 8 8 and its caption: a film's start, or with a history what follows later.
+
+    Of those, most start where the film's second window does, and one in four has its prompt change after the history.
+    """
     wants_change = history > 0 and rng.uniform() < 0.25
     for attempt in range(10_000):
         wants_change = wants_change and attempt < 1_000  # a cache may hold no clip that changes
@@ -121,6 +124,8 @@ def _draw_window(rng: np.random.Generator, clips: list[LatentClip], frames: int,
             if wants_change:
                 return clip.latents[:, start : start + frames], clip.caption_after
         elif not wants_change and clip.change_at is None and last >= 0:
-            start = int(rng.integers(0, last + 1)) if history else 0
+            start = 0
+            if history:
+                start = STRIDE if last >= STRIDE and rng.uniform() < 0.5 else int(rng.integers(0, last + 1))
             return clip.latents[:, start : start + frames], clip.caption
     raise ValueError(f"no cached clip has {frames} latent frames")

@@ -1,7 +1,7 @@
 """The cache of latents the transformer learns from: clips rendered, encoded once, and kept in numbered files.
 
-Three kinds: "short" (33 frames), "long" (101 frames) and "change" (121 frames, colour or motion changes at a latent
-frame). A file holds the latents of CHUNK clips, N 16 T 8 8 float16, not normalised, and their captions.
+Three kinds of 181 frames: "long", "change" (colour or motion changes at a latent frame) and "outline" (for the LoRA: only
+the shapes' outlines). A file holds the latents of CHUNK clips, N 16 T 8 8 float16, not normalised, and their captions.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 64
 """Clips in a file."""
-FRAMES: dict[str, int] = {"short": 33, "long": 101, "change": 121}
-"""Pixel frames of each kind."""
+KINDS = ("long", "change", "outline")
+FRAMES = 181
+"""Pixel frames of a clip: two windows of 97 that overlap by 17, and a latent frame more."""
+STRIDE = 20
+"""Latent frames from one such window to the next: after them every motion is where it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +45,16 @@ def make_chunk(kind: str, index: int, seed: int) -> dict[str, object]:
     rows: list[tuple[str, str, int | None]] = []
     latents = []
     for item in range(CHUNK):
-        rng = np.random.default_rng([seed, list(FRAMES).index(kind), index, item])
+        rng = np.random.default_rng([seed, KINDS.index(kind), index, item])
         scene = draw_scene(rng)
         clip_seed = int(rng.integers(1 << 31))
         if kind == "change":
-            after, change_at = draw_change(rng, scene), int(rng.integers(5, 9))
-            clip = render_change(scene, after, clip_seed, FRAMES[kind], 4 * change_at - 3)
+            after = draw_change(rng, scene)
+            change_at = STRIDE + 5 if rng.uniform() < 0.5 else int(rng.integers(5, STRIDE + 5))
+            clip = render_change(scene, after, clip_seed, FRAMES, 4 * change_at - 3)
             rows.append((scene.caption(), after.caption(), change_at))
         else:
-            clip = render_clip(scene, clip_seed, FRAMES[kind])
+            clip = render_clip(scene, clip_seed, FRAMES, outlined=kind == "outline")
             rows.append((scene.caption(), scene.caption(), None))
         latents.append(linear_latents(torch.from_numpy(clip).permute(3, 0, 1, 2)[None] * 2 - 1)[0].half())
     return {"latents": torch.stack(latents), "rows": rows}
@@ -69,10 +73,10 @@ def write_latents(folder: Path, counts: dict[str, int], seed: int, share: Share)
             logger.info("%s %.1f s (%d of %d)", path.name, time.monotonic() - started, number + 1, len(chunks))
 
 
-def read_latents(folder: Path) -> list[LatentClip]:
-    """Return every clip of the cache, in a fixed order."""
+def read_latents(folder: Path, kinds: tuple[str, ...] = ("long", "change")) -> list[LatentClip]:
+    """Return every clip of these kinds in the cache, in a fixed order."""
     clips = []
-    for path in sorted(folder.glob("latents-*.pt")):
+    for path in sorted(path for kind in kinds for path in folder.glob(f"latents-{kind}-*.pt")):
         chunk = torch.load(path, weights_only=True)
         for latents, (caption, caption_after, change_at) in zip(chunk["latents"], chunk["rows"], strict=True):
             clips.append(LatentClip(latents=latents, caption=caption, caption_after=caption_after, change_at=change_at))

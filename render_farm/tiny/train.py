@@ -1,4 +1,4 @@
-"""Train `tiny` from nothing: `python -m render_farm.tiny.train {vae,latents,transformer,export} --folder RUN`.
+"""Train `tiny` from nothing: `python -m render_farm.tiny.train {vae,latents,transformer,lora,export} --folder RUN`.
 
 Each verb resumes where it stopped. `--folder` holds the run's checkpoints and the cache of latents.
 """
@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from render_farm.tiny import MODEL_DIR
+from render_farm.tiny import LORA_DIR, MODEL_DIR
 from render_farm.tiny.build import Architecture
 from render_farm.tiny.export import export_checkpoint
 from render_farm.tiny.forcing import ForcingConfig
-from render_farm.tiny.latents import FRAMES, read_latents, write_latents
+from render_farm.tiny.latents import KINDS, read_latents, write_latents
 from render_farm.tiny.loop import LoopConfig, Share, run_shared
+from render_farm.tiny.train_lora import LoraConfig, train_lora
 from render_farm.tiny.train_transformer import train_transformer
 from render_farm.tiny.train_vae import VaeConfig, draw_clips, psnr, train_vae
 
@@ -31,14 +32,19 @@ def parser() -> argparse.ArgumentParser:
     vae.add_argument("--steps", type=int, default=2400)
     vae.add_argument("--lr", type=float, default=2e-3)
     latents = verbs.add_parser("latents", help="render and encode the clips the transformer learns from")
-    for kind, count in {"short": 0, "long": 1600, "change": 512}.items():
-        latents.add_argument(f"--{kind}", type=int, default=count, help=f"clips of {FRAMES[kind]} frames")
+    latents.add_argument("--long", type=int, default=4096, help="clips whose prompt stays")
+    latents.add_argument("--change", type=int, default=1024, help="clips whose prompt changes")
+    latents.add_argument("--outline", type=int, default=512, help="clips of outlined shapes, for the LoRA")
     transformer = verbs.add_parser("transformer", help="train the transformer and the text encoder")
     transformer.add_argument("--steps", type=int, default=6000)
     transformer.add_argument("--lr", type=float, default=1.5e-3)
+    lora = verbs.add_parser("lora", help="train the outline LoRA for the finished transformer")
+    lora.add_argument("--steps", type=int, default=500)
+    lora.add_argument("--lr", type=float, default=2e-3)
+    lora.add_argument("--to", type=Path, default=LORA_DIR / "outlined.safetensors")
     export = verbs.add_parser("export", help="write the averaged weights as a diffusers folder")
     export.add_argument("--to", type=Path, default=MODEL_DIR)
-    for verb in (vae, latents, transformer, export):
+    for verb in (vae, latents, transformer, lora, export):
         verb.add_argument("--folder", type=Path, required=True)
         verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
         verb.add_argument("--threads", type=int, default=2, help="CPU threads of a single process")
@@ -75,7 +81,7 @@ def run_vae(share: Share, args: argparse.Namespace) -> None:
 
 def run_latents(share: Share, args: argparse.Namespace) -> None:
     """Fill the cache of latents."""
-    counts = {kind: getattr(args, kind) for kind in FRAMES}
+    counts = {kind: getattr(args, kind) for kind in KINDS}
     write_latents(args.folder / "latents", counts, seed=1, share=share)
 
 
@@ -88,7 +94,17 @@ def run_transformer(share: Share, args: argparse.Namespace) -> None:
     train_transformer(Architecture(), ForcingConfig(), loop, clips, args.folder, device_of(args.device), share)
 
 
-VERBS = {"vae": run_vae, "latents": run_latents, "transformer": run_transformer}
+def run_lora(share: Share, args: argparse.Namespace) -> None:
+    """Train the LoRA on the cache's outlined clips."""
+    clips = read_latents(args.folder / "latents", ("outline",))
+    loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=20, ema_decay=0.98)
+    forcing = ForcingConfig(latent_frames_per_step=250, lengths=((1.1, (5, 10, 25)),))
+    train_lora(
+        Architecture(), LoraConfig(), forcing, loop, clips, args.folder, args.to, device_of(args.device), share
+    )
+
+
+VERBS = {"vae": run_vae, "latents": run_latents, "transformer": run_transformer, "lora": run_lora}
 
 
 if __name__ == "__main__":

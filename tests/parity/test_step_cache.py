@@ -33,8 +33,9 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def job(**parameters: Any) -> RenderJob:
-    values = {"job_id": "a", "prompt": "a red circle moving right", "height": 32, "width": 32, "seed": 3}
-    return RenderJob(**{**values, **parameters})
+    values = {"job_id": "a", "prompt": "a red circle moving right on a black background", "seed": 3}
+    size = {"height": 64, "width": 64, "guidance_scale": 3.0, "flow_shift": 3.0}
+    return RenderJob(**{**values, **size, **parameters})
 
 
 def render(engine: Engine, **parameters: Any) -> tuple[torch.Tensor, list[int]]:
@@ -62,7 +63,7 @@ def test_a_threshold_of_0_is_exact(cache: str, mode: str, calibrated: Engine, ex
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("cache", ["first_block:0.3", "mag:0.06"])
+@pytest.mark.parametrize("cache", ["first_block:0.2", "mag:0.06"])
 def test_steps_are_skipped_in_every_window_and_the_film_is_near(
     cache: str, mode: str, calibrated: Engine, exact: Callable
 ) -> None:
@@ -71,12 +72,12 @@ def test_steps_are_skipped_in_every_window_and_the_film_is_near(
     steps = [calibrated.plan(job(**MODES[mode])).schedule(k).num_rows for k in range(len(skipped))]
     print(f"{cache}, {mode}: {skipped} of {steps} steps skipped, relative difference {difference:.3g}")
     assert all(0 < count < total for count, total in zip(skipped, steps, strict=True))
-    assert 0 < difference < 0.5
+    assert 0 < difference < 0.1
     assert torch.equal(film, render(calibrated, **MODES[mode], cache=cache)[0]), "nothing is left of an earlier film"
 
 
 def test_guidance_off_has_one_branch(calibrated: Engine) -> None:
-    film, skipped = render(calibrated, **SYNC, guidance_scale=1.0, cache="first_block:0.3")
+    film, skipped = render(calibrated, **SYNC, guidance_scale=1.0, cache="first_block:0.2")
     assert film.isfinite().all()
     assert skipped[0] > 0
 

@@ -26,7 +26,7 @@ def test_the_key_changes_with_what_touches_pixels_only():
         key(prompt="y"),
         key(seed=2),
         key(num_frames=101),
-        key(height=80),
+        key(height=96),
         key(fps=16),
         key(guidance_scale=2),
         key(sampler="corrected"),
@@ -60,7 +60,7 @@ def test_texts_are_named_once():
 def test_asynchronous_work_counts_only_the_blocks_that_run():
     sync = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97), FACTS)
     late = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97, ar_step=4, causal_block_size=5), FACTS)
-    assert segment_token_passes(sync, 0) == 16 * 25 * 16 * 2
+    assert segment_token_passes(sync, 0) == 16 * 25 * 4 * 2
     assert segment_token_passes(late, 0) == segment_token_passes(sync, 0)
     noisy = plan_film(
         RenderJob(job_id="a", prompt="x", num_frames=257, addnoise_condition=20, ar_step=4, causal_block_size=5), FACTS

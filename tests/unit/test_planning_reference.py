@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, make_schedule, plan_film
 from render_farm.planning.schedule import flow_sigmas, flow_timesteps, most_inference_steps
 
-FACTS = facts_of_preset("tiny")
+FACTS = replace(facts_of_preset("tiny"), patch=2)  # films of 16x16 keep the reference loop quick
 
 
 def scheduler(shift: float) -> UniPCMultistepScheduler:

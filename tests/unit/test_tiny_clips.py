@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from render_farm.tiny.captions import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, all_scenes, held_out_scenes, is_held_out
-from render_farm.tiny.clips import draw_change, draw_scene, offsets, render_change, render_clip
+from render_farm.tiny.clips import PERIOD, SPEED, draw_change, draw_scene, offsets, render_change, render_clip
 from render_farm.tiny.detect import detect
 
 
@@ -77,7 +77,21 @@ def test_the_detector_finds_nothing_in_an_empty_clip() -> None:
 def test_moving_right_leaves_and_comes_back() -> None:
     scene = next(s for s in all_scenes() if s.subjects[0].motion == "right")
     path = detect(to_uint8(render_clip(scene, 0, 97))).path
-    assert path[-1, 0] - path[0, 0] == pytest.approx(96, abs=1)
+    assert path[-1, 0] - path[0, 0] == pytest.approx(96 * SPEED, abs=1)
+
+
+def test_every_motion_is_back_where_it_was_after_a_period() -> None:
+    for scene in all_scenes()[:: len(BACKGROUNDS)]:
+        np.testing.assert_allclose(
+            render_clip(scene, 3, 5), render_clip(scene, 3, 5, first_frame=PERIOD), atol=1e-2, err_msg=scene.caption()
+        )
+
+
+def test_outlined_shapes_are_hollow() -> None:
+    scene = next(s for s in all_scenes() if s.subjects[0].shape == "square" and s.subjects[0].motion == "still")
+    filled, outlined = render_clip(scene, 3, 1)[0], render_clip(scene, 3, 1, outlined=True)[0]
+    assert np.array_equal(outlined[32, 32], outlined[0, 0])
+    assert np.array_equal(filled[32, 24], outlined[32, 24])
 
 
 def test_a_change_of_prompt_does_not_make_the_shape_jump() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from render_farm.tiny.build import Architecture, build_text_encoder, build_tokenizer, build_transformer, build_vae
 from render_farm.tiny.designed_vae import design_encoder, linear_latents, start_decoder
@@ -16,6 +17,7 @@ from render_farm.tiny.fast_vae import decode_clips, encode_moments
 from render_farm.tiny.forcing import ForcingConfig, draw_batch, draw_levels
 from render_farm.tiny.latents import LatentClip, read_latents, write_latents
 from render_farm.tiny.loop import LoopConfig, Share, learning_rate
+from render_farm.tiny.train_lora import LoraConfig, train_lora
 from render_farm.tiny.train_transformer import train_transformer
 from render_farm.tiny.train_vae import VaeConfig, draw_clips, train_vae
 
@@ -37,7 +39,7 @@ SMALL = Architecture(
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[LatentClip]:
     folder = tmp_path_factory.mktemp("latents")
-    write_latents(folder, {"short": 64, "long": 0, "change": 0}, seed=5, share=Share())
+    write_latents(folder, {"long": 64, "change": 0}, seed=5, share=Share())
     return read_latents(folder)
 
 
@@ -143,3 +145,18 @@ def test_a_run_exports_a_checkpoint(tmp_path: Path) -> None:
     export_checkpoint(tmp_path / "run", tmp_path / "model")
     assert (tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors").is_file()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("tmp")] == []
+
+
+def test_a_lora_of_the_trained_transformer_is_written_in_diffusers_format(
+    clips: list[LatentClip], tmp_path: Path
+) -> None:
+    run_transformer(clips, tmp_path, 1)
+    config = ForcingConfig(latent_frames_per_step=20, lengths=((1.1, (5,)),))
+    loop = LoopConfig(steps=2, peak_lr=1e-2, warmup_steps=1)
+    target = tmp_path / "lora.safetensors"
+    train_lora(SMALL, LoraConfig(rank=2), config, loop, clips, tmp_path, target, torch.device("cpu"), Share())
+    tensors = load_file(target)
+    assert tensors["transformer.blocks.0.attn1.to_q.lora_A.weight"].shape == (2, 48)
+    assert tensors["transformer.blocks.0.ffn.net.2.lora_B.weight"].shape == (48, 2)
+    assert len(tensors) == 2 * 10
+    assert all(tensor.any() for tensor in tensors.values())
