@@ -143,8 +143,8 @@ def pass_bytes(
     after self-attention, or self-attention over the cached keys and values joined with its own."""
     tokens = one.num_frames * tokens_per_frame
     copies = 0 if element_bytes == FLOAT32_BYTES else 2 * FLOAT32_BYTES  # `.float()` of both summands
-    # Each branch's input, and what earlier branches have given.
-    streams = (2 * num_branches - 1) * element_bytes
+    # The pass's first states, each branch's input, and what earlier branches have given.
+    streams = 2 * num_branches * element_bytes
     attention_states = 5 * element_bytes  # normed, query, key, value, output
     gated_sum = streams + attention_states + copies + FLOAT32_BYTES
     # In the feed-forward each branch also has its self-attention's output, and the last its cross-attention's.
