@@ -41,7 +41,7 @@ class CompilePlan:
 def plan_compilation(asked: str, device: torch.device, mode: MemoryMode) -> CompilePlan:
     """The decision for `asked` (`auto`, `on` or `off`) and weights in `mode`.
 
-    `auto` compiles on CUDA only: on a CPU matrix products and attention are nearly all of the time. Weights that are
+    `auto` compiles on CUDA only: on a CPU matrix products and attention are nine tenths of the time. Weights that are
     fetched or cast as they are used have hooks around their modules, which are left alone.
     """
     if asked == "off":
@@ -52,7 +52,7 @@ def plan_compilation(asked: str, device: torch.device, mode: MemoryMode) -> Comp
         return CompilePlan(compiles=True, reason="as asked")
     if device.type == "cuda":
         return CompilePlan(compiles=True, reason="a GPU gains by fused element-wise operations")
-    return CompilePlan(compiles=False, reason=f"on {device.type} it does not pay")
+    return CompilePlan(compiles=False, reason=f"on {device.type} there is little to gain")
 
 
 def _inductor(function: Callable[..., Any]) -> Callable[..., Any]:
