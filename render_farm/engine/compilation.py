@@ -52,7 +52,7 @@ def plan_compilation(asked: str, device: torch.device, mode: MemoryMode) -> Comp
         return CompilePlan(compiles=True, reason="as asked")
     if device.type == "cuda":
         return CompilePlan(compiles=True, reason="a GPU gains by fused element-wise operations")
-    return CompilePlan(compiles=False, reason=f"on {device.type} there is little to gain")
+    return CompilePlan(compiles=False, reason=f"on {device.type} it does not pay")
 
 
 def _inductor(function: Callable[..., Any]) -> Callable[..., Any]:
