@@ -9,8 +9,6 @@ from collections import deque
 from contextlib import suppress
 from typing import IO
 
-import imageio_ffmpeg
-
 from render_farm.errors import MediaError, RenderFarmError, StorageFullError
 
 _FULL = ("no space left on device", "disk quota exceeded", "file too large")
@@ -97,6 +95,8 @@ class Ffmpeg:
 def ffmpeg_path() -> str:
     """The ffmpeg program: IMAGEIO_FFMPEG_EXE, imageio-ffmpeg's own, or the one on PATH. MediaError if there is none."""
     try:
+        import imageio_ffmpeg  # here: the engine and its bench run where it is not installed
+
         return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         raise MediaError(f"there is no ffmpeg: {error}", advice="pip install imageio-ffmpeg") from error
