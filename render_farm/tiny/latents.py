@@ -1,7 +1,7 @@
 """The cache of latents the transformer learns from: clips rendered, encoded once, and kept in numbered files.
 
-Three kinds of 181 frames: "long", "change" (colour or motion changes at a latent frame) and "outline" (for the LoRA: only
-the shapes' outlines). A file holds the latents of CHUNK clips, N 16 T 8 8 float16, not normalised, and their captions.
+Three kinds of 181 frames: "long", "change" (colour or motion changes at a latent frame) and "outline" (for the LoRA:
+only outlines). A file holds the latents of CHUNK clips, N 16 T 8 8 float16, not normalised, and their captions.
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ def run_lora(share: Share, args: argparse.Namespace) -> None:
     clips = read_latents(args.folder / "latents", ("outline",))
     loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=20, ema_decay=0.98)
     forcing = ForcingConfig(latent_frames_per_step=250, lengths=((1.1, (5, 10, 25)),))
-    train_lora(
-        Architecture(), LoraConfig(), forcing, loop, clips, args.folder, args.to, device_of(args.device), share
-    )
+    train_lora(Architecture(), LoraConfig(), forcing, loop, clips, args.folder, args.to, device_of(args.device), share)
 
 
 VERBS = {"vae": run_vae, "latents": run_latents, "transformer": run_transformer, "lora": run_lora}

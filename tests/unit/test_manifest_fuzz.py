@@ -82,6 +82,8 @@ FIXED = {
     "image": st.just("/in/a.png"),
     "last_image": st.just("s3://b/c.png"),
     "video": st.just("https://host/v.mp4"),
+    "memory": st.sampled_from(["auto", "resident", "offload_block+fp8_cast", "offload_leaf+vae_tiling"]),
+    "cache": st.sampled_from(["off", "first_block:0.1", "mag:0.06"]),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -29,7 +30,15 @@ from render_farm.storage.publish import Attempt, finish_publish, pending_commit,
 from render_farm.storage.run_state import JobRow, RunControl, RunState, RunStateWriter, load_run_state
 from tests.fuzzing import num_examples
 
-logging.disable(logging.CRITICAL)
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
+    """A damaged file is logged, thousands of times here."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 QUICK = settings(max_examples=num_examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 FILM = film_key("job", "a" * 12)
 RUN = RunKeys(run_id="night")
