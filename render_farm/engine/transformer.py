@@ -48,21 +48,24 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         Formulas: `SkyReelsV2TransformerBlock.forward`.
         """
         first_query = ctx.span.output_start - ctx.span.start if is_last else 0
-        attended = tuple(
-            self._self_attention(hidden, (layer, branch), first_query, ctx) for branch, hidden in enumerate(streams)
-        )
-        entered = tuple(
-            self.regions.enter_cross_attention(self, hidden, out, ctx.modulation, first_query)
-            for hidden, out in zip(streams, attended, strict=True)
-        )
-        num_branches = len(ctx.window.prompts)
-        if len(entered) < num_branches:
-            entered = entered * num_branches
-        seen = tuple(self._cross_attention(query, (layer, branch), ctx) for branch, (_, query) in enumerate(entered))
-        return tuple(
-            self.regions.leave_cross_attention(self, hidden, out, ctx.modulation, first_query)
-            for (hidden, _), out in zip(entered, seen, strict=True)
-        )
+        hidden = query = None
+        outgoing = []
+        for branch in range(len(ctx.window.prompts)):  # one after the other, and nothing of one is kept for the next
+            if branch < len(streams):
+                hidden = query = None
+                hidden, query = self.regions.enter_cross_attention(
+                    self,
+                    streams[branch],
+                    self._self_attention(streams[branch], (layer, branch), first_query, ctx),
+                    ctx.modulation,
+                    first_query,
+                )
+            assert hidden is not None and query is not None
+            seen = [self._cross_attention(query, (layer, branch), ctx)]
+            if branch + 1 < len(streams) or branch + 1 == len(ctx.window.prompts):
+                query = None
+            outgoing.append(self.regions.leave_cross_attention(self, hidden, seen.pop(), ctx.modulation, first_query))
+        return tuple(outgoing)
 
     def _self_attention(self, hidden: Tensor, slot: tuple[int, int], first_query: int, ctx: PassContext) -> Tensor:
         """What the queries from frame `first_query` on see, (B S H D)."""
@@ -133,6 +136,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         own, attn, gate = self.attn1, self.attn2, self._modulation(modulation)[2]
         skipped = first_query * (hidden.shape[1] // modulation.shape[1])
         out = own.to_out[1](own.to_out[0](attended.flatten(2, 3)))
+        del attended
         hidden = _gated_sum(hidden[:, skipped:], out, gate[:, first_query:])
         states = self.norm2(hidden.float()).to(hidden.dtype)
         return hidden, attn.norm_q(attn.to_q(states)).unflatten(2, (attn.heads, -1))
@@ -143,6 +147,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         attn = self.attn2
         shift, scale, gate = (part[:, first_query:] for part in self._modulation(modulation)[3:])
         hidden = attn.to_out[1](attn.to_out[0](attended.flatten(2, 3))) + hidden
+        del attended
         states = _modulated(self.norm3(hidden.float()), shift, scale).to(hidden.dtype)
         return _gated_sum(hidden, self.ffn(states), gate)
 
