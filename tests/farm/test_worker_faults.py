@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_found_and_rendered_again(tmp_path):
 
 
 def test_two_drivers_on_one_run_the_second_is_told_who_holds_it(tmp_path):
-    slow = films.job("slow", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})
+    slow = films.job("slow", **{**films.MANY_SEGMENTS, "num_frames": 3221, "num_inference_steps": 100})
     manifest = films.manifest(tmp_path, [slow])
     arguments = [manifest, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]
     running = films.start_render(*arguments)
