@@ -140,7 +140,8 @@ def test_denoising_at_full_size(case: str) -> None:
         )
     shape = TransformerShape.from_config(transformer.config)
     estimate = activation_bytes(plan, segment, shape) + window_cache_bytes(plan, segment, shape)
-    assert 0.97 < estimate / memory.peak_bytes < 1.12
+    # Python keeps a call's arguments a little longer once torch.compile has been used: without guidance that is 5 %.
+    assert 0.94 < estimate / memory.peak_bytes < 1.12
 
 
 @pytest.mark.parametrize("parameters", [{}, {"causal_block_size": 5}])

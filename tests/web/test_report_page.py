@@ -28,7 +28,7 @@ def output(tmp_path_factory):
 
 
 @contextmanager
-def opened(chromium, url, *, width=1280, height=900, scheme="light"):
+def opened(chromium, url, *, width=1280, height=900, scheme="light", may_miss_media=False):
     """A page in a context of its own. What it logs and asks the network for is kept, and must be nothing at the end."""
     context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
@@ -41,6 +41,8 @@ def opened(chromium, url, *, width=1280, height=900, scheme="light"):
     wait(page, READY)
     yield page
     context.close()
+    if may_miss_media:
+        said = [line for line in said if "404" not in line]
     assert said == []
     root = url.partition("/_runs/")[0]
     assert [address for address in asked if not address.startswith((root, "data:"))] == []
@@ -101,7 +103,7 @@ def test_keys_open_a_film_and_lead_on(chromium, output, screenshots):
         assert page.locator("#film-title").inner_text() == "shot-0002"
         assert page.locator("#film-prompt").inner_text() == HOSTILE
         page.keyboard.press("Escape")
-        assert page.evaluate("document.activeElement.textContent") == "shot-0002"
+        wait(page, "document.activeElement.textContent === 'shot-0002'")
         page.keyboard.press("/")
         assert page.evaluate("document.activeElement.id") == "search"
 
@@ -139,7 +141,8 @@ def test_a_live_page_takes_up_what_happens(chromium, tmp_path):
     server = ReportServer(open_store(tmp_path))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
-        with opened(chromium, f"{server.url}_runs/night/report.html") as page:
+        # What comes later are results without their films: their posters are not there.
+        with opened(chromium, f"{server.url}_runs/night/report.html", may_miss_media=True) as page:
             assert page.locator("#verdict").inner_text().startswith("Running: 6 of 9")
             page.locator(".film").first.hover()
             wait(page, PLAYS)
