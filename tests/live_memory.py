@@ -13,11 +13,13 @@ from torch.utils._pytree import tree_flatten
 class LiveMemory(TorchDispatchMode):
     """Within it, `peak_bytes` is the most that storages made by torch's operators held at once.
 
-    Storages that were there before (weights, inputs) are not counted; what a kernel takes for itself is not seen.
+    Storages that were there before (weights, inputs) are not counted; what a kernel takes for itself is not seen. With
+    `device` only those on devices of this type are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         super().__init__()
+        self._device = device
         self.live_bytes = 0
         self.peak_bytes = 0
         self._seen: set[int] = set()
@@ -33,7 +35,7 @@ class LiveMemory(TorchDispatchMode):
 
     def _count(self, storage: Any, given: set[int]) -> None:
         key = id(storage)
-        if key in given or key in self._seen:
+        if key in given or key in self._seen or self._device not in (None, storage.device.type):
             return
         self._seen.add(key)
         size = storage.nbytes()

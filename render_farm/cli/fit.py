@@ -10,11 +10,9 @@ from render_farm.errors import RenderFarmError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, ModelFacts, facts_of_preset, plan_film
-from render_farm.planning.memory import MemoryEstimate, estimate_memory
+from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
 from render_farm.planning.shapes import ModelShapes, shapes_of_preset
 
-FILMS_AT_ONCE = 2
-"""A worker of the farm may finish one film while it begins the next."""
 _ADVICE = (
     "a smaller height, width or base_num_frames needs less, and so do the memory modes (column memory: weights "
     "offloaded or cast, VAE tiles)"

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.checks import gib
-from render_farm.cli.fit import FILMS_AT_ONCE
 from render_farm.cli.terminal import Json, hint, print_json, table
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS, Preset
 from render_farm.planning import facts_of_preset, plan_film
-from render_farm.planning.memory import MemoryEstimate, estimate_memory
+from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
 from render_farm.planning.shapes import shapes_of_preset
 from render_farm.planning.tasks import IMAGE_TASKS
 

@@ -16,7 +16,7 @@ from render_farm.engine.lora.branches import Adapters
 from render_farm.engine.placement import check_mode, convert_weights, place, unplace
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.errors import OutOfMemoryError
-from render_farm.memory_mode import MemoryMode, Placement, modes_of
+from render_farm.memory_mode import MemoryMode, Placement, WeightForm, modes_of
 
 T = TypeVar("T")
 _CPU = torch.device("cpu")
@@ -79,7 +79,8 @@ class Denoiser:
         else:
             model = None
             free_memory(self._device)
-            model = load_transformer(self._folder, device=_CPU, dtype=self._dtype)
+            straight = mode.placement is Placement.RESIDENT and mode.weights is WeightForm.FULL
+            model = load_transformer(self._folder, device=self._device if straight else _CPU, dtype=self._dtype)
             convert_weights(model, mode.weights, device=self._device)
         place(model, mode.placement, device=self._device)
         return model

@@ -71,6 +71,7 @@ def load_engine(
     cache_folder: Path | None = None,
     options: EngineOptions | None = None,
     limits: InputLimits | None = None,
+    films_at_once: int = 1,
 ) -> Engine:
     """Find and check a model; its weights are loaded when they are first needed.
 
@@ -79,6 +80,7 @@ def load_engine(
     `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
     `options` say how segments are computed. `limits` are for the images, videos and LoRAs that `render` reads from
     their URIs; None: those of the settings (`$RENDER_FARM_CONFIG` and `RENDER_FARM_INPUT_*` variables).
+    `films_at_once` is how many may be decoded beside the one that is rendered; `memory: auto` leaves room for them.
 
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
     device or dtype.
@@ -97,6 +99,7 @@ def load_engine(
         with_text_encoder=with_text_encoder,
         options=options,
         limits=limits,
+        films_at_once=films_at_once,
     )
 
 
@@ -117,6 +120,7 @@ class Engine:
         cross_attention: AttentionBackend | None = None,
         options: EngineOptions | None = None,
         limits: InputLimits | None = None,
+        films_at_once: int = 1,
     ) -> None:
         """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
         self.options = options or EngineOptions()
@@ -128,6 +132,7 @@ class Engine:
         self._cross_attention = cross_attention
         self._with_text_encoder = with_text_encoder
         self._limits = limits
+        self._films_at_once = films_at_once
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
         self._num_skipped = 0
@@ -364,9 +369,11 @@ class Engine:
     def _fits(self, plan: FilmPlan, mode: MemoryMode) -> bool:
         """Whether `plan` fits this device in `mode`, by the estimate; yes where the model's sizes are not known."""
         try:
-            return device_bytes(plan, read_shapes(self.checkpoint.folder), mode) <= total_bytes(self.device)
+            shapes = read_shapes(self.checkpoint.folder)
         except ModelError:
             return True
+        needed = device_bytes(plan, shapes, mode, num_decoders=self._films_at_once)
+        return needed <= total_bytes(self.device)
 
     def decoder(self, plan: FilmPlan) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.

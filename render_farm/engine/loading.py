@@ -1,9 +1,14 @@
-"""Load the parts of a checkpoint: safetensors only, each part in its dtype, complete or not at all."""
+"""Load the parts of a checkpoint: safetensors only, each part in its dtype, complete or not at all.
+
+The files are mapped into memory, and tensors go from there to the device one by one: nothing is held twice. On another
+device than the CPU that needs the package accelerate; without it a part is put together on the CPU first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +26,26 @@ from render_farm.errors import ModelError
 
 def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> FrameTransformer:
     """The denoiser, its float32-kept modules float32 (`from_pretrained` sees to that; a later dtype `to` would not)."""
-    model = _load(SkyReelsV2Transformer3DModel, folder, "transformer", torch_dtype=dtype)
-    return FrameTransformer.adopt(model.to(device).eval())
+    return FrameTransformer.adopt(_load(SkyReelsV2Transformer3DModel, folder, "transformer", device, torch_dtype=dtype))
 
 
 def load_vae(folder: Path, *, device: torch.device) -> AutoencoderKLWan:
     """The video autoencoder, always float32."""
-    return _load(AutoencoderKLWan, folder, "vae", torch_dtype=torch.float32).to(device).eval()
+    return _load(AutoencoderKLWan, folder, "vae", device, torch_dtype=torch.float32)
 
 
 def load_text_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The prompt encoder (UMT5)."""
     from transformers import UMT5EncoderModel
 
-    return _load(UMT5EncoderModel, folder, "text_encoder", dtype=dtype).to(device).eval()
+    return _load(UMT5EncoderModel, folder, "text_encoder", device, dtype=dtype)
 
 
 def load_image_encoder(folder: Path, class_name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The encoder of conditioning images (CLIP), of the class that the checkpoint names."""
     import transformers
 
-    return _load(getattr(transformers, class_name), folder, "image_encoder", dtype=dtype).to(device).eval()
+    return _load(getattr(transformers, class_name), folder, "image_encoder", device, dtype=dtype)
 
 
 def load_image_processor(folder: Path) -> Any:
@@ -64,7 +68,9 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {error}") from error
 
 
-def _load(cls: Any, folder: Path, component: str, **kwargs: Any) -> Any:
+def _load(cls: Any, folder: Path, component: str, device: torch.device, **kwargs: Any) -> Any:
+    if device.type != "cpu" and find_spec("accelerate") is not None:
+        kwargs["device_map"] = {"": device}
     try:
         with without_progress_bars():
             model, report = cls.from_pretrained(
@@ -81,7 +87,7 @@ def _load(cls: Any, folder: Path, component: str, **kwargs: Any) -> Any:
             f"model {folder}: {component} lacks {len(wrong)} of its weights, first {wrong[0]}",
             advice="the weights do not belong to this config.json",
         )
-    return model
+    return model.to(device).eval()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from render_farm.media.fitting import Fit
 from render_farm.media.seams import worst
 from render_farm.media.uris import shown_uri
 from render_farm.media.whole_video import read_video
+from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import (
     FilmState,
     SegmentMeta,
@@ -55,8 +56,6 @@ if TYPE_CHECKING:
     from render_farm.engine.conditioning import Conditioning
     from render_farm.engine.progress import StepProgress
 
-_FILMS_KEPT = 3
-"""Films whose latents and decoder a worker holds: the one it renders and the ones it finishes."""
 _TEXTS_KEPT = 64
 _SOFTWARE = ("torch", "diffusers", "transformers")
 
@@ -306,6 +305,7 @@ class FilmWorker:
                     with_text_encoder=False,
                     cache_folder=self._cache_folder,
                     options=self._options,
+                    films_at_once=FILMS_AT_ONCE,
                 )
                 self._engine_model = model
             return self._engine
@@ -321,7 +321,7 @@ class FilmWorker:
         with self._lock:
             self._films[task.film] = film
             idle = [name for name, here in self._films.items() if not here.is_finishing and name != task.film]
-            evicted = [self._films.pop(name) for name in idle[: max(0, len(self._films) - _FILMS_KEPT)]]
+            evicted = [self._films.pop(name) for name in idle[: max(0, len(self._films) - FILMS_AT_ONCE)]]
         for old in evicted:
             if old.output is not None:
                 old.output.remove()

@@ -24,6 +24,8 @@ FLOAT32_BYTES = 4
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 RUNTIME_BYTES = 3 << 29
 """The device's runtime, libraries' workspaces and fragmentation: an allowance, not a measurement."""
+FILMS_AT_ONCE = 3
+"""Whose decoders a worker of the farm may hold: the film it renders and those it finishes meanwhile."""
 _TEXT_TOKENS = 512
 _IMAGE_TOKENS = 257
 _LATENT_COPIES = 8
@@ -41,7 +43,7 @@ class MemoryEstimate:
     text_encoder_bytes: int
     """Weights; only while prompts are encoded."""
     image_encoder_bytes: int
-    """Weights; only while inputs are encoded."""
+    """Weights and states; only while inputs are encoded."""
     activation_bytes: int
     """The largest pass of the transformer: hidden states, rotary tables, the prompts' keys and values, latents."""
     cache_bytes: int
@@ -91,18 +93,16 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.facts`.
 
-    `num_decoders` films are being decoded: 2 on a worker of the farm, which may finish one film while it begins the
-    next (each keeps its feature cache).
+    `num_decoders` films are being decoded, each with a feature cache: up to `FILMS_AT_ONCE` on a worker of the farm.
     """
     job, element, shares = plan.job, ELEMENT_BYTES[plan.facts.dtype], shares or Shares()
     decoding = decoding_memory(shapes.vae, height=job.height, width=job.width)
-    image_encoder = shapes.image_encoder.num_parameters if shapes.image_encoder else 0
     segments = range(plan.num_segments)
     return MemoryEstimate(
         transformer_bytes=weight_bytes(shapes.transformer, element),
         vae_bytes=shapes.vae.num_parameters * FLOAT32_BYTES,
         text_encoder_bytes=shapes.text_encoder.num_parameters * element,
-        image_encoder_bytes=image_encoder * element,
+        image_encoder_bytes=_image_encoder_bytes(plan, shapes, element),
         activation_bytes=max(activation_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
         cache_bytes=max(window_cache_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
         encoding_bytes=_encoding_bytes(plan, shapes),
@@ -147,8 +147,9 @@ def pass_bytes(
     streams = 2 * num_branches * element_bytes
     attention_states = 5 * element_bytes  # normed, query, key, value, output
     gated_sum = streams + attention_states + copies + FLOAT32_BYTES
-    # In the feed-forward each branch also has its self-attention's output, and the last its cross-attention's.
-    feed_forward = streams + num_branches * element_bytes + 2 * element_bytes
+    # In the feed-forward each branch also has its self-attention's output, and the last its cross-attention's and what
+    # that was made of: a compiled region holds its arguments until it returns.
+    feed_forward = streams + num_branches * element_bytes + 3 * element_bytes
     wide = 2 * element_bytes * shape.ffn_dim / shape.dim
     attending = streams + attention_states
     joined = 0
@@ -182,6 +183,14 @@ def cache_bytes(
 
 def _num_branches(plan: FilmPlan, shares: Shares) -> int:
     return 2 // shares.branches if plan.job.guided else 1
+
+
+def _image_encoder_bytes(plan: FilmPlan, shapes: ModelShapes, element_bytes: int) -> int:
+    encoder, job = shapes.image_encoder, plan.job
+    if encoder is None or job.task not in IMAGE_TASKS:
+        return 0
+    num_images = 2 if job.task == "flf2v" else 1
+    return (encoder.num_parameters + num_images * encoder.num_states) * element_bytes
 
 
 def _encoding_bytes(plan: FilmPlan, shapes: ModelShapes) -> int:

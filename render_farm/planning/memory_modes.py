@@ -12,9 +12,10 @@ _GROUPS_AT_ONCE = 2
 """The weights that compute, and those that are copied meanwhile."""
 
 
-def device_bytes(plan: FilmPlan, shapes: ModelShapes, mode: MemoryMode) -> int:
-    """The memory that rendering and decoding `plan` takes in `mode`, without cached keys and values."""
-    estimate = estimate_memory(plan, shapes)
+def device_bytes(plan: FilmPlan, shapes: ModelShapes, mode: MemoryMode, *, num_decoders: int = 1) -> int:
+    """The memory that rendering `plan` in `mode` takes, without cached keys and values, while `num_decoders` films are
+    being decoded."""
+    estimate = estimate_memory(plan, shapes, num_decoders=num_decoders)
     rest = estimate.render_stage_bytes - estimate.transformer_bytes
     return rest + transformer_bytes(shapes.transformer, mode, ELEMENT_BYTES[plan.facts.dtype])
 

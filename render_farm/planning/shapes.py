@@ -220,6 +220,12 @@ class ImageEncoderShape:
         layer += _linear(self.dim, self.ffn_dim) + _linear(self.ffn_dim, self.dim)
         return 3 * self.patch**2 * self.dim + self.dim + (self.num_tokens + 4) * self.dim + self.num_layers * layer
 
+    @property
+    def num_states(self) -> int:
+        """Values that are alive in its last layer, of one picture: what every layer was given and gave, one normed, and
+        the wide states of the feed-forward with what its activation makes of them."""
+        return self.num_tokens * ((self.num_layers + 2) * self.dim + 3 * self.ffn_dim)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShapes:

@@ -13,12 +13,15 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from diffusers import SkyReelsV2ImageToVideoPipeline
 
 from render_farm import RenderJob
 from render_farm.engine import load_engine
 from render_farm.engine.checkpoint import read_checkpoint
+from render_farm.engine.denoiser import Denoiser
 from render_farm.engine.device import device_errors
 from render_farm.engine.fingerprint import FULL_HASH_BYTES, fingerprint
+from render_farm.engine.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from render_farm.engine.locate import locate_model
 from render_farm.errors import (
     Cancelled,
@@ -30,6 +33,7 @@ from render_farm.errors import (
 )
 from render_farm.models import Family
 from render_farm.tiny import MODEL_DIR
+from tests.live_memory import LiveMemory
 from tests.parity.reference import build_pipeline
 
 
@@ -190,6 +194,42 @@ def test_refused_while_weights_are_loaded(name: str, model: Path) -> None:
     engine = load_engine(model, device="cpu")
     with pytest.raises(ModelError, match=said):
         _ = engine.transformer
+
+
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("image")
+    build_pipeline(num_layers=2, cls=SkyReelsV2ImageToVideoPipeline).save_pretrained(folder)
+    return folder
+
+
+def test_every_part_is_loaded_onto_the_device(image_model: Path) -> None:
+    """`meta` stands for a GPU."""
+    meta, dtype = torch.device("meta"), torch.bfloat16
+    parts = [
+        load_transformer(image_model, device=meta, dtype=dtype),
+        load_vae(image_model, device=meta),
+        load_text_encoder(image_model, device=meta, dtype=dtype),
+        load_image_encoder(image_model, "CLIPVisionModelWithProjection", device=meta, dtype=dtype),
+    ]
+    for part in parts:
+        assert {tensor.device.type for tensor in (*part.parameters(), *part.buffers())} == {"meta"}
+        assert not part.training
+    here = load_transformer(image_model, device=torch.device("cpu"), dtype=dtype)
+    assert {name: (p.dtype, p.shape) for name, p in here.named_parameters()} == {
+        name: (p.dtype, p.shape) for name, p in parts[0].named_parameters()
+    }
+
+
+def test_weights_go_from_their_file_to_the_device_one_by_one(image_model: Path) -> None:
+    """What the host holds beside the mapped file, with every weight cast on its way, is one of them."""
+    held = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with LiveMemory(device="cpu") as memory:
+            denoiser = Denoiser(image_model, device=torch.device("meta"), dtype=dtype, prepare=lambda *_: None)
+            weights = [p.numel() * p.element_size() for p in denoiser.model().parameters()]
+        held[dtype] = memory.peak_bytes
+    assert held[torch.bfloat16] - held[torch.float32] <= max(weights) < sum(weights) / 8
 
 
 def test_a_checkpoint_that_does_not_serve_the_task_says_which_do(model: Path) -> None:

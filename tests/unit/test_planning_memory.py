@@ -17,9 +17,11 @@ from render_farm.engine.attention import BlockCausalAttention
 from render_farm.engine.segment import Attention, render_window
 from render_farm.engine.shapes import read_shapes
 from render_farm.engine.transformer import FrameTransformer
+from render_farm.memory_mode import MemoryMode
 from render_farm.models import PRESETS
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.memory import (
+    FILMS_AT_ONCE,
     Shares,
     activation_bytes,
     cache_bytes,
@@ -27,6 +29,7 @@ from render_farm.planning.memory import (
     weight_bytes,
     window_cache_bytes,
 )
+from render_farm.planning.memory_modes import device_bytes
 from render_farm.planning.shapes import (
     ImageEncoderShape,
     TextEncoderShape,
@@ -35,6 +38,7 @@ from render_farm.planning.shapes import (
     shapes_of_preset,
 )
 from render_farm.planning.vae_memory import decoding_memory, encoding_memory
+from render_farm.scheduling.machine import MOST_FINISHING
 from render_farm.tiny import MODEL_DIR
 from tests.live_memory import LiveMemory
 
@@ -140,8 +144,8 @@ def test_denoising_at_full_size(case: str) -> None:
         )
     shape = TransformerShape.from_config(transformer.config)
     estimate = activation_bytes(plan, segment, shape) + window_cache_bytes(plan, segment, shape)
-    # Python keeps a call's arguments a little longer once torch.compile has been used: without guidance that is 5 %.
-    assert 0.94 < estimate / memory.peak_bytes < 1.12
+    # Where nothing is compiled a region's arguments can be freed while it runs: then it takes less.
+    assert 0.99 < estimate / memory.peak_bytes < 1.2
 
 
 @pytest.mark.parametrize("parameters", [{}, {"causal_block_size": 5}])
@@ -194,7 +198,7 @@ def test_decoding_on_the_cpu() -> None:
     assert 0.9 < estimate / memory.peak_bytes < 1.1
 
 
-@pytest.mark.parametrize(("batch", "num_frames"), [(1, 1), (2, 1), (1, 17)])
+@pytest.mark.parametrize(("batch", "num_frames"), [(1, 1), (2, 1), (1, 17), (1, 97)])
 def test_encoding_at_full_size(batch: int, num_frames: int) -> None:
     with torch.device("meta"):
         vae = AutoencoderKLWan().eval()
@@ -202,6 +206,24 @@ def test_encoding_at_full_size(batch: int, num_frames: int) -> None:
         vae.encode(torch.empty((batch, 3, num_frames, 544, 960), device="meta"))
     estimate = encoding_memory(VaeShape(), height=544, width=960, num_frames=num_frames, batch=batch)
     assert 0.95 < estimate.total_bytes / memory.peak_bytes < 1.35
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_the_image_encoder_at_full_size(num_images: int) -> None:
+    shape = ImageEncoderShape()
+    config = CLIPVisionConfig(
+        hidden_size=shape.dim,
+        intermediate_size=shape.ffn_dim,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=16,
+        patch_size=shape.patch,
+    )
+    with torch.device("meta"):
+        encoder = CLIPVisionModel(config).eval()
+    pixels = torch.empty((num_images, 3, shape.image_size, shape.image_size), device="meta")
+    with torch.no_grad(), LiveMemory() as memory:
+        encoder(pixel_values=pixels, output_hidden_states=True)
+    assert num_images * shape.num_states * 4 == pytest.approx(memory.peak_bytes, rel=0.02)
 
 
 # --- a job ----------------------------------------------------------------------------------------
@@ -224,6 +246,19 @@ def test_a_job_adds_up() -> None:
     assert estimate_of("df-14b-540p", causal_block_size=5, ar_step=5, num_frames=257).cache_bytes == blocks.cache_bytes
     image = estimate_of("df-1.3b-540p", image="a.png")
     assert image.encoding_bytes > 0
+    assert image.image_encoder_bytes == 0
+    both = estimate_of("flf2v-1.3b-540p", image="a.png", last_image="b.png")
+    assert both.image_encoder_bytes > 2 * ImageEncoderShape().num_parameters
+    assert both.encoding_bytes > image.encoding_bytes, "a whole video"
+
+
+def test_each_film_that_is_being_decoded_keeps_its_features() -> None:
+    assert MOST_FINISHING + 1 <= FILMS_AT_ONCE, "and the one that is rendered"
+    plan = plan_film(RenderJob(job_id="a", prompt="x"), facts_of_preset("df-14b-720p"))
+    shapes = shapes_of_preset(PRESETS["df-14b-720p"])
+    one, all_of_them = (device_bytes(plan, shapes, MemoryMode(), num_decoders=count) for count in (1, FILMS_AT_ONCE))
+    cache = decoding_memory(VaeShape(), height=720, width=1280).cache_bytes
+    assert all_of_them - one == (FILMS_AT_ONCE - 1) * cache
 
 
 def test_memory_does_not_grow_with_the_film() -> None:
