@@ -37,6 +37,8 @@ class Timeouts:
     """How long storing a segment may take after its last step; more than `cluster_patience_s`, which is spent there."""
     finish_floor_s: float = 1800.0
     """A film's finishing (decoding, encoding, publishing) that writes nothing for this long is ended."""
+    group_s: float = 120.0
+    """How long a rank of a render group waits for the others in an exchange."""
     lease_s: float = 30.0
     """A run's holder counts as gone after this long without a renewal."""
     worker_start_s: float = 600.0

@@ -25,6 +25,7 @@ from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.snapshot import RunSnapshot
 from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
+from render_farm.planning.groups import group_of
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import RunState
@@ -53,6 +54,7 @@ class Coordinator:
             self._pool,
             self._runs,
             self._watch,
+            group_timeout_s=shape.timeouts.group_s,
             apply=self._apply,
             on_worker_ended=self._worker_lost,
             on_prompt_missing=self._prompt_missing,
@@ -141,6 +143,7 @@ class Coordinator:
                     adapters=entry.task.plan.job.adapters,
                     priority=entry.priority,
                     deadline_s=entry.deadline_s,
+                    group_size=group_of(entry.task.plan.job).size,
                     num_memory_modes=len(memory_modes(entry.task.plan, self._shape.device)),
                 )
             )

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from render_farm.farm.cluster import Cluster, connect, resolve_address
 from render_farm.farm.held_run import hold
 from render_farm.farm.prepare import PreparedRun, RunContext, prepare
 from render_farm.farm.request import RunRequest
-from render_farm.farm.run_spec import FarmShape, RunSpec
+from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.snapshot import RunOutcome, RunSnapshot
 from render_farm.manifest.files import open_binary
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
@@ -34,6 +34,7 @@ from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.uris import shown_uri
 from render_farm.planning import ModelFacts
+from render_farm.planning.groups import group_of
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.scheduling.states import RunState, exit_code, run_state
 from render_farm.storage.layout import check_id
@@ -114,7 +115,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
         if cluster is None:
             cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
         stack.enter_context(signals.handled())  # again: connecting to Ray sets a handler of its own
-        shape = _shape(request, cluster, device, dtype, num_films=len(prepared.entries))
+        shape = _shape(request, cluster, device, dtype, prepared.entries)
         return _Watch(cluster, shape, spec, prepared, on_snapshot, clock, signals).run()
 
 
@@ -189,9 +190,17 @@ def _dtype(request: RunRequest, device: str) -> str:
     return "bfloat16" if device == "cuda" else "float32"
 
 
-def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, *, num_films: int) -> FarmShape:
+def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entries: Sequence[FilmEntry]) -> FarmShape:
     most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, _MOST_CPU_WORKERS)
-    num_workers = request.num_workers or max(1, min(most, num_films))
+    largest = max(entries, key=lambda entry: group_of(entry.task.plan.job).size)
+    group = group_of(largest.task.plan.job)
+    num_workers = request.num_workers or max(1, min(most, max(len(entries), group.size)))
+    if group.size > num_workers:
+        raise UsageError(
+            f"job {largest.task.job_id} asks for {group}: {group.size} workers for one segment, and this run "
+            f"has {num_workers}",
+            advice=f"--workers {group.size}, or smaller degrees: their product is at most {num_workers}",
+        )
     if request.num_workers is not None and request.num_workers < 1:
         raise UsageError(f"--workers: {request.num_workers} is less than 1")
     if device == "cuda" and num_workers > cluster.num_gpus:

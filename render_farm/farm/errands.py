@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 
 from render_farm.farm.embeddings import MissingEmbeddingError
 from render_farm.farm.failures import classify
+from render_farm.farm.group_place import Place
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun
 from render_farm.farm.memory_steps import at_step
@@ -28,6 +30,7 @@ class Errands:
         runs: Mapping[str, HeldRun],
         watch: HangWatch,
         *,
+        group_timeout_s: float,
         apply: Callable[[ev.Event], None],
         on_worker_ended: Callable[[str, BaseException], None],
         on_prompt_missing: Callable[[str, str], None],
@@ -35,6 +38,8 @@ class Errands:
         self._pool = pool
         self._runs = runs
         self._watch = watch
+        self._group_timeout_s = group_timeout_s
+        self._helping: set[asyncio.Task] = set()
         self._apply = apply
         self._on_worker_ended = on_worker_ended
         self._on_prompt_missing = on_prompt_missing
@@ -55,6 +60,7 @@ class Errands:
         record.started(job_id, action.worker, "denoise")
         record.log.add(
             f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
+            + (f" with {', '.join(action.helpers)}" if action.helpers else "")
             + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
             job_id=job_id,
             level="debug",
@@ -106,7 +112,17 @@ class Errands:
         try:
             if not self._pool.has(action.worker):
                 return None  # it ended in this moment; the machine is told so by whoever noticed
-            return await getattr(self._pool.handle(action.worker), method).remote(*arguments)
+            handle = self._pool.handle(action.worker)
+            if isinstance(action, ev.RenderSegment) and action.helpers:
+                rendezvous = await handle.open_group.remote()
+                places = [
+                    Place(rank=rank, rendezvous=rendezvous, timeout_s=self._group_timeout_s)
+                    for rank in range(1 + len(action.helpers))
+                ]
+                for helper, place in zip(action.helpers, places[1:], strict=True):
+                    self._help(handle, helper, place, *arguments)
+                arguments = (*arguments, places[0])
+            return await getattr(handle, method).remote(*arguments)
         except RayActorError as error:
             self._on_worker_ended(action.worker, error)
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
@@ -114,6 +130,24 @@ class Errands:
         finally:
             self._watch.end(number)
         return None
+
+    def _help(self, leader: Any, helper: str, place: Place, *arguments: Any) -> None:
+        """Have a worker join the group of a segment. What goes wrong there ends the group: its leader reports it."""
+        task = asyncio.create_task(self._helped(leader, helper, place, *arguments))
+        self._helping.add(task)
+        task.add_done_callback(self._helping.discard)
+
+    async def _helped(self, leader: Any, helper: str, place: Place, *arguments: Any) -> None:
+        try:
+            if self._pool.has(helper):
+                await self._pool.handle(helper).help_segment.remote(*arguments, place)
+                return
+        except RayActorError as error:
+            self._on_worker_ended(helper, error)
+        except RayError:
+            pass
+        # In an exchange the leader notices by itself; before they have met it would wait for this one.
+        leader.end_group.remote(place.rendezvous)
 
     def _failed(self, worker: str, film: ev.FilmKey, error: BaseException) -> None:
         cause = getattr(error, "cause", None) or error

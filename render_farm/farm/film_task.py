@@ -29,6 +29,8 @@ class FilmTask:
     grace_s: float = 0.0
     """How long a worker that is to end may go on to complete the segment."""
 
+    meeting_s: float = 600.0
+    """How long the workers of a render group may take to load what they need and come together."""
     step_checkpoint_s: float = 0.0
     """How often to store a segment's state in the middle of its steps; 0: never."""
 

@@ -23,17 +23,19 @@ import numpy as np
 
 import render_farm
 from render_farm.config import EngineOptions
-from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError
+from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError, WorkerError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.group_place import Place, in_group
 from render_farm.farm.patience import Patience
 from render_farm.farm.step_checkpoints import StepCheckpoints
 from render_farm.media.fitting import Fit
 from render_farm.media.seams import worst
 from render_farm.media.uris import shown_uri
 from render_farm.media.whole_video import read_video
+from render_farm.planning.groups import group_of
 from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import (
     FilmState,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from render_farm.engine import Engine
     from render_farm.engine.conditioning import Conditioning
     from render_farm.engine.progress import StepProgress
+    from render_farm.parallel import Rendezvous, RendezvousHost
 
 _TEXTS_KEPT = 64
 _SOFTWARE = ("torch", "diffusers", "transformers")
@@ -106,6 +109,8 @@ class FilmWorker:
         self._engine_lock = threading.Lock()
         self._films: OrderedDict[str, _FilmHere] = OrderedDict()
         self._lock = threading.Lock()
+        self._rendering = threading.Lock()
+        self._group_host: RendezvousHost | None = None
         self._stopped: set[int] = set()
         self._preempted_s: float | None = None
         self._clock = BusyClock()
@@ -116,13 +121,64 @@ class FilmWorker:
     # --- work ---
 
     def render_segment(
-        self, task: FilmTask, segment: int, *, work: int = 0, on_step: Callable[[StepProgress], None] | None = None
+        self,
+        task: FilmTask,
+        segment: int,
+        *,
+        work: int = 0,
+        on_step: Callable[[StepProgress], None] | None = None,
+        place: Place | None = None,
     ) -> SegmentReport:
         """Render one segment, store its latents and record it; start decoding it.
 
-        `work` is a number for `stop`, unique to this call. Raises `CheckpointBehindError` when the segments before are
-        not all there, `Cancelled` when stopped.
+        `work` is a number for `stop`, unique to this call. With a `place`, the others of the group call `help_segment`.
+        Raises `CheckpointBehindError` when the segments before are not all there, `Cancelled` when stopped.
         """
+        with self._rendering:
+            try:
+                return self._render_segment(task, segment, work, on_step, place)
+            finally:
+                self._close_group()
+
+    def open_group(self) -> Rendezvous:
+        """Where the group of the next segment meets; this worker is its rank 0."""
+        from render_farm.parallel import RendezvousHost
+
+        self._close_group()
+        self._group_host = RendezvousHost()
+        return self._group_host.rendezvous
+
+    def end_group(self, rendezvous: Rendezvous) -> None:
+        """One of the group will not come: if this worker still waits for it there, that ends with `GroupError`."""
+        if self._group_host is not None and self._group_host.rendezvous == rendezvous:
+            self._close_group()
+
+    def _close_group(self) -> None:
+        host, self._group_host = self._group_host, None
+        if host is not None:
+            host.close()
+
+    def help_segment(self, task: FilmTask, segment: int, *, work: int, place: Place) -> None:
+        """Compute this worker's share of a segment that rank 0 stores. Raises as `render_segment`, and `GroupError`
+        when another worker of the group fails."""
+        with self._rendering:
+            store = open_store(task.output)
+            engine = self._load(task.model)
+            try:
+                film = self._film(store, task)
+                self._check_begun(film, segment, task)
+                self._denoise(store, engine, task, film, segment, work=work, place=place)
+            finally:
+                self._forget(task.film)  # what rank 0 stores is read when it is needed
+
+    def _render_segment(
+        self,
+        task: FilmTask,
+        segment: int,
+        work: int,
+        on_step: Callable[[StepProgress], None] | None,
+        place: Place | None,
+    ) -> SegmentReport:
         import torch
 
         if self._preempted_s is not None:
@@ -137,23 +193,6 @@ class FilmWorker:
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
         self._check_begun(film, segment, task)
-        history = self._history(film, task, segment)
-        embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
-        conditioning = self._conditioning(engine, task, film, segment)
-        loras = engine.read_loras(task.plan, task.limits)
-
-        def step(progress: StepProgress) -> None:
-            where = f"film {task.film}: stopped at step {progress.step} of {progress.num_steps}"
-            if work in self._stopped:
-                self._stopped.discard(work)
-                raise Cancelled(where)
-            pace_s = (time.monotonic() - started) / progress.step
-            if self._must_end(pace_s * (progress.num_steps - progress.step), task.grace_s):
-                raise PreemptedError(f"{where}, for this worker was asked to end")
-            if on_step is not None:
-                on_step(progress)
-
-        started = time.monotonic()
         keeper = StepCheckpoints(
             store,
             task.film,
@@ -162,20 +201,19 @@ class FilmWorker:
             maker=f"{self._device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads",
             is_last=lambda: self._must_end(0.0, 0.0),
         )
-        with torch.inference_mode(), self._clock.busy():
-            latents = engine.render_segment(
-                task.plan,
-                segment,
-                history=history,
-                embeddings=embeddings,
-                conditioning=conditioning,
-                loras=loras,
-                keeper=keeper if task.step_checkpoint_s > 0 else None,
-                on_step=step,
-            ).numpy()
+        started = time.monotonic()
+        latents = self._denoise(
+            store, engine, task, film, segment, work=work, place=place, keeper=keeper, on_step=on_step
+        )
         seconds = time.monotonic() - started
         decisions = engine.decisions(task.plan, segment)
-        meta = SegmentMeta(attempt=self._attempt(), seconds=round(seconds, 3), worker=self.name, engine=decisions)
+        meta = SegmentMeta(
+            attempt=self._attempt(),
+            seconds=round(seconds, 3),
+            worker=self.name,
+            engine=decisions,
+            group_shape=group_of(task.plan.job).degrees if place is not None else (1, 1, 1),
+        )
         patience = Patience(task.patience_s, stopped=lambda: work in self._stopped)
         try:
             record = patience(lambda: save_segment(store, task.film, segment, latents, meta))
@@ -195,6 +233,61 @@ class FilmWorker:
             engine_s=self._clock.total_s,
             notes=(*keeper.notes, *self._news(engine.notes(task.plan, segment))),
         )
+
+    def _denoise(
+        self,
+        store: Store,
+        engine: Engine,
+        task: FilmTask,
+        film: _FilmHere,
+        segment: int,
+        *,
+        work: int,
+        place: Place | None,
+        keeper: StepCheckpoints | None = None,
+        on_step: Callable[[StepProgress], None] | None = None,
+    ) -> np.ndarray:
+        """The latents that a segment adds; alone, or with the others of the group."""
+        import torch
+
+        history = self._history(film, task, segment)
+        embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
+        conditioning = self._conditioning(engine, task, film, segment)
+        loras = engine.read_loras(task.plan, task.limits)
+        if place is not None and place.rank == 0 and self._group_host is None:
+            raise WorkerError(f"film {task.film}: another worker of the group failed before it began")
+        with in_group(place, group_of(task.plan.job), engine, meeting_s=task.meeting_s) as group:
+            started = time.monotonic()
+
+            def step(progress: StepProgress) -> None:
+                where = f"film {task.film}: stopped at step {progress.step} of {progress.num_steps}"
+                pace_s = (time.monotonic() - started) / progress.step
+                is_stopped = work in self._stopped
+                must_end = self._must_end(pace_s * (progress.num_steps - progress.step), task.grace_s)
+                goes_on = not is_stopped and not must_end
+                if group is not None:  # all ranks stop at the same step: none waits for another
+                    goes_on = group.all_agree(goes_on)
+                if is_stopped:
+                    self._stopped.discard(work)
+                    raise Cancelled(where)
+                if not goes_on:
+                    whose = "this worker" if must_end else "another worker of its group"
+                    raise PreemptedError(f"{where}, for {whose} was asked to end")
+                if on_step is not None:
+                    on_step(progress)
+
+            with torch.inference_mode(), self._clock.busy():
+                return engine.render_segment(
+                    task.plan,
+                    segment,
+                    history=history,
+                    embeddings=embeddings,
+                    conditioning=conditioning,
+                    loras=loras,
+                    group=group,
+                    keeper=keeper if task.step_checkpoint_s > 0 and group is None else None,
+                    on_step=step,
+                ).numpy()
 
     def finish_film(
         self, task: FilmTask, *, attempts: int = 1, on_progress: Callable[[], None] | None = None

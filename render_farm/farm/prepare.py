@@ -153,6 +153,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
             patience_s=context.timeouts.cluster_patience_s,
             grace_s=context.timeouts.preemption_grace_s,
             step_checkpoint_s=context.timeouts.step_checkpoint_s,
+            meeting_s=context.timeouts.first_step_floor_s,
         ),
         segments_done=there.segments_done,
         costs=tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments)),

@@ -12,6 +12,7 @@ import ray
 from render_farm.config import EngineOptions
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.film_worker import FilmWorker
+from render_farm.farm.group_place import Place
 from render_farm.farm.notice import on_signal
 
 if TYPE_CHECKING:
@@ -49,7 +50,19 @@ class RenderWorker:
 
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
-    def render_segment(self, task: FilmTask, segment: int, work: int) -> SegmentReport:
+    def open_group(self) -> Any:
+        """See `FilmWorker.open_group`."""
+        return self._worker.open_group()
+
+    def end_group(self, rendezvous: Any) -> None:
+        """See `FilmWorker.end_group`."""
+        self._worker.end_group(rendezvous)
+
+    def help_segment(self, task: FilmTask, segment: int, work: int, place: Place) -> None:
+        """See `FilmWorker.help_segment`."""
+        self._worker.help_segment(task, segment, work=work, place=place)
+
+    def render_segment(self, task: FilmTask, segment: int, work: int, place: Place | None = None) -> SegmentReport:
         """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""
         last = 0.0
 
@@ -60,7 +73,7 @@ class RenderWorker:
                 last = now
                 self._coordinator.step_done.remote(work, progress.step, progress.num_steps)
 
-        return self._worker.render_segment(task, segment, work=work, on_step=on_step)
+        return self._worker.render_segment(task, segment, work=work, on_step=on_step, place=place)
 
     def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
         """See `FilmWorker.finish_film`; that it goes on is reported to the coordinator now and then."""

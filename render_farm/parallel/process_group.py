@@ -20,6 +20,8 @@ from render_farm.parallel.library import xfuser
 from render_farm.parallel.rendezvous import Rendezvous
 from render_farm.planning.groups import GroupShape
 
+_CONNECT_S = 10.0
+
 
 class GroupError(WorkerError):
     """A rank of the group died, failed or was too late; the segment can be rendered by another group."""
@@ -37,8 +39,9 @@ class Seat:
 class ProcessGroups:
     """The groups of a seat, formed on construction. Use it as a context, or call `dissolve`."""
 
-    def __init__(self, seat: Seat, *, device: torch.device, timeout_s: float) -> None:
-        """Every rank calls this; returns when all have. `timeout_s` bounds the meeting and every later exchange.
+    def __init__(self, seat: Seat, *, device: torch.device, timeout_s: float, meeting_s: float | None = None) -> None:
+        """Every rank calls this; returns when all have. `timeout_s` bounds every exchange, and the meeting too where
+        `meeting_s` does not.
 
         Raises `GroupError` when a rank does not come in time, `UsageError` when this process is in a group already.
         """
@@ -47,8 +50,8 @@ class ProcessGroups:
         self.seat = seat
         self._open = True
         try:
-            _form(seat, device, timedelta(seconds=timeout_s))
-        except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+            _form(seat, device, timedelta(seconds=meeting_s or timeout_s), timedelta(seconds=timeout_s))
+        except (RuntimeError, ValueError, OSError) as error:  # torch's DistError is a RuntimeError
             self.dissolve()
             raise GroupError(
                 f"rank {seat.rank} of a group of {seat.shape.size} could not join: {' '.join(str(error).split())[:300]}"
@@ -83,15 +86,18 @@ def _is_of_an_exchange(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
-def _form(seat: Seat, device: torch.device, timeout: timedelta) -> None:
+def _form(seat: Seat, device: torch.device, meeting: timedelta, timeout: timedelta) -> None:
     library, shape, where = xfuser(), seat.shape, seat.rendezvous
     backend = "nccl" if device.type == "cuda" else "gloo"
     local_rank = device.index or 0
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
-    store = TCPStore(where.host, where.port, shape.size, is_master=False, timeout=timeout, wait_for_workers=False)
+    # The store serves before anybody is told: when it does not answer, its rank is gone.
+    connecting = min(meeting, timedelta(seconds=_CONNECT_S))
+    store = TCPStore(where.host, where.port, shape.size, is_master=False, timeout=connecting, wait_for_workers=False)
+    store.set_timeout(meeting)
     dist.init_process_group(
-        backend, store=PrefixStore(where.name, store), rank=seat.rank, world_size=shape.size, timeout=timeout
+        backend, store=PrefixStore(where.name, store), rank=seat.rank, world_size=shape.size, timeout=meeting
     )
     library.state.init_distributed_environment(
         world_size=shape.size, rank=seat.rank, local_rank=local_rank, backend=backend

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from render_farm.errors import Problem
 from render_farm.models import PRESETS
 from render_farm.planning.facts import ModelFacts
+from render_farm.planning.groups import check_group
 from render_farm.planning.resolve import INPUT_COLUMNS, ResolvedJob
 from render_farm.planning.schedule import most_inference_steps
 from render_farm.planning.tasks import INPUTS
@@ -21,6 +22,7 @@ def check(job: ResolvedJob, facts: ModelFacts) -> list[Problem]:
     """Every reason why `job` cannot be rendered with `facts`; empty when it can."""
     return [
         *_check_served(job, facts),
+        *check_group(job, facts),
         *_check_size(job, facts),
         *_check_steps(job),
         *_check_inputs(job),
@@ -47,11 +49,6 @@ def _check_served(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
             message=f"mag needs the magnitudes of {facts.name}, which were not measured with these weights; "
             "`python -m render_farm.engine.calibrate FOLDER` measures them, and first_block:0.05 needs none",
         )
-    for name in ("ulysses", "ring", "cfg_parallel"):
-        if (getattr(job, name) or 1) > 1:
-            yield Problem(
-                field=name, message=f"{getattr(job, name)} needs a render group; this version renders a segment on 1"
-            )
 
 
 def _what_serves(task: str, facts: ModelFacts) -> str:

@@ -23,6 +23,8 @@ class Film:
     priority: int = 50
     deadline_s: float | None = None
     """Unix time."""
+    group_size: int = 1
+    """Workers that render a segment of it together, all on one host."""
     num_memory_modes: int = 1
     """Modes that can be tried, the first included, each of which needs less memory than the one before."""
 
@@ -216,6 +218,8 @@ class RenderSegment:
     film: FilmKey
     segment: int
     attempt: int
+    helpers: tuple[str, ...] = ()
+    """The other workers of its render group; `worker` stores the segment."""
     memory_step: int = 0
     """How many memory modes below the one that was asked for."""
 

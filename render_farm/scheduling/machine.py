@@ -1,6 +1,7 @@
 """`FarmMachine`: the farm's state and its one transition function, `apply(event, now) -> actions`.
 
-A film's segments are rendered in order, one worker at a time. A film stays on its worker from segment to segment unless
+A film's segments are rendered in order, by one worker at a time, or by one and its helpers (a render group, formed anew
+for every segment from idle workers of one host). A film stays on its worker from segment to segment unless
 a film of higher priority waits, and its last worker also finishes it (decode, MP4, publish) beside its next work.
 No event costs more than O(log films), but for the end or cancellation of a run, which touches its own films once.
 """
@@ -32,6 +33,8 @@ class _Film:
     state: JobState = JobState.WAITING
     worker: str | None = None
     """Who renders or finishes it now."""
+    helpers: tuple[str, ...] = ()
+    """Who renders its segment with `worker`."""
     finishing: bool = False
     attempts: int = 0
     """How often work on it was handed out and did not succeed, plus one for the work that did."""
@@ -47,6 +50,8 @@ class _Film:
 @dataclass
 class _Worker:
     rendering: FilmKey | None = None
+    helping: FilmKey | None = None
+    """The film whose segment another worker leads."""
     finishing: set[FilmKey] = field(default_factory=set)
     setting: Setting | None = None
     """What it has loaded."""
@@ -127,6 +132,8 @@ class FarmMachine:
         able = [worker for worker in self._workers if self._may(worker, key)]
         if not able:
             return "every worker that is up has failed it once; it waits for a fresh one"
+        if not any(self._has_enough_beside(worker, key) for worker in able):
+            return f"it needs {film.spec.group_size} workers on one host, and no host has as many"
         ahead = self._ready.num_before(key)
         busy = f"all {len(self._workers)} workers are at work"
         return f"{busy}; {ahead} films are before it (by priority, deadline, then order)" if ahead else busy
@@ -278,10 +285,12 @@ class FarmMachine:
         while self._idle and len(self._ready):
             free = [worker for worker in self._idle if self._has_room(self._workers[worker])]
             for worker in sorted(free, key=lambda worker: len(self._workers[worker].finishing)):
-                key = self._ready.best(loaded=self._workers[worker].setting, eligible=partial(self._may, worker))
-                if key is not None:
+                key = self._ready.best(loaded=self._workers[worker].setting, eligible=partial(self._can_lead, worker))
+                # The best film may need more workers than are idle: then this one waits with it, and takes no other.
+                helpers = None if key is None else self._helpers(worker, key)
+                if key is not None and helpers is not None:
                     self._ready.take(key)
-                    self._hand_out(worker, key, actions)
+                    self._hand_out(worker, key, actions, helpers)
                     break
             else:
                 self._replace_avoided(actions)
@@ -293,13 +302,46 @@ class FarmMachine:
     def _may(self, worker: str, key: FilmKey) -> bool:
         return worker not in self._films[key].avoid
 
+    def _can_lead(self, worker: str, key: FilmKey) -> bool:
+        return self._may(worker, key) and self._has_enough_beside(worker, key)
+
+    def _num_helpers(self, key: FilmKey) -> int:
+        film = self._films[key]
+        return film.spec.group_size - 1 if film.segments_done < film.spec.num_segments else 0
+
+    def _beside(self, worker: str, key: FilmKey) -> list[str]:
+        """Other workers of its host that may help with the film."""
+        host = self._workers[worker].host
+        return [
+            other
+            for other, holder in self._workers.items()
+            if other != worker and holder.host == host and self._may(other, key)
+        ]
+
+    def _has_enough_beside(self, worker: str, key: FilmKey) -> bool:
+        """Whether the film's group could be formed here, once those who are at work are done."""
+        needed = self._num_helpers(key)
+        return not needed or len(self._beside(worker, key)) >= needed
+
+    def _helpers(self, worker: str, key: FilmKey) -> tuple[str, ...] | None:
+        """Idle workers for the group beside `worker`, those that have loaded what it needs first; None: too few."""
+        needed = self._num_helpers(key)
+        if not needed:
+            return ()
+        setting = _setting(self._films[key].spec)
+        idle = [other for other in self._beside(worker, key) if other in self._idle]
+        idle.sort(key=lambda other: (self._workers[other].setting != setting, other))
+        return tuple(idle[:needed]) if len(idle) >= needed else None
+
     def _replace_avoided(self, actions: list[Action]) -> None:
         """Only films that every worker has failed are left: a fresh process counts as another worker."""
-        if any(worker.rendering or worker.finishing for worker in self._workers.values()):
+        if any(worker.rendering or worker.helping or worker.finishing for worker in self._workers.values()):
             return
+        if any(self._ready.best(loaded=None, eligible=partial(self._may, worker)) for worker in self._idle):
+            return  # only workers are missing
         self._replace(next(iter(self._idle)), "it failed the films that are left", actions)
 
-    def _hand_out(self, worker: str, key: FilmKey, actions: list[Action]) -> None:
+    def _hand_out(self, worker: str, key: FilmKey, actions: list[Action], helpers: tuple[str, ...] = ()) -> None:
         film, holder = self._films[key], self._workers[worker]
         film.worker = worker
         film.attempts += 1
@@ -307,6 +349,10 @@ class FarmMachine:
         if film.segments_done < film.spec.num_segments:
             self._idle.pop(worker, None)
             holder.rendering, holder.setting = key, _setting(film.spec)
+            film.helpers = helpers
+            for helper in helpers:
+                self._idle.pop(helper)
+                self._workers[helper].helping, self._workers[helper].setting = key, _setting(film.spec)
             actions.append(
                 ev.RenderSegment(
                     worker=worker,
@@ -314,6 +360,7 @@ class FarmMachine:
                     segment=film.segments_done,
                     attempt=film.attempts,
                     memory_step=film.memory_step,
+                    helpers=helpers,
                 )
             )
         else:
@@ -328,18 +375,41 @@ class FarmMachine:
             return
         worker.rendering = None
         self._idle[event.worker] = None
+        self._free_helpers(event.film)
         if film is None or film.worker != event.worker:
             return
         assert film.segments_done == event.segment
         film.segments_done += 1
         film.counted = film.waits = 0
         film.attempts -= 1
-        if film.segments_done < film.spec.num_segments and self._gives_way(film, worker):
+        helpers = self._helpers(event.worker, event.film)
+        if helpers is None or (film.segments_done < film.spec.num_segments and self._gives_way(film, worker)):
             film.worker = None
             self._move(event.film, JobState.WAITING)
             self._enqueue(event.film)
             return
-        self._hand_out(event.worker, event.film, actions)
+        self._hand_out(event.worker, event.film, actions, helpers)
+
+    def _free_helpers(self, key: FilmKey) -> None:
+        """The workers that helped with a film's segment have nothing to do any more."""
+        film = self._films.get(key)
+        for helper in film.helpers if film is not None else ():
+            holder = self._workers.get(helper)
+            if holder is not None and holder.helping == key:
+                holder.helping = None
+                self._idle[helper] = None
+        if film is not None:
+            film.helpers = ()
+
+    def _end_helpers(self, key: FilmKey, failure: Failure, now: float, actions: list[Action]) -> None:
+        """Their leader failed in the middle of a segment: they may wait for it in an exchange, so their processes end.
+        What they finish beside it is done again."""
+        film = self._films[key]
+        helpers, film.helpers = film.helpers, ()
+        for helper in helpers:
+            if helper in self._workers and self._workers[helper].helping == key:
+                self._lose_worker(ev.WorkerLost(worker=helper, failure=failure), now, actions)
+                actions.append(ev.ReplaceWorker(worker=helper, reason=f"its group failed: {failure.message}"))
 
     def _gives_way(self, film: _Film, worker: _Worker) -> bool:
         """Whether a film's next segment is not its worker's next work."""
@@ -366,6 +436,8 @@ class FarmMachine:
         if worker.rendering == key:
             worker.rendering = None
             self._idle[worker_id] = None
+            if key in self._films and self._films[key].state.ended:  # it was cancelled, and all ranks stopped together
+                self._free_helpers(key)
 
     def _work_failed(self, event: ev.WorkFailed, now: float, actions: list[Action]) -> None:
         self._let_go(event.worker, event.film)
@@ -386,6 +458,7 @@ class FarmMachine:
     def _failed_once(self, key: FilmKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
         film = self._films[key]
         film.worker, film.finishing = None, False
+        self._end_helpers(key, failure, now, actions)
         if film.waits == 0:
             film.waiting_since_s = now
         verdict = judge(
@@ -437,7 +510,7 @@ class FarmMachine:
         """Replace those that do nothing; the others when they have done what they do."""
         for worker in workers:
             holder = self._workers.get(worker)
-            if holder is not None and not holder.rendering and not holder.finishing:
+            if holder is not None and not holder.rendering and not holder.helping and not holder.finishing:
                 self._replace(worker, "its host is quarantined", actions)
 
     def _replace(self, worker: str, reason: str, actions: list[Action]) -> None:

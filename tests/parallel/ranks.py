@@ -39,6 +39,10 @@ class RankPool:
             self.processes.append(process)
             self._pipes.append(here)
 
+    def send(self, rank: int, function: Callable[..., Any], arguments: tuple) -> None:
+        """Have one rank call `function(*arguments)`."""
+        self._pipes[rank].send((function, arguments))
+
     def start(self, function: Callable[..., Any], arguments: list[tuple]) -> None:
         """Have the first `len(arguments)` ranks call `function(rank, *arguments[rank])`."""
         for pipe, given in zip(self._pipes, arguments, strict=False):

@@ -34,7 +34,7 @@ def refusal(**values) -> str:
         ({"num_frames": 257, "base_num_frames": 1}, "overlap_history: 17 leaves no new frames"),
         ({"task": "i2v"}, "image: is missing; task i2v needs image"),
         ({"task": "t2v", "image": "cat.png"}, "image: is given, but task t2v takes none"),
-        ({"ulysses": 2}, "ulysses: 2 needs a render group"),
+        ({"ulysses": 3}, "ulysses: 3 does not divide the 4 attention heads"),
     ],
 )
 def test_refused_with_the_field_and_the_value(values, start):

@@ -1,0 +1,36 @@
+"""Render groups on a real Ray: two workers render what one renders, and a killed one costs one segment at most."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from render_farm import load_engine
+from tests.farm import films
+from tests.farm.test_worker_faults import children_named
+
+
+@pytest.mark.timeout(600)
+def test_a_group_renders_what_one_worker_renders_and_survives_the_loss_of_a_rank(tmp_path):
+    job = films.job("film", **{**films.THREE_SEGMENTS, "num_inference_steps": 60, "height": 64, "width": 64})
+    arguments = ["--workers", "2", "--ulysses", "2", "--keep-latents", "--device", "cpu"]
+    running = films.start_render(films.manifest(tmp_path, [job]), "--output", str(tmp_path / "out"), *arguments)
+    films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
+    os.kill(children_named(running.pid, "ray::RenderWorker")[-1].pid, signal.SIGKILL)
+    _, errors = running.communicate(timeout=500)
+    assert running.returncode == 0, errors
+    films.assert_complete(tmp_path / "out", "film", num_frames=53)
+    segments = films.document(tmp_path / "out", "film")["segments"]
+    assert [segment["group_shape"] for segment in segments] == [[1, 2, 1]] * 3
+    alone = load_engine("tiny", device="cpu").render(job).latents.numpy()
+    assert np.abs(films.latents(tmp_path / "out", "film") - alone).max() <= 1e-4
+
+
+def test_a_group_larger_than_the_farm_is_refused(tmp_path):
+    manifest = films.manifest(tmp_path, [films.job("film", ulysses=4, height=64, width=64)])
+    done = films.render(manifest, "--output", str(tmp_path / "out"), "--workers", "2", "--device", "cpu")
+    assert done.returncode == 2
+    assert "4 workers for one segment" in done.stderr and "--workers 4" in done.stderr
