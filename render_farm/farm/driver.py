@@ -192,6 +192,8 @@ def _dtype(request: RunRequest, device: str) -> str:
 
 def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entries: Sequence[FilmEntry]) -> FarmShape:
     most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, _MOST_CPU_WORKERS)
+    if request.num_workers is not None and request.num_workers < 1:
+        raise UsageError(f"--workers: {request.num_workers} is less than 1")
     largest = max(entries, key=lambda entry: group_of(entry.task.plan.job).size)
     group = group_of(largest.task.plan.job)
     num_workers = request.num_workers or max(1, min(most, max(len(entries), group.size)))
@@ -201,8 +203,6 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
             f"has {num_workers}",
             advice=f"--workers {group.size}, or smaller degrees: their product is at most {num_workers}",
         )
-    if request.num_workers is not None and request.num_workers < 1:
-        raise UsageError(f"--workers: {request.num_workers} is less than 1")
     if device == "cuda" and num_workers > cluster.num_gpus:
         raise UsageError(f"--workers: {num_workers} is more than the cluster's {cluster.num_gpus} GPUs")
     settings = request.settings

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 
 from render_farm.farm.embeddings import MissingEmbeddingError
-from render_farm.farm.failures import classify
+from render_farm.farm.failures import classify, died
+from render_farm.farm.film_task import FilmTask, SegmentReport
 from render_farm.farm.group_place import Place
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun
+from render_farm.farm.helpers import LEAVE_S, Helpers
 from render_farm.farm.memory_steps import at_step
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.scheduling import events as ev
@@ -39,7 +40,6 @@ class Errands:
         self._runs = runs
         self._watch = watch
         self._group_timeout_s = group_timeout_s
-        self._helping: set[asyncio.Task] = set()
         self._apply = apply
         self._on_worker_ended = on_worker_ended
         self._on_prompt_missing = on_prompt_missing
@@ -67,15 +67,23 @@ class Errands:
         )
         if action.memory_step:
             task = replace(task, plan=at_step(task.plan, action.memory_step, self._pool.device))
-        report = await self._ask(action, number, "render_segment", task, action.segment, number)
-        if report is None:
+        if action.helpers:
+            await self._render_together(action, number, task)
             return
-        record.engine_time(action.worker, report.engine_s)
-        for note in report.notes:
-            record.log.add(f"{action.worker}: {note}", job_id=job_id)
-        if run_id in self._runs and not JobState(record.films[job_id].result.state).ended:
-            record.segment_done(job_id, report.seconds)
-        self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
+        report = await self._ask(action, number, "render_segment", task, action.segment, number)
+        if report is not None:
+            self._rendered(action, report)
+
+    def _rendered(self, action: ev.RenderSegment, report: SegmentReport, staying: tuple[str, ...] = ()) -> None:
+        run_id, job_id = action.film
+        if run_id in self._runs:
+            record = self._runs[run_id].record
+            record.engine_time(action.worker, report.engine_s)
+            for note in report.notes:
+                record.log.add(f"{action.worker}: {note}", job_id=job_id)
+            if not JobState(record.films[job_id].result.state).ended:
+                record.segment_done(job_id, report.seconds)
+        self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment, staying=staying))
 
     async def finish(self, action: ev.FinishFilm) -> None:
         """Have a film decoded, encoded and published."""
@@ -112,17 +120,7 @@ class Errands:
         try:
             if not self._pool.has(action.worker):
                 return None  # it ended in this moment; the machine is told so by whoever noticed
-            handle = self._pool.handle(action.worker)
-            if isinstance(action, ev.RenderSegment) and action.helpers:
-                rendezvous = await handle.open_group.remote()
-                places = [
-                    Place(rank=rank, rendezvous=rendezvous, timeout_s=self._group_timeout_s)
-                    for rank in range(1 + len(action.helpers))
-                ]
-                for helper, place in zip(action.helpers, places[1:], strict=True):
-                    self._help(handle, helper, place, *arguments)
-                arguments = (*arguments, places[0])
-            return await getattr(handle, method).remote(*arguments)
+            return await getattr(self._pool.handle(action.worker), method).remote(*arguments)
         except RayActorError as error:
             self._on_worker_ended(action.worker, error)
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
@@ -131,25 +129,56 @@ class Errands:
             self._watch.end(number)
         return None
 
-    def _help(self, leader: Any, helper: str, place: Place, *arguments: Any) -> None:
-        """Have a worker join the group of a segment. What goes wrong there ends the group: its leader reports it."""
-        task = asyncio.create_task(self._helped(leader, helper, place, *arguments))
-        self._helping.add(task)
-        task.add_done_callback(self._helping.discard)
-
-    async def _helped(self, leader: Any, helper: str, place: Place, *arguments: Any) -> None:
+    async def _render_together(self, action: ev.RenderSegment, number: int, task: FilmTask) -> None:
+        """Have a segment rendered by a group."""
+        leader, timeout_s = action.worker, self._group_timeout_s
+        report: SegmentReport | None = None
+        failed: BaseException | None = None
+        ended: BaseException | None = None
+        helpers = Helpers(
+            self._pool,
+            leader,
+            action.helpers,
+            in_exchanges=lambda: self._watch.is_stepping(number),
+            on_worker_ended=self._on_worker_ended,
+            on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
+            warn=lambda text: self._runs[action.film[0]].record.log.add(text, job_id=action.film[1], level="warning"),
+        )
         try:
-            if self._pool.has(helper):
-                await self._pool.handle(helper).help_segment.remote(*arguments, place)
-                return
+            if self._pool.has(leader):
+                handle = self._pool.handle(leader)
+                rendezvous = await handle.open_group.remote()
+                helpers.call(rendezvous, timeout_s, task, action.segment, number)
+                place = Place(rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                report = await handle.render_segment.remote(task, action.segment, number, place)
         except RayActorError as error:
-            self._on_worker_ended(helper, error)
-        except RayError:
-            pass
-        # In an exchange the leader notices by itself; before they have met it would wait for this one.
-        leader.end_group.remote(place.rendezvous)
+            ended = error
+        except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
+            failed = error
+        had_met = self._watch.has_stepped(number)
+        self._watch.end(number)
+        staying = await helpers.over(LEAVE_S if had_met else task.meeting_s + timeout_s)  # they may be loading
+        if report is not None:
+            self._rendered(action, report, staying)
+        elif failed is not None:
+            blamed, cause = helpers.cause(failed)
+            self._failed(leader, action.film, cause, blamed, staying, helpers.ending(failed))
+        elif ended is not None:
+            self._on_worker_ended(leader, ended)
+        if not self._pool.has(leader):
+            for name in action.helpers:
+                if name not in staying:
+                    self._apply(ev.HelperLeft(worker=name, leader=leader))
 
-    def _failed(self, worker: str, film: ev.FilmKey, error: BaseException) -> None:
+    def _failed(
+        self,
+        worker: str,
+        film: ev.FilmKey,
+        error: BaseException,
+        blamed: str = "",
+        staying: tuple[str, ...] = (),
+        ending: tuple[str, ...] = (),
+    ) -> None:
         cause = getattr(error, "cause", None) or error
         behind = getattr(cause, "segments_done", None)
         run = self._runs.get(film[0])
@@ -157,4 +186,14 @@ class Errands:
             run.record.set_back(film[1], str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
             self._on_prompt_missing(film[0], run.record.films[film[1]].entry.task.model)
-        self._apply(ev.WorkFailed(worker=worker, film=film, failure=classify(error), segments_done=behind))
+        self._apply(
+            ev.WorkFailed(
+                worker=worker,
+                film=film,
+                failure=died(blamed, error) if isinstance(error, RayActorError) else classify(error),
+                segments_done=behind,
+                blamed=blamed,
+                staying=staying,
+                ending=ending,
+            )
+        )

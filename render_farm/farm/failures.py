@@ -24,7 +24,7 @@ def classify(error: BaseException) -> Failure:
             fault=Fault.WORKER if error.fault is Fault.USER else error.fault,
             error_class=type(error).__name__,
             message=str(error),
-            poisons_process=type(error).__name__ in ("DeviceError", "GroupError"),
+            poisons_process=type(error).__name__ in ("DeviceError", "BrokenGroupError"),
         )
     name, message = type(error).__name__, " ".join(str(error).split())[:500]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -23,7 +23,7 @@ import numpy as np
 
 import render_farm
 from render_farm.config import EngineOptions
-from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError, WorkerError
+from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
@@ -162,11 +162,11 @@ class FilmWorker:
         """Compute this worker's share of a segment that rank 0 stores. Raises as `render_segment`, and `GroupError`
         when another worker of the group fails."""
         with self._rendering:
+            self._check_goes_on(task)
             store = open_store(task.output)
             engine = self._load(task.model)
             try:
-                film = self._film(store, task)
-                self._check_begun(film, segment, task)
+                film = self._begun(store, task, segment)
                 self._denoise(store, engine, task, film, segment, work=work, place=place)
             finally:
                 self._forget(task.film)  # what rank 0 stores is read when it is needed
@@ -181,18 +181,13 @@ class FilmWorker:
     ) -> SegmentReport:
         import torch
 
-        if self._preempted_s is not None:
-            raise PreemptedError(f"film {task.film}: this worker was asked to end")
+        self._check_goes_on(task)
         store = open_store(task.output)
         engine = self._load(task.model)
         claim_job(store, task.run_id, task.film)
-        film = self._film(store, task)
-        if len(film.latents) < segment:  # it was rendered elsewhere since it was here: read it again
-            self._forget(task.film)
-            film = self._film(store, task)
+        film = self._begun(store, task, segment)
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
-        self._check_begun(film, segment, task)
         keeper = StepCheckpoints(
             store,
             task.film,
@@ -250,12 +245,14 @@ class FilmWorker:
         """The latents that a segment adds; alone, or with the others of the group."""
         import torch
 
+        from render_farm.parallel import GroupError
+
         history = self._history(film, task, segment)
         embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
         conditioning = self._conditioning(engine, task, film, segment)
         loras = engine.read_loras(task.plan, task.limits)
         if place is not None and place.rank == 0 and self._group_host is None:
-            raise WorkerError(f"film {task.film}: another worker of the group failed before it began")
+            raise GroupError(f"film {task.film}: another worker of the group failed before it began")
         with in_group(place, group_of(task.plan.job), engine, meeting_s=task.meeting_s) as group:
             started = time.monotonic()
 
@@ -270,9 +267,10 @@ class FilmWorker:
                 if is_stopped:
                     self._stopped.discard(work)
                     raise Cancelled(where)
+                if must_end:
+                    raise PreemptedError(f"{where}, for this worker was asked to end")
                 if not goes_on:
-                    whose = "this worker" if must_end else "another worker of its group"
-                    raise PreemptedError(f"{where}, for {whose} was asked to end")
+                    raise GroupError(f"{where}, for another worker of its group stops")
                 if on_step is not None:
                     on_step(progress)
 
@@ -369,6 +367,10 @@ class FilmWorker:
         at its next step with `PreemptedError`. Nothing new is begun."""
         self._preempted_s = time.monotonic()
 
+    def _check_goes_on(self, task: FilmTask) -> None:
+        if self._preempted_s is not None:
+            raise PreemptedError(f"film {task.film}: this worker was asked to end")
+
     def _must_end(self, left_s: float, grace_s: float) -> bool:
         return self._preempted_s is not None and time.monotonic() + left_s > self._preempted_s + grace_s
 
@@ -418,6 +420,15 @@ class FilmWorker:
         for old in evicted:
             if old.output is not None:
                 old.output.remove()
+        return film
+
+    def _begun(self, store: Store, task: FilmTask, num_segments: int) -> _FilmHere:
+        """The film with `num_segments` segments at least."""
+        film = self._film(store, task)
+        if len(film.latents) < num_segments:  # it was rendered elsewhere since it was here: read it again
+            self._forget(task.film)
+            film = self._film(store, task)
+        self._check_begun(film, num_segments, task)
         return film
 
     def _forget(self, film: str) -> None:

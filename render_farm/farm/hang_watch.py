@@ -84,6 +84,14 @@ class HangWatch:
         """The work is over."""
         self._works.pop(number, None)
 
+    def has_stepped(self, number: int) -> bool:
+        """Whether a segment that is out has made a step."""
+        return number in self._works and self._works[number].num_steps_seen > 0
+
+    def is_stepping(self, number: int) -> bool:
+        """Whether a segment is out between its first step and its last."""
+        return self.has_stepped(number) and not self._works[number].is_storing
+
     def segments_of(self, worker: str, film: FilmKey) -> list[int]:
         """Numbers of a film's segments that a worker renders."""
         return [

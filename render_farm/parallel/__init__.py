@@ -9,11 +9,12 @@ with ProcessGroups(seat, device=engine.device, timeout_s=60) as groups:
 """
 
 from render_farm.parallel.group import ParallelGroup
-from render_farm.parallel.process_group import GroupError, ProcessGroups, Seat
+from render_farm.parallel.process_group import BrokenGroupError, GroupError, ProcessGroups, Seat
 from render_farm.parallel.rendezvous import Rendezvous, RendezvousHost
 from render_farm.planning.groups import GroupShape
 
 __all__ = [
+    "BrokenGroupError",
     "GroupError",
     "GroupShape",
     "ParallelGroup",

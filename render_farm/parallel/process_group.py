@@ -27,6 +27,10 @@ class GroupError(WorkerError):
     """A rank of the group died, failed or was too late; the segment can be rendered by another group."""
 
 
+class BrokenGroupError(GroupError):
+    """The same, and this process is of no more use: its device may wait in an exchange for ever."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seat:
     """One rank's place in a group."""
@@ -43,19 +47,23 @@ class ProcessGroups:
         """Every rank calls this; returns when all have. `timeout_s` bounds every exchange, and the meeting too where
         `meeting_s` does not.
 
-        Raises `GroupError` when a rank does not come in time, `UsageError` when this process is in a group already.
+        Raises `GroupError` when a rank does not come in time (`BrokenGroupError` when it is lost after it came),
+        `UsageError` when this process is in a group already.
         """
         if dist.is_initialized():
             raise UsageError("this process is in a group already", advice="dissolve that one first")
         self.seat = seat
+        self._device = device
         self._open = True
         try:
-            _form(seat, device, timedelta(seconds=meeting_s or timeout_s), timedelta(seconds=timeout_s))
+            store = _meet(seat, timedelta(seconds=meeting_s or timeout_s))
         except (RuntimeError, ValueError, OSError) as error:  # torch's DistError is a RuntimeError
+            raise GroupError(self._told("could not join", error)) from error
+        try:
+            _form(seat, store, device, timedelta(seconds=timeout_s))
+        except (RuntimeError, ValueError, OSError) as error:
             self.dissolve()
-            raise GroupError(
-                f"rank {seat.rank} of a group of {seat.shape.size} could not join: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise self._failed("could not join", error) from error
 
     @property
     def world(self) -> Any:
@@ -75,10 +83,16 @@ class ProcessGroups:
         """Dissolve; an exchange that failed is raised as `GroupError`, whichever library it failed in."""
         self.dissolve()
         if isinstance(error, RuntimeError) and _is_of_an_exchange(error):
-            raise GroupError(
-                f"rank {self.seat.rank} of a group of {self.seat.shape.size}: an exchange failed: "
-                f"{' '.join(str(error).split())[:300]}"
-            ) from error
+            raise self._failed("lost an exchange", error) from error
+
+    def _failed(self, what: str, error: Exception) -> GroupError:
+        kind = BrokenGroupError if self._device.type == "cuda" else GroupError
+        return kind(self._told(what, error))
+
+    def _told(self, what: str, error: Exception) -> str:
+        return (
+            f"rank {self.seat.rank} of a group of {self.seat.shape.size} {what}: {' '.join(str(error).split())[:300]}"
+        )
 
 
 def _is_of_an_exchange(error: RuntimeError) -> bool:
@@ -86,18 +100,28 @@ def _is_of_an_exchange(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
-def _form(seat: Seat, device: torch.device, meeting: timedelta, timeout: timedelta) -> None:
-    library, shape, where = xfuser(), seat.shape, seat.rendezvous
+def _meet(seat: Seat, within: timedelta) -> TCPStore:
+    """Wait until every rank is there. Nothing is formed yet: a failure leaves nothing behind."""
+    where = seat.rendezvous
+    # The store serves before anybody is told: when it does not answer, its rank is gone.
+    connecting = min(within, timedelta(seconds=_CONNECT_S))
+    store = TCPStore(
+        where.host, where.port, seat.shape.size, is_master=False, timeout=connecting, wait_for_workers=False
+    )
+    store.set(f"{where.name}/here/{seat.rank}", "")
+    store.wait([f"{where.name}/here/{rank}" for rank in range(seat.shape.size)], within)
+    return store
+
+
+def _form(seat: Seat, store: TCPStore, device: torch.device, timeout: timedelta) -> None:
+    library, shape = xfuser(), seat.shape
     backend = "nccl" if device.type == "cuda" else "gloo"
     local_rank = device.index or 0
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
-    # The store serves before anybody is told: when it does not answer, its rank is gone.
-    connecting = min(meeting, timedelta(seconds=_CONNECT_S))
-    store = TCPStore(where.host, where.port, shape.size, is_master=False, timeout=connecting, wait_for_workers=False)
-    store.set_timeout(meeting)
+    store.set_timeout(timeout)
     dist.init_process_group(
-        backend, store=PrefixStore(where.name, store), rank=seat.rank, world_size=shape.size, timeout=meeting
+        backend, store=PrefixStore(seat.rendezvous.name, store), rank=seat.rank, world_size=shape.size, timeout=timeout
     )
     library.state.init_distributed_environment(
         world_size=shape.size, rank=seat.rank, local_rank=local_rank, backend=backend

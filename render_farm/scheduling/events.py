@@ -103,6 +103,8 @@ class SegmentDone:
     worker: str
     film: FilmKey
     segment: int
+    staying: tuple[str, ...] = ()
+    """Helpers that have not left its group yet: `HelperLeft` says when they have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,20 @@ class WorkFailed:
     film: FilmKey
     failure: Failure
     segments_done: int | None = None
+    blamed: str = ""
+    """The helper whose failure it is; empty: `worker` itself."""
+    staying: tuple[str, ...] = ()
+    """As in `SegmentDone`."""
+    ending: tuple[str, ...] = ()
+    """Workers of its group whose processes are to end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HelperLeft:
+    """A worker is out of the group that `leader` led; for those that left after it."""
+
+    worker: str
+    leader: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +213,7 @@ Event = (
     | SegmentDone
     | FilmPublished
     | WorkFailed
+    | HelperLeft
     | CancelRun
     | PauseRun
     | ResumeRun

@@ -18,7 +18,7 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.events import Action, Event, Film, FilmKey
 from render_farm.scheduling.hosts import HostBook
 from render_farm.scheduling.queue import Place, ReadyQueue, Setting
-from render_farm.scheduling.retry import Failure, RetryPolicy, judge, rule_for
+from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
 from render_farm.scheduling.states import MOVES, JobState, run_state
 
 MOST_FINISHING = 2
@@ -33,8 +33,6 @@ class _Film:
     state: JobState = JobState.WAITING
     worker: str | None = None
     """Who renders or finishes it now."""
-    helpers: tuple[str, ...] = ()
-    """Who renders its segment with `worker`."""
     finishing: bool = False
     attempts: int = 0
     """How often work on it was handed out and did not succeed, plus one for the work that did."""
@@ -50,12 +48,18 @@ class _Film:
 @dataclass
 class _Worker:
     rendering: FilmKey | None = None
-    helping: FilmKey | None = None
-    """The film whose segment another worker leads."""
+    helpers: tuple[str, ...] = ()
+    """Who renders that film's segment with it."""
+    leader: str = ""
+    """Whom it helps with a segment."""
     finishing: set[FilmKey] = field(default_factory=set)
     setting: Setting | None = None
     """What it has loaded."""
     host: str = ""
+
+    @property
+    def is_at_work(self) -> bool:
+        return bool(self.rendering or self.leader or self.finishing)
 
 
 @dataclass
@@ -89,6 +93,8 @@ class FarmMachine:
         self._runs: dict[str, _Run] = {}
         self._ready = ReadyQueue()
         self._idle: dict[str, None] = {}
+        self._on_host: dict[str, dict[str, None]] = {}
+        """Workers by host."""
         self._delayed: list[tuple[float, int, FilmKey]] = []
         self._unread_text: dict[tuple[str, str], list[FilmKey]] = {}
         self._number = 0
@@ -132,8 +138,13 @@ class FarmMachine:
         able = [worker for worker in self._workers if self._may(worker, key)]
         if not able:
             return "every worker that is up has failed it once; it waits for a fresh one"
-        if not any(self._has_enough_beside(worker, key) for worker in able):
+        if not any(self._has_enough(self._workers[worker].host, key) for worker in able):
             return f"it needs {film.spec.group_size} workers on one host, and no host has as many"
+        if self._num_helpers(key):
+            host = self._gathers_at(key, set())
+            num_idle = sum(worker in self._idle for worker in self._on_host[host]) if host is not None else 0
+            if num_idle:
+                return f"it needs {film.spec.group_size} idle workers on one host; {host} has {num_idle}"
         ahead = self._ready.num_before(key)
         busy = f"all {len(self._workers)} workers are at work"
         return f"{busy}; {ahead} films are before it (by priority, deadline, then order)" if ahead else busy
@@ -163,17 +174,20 @@ class FarmMachine:
                         self._end_film(key, JobState.FAILED, actions, event.failure)
             case ev.WorkerUp():
                 self._workers[event.worker] = _Worker(host=event.host)
+                self._on_host.setdefault(event.host, {})[event.worker] = None
                 self._idle[event.worker] = None
                 self.hosts.up(event.worker, event.host)
                 if self.hosts.is_quarantined(event.host):
                     self._end_quarantined((event.worker,), actions)
             case ev.WorkerLost():
                 if event.worker in self._workers:
-                    if self._workers[event.worker].rendering or self._workers[event.worker].finishing:
+                    if self._workers[event.worker].is_at_work:
                         self._count_against_host(event.worker, event.failure, now, actions)
                     self._lose_worker(event, now, actions)
             case ev.SegmentDone():
                 self._segment_done(event, actions)
+            case ev.HelperLeft():
+                self._helper_left(event.worker, event.leader)
             case ev.FilmPublished():
                 self._published(event, actions)
             case ev.WorkFailed():
@@ -284,9 +298,12 @@ class FarmMachine:
     def _dispatch(self, actions: list[Action]) -> None:
         while self._idle and len(self._ready):
             free = [worker for worker in self._idle if self._has_room(self._workers[worker])]
+            gathering: dict[FilmKey, str | None] = {}
             for worker in sorted(free, key=lambda worker: len(self._workers[worker].finishing)):
-                key = self._ready.best(loaded=self._workers[worker].setting, eligible=partial(self._can_lead, worker))
-                # The best film may need more workers than are idle: then this one waits with it, and takes no other.
+                key = self._ready.best(
+                    loaded=self._workers[worker].setting, eligible=partial(self._can_lead, worker, gathering)
+                )
+                # The best film may need more workers than are idle here: then this one waits with it.
                 helpers = None if key is None else self._helpers(worker, key)
                 if key is not None and helpers is not None:
                     self._ready.take(key)
@@ -302,26 +319,36 @@ class FarmMachine:
     def _may(self, worker: str, key: FilmKey) -> bool:
         return worker not in self._films[key].avoid
 
-    def _can_lead(self, worker: str, key: FilmKey) -> bool:
-        return self._may(worker, key) and self._has_enough_beside(worker, key)
+    # --- groups ---
+
+    def _can_lead(self, worker: str, gathering: dict[FilmKey, str | None], key: FilmKey) -> bool:
+        """A film of a group is led where its group gathers, so that it keeps the workers of one host waiting at most.
+        `gathering` is where the films that were asked for before gather."""
+        if not self._may(worker, key):
+            return False
+        if not self._num_helpers(key):
+            return True
+        if key not in gathering:
+            gathering[key] = self._gathers_at(key, {host for host in gathering.values() if host is not None})
+        return gathering[key] == self._workers[worker].host
+
+    def _gathers_at(self, key: FilmKey, taken: set[str]) -> str | None:
+        """The host with the most idle workers for a film's group; one of `taken` only if there is no other."""
+        fit = [host for host in self._on_host if self._has_enough(host, key) and not self.hosts.is_quarantined(host)]
+        return max(
+            fit,
+            key=lambda host: (host not in taken, sum(worker in self._idle for worker in self._on_host[host])),
+            default=None,
+        )
 
     def _num_helpers(self, key: FilmKey) -> int:
         film = self._films[key]
         return film.spec.group_size - 1 if film.segments_done < film.spec.num_segments else 0
 
-    def _beside(self, worker: str, key: FilmKey) -> list[str]:
-        """Other workers of its host that may help with the film."""
-        host = self._workers[worker].host
-        return [
-            other
-            for other, holder in self._workers.items()
-            if other != worker and holder.host == host and self._may(other, key)
-        ]
-
-    def _has_enough_beside(self, worker: str, key: FilmKey) -> bool:
-        """Whether the film's group could be formed here, once those who are at work are done."""
-        needed = self._num_helpers(key)
-        return not needed or len(self._beside(worker, key)) >= needed
+    def _has_enough(self, host: str, key: FilmKey) -> bool:
+        """Whether the film's group can form there, once those who are at work are done."""
+        needed = 1 + self._num_helpers(key)
+        return needed == 1 or sum(self._may(worker, key) for worker in self._on_host.get(host, ())) >= needed
 
     def _helpers(self, worker: str, key: FilmKey) -> tuple[str, ...] | None:
         """Idle workers for the group beside `worker`, those that have loaded what it needs first; None: too few."""
@@ -329,17 +356,40 @@ class FarmMachine:
         if not needed:
             return ()
         setting = _setting(self._films[key].spec)
-        idle = [other for other in self._beside(worker, key) if other in self._idle]
+        beside = self._on_host[self._workers[worker].host]
+        idle = [other for other in beside if other != worker and other in self._idle and self._may(other, key)]
         idle.sort(key=lambda other: (self._workers[other].setting != setting, other))
         return tuple(idle[:needed]) if len(idle) >= needed else None
 
+    def _free_helpers(self, leader: str, staying: tuple[str, ...] = ()) -> None:
+        """The segment that a worker led is over; those of `staying` are free when they have left the group."""
+        holder = self._workers[leader]
+        helpers, holder.helpers = holder.helpers, ()
+        for helper in helpers:
+            if helper not in staying:
+                self._helper_left(helper, leader)
+
+    def _helper_left(self, helper: str, leader: str) -> None:
+        holder = self._workers.get(helper)
+        if holder is not None and holder.leader == leader:
+            holder.leader = ""
+            self._idle[helper] = None
+
     def _replace_avoided(self, actions: list[Action]) -> None:
-        """Only films that every worker has failed are left: a fresh process counts as another worker."""
-        if any(worker.rendering or worker.helping or worker.finishing for worker in self._workers.values()):
+        """Only films that every worker has failed are left, or whose groups lack one that has not: a fresh process
+        counts as another worker."""
+        if any(worker.is_at_work for worker in self._workers.values()):
             return
-        if any(self._ready.best(loaded=None, eligible=partial(self._may, worker)) for worker in self._idle):
-            return  # only workers are missing
-        self._replace(next(iter(self._idle)), "it failed the films that are left", actions)
+        for worker, holder in self._workers.items():
+            beside = self._on_host[holder.host]
+            if self._ready.best(
+                loaded=None,
+                eligible=lambda key, worker=worker, beside=beside: (  # type: ignore[misc]
+                    not self._may(worker, key) and len(beside) > self._num_helpers(key)
+                ),
+            ):
+                self._replace(worker, "it failed the films that are left", actions)
+                return
 
     def _hand_out(self, worker: str, key: FilmKey, actions: list[Action], helpers: tuple[str, ...] = ()) -> None:
         film, holder = self._films[key], self._workers[worker]
@@ -349,10 +399,10 @@ class FarmMachine:
         if film.segments_done < film.spec.num_segments:
             self._idle.pop(worker, None)
             holder.rendering, holder.setting = key, _setting(film.spec)
-            film.helpers = helpers
+            holder.helpers = helpers
             for helper in helpers:
                 self._idle.pop(helper)
-                self._workers[helper].helping, self._workers[helper].setting = key, _setting(film.spec)
+                self._workers[helper].leader, self._workers[helper].setting = worker, _setting(film.spec)
             actions.append(
                 ev.RenderSegment(
                     worker=worker,
@@ -375,7 +425,7 @@ class FarmMachine:
             return
         worker.rendering = None
         self._idle[event.worker] = None
-        self._free_helpers(event.film)
+        self._free_helpers(event.worker, event.staying)
         if film is None or film.worker != event.worker:
             return
         assert film.segments_done == event.segment
@@ -389,27 +439,6 @@ class FarmMachine:
             self._enqueue(event.film)
             return
         self._hand_out(event.worker, event.film, actions, helpers)
-
-    def _free_helpers(self, key: FilmKey) -> None:
-        """The workers that helped with a film's segment have nothing to do any more."""
-        film = self._films.get(key)
-        for helper in film.helpers if film is not None else ():
-            holder = self._workers.get(helper)
-            if holder is not None and holder.helping == key:
-                holder.helping = None
-                self._idle[helper] = None
-        if film is not None:
-            film.helpers = ()
-
-    def _end_helpers(self, key: FilmKey, failure: Failure, now: float, actions: list[Action]) -> None:
-        """Their leader failed in the middle of a segment: they may wait for it in an exchange, so their processes end.
-        What they finish beside it is done again."""
-        film = self._films[key]
-        helpers, film.helpers = film.helpers, ()
-        for helper in helpers:
-            if helper in self._workers and self._workers[helper].helping == key:
-                self._lose_worker(ev.WorkerLost(worker=helper, failure=failure), now, actions)
-                actions.append(ev.ReplaceWorker(worker=helper, reason=f"its group failed: {failure.message}"))
 
     def _gives_way(self, film: _Film, worker: _Worker) -> bool:
         """Whether a film's next segment is not its worker's next work."""
@@ -427,8 +456,8 @@ class FarmMachine:
         film.worker, film.finishing = None, False
         self._end_film(event.film, JobState.DONE, actions)
 
-    def _let_go(self, worker_id: str, key: FilmKey) -> None:
-        """The worker does nothing for this film any more."""
+    def _let_go(self, worker_id: str, key: FilmKey, staying: tuple[str, ...]) -> None:
+        """The worker does nothing for this film any more, nor do its helpers, but for `staying`."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return
@@ -436,29 +465,31 @@ class FarmMachine:
         if worker.rendering == key:
             worker.rendering = None
             self._idle[worker_id] = None
-            if key in self._films and self._films[key].state.ended:  # it was cancelled, and all ranks stopped together
-                self._free_helpers(key)
+            self._free_helpers(worker_id, staying)
 
     def _work_failed(self, event: ev.WorkFailed, now: float, actions: list[Action]) -> None:
-        self._let_go(event.worker, event.film)
+        holder = self._workers.get(event.worker)
+        in_group = holder is not None and holder.rendering == event.film and bool(holder.helpers)
+        blamed = event.blamed or event.worker
+        self._let_go(event.worker, event.film, event.staying)
         film = self._films.get(event.film)
         if film is not None and film.worker == event.worker and not film.state.ended:
             if event.segments_done is not None:
                 film.segments_done = min(film.segments_done, event.segments_done)
-            self._failed_once(event.film, event.worker, event.failure, now, actions)
-        ends_process = event.failure.poisons_process or rule_for(event.failure).ends_process
-        if event.worker not in self._workers:
-            return
-        self._count_against_host(event.worker, event.failure, now, actions)
-        if ends_process and event.worker in self._workers:
-            lost = ev.WorkerLost(worker=event.worker, failure=event.failure)
-            self._lose_worker(lost, now, actions)
-            actions.append(ev.ReplaceWorker(worker=event.worker, reason=event.failure.message))
+            self._failed_once(event.film, blamed, event.failure, now, actions)
+        rule = rule_for(event.failure)
+        # A group must not lack for ever the one that failed it.
+        ends_process = event.failure.poisons_process or rule.ends_process or (in_group and rule.then is Then.ELSEWHERE)
+        if blamed in self._workers:
+            self._count_against_host(blamed, event.failure, now, actions)
+        for worker in dict.fromkeys([*([blamed] if ends_process else []), *event.ending]):
+            if worker in self._workers:
+                self._lose_worker(ev.WorkerLost(worker=worker, failure=event.failure), now, actions)
+                actions.append(ev.ReplaceWorker(worker=worker, reason=event.failure.message))
 
     def _failed_once(self, key: FilmKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
         film = self._films[key]
         film.worker, film.finishing = None, False
-        self._end_helpers(key, failure, now, actions)
         if film.waits == 0:
             film.waiting_since_s = now
         verdict = judge(
@@ -488,7 +519,7 @@ class FarmMachine:
         self._idle.pop(event.worker, None)
         if worker is None:
             return
-        self.hosts.lost(event.worker, worker.host)
+        self._left_host(event.worker, worker.host)
         held = [*([worker.rendering] if worker.rendering else []), *sorted(worker.finishing)]
         for key in held:
             film = self._films.get(key)
@@ -510,14 +541,20 @@ class FarmMachine:
         """Replace those that do nothing; the others when they have done what they do."""
         for worker in workers:
             holder = self._workers.get(worker)
-            if holder is not None and not holder.rendering and not holder.helping and not holder.finishing:
+            if holder is not None and not holder.is_at_work:
                 self._replace(worker, "its host is quarantined", actions)
+
+    def _left_host(self, worker: str, host: str) -> None:
+        self.hosts.lost(worker, host)
+        self._on_host[host].pop(worker)
+        if not self._on_host[host]:
+            del self._on_host[host]
 
     def _replace(self, worker: str, reason: str, actions: list[Action]) -> None:
         """End a worker without work and start a fresh one."""
         host = self._workers.pop(worker).host
         self._idle.pop(worker, None)
-        self.hosts.lost(worker, host)
+        self._left_host(worker, host)
         actions.append(ev.ReplaceWorker(worker=worker, reason=reason))
 
     # --- what people ask for ---

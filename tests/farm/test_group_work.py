@@ -130,7 +130,7 @@ def test_a_stopped_group_stops_at_one_step_on_all_ranks(engine, pool, tmp_path: 
     task = film_task(engine, tmp_path, ulysses=2, height=64, width=64)
     led, helped = together(pool, task, 0, 0, 1, lead=stop_soon)
     assert "Cancelled" in str(led) and "stopped at step 1" in str(led)
-    assert "PreemptedError" in str(helped) and "stopped at step 1" in str(helped)
+    assert "GroupError" in str(helped) and "stopped at step 1" in str(helped)
 
 
 def lead_alone(rank: int, task: FilmTask, place: Place) -> None:

@@ -8,7 +8,7 @@ from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure, RetryPolicy
 from render_farm.scheduling.states import JobState
 
-GROUP_FAULT = Failure(fault=Fault.WORKER, error_class="GroupError", message="rank 1 hangs", poisons_process=True)
+GROUP_FAULT = Failure(fault=Fault.WORKER, error_class="GroupError", message="rank 1 hangs")
 
 
 class Farm:
@@ -76,31 +76,108 @@ def test_a_group_that_no_host_can_form_stops_nobody_and_says_why():
     assert farm.machine.why_waiting(("r", "wide"), 0.0) == "it needs 4 workers on one host, and no host has as many"
 
 
-def test_a_failed_group_ends_its_processes_and_the_segment_is_rendered_by_another():
-    farm = Farm(film(size=2), hosts="aaa")
+def test_a_lone_film_is_not_held_up_by_a_group_that_gathers_on_another_host():
+    busy = (film("b1", segments=1, size=1, priority=90), film("b2", segments=1, size=1, priority=90))
+    farm = Farm(*busy, film("group", size=2, priority=80), film("late", size=1, priority=10), hosts="ab")
+    assert farm.machine.why_waiting(("r", "group"), 0.0) == "it needs 2 workers on one host, and no host has as many"
+    [late] = renders(farm.apply(ev.WorkerUp(worker="w2", host="b"), 0.0)) or [None]
+    assert late is None, "it waits for the other one of its host, with the group"
+    [late] = renders(farm.apply(ev.WorkerUp(worker="w3", host="c"), 0.0))
+    assert (late.film[1], late.worker) == ("late", "w3")
+
+
+def test_a_group_without_a_host_that_has_enough_idle_says_what_is_missing():
+    farm = Farm(film("one", segments=1, size=1, priority=90), film("group", size=2, priority=80), hosts="aa")
+    assert farm.machine.why_waiting(("r", "group"), 0.0) == "it needs 2 idle workers on one host; a has 1"
+
+
+def failed(action: ev.RenderSegment, failure: Failure = GROUP_FAULT, **values) -> ev.WorkFailed:
+    return ev.WorkFailed(worker=action.worker, film=action.film, failure=failure, **values)
+
+
+def replaced(actions: list[ev.Action]) -> set[str]:
+    return {action.worker for action in actions if isinstance(action, ev.ReplaceWorker)}
+
+
+def test_a_failed_group_frees_those_who_left_it_and_replaces_the_one_that_failed():
+    farm = Farm(film(size=3), hosts="aaaa")
     [action] = renders(farm.first)
-    actions = farm.apply(ev.WorkFailed(worker=action.worker, film=action.film, failure=GROUP_FAULT))
-    ended = {action.worker for action in actions if isinstance(action, ev.ReplaceWorker)}
-    assert ended == {action.worker, *action.helpers}
-    assert renders(farm.apply(ev.WorkerUp(worker="w8", host="a"), 1.5)) != []
+    actions = farm.apply(failed(action, blamed=action.helpers[1]))
+    assert replaced(actions) == {action.helpers[1]}
+    [again] = renders(farm.apply(ev.Tick(), 2.0))
+    assert again.segment == 0 and action.helpers[1] not in (again.worker, *again.helpers)
 
 
-def test_a_lost_leader_ends_its_helpers():
+def test_processes_that_a_failure_broke_end_and_a_whole_group_may_be_formed_of_fresh_ones():
+    farm = Farm(film(size=2), hosts="aa")
+    [action] = renders(farm.first)
+    group = (action.worker, *action.helpers)
+    assert replaced(farm.apply(failed(action, ending=group))) == set(group)
+    farm.apply(ev.WorkerUp(worker="w8", host="a"), 2.0)
+    [again] = renders(farm.apply(ev.WorkerUp(worker="w9", host="a"), 2.0))
+    assert {again.worker, *again.helpers} == {"w8", "w9"}
+
+
+def test_a_group_that_failed_is_never_left_without_enough_workers_that_may_try_again():
+    farm = Farm(film(size=2), hosts="aa")
+    [action] = renders(farm.first)
+    unforeseen = Failure(fault=Fault.WORKER, error_class="KeyError", message="a surprise")
+    assert replaced(farm.apply(failed(action, unforeseen))) == {action.worker}
+    [again] = renders(farm.apply(ev.WorkerUp(worker="w8", host="a"), 2.0))
+    assert {again.worker, *again.helpers} == {"w8", *action.helpers}
+
+
+def test_a_lost_leader_leaves_helpers_that_are_free_when_they_have_left():
     farm = Farm(film(size=3))
     [action] = renders(farm.first)
-    actions = farm.apply(ev.WorkerLost(worker=action.worker, failure=GROUP_FAULT))
-    assert {action.worker for action in actions if isinstance(action, ev.ReplaceWorker)} == set(action.helpers)
+    farm.apply(ev.WorkerLost(worker=action.worker, failure=GROUP_FAULT))
+    assert set(farm.machine.idle_workers).isdisjoint(action.helpers)
+    for helper in action.helpers:
+        farm.apply(ev.HelperLeft(worker=helper, leader=action.worker))
+    assert set(farm.machine.idle_workers) == set(farm.machine.workers)
+
+
+def test_a_helper_that_stays_behind_is_not_free_until_it_has_left():
+    farm = Farm(film(size=2), hosts="aa")
+    [action] = renders(farm.first)
+    [helper] = action.helpers
+    done = ev.SegmentDone(worker=action.worker, film=action.film, segment=0, staying=(helper,))
+    assert renders(farm.apply(done)) == []
+    assert farm.machine.why_waiting(action.film, 0.0) == "it needs 2 idle workers on one host; a has 1"
+    [second] = renders(farm.apply(ev.HelperLeft(worker=helper, leader=action.worker)))
+    assert second.segment == 1
+    farm.apply(ev.HelperLeft(worker=helper, leader="another"))
+    assert helper not in farm.machine.idle_workers
 
 
 def test_a_lost_helper_ends_the_segment_when_its_leader_says_so():
     farm = Farm(film(size=2), hosts="aa")
     [action] = renders(farm.first)
     assert renders(farm.apply(ev.WorkerLost(worker=action.helpers[0], failure=GROUP_FAULT))) == []
-    actions = farm.apply(ev.WorkFailed(worker=action.worker, film=action.film, failure=GROUP_FAULT))
-    assert [action.worker for action in actions if isinstance(action, ev.ReplaceWorker)] == [action.worker]
-    farm.apply(ev.WorkerUp(worker="w2", host="a"), 2.0)
-    [again] = renders(farm.apply(ev.WorkerUp(worker="w3", host="a"), 2.0))
-    assert again.segment == 0 and {again.worker, *again.helpers} == {"w2", "w3"}
+    assert replaced(farm.apply(failed(action, blamed=action.helpers[0]))) == set()
+    [again] = renders(farm.apply(ev.WorkerUp(worker="w2", host="a"), 2.0))
+    assert again.segment == 0 and {again.worker, *again.helpers} == {action.worker, "w2"}
+
+
+def test_a_group_out_of_memory_steps_down_and_keeps_its_processes():
+    farm = Farm(film(size=2, num_memory_modes=2), hosts="aa")
+    [action] = renders(farm.first)
+    failure = Failure(fault=Fault.JOB, error_class="OutOfMemoryError", message="does not fit")
+    actions = farm.apply(failed(action, failure, blamed=action.helpers[0]))
+    [again] = renders([*actions, *farm.apply(ev.Tick())])
+    assert (again.memory_step, replaced(actions)) == (1, set())
+
+
+def test_a_film_that_was_cancelled_and_is_tried_again_does_not_free_the_helpers_of_its_new_group():
+    farm = Farm(film(size=2))
+    [old] = renders(farm.first)
+    farm.apply(ev.CancelRun(run_id="r", reason="asked to", job_ids=("g",)))
+    farm.machine._runs["r"].ended = False  # another film of it would keep it going
+    [new] = renders(farm.apply(ev.RetryFilms(run_id="r", job_ids=("g",))))
+    cancelled = Failure(fault=Fault.USER, error_class="Cancelled", message="stopped")
+    farm.apply(failed(old, cancelled))
+    assert set(farm.machine.idle_workers) == {old.worker, *old.helpers}
+    assert set(farm.machine.workers) - {new.worker, *new.helpers} == {old.worker, *old.helpers}
 
 
 def test_a_cancelled_group_gives_all_its_workers_back():
