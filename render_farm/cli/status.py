@@ -166,6 +166,8 @@ def status_lines(now: RunStatus) -> list[str]:
     if now.late:
         more = "" if len(now.late) <= 5 else f" and {len(now.late) - 5} more"
         lines.append(f"  past their deadline: {', '.join(now.late[:5])}{more}")
+    if now.ray_dashboard and not now.is_over:
+        lines.append(f"  in Ray's dashboard: {now.ray_dashboard}")
     if not now.is_over and now.last_event_s is not None and now.last_event_s > _QUIET_S:
         quiet = duration(now.last_event_s)
         lines.append(f"  nothing was heard of it for {quiet}; if it ended, the same `render` command goes on with it")

@@ -19,6 +19,8 @@ class StepProgress:
     """Of this segment (more than the inference steps when blocks lag behind each other)."""
     num_skipped: int = 0
     """Steps so far that an approximate cache has skipped."""
+    kv_cache_bytes: int = 0
+    """What the keys and values of finished blocks take now, on this rank."""
 
 
 OnStep = Callable[[StepProgress], None]

@@ -143,6 +143,7 @@ def render_window(
                     step=row + 1,
                     num_steps=schedule.num_rows,
                     num_skipped=step_cache.num_skipped if step_cache else 0,
+                    kv_cache_bytes=context.cache.num_bytes if context.cache is not None else 0,
                 )
             )
     return latents

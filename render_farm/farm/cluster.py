@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ class Cluster:
     private: bool
     num_gpus: int
     num_cpus: int
+    dashboard: str = ""
+    """Address of this run's job in Ray's dashboard; empty where there is none."""
 
     def coordinator(self, shape: Any) -> Any:
         """The cluster's coordinator, started when there is none. `shape` is used only then."""
@@ -45,9 +47,9 @@ def resolve_address(address: str | None) -> str:
 
 
 @contextlib.contextmanager
-def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
+def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str] | None = None) -> Iterator[Cluster]:
     """Connect to `local`, `auto` or a Ray address for the length of a block. A private Ray ends with the block.
-    Raises `UsageError` when no Ray answers at the address."""
+    `metadata` is shown with the Ray job. Raises `UsageError` when no Ray answers at the address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = address == "local"
     if not private:
@@ -55,6 +57,7 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
         _use_token_at_hand()
     import ray
 
+    dashboard = ""
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if private:
@@ -66,7 +69,11 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
                 **common,
             )
         else:
-            ray.init(address=address, **common)
+            job_config = ray.job_config.JobConfig(metadata=dict(metadata or {}))
+            context = ray.init(address=address, job_config=job_config, **common)
+            if context.dashboard_url:
+                job_id = ray.get_runtime_context().get_job_id()
+                dashboard = f"http://{context.dashboard_url}/#/jobs/{job_id}"
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"no Ray cluster answers at {address!r}: {' '.join(str(error).split())[:300]}",
@@ -80,6 +87,7 @@ def connect(address: str, *, num_workers: int | None) -> Iterator[Cluster]:
             private=private,
             num_gpus=int(resources.get("GPU", 0)),
             num_cpus=int(resources.get("CPU", 1)) if not private else os.cpu_count() or 1,
+            dashboard=dashboard,
         )
     finally:
         ray.shutdown()

@@ -17,15 +17,18 @@ import ray
 from render_farm.errors import LeaseHeldError, StorageError, UsageError
 from render_farm.farm.errands import Errands
 from render_farm.farm.failures import died
+from render_farm.farm.farm_metrics import FarmMetrics
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun, hold
 from render_farm.farm.live_control import LiveControl
 from render_farm.farm.memory_steps import memory_modes
+from render_farm.farm.ray_metrics import RayMetrics
 from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.snapshot import RunSnapshot
 from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.planning.groups import group_of
+from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import RunState
@@ -48,13 +51,17 @@ class Coordinator:
         self._machine = FarmMachine(shape.policy)
         self._runs: dict[str, HeldRun] = {}
         self._tasks: set[asyncio.Task] = set()
-        self._pool = WorkerPool(shape, on_up=self._worker_up, on_cannot_start=self._stop_all_runs)
+        self._pool = WorkerPool(
+            shape, on_up=self._worker_up, on_cannot_start=self._stop_all_runs, work_for=self._runs_at_work
+        )
         self._watch = HangWatch(shape.timeouts)
+        self._metrics = FarmMetrics(RayMetrics())
         self._errands = Errands(
             self._pool,
             self._runs,
             self._watch,
             group_timeout_s=shape.timeouts.group_s,
+            metrics=self._metrics,
             apply=self._apply,
             on_worker_ended=self._worker_lost,
             on_prompt_missing=self._prompt_missing,
@@ -62,7 +69,11 @@ class Coordinator:
         self._control = LiveControl(self._machine, self._apply)
         self._adding = asyncio.Lock()
         self._text = TextStage(
-            self._pool, shape.policy, takes_a_place=shape.device == "cuda", free_a_place=self._free_a_place
+            self._pool,
+            shape.policy,
+            takes_a_place=shape.device == "cuda",
+            free_a_place=self._free_a_place,
+            on_encoded=self._metrics.encoded,
         )
         self._ticking: asyncio.Task | None = None
         self._wake_at_s = float("inf")
@@ -94,6 +105,7 @@ class Coordinator:
             run.record.log.add(problem, level="warning")
         self._forget_old_runs(spec.run_id)
         self._runs[spec.run_id] = run
+        self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
         for host, reason in run.control.quarantined:
             if not self._machine.hosts.is_quarantined(host):
                 self._apply(ev.QuarantineHost(host=host, reason=reason))
@@ -156,6 +168,8 @@ class Coordinator:
             return
         run.sealed = True
         run.record.state = RunState.RUNNING
+        for worker in self._machine.workers:
+            _log_up(run, worker)
         if self._ticking is None:
             self._ticking = self._spawn(self._tick())
         self._spawn(self._encode_texts(run))
@@ -224,7 +238,9 @@ class Coordinator:
     # --- events in, actions out ---
 
     def _apply(self, event: ev.Event) -> None:
-        actions = self._machine.apply(event, time.monotonic())
+        now = time.monotonic()
+        actions = self._machine.apply(event, now)
+        self._metrics.applied(event, actions, now)
         if isinstance(event, ev.QuarantineHost | ev.ReleaseHost) or any(
             isinstance(action, ev.HostQuarantined) for action in actions
         ):
@@ -284,25 +300,39 @@ class Coordinator:
             return
         for run in self._runs.values():
             if not run.is_over:
-                run.record.log.add(f"worker {worker} ended; a fresh one is started", level="warning")
-        self._apply(ev.WorkerLost(worker=worker, failure=died(worker, error)))
+                text = f"worker {worker} ended; a fresh one is started"
+                run.record.log.add(text, level="warning", kind=EventKind.WORKER_ENDED, worker=worker)
+        failure = died(worker, error)
+        self._metrics.failed(failure)
+        self._apply(ev.WorkerLost(worker=worker, failure=failure))
         self._start_workers()
 
     @property
     def _anything_left(self) -> bool:
         return any(not run.is_over for run in self._runs.values())
 
+    def _runs_at_work(self) -> str:
+        """The runs that are not over, for people who look at Ray's dashboard."""
+        return ", ".join(run_id for run_id, run in self._runs.items() if not run.is_over)
+
     def _start_workers(self) -> None:
         if self._anything_left:
             self._pool.start()
 
     def _worker_up(self, worker: str, host: str) -> None:
+        for run in self._runs.values():
+            if not run.is_over:
+                _log_up(run, worker)
         self._apply(ev.WorkerUp(worker=worker, host=host))
         if not self._anything_left:
             self._spawn(self._let_go(worker))
 
     async def _let_go(self, worker: str) -> None:
         """End an idle worker."""
+        for run in self._runs.values():
+            if not run.is_over:
+                text = f"worker {worker} is let go"
+                run.record.log.add(text, level="debug", kind=EventKind.WORKER_ENDED, worker=worker)
         self._apply(ev.WorkerLost(worker=worker, failure=died(worker)))
         await self._pool.end(worker)
 
@@ -339,6 +369,8 @@ class Coordinator:
             state = RunState.FAILED  # rows that were bad from the start
         try:
             await run.give_back()
+            if not run.lease_lost:
+                self._metrics.lease("given_back")
         finally:  # whatever happens, nobody may wait for this run for ever
             run.record.state = state
             run.over.set()
@@ -354,6 +386,7 @@ class Coordinator:
         run = self._runs.get(run_id)
         if run is not None and not run.is_over:
             run.lease_lost = True
+            self._metrics.lease("lost")
             run.record.stop_reason = f"the run's lease was lost: {reason}"
             run.record.log.add(run.record.stop_reason, level="error")
             self._apply(ev.CancelRun(run_id=run_id, reason=run.record.stop_reason))
@@ -401,6 +434,7 @@ class Coordinator:
             now = time.monotonic()
             self._end_silent_workers(now)
             self._apply(ev.Tick())
+            self._metrics.sample(self._runs, self._machine, now=now, now_unix_s=time.time())
             for run in self._runs.values():
                 if run.due(now):
                     self._spawn(self._write(run))
@@ -444,3 +478,7 @@ class Coordinator:
                     f"worker {work.worker} {doing}; it is ended", job_id=work.film[1], level="warning"
                 )
                 self._pool.kill(work.worker)
+
+
+def _log_up(run: HeldRun, worker: str) -> None:
+    run.record.log.add(f"worker {worker} is up", level="debug", kind=EventKind.WORKER_UP, worker=worker)

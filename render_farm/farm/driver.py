@@ -81,7 +81,10 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals.handled())
         # A private Ray takes seconds to start: it is not, when there is nothing to render.
-        cluster = None if address == "local" else stack.enter_context(connect(address, num_workers=None))
+        metadata = _metadata(source, request)
+        cluster = (
+            None if address == "local" else stack.enter_context(connect(address, num_workers=None, metadata=metadata))
+        )
         device = _device(request, _local_gpus() if cluster is None else cluster.num_gpus)
         dtype = _dtype(request, device)
         _check_attention(request.settings.engine.attention, device)
@@ -108,7 +111,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             ended=prepared.ended,
             render_keys=prepared.render_keys,
             manifest=source.manifest,
-            document=_run_document(source, request, prepared, device),
+            document=_run_document(source, request, prepared, device, cluster.dashboard if cluster else ""),
         )
         if not prepared.entries:
             return _nothing_to_do(spec, request.settings.timeouts.lease_s, on_snapshot)
@@ -229,7 +232,15 @@ def _max_failed(request: RunRequest, num_rows: int) -> int | None:
     return num_rows * int(number) // 100 if text.endswith("%") else int(number)
 
 
-def _run_document(source: _Source, request: RunRequest, prepared: PreparedRun, device: str) -> bytes:
+def _metadata(source: _Source, request: RunRequest) -> dict[str, str]:
+    """What Ray's dashboard says of the job."""
+    manifest = shown_uri(request.manifest) if request.manifest else "--prompt"
+    return {"run_id": source.run_id, "manifest": manifest, "output": shown_uri(request.output)}
+
+
+def _run_document(
+    source: _Source, request: RunRequest, prepared: PreparedRun, device: str, ray_dashboard: str
+) -> bytes:
     document = {
         "schema": "render_farm.run/1",
         "run_id": source.run_id,
@@ -238,6 +249,7 @@ def _run_document(source: _Source, request: RunRequest, prepared: PreparedRun, d
         "num_jobs": len(source.rows),
         "num_films": len(prepared.entries),
         "device": device,
+        "ray_dashboard": ray_dashboard or None,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "render_farm": render_farm.__version__,
     }

@@ -13,6 +13,7 @@ from render_farm.farm.embeddings import MissingEmbeddingError
 from render_farm.farm.failures import classify, died
 from render_farm.farm.film_task import FilmTask, SegmentReport
 from render_farm.farm.group_place import Place
+from render_farm.farm.farm_metrics import FarmMetrics
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun
 from render_farm.farm.helpers import LEAVE_S, Helpers
@@ -32,6 +33,7 @@ class Errands:
         watch: HangWatch,
         *,
         group_timeout_s: float,
+        metrics: FarmMetrics,
         apply: Callable[[ev.Event], None],
         on_worker_ended: Callable[[str, BaseException], None],
         on_prompt_missing: Callable[[str, str], None],
@@ -40,6 +42,7 @@ class Errands:
         self._runs = runs
         self._watch = watch
         self._group_timeout_s = group_timeout_s
+        self._metrics = metrics
         self._apply = apply
         self._on_worker_ended = on_worker_ended
         self._on_prompt_missing = on_prompt_missing
@@ -79,6 +82,7 @@ class Errands:
         if run_id in self._runs:
             record = self._runs[run_id].record
             record.engine_time(action.worker, report.engine_s)
+            self._metrics.rendered(report)
             for note in report.notes:
                 record.log.add(f"{action.worker}: {note}", job_id=job_id)
             if not JobState(record.films[job_id].result.state).ended:
@@ -98,6 +102,7 @@ class Errands:
         if report is None:
             return
         record.engine_time(action.worker, report.engine_s)
+        self._metrics.published(report, fps=task.plan.job.fps)
         record.published(job_id, report)
         self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
 

@@ -36,6 +36,8 @@ class RenderedFilm:
     files: dict[str, Path]
     num_frames: int
     decode_s: float
+    phases: tuple[tuple[str, float], ...] = ()
+    """Seconds of `decode` and `encode` of each segment."""
     seams: tuple[Seam, ...] = ()
 
 
@@ -64,6 +66,7 @@ class FilmOutput:
         """Segments taken so far."""
         self.decode_s = 0.0
         """Decoding, encoding and writing so far."""
+        self._phases: list[tuple[str, float]] = []
         self.on_frame: Callable[[], None] | None = None
         """Called after every frame that is written."""
         self._num_expected = plan.num_frames - plan.num_repeated_frames
@@ -93,6 +96,7 @@ class FilmOutput:
             files=files,
             num_frames=self._writer.num_frames,
             decode_s=round(self.decode_s, 3),
+            phases=tuple(self._phases),
             seams=self._seams.seams(),
         )
 
@@ -118,9 +122,12 @@ class FilmOutput:
         self._write_all(lambda: self._decoder.push(torch.from_numpy(latents)))
 
     def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]]) -> None:
-        started = time.monotonic()
+        begun = started = time.monotonic()
+        decode_s = encode_s = 0.0
         with self._clock.busy():
             for frame in make_frames():
+                decoded = time.monotonic()
+                decode_s += decoded - started
                 if self._closed:
                     raise MediaError("the film was dropped while it was being decoded")
                 if self._writer.num_frames == self._poster_at:
@@ -129,7 +136,10 @@ class FilmOutput:
                 self._seams.add(frame)
                 if self.on_frame is not None:
                     self.on_frame()
-        self.decode_s += time.monotonic() - started
+                started = time.monotonic()
+                encode_s += started - decoded
+        self.decode_s += time.monotonic() - begun
+        self._phases += [("decode", decode_s), ("encode", encode_s)]
 
 
 def _save_latents(latents: np.ndarray, path: Path) -> None:

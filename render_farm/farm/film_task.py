@@ -53,6 +53,8 @@ class SegmentReport:
     """Of denoising, on the worker's clock."""
     engine_s: float = 0.0
     """How long the worker's process has been denoising or decoding so far, in all."""
+    phases: tuple[tuple[str, float], ...] = ()
+    """What was done here (`denoise`, `checkpoint`), with its seconds."""
     notes: tuple[str, ...] = ()
     """What the engine chose, a line each, where it differs from the worker's last segment."""
 
@@ -70,5 +72,7 @@ class FilmReport:
     """What finishing took: waiting for the decoder, encoding, publishing."""
     engine_s: float = 0.0
     """As of `SegmentReport`."""
+    phases: tuple[tuple[str, float], ...] = ()
+    """What was done here (`decode` and `encode` of each segment, `upload`), with its seconds."""
     seam_score: float | None = None
     """Of its most visible join (`media/seams.py`); None without one."""

@@ -47,6 +47,7 @@ from render_farm.storage.checkpoints import (
 from render_farm.storage.claims import claim_job
 from render_farm.storage.done import read_done
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
+from render_farm.storage.meter import StorageMeter
 from render_farm.storage.publish import finish_publish, pending_commit, publish
 from render_farm.storage.scratch import clear_abandoned
 from render_farm.storage.store import Store, open_store
@@ -114,6 +115,10 @@ class FilmWorker:
         self._stopped: set[int] = set()
         self._preempted_s: float | None = None
         self._clock = BusyClock()
+        self.meter = StorageMeter()
+        """What it moves from and to storage."""
+        self.kv_cache_bytes = 0
+        """What the segment in work keeps of finished blocks."""
         clear_abandoned()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._texts: dict[tuple[str, str], Tensor] = {}
@@ -163,7 +168,7 @@ class FilmWorker:
         when another worker of the group fails."""
         with self._rendering:
             self._check_goes_on(task)
-            store = open_store(task.output)
+            store = open_store(task.output, meter=self.meter)
             engine = self._load(task.model)
             try:
                 film = self._begun(store, task, segment)
@@ -182,7 +187,7 @@ class FilmWorker:
         import torch
 
         self._check_goes_on(task)
-        store = open_store(task.output)
+        store = open_store(task.output, meter=self.meter)
         engine = self._load(task.model)
         claim_job(store, task.run_id, task.film)
         film = self._begun(store, task, segment)
@@ -200,7 +205,8 @@ class FilmWorker:
         latents = self._denoise(
             store, engine, task, film, segment, work=work, place=place, keeper=keeper, on_step=on_step
         )
-        seconds = time.monotonic() - started
+        rendered = time.monotonic()
+        seconds = rendered - started
         decisions = engine.decisions(task.plan, segment)
         meta = SegmentMeta(
             attempt=self._attempt(),
@@ -219,6 +225,7 @@ class FilmWorker:
             film = self._film(store, task)
             self._check_begun(film, segment + 1, task)
             return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
+        stored = time.monotonic()
         keeper.clear()
         film.latents.append(latents)
         self._decode_begun(engine, task, film)
@@ -226,6 +233,7 @@ class FilmWorker:
             segment=segment,
             seconds=seconds,
             engine_s=self._clock.total_s,
+            phases=(("denoise", seconds), ("checkpoint", stored - rendered)),
             notes=(*keeper.notes, *self._news(engine.notes(task.plan, segment))),
         )
 
@@ -271,21 +279,25 @@ class FilmWorker:
                     raise PreemptedError(f"{where}, for this worker was asked to end")
                 if not goes_on:
                     raise GroupError(f"{where}, for another worker of its group stops")
+                self.kv_cache_bytes = progress.kv_cache_bytes
                 if on_step is not None:
                     on_step(progress)
 
             with torch.inference_mode(), self._clock.busy():
-                return engine.render_segment(
-                    task.plan,
-                    segment,
-                    history=history,
-                    embeddings=embeddings,
-                    conditioning=conditioning,
-                    loras=loras,
-                    group=group,
-                    keeper=keeper if task.step_checkpoint_s > 0 and group is None else None,
-                    on_step=step,
-                ).numpy()
+                try:
+                    return engine.render_segment(
+                        task.plan,
+                        segment,
+                        history=history,
+                        embeddings=embeddings,
+                        conditioning=conditioning,
+                        loras=loras,
+                        group=group,
+                        keeper=keeper if task.step_checkpoint_s > 0 and group is None else None,
+                        on_step=step,
+                    ).numpy()
+                finally:
+                    self.kv_cache_bytes = 0
 
     def finish_film(
         self, task: FilmTask, *, attempts: int = 1, on_progress: Callable[[], None] | None = None
@@ -295,7 +307,8 @@ class FilmWorker:
         `on_progress` is called now and then while it goes on.
         """
         started = time.monotonic()
-        store = open_store(task.output)
+        store = open_store(task.output, meter=self.meter)
+        phases: tuple[tuple[str, float], ...] = ()
         claim = claim_job(store, task.run_id, task.film)
         if self._is_committed(store, task):
             job = finish_publish(store, task.film, claim)
@@ -312,7 +325,7 @@ class FilmWorker:
                 document = self._document(task, film.state, attempts, rendered)
                 if on_progress is not None:
                     on_progress()
-                attempt = self._attempt()
+                attempt, upload_began = self._attempt(), time.monotonic()
                 patience = Patience(task.patience_s)
                 job = patience(
                     lambda: (
@@ -327,6 +340,7 @@ class FilmWorker:
                         ).job
                     )
                 )
+                phases = (*rendered.phases, ("upload", time.monotonic() - upload_began))
             finally:
                 self._forget(task.film)
         store.delete_tree(FilmKeys(film=task.film).attempts)
@@ -337,6 +351,7 @@ class FilmWorker:
             render_s=sum(float(segment["seconds"]) for segment in job.get("segments", ())),
             seconds=time.monotonic() - started,
             engine_s=self._clock.total_s,
+            phases=phases,
             seam_score=job.get("seam_score"),
         )
 
@@ -357,6 +372,11 @@ class FilmWorker:
             store.delete(keys.job)
         store.delete(FilmKeys(film=task.film).commit)
         return False
+
+    @property
+    def engine_s(self) -> float:
+        """How long it has been denoising or decoding so far."""
+        return self._clock.total_s
 
     def stop(self, work: int) -> None:
         """Have the segment rendered under the number `work` end with `Cancelled` at its next step."""

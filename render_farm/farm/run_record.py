@@ -78,6 +78,7 @@ class RunRecord:
         self._engine_s: dict[str, float] = {}
         self.segments_done = 0
         self.num_segments = 0
+        self.steps_made = 0
 
     @property
     def state(self) -> RunState:
@@ -146,6 +147,7 @@ class RunRecord:
             self._first_step_s, self._work_at_first_step = now, self._work_done
         self._work_done += film.entry.costs[segment] * made / num_steps
         self._steps.append((now, made))
+        self.steps_made += made
         while self._steps and self._steps[0][0] < now - _RATE_OVER_S:
             self._steps.popleft()
         self._changed.add(job_id)  # steps are shown, and not made durable
@@ -270,7 +272,7 @@ class RunRecord:
             num_segments=self.num_segments,
             segments_done=self.segments_done,
             steps_per_s=round(self._steps_per_s(), 2),
-            eta_s=self._eta_s(),
+            eta_s=self.eta_s,
             num_workers=workers,
             workers_busy=busy,
             engine_s=round(sum(self._engine_s.values()), 3),
@@ -285,7 +287,9 @@ class RunRecord:
         span = time.monotonic() - self._steps[0][0]
         return sum(made for _, made in self._steps) / span if span > 0 else 0.0
 
-    def _eta_s(self) -> float | None:
+    @property
+    def eta_s(self) -> float | None:
+        """Until all its work is done, by its pace so far; None before there is one."""
         if self._first_step_s is None:
             return None
         span, made = time.monotonic() - self._first_step_s, self._work_done - self._work_at_first_step

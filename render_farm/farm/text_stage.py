@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.failures import classify
 from render_farm.farm.run_record import RunRecord
+from render_farm.farm.text_worker import TextReport
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.observability.events import EventKind
 from render_farm.scheduling.retry import Failure, RetryPolicy, judge
@@ -24,11 +25,13 @@ class TextStage:
         *,
         takes_a_place: bool,
         free_a_place: Callable[[], Awaitable[None]],
+        on_encoded: Callable[[TextReport], None],
     ) -> None:
         self._pool = pool
         self._policy = policy
         self._takes_a_place = takes_a_place
         self._free_a_place = free_a_place
+        self._on_encoded = on_encoded
         self._turn = asyncio.Lock()
 
     async def encode(self, record: RunRecord, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
@@ -47,7 +50,8 @@ class TextStage:
                     record.log.add(record.note, level="debug", kind=EventKind.TEXT_STARTED)
                     if self._takes_a_place:
                         await self._free_a_place()
-                    await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
+                    report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
+                    self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
                     failure = classify(error)
                     verdict = judge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -14,12 +15,16 @@ from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.film_worker import FilmWorker
 from render_farm.farm.group_place import Place
 from render_farm.farm.notice import on_signal
+from render_farm.farm.ray_metrics import RayMetrics
+from render_farm.farm.worker_log import log_to_ray
+from render_farm.farm.worker_metrics import WorkerMetrics
 
 if TYPE_CHECKING:
     from render_farm.engine.progress import StepProgress
 
 _REPORT_EVERY_S = 0.25
 _ALIVE_EVERY_S = 1.0
+log = logging.getLogger(__name__)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -31,6 +36,7 @@ class RenderWorker:
         name: str,
         coordinator: Any,
         *,
+        runs: str,
         device: str,
         dtype: str | None,
         num_threads: int | None,
@@ -38,11 +44,17 @@ class RenderWorker:
         options: EngineOptions,
     ) -> None:
         self._name = name
+        self._runs = runs
         self._coordinator = coordinator
+        log_to_ray()
         self._worker = FilmWorker(
             name, device=device, dtype=dtype, num_threads=num_threads, cache_folder=cache_folder, options=options
         )
+        self._metrics = WorkerMetrics(self._worker, RayMetrics())
         on_signal(signal.SIGTERM, self._worker.preempt)
+
+    def __repr__(self) -> str:
+        return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
 
     def ready(self) -> dict[str, Any]:
         """Load what every job needs and say where this is."""
@@ -65,6 +77,7 @@ class RenderWorker:
     def render_segment(self, task: FilmTask, segment: int, work: int, place: Place | None = None) -> SegmentReport:
         """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""
         last = 0.0
+        log.info("run %s: segment %d of film %s begins", task.run_id, segment + 1, task.job_id)
 
         def on_step(progress: StepProgress) -> None:
             nonlocal last
@@ -78,6 +91,7 @@ class RenderWorker:
     def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
         """See `FilmWorker.finish_film`; that it goes on is reported to the coordinator now and then."""
         last = time.monotonic()
+        log.info("run %s: film %s is being finished", task.run_id, task.job_id)
 
         def on_progress() -> None:
             nonlocal last
@@ -94,4 +108,5 @@ class RenderWorker:
 
     def close(self) -> None:
         """Drop all films; the actor may be killed then."""
+        self._metrics.close()
         self._worker.close()

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from render_farm.farm.run_spec import FarmShape
-from render_farm.farm.text_worker import TextWorker
+from render_farm.farm.text_worker import TextReport, TextWorker
 from render_farm.farm.worker import RenderWorker
 
 _START_ATTEMPTS = 3
@@ -22,11 +22,18 @@ class WorkerPool:
     """Keeps `shape.num_workers` workers alive from the first `start` on. A restarted worker has a new name."""
 
     def __init__(
-        self, shape: FarmShape, *, on_up: Callable[[str, str], None], on_cannot_start: Callable[[str], None]
+        self,
+        shape: FarmShape,
+        *,
+        on_up: Callable[[str, str], None],
+        on_cannot_start: Callable[[str], None],
+        work_for: Callable[[], str],
     ) -> None:
+        """`work_for` names the runs that a worker is started for."""
         self._shape = shape
         self._on_up = on_up
         self._on_cannot_start = on_cannot_start
+        self._work_for = work_for
         self._handles: dict[str, Any] = {}
         self._places: dict[int, str] = {}
         self._generation = 0
@@ -81,6 +88,7 @@ class WorkerPool:
         ).remote(
             name,
             me,
+            runs=self._work_for(),
             device=shape.device,
             dtype=shape.dtype,
             num_threads=shape.num_threads,
@@ -141,7 +149,7 @@ class WorkerPool:
         await self.end(worker)
         self.start()
 
-    async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> int:
+    async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> TextReport:
         """Encode prompts in a process that ends afterwards, and the encoder with it."""
         shape = self._shape
         # No CPU is reserved: the workers may hold them all, and wait for what this one makes.

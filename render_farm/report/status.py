@@ -52,6 +52,8 @@ class RunStatus:
     late: list[str] = field(default_factory=list)
     """Jobs whose deadline has passed and that are not done."""
     report: str = ""
+    ray_dashboard: str | None = None
+    """The run's job in Ray's dashboard, when it is rendered on a cluster that has one."""
 
     @property
     def is_over(self) -> bool:
@@ -91,6 +93,7 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
         ],
         late=_late(folder, results, now_s),
         report=f"{root_uri}/_runs/{folder.run_id}/report.html",
+        ray_dashboard=folder.document.get("ray_dashboard"),
     )
 
 

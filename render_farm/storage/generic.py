@@ -15,6 +15,7 @@ import fsspec
 from render_farm.errors import NotFoundError, StorageError, StorageUnavailableError, UsageError
 from render_farm.storage.files import write_atomically
 from render_farm.storage.local import open_local
+from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
 from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix, content_type_for, protocol_of
 
 _memory_lock = threading.RLock()
@@ -37,24 +38,29 @@ class FsspecStore(Store):
 
     def read_bytes(self, key: str) -> bytes:
         with self._doing("read", key):
-            return self._fs.cat_file(self._path(key))
+            data = self._fs.cat_file(self._path(key))
+        self.meter.moved(READ, len(data))
+        return data
 
     def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
         with self._doing("write", key):
             self._make_parent(key)
             self._fs.pipe_file(self._path(key), data, **self._kind(key, content_type))
+        self.meter.moved(WRITTEN, len(data))
 
     def put_file(self, local_path: str | os.PathLike[str], key: str, content_type: str | None = None) -> None:
         open_local(local_path).close()
         with self._doing("write", key):
             self._make_parent(key)
             self._fs.put_file(os.fspath(local_path), self._path(key), **self._kind(key, content_type))
+        self.meter.moved(WRITTEN, Path(local_path).stat().st_size)
 
     def get_file(self, key: str, local_path: str | os.PathLike[str]) -> None:
         if not self.exists(key):
             raise NotFoundError(f"cannot read {self.uri(key)}: there is no such object")
         with self._doing("read", key), write_atomically(Path(local_path)) as file:
             self._fs.get_file(self._path(key), file.name)
+            self.meter.moved(READ, Path(file.name).stat().st_size)
 
     def create(self, key: str, data: bytes, content_type: str | None = None) -> bool:
         with self._doing("create", key):
@@ -63,6 +69,7 @@ class FsspecStore(Store):
                 self._fs.pipe_file(self._path(key), data, mode="create", **self._kind(key, content_type))
             except FileExistsError:
                 return False
+        self.meter.moved(WRITTEN, len(data))
         return True
 
     def exists(self, key: str) -> bool:
@@ -136,6 +143,8 @@ class FsspecStore(Store):
         except FileNotFoundError as error:
             raise NotFoundError(f"cannot {operation} {where}: there is no such object") from error
         except PermissionError as error:
+            self.meter.failed(operation, GIVEN_UP)
             raise StorageUnavailableError(f"cannot {operation} {where}: {error}", advice="check credentials") from error
         except OSError as error:
+            self.meter.failed(operation, GIVEN_UP)
             raise StorageError(f"cannot {operation} {where}: {error}") from error

@@ -104,7 +104,8 @@ def acquire(
             if seen is not None and not seen.released:
                 log.warning("run %s: taking over from %s, which is gone", run_id, seen.holder)
             if _put(store, keys, Lease(number=number, holder=holder)):
-                return LeaseHandle(store, run_id, holder, number, timing)
+                is_taken_over = seen is not None and not seen.released
+                return LeaseHandle(store, run_id, holder, number, timing, is_taken_over=is_taken_over)
         elif num_signs > 0 and clock() - started >= wait_s:
             raise LeaseHeldError(
                 f"run {run_id} is held by {seen.holder}",
@@ -120,10 +121,21 @@ def acquire(
 class LeaseHandle:
     """A held lease. Not shared between threads (`LeaseKeeper` guards it)."""
 
-    def __init__(self, store: Store, run_id: str, holder: Holder, number: int, timing: LeaseTiming) -> None:
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        holder: Holder,
+        number: int,
+        timing: LeaseTiming,
+        *,
+        is_taken_over: bool = False,
+    ) -> None:
         self.run_id = run_id
         self.holder = holder
         self.timing = timing
+        self.is_taken_over = is_taken_over
+        """From a holder that fell silent or died, and did not give it back."""
         self._store = store
         self._keys = RunKeys(run_id=run_id)
         self._number = number
@@ -164,6 +176,11 @@ class LeaseKeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{handle.run_id}", daemon=True)
         self._thread.start()
+
+    @property
+    def is_taken_over(self) -> bool:
+        """As of `LeaseHandle`."""
+        return self._handle.is_taken_over
 
     def stop(self, *, release: bool = True) -> None:
         """End the renewals and, with `release`, give the lease back. StorageError from the release passes."""

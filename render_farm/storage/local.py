@@ -18,6 +18,7 @@ from render_farm.storage.files import (
     sweep_parts,
     write_atomically,
 )
+from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
 from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix
 
 
@@ -33,27 +34,35 @@ class LocalStore(Store):
 
     def read_bytes(self, key: str) -> bytes:
         with self._doing("read", key):
-            return self._path(key).read_bytes()
+            data = self._path(key).read_bytes()
+        self.meter.moved(READ, len(data))
+        return data
 
     def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
         with self._doing("write", key), write_atomically(self._path(key)) as file:
             file.write(data)
+        self.meter.moved(WRITTEN, len(data))
 
     def put_file(self, local_path: str | os.PathLike[str], key: str, content_type: str | None = None) -> None:
         with open_local(local_path) as reader, self._doing("write", key), write_atomically(self._path(key)) as writer:
             copy_stream(reader, writer)
+            self.meter.moved(WRITTEN, writer.tell())
 
     def get_file(self, key: str, local_path: str | os.PathLike[str]) -> None:
         with self._doing("read", key), open(self._path(key), "rb") as reader:
             try:
                 with write_atomically(Path(local_path)) as writer:
                     copy_stream(reader, writer)
+                    self.meter.moved(READ, writer.tell())
             except OSError as error:
                 raise from_os_error(error, "write", str(local_path)) from error
 
     def create(self, key: str, data: bytes, content_type: str | None = None) -> bool:
         with self._doing("create", key):
-            return create_exclusively(self._path(key), data)
+            is_created = create_exclusively(self._path(key), data)
+        if is_created:
+            self.meter.moved(WRITTEN, len(data))
+        return is_created
 
     def exists(self, key: str) -> bool:
         with self._doing("look for", key):
@@ -119,7 +128,10 @@ class LocalStore(Store):
             yield
         except OSError as error:
             where = str(self._root / key) + (f" to {self._root / to}" if to else "")
-            raise from_os_error(error, operation, where) from error
+            found = from_os_error(error, operation, where)
+            if not isinstance(found, NotFoundError):
+                self.meter.failed(operation, GIVEN_UP)
+            raise found from error
 
 
 def open_local(path: str | os.PathLike[str]):

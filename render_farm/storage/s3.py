@@ -22,6 +22,7 @@ from render_farm.errors import NotFoundError
 from render_farm.storage.failures import from_s3_error, is_transient, s3_code
 from render_farm.storage.files import write_atomically
 from render_farm.storage.local import open_local
+from render_farm.storage.meter import GIVEN_UP, READ, TRIED_AGAIN, WRITTEN
 from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix, content_type_for
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,9 @@ class S3Store(Store):
     def read_bytes(self, key: str) -> bytes:
         path = self._path(key)
         # max_concurrency=1 reads in one request; otherwise s3fs asks for the size first.
-        return self._run("read", key, lambda: self._fs.cat_file(path, max_concurrency=1))
+        data = self._run("read", key, lambda: self._fs.cat_file(path, max_concurrency=1))
+        self.meter.moved(READ, len(data))
+        return data
 
     def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
         path, details = self._path(key), self._details(key, content_type)
@@ -91,6 +94,7 @@ class S3Store(Store):
         def download() -> None:
             with write_atomically(target) as file:
                 self._fs.get_file(path, file.name, chunksize=self.options.part_bytes)
+                self.meter.moved(READ, Path(file.name).stat().st_size)
 
         self._run("read", key, download)
 
@@ -227,6 +231,7 @@ class S3Store(Store):
                 raise TimeoutError(str(error) or f"{num_bytes} bytes were not taken within {limit_s:.0f} s") from error
 
         sync(self._fs.loop, limited)
+        self.meter.moved(WRITTEN, num_bytes)
 
     def _run(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
         started, delay_s = time.monotonic(), self.options.first_delay_s
@@ -238,7 +243,11 @@ class S3Store(Store):
                 last = num_done == self.options.num_tries or spent_s + delay_s > self.options.give_up_after_s
                 if last or not is_transient(error):
                     where = f"s3://{self._bucket}/{self._prefix}{key}".removesuffix("/")
-                    raise from_s3_error(error, operation, where, self._endpoint()) from error
+                    found = from_s3_error(error, operation, where, self._endpoint())
+                    if not isinstance(found, NotFoundError):
+                        self.meter.failed(operation, GIVEN_UP)
+                    raise found from error
+                self.meter.failed(operation, TRIED_AGAIN)
                 log.info("%s %s: %s; again in %.2f s", operation, key, error, delay_s)
             time.sleep(delay_s)
             delay_s *= 3

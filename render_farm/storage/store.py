@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from render_farm.errors import UsageError
 from render_farm.storage.files import PART_PREFIX
+from render_farm.storage.meter import StorageMeter
 
 _CONTENT_TYPES = {
     ".mp4": "video/mp4",
@@ -69,6 +70,8 @@ class Store(ABC):
     def __init__(self, root_uri: str, options: StoreOptions) -> None:
         self.root_uri = root_uri
         self.options = options
+        self.meter = StorageMeter()
+        """What it moves and fails at."""
 
     def __reduce__(self) -> tuple:
         return open_store, (self.root_uri, self.options)
@@ -145,14 +148,23 @@ class Store(ABC):
         uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many."""
 
 
-def open_store(uri: str | os.PathLike[str], options: StoreOptions | None = None) -> Store:
+def open_store(
+    uri: str | os.PathLike[str], options: StoreOptions | None = None, *, meter: StorageMeter | None = None
+) -> Store:
     """Open the store at `uri`: a folder's path, `file://`, `s3://bucket/prefix`, `memory://name`, or any protocol
     that fsspec has a package for. Nothing is contacted or created yet. UsageError when `uri` is not usable.
 
     For S3, endpoint and credentials are what botocore finds (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, profiles, roles).
+    `meter` counts what is moved; a pickled store has a new one.
     """
+    store = _open(uri, options or StoreOptions())
+    if meter is not None:
+        store.meter = meter
+    return store
+
+
+def _open(uri: str | os.PathLike[str], options: StoreOptions) -> Store:
     text = os.fspath(uri)
-    options = options or StoreOptions()
     protocol = protocol_of(text)
     if protocol == "file":
         from render_farm.storage.local import LocalStore
