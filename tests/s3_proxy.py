@@ -21,6 +21,7 @@ class FaultyProxy(ThreadingHTTPServer):
     `503`: answers so without passing on. `lost`: passes on, then hangs up without an answer. `cut`: passes on, and
     hangs up in the middle of the answer's body. `plain`: passes on without If-None-Match, as a server that ignores it.
     `500`, `slow` (half a second to three late), `silent` (no answer until `speak`). `storm` draws them at random.
+    `refused`: what is stored under a name that ends so gets a 503 always.
     """
 
     daemon_threads = True
@@ -30,6 +31,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.target = urlsplit(target).netloc
         self.faults: list[str] = []
         self.num_requests = 0
+        self.refused = ""
         self.lock = threading.Lock()
         self.storm: random.Random | None = None
         self.speak = threading.Event()
@@ -68,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.speak.wait()
         fault = self.server.next_fault()
+        if self.server.refused and self.command == "PUT" and self.path.partition("?")[0].endswith(self.server.refused):
+            fault = "503"
         if fault in ("500", "503"):
             code = {"500": "InternalError", "503": "ServiceUnavailable"}[fault]
             self._answer(int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())

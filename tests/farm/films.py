@@ -50,10 +50,15 @@ def render(*arguments: str, timeout_s: float = 240, **environment: str) -> subpr
     )
 
 
-def start_render(*arguments: str) -> subprocess.Popen[str]:
+def start_render(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """The same in the background, in a process group of its own as a shell starts it."""
     return subprocess.Popen(
-        command("render", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+        command("render", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        env={**os.environ, **environment},
     )
 
 

@@ -1,0 +1,115 @@
+"""Prometheus alerts of the farm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import yaml
+
+from dashboards.queries import grown, or_zero, series, total
+from render_farm.observability import metrics as m
+
+
+class Severity(StrEnum):
+    """Who should act when."""
+
+    PAGE = "page"
+    """Somebody, now: the night will not be done without."""
+    TICKET = "ticket"
+    """Somebody, in the morning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """One alert."""
+
+    name: str
+    expr: str
+    lasts: str
+    """How long it must hold."""
+    severity: Severity
+    summary: str
+    advice: str
+
+
+_FAILED_SHARE = f"{total(m.JOBS, state='failed')} / clamp_min({total(m.JOBS, state='done|failed')}, 1)"
+_IS_RUNNING = f"{total(m.RUNS, state='running')} > 0"
+_NO_STEPS = f"({or_zero(grown(m.STEPS, over='20m'))}) == 0"
+_NO_ENDS = f"({or_zero(grown(m.JOBS_ENDED, over='20m'))}) == 0"
+
+ALERTS: tuple[Alert, ...] = (
+    Alert(
+        name="RenderFarmBehindDeadline",
+        expr=f"min({series(m.DEADLINE_SLACK)}) < 0",
+        lasts="5m",
+        severity=Severity.PAGE,
+        summary="A run will end {{ $value | humanizeDuration }} from its last deadline, by its pace.",
+        advice="Add workers, cancel what matters less, or raise the priority of what must be done: "
+        "`render-farm status RUN` names the films, `render-farm priority RUN JOB 90` moves them.",
+    ),
+    Alert(
+        name="RenderFarmDeadlinePassed",
+        expr=f"max({series(m.LATE_JOBS)}) > 0",
+        lasts="1m",
+        severity=Severity.TICKET,
+        summary="{{ $value }} films have passed their deadline and are not done.",
+        advice="`render-farm status RUN` names them.",
+    ),
+    Alert(
+        name="RenderFarmManyFailures",
+        expr=f"({_FAILED_SHARE}) > 0.1",
+        lasts="5m",
+        severity=Severity.PAGE,
+        summary="{{ $value | humanizePercentage }} of the films that ended have failed.",
+        advice="`render-farm status RUN` groups them by cause, with advice; `--max-failed` stops a run by itself.",
+    ),
+    Alert(
+        name="RenderFarmNoProgress",
+        expr=f"({_IS_RUNNING}) and on() ({_NO_STEPS}) and on() ({_NO_ENDS})",
+        lasts="10m",
+        severity=Severity.PAGE,
+        summary="A run goes on, but for 20 minutes no denoising step was made and no film ended.",
+        advice="`render-farm explain RUN JOB` says what a film waits for; `render-farm logs RUN` what happened last.",
+    ),
+    Alert(
+        name="RenderFarmHostQuarantined",
+        expr=f"max({series(m.QUARANTINED_HOSTS)}) > 0",
+        lasts="1m",
+        severity=Severity.TICKET,
+        summary="{{ $value }} hosts get no work, because their workers kept failing.",
+        advice="`render-farm hosts list RUN` says why; `render-farm hosts release RUN HOST` gives it work again.",
+    ),
+    Alert(
+        name="RenderFarmStorageFails",
+        expr=f"{grown(m.STORAGE_ERRORS, over='15m', outcome='given_up')} > 0",
+        lasts="1m",
+        severity=Severity.PAGE,
+        summary="{{ $value }} requests to the output's storage were given up within 15 minutes.",
+        advice="`render-farm doctor --output URI` tries to write, read and delete there. Workers keep what they "
+        "rendered for `cluster_patience_s` (10 minutes).",
+    ),
+    Alert(
+        name="RenderFarmStorageFalters",
+        expr=f"{grown(m.STORAGE_ERRORS, over='15m', outcome='tried_again')} > 50",
+        lasts="5m",
+        severity=Severity.TICKET,
+        summary="{{ $value }} requests to the output's storage were tried again within 15 minutes.",
+        advice="Throttling or a server in trouble; `dashboards/storage.json` shows which operations.",
+    ),
+)
+
+
+def rules_yaml() -> str:
+    """The rules as Prometheus reads them."""
+    rules = [
+        {
+            "alert": alert.name,
+            "expr": alert.expr,
+            "for": alert.lasts,
+            "labels": {"severity": str(alert.severity)},
+            "annotations": {"summary": alert.summary, "description": alert.advice},
+        }
+        for alert in ALERTS
+    ]
+    return yaml.safe_dump({"groups": [{"name": "render_farm", "rules": rules}]}, sort_keys=False, width=110)
