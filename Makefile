@@ -14,7 +14,7 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo test lint bench chaos fuzz format clean venv
+.PHONY: help demo test lint bench chaos fuzz monitoring format clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench  the benchmarks of tests/benchmarks/"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
 	@echo "make fuzz   10,000 damaged manifests and state files for each fuzz test"
+	@echo "make monitoring  Prometheus (and Grafana where installed) against the Ray of this machine"
 	@echo "make clean  remove what make created"
 
 venv: $(READY)
@@ -41,6 +42,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+monitoring:
+	bash cluster/monitoring.sh
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -46,7 +46,7 @@ ALERTS: tuple[Alert, ...] = (
         severity=Severity.PAGE,
         summary="A run will end {{ $value | humanizeDuration }} from its last deadline, by its pace.",
         advice="Add workers, cancel what matters less, or raise the priority of what must be done: "
-        "`render-farm status RUN` names the films, `render-farm priority RUN JOB 90` moves them.",
+        "`render-farm status RUN` names the films, `render-farm priority RUN JOB --to 90` moves them.",
     ),
     Alert(
         name="RenderFarmDeadlinePassed",

@@ -27,8 +27,8 @@ from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.snapshot import RunSnapshot
 from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
-from render_farm.planning.groups import group_of
 from render_farm.observability.events import EventKind
+from render_farm.planning.groups import group_of
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import RunState

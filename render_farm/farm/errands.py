@@ -11,9 +11,9 @@ from ray.exceptions import RayActorError
 
 from render_farm.farm.embeddings import MissingEmbeddingError
 from render_farm.farm.failures import classify, died
+from render_farm.farm.farm_metrics import FarmMetrics
 from render_farm.farm.film_task import FilmTask, SegmentReport
 from render_farm.farm.group_place import Place
-from render_farm.farm.farm_metrics import FarmMetrics
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun
 from render_farm.farm.helpers import LEAVE_S, Helpers

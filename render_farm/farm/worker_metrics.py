@@ -58,10 +58,11 @@ class WorkerMetrics:
 
     def _work(self) -> None:
         while not self._closed.wait(self._every_s):
-            self._say()
-        self._say()
+            self.say()
+        self.say()
 
-    def _say(self) -> None:
+    def say(self) -> None:
+        """Say how things are now; the thread does."""
         now, engine_s, place = time.monotonic(), self._worker.engine_s, self._place
         self._sink.add(WORKER_SECONDS, now - self._since, worker=place)
         self._sink.add(BUSY_SECONDS, engine_s - self._engine_s, worker=place)
