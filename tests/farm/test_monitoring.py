@@ -18,7 +18,10 @@ from dashboards.alerts import ALERTS, rules_yaml
 from dashboards.generate import PAGES
 from dashboards.queries import RATE
 from dashboards.servers import SERVICE_DISCOVERY, scrape_yaml
+from render_farm.observability.events import EventKind
 from render_farm.observability.metrics import METRICS
+from render_farm.report.run_folder import RunFolderReader
+from render_farm.storage.store import open_store
 from tests import prometheus
 from tests.farm import films
 from tests.farm.test_running_cluster import RAY
@@ -105,10 +108,12 @@ def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
         known = {label.name for metric in METRICS for label in metric.labels}
         ray_s = {"__name__", "job", "instance", "le", "Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
         assert labels <= known | ray_s
-    assert_found_in_rays_dashboard(s3_uri, address)
+    assert_found_in_rays_dashboard(s3_uri)
+    events = RunFolderReader(open_store(s3_uri), "watched").read().events
+    assert {event.worker for event in events if event.kind == EventKind.WORKER_UP} == {"worker-0.1", "worker-1.2"}
 
 
-def assert_found_in_rays_dashboard(output: str, address: str) -> None:
+def assert_found_in_rays_dashboard(output: str) -> None:
     """`status` links to the Ray job, which says which run it is; actors are listed with their run."""
     status = subprocess.run(
         films.command("status", "watched", "--output", output, "--json"), capture_output=True, text=True, timeout=60
