@@ -37,7 +37,7 @@ from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import JobState
 
-_SAMPLE_EVERY_S = 2.0
+_SAMPLE_EVERY_S = 5.0
 _CANCELLED = "Cancelled"
 
 

@@ -18,16 +18,3 @@ class MetricSink(Protocol):
 
     def observe(self, metric: Metric, value: float, **labels: str) -> None:
         """A histogram gets one more value."""
-
-
-class NoMetrics:
-    """A sink that forgets."""
-
-    def add(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        pass
-
-    def set(self, metric: Metric, value: float, **labels: str) -> None:
-        pass
-
-    def observe(self, metric: Metric, value: float, **labels: str) -> None:
-        pass
