@@ -28,7 +28,6 @@ from render_farm.farm.snapshot import RunSnapshot
 from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.observability.events import EventKind
-from render_farm.planning.groups import group_of
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import RunState
@@ -155,7 +154,8 @@ class Coordinator:
                     adapters=entry.task.plan.job.adapters,
                     priority=entry.priority,
                     deadline_s=entry.deadline_s,
-                    group_size=group_of(entry.task.plan.job).size,
+                    group_size=entry.group.size,
+                    joined_sizes=tuple(shape.size for shape in entry.joined),
                     num_memory_modes=len(memory_modes(entry.task.plan, self._shape.device)),
                 )
             )

@@ -34,7 +34,6 @@ from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.uris import shown_uri
 from render_farm.planning import ModelFacts
-from render_farm.planning.groups import group_of
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.scheduling.states import RunState, exit_code, run_state
 from render_farm.storage.layout import check_id
@@ -197,9 +196,10 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
     most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, _MOST_CPU_WORKERS)
     if request.num_workers is not None and request.num_workers < 1:
         raise UsageError(f"--workers: {request.num_workers} is less than 1")
-    largest = max(entries, key=lambda entry: group_of(entry.task.plan.job).size)
-    group = group_of(largest.task.plan.job)
-    num_workers = request.num_workers or max(1, min(most, max(len(entries), group.size)))
+    largest = max(entries, key=lambda entry: entry.group.size)
+    group = largest.group
+    useful = max(group.size, sum(entry.most_workers for entry in entries))
+    num_workers = request.num_workers or max(1, min(most, useful))
     if group.size > num_workers:
         raise UsageError(
             f"job {largest.task.job_id} asks for {group}: {group.size} workers for one segment, and this run "

@@ -19,6 +19,7 @@ from render_farm.farm.held_run import HeldRun
 from render_farm.farm.helpers import LEAVE_S, Helpers
 from render_farm.farm.memory_steps import at_step
 from render_farm.farm.worker_pool import WorkerPool
+from render_farm.planning.groups import GroupShape
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.states import JobState
 
@@ -60,10 +61,11 @@ class Errands:
             model=task.model,
             step_cost=record.films[job_id].entry.step_cost(action.segment),
         )
+        shape = record.films[job_id].entry.group_of_size(1 + len(action.helpers))
         record.started(job_id, action.worker, "denoise")
         record.log.add(
             f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
-            + (f" with {', '.join(action.helpers)}" if action.helpers else "")
+            + (f" with {', '.join(action.helpers)} ({shape})" if action.helpers else "")
             + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
             job_id=job_id,
             level="debug",
@@ -71,7 +73,7 @@ class Errands:
         if action.memory_step:
             task = replace(task, plan=at_step(task.plan, action.memory_step, self._pool.device))
         if action.helpers:
-            await self._render_together(action, number, task)
+            await self._render_together(action, number, task, shape)
             return
         report = await self._ask(action, number, "render_segment", task, action.segment, number)
         if report is not None:
@@ -86,7 +88,7 @@ class Errands:
             for note in report.notes:
                 record.log.add(f"{action.worker}: {note}", job_id=job_id)
             if not JobState(record.films[job_id].result.state).ended:
-                record.segment_done(job_id, report.seconds)
+                record.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
         self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment, staying=staying))
 
     async def finish(self, action: ev.FinishFilm) -> None:
@@ -134,9 +136,10 @@ class Errands:
             self._watch.end(number)
         return None
 
-    async def _render_together(self, action: ev.RenderSegment, number: int, task: FilmTask) -> None:
+    async def _render_together(self, action: ev.RenderSegment, number: int, task: FilmTask, shape: GroupShape) -> None:
         """Have a segment rendered by a group."""
         leader, timeout_s = action.worker, self._group_timeout_s
+        record = self._runs[action.film[0]].record
         report: SegmentReport | None = None
         failed: BaseException | None = None
         ended: BaseException | None = None
@@ -147,14 +150,15 @@ class Errands:
             in_exchanges=lambda: self._watch.is_stepping(number),
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
-            warn=lambda text: self._runs[action.film[0]].record.log.add(text, job_id=action.film[1], level="warning"),
+            on_engine_time=record.engine_time,
+            warn=lambda text: record.log.add(text, job_id=action.film[1], level="warning"),
         )
         try:
             if self._pool.has(leader):
                 handle = self._pool.handle(leader)
                 rendezvous = await handle.open_group.remote()
-                helpers.call(rendezvous, timeout_s, task, action.segment, number)
-                place = Place(rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                place = Place(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                helpers.call(place, task, action.segment, number)
                 report = await handle.render_segment.remote(task, action.segment, number, place)
         except RayActorError as error:
             ended = error

@@ -67,7 +67,7 @@ class FilmReport:
     sha256: str
     num_frames: int
     render_s: float
-    """Denoising seconds of all its segments, whoever rendered them."""
+    """Denoising seconds of all its segments, times the workers that rendered them."""
     seconds: float
     """What finishing took: waiting for the decoder, encoding, publishing."""
     engine_s: float = 0.0

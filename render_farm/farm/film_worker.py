@@ -35,7 +35,6 @@ from render_farm.media.fitting import Fit
 from render_farm.media.seams import worst
 from render_farm.media.uris import shown_uri
 from render_farm.media.whole_video import read_video
-from render_farm.planning.groups import group_of
 from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import (
     FilmState,
@@ -50,6 +49,7 @@ from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.publish import finish_publish, pending_commit, publish
 from render_farm.storage.scratch import clear_abandoned
+from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ class FilmWorker:
         if host is not None:
             host.close()
 
-    def help_segment(self, task: FilmTask, segment: int, *, work: int, place: Place) -> None:
-        """Compute this worker's share of a segment that rank 0 stores. Raises as `render_segment`, and `GroupError`
-        when another worker of the group fails."""
+    def help_segment(self, task: FilmTask, segment: int, *, work: int, place: Place) -> float:
+        """Compute this worker's share of a segment that rank 0 stores; `SegmentReport.engine_s`. Raises as
+        `render_segment`, and `GroupError` when another worker of the group fails."""
         with self._rendering:
             self._check_goes_on(task)
             store = open_store(task.output, meter=self.meter)
@@ -173,6 +173,7 @@ class FilmWorker:
             try:
                 film = self._begun(store, task, segment)
                 self._denoise(store, engine, task, film, segment, work=work, place=place)
+                return self._clock.total_s
             finally:
                 self._forget(task.film)  # what rank 0 stores is read when it is needed
 
@@ -213,7 +214,7 @@ class FilmWorker:
             seconds=round(seconds, 3),
             worker=self.name,
             engine=decisions,
-            group_shape=group_of(task.plan.job).degrees if place is not None else (1, 1, 1),
+            group_shape=place.shape.degrees if place is not None else (1, 1, 1),
         )
         patience = Patience(task.patience_s, stopped=lambda: work in self._stopped)
         try:
@@ -261,7 +262,7 @@ class FilmWorker:
         loras = engine.read_loras(task.plan, task.limits)
         if place is not None and place.rank == 0 and self._group_host is None:
             raise GroupError(f"film {task.film}: another worker of the group failed before it began")
-        with in_group(place, group_of(task.plan.job), engine, meeting_s=task.meeting_s) as group:
+        with in_group(place, engine, meeting_s=task.meeting_s) as group:
             started = time.monotonic()
 
             def step(progress: StepProgress) -> None:
@@ -348,7 +349,7 @@ class FilmWorker:
             uri=store.uri(JobKeys(job_id=task.job_id).video),
             sha256=job["sha256"],
             num_frames=int(job.get("num_frames", task.plan.num_frames)),
-            render_s=sum(float(segment["seconds"]) for segment in job.get("segments", ())),
+            render_s=sum(worker_seconds(segment) for segment in job.get("segments", ())),
             seconds=time.monotonic() - started,
             engine_s=self._clock.total_s,
             phases=phases,

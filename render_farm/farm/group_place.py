@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Sent to each worker of the group with the segment; the shape of the group is in the job."""
+    """Sent to each worker of the group with the segment."""
 
+    shape: GroupShape
     rank: int
     rendezvous: Rendezvous
     timeout_s: float
@@ -25,9 +26,7 @@ class Place:
 
 
 @contextmanager
-def in_group(
-    place: Place | None, shape: GroupShape, engine: Engine, *, meeting_s: float
-) -> Iterator[ParallelGroup | None]:
+def in_group(place: Place | None, engine: Engine, *, meeting_s: float) -> Iterator[ParallelGroup | None]:
     """Be in the group for the length of a block; None without a place. Weights are loaded before the others wait.
 
     `meeting_s` is how long the others may take to come. Raises `GroupError` when one does not come, fails or hangs.
@@ -40,6 +39,6 @@ def in_group(
 
     xfuser()
     _ = engine.transformer
-    seat = Seat(shape=shape, rank=place.rank, rendezvous=place.rendezvous)
+    seat = Seat(shape=place.shape, rank=place.rank, rendezvous=place.rendezvous)
     with ProcessGroups(seat, device=engine.device, timeout_s=place.timeout_s, meeting_s=meeting_s) as groups:
         yield ParallelGroup(groups)

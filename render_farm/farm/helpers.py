@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -38,6 +39,7 @@ class Helpers:
         in_exchanges: Callable[[], bool],
         on_worker_ended: Callable[[str, BaseException], None],
         on_left: Callable[[str], None],
+        on_engine_time: Callable[[str, float], None],
         warn: Callable[[str], None],
     ) -> None:
         self._pool = pool
@@ -46,22 +48,23 @@ class Helpers:
         self._in_exchanges = in_exchanges
         self._on_worker_ended = on_worker_ended
         self._on_left = on_left
+        self._on_engine_time = on_engine_time
         self._warn = warn
         self._calls: dict[str, asyncio.Task] = {}
         self._background: set[asyncio.Task] = set()
         self._errors: dict[str, BaseException] = {}
         self._is_over = False
 
-    def call(self, rendezvous: Any, timeout_s: float, *arguments: Any) -> None:
-        """Have each of them take its place, ranks 1, 2 ... in order."""
+    def call(self, leaders: Place, *arguments: Any) -> None:
+        """Have each of them take its place: ranks 1, 2 ... in order."""
         for rank, name in enumerate(self._names, start=1):
-            place = Place(rank=rank, rendezvous=rendezvous, timeout_s=timeout_s)
-            self._calls[name] = asyncio.create_task(self._help(name, place, *arguments))
+            self._calls[name] = asyncio.create_task(self._help(name, replace(leaders, rank=rank), *arguments))
 
     async def _help(self, name: str, place: Place, *arguments: Any) -> None:
         try:
             if self._pool.has(name):
-                await self._pool.handle(name).help_segment.remote(*arguments, place)
+                engine_s = await self._pool.handle(name).help_segment.remote(*arguments, place)
+                self._on_engine_time(name, engine_s)
                 return
         except RayActorError as error:
             self._errors[name] = error

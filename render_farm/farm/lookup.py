@@ -6,10 +6,9 @@ neither settles is read film by film.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from render_farm.farm.results import Result
 from render_farm.farm.run_rows import result_of
@@ -19,6 +18,7 @@ from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, WORK, JobKeys, film_key
 from render_farm.storage.run_state import JobRow, RunState
+from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
@@ -83,12 +83,8 @@ class Lookup:
             segments=plan.num_segments,
             frames=done.get("num_frames"),
             attempts=int(done.get("attempts", 0)),
-            gpu_s=round(sum(_seconds(done.get("segments", ()))), 3),
+            gpu_s=round(sum(map(worker_seconds, done.get("segments", ()))), 3),
             uri=uri,
             sha256=done.get("sha256"),
             seam_score=done.get("seam_score"),
         )
-
-
-def _seconds(segments: Iterable[dict[str, Any]]) -> Iterable[float]:
-    return (float(segment.get("seconds", 0)) for segment in segments)

@@ -19,6 +19,7 @@ from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 from render_farm.planning.cost import segment_token_passes
+from render_farm.planning.groups import group_of
 from render_farm.scheduling.states import JobState
 from render_farm.storage.run_state import JobRow, RunState
 from render_farm.storage.store import Store
@@ -160,6 +161,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
         priority=plan.job.priority if row.priority is None else row.priority,
         deadline_s=film.deadline_s,
         texts=plan.texts,
+        group=group_of(plan.job),
     )
 
 

@@ -156,8 +156,8 @@ class RunRecord:
         """A worker process said how long it has been in its engine."""
         self._engine_s[worker] = max(seconds, self._engine_s.get(worker, 0.0))
 
-    def segment_done(self, job_id: str, seconds: float) -> None:
-        """A film's segment is stored."""
+    def segment_done(self, job_id: str, seconds: float, *, num_workers: int = 1) -> None:
+        """A film's segment is stored, that so many workers rendered together."""
         film = self.films[job_id]
         segment = film.segments_done
         self._note(
@@ -165,7 +165,7 @@ class RunRecord:
         )
         film.segments_done += 1
         film.step = film.num_steps = 0
-        film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds, 3)
+        film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds * num_workers, 3)
         self.segments_done += 1
         self._touch(film)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from render_farm.config import EngineOptions, Timeouts
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.results import Result
+from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.retry import RetryPolicy
 
 
@@ -63,6 +64,18 @@ class FilmEntry:
     priority: int = 50
     deadline_s: float | None = None
     texts: tuple[str, ...] = ()
+    group: GroupShape = GroupShape()
+    """Of the workers that render a segment of it together."""
+    joined: tuple[GroupShape, ...] = ()
+    """Larger ones that it takes when workers would be idle otherwise, one a size. Empty: its degrees are pinned."""
+
+    @property
+    def most_workers(self) -> int:
+        return max(shape.size for shape in (self.group, *self.joined))
+
+    def group_of_size(self, size: int) -> GroupShape:
+        """Its group when `size` workers render a segment; one of those it has."""
+        return next(shape for shape in (self.group, *self.joined) if shape.size == size)
 
     def step_cost(self, segment: int) -> float:
         """Token passes of one step of a segment, on average."""

@@ -70,9 +70,9 @@ class RenderWorker:
         """See `FilmWorker.end_group`."""
         self._worker.end_group(rendezvous)
 
-    def help_segment(self, task: FilmTask, segment: int, work: int, place: Place) -> None:
+    def help_segment(self, task: FilmTask, segment: int, work: int, place: Place) -> float:
         """See `FilmWorker.help_segment`."""
-        self._worker.help_segment(task, segment, work=work, place=place)
+        return self._worker.help_segment(task, segment, work=work, place=place)
 
     def render_segment(self, task: FilmTask, segment: int, work: int, place: Place | None = None) -> SegmentReport:
         """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""

@@ -25,6 +25,8 @@ class Film:
     """Unix time."""
     group_size: int = 1
     """Workers that render a segment of it together, all on one host."""
+    joined_sizes: tuple[int, ...] = ()
+    """Larger groups that it may have when workers would be idle otherwise."""
     num_memory_modes: int = 1
     """Modes that can be tried, the first included, each of which needs less memory than the one before."""
 

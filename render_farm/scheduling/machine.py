@@ -352,14 +352,27 @@ class FarmMachine:
 
     def _helpers(self, worker: str, key: FilmKey) -> tuple[str, ...] | None:
         """Idle workers for the group beside `worker`, those that have loaded what it needs first; None: too few."""
-        needed = self._num_helpers(key)
-        if not needed:
+        needed, spec = self._num_helpers(key), self._films[key].spec
+        most = max((size - 1 for size in spec.joined_sizes if size <= self._share(worker, key)), default=needed)
+        if not most:
             return ()
-        setting = _setting(self._films[key].spec)
+        setting = _setting(spec)
         beside = self._on_host[self._workers[worker].host]
         idle = [other for other in beside if other != worker and other in self._idle and self._may(other, key)]
         idle.sort(key=lambda other: (self._workers[other].setting != setting, other))
-        return tuple(idle[:needed]) if len(idle) >= needed else None
+        sizes = [needed, *(size - 1 for size in spec.joined_sizes if needed < size <= 1 + min(most, len(idle)))]
+        return tuple(idle[: max(sizes)]) if len(idle) >= needed else None
+
+    def _share(self, worker: str, key: FilmKey) -> int:
+        """Workers that a film may have for its next segment when all are shared out over the films that are left, on
+        the worker's host and altogether; 1 while films are left for all."""
+        if self._films[key].segments_done >= self._films[key].spec.num_segments or len(self._ready) >= len(self._idle):
+            return 1
+        here = self._on_host[self._workers[worker].host]
+        films_here = {key, *(found for other in here if (found := self._workers[other].rendering))}
+        films = {key, *(holder.rendering for holder in self._workers.values() if holder.rendering)}
+        waiting = len(self._ready) - (key in self._ready)
+        return max(1, min(len(here) // len(films_here), len(self._workers) // (len(films) + waiting)))
 
     def _free_helpers(self, leader: str, staying: tuple[str, ...] = ()) -> None:
         """The segment that a worker led is over; those of `staying` are free when they have left the group."""

@@ -78,6 +78,11 @@ class SegmentRecord:
         return cls(**{**content, "group_shape": shape})
 
 
+def worker_seconds(segment: Mapping[str, Any]) -> float:
+    """What the record of a segment (`SegmentRecord.to_dict`) took of its workers: seconds times their number."""
+    return float(segment.get("seconds", 0)) * math.prod(segment.get("group_shape", (1,)))
+
+
 def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:
     """Store the latents of segment `index` of a film and return their record.
 

@@ -18,6 +18,7 @@ from render_farm import load_engine
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import FilmWorker
 from render_farm.farm.group_place import Place
+from render_farm.planning.groups import group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.store import open_store
 from tests.farm.test_film_worker import film_task
@@ -80,7 +81,8 @@ def together(pool: RankPool, task: FilmTask, segment: int, leader: int, helper: 
     """Have two workers render a segment; what each returned or raised."""
     pool.send(leader, open_group, (leader, task))
     rendezvous = pool.result(leader)
-    places = [Place(rank=rank, rendezvous=rendezvous, timeout_s=30.0) for rank in (0, 1)]
+    shape = group_of(task.plan.job)
+    places = [Place(shape=shape, rank=rank, rendezvous=rendezvous, timeout_s=30.0) for rank in (0, 1)]
     pool.send(leader, more.get("lead", render), (leader, task, *([] if "lead" in more else [segment]), places[0]))
     pool.send(helper, help_out, (helper, task, segment, places[1], more.get("kill_at_s")))
     answers: list[Any] = []
@@ -142,7 +144,7 @@ def lead_alone(rank: int, task: FilmTask, place: Place) -> None:
 def test_a_leader_does_not_wait_for_a_worker_that_will_not_come(engine, pool, tmp_path: Path) -> None:
     task = film_task(engine, tmp_path, ulysses=2, height=64, width=64)
     pool.send(0, open_group, (0, task))
-    place = Place(rank=0, rendezvous=pool.result(0), timeout_s=30.0)
+    place = Place(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
     pool.send(0, lead_alone, (0, task, place))
     with pytest.raises(RankFailed, match=r"could not join|failed before it began"):
         pool.result(0, patience_s=100)

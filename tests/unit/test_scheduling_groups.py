@@ -190,3 +190,61 @@ def test_a_cancelled_group_gives_all_its_workers_back():
     [after] = renders(farm.apply(ev.WorkFailed(worker=action.worker, film=action.film, failure=failure)))
     assert after.film[1] == "next"
     assert len(farm.machine.idle_workers) == 1
+
+
+# --- when fewer films than workers are left ---
+
+
+def elastic(job_id: str, segments: int = 3, **values) -> ev.Film:
+    return film(job_id, segments=segments, size=1, joined_sizes=(2, 4, 8), **values)
+
+
+def sizes(actions: list[ev.Action]) -> dict[str, int]:
+    return {action.film[1]: 1 + len(action.helpers) for action in renders(actions)}
+
+
+def test_idle_workers_join_the_films_that_are_left_at_their_next_segments():
+    farm = Farm(elastic("a"), elastic("b"), film("c", segments=1, size=1), film("d", segments=1, size=1))
+    a, b, c, d = renders(farm.first)
+    assert sizes(farm.first) == {"a": 1, "b": 1, "c": 1, "d": 1}
+    assert sizes(farm.done(a)) == {"a": 1}, "all are at work"
+    farm.done(c)
+    farm.done(d)
+    [b] = renders(farm.done(b))
+    assert (b.film[1], len(b.helpers)) == ("b", 1), "two of four each"
+    [a] = renders(farm.done(ev.RenderSegment(worker=a.worker, film=a.film, segment=1, attempt=1)))
+    assert (a.film[1], len(a.helpers)) == ("a", 1)
+    farm.done(a)
+    [b] = renders(farm.done(b))
+    assert len(b.helpers) == 3, "the last film gets all"
+
+
+def test_workers_that_join_are_of_the_films_host_and_of_sizes_it_may_have():
+    farm = Farm(elastic("a"), hosts="aaab")
+    [action] = renders(farm.first)[-1:]
+    [second] = renders(farm.done(action))
+    assert len(second.helpers) == 1 and set(second.helpers) <= {"w0", "w1", "w2"}
+
+
+def test_a_film_whose_degrees_are_pinned_keeps_them_when_workers_are_idle():
+    farm = Farm(film("a", size=2, segments=3))
+    [action] = renders(farm.first)
+    assert sizes(farm.done(action)) == {"a": 2}
+
+
+def test_films_that_come_get_workers_when_the_segment_is_over():
+    farm = Farm(elastic("a"))
+    [alone] = renders(farm.first)
+    [joined] = renders(farm.done(alone))
+    assert len(joined.helpers) == 3
+    assert renders(farm.apply(ev.FilmsAdded(films=(elastic("b"), elastic("c"), elastic("d"))))) == []
+    assert sizes(farm.done(joined)) == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+def test_a_group_that_lost_a_worker_goes_on_with_those_that_are_left():
+    farm = Farm(elastic("a"))
+    [action] = renders(farm.done(renders(farm.first)[0]))
+    farm.apply(ev.WorkerLost(worker=action.helpers[0], failure=GROUP_FAULT))
+    farm.apply(failed(action, blamed=action.helpers[0]))
+    [again] = renders(farm.apply(ev.Tick(), 2.0))
+    assert (again.segment, len(again.helpers)) == (1, 1)
