@@ -156,7 +156,7 @@ class Coordinator:
                     deadline_s=entry.deadline_s,
                     group_size=entry.group.size,
                     joined_sizes=tuple(shape.size for shape in entry.joined),
-                    num_memory_modes=len(memory_modes(entry.task.plan, self._shape.device)),
+                    num_memory_modes=len(memory_modes(entry.task.plan, self._shape.device, in_groups=entry.in_groups)),
                 )
             )
         self._apply(ev.FilmsAdded(films=tuple(films)))

@@ -18,6 +18,7 @@ from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun
 from render_farm.farm.helpers import LEAVE_S, Helpers
 from render_farm.farm.memory_steps import at_step
+from render_farm.farm.run_spec import FilmEntry
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling import events as ev
@@ -52,16 +53,16 @@ class Errands:
         """Have a segment rendered."""
         run_id, job_id = action.film
         record = self._runs[run_id].record
-        task = record.films[job_id].entry.task
+        entry = record.films[job_id].entry
+        task, shape = self._at_memory_step(action, entry), entry.group_of_size(1 + len(action.helpers))
         number = self._watch.begin(
             action.worker,
             action.film,
             action.segment,
             time.monotonic(),
             model=task.model,
-            step_cost=record.films[job_id].entry.step_cost(action.segment),
+            step_cost=entry.step_cost(action.segment),
         )
-        shape = record.films[job_id].entry.group_of_size(1 + len(action.helpers))
         record.started(job_id, action.worker, "denoise")
         record.log.add(
             f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
@@ -70,8 +71,6 @@ class Errands:
             job_id=job_id,
             level="debug",
         )
-        if action.memory_step:
-            task = replace(task, plan=at_step(task.plan, action.memory_step, self._pool.device))
         if action.helpers:
             await self._render_together(action, number, task, shape)
             return
@@ -97,9 +96,8 @@ class Errands:
         record = self._runs[run_id].record
         number = self._watch.begin(action.worker, action.film, None, time.monotonic())
         record.started(job_id, action.worker, "publish")
-        task = record.films[job_id].entry.task
-        if action.memory_step:
-            task = replace(task, plan=at_step(task.plan, action.memory_step, self._pool.device))
+        entry = record.films[job_id].entry
+        task = self._at_memory_step(action, entry)
         report = await self._ask(action, number, "finish_film", task, action.attempt, number)
         if report is None:
             return
@@ -107,6 +105,10 @@ class Errands:
         self._metrics.published(report, fps=task.plan.job.fps)
         record.published(job_id, report)
         self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
+
+    def _at_memory_step(self, action: ev.RenderSegment | ev.FinishFilm, entry: FilmEntry) -> FilmTask:
+        plan = at_step(entry.task.plan, action.memory_step, self._pool.device, in_groups=entry.in_groups)
+        return replace(entry.task, plan=plan)
 
     def stop(self, action: ev.StopWork) -> None:
         """Have a worker drop a film's segment at its next step."""

@@ -73,6 +73,11 @@ class FilmEntry:
     def most_workers(self) -> int:
         return max(shape.size for shape in (self.group, *self.joined))
 
+    @property
+    def in_groups(self) -> bool:
+        """Whether several workers may render a segment of it."""
+        return self.most_workers > 1
+
     def group_of_size(self, size: int) -> GroupShape:
         """Its group when `size` workers render a segment; one of those it has."""
         return next(shape for shape in (self.group, *self.joined) if shape.size == size)

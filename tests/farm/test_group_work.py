@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from render_farm import load_engine
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import FilmWorker
 from render_farm.farm.group_place import Place
-from render_farm.planning.groups import group_of
+from render_farm.farm.memory_steps import at_step
+from render_farm.parallel import ParallelGroup
+from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.store import open_store
 from tests.farm.test_film_worker import film_task
@@ -60,33 +65,60 @@ def render(rank: int, task: FilmTask, segment: int, place: Place) -> tuple[float
     return time.monotonic() - started, id(here._engine.transformer)
 
 
-def help_out(rank: int, task: FilmTask, segment: int, place: Place, kill_at_s: float | None = None) -> int:
+def help_out(rank: int, task: FilmTask, segment: int, place: Place, strike: Callable[[], None] | None) -> int:
     here = worker_of(rank, task)
-    if kill_at_s is not None:
-        threading.Timer(kill_at_s, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    if strike is not None:
+        strike()
     here.help_segment(task, segment, work=segment, place=place)
     return id(here._engine.transformer)
 
 
-def stop_soon(rank: int, task: FilmTask, place: Place) -> None:
+def die_soon() -> None:
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+
+
+def run_out_of_memory() -> None:
+    """At the third exchange of predictions, once."""
+    gather, left = ParallelGroup.gather, iter(range(3))
+
+    def full(group: ParallelGroup, *given: Any) -> Any:
+        if next(left, 0) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return gather(group, *given)
+
+    ParallelGroup.gather = full  # type: ignore[method-assign]
+
+
+def stop_soon(rank: int, task: FilmTask, segment: int, place: Place) -> None:
     here = worker_of(rank, task)
     here.stop(0)
-    here.render_segment(task, 0, work=0, place=place)
+    here.render_segment(task, segment, work=0, place=place)
 
 
 # --- the tests ---
 
 
-def together(pool: RankPool, task: FilmTask, segment: int, leader: int, helper: int, **more: Any) -> list[Any]:
-    """Have two workers render a segment; what each returned or raised."""
+def together(
+    pool: RankPool,
+    task: FilmTask,
+    segment: int,
+    *ranks: int,
+    shape: GroupShape | None = None,
+    lead: Callable[..., Any] = render,
+    strike: Callable[[], None] | None = None,
+) -> list[Any]:
+    """Have workers render a segment, led by the first; what each returned or raised. The last of them is struck."""
+    leader = ranks[0]
     pool.send(leader, open_group, (leader, task))
-    rendezvous = pool.result(leader)
-    shape = group_of(task.plan.job)
-    places = [Place(shape=shape, rank=rank, rendezvous=rendezvous, timeout_s=30.0) for rank in (0, 1)]
-    pool.send(leader, more.get("lead", render), (leader, task, *([] if "lead" in more else [segment]), places[0]))
-    pool.send(helper, help_out, (helper, task, segment, places[1], more.get("kill_at_s")))
+    rendezvous, shape = pool.result(leader), shape or group_of(task.plan.job)
+    for number, rank in enumerate(ranks):
+        place = Place(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
+        if rank == leader:
+            pool.send(leader, lead, (leader, task, segment, place))
+        else:
+            pool.send(rank, help_out, (rank, task, segment, place, strike if rank == ranks[-1] else None))
     answers: list[Any] = []
-    for rank in (leader, helper):
+    for rank in ranks:
         try:
             answers.append(pool.result(rank))
         except (RankFailed, EOFError) as error:
@@ -106,13 +138,34 @@ def alone(task: FilmTask) -> np.ndarray:
     return stored(task)
 
 
-def test_a_group_renders_a_film_and_loads_its_weights_once(engine, pool, tmp_path: Path) -> None:
-    task = film_task(engine, tmp_path / "group", ulysses=2, height=64, width=64)
-    answers = [together(pool, task, segment, 0, 1) for segment in range(3)]
-    assert len({weights for (_, weights), _ in answers}) == len({weights for _, weights in answers}) == 1
+def test_groups_of_changing_degrees_render_a_film_and_never_read_weights_again(engine, pool, tmp_path: Path) -> None:
+    """After the first segment there are none to read."""
+    folder = tmp_path / "model"
+    shutil.copytree(engine.checkpoint.folder, folder)
+    task = replace(film_task(engine, tmp_path / "group", height=64, width=64), model=str(folder))
+    shapes = [GroupShape(ring=3), GroupShape(ulysses=2), GroupShape(ring=2)]
+    weights = []
+    for segment, shape in enumerate(shapes):
+        [(_, led), *helped] = together(pool, task, segment, *range(shape.size), shape=shape)
+        weights.append((led, helped[0]))
+        shutil.rmtree(folder / "transformer", ignore_errors=True)
+    assert len(set(weights)) == 1
     state = load_film(open_store(task.output), task.film).state
-    assert [segment.group_shape for segment in state.segments] == [(1, 2, 1)] * 3
+    assert [segment.group_shape for segment in state.segments] == [(1, 1, 3), (1, 2, 1), (1, 1, 2)]
     assert np.abs(stored(task) - alone(film_task(engine, tmp_path / "alone", height=64, width=64))).max() <= 1e-4
+
+
+def test_a_rank_out_of_memory_says_so_and_the_group_renders_the_same_bits_in_a_smaller_mode(
+    engine, pool, tmp_path: Path
+) -> None:
+    calm, task = (film_task(engine, tmp_path / name, ulysses=2, height=64, width=64) for name in ("calm", "full"))
+    together(pool, calm, 0, 0, 1)
+    led, helped = together(pool, task, 0, 0, 1, strike=run_out_of_memory)
+    assert "GroupError" in str(led) and "OutOfMemoryError" in str(helped)
+    smaller = replace(task, plan=at_step(task.plan, 1, "cpu", in_groups=True))
+    assert smaller.plan.job.memory == "offload_disk"
+    assert isinstance(together(pool, smaller, 0, 0, 1)[0], tuple)
+    assert np.array_equal(stored(task), stored(calm))
 
 
 def test_a_killed_rank_fails_its_segment_and_another_group_renders_the_same_bits(engine, pool, tmp_path: Path) -> None:
@@ -121,7 +174,7 @@ def test_a_killed_rank_fails_its_segment_and_another_group_renders_the_same_bits
         together(pool, calm, segment, 0, 1)
     task = film_task(engine, tmp_path / "struck", ring=2, num_inference_steps=60, height=64, width=64)
     together(pool, task, 0, 0, 1)
-    led, helped = together(pool, task, 1, 0, 1, kill_at_s=0.5)
+    led, helped = together(pool, task, 1, 0, 1, strike=die_soon)
     assert "GroupError" in str(led) and isinstance(helped, EOFError)
     for segment in (1, 2):
         assert isinstance(together(pool, task, segment, 0, 2)[0], tuple)

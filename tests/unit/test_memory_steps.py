@@ -19,6 +19,13 @@ def test_the_modes_below_the_named_one():
     assert [str(mode) for mode in memory_modes(plan("auto"), "cuda")] == ["auto"]
 
 
+def test_auto_steps_down_in_the_farm_where_a_group_renders():
+    """In the engine one worker would begin again in a smaller mode, and the others would not."""
+    modes = [str(mode) for mode in memory_modes(plan("auto+fp8_cast"), "cuda", in_groups=True)]
+    assert modes == ["auto+fp8_cast", "offload_block+fp8_cast", "offload_leaf+fp8_cast"]
+    assert at_step(plan("auto"), 1, "cpu", in_groups=True).job.memory == "offload_disk"
+
+
 def test_a_smaller_mode_renders_the_same_film():
     first = plan("resident+vae_tiling")
     smaller = at_step(first, 2, "cuda")
