@@ -161,10 +161,15 @@ class Settings:
     """How often a segment is tried before its job fails; only the worker's faults count."""
     max_failed: str | None = None
     """A run stops when more jobs than this (`N` or `P%`) have failed; unset means never."""
+    previews: bool = True
+    """Whether the finished segments of a film can be watched while the rest is rendered (`render-farm preview`)."""
     gpu_price_per_hour: float | None = None
     """What an hour of one GPU costs, for the report; unset means that no cost is shown."""
     currency: str = "USD"
     """Of that price."""
+    report_link_hours: float | None = None
+    """The films of the report are signed links that last so long (at most 168 hours), for readers without access to the
+    bucket; unset: relative links, which need access or `render-farm serve`."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -230,6 +235,12 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
             changes[key] = _number(float, key, value, source)
             if not 0 <= changes[key] < float("inf"):
                 raise UsageError(f"{source}: gpu_price_per_hour: {value} is not a price of 0 or more")
+        elif key == "report_link_hours":
+            changes[key] = _number(float, key, value, source)
+            if not 0 < changes[key] <= 168:
+                raise UsageError(f"{source}: report_link_hours: {value} is not more than 0 and at most 168")
+        elif key == "previews":
+            changes[key] = _flag(key, value, source)
         elif not isinstance(value, str):
             raise UsageError(f"{source}: {key}: {value!r} is not text")
         elif key == "memory":

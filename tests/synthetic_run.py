@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,8 +18,19 @@ from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
+from render_farm.media.preview import contact_sheet, encode_part, playlist
 from render_farm.observability.events import EventKind, LogLine, dump_lines
-from render_farm.storage.layout import JobKeys, RunKeys
+from render_farm.storage.layout import (
+    PREVIEW_INIT,
+    PREVIEW_LIST,
+    PREVIEW_SHEET,
+    PREVIEW_VIDEO,
+    FilmKeys,
+    JobKeys,
+    RunKeys,
+    film_key,
+    preview_part,
+)
 from render_farm.storage.store import open_store
 
 START_S = datetime(2026, 11, 20, 22, 0, tzinfo=UTC).timestamp()
@@ -74,6 +86,36 @@ def write_run(
     for job_id in done[:num_films]:
         _film(output / JobKeys(job_id=job_id).folder, random_)
     return folder
+
+
+def write_preview(output: Path, job_id: str, *, num_parts: int, run_id: str = "night") -> str:
+    """Have a job that waits rendered so far that `num_parts` seconds of it can be watched; returns its work folder."""
+    store, film, frames = open_store(output), film_key(job_id, "0123456789ab"), list(_frames(random.Random(5)))
+    keys, named = FilmKeys(film=film), []
+    for number in range(num_parts):
+        part = encode_part(frames, fps=24, first_frame=24 * number, number=number)
+        named.append((preview_part(number), 1.0))
+        store.write_bytes(keys.preview(PREVIEW_INIT), part.init)
+        store.write_bytes(keys.preview(preview_part(number)), part.media)
+    joined = b"".join(store.read_bytes(keys.preview(name)) for name in (PREVIEW_INIT, *(name for name, _ in named)))
+    store.write_bytes(keys.preview(PREVIEW_VIDEO), joined)
+    store.write_bytes(keys.preview(PREVIEW_SHEET), contact_sheet(frames))
+    store.write_bytes(
+        keys.preview(PREVIEW_LIST), playlist(named, init=PREVIEW_INIT, longest_s=1.0, ended=False).encode()
+    )
+    line = LogLine(
+        number=90_000 + num_parts,
+        time_s=START_S + 3600 + num_parts,
+        level="debug",
+        job_id=job_id,
+        message=f"{num_parts} of 5 segments can be watched",
+        kind=EventKind.PREVIEW_READY,
+        run_id=run_id,
+        segment=num_parts - 1,
+        values={"folder": film, "num_frames": 24 * num_parts, "fps": 24},
+    )
+    store.write_bytes(RunKeys(run_id=run_id).log(f"20261120T230000Z-{num_parts:05d}.jsonl"), dump_lines([line]))
+    return film
 
 
 def _job(number: int, random_: random.Random) -> RenderJob:
@@ -164,17 +206,22 @@ def _night(
 
 
 def _film(folder: Path, random_: random.Random) -> None:
+    folder.mkdir(parents=True)
+    with Mp4Writer(folder / "video.mp4", width=256, height=144, fps=24) as writer:
+        for index, frame in enumerate(_frames(random_)):
+            writer.append(frame)
+            if index == 12:
+                write_poster(frame, folder / "poster.jpg")
+
+
+def _frames(random_: random.Random) -> Iterator[np.ndarray]:
     """A second of a disc that crosses a coloured picture."""
     height, width = 144, 256
     top, bottom = (np.array([random_.randrange(30, 220) for _ in range(3)]) for _ in range(2))
     share = np.linspace(0, 1, height)[:, None, None]
     back = np.broadcast_to((top * (1 - share) + bottom * share), (height, width, 3)).astype(np.uint8)
     y, x = np.mgrid[:height, :width]
-    folder.mkdir(parents=True)
-    with Mp4Writer(folder / "video.mp4", width=width, height=height, fps=24) as writer:
-        for index in range(24):
-            frame = back.copy()
-            frame[(x - 30 - index * 8) ** 2 + (y - 70) ** 2 < 700] = 255 - top
-            writer.append(frame)
-            if index == 12:
-                write_poster(frame, folder / "poster.jpg")
+    for index in range(24):
+        frame = back.copy()
+        frame[(x - 30 - index * 8) ** 2 + (y - 70) ** 2 < 700] = 255 - top
+        yield frame

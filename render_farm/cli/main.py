@@ -11,7 +11,21 @@ import typer
 from typer.core import TyperGroup
 
 from render_farm import __version__
-from render_farm.cli import bench, control, demo, doctor, gc, manifest, models, plan, render, report, status, verify
+from render_farm.cli import (
+    bench,
+    control,
+    demo,
+    doctor,
+    gc,
+    manifest,
+    models,
+    plan,
+    preview,
+    render,
+    report,
+    status,
+    verify,
+)
 from render_farm.cli.terminal import error_line
 from render_farm.errors import RenderFarmError
 
@@ -75,6 +89,7 @@ app.command("plan")(plan.plan)
 app.command("status")(status.status)
 app.command("watch")(status.watch)
 app.command("logs")(status.logs)
+app.command("preview")(preview.preview)
 app.command("report")(report.report)
 app.command("serve")(report.serve)
 app.add_typer(manifest.app, name="manifest")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from render_farm.farm.snapshot import RunSnapshot
     from render_farm.storage import Store
 
+_ENDED = ("done", "failed", "cancelled")
+
 
 def channels_of(settings: NotifySettings) -> list[Channel]:
     """The channels that the settings name. UsageError for settings that cannot work."""
@@ -58,7 +60,7 @@ class RunNotifier(Notifier):
         if self._is_silent:
             return
         if self._notices is None:
-            self._notices = RunNotices(last_deadline_s=self._last_deadline_s(snapshot.run_id))
+            self._notices = RunNotices(deadlines=self._open_deadlines(snapshot.run_id))
         for notice in self._notices.due(
             run_id=snapshot.run_id,
             output=snapshot.output,
@@ -67,12 +69,18 @@ class RunNotifier(Notifier):
             num_jobs=snapshot.num_jobs,
             eta_s=snapshot.eta_s,
             now_s=time.time(),
+            ended=[job.job_id for job in snapshot.jobs if job.state in _ENDED],
         ):
             self.tell(notice)
 
-    def _last_deadline_s(self, run_id: str) -> float | None:
+    def _open_deadlines(self, run_id: str) -> dict[str, float]:
+        """Of the jobs that had not ended when this command joined the run."""
         from render_farm.report.run_folder import RunFolderReader
 
-        rows = RunFolderReader(self._store, run_id).read().jobs
-        deadlines = [row["deadline"].timestamp() for row in rows if isinstance(row.get("deadline"), datetime)]
-        return max(deadlines, default=None)
+        folder = RunFolderReader(self._store, run_id).read()
+        ended = {row["job_id"] for row in folder.results if row["state"] in _ENDED}
+        return {
+            str(row["job_id"]): row["deadline"].timestamp()
+            for row in folder.jobs
+            if isinstance(row.get("deadline"), datetime) and row.get("job_id") not in ended
+        }

@@ -142,12 +142,14 @@ def run(request: RunRequest) -> RunOutcome:
     """Render `request` with progress on stderr."""
     from render_farm.cli.notify import RunNotifier
     from render_farm.cli.progress import watching
-    from render_farm.cli.report import RunReporter, price_of
+    from render_farm.cli.report import RunReporter, link_seconds, price_of
     from render_farm.farm.driver import render_run
     from render_farm.storage import open_store
 
     store = open_store(request.output)
-    reporter, notifier = RunReporter(store, price_of(request.settings)), RunNotifier(request.settings.notify, store)
+    links_for_s = link_seconds(request.settings.report_link_hours)
+    reporter = RunReporter(store, price_of(request.settings), links_for_s=links_for_s)
+    notifier = RunNotifier(request.settings.notify, store)
     with watching() as watcher, notifier, reporter:
 
         def show(snapshot: RunSnapshot) -> None:

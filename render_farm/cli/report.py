@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,31 +21,56 @@ if TYPE_CHECKING:
 
 _AS_WRITTEN_EVERY_S = 60.0
 _MOST_SHARE_OF_TIME = 0.02
+_MOST_LINK_HOURS = 168
 
 
 def report(
     run: Run,
     output: Output = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    presign: Annotated[
+        float | None,
+        typer.Option(
+            "--presign",
+            metavar="HOURS",
+            help="Signed links to the page and its films, for a private bucket.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's page, OUTPUT/_runs/RUN/report.html, as the run stands now."""
+    """Write a run's page, OUTPUT/_runs/RUN/report.html, as the run stands now, and print where it is."""
     from render_farm.config import load_settings
     from render_farm.report.writer import ReportWriter
+    from render_farm.storage.layout import RunKeys
     from render_farm.storage.store import protocol_of
 
-    place = find_run(run, output)
-    where = ReportWriter(place.store, place.run_id, price_of(load_settings())).write()
+    if presign is not None and not 0 < presign <= _MOST_LINK_HOURS:
+        raise UsageError(f"--presign {presign:g}: more than 0 and at most {_MOST_LINK_HOURS} hours are possible")
+    place, settings = find_run(run, output), load_settings()
+    links_for_s = link_seconds(presign if presign is not None else settings.report_link_hours)
+    where = ReportWriter(place.store, place.run_id, price_of(settings), links_for_s=links_for_s).write()
+    link = None
+    if links_for_s is not None:
+        key = RunKeys(run_id=place.run_id).report
+        link = place.store.presign([key], links_for_s)[key]
     if as_json:
-        print_json({"run_id": place.run_id, "output": place.store.root_uri, "report": where})
+        print_json({"run_id": place.run_id, "output": place.store.root_uri, "report": where, "link": link})
     else:
-        print(where)
-    if open_it and protocol_of(where) != "file":
+        print(link or where)
+    if not open_it:
+        return
+    if link is None and protocol_of(where) != "file":
         raise UsageError(
-            "--open: a browser cannot open an object store", advice="render-farm serve --output ... shows it"
+            "--open: a browser cannot open an object store",
+            advice="add --presign HOURS, or let `render-farm serve --output ...` show it",
         )
-    if open_it and not webbrowser.open(f"file://{where}"):
+    if not webbrowser.open(link or Path(where).as_uri()):
         hint("no browser could be opened here")
+
+
+def link_seconds(hours: float | None) -> int | None:
+    """How long signed links are to last; None: none are wanted."""
+    return None if hours is None else max(1, round(hours * 3600))
 
 
 def serve(
@@ -88,8 +114,9 @@ class RunReporter:
     """Writes a run's page in a thread of its own while the run goes on, and a last time at its end. What fails is said
     once and takes nothing away from the run. A context manager."""
 
-    def __init__(self, store: Store, price: Price) -> None:
+    def __init__(self, store: Store, price: Price, *, links_for_s: int | None = None) -> None:
         self._store = store
+        self._links_for_s = links_for_s
         self._price = price
         self._run_id: str | None = None
         self._over = threading.Event()
@@ -114,7 +141,8 @@ class RunReporter:
         from render_farm.report.writer import ReportWriter
 
         assert self._run_id is not None
-        writer, pause_s = ReportWriter(self._store, self._run_id, self._price), _AS_WRITTEN_EVERY_S
+        writer = ReportWriter(self._store, self._run_id, self._price, links_for_s=self._links_for_s)
+        pause_s = _AS_WRITTEN_EVERY_S
         while True:
             is_over = self._over.wait(pause_s)
             started = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _QUIET_S = 300.0
 _WORKERS_SHOWN = 30
+_NAMED = 5
 _POLL_S = 2.0
 
 
@@ -63,7 +65,11 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The events of a run, or of some of its jobs, in the order of time."""
+    """The events of a run, or of some of its jobs, in the order of time, a line each.
+
+    They lie in the run's folder, so they outlive the cluster; a run that goes on adds to them every 20 s, and at once
+    when something fails. With --json and --follow each event is a JSON line.
+    """
     from render_farm.report.run_folder import RunFolderReader
 
     place = find_run(run, output)
@@ -79,15 +85,16 @@ def logs(
     if unknown:
         raise NotFoundError(f"run {place.run_id} has no job {unknown[0]!r}")
     shown = [line for line in folder.events if fits(line)]
-    if as_json:
+    if as_json and not follow:
         print_json({"run_id": place.run_id, "events": [asdict(line) for line in shown]})
         return
+    show = _print_json_lines if as_json else _print_lines
     seen = len(folder.events)
-    _print_lines(shown)
+    show(shown)
     while follow:
         is_over = read().is_over
         events = reader.events()
-        _print_lines([line for line in events[seen:] if fits(line)])
+        show([line for line in events[seen:] if fits(line)])
         seen = len(events)
         if is_over:
             return
@@ -108,7 +115,13 @@ def _print_lines(lines: list[LogLine]) -> None:
     for line in lines:
         worker = f" [{line.worker}]" if line.worker else ""
         segment = f" segment {line.segment + 1}" if line.segment is not None else ""
-        print(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment} {log_text(line)}", flush=True)
+        again = f" attempt {line.attempt}" if line.attempt > 1 else ""
+        print(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment}{again} {log_text(line)}", flush=True)
+
+
+def _print_json_lines(lines: list[LogLine]) -> None:
+    for line in lines:
+        print(json.dumps(asdict(line), default=str), flush=True)
 
 
 def _day(time_s: float) -> str:
@@ -120,7 +133,7 @@ def _watch_lines(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
     told: tuple[object, ...] = ()
     while True:
         now = read()
-        far = (now.state, tuple(now.jobs.items()), now.segments_done)
+        far = (now.state, now.paused, tuple(now.jobs.items()), now.segments_done)
         if far != told:
             print(f"{clock_text(time.time())} {status_lines(now)[0]}", file=sys.stderr, flush=True)
             told = far
@@ -150,25 +163,72 @@ def status_lines(now: RunStatus) -> list[str]:
     parts += [f"{now.jobs[state]:,} {state}" for state in others if now.jobs.get(state)]
     if now.num_segments:
         parts.append(f"segments {now.segments_done:,}/{now.num_segments:,}")
-    if now.segments_per_h and not now.is_over:
-        parts.append(f"{now.segments_per_h:g} segments/h")
-    if now.eta_s is not None:
-        parts.append(f"ETA {duration(now.eta_s)}")
-    lines = [f"{now.run_id}: {now.state}, {', '.join(parts)}"]
+    if not now.is_over:
+        if now.steps_per_s:
+            parts.append(f"{now.steps_per_s:g} steps/s")
+        if now.segments_per_h:
+            parts.append(f"{now.segments_per_h:g} segments/h")
+        if now.num_workers is not None:
+            noun = "GPU" if now.device == "cuda" else "worker"
+            parts.append(f"{plural(now.num_workers, noun)}, {now.workers_busy} busy")
+        if now.eta_s is not None:
+            parts.append(f"ETA {duration(now.eta_s)}")
+    state = "paused" if now.paused and not now.is_over else now.state
+    return [
+        f"{now.run_id}: {state}, {', '.join(parts)}",
+        *_hindrances(now),
+        *_work(now),
+        *_failures(now),
+        *_deadlines(now),
+        *([f"  in Ray's dashboard: {now.ray_dashboard}"] if now.ray_dashboard and not now.is_over else []),
+    ]
+
+
+def _hindrances(now: RunStatus) -> list[str]:
+    """What keeps it from going on, and what to do."""
+    lines = []
+    if now.paused and not now.is_over:
+        lines.append(f"  paused: `render-farm resume {now.run_id} --output {now.output}` lets it go on")
+    elif now.note and not now.is_over:
+        lines.append(f"  {now.note}")
+    for host, reason in now.quarantined.items():
+        lines.append(f"  host {host} is quarantined: {reason}")
+        lines.append(f"    render-farm hosts release {now.run_id} {host} --output {now.output}")
+    if not now.is_over and not now.is_live and now.last_event_s is not None and now.last_event_s > _QUIET_S:
+        quiet = duration(now.last_event_s)
+        lines.append(f"  nothing was heard of it for {quiet}; if it ended, the same `render` command goes on with it")
+    return lines
+
+
+def _work(now: RunStatus) -> list[str]:
+    lines = []
     for work in now.workers[:_WORKERS_SHOWN]:
         again = f", attempt {work.attempt}" if work.attempt > 1 else ""
-        lines.append(f"  {work.worker}  {work.job_id}  {work.doing}{again}  for {duration(work.since_s)}")
+        group = f" with {', '.join(work.helpers)}" if work.helpers else ""
+        lines.append(f"  {work.worker}{group}  {work.job_id}  {work.doing}{again}  for {duration(work.since_s)}")
     if len(now.workers) > _WORKERS_SHOWN:
         lines.append(f"  ... and {len(now.workers) - _WORKERS_SHOWN} more")
+    return lines
+
+
+def _failures(now: RunStatus) -> list[str]:
+    lines = []
     for group in now.failures:
         lines.append(f"  {plural(group['num_jobs'], 'film')} failed: {group['error_class']}: {group['message']}")
         lines.append(f"    {group['advice']}" + (f"  {group['retry']}" if group["retry"] else ""))
-    if now.late:
-        more = "" if len(now.late) <= 5 else f" and {len(now.late) - 5} more"
-        lines.append(f"  past their deadline: {', '.join(now.late[:5])}{more}")
-    if now.ray_dashboard and not now.is_over:
-        lines.append(f"  in Ray's dashboard: {now.ray_dashboard}")
-    if not now.is_over and now.last_event_s is not None and now.last_event_s > _QUIET_S:
-        quiet = duration(now.last_event_s)
-        lines.append(f"  nothing was heard of it for {quiet}; if it ended, the same `render` command goes on with it")
+    return lines
+
+
+def _deadlines(now: RunStatus) -> list[str]:
+    deadlines, lines = now.deadlines, []
+    if not deadlines.num_jobs:
+        return []
+    parts = [f"{deadlines.kept} of {deadlines.num_jobs} kept"]
+    if deadlines.next_s is not None and not now.is_over:
+        parts.append(f"the next in {duration(deadlines.next_s)}")
+    lines.append(f"  deadlines: {', '.join(parts)}")
+    for what, names in (("missed", deadlines.missed), ("at risk", deadlines.at_risk)):
+        if names:
+            more = "" if len(names) <= _NAMED else f" and {len(names) - _NAMED} more"
+            lines.append(f"    {what}: {', '.join(names[:_NAMED])}{more}")
     return lines

@@ -18,6 +18,7 @@ from render_farm.errors import LeaseHeldError, StorageError, UsageError
 from render_farm.farm.errands import Errands
 from render_farm.farm.failures import died
 from render_farm.farm.farm_metrics import FarmMetrics
+from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun, hold
 from render_farm.farm.live_control import LiveControl
@@ -235,6 +236,12 @@ class Coordinator:
         """A film that is being finished has written something."""
         self._watch.alive(work, time.monotonic())
 
+    async def previewed(self, news: PreviewNews) -> None:
+        """A film can be watched a segment further."""
+        run = self._runs.get(news.run_id)
+        if run is not None and not run.is_over:
+            run.record.previewed(news)
+
     # --- events in, actions out ---
 
     def _apply(self, event: ev.Event) -> None:
@@ -441,6 +448,12 @@ class Coordinator:
                     self._spawn(self._answer_requests(run))
 
     async def _write(self, run: HeldRun) -> None:
+        run.live = run.record.live(
+            num_workers=len(self._machine.workers),
+            workers_busy=len(self._machine.workers) - len(self._machine.idle_workers),
+            paused=run.control.paused,
+            quarantined=self._machine.hosts.quarantined,
+        )
         try:
             await run.write()
         except LeaseHeldError as error:

@@ -99,6 +99,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             limits=request.settings.inputs,
             model_cache=request.settings.model_cache,
             timeouts=request.settings.timeouts,
+            previews=request.settings.previews,
             state=load_run_state(store, source.run_id),
         )
         prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))

@@ -63,7 +63,7 @@ class Errands:
             model=task.model,
             step_cost=entry.step_cost(action.segment),
         )
-        record.started(job_id, action.worker, "denoise")
+        record.started(job_id, action.worker, "denoise", helpers=action.helpers)
         record.log.add(
             f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
             + (f" with {', '.join(action.helpers)} ({shape})" if action.helpers else "")

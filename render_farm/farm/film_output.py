@@ -18,6 +18,7 @@ import numpy as np
 
 from render_farm.errors import MediaError
 from render_farm.farm.busy_clock import BusyClock
+from render_farm.farm.film_preview import FilmPreview
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
 from render_farm.media.seams import Seam, SeamMeter
@@ -51,8 +52,11 @@ class FilmOutput:
         decoding_thread: ThreadPoolExecutor,
         clock: BusyClock,
         lead_in: Callable[[], Iterator[np.ndarray]] | None = None,
+        preview: FilmPreview | None = None,
     ) -> None:
-        """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends."""
+        """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends. `preview`
+        gets the film's own."""
+        self._preview = preview
         self._poster_at = plan.num_frames // 2
         self._clock = clock
         self._thread = decoding_thread
@@ -88,6 +92,8 @@ class FilmOutput:
         if self._writer.num_frames != self._num_expected:
             raise MediaError(f"{self._writer.num_frames} frames were written where {self._num_expected} are planned")
         self._writer.close()
+        if self._preview is not None:
+            self._preview.finish()
         files = {VIDEO: self._folder / VIDEO, POSTER: self._folder / POSTER}
         if latents is not None:
             files[LATENTS] = self._folder / LATENTS
@@ -103,6 +109,8 @@ class FilmOutput:
     def remove(self) -> None:
         """Stop whatever is left to do and remove the temporary folder."""
         self._closed = True
+        if self._preview is not None:
+            self._preview.close()
         for future in self._pending:
             future.cancel()
         self._thread.submit(self._clean)
@@ -119,9 +127,13 @@ class FilmOutput:
         import torch
 
         self._seams.begin(segment)
-        self._write_all(lambda: self._decoder.push(torch.from_numpy(latents)))
+        if self._preview is not None:
+            self._preview.begin(segment)
+        self._write_all(lambda: self._decoder.push(torch.from_numpy(latents)), self._preview)
+        if self._preview is not None:
+            self._preview.end()
 
-    def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]]) -> None:
+    def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]], preview: FilmPreview | None = None) -> None:
         begun = started = time.monotonic()
         decode_s = encode_s = 0.0
         with self._clock.busy():
@@ -134,6 +146,8 @@ class FilmOutput:
                     write_poster(frame, self._folder / POSTER)
                 self._writer.append(frame)
                 self._seams.add(frame)
+                if preview is not None:
+                    preview.add(frame)
                 if self.on_frame is not None:
                     self.on_frame()
                 started = time.monotonic()

@@ -34,6 +34,9 @@ class FilmTask:
     step_checkpoint_s: float = 0.0
     """How often to store a segment's state in the middle of its steps; 0: never."""
 
+    previews: bool = False
+    """Whether its segments can be watched while it renders."""
+
     @property
     def job_id(self) -> str:
         return self.plan.job.job_id

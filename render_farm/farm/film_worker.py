@@ -27,6 +27,7 @@ from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldErr
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_output import FilmOutput, RenderedFilm
+from render_farm.farm.film_preview import FilmPreview, PreviewNews
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.group_place import Place, in_group
 from render_farm.farm.patience import Patience
@@ -97,8 +98,11 @@ class FilmWorker:
         num_threads: int | None = None,
         cache_folder: str | None = None,
         options: EngineOptions | None = None,
+        on_preview: Callable[[PreviewNews], None] | None = None,
     ) -> None:
+        """`on_preview` is told of films that can be watched before they are finished, in a thread of the previews."""
         self.name = name
+        self._on_preview = on_preview
         self._device = device
         self._dtype = dtype
         self._num_threads = num_threads
@@ -121,6 +125,7 @@ class FilmWorker:
         """What the segment in work keeps of finished blocks."""
         clear_abandoned()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
+        self._previewing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preview")
         self._texts: dict[tuple[str, str], Tensor] = {}
 
     # --- work ---
@@ -400,6 +405,7 @@ class FilmWorker:
         for film in list(self._films):
             self._forget(film)
         self._decoding.shutdown(wait=True)
+        self._previewing.shutdown(wait=True)
 
     # --- parts ---
 
@@ -472,9 +478,26 @@ class FilmWorker:
     def _decode_begun(self, engine: Engine, task: FilmTask, film: _FilmHere) -> None:
         """Hand the decoder every segment it does not have yet; returns at once."""
         if film.output is None:
-            film.output = FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task))
+            preview = self._preview(task) if task.previews and task.plan.num_segments > 1 else None
+            film.output = FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task), preview)
         for latents in film.latents[film.output.num_segments :]:
             film.output.push(latents)
+
+    def _preview(self, task: FilmTask) -> FilmPreview:
+        def tell(num_segments: int, num_frames: int, problem: str) -> None:
+            if self._on_preview is not None:
+                self._on_preview(
+                    PreviewNews(
+                        run_id=task.run_id,
+                        job_id=task.job_id,
+                        film=task.film,
+                        num_segments=num_segments,
+                        num_frames=num_frames,
+                        problem=problem,
+                    )
+                )
+
+        return FilmPreview(open_store(task.output, meter=self.meter), task.film, task.plan, self._previewing, tell)
 
     def _news(self, notes: tuple[str, ...]) -> tuple[str, ...]:
         """The notes that differ from those of this worker's last segment."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from render_farm.farm.control import job_ids
 from render_farm.storage.done import read_done
-from render_farm.storage.layout import CLAIMS, RUNS, WORK, ClaimKeys, FilmKeys, RunKeys, film_key, split_film_key
+from render_farm.storage.layout import CLAIMS, RUNS, WORK, ClaimKeys, RunKeys, film_key, is_film, split_film_key
 from render_farm.storage.lease import read_lease
 from render_farm.storage.process import is_dead
 from render_farm.storage.publish import clean_work
@@ -53,7 +53,7 @@ def find_garbage(store: Store) -> list[Garbage]:
     """What can go, in the order of the tree. Nothing is changed. StorageError passes."""
     runs = _look_at_runs(store)
     folders = store.list_folders(WORK)
-    films = [name for name in folders if _is_film(name)]
+    films = [name for name in folders if is_film(name)]
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
         reasons = list(pool.map(lambda film: _why_film_can_go(store, film, runs), films))
     found = [(f"{WORK}/{film}", why) for film, why in zip(films, reasons, strict=True) if why]
@@ -78,7 +78,7 @@ def remove(store: Store, garbage: Iterable[Garbage]) -> int:
     runs, removed = _look_at_runs(store), 0
     for item in garbage:
         name = item.folder.removeprefix(f"{WORK}/")
-        if _is_film(name):
+        if is_film(name):
             if not _why_film_can_go(store, name, runs):
                 continue
             clean_work(store, name)
@@ -132,14 +132,6 @@ def _why_film_can_go(store: Store, film: str, runs: _Runs) -> str:
     if done is not None and film in runs.superseded:
         return "its job is published with other parameters"
     return ""
-
-
-def _is_film(name: str) -> bool:
-    try:
-        FilmKeys(film=name)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_run(name: str) -> bool:

@@ -14,6 +14,7 @@ from render_farm.farm.results import write_results
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.run_rows import row_of
 from render_farm.farm.run_spec import RunSpec
+from render_farm.observability.live import LiveRun, dump_live
 from render_farm.scheduling.states import JobState
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Holder, LeaseKeeper, LeaseTiming, acquire
@@ -22,6 +23,7 @@ from render_farm.storage.store import open_store
 
 _STATE_EVERY_S = 2.0
 _RESULTS_EVERY_S = 20.0
+_LIVE_EVERY_S = 5.0
 
 
 @dataclass
@@ -38,6 +40,8 @@ class HeldRun:
     """Models whose prompts are being encoded."""
     control: RunControl = RunControl()
     """What people asked of the run as a whole, as it is to be durable."""
+    live: LiveRun | None = None
+    """The run at this moment, for whoever looks at its folder."""
     answering: bool = False
     """Requests of its mailbox are being answered."""
     lease_lost: bool = False
@@ -45,6 +49,7 @@ class HeldRun:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _results_s: float = 0.0
+    _live_s: float = 0.0
     _state_s: float = 0.0
 
     @property
@@ -83,12 +88,22 @@ class HeldRun:
                 if with_results:
                     self._results_s = now
                     await asyncio.to_thread(write_results, record.store, record.spec.run_id, results)
+                if with_results or record.log.is_urgent:
                     await asyncio.to_thread(record.log.flush, record.store)
+                await self._write_live(now, last=last)
             except LeaseHeldError:
                 raise
             except RenderFarmError as error:
                 record.not_saved(rows)
                 record.log.add(f"the run's state could not be written: {error}", level="error")
+
+    async def _write_live(self, now: float, *, last: bool) -> None:
+        key, store = RunKeys(run_id=self.run_id).live, self.record.store
+        if last:
+            await asyncio.to_thread(store.delete, key)
+        elif self.live is not None and now - self._live_s > _LIVE_EVERY_S:
+            self._live_s = now
+            await asyncio.to_thread(store.write_bytes, key, dump_live(self.live))
 
     async def give_back(self) -> None:
         """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""

@@ -58,6 +58,7 @@ class RunContext:
     model_cache: str | None = None
     """Local folder for models that come from a URI."""
     timeouts: Timeouts = Timeouts()
+    previews: bool = True
     state: RunState = field(default_factory=RunState)
     """What the run knew when it was last at work."""
 
@@ -155,6 +156,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
             grace_s=context.timeouts.preemption_grace_s,
             step_checkpoint_s=context.timeouts.step_checkpoint_s,
             meeting_s=context.timeouts.first_step_floor_s,
+            previews=context.previews,
         ),
         segments_done=there.segments_done,
         costs=tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments)),

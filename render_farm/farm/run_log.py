@@ -59,6 +59,11 @@ class RunLog:
         """The lines with a higher number that are still held."""
         return tuple(line for line in self._lines if line.number > number)
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether an error waits to be written."""
+        return any(line.level == "error" for line in self._unwritten)
+
     def flush(self, store: Store) -> None:
         """Write the lines that are not in storage yet."""
         lines, self._unwritten = self._unwritten, []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.film_task import FilmReport
 from render_farm.farm.results import Result
 from render_farm.farm.run_log import RunLog
@@ -16,11 +17,13 @@ from render_farm.farm.run_rows import row_of
 from render_farm.farm.run_spec import FilmEntry, RunSpec
 from render_farm.farm.snapshot import JobSnapshot, RunSnapshot
 from render_farm.observability.events import EventKind
+from render_farm.observability.live import LiveRun, LiveWork
 from render_farm.scheduling.states import JobState, RunState
 from render_farm.storage.run_state import JobRow
 from render_farm.storage.store import Store
 
 _JOBS_SHOWN = 200
+_WORK_SHOWN = 1000
 _RATE_OVER_S = 20.0
 
 
@@ -35,7 +38,11 @@ class FilmRecord:
     num_steps: int = 0
     phase: str = ""
     worker: str = ""
+    helpers: tuple[str, ...] = ()
+    """The other workers of its render group."""
     started_s: float | None = None
+    work_began_s: float = 0.0
+    """When its worker was given what it does now."""
     attempt: int = 1
     """Counts every time its work is handed out again after a failure."""
 
@@ -50,6 +57,20 @@ class FilmRecord:
             phase=self.phase,
             worker=self.worker,
             message=self.result.message or "",
+        )
+
+    def live(self) -> LiveWork:
+        return LiveWork(
+            worker=self.worker,
+            helpers=self.helpers,
+            job_id=self.result.job_id,
+            phase=self.phase,
+            segment=self.segments_done,
+            num_segments=self.entry.task.plan.num_segments,
+            step=self.step,
+            num_steps=self.num_steps,
+            attempt=self.attempt,
+            seconds=round(time.monotonic() - self.work_began_s, 1),
         )
 
 
@@ -112,18 +133,20 @@ class RunRecord:
         else:
             self._running.discard(job_id)
 
-    def started(self, job_id: str, worker: str, phase: str) -> None:
-        """A worker began a segment (`denoise`) or the finishing (`publish`)."""
+    def started(self, job_id: str, worker: str, phase: str, helpers: tuple[str, ...] = ()) -> None:
+        """A worker began a segment (`denoise`), with the others of its group, or the finishing (`publish`)."""
         film = self.films[job_id]
         if film.started_s is None:
             film.started_s = time.monotonic()
             film.result.started_at = datetime.now(UTC)
         film.result.state, film.worker, film.phase = JobState.RUNNING, worker, phase
         film.step = film.num_steps = 0
+        film.work_began_s, film.helpers = time.monotonic(), helpers
         if phase == "publish":
             self._note(film, EventKind.FINISH_STARTED, "finishing")
         else:
-            self._note(film, EventKind.SEGMENT_STARTED, f"began on {worker}", segment=film.segments_done)
+            others = {"helpers": list(helpers)} if helpers else {}
+            self._note(film, EventKind.SEGMENT_STARTED, f"began on {worker}", segment=film.segments_done, **others)
         self._touch(film)
 
     def _note(self, film: FilmRecord, kind: EventKind, message: str, **details: Any) -> None:
@@ -168,6 +191,23 @@ class RunRecord:
         film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds * num_workers, 3)
         self.segments_done += 1
         self._touch(film)
+
+    def previewed(self, news: PreviewNews) -> None:
+        """A film's finished segments can be watched, or why there will be no more of them."""
+        film = self.films[news.job_id]
+        if news.problem:
+            self.log.add(f"its preview ends: {news.problem}", level="warning", job_id=news.job_id, worker=film.worker)
+            return
+        job = film.entry.task.plan.job
+        self._note(
+            film,
+            EventKind.PREVIEW_READY,
+            f"{news.num_segments} of {film.entry.task.plan.num_segments} segments can be watched",
+            segment=news.num_segments - 1,
+            folder=news.film,
+            num_frames=news.num_frames,
+            fps=job.fps,
+        )
 
     def set_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
         """A film's work failed and will be tried again."""
@@ -279,6 +319,32 @@ class RunRecord:
             jobs=tuple(self.films[job_id].picture() for job_id in shown[:_JOBS_SHOWN]),
             log=self.log.after(after_line),
             note=self.note,
+        )
+
+    def live(
+        self,
+        *,
+        num_workers: int,
+        workers_busy: int,
+        paused: bool = False,
+        quarantined: Mapping[str, str] | None = None,
+    ) -> LiveRun:
+        """The run now, for its folder."""
+        running = [self.films[job_id] for job_id in sorted(self._running)]
+        return LiveRun(
+            time_s=round(time.time(), 1),
+            state=str(self.state),
+            jobs=self.counts,
+            segments_done=self.segments_done,
+            num_segments=self.num_segments,
+            steps_per_s=round(self._steps_per_s(), 2),
+            eta_s=self.eta_s,
+            num_workers=num_workers,
+            workers_busy=workers_busy,
+            paused=paused,
+            quarantined=dict(quarantined or {}),
+            note=self.note,
+            work=tuple(film.live() for film in running[:_WORK_SHOWN]),
         )
 
     def _steps_per_s(self) -> float:

@@ -48,7 +48,13 @@ class RenderWorker:
         self._coordinator = coordinator
         log_to_ray()
         self._worker = FilmWorker(
-            name, device=device, dtype=dtype, num_threads=num_threads, cache_folder=cache_folder, options=options
+            name,
+            device=device,
+            dtype=dtype,
+            num_threads=num_threads,
+            cache_folder=cache_folder,
+            options=options,
+            on_preview=lambda news: coordinator.previewed.remote(news),
         )
         self._metrics = WorkerMetrics(self._worker, RayMetrics())
         on_signal(signal.SIGTERM, self._worker.preempt)

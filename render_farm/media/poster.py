@@ -43,6 +43,19 @@ def film_strip(
     exact, so that their pixels stay crisp; others are resampled (Lanczos). StorageFullError or StorageError when it
     cannot be written.
     """
+    sheet = sheet_of(frames, num_columns=num_columns, tile_width=tile_width, gap=gap, background=background)
+    _save(sheet, Path(path), "PNG", optimize=True)
+
+
+def sheet_of(
+    frames: Sequence[np.ndarray],
+    *,
+    num_columns: int | None = None,
+    tile_width: int = 192,
+    gap: int = 6,
+    background: tuple[int, int, int] = (24, 24, 27),
+) -> Image.Image:
+    """The picture that `film_strip` writes."""
     if not frames:
         raise ValueError("a film strip needs at least one frame")
     tiles = [_tile(_checked(frame), tile_width) for frame in frames]
@@ -55,7 +68,7 @@ def film_strip(
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         sheet.paste(tile, (gap + column * (width + gap), gap + row * (height + gap)))
-    _save(sheet, Path(path), "PNG", optimize=True)
+    return sheet
 
 
 def _tile(frame: np.ndarray, tile_width: int) -> Image.Image:

@@ -23,6 +23,7 @@ class EventKind(StrEnum):
     WORKER_ENDED = "worker_ended"
     SEGMENT_STARTED = "segment_started"
     SEGMENT_DONE = "segment_done"
+    PREVIEW_READY = "preview_ready"
     FINISH_STARTED = "finish_started"
     FILM_PUBLISHED = "film_published"
     WORK_FAILED = "work_failed"

@@ -1,4 +1,4 @@
-"""Notices to people: what is told when a run ends, when its first film fails, and when it may miss its deadline.
+"""Notices to people: what is told when a run ends, when its first film fails, and when a film may miss its deadline.
 
 They are sent by a thread of their own, tried again with growing pauses, and given up quietly: a run never waits for
 them, and never fails of them. `Channel` is the way out; `webhook.py` and `mail.py` are two.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
+
+from render_farm.observability.deadlines import will_be_late
 
 _CLOSE_WITHIN_S = 30.0
 
@@ -114,9 +116,9 @@ class Notifier:
 class RunNotices:
     """Decides what to tell of one run, each thing once. Pure; fed with how the run stands."""
 
-    def __init__(self, *, last_deadline_s: float | None = None, failed_before: int = 0) -> None:
-        """`last_deadline_s` is the latest deadline of the run's jobs, in Unix time."""
-        self._last_deadline_s = last_deadline_s
+    def __init__(self, *, deadlines: Mapping[str, float] | None = None, failed_before: int = 0) -> None:
+        """`deadlines` of the jobs that have one and have not ended, in Unix time."""
+        self._deadlines = dict(deadlines or {})
         self._failed_before = failed_before
         self._told: set[NoticeKind] = set()
 
@@ -130,17 +132,24 @@ class RunNotices:
         num_jobs: int,
         eta_s: float | None,
         now_s: float,
+        ended: Iterable[str] = (),
     ) -> list[Notice]:
-        """The notices that this picture of the run asks for."""
+        """The notices that this picture of the run asks for. `ended`: jobs that have ended since the last one."""
+        for job_id in ended:
+            self._deadlines.pop(job_id, None)
         done, failed = jobs.get("done", 0), jobs.get("failed", 0)
         report = f"{output.rstrip('/')}/_runs/{run_id}/report.html"
         due: list[tuple[NoticeKind, str]] = []
         if failed > self._failed_before:
             due.append((NoticeKind.FIRST_FAILURE, f"Run {run_id}: a film failed ({failed} of {num_jobs} so far)."))
-        if self._last_deadline_s is not None and eta_s is not None and now_s + eta_s > self._last_deadline_s:
-            late_min = (now_s + eta_s - self._last_deadline_s) / 60
+        num_left = num_jobs - sum(jobs.get(name, 0) for name in ("done", "failed", "cancelled"))
+        late = will_be_late(self._deadlines, now_s=now_s, eta_s=eta_s, num_left=num_left)
+        if late:
+            first = datetime.fromtimestamp(self._deadlines[late[0]], UTC)
+            films = "a film" if len(late) == 1 else f"{len(late)} films"
             text = (
-                f"Run {run_id} may end {late_min:.0f} min after its last deadline; {done} of {num_jobs} films are done."
+                f"Run {run_id}: {films} may miss the deadline, {'' if len(late) == 1 else 'first '}{late[0]}, "
+                f"due {first:%Y-%m-%d %H:%M} UTC; {done} of {num_jobs} films are done."
             )
             due.append((NoticeKind.DEADLINE_RISK, text))
         if state in ("done", "failed", "cancelled"):

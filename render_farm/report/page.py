@@ -10,6 +10,7 @@ import json
 from functools import cache
 from string import Template
 from typing import Any
+from urllib.parse import urlsplit
 
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
@@ -17,13 +18,14 @@ _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", 
 def build_page(data: dict[str, Any], *, live: bool = False) -> bytes:
     """The page of `page_data`'s value. A `live` one asks the server that it came from for news."""
     script, style = _asset("page.js"), _asset("page.css")
+    plain = " ".join(_plain_origins(data))
     policy = "; ".join(
         [
             "default-src 'none'",
             f"script-src '{_hash(script)}'",
             f"style-src '{_hash(style)}'",
-            "img-src 'self' file: https: data:",
-            "media-src 'self' file: https:",
+            f"img-src 'self' file: https: data: {plain}".rstrip(),
+            f"media-src 'self' file: https: {plain}".rstrip(),
             *(["connect-src 'self'"] if live else []),
             "base-uri 'none'",
             "form-action 'none'",
@@ -37,6 +39,12 @@ def build_page(data: dict[str, Any], *, live: bool = False) -> bytes:
         data=dump_data({**data, "live": live}),
     )
     return page.encode()
+
+
+def _plain_origins(data: dict[str, Any]) -> list[str]:
+    """Where signed links lead that are not https: a store of one's own."""
+    links = (urlsplit(link) for names in data.get("media", {}).values() for link in names.values())
+    return sorted({f"http://{link.netloc}" for link in links if link.scheme == "http"})
 
 
 def dump_data(data: dict[str, Any]) -> str:

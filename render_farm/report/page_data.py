@@ -15,6 +15,7 @@ from render_farm.observability.events import EventKind
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
 from render_farm.report.timeline import Timeline, build_timeline
+from render_farm.storage.layout import is_film
 
 _BUCKETS = 96
 _SLOWEST = 20
@@ -57,16 +58,33 @@ def page_data(
             "written": now_s,
             "over": is_over,
             "state": _state(totals["states"], is_over),
+            "now": None if is_over else _now(folder, now_s),
         },
         "totals": totals,
         "throughput": _throughput(jobs, timeline),
         "gantt": _gantt(timeline, jobs["id"]),
         "jobs": jobs,
+        "previews": _previews(folder, jobs),
         "failures": [asdict(group) for group in group_failures(folder.results, run_id=folder.run_id, output=output)],
         "slowest": _largest(jobs, "wall", _SLOWEST),
         "seams": [index for index in _largest(jobs, "seam", _LISTED) if jobs["seam"][index] >= VISIBLE],
         "visible_seam": VISIBLE,
         "changes": _changes(folder, jobs, totals, previous),
+    }
+
+
+def _now(folder: RunFolder, now_s: float) -> dict[str, Any] | None:
+    """What the run's coordinator said lately."""
+    live = folder.live_at(now_s)
+    if live is None:
+        return None
+    return {
+        "eta": live.eta_s,
+        "steps": live.steps_per_s,
+        "workers": live.num_workers,
+        "busy": live.workers_busy,
+        "paused": live.paused,
+        "note": live.note,
     }
 
 
@@ -103,6 +121,20 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
         for column, value in values.items():
             columns[column].append(value)
     return columns
+
+
+def _previews(folder: RunFolder, jobs: dict[str, list[Any]]) -> dict[int, list[Any]]:
+    """Of films that are not done, by number: work folder, segments that can be watched, and their seconds."""
+    ready = {line.job_id: line for line in folder.events if line.kind == EventKind.PREVIEW_READY}
+    found: dict[int, list[Any]] = {}
+    for index, (name, state) in enumerate(zip(jobs["id"], jobs["state"], strict=True)):
+        line = ready.get(name)
+        if line is None or state == "done":
+            continue
+        work, frames, fps = (line.values.get(key) for key in ("folder", "num_frames", "fps"))
+        if is_film(work) and isinstance(frames, int) and fps:
+            found[index] = [work, (line.segment or 0) + 1, round(frames / fps, 2)]
+    return found
 
 
 _COLUMNS = (
@@ -257,6 +289,7 @@ def _changes(
             ["done", _count(before, "done"), _count(now, "done")],
             ["failed", len(failed_before), len(failed)],
             ["rendering seconds a film (median)", _median(before), _median(now)],
+            ["rendering hours in all", _hours(before), _hours(now)],
         ],
         "newly_failed": sorted(failed & before.keys() - failed_before)[:_LISTED],
         "repaired": sorted(name for name in failed_before if name in now and now[name]["state"] == "done")[:_LISTED],
@@ -272,6 +305,10 @@ def _changes(
 
 def _count(rows: dict[str, dict[str, Any]], state: str) -> int:
     return sum(row["state"] == state for row in rows.values())
+
+
+def _hours(rows: dict[str, dict[str, Any]]) -> float:
+    return round(sum(row["gpu_s"] or 0.0 for row in rows.values()) / 3600, 2)
 
 
 def _median(rows: dict[str, dict[str, Any]]) -> float | None:

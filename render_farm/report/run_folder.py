@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,11 +15,14 @@ import pyarrow.parquet as pq
 
 from render_farm.errors import NotFoundError
 from render_farm.observability.events import LogLine, parse_lines
+from render_farm.observability.live import LiveRun, parse_live
 from render_farm.storage.layout import RUNS, RunKeys
+from render_farm.storage.run_state import RunControl, load_run_state
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
 _RUNS_LOOKED_AT = 200
+_LIVE_FOR_S = 60.0
 _SHOWN_COLUMNS = (
     "job_id",
     "prompt",
@@ -47,6 +51,14 @@ class RunFolder:
     """Rows of `results.parquet`."""
     events: list[LogLine] = field(default_factory=list)
     """In the order of time."""
+    live: LiveRun | None = None
+    """What its coordinator said last, while it renders."""
+    control: RunControl = RunControl()
+    """What people asked of it, as it is stored."""
+
+    def live_at(self, now_s: float) -> LiveRun | None:
+        """What its coordinator said lately; None for a run that nobody renders."""
+        return self.live if self.live is not None and abs(now_s - self.live.time_s) < _LIVE_FOR_S else None
 
 
 class RunFolderReader:
@@ -69,7 +81,10 @@ class RunFolderReader:
                     advice=_known_runs(self._store),
                 )
             self._jobs = _manifest_rows(manifest)
+        live = parse_live(self._bytes(self._keys.live) or b"")
         return RunFolder(
+            live=live,
+            control=self._control(live),
             run_id=self._keys.run_id,
             document=document,
             jobs=self._jobs,
@@ -85,6 +100,11 @@ class RunFolderReader:
                 self._logs[key] = list(parse_lines(data or b""))
         lines = [line for key in sorted(self._logs) for line in self._logs[key]]
         return sorted(lines, key=lambda line: line.time_s)
+
+    def _control(self, live: LiveRun | None) -> RunControl:
+        if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
+            return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
+        return load_run_state(self._store, self._keys.run_id).control
 
     def _document(self) -> dict[str, Any]:
         data = self._bytes(self._keys.run)

@@ -3,6 +3,7 @@
     /                                     the runs
     /_runs/<run_id>/report.html           the page; it asks for report.json while the run goes on
     /<job_id>/video.mp4 | poster.jpg      with Range requests, so that players can seek
+    /_work/<film>/preview/...             what can be watched of a film that is not done
 
 Nothing else is served, and nothing is written. On an address that other machines reach, a token is needed; on the
 loopback address requests must name it, so that no web page elsewhere can read along through a name of its own.
@@ -31,7 +32,7 @@ from render_farm.report.page import build_page, dump_data
 from render_farm.report.page_data import Price
 from render_farm.report.run_folder import run_ids
 from render_farm.report.writer import ReportWriter
-from render_farm.storage.layout import POSTER, RUNS, VIDEO, JobKeys, check_id
+from render_farm.storage.layout import POSTER, PREVIEW_LIST, RUNS, VIDEO, WORK, FilmKeys, JobKeys, check_id
 from render_farm.storage.local import LocalStore
 from render_farm.storage.store import Store, content_type_for
 
@@ -123,8 +124,9 @@ class _Media:
         path = self._folder / secrets.token_hex(8)
         self._store.get_file(key, path)
         with self._lock:
+            dropped = [self._copies.pop(key)[1]] if key in self._copies else []
             self._copies[key] = (size, path)
-            dropped = [self._copies.popitem(last=False)[1][1] for _ in range(len(self._copies) - _FILES_KEPT)]
+            dropped += [self._copies.popitem(last=False)[1][1] for _ in range(len(self._copies) - _FILES_KEPT)]
         for old in dropped:
             old.unlink(missing_ok=True)
         return path
@@ -167,6 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(dump_data(self.server.data(_checked(run_id))).encode(), "application/json")
             case [job_id, name] if name in (VIDEO, POSTER):
                 self._send_file(JobKeys(job_id=_checked(job_id)).final(name), name)
+            case [work, film, "preview", name] if work == WORK and name == PREVIEW_LIST:
+                # Whole, whatever range is asked for: players read it again and again while it grows.
+                self._send(self.server.store.read_bytes(_preview_key(film, name)), content_type_for(name))
+            case [work, film, "preview", name] if work == WORK:
+                self._send_file(_preview_key(film, name), name, cache="no-store")
             case _:
                 raise NotFoundError("there is nothing here")
 
@@ -197,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._say(HTTPStatus.UNAUTHORIZED, "the token is missing: open the address that `render-farm serve` printed")
         return False
 
-    def _send_file(self, key: str, name: str) -> None:
+    def _send_file(self, key: str, name: str, *, cache: str = "private, max-age=60") -> None:
         file, size = self.server.media.open(key)
         with file:
             span = _range(self.headers.get("Range"), size)
@@ -213,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
             if partial:
                 self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
-            self._end(stop - start, cache="private, max-age=60")
+            self._end(stop - start, cache=cache)
             if self.command == "HEAD":
                 return
             file.seek(start)
@@ -251,6 +258,13 @@ def _range(header: str | None, size: int) -> tuple[int, int] | None:
         return (max(0, size - int(last)), size) if int(last) else None
     start, stop = int(first), min(size, int(last) + 1) if last else size
     return (start, stop) if start < size and start < stop else None
+
+
+def _preview_key(film: str, name: str) -> str:
+    try:
+        return FilmKeys(film=film).preview(name)
+    except ValueError as error:
+        raise NotFoundError("there is nothing here") from error
 
 
 def _checked(name: str) -> str:

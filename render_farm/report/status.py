@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from render_farm.observability.deadlines import will_be_late
 from render_farm.observability.events import EventKind
+from render_farm.observability.live import LiveRun
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
+from render_farm.report.timeline import natural
 
 _RATE_OVER_S = 1800.0
+_ENDS = {EventKind.SEGMENT_DONE, EventKind.FILM_PUBLISHED, EventKind.WORK_FAILED, EventKind.FILM_ENDED}
 _STATES = ("done", "running", "waiting", "failed", "cancelled")
 
 
@@ -22,10 +26,28 @@ class Work:
     worker: str
     job_id: str
     doing: str
-    """`segment 2/5`, or `finishing`."""
+    """`segment 2/5`, with its steps where they are known, or `finishing`."""
     since_s: float
     """Seconds so far."""
     attempt: int = 1
+    helpers: tuple[str, ...] = ()
+    """The other workers of its render group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """How the run's deadlines stand."""
+
+    num_jobs: int = 0
+    """Jobs that have one."""
+    kept: int = 0
+    """Done in time."""
+    missed: list[str] = field(default_factory=list)
+    """Jobs that ended late, or are not done and it has passed."""
+    at_risk: list[str] = field(default_factory=list)
+    """Jobs that will end late at the present pace, if films are taken in the order of their deadlines."""
+    next_s: float | None = None
+    """Seconds until the next one of a job that is not done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +64,28 @@ class RunStatus:
     num_segments: int
     segments_done: int
     segments_per_h: float | None
+    steps_per_s: float | None
+    """Denoising steps of all workers over the last seconds; None when its coordinator does not say."""
     eta_s: float | None
-    """From the pace of the last half hour; None when nothing is known."""
+    """None when nothing is known."""
     last_event_s: float | None
-    """Seconds since the run last said something; it writes every 20 s when there is something to say."""
+    """Seconds since the run last said something."""
+    is_live: bool = False
+    """A coordinator renders it and said so within the last minute."""
+    device: str = ""
+    """`cuda` or `cpu`."""
+    num_workers: int | None = None
+    """GPUs (or CPU workers) that are up; None when its coordinator does not say."""
+    workers_busy: int | None = None
+    paused: bool = False
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Hosts that get no work, each with its reason."""
+    note: str = ""
+    """What it waits for, when it does."""
     workers: list[Work] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     """Causes, each with `error_class`, `message`, `advice`, `retry` and `num_jobs`."""
-    late: list[str] = field(default_factory=list)
-    """Jobs whose deadline has passed and that are not done."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
     report: str = ""
     ray_dashboard: str | None = None
     """The run's job in Ray's dashboard, when it is rendered on a cluster that has one."""
@@ -64,23 +99,35 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     """The status at `now_s` (Unix time) of what `folder` holds."""
     results = {row["job_id"]: row for row in folder.results}
     names = list(dict.fromkeys([*(str(row["job_id"]) for row in folder.jobs if "job_id" in row), *results]))
-    counts = Counter(str(results[name]["state"]) if name in results else "waiting" for name in names)
+    live = folder.live_at(now_s)
+    stored = Counter(str(results[name]["state"]) if name in results else "waiting" for name in names)
+    counts = Counter(live.jobs) if live else stored
     num_segments, done, rate = _segments(folder, now_s)
-    state = _state(counts, bool(results))
+    state = live.state if live else _state(counts, bool(results))
     groups = group_failures(folder.results, run_id=folder.run_id, output=root_uri)
-    last = folder.events[-1].time_s if folder.events else None
+    last = max([line.time_s for line in folder.events[-1:]] + ([live.time_s] if live else []), default=None)
+    pace_eta_s = (num_segments - done) / rate if rate and state == "running" else None
+    eta_s = live.eta_s if live and live.eta_s is not None else pace_eta_s
     return RunStatus(
         run_id=folder.run_id,
         output=root_uri,
         state=state,
         num_jobs=len(names),
         jobs={name: counts[name] for name in _STATES if counts[name]},
-        num_segments=num_segments,
-        segments_done=done,
+        num_segments=max(num_segments, live.num_segments) if live else num_segments,
+        segments_done=max(done, live.segments_done) if live else done,
         segments_per_h=round(rate * 3600, 1) if rate else None,
-        eta_s=round((num_segments - done) / rate, 1) if rate and state == "running" else None,
+        steps_per_s=live.steps_per_s if live else None,
+        eta_s=None if eta_s is None else round(eta_s, 1),
         last_event_s=None if last is None else round(max(0.0, now_s - last), 1),
-        workers=_workers(folder, now_s) if state == "running" else [],
+        is_live=live is not None,
+        device=str(folder.document.get("device") or ""),
+        num_workers=live.num_workers if live else None,
+        workers_busy=live.workers_busy if live else None,
+        paused=folder.control.paused,
+        quarantined=dict(folder.control.quarantined),
+        note=live.note if live else "",
+        workers=_live_work(live) if live else _workers(folder, now_s) if state == "running" else [],
         failures=[
             {
                 "error_class": group.error_class,
@@ -91,10 +138,28 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
             }
             for group in groups
         ],
-        late=_late(folder, results, now_s),
+        deadlines=_deadlines(folder, results, now_s, eta_s, num_left=counts["running"] + counts["waiting"]),
         report=f"{root_uri}/_runs/{folder.run_id}/report.html",
         ray_dashboard=folder.document.get("ray_dashboard"),
     )
+
+
+def _live_work(live: LiveRun) -> list[Work]:
+    work = []
+    for item in live.work:
+        steps = f" step {item.step}/{item.num_steps}" if item.num_steps else ""
+        doing = "finishing" if item.phase == "publish" else f"segment {item.segment + 1}/{item.num_segments}{steps}"
+        work.append(
+            Work(
+                worker=item.worker,
+                job_id=item.job_id,
+                doing=doing,
+                since_s=item.seconds,
+                attempt=item.attempt,
+                helpers=item.helpers,
+            )
+        )
+    return sorted(work, key=lambda item: natural(item.worker))
 
 
 def _state(counts: Counter[str], begun: bool) -> str:
@@ -144,20 +209,40 @@ def _workers(folder: RunFolder, now_s: float) -> list[Work]:
                 doing=place if line.kind == EventKind.SEGMENT_STARTED else "finishing",
                 since_s=round(max(0.0, now_s - line.time_s), 1),
                 attempt=line.attempt or 1,
+                helpers=tuple(line.values.get("helpers", ())),
             )
         elif line.kind == EventKind.WORKER_ENDED:
             begun = {known: work for known, work in begun.items() if known[0] != line.worker}
-        else:
+        elif line.kind in _ENDS:
             begun.pop(key, None)
     return sorted(begun.values(), key=lambda work: work.worker)
 
 
-def _late(folder: RunFolder, results: dict[str, dict[str, Any]], now_s: float) -> list[str]:
-    late = []
+def _deadlines(
+    folder: RunFolder, results: dict[str, dict[str, Any]], now_s: float, eta_s: float | None, *, num_left: int
+) -> Deadlines:
+    kept = num_jobs = 0
+    missed: list[str] = []
+    open_jobs: dict[str, float] = {}
     for row in folder.jobs:
         deadline, name = row.get("deadline"), str(row.get("job_id", ""))
-        if not isinstance(deadline, datetime) or results.get(name, {}).get("state") == "done":
+        if not isinstance(deadline, datetime):
             continue
-        if deadline.timestamp() < now_s:
-            late.append(name)
-    return late
+        num_jobs, due_s = num_jobs + 1, deadline.timestamp()
+        result = results.get(name, {})
+        if result.get("state") == "done":
+            in_time = (result.get("finished_at") or due_s) <= due_s  # no time: it was there before the run
+            kept += in_time
+            if not in_time:
+                missed.append(name)
+        elif due_s < now_s:
+            missed.append(name)
+        elif result.get("state") not in ("failed", "cancelled"):
+            open_jobs[name] = due_s
+    return Deadlines(
+        num_jobs=num_jobs,
+        kept=kept,
+        missed=missed,
+        at_risk=will_be_late(open_jobs, now_s=now_s, eta_s=eta_s, num_left=num_left),
+        next_s=round(min(open_jobs.values()) - now_s, 1) if open_jobs else None,
+    )

@@ -58,7 +58,7 @@ class Timeline:
 
     @property
     def workers(self) -> list[str]:
-        return sorted(self.up_s, key=_natural)
+        return sorted(self.up_s, key=natural)
 
     @property
     def idle_s(self) -> dict[str, float]:
@@ -90,17 +90,18 @@ def _spans(lines: list[LogLine], end_s: float) -> tuple[list[Span], dict[str, li
     up: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def close(begin: LogLine, time_s: float, *, failed: bool) -> None:
-        spans.append(
-            Span(
-                worker=begin.worker,
-                start_s=begin.time_s,
-                end_s=time_s,
-                kind="failed" if failed else _BEGINS[EventKind(begin.kind)],
-                job_id=begin.job_id,
-                segment=begin.segment,
-                attempt=begin.attempt,
+        for worker in _workers_of(begin):
+            spans.append(
+                Span(
+                    worker=worker,
+                    start_s=begin.time_s,
+                    end_s=time_s,
+                    kind="failed" if failed else _BEGINS[EventKind(begin.kind)],
+                    job_id=begin.job_id,
+                    segment=begin.segment,
+                    attempt=begin.attempt,
+                )
             )
-        )
 
     def all_down(time_s: float) -> None:
         for begin in open_work.values():
@@ -122,7 +123,8 @@ def _spans(lines: list[LogLine], end_s: float) -> tuple[list[Span], dict[str, li
                 close(open_work.pop(key), line.time_s, failed=True)
         elif line.kind in _BEGINS:
             open_work[line.worker, line.job_id] = line
-            open_up.setdefault(line.worker, line.time_s)
+            for worker in _workers_of(line):
+                open_up.setdefault(worker, line.time_s)
         elif line.kind in _ENDS and (begin := open_work.pop((line.worker, line.job_id), None)):
             failed = line.kind == EventKind.WORK_FAILED or (
                 line.kind == EventKind.FILM_ENDED and line.values.get("state") != "done"
@@ -189,7 +191,12 @@ class _Reasons:
         return BETWEEN
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _workers_of(begin: LogLine) -> list[str]:
+    """Who does what begins there: a worker, and the others of its render group."""
+    return [begin.worker, *begin.values.get("helpers", ())]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
     """`worker-10.2` after `worker-9.1`."""
     parts = name.replace("-", ".").split(".")
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

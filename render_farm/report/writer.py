@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from render_farm.errors import NotFoundError
+from render_farm.report.media_links import MediaLinks
 from render_farm.report.page import build_page
 from render_farm.report.page_data import Price, page_data
 from render_farm.report.run_folder import RunFolderReader, previous_run
@@ -16,7 +17,10 @@ from render_farm.storage.store import Store
 class ReportWriter:
     """One run's page, made as often as asked for. What is stored once is read once."""
 
-    def __init__(self, store: Store, run_id: str, price: Price = Price()) -> None:
+    def __init__(self, store: Store, run_id: str, price: Price = Price(), *, links_for_s: int | None = None) -> None:
+        """`links_for_s`: the page's films are signed links that anyone can follow for so long; by default they are
+        relative. UsageError at the first writing when the store has no such links."""
+        self._links = None if links_for_s is None else MediaLinks(store, links_for_s)
         self._store = store
         self._run_id = run_id
         self._price = price
@@ -29,9 +33,10 @@ class ReportWriter:
         folder = self._reader.read()
         if not self._previous_known:
             self._previous, self._previous_known = previous_run(self._store, folder), True
-        return page_data(
+        data = page_data(
             folder, previous=self._previous, now_s=time.time(), root_uri=self._store.root_uri, price=self._price
         )
+        return data if self._links is None else {**data, "media": self._links.of(data)}
 
     def write(self) -> str:
         """Write the page and return where it is. NotFoundError when there is no such run; StorageError passes."""

@@ -1,9 +1,10 @@
 """Every object key of the output tree, in one place. Pure: no I/O, keys are relative to OUTPUT.
 
     <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}      what a finished job leaves
-    _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json}
+    _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, live.json}
                    {logs/, embeddings/, lease/, state/, control/}      while it runs, and for the next time
     _work/<job_id>-<render_key>/{segments/, steps/, state/, attempts/<attempt>/, commit.json}      while it renders
+    _work/<job_id>-<render_key>/preview/{preview.m3u8, init.mp4, 0000.m4s ..., preview.mp4, sheet.jpg}      to look at
     _work/_claims/<job_id>/      which run publishes the job
 
 A job id starts with a letter or a digit, so `_runs` and `_work` never meet a job's folder.
@@ -21,12 +22,18 @@ LATENTS = "latents.safetensors"
 FINAL_NAMES = (VIDEO, POSTER, LATENTS, JOB)
 """Everything that publishing may put into a job's folder; `job.json` last, as it is written."""
 
+PREVIEW_LIST = "preview.m3u8"
+PREVIEW_INIT = "init.mp4"
+PREVIEW_VIDEO = "preview.mp4"
+PREVIEW_SHEET = "sheet.jpg"
+
 RUNS = "_runs"
 WORK = "_work"
 CLAIMS = f"{WORK}/_claims"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
+_PREVIEW = re.compile(r"preview\.m3u8|init\.mp4|preview\.mp4|sheet\.jpg|[0-9]{4,}\.m4s")
 _NUMBER = re.compile(r"([0-9]{8})\.json")
 
 
@@ -54,6 +61,15 @@ def split_film_key(film: str) -> tuple[str, str]:
     return job_id, render_key
 
 
+def is_film(name: object) -> bool:
+    """Whether `name` can be that of a film's work folder."""
+    try:
+        split_film_key(str(name))
+    except ValueError:
+        return False
+    return True
+
+
 def numbered(number: int) -> str:
     """Name of the `number`-th object of a series; names sort as numbers do. `number` is 1 to 99,999,999."""
     if not 1 <= number <= 99_999_999:
@@ -65,6 +81,11 @@ def number_of(name: str) -> int | None:
     """The number in a key or name made by `numbered`, or None when it is no such name."""
     match = _NUMBER.fullmatch(name.rpartition("/")[2])
     return int(match.group(1)) if match else None
+
+
+def preview_part(segment: int) -> str:
+    """Name of a segment's part of the preview; relative to the playlist, as it stands there."""
+    return f"{segment:04d}.m4s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +161,12 @@ class FilmKeys:
         """The state of a segment in the middle of its steps; its name vouches for its bytes."""
         return f"{self.steps}/{index:04d}-{row:06d}-{check_id(sha256, 'sha256')}.safetensors"
 
+    def preview(self, name: str) -> str:
+        """One of the preview's objects; a segment's part is called as `preview_part` says."""
+        if not _PREVIEW.fullmatch(name):
+            raise ValueError(f"{name!r} is no part of a preview")
+        return f"{self.folder}/preview/{name}"
+
     def segment(self, index: int, attempt: str) -> str:
         """Attempt-unique, so that nobody can overwrite a segment that a state object already names."""
         return f"{self.segments}/{index:04d}-{check_id(attempt, 'attempt')}.safetensors"
@@ -201,6 +228,11 @@ class RunKeys:
     @property
     def run(self) -> str:
         return f"{self.folder}/run.json"
+
+    @property
+    def live(self) -> str:
+        """How the run is doing at this moment; replaced every few seconds."""
+        return f"{self.folder}/live.json"
 
     @property
     def logs(self) -> str:

@@ -18,7 +18,7 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
 
-from render_farm.errors import NotFoundError
+from render_farm.errors import NotFoundError, UsageError
 from render_farm.storage.failures import from_s3_error, is_transient, s3_code
 from render_farm.storage.files import write_atomically
 from render_farm.storage.local import open_local
@@ -31,6 +31,7 @@ Pages = list[dict[str, Any]]
 
 _LISTINGS_AT_ONCE = 8
 _PAGE_KEYS = 1000
+_LONGEST_LINK_S = 7 * 86_400
 # What s3fs lets out: its own OSErrors, botocore's, aiohttp's (a body cut short), ValueError for a malformed endpoint.
 _S3_ERRORS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError)
 
@@ -56,20 +57,23 @@ class S3Store(Store):
     def _fs(self) -> _OneTryFileSystem:
         """Opened at the first use, and again in a forked process, which must not share its parent's connections."""
         if self._opened is None or self._opened[0] != os.getpid():
-            fs = _OneTryFileSystem(
-                skip_instance_cache=True,  # an instance remembers endpoint and credentials; the environment may change
-                use_listings_cache=False,
-                max_concurrency=4,
-                default_block_size=self.options.part_bytes,
-                config_kwargs={
-                    "connect_timeout": self.options.connect_timeout_s,
-                    "read_timeout": self.options.read_timeout_s,
-                    "retries": {"total_max_attempts": 1},
-                    "max_pool_connections": 32,
-                },
-            )
-            self._opened = (os.getpid(), fs)
+            self._opened = (os.getpid(), self._open())
         return self._opened[1]
+
+    def _open(self, **config: Any) -> _OneTryFileSystem:
+        return _OneTryFileSystem(
+            skip_instance_cache=True,  # an instance remembers endpoint and credentials; the environment may change
+            use_listings_cache=False,
+            max_concurrency=4,
+            default_block_size=self.options.part_bytes,
+            config_kwargs={
+                "connect_timeout": self.options.connect_timeout_s,
+                "read_timeout": self.options.read_timeout_s,
+                "retries": {"total_max_attempts": 1},
+                "max_pool_connections": 32,
+                **config,
+            },
+        )
 
     def read_bytes(self, key: str) -> bytes:
         path = self._path(key)
@@ -185,6 +189,24 @@ class S3Store(Store):
         # The directive makes a plain copy take the new content type; a multipart one takes it from its start.
         details = {"MetadataDirective": "REPLACE", "ContentType": kind}
         self._run("copy", source_key, lambda: self._fs.cp_file(source, target, **details))
+
+    def presign(self, keys: Iterable[str], expires_s: int) -> dict[str, str]:
+        if not 1 <= expires_s <= _LONGEST_LINK_S:
+            raise UsageError(f"signed links for {expires_s} s", advice="S3 allows 1 second to 7 days")
+        wanted = list(keys)
+        # Newer buckets refuse the older signatures that botocore still makes for some regions.
+        fs = self._open(signature_version="s3v4")
+
+        async def sign() -> Names:
+            client = await fs.set_session()
+            return [
+                await client.generate_presigned_url(
+                    "get_object", Params={"Bucket": self._bucket, "Key": self._key(key)}, ExpiresIn=expires_s
+                )
+                for key in wanted
+            ]
+
+        return dict(zip(wanted, self._run("sign links to", "", lambda: sync(fs.loop, sign)), strict=True))
 
     def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
         folder = self._prefix + (f"{check_prefix(prefix)}/" if prefix else "")

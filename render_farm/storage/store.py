@@ -25,6 +25,8 @@ from render_farm.storage.meter import StorageMeter
 
 _CONTENT_TYPES = {
     ".mp4": "video/mp4",
+    ".m4s": "video/iso.segment",
+    ".m3u8": "application/vnd.apple.mpegurl",
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".png": "image/png",
@@ -141,6 +143,14 @@ class Store(ABC):
     def copy(self, source_key: str, target_key: str, content_type: str | None = None) -> None:
         """Copy an object within the store, with the guarantees of `write_bytes` for the target and without the
         bytes passing through this machine where the store can. NotFoundError when there is no source."""
+
+    def presign(self, keys: Iterable[str], expires_s: int) -> dict[str, str]:
+        """Links by key that anyone can read the objects with until they expire. Nothing is asked of the store: there
+        may be no such objects. UsageError where the store has no such links, or not for that long."""
+        raise UsageError(
+            f"{self.root_uri}: there are no signed links to this kind of storage",
+            advice="open the page from its folder, or through `render-farm serve`",
+        )
 
     @abstractmethod
     def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:

@@ -37,6 +37,9 @@ def test_a_run_is_steered_from_another_shell(tmp_path):
     films.wait_for(
         lambda: farm("explain", run, "a")["jobs"][0].get("why", "").startswith("its run is paused"), what="the pause"
     )
+    films.wait_for(lambda: farm("status", run)["is_live"], what="live.json")
+    status = farm("status", run)
+    assert (status["paused"], status["num_workers"], status["device"]) == (True, 2, "cpu")
     stored = films.num_segments_stored(output)
     assert running.poll() is None
     assert films.num_segments_stored(output) == stored
@@ -48,5 +51,6 @@ def test_a_run_is_steered_from_another_shell(tmp_path):
     assert running.returncode == 0, errors
     assert json.loads(text)["jobs"] == {"done": 3}
     assert not list(output.glob("_runs/*/control/*"))
+    assert not list(output.glob("_runs/*/live.json"))
     again = farm("explain", run, "a")
     assert (again["applied"], again["jobs"][0]["state"]) == ("stored", "done")

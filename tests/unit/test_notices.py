@@ -1,17 +1,19 @@
-"""Notices: what is told and once only, and that it arrives at real HTTP and SMTP servers, or does no harm."""
+"""Notices: what is told and once only, and that it arrives at a real HTTP server, or does no harm."""
 
 from __future__ import annotations
 
 import json
-import socketserver
 import threading
 import time
 from contextlib import contextmanager
-from email import message_from_string
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from render_farm.cli.main import app
 from render_farm.cli.notify import RunNotifier, channels_of
 from render_farm.config import load_settings
 from render_farm.errors import UsageError
@@ -25,16 +27,22 @@ from tests.synthetic_run import write_run
 NOW = 1_763_700_000.0
 
 
-def picture(notices: RunNotices, state: str = "running", eta_s: float | None = None, **jobs: int):
-    return notices.due(run_id="night", output="s3://films", state=state, jobs=jobs, num_jobs=10, eta_s=eta_s, now_s=NOW)
+def picture(notices: RunNotices, state: str = "running", eta_s: float | None = None, ended=(), **jobs: int):
+    return notices.due(
+        run_id="night", output="s3://films", state=state, jobs=jobs, num_jobs=10, eta_s=eta_s, now_s=NOW, ended=ended
+    )
 
 
 def test_each_thing_is_told_once():
-    notices = RunNotices(last_deadline_s=NOW + 3600, failed_before=1)
+    notices = RunNotices(deadlines={"early": NOW + 3600, "later": NOW + 9000, "there": NOW - 60}, failed_before=1)
+    assert picture(notices, ended=["there"]) == []
     assert picture(notices, failed=1, eta_s=600.0) == []
-    told = picture(notices, failed=2, done=3, eta_s=7200.0)
+    told = picture(notices, failed=2, done=3, eta_s=20_000.0)  # five are left, evenly: 4,000 s, 8,000 s ...
     assert [notice.kind for notice in told] == [NoticeKind.FIRST_FAILURE, NoticeKind.DEADLINE_RISK]
-    assert told[1].text == "Run night may end 60 min after its last deadline; 3 of 10 films are done."
+    assert (
+        told[1].text
+        == "Run night: a film may miss the deadline, early, due 2025-11-21 05:40 UTC; 3 of 10 films are done."
+    )
     assert picture(notices, failed=4, eta_s=9999.0) == []
     (ended,) = picture(notices, state="failed", failed=4, done=6)
     assert ended.text == "Run night ended: 6 of 10 films are done, 4 failed."
@@ -128,54 +136,8 @@ def test_slacks_body():
     assert content["blocks"][0]["text"]["type"] == "mrkdwn"
 
 
-class SmtpSession(socketserver.StreamRequestHandler):
-    """As much of RFC 5321 as one message needs."""
-
-    def handle(self):
-        self._say("220 here")
-        while line := self.rfile.readline().decode().strip():
-            verb = line.split()[0].upper()
-            if verb == "EHLO":
-                self._say("250-here\r\n250 8BITMIME")
-            elif verb == "DATA":
-                self._say("354 go on")
-                lines = []
-                while (text := self.rfile.readline().decode()) != ".\r\n":
-                    lines.append(text)
-                self.server.taken.append("".join(lines))
-                self._say("250 taken")
-            elif verb == "RCPT" and "refused" in line:
-                self._say("550 no such person")
-            elif verb == "QUIT":
-                self._say("221 bye")
-                return
-            else:
-                self._say("250 fine")
-
-    def _say(self, text):
-        self.wfile.write(f"{text}\r\n".encode())
-
-
-def mail(server, recipient):
-    port = server.server_address[1]
-    return Mail(host="127.0.0.1", port=port, security="none", sender="farm@example.org", recipients=[recipient])
-
-
-def test_an_email_arrives_and_a_refused_one_is_given_up():
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), SmtpSession)
-    server.taken, failures = [], []
-    channels = [mail(server, "kim@example.org"), mail(server, "refused@example.org")]
-    with running(server), Notifier(channels, on_failure=failures.append, pauses_s=(0.01,)) as sender:
-        sender.tell(notice())
-    message = message_from_string(server.taken[0])
-    assert message["To"] == "kim@example.org"
-    assert message["Subject"] == "render_farm: Run night ended: 2 of 2 films are done."
-    assert "out/_runs/night/report.html" in message.get_payload()
-    assert (len(server.taken), len(failures)) == (1, 1)
-
-
 def test_the_settings_of_a_run_tell_of_it(tmp_path):
-    write_run(tmp_path, num_films=0)
+    write_run(tmp_path, num_films=0, still_running=True)  # the deadlines of that night are long over
     environment = {"RENDER_FARM_NOTIFY_WEBHOOK_SECRET": "hush", "RENDER_FARM_NOTIFY_WEBHOOK_URL": "set below"}
     with receiver() as server:
         environment["RENDER_FARM_NOTIFY_WEBHOOK_URL"] = server.url
@@ -188,7 +150,7 @@ def test_the_settings_of_a_run_tell_of_it(tmp_path):
                     )
                 )
         told = [json.loads(body)["kind"] for _, body in server.taken]
-    assert told == ["deadline_risk", "first_failure", "run_ended"]  # the deadlines of that night are long over
+    assert told == ["deadline_risk", "first_failure", "run_ended"]
     assert channels_of(load_settings(environment={}).notify) == []
     with pytest.raises(UsageError, match="mail_to"):
         channels_of(load_settings(environment={"RENDER_FARM_NOTIFY_SMTP_HOST": "mail"}).notify)
@@ -203,3 +165,16 @@ def test_settings_that_cannot_work_are_refused():
         Mail(host="h", sender="a@b", recipients=[])
     with pytest.raises(ValueError, match="starttls"):
         Mail(host="h", sender="a@b", recipients=["c@d"], security="ssl")
+
+
+def test_the_render_command_tells_how_it_ended(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"job_id": ["a"], "prompt": ["a fox"], "num_frames": [0]}), tmp_path / "bad.parquet")
+    with receiver() as server:
+        monkeypatch.setenv("RENDER_FARM_NOTIFY_WEBHOOK_URL", server.url)
+        command = ["render", str(tmp_path / "bad.parquet"), "--output", str(tmp_path / "out"), "--run-id", "night"]
+        said = CliRunner().invoke(app, command, catch_exceptions=False)
+        told = [json.loads(body) for _, body in server.taken]
+    assert said.exit_code == 10
+    assert [notice["kind"] for notice in told] == ["first_failure", "run_ended"]
+    assert told[1]["text"] == "Run night ended: 0 of 1 films are done, 1 failed."
+    assert (tmp_path / "out" / "_runs" / "night" / "report.html").exists()

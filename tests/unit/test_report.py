@@ -5,21 +5,25 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
 
-from render_farm.errors import NotFoundError
+from render_farm.config import load_settings
+from render_farm.errors import NotFoundError, UsageError
 from render_farm.observability.events import EventKind, LogLine
+from render_farm.observability.live import LiveRun, dump_live
 from render_farm.report.failures import group_failures
 from render_farm.report.page import build_page, dump_data
 from render_farm.report.page_data import Price
 from render_farm.report.serve import ReportServer, _range
 from render_farm.report.timeline import BETWEEN, RETRY, TAIL, TEXT, build_timeline
 from render_farm.report.writer import ReportWriter
+from render_farm.storage.layout import RunKeys
 from render_farm.storage.store import open_store
-from tests.synthetic_run import HOSTILE, START_S, write_run
+from tests.synthetic_run import HOSTILE, START_S, write_preview, write_run
 
 
 def event(time_s: float, kind: EventKind, worker: str = "", job_id: str = "", **values) -> LogLine:
@@ -51,6 +55,19 @@ def test_idle_time_has_its_reason():
         ("segment", 4),
     ]
     assert timeline.up_s == {"w": 25.0}
+
+
+def test_every_worker_of_a_render_group_is_busy():
+    timeline = build_timeline(
+        [
+            event(0, EventKind.WORKER_UP, "v"),
+            event(0, EventKind.WORKER_UP, "w"),
+            event(1, EventKind.SEGMENT_STARTED, "v", "a", helpers=["w"]),
+            event(9, EventKind.SEGMENT_DONE, "v", "a"),
+        ]
+    )
+    assert [(span.worker, span.end_s - span.start_s) for span in timeline.spans] == [("v", 8), ("w", 8)]
+    assert timeline.idle_s == {BETWEEN: 2.0}
 
 
 def test_a_worker_that_finishes_beside_its_next_segment_is_busy_once():
@@ -217,6 +234,26 @@ def test_the_server_gives_pages_and_ranges_and_nothing_else(tmp_path):
         assert ask(server, "/", Host="evil.example")[0] == 403
 
 
+def test_the_server_gives_what_can_be_watched_so_far(tmp_path):
+    write_run(tmp_path, num_jobs=9, num_films=0, still_running=True)
+    folder = f"/_work/{write_preview(tmp_path, 'shot-0007', num_parts=2)}/preview"
+    with served(tmp_path) as server:
+        status, headers, body = ask(server, f"{folder}/preview.m3u8", Range="bytes=0-9")
+        assert (status, headers["Content-Type"]) == (200, "application/vnd.apple.mpegurl")
+        assert body.decode().splitlines()[-1] == "0001.m4s"
+        status, headers, body = ask(server, f"{folder}/0001.m4s", Range="bytes=4-7")
+        assert (status, body, headers["Content-Type"]) == (206, b"moof", "video/iso.segment")
+        assert ask(server, f"{folder}/preview.mp4")[1]["Cache-Control"] == "no-store"
+        for name in ("0002.m4s", "other.mp4", "../state/00000001.json", "..%2fstate%2f00000001.json"):
+            assert ask(server, f"{folder}/{name}")[0] == 404, name
+        assert ask(server, "/_work/no-film/preview/preview.m3u8")[0] == 404
+        live = LiveRun(time_s=time.time(), state="running", eta_s=90.0, steps_per_s=2.5, num_workers=4, workers_busy=3)
+        open_store(tmp_path).write_bytes(RunKeys(run_id="night").live, dump_live(live))
+        data = json.loads(ask(server, "/_runs/night/report.json")[2])
+        assert (data["run"]["now"]["eta"], data["run"]["now"]["busy"]) == (90.0, 3)
+        assert data["previews"] == {"7": [folder.split("/")[2], 2, 2.0]}
+
+
 def test_a_server_for_others_wants_its_token(tmp_path):
     write_run(tmp_path, num_jobs=3, num_films=0)
     with served(tmp_path, host="0.0.0.0") as server:
@@ -238,3 +275,13 @@ def test_a_server_for_others_wants_its_token(tmp_path):
 )  # fmt: skip
 def test_ranges(header, span):
     assert _range(header, 10) == span
+
+
+def test_signed_links_are_for_object_stores(tmp_path):
+    write_run(tmp_path, num_jobs=3, num_films=0)
+    with pytest.raises(UsageError, match="no signed links"):
+        ReportWriter(open_store(tmp_path), "night", links_for_s=60).write()
+    environment = {"RENDER_FARM_REPORT_LINK_HOURS": "12"}
+    assert load_settings(environment=environment).report_link_hours == 12
+    with pytest.raises(UsageError, match="at most 168"):
+        load_settings(environment={"RENDER_FARM_REPORT_LINK_HOURS": "200"})

@@ -11,7 +11,7 @@ import pytest
 from render_farm.report.serve import ReportServer
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.store import open_store
-from tests.synthetic_run import HOSTILE, START_S, write_run
+from tests.synthetic_run import HOSTILE, START_S, write_preview, write_run
 
 PLAYS = "(() => { const video = document.querySelector('.shot video'); return video && video.currentTime > 0.1; })()"
 POSTERS = "[...document.querySelectorAll('.shot img')].slice(0, 5).every(image => image.naturalWidth)"
@@ -150,6 +150,39 @@ def test_a_live_page_takes_up_what_happens(chromium, tmp_path):
             write_run(tmp_path / "later", num_jobs=9, num_films=0)
             (tmp_path / "later" / "_runs" / "night" / "results.parquet").replace(folder / "results.parquet")
             wait(page, "document.querySelector('#verdict').textContent.includes('failed')")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+PREVIEW_PLAYS = (
+    "(() => { const video = document.querySelector('.film video');"
+    " return video && video.src.includes('preview.mp4') && video.currentTime > 0.1 && video.duration; })()"
+)
+
+
+def test_what_is_being_rendered_can_be_watched_and_grows(chromium, tmp_path, screenshots):
+    write_run(tmp_path, num_jobs=9, num_films=6, still_running=True)
+    write_preview(tmp_path, "shot-0007", num_parts=1)
+    server = ReportServer(open_store(tmp_path))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        with opened(chromium, f"{server.url}_runs/night/report.html") as page:
+            page.locator("#states button[data-state=preview]").click()
+            assert names(page) == ["shot-0007"]
+            assert "1 of 3 segments, 1 s" in page.locator(".film .part").inner_text()
+            wait(page, "document.querySelector('.shot img').naturalWidth === 600")
+            page.locator(".film").first.hover()
+            wait(page, PREVIEW_PLAYS)
+            assert page.evaluate(PREVIEW_PLAYS) == pytest.approx(1, abs=0.1)
+            page.mouse.move(0, 0)
+            write_preview(tmp_path, "shot-0007", num_parts=2)
+            wait(page, "document.querySelector('.film .part').textContent.includes('2 of 3 segments')")
+            wait(page, "document.querySelector('.shot img').naturalWidth === 600")
+            page.screenshot(path=screenshots / "preview.png")
+            page.locator(".film").first.hover()
+            wait(page, PREVIEW_PLAYS)
+            assert page.evaluate(PREVIEW_PLAYS) == pytest.approx(2, abs=0.1)
     finally:
         server.shutdown()
         server.server_close()

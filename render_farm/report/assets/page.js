@@ -37,6 +37,17 @@
     (data.media && data.media[index] && data.media[index][name]) ||
     `../../${encodeURIComponent(data.jobs.id[index])}/${name}`;
 
+  // What can be watched of a film: its video, or what there is of it before it is done.
+  function watchOf(index) {
+    if (data.jobs.state[index] === "done") return { still: mediaOf(index, "poster.jpg"), video: mediaOf(index, "video.mp4"), seconds: data.jobs.video[index] };
+    const preview = data.previews[index];
+    if (!preview) return null;
+    const [work, segments, seconds] = preview;
+    const place = (name) => (data.media && data.media[index] && data.media[index][name]) || `../../_work/${encodeURIComponent(work)}/preview/${name}?n=${segments}`;
+    return { still: place("sheet.jpg"), video: place("preview.mp4"), seconds, segments };
+  }
+  const partText = (index, watch) => `${number(watch.segments)} of ${data.jobs.segments[index] ?? "?"} segments, ${number(watch.seconds, 1)} s`;
+
   // --- head ---
 
   function showHead() {
@@ -60,6 +71,7 @@
       ["Yield", totals.video_s_per_held_h === null ? "–" : duration(totals.video_s_per_held_h), `of video per ${worker()} hour`],
       ["Lost work", duration(totals.lost_s), totals.attempts_again ? `${number(totals.attempts_again)} further attempts` : "no further attempts"],
     ];
+    if (run.now) tiles.splice(1, 0, ["Time left", run.now.eta === null ? "–" : duration(run.now.eta), run.now.paused ? "paused" : run.now.note || `${number(run.now.steps, 1)} steps/s, ${number(run.now.busy)} of ${number(run.now.workers)} ${worker()}s busy`]);
     if (totals.deadlines) tiles.push(["Deadlines", `${number(totals.deadlines - totals.late)} of ${number(totals.deadlines)}`, totals.late ? `${number(totals.late)} late` : "all kept"]);
     clear(by("totals")).append(...tiles.map(([name, value, note]) =>
       make("div", {}, make("dt", { text: name }), make("dd", { text: value }, make("small", { text: note })))));
@@ -106,17 +118,19 @@
 
   // --- films ---
 
+  const CHIPS = { seam: "visible seam", preview: "watchable" };
+  const fits = (state, index, seamy) => state === "all" || (state === "seam" ? seamy.has(index) : state === "preview" ? index in data.previews : data.jobs.state[index] === state);
   const filter = { text: "", state: "all", sort: "order" };
-  let shown = [], numShown = 0, haystack = [];
+  let shown = [], numShown = 0, haystack = null;
 
   function prepareFilms() {
     const jobs = data.jobs;
-    haystack = jobs.id.map((id, index) => `${id} ${jobs.prompt[index]} ${jobs.label[index]} ${jobs.model[index] || ""} ${jobs.error[index] || ""}`.toLowerCase());
-    const seams = data.seams.length ? { seam: data.seams.length } : {};
-    const all = { all: jobs.id.length, ...data.totals.states, ...seams };
+    haystack = null;
+    const previews = Object.keys(data.previews).length;
+    const all = { all: jobs.id.length, ...data.totals.states, ...(previews ? { preview: previews } : {}), ...(data.seams.length ? { seam: data.seams.length } : {}) };
     clear(by("states")).append(...Object.entries(all).map(([state, count]) =>
       make("button", { type: "button", "data-state": state, "aria-pressed": String(filter.state === state),
-        text: `${state === "seam" ? "visible seam" : state} ${number(count)}`, onclick: () => choose(state) })));
+        text: `${CHIPS[state] || state} ${number(count)}`, onclick: () => choose(state) })));
   }
   function choose(state) {
     filter.state = state;
@@ -126,8 +140,10 @@
   function showFilms() {
     const jobs = data.jobs, words = filter.text.toLowerCase().split(/\s+/).filter(Boolean), visible = new Set(data.seams);
     shown = [];
+    if (words.length && !haystack)
+      haystack = jobs.id.map((id, index) => `${id} ${jobs.prompt[index]} ${jobs.label[index]} ${jobs.model[index] || ""} ${jobs.error[index] || ""}`.toLowerCase());
     for (let index = 0; index < jobs.id.length; index++) {
-      if (filter.state === "seam" ? !visible.has(index) : filter.state !== "all" && jobs.state[index] !== filter.state) continue;
+      if (!fits(filter.state, index, visible)) continue;
       if (words.every((word) => haystack[index].includes(word))) shown.push(index);
     }
     if (filter.sort === "id") shown.sort((a, b) => (jobs.id[a] < jobs.id[b] ? -1 : 1));
@@ -145,11 +161,13 @@
   }
   function card(index, place) {
     const jobs = data.jobs, state = jobs.state[index], shot = make("div", { class: "shot" });
-    if (state === "done") {
-      const image = make("img", { src: mediaOf(index, "poster.jpg"), alt: "", loading: "lazy", decoding: "async" });
-      image.addEventListener("error", () => image.replaceWith(make("span", { text: "no poster here" })), { once: true });
+    const watch = watchOf(index);
+    if (watch) {
+      const image = make("img", { src: watch.still, alt: "", loading: "lazy", decoding: "async" });
+      image.addEventListener("error", () => image.replaceWith(make("span", { text: state === "done" ? "no poster here" : state })), { once: true });
       shot.append(image);
-      if (jobs.video[index]) shot.append(make("span", { class: "length", text: `${number(jobs.video[index], 1)} s` }));
+      if (state !== "done") shot.append(make("span", { class: "length part", text: partText(index, watch) }));
+      else if (watch.seconds) shot.append(make("span", { class: "length", text: `${number(watch.seconds, 1)} s` }));
     } else shot.append(make("span", { class: `s-${state}`, text: state }));
     const name = make("button", { class: "name", type: "button", text: jobs.id[index] });
     const meta = make("div", { class: "meta" }, make("span", { text: `seed ${jobs.seed[index]}` }));
@@ -159,10 +177,10 @@
     const body = make("div", { class: "text" }, name, make("div", { class: "prompt", text: jobs.prompt[index] }),
       state === "failed" ? make("div", { class: "why", text: jobs.message[index] || jobs.error[index] || "failed" }) : null, meta);
     const film = make("li", { class: "film", "data-place": place, onclick: () => openFilm(place) }, shot, body);
-    if (state === "done") {
+    if (watch) {
       const play = () => {
         if (shot.querySelector("video")) return;
-        const video = make("video", { src: mediaOf(index, "video.mp4"), muted: true, loop: true, playsinline: true, preload: "auto" });
+        const video = make("video", { src: watch.video, muted: true, loop: true, playsinline: true, preload: "auto" });
         video.muted = true;
         shot.append(video);
         video.play().catch(() => {});
@@ -187,10 +205,10 @@
     if (index === undefined) return;
     while (place >= numShown) showMore();
     opened = place;
-    const jobs = data.jobs, done = jobs.state[index] === "done";
+    const jobs = data.jobs, watch = watchOf(index);
     const media = clear(by("film-media"));
-    if (done) {
-      const video = make("video", { src: mediaOf(index, "video.mp4"), poster: mediaOf(index, "poster.jpg"), controls: true, loop: true, playsinline: true, autoplay: true });
+    if (watch) {
+      const video = make("video", { src: watch.video, poster: watch.still, controls: true, loop: true, playsinline: true, autoplay: true });
       video.muted = true;
       video.addEventListener("error", () => { clear(media).append(make("span", { text: "The video is not beside this page: open it through render-farm serve." })); }, { once: true });
       media.append(video);
@@ -198,7 +216,7 @@
     by("film-title").textContent = jobs.id[index];
     by("film-prompt").textContent = jobs.prompt[index].split(" | ").join("\n");
     const facts = [
-      ["state", jobs.state[index]], ["seed", jobs.seed[index]], ["length", jobs.video[index] === null ? null : duration(jobs.video[index])],
+      ["state", jobs.state[index]], ["to watch so far", watch && watch.segments ? partText(index, watch) : null], ["seed", jobs.seed[index]], ["length", jobs.video[index] === null ? null : duration(jobs.video[index])],
       ["size", jobs.size[index]], ["model", jobs.model[index]], ["segments", jobs.segments[index]], ["attempts", jobs.attempts[index]],
       ["rendering", jobs.gpu[index] === null ? null : duration(jobs.gpu[index])], ["from start to end", jobs.wall[index] === null ? null : duration(jobs.wall[index])],
       ["seam score", jobs.seam[index] === null ? null : number(jobs.seam[index], 2)], ["ended", jobs.finished[index] === null ? null : clock(jobs.finished[index], true)],
@@ -416,8 +434,10 @@
   let resizing = 0;
   addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => { showThroughput(); showGantt(); }, 120); });
 
-  function showAll() {
-    showHead(); showFailures(); prepareFilms(); showFilms(); showThroughput(); setTheme(document.documentElement.dataset.theme || preferred()); showTables();
+  // What is below the films comes after the page can be used.
+  function showAll(then) {
+    showHead(); showFailures(); prepareFilms(); showFilms();
+    setTimeout(() => { showThroughput(); setTheme(document.documentElement.dataset.theme || preferred()); showTables(); then(); });
   }
   async function refresh() {
     try {
@@ -427,16 +447,15 @@
         if (news.run.written !== data.run.written && !by("film").open && !by("gallery").contains(document.activeElement)) {
           const top = scrollY, many = numShown;
           data = { ...news, live: true };
-          showAll();
+          showAll(() => scrollTo(0, top));
           while (numShown < many && numShown < shown.length) showMore();
-          scrollTo(0, top);
         }
       }
     } catch { /* the server is away; it is asked again */ }
     if (!data.run.over) setTimeout(refresh, 5000);
   }
   document.documentElement.dataset.theme = preferred();
-  showAll();
+  by("theme").textContent = document.documentElement.dataset.theme === "dark" ? "☀ Light" : "☾ Dark";
+  showAll(() => { document.documentElement.dataset.ready = "1"; });
   if (data.live && !data.run.over) setTimeout(refresh, 5000);
-  document.documentElement.dataset.ready = "1";
 })();

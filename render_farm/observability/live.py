@@ -1,0 +1,74 @@
+"""A run at this moment: one small object, `_runs/<run_id>/live.json`, that its coordinator replaces every few seconds.
+
+Results and events are written less often; this is what `status`, `watch` and the live page look at in between. It is a
+convenience: nothing is decided by it, and a reader takes one that is old, torn or of another version as absent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "render_farm.live/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveWork:
+    """What a worker does now."""
+
+    worker: str
+    job_id: str
+    phase: str
+    """`denoise` or `publish`."""
+    segment: int = 0
+    """Counted from 0."""
+    num_segments: int = 0
+    step: int = 0
+    """Steps done of the segment."""
+    num_steps: int = 0
+    attempt: int = 1
+    helpers: tuple[str, ...] = ()
+    """The other workers of its render group."""
+    seconds: float = 0.0
+    """Since it began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRun:
+    """See the module."""
+
+    time_s: float
+    """Unix time of writing, by the coordinator's clock."""
+    state: str
+    jobs: dict[str, int] = field(default_factory=dict)
+    """By state."""
+    segments_done: int = 0
+    num_segments: int = 0
+    steps_per_s: float = 0.0
+    eta_s: float | None = None
+    num_workers: int = 0
+    workers_busy: int = 0
+    paused: bool = False
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Hosts, each with its reason."""
+    note: str = ""
+    """What the run waits for, when it does."""
+    work: tuple[LiveWork, ...] = ()
+
+
+def dump_live(live: LiveRun) -> bytes:
+    """As `live.json` holds it."""
+    return json.dumps({"schema": SCHEMA, **asdict(live)}, separators=(",", ":")).encode()
+
+
+def parse_live(data: bytes) -> LiveRun | None:
+    """The inverse of `dump_live`; None for anything else."""
+    try:
+        content: dict[str, Any] = json.loads(data)
+        if content.pop("schema") != SCHEMA:
+            return None
+        work = tuple(LiveWork(**{**item, "helpers": tuple(item["helpers"])}) for item in content.pop("work"))
+        return LiveRun(**content, work=work)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None

@@ -1,0 +1,69 @@
+"""What a run's folder says while it is rendered, as its coordinator writes it: live.json, previews, errors at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from render_farm.farm.film_preview import PreviewNews
+from render_farm.farm.held_run import hold
+from render_farm.farm.run_spec import RunSpec
+from render_farm.observability.events import EventKind
+from render_farm.report.run_folder import RunFolderReader
+from render_farm.report.status import run_status
+from render_farm.scheduling.states import RunState
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.lease import LeaseTiming, this_holder
+from render_farm.storage.run_state import RunControl
+from render_farm.storage.store import open_store
+from tests.unit.test_metrics import entry
+
+
+@pytest.fixture
+def run(tmp_path):
+    spec = RunSpec(run_id="night", output=str(tmp_path), document=b'{"run_id": "night", "device": "cuda"}')
+    run = hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    for job_id in ("a", "b"):
+        run.record.add(entry(job_id, tmp_path))
+    run.record.state = RunState.RUNNING
+    yield run
+    run.lease.stop()
+
+
+def test_a_run_says_how_it_goes_until_it_is_over(run, tmp_path):
+    record, reader = run.record, RunFolderReader(open_store(tmp_path), "night")
+    record.started("a", "w-0.1", "denoise", helpers=("w-1.2",))
+    record.stepped("a", 0, 3, 8)
+    run.control = RunControl(paused=True)
+    run.live = record.live(num_workers=2, workers_busy=2, paused=True, quarantined={"gpu-7": "set aside"})
+    asyncio.run(run.write())
+    now = run_status(reader.read(), now_s=time.time(), root_uri="out")
+    assert (now.is_live, now.state, now.paused, now.quarantined) == (True, "running", True, {"gpu-7": "set aside"})
+    assert (now.num_workers, now.workers_busy, now.device) == (2, 2, "cuda")
+    (work,) = now.workers
+    assert (work.worker, work.helpers, work.doing) == ("w-0.1", ("w-1.2",), "segment 1/2 step 3/8")
+    asyncio.run(run.give_back())
+    assert not open_store(tmp_path).exists(RunKeys(run_id="night").live)
+    assert not run_status(reader.read(), now_s=time.time(), root_uri="out").is_live
+
+
+def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
+    reader = RunFolderReader(open_store(tmp_path), "night")
+    asyncio.run(run.write())
+    num_lines = len(reader.events())
+    run.record.previewed(PreviewNews(run_id="night", job_id="a", film="a-0123456789ab", num_segments=1, num_frames=21))
+    run.record.previewed(PreviewNews(run_id="night", job_id="b", film="b-0123456789ab", problem="the disk is full"))
+    asyncio.run(run.write())
+    assert len(reader.events()) == num_lines  # it is written every 20 s
+    run.record.log.add("host gpu-7 is quarantined", level="error")
+    asyncio.run(run.write())  # but an error at once
+    preview, problem, error = reader.events()[num_lines:]
+    assert (preview.kind, preview.values["folder"], preview.values["num_frames"]) == (
+        EventKind.PREVIEW_READY,
+        "a-0123456789ab",
+        21,
+    )
+    assert (problem.level, problem.message) == ("warning", "its preview ends: the disk is full")
+    assert error.level == "error"
