@@ -16,6 +16,10 @@ def doctor(
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="Try storage there. Default: $RENDER_FARM_OUTPUT.")
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Also ask every machine of this Ray cluster: can it read and write --output?"),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Say whether a job of this preset, folder or URI fits the GPUs.")
     ] = None,
@@ -32,7 +36,8 @@ def doctor(
 ) -> None:
     """Check this machine and say what to do.
 
-    Python, packages, torch, GPUs, Ray, xfuser, ffmpeg, storage, memory, disk. Exit code 1 when something is broken.
+    Python, packages, torch, GPUs, Ray, xfuser, ffmpeg, storage, memory, disk; with --address the machines of a Ray
+    cluster. Exit code 1 when something is broken.
     """
     from render_farm.cli import checks, fit
     from render_farm.config import load_settings
@@ -64,6 +69,10 @@ def doctor(
     on_torch, gpus = checks.check_torch(torch)
     fits = fit.check_fit(model, job, gpus) if model is not None else fit.Fit(findings=())
     findings = [*before, *on_torch, checks.check_ray(ray), *after, *fits.findings]
+    if address is not None:
+        from render_farm.cli.cluster_findings import check_cluster
+
+        findings += check_cluster(address, place)
     healthy = all(finding.status is not checks.Status.BROKEN for finding in findings)
     if as_json:
         needed = {} if fits.estimate is None else {"memory": memory_document(fits.estimate)}

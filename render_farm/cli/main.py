@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from render_farm import __version__
 from render_farm.cli import (
@@ -24,6 +26,7 @@ from render_farm.cli import (
     render,
     report,
     status,
+    submit,
     verify,
 )
 from render_farm.cli.terminal import error_line
@@ -32,20 +35,35 @@ from render_farm.errors import RenderFarmError
 INTERRUPTED = 130
 
 
-class FarmGroup(TyperGroup):
+@contextlib.contextmanager
+def _plain_errors(ctx: Any) -> Iterator[None]:
     """Turns the farm's errors into one message on stderr and their exit code. Usage errors exit with 2 anyway."""
+    try:
+        yield
+    except RenderFarmError as error:
+        if ctx.params.get("debug"):
+            traceback.print_exc()
+        error_line(str(error))
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        error_line("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+class FarmGroup(TyperGroup):
+    """The verbs."""
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _plain_errors(ctx):
             return super().invoke(ctx)
-        except RenderFarmError as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            error_line(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            error_line("interrupted")
-            raise typer.Exit(INTERRUPTED) from None
+
+
+class FarmCommand(TyperCommand):
+    """A program of one verb."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with _plain_errors(ctx):
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -77,6 +95,7 @@ def options(
 
 
 app.command("render")(render.render)
+app.command("submit")(submit.submit)
 app.command("pause")(control.pause)
 app.command("resume")(control.resume)
 app.command("cancel")(control.cancel)
@@ -101,7 +120,12 @@ app.command("demo")(demo.demo)
 
 
 def main() -> None:
-    """Entry point of the console script. Exits with the contract's codes; 1 is an error nobody expected."""
+    """Entry point of the console script."""
+    run_app(app)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a program. Exits with the contract's codes; 1 is an error nobody expected."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark, not a traceback.
         if hasattr(stream, "reconfigure"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +62,12 @@ def render(
     max_failed: Annotated[
         str | None, typer.Option("--max-failed", metavar="N|P%", help="Stop when more jobs than this have failed.")
     ] = None,
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", metavar="TIME", help="Of jobs without one: 2030-01-31T06:00:00Z.")
+    ] = None,
+    relative_to: Annotated[
+        str | None, typer.Option("--relative-to", metavar="URI", help="Where relative inputs are. Default: MANIFEST's.")
+    ] = None,
     config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
     as_json: Json = False,
     model: Annotated[
@@ -99,38 +107,8 @@ def render(
     Exit codes: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some failed, 12 cancelled,
     13 timed out, 130 interrupted.
     """
-    overrides: dict[str, object] = {
-        "model": model,
-        "num_frames": num_frames,
-        "height": height,
-        "width": width,
-        "fps": fps,
-        "seed": seed,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        "ar_step": ar_step,
-        "causal_block_size": causal_block_size,
-    }
-    request = _request(
-        manifest=manifest,
-        prompt=prompt,
-        overrides={name: value for name, value in overrides.items() if value is not None},
-        output=output,
-        config=config,
-        run_id=run_id,
-        address=address,
-        num_workers=workers,
-        device=device.value,
-        ulysses=ulysses,
-        ring=ring,
-        cfg_parallel=cfg_parallel,
-        keep_latents=keep_latents,
-        strict=strict,
-        timeout_s=timeout,
-        max_failed=max_failed,
-    )
-    outcome = run(request)
+    flags = dict(locals())
+    outcome = run(request_of(flags))
     if as_json:
         print_json(asdict(outcome))
     else:
@@ -165,28 +143,38 @@ def run(request: RunRequest) -> RunOutcome:
     return outcome
 
 
-def _request(
-    *,
-    manifest: str | None,
-    prompt: str | None,
-    overrides: dict[str, object],
-    output: str | None,
-    config: str | None,
-    timeout_s: float | None,
-    max_failed: str | None,
-    **flags: Any,
-) -> RunRequest:
-    """The flags as one request. Raises `UsageError` for flags that do not go together."""
+_COLUMNS = {"steps": "num_inference_steps"}
+"""Columns of a job whose flags have another name."""
+ONE_JOB_FLAGS = (
+    "model",
+    "num_frames",
+    "height",
+    "width",
+    "fps",
+    "seed",
+    "steps",
+    "guidance_scale",
+    "negative_prompt",
+    "ar_step",
+    "causal_block_size",
+)
+
+
+def request_of(flags: Mapping[str, Any]) -> RunRequest:
+    """The flags of `render`, each under its parameter's name, as one request. Raises `UsageError` for flags that do
+    not go together."""
     from render_farm.config import load_settings
     from render_farm.farm.request import RunRequest
 
+    manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
+    overrides = {_COLUMNS.get(name, name): flags[name] for name in ONE_JOB_FLAGS if flags[name] is not None}
     if (manifest is None) == (prompt is None):
         raise UsageError(
             "give a MANIFEST or --prompt TEXT" if manifest is None else "a MANIFEST and --prompt do not go together",
             advice="render-farm render --help",
         )
     if manifest is not None and overrides:
-        name = next(iter(overrides)).replace("num_inference_steps", "steps").replace("_", "-")
+        name = next(name for name in ONE_JOB_FLAGS if flags[name] is not None).replace("_", "-")
         raise UsageError(f"--{name} is for --prompt", advice="in a manifest it is a column")
     if prompt is not None:
         from render_farm.manifest.one_prompt import job_of_prompt
@@ -194,9 +182,10 @@ def _request(
         job_of_prompt(prompt, overrides)  # refuses what cannot work before anything starts
     if timeout_s is not None and not timeout_s > 0:
         raise UsageError(f"--timeout: {timeout_s:g} is not more than 0 seconds")
+    max_failed = flags["max_failed"]
     if max_failed is not None and not _LIMIT.fullmatch(max_failed):
         raise UsageError(f"--max-failed: {max_failed!r} is neither a number of jobs nor a percentage like 10%")
-    settings = load_settings(file=config, output=output, max_failed=max_failed)
+    settings = load_settings(file=flags["config"], output=flags["output"], max_failed=max_failed)
     if not settings.output:
         raise UsageError("--output is missing", advice="give a folder or a URI like s3://bucket/films")
     return RunRequest(
@@ -204,11 +193,30 @@ def _request(
         manifest=manifest,
         prompt=prompt,
         overrides=overrides,
+        relative_to=flags["relative_to"],
+        deadline=_time(flags["deadline"]),
+        run_id=flags["run_id"],
+        address=flags["address"],
+        num_workers=flags["workers"],
+        device=Device(flags["device"]).value,
+        ulysses=flags["ulysses"],
+        ring=flags["ring"],
+        cfg_parallel=flags["cfg_parallel"],
+        keep_latents=flags["keep_latents"],
+        strict=flags["strict"],
         timeout_s=timeout_s,
         max_failed=settings.max_failed,
         settings=settings,
-        **flags,
     )
+
+
+def _time(text: str | None) -> datetime | None:
+    from render_farm.job import normalise
+
+    clean, problems = normalise({"deadline": text})
+    if problems:
+        raise UsageError(f"--{problems[0]}")
+    return clean["deadline"]
 
 
 def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from render_farm.config import NAMESPACE
 from render_farm.errors import RenderFarmError, UsageError
+from render_farm.farm.carried import digest_of_environment, of_this_driver
 
 _ANSWER_WITHIN_S = 10.0
 _START_TRIES = 3
@@ -32,13 +34,17 @@ class Cluster:
     """Address of this run's job in Ray's dashboard; empty where there is none."""
 
     def coordinator(self, shape: Any) -> Any:
-        """The cluster's coordinator, started when there is none. `shape` is used only then."""
+        """The cluster's coordinator, started when there is none. `shape` is used only then. One that was started with
+        other credentials or settings, and renders nothing now, gives way to a new one."""
         from render_farm.farm.coordinator import NAME, Coordinator
 
         options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
-        if not self.private:
-            options |= {"lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
-        return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
+        if self.private:
+            return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
+        options |= {"lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
+        environment = digest_of_environment()
+        _end_outdated(NAME, environment)
+        return Coordinator.options(**options).remote(shape, self.address, environment)  # type: ignore[attr-defined]
 
 
 def resolve_address(address: str | None) -> str:
@@ -54,7 +60,7 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
     private = address == "local"
     if not private:
         _check_answers(address)
-        _use_token_at_hand()
+        use_token_at_hand()
     import ray
 
     dashboard = ""
@@ -69,8 +75,10 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
                 **common,
             )
         else:
+            variables = of_this_driver()
+            environment = {"env_vars": variables} if variables else None
             job_config = ray.job_config.JobConfig(metadata=dict(metadata or {}))
-            context = ray.init(address=address, job_config=job_config, **common)
+            context = ray.init(address=address, runtime_env=environment, job_config=job_config, **common)
             if context.dashboard_url:
                 job_id = ray.get_runtime_context().get_job_id()
                 dashboard = f"http://{context.dashboard_url}/#/jobs/{job_id}"
@@ -91,6 +99,29 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
         )
     finally:
         ray.shutdown()
+
+
+def _end_outdated(name: str, environment: str) -> None:
+    """Its workers would go on with credentials that may have expired since: actors keep what they were started with."""
+    import ray
+
+    with contextlib.suppress(ValueError, ray.exceptions.RayActorError):  # there is none, or it has just ended
+        coordinator = ray.get_actor(name, namespace=NAMESPACE)
+        if ray.get(coordinator.gives_way_to.remote(environment)):
+            ray.kill(coordinator)
+            _wait_until_gone(name)
+
+
+def _wait_until_gone(name: str) -> None:
+    import ray
+
+    stop = time.monotonic() + _ANSWER_WITHIN_S
+    while time.monotonic() < stop:
+        try:
+            ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.1)
 
 
 def _start(**options: Any) -> None:
@@ -126,7 +157,7 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def _use_token_at_hand() -> None:
+def use_token_at_hand() -> None:
     """Present the token that lies ready. Ray asks for one by default (`ray start` makes it), but a driver that attaches
     sends it only in token mode."""
     if "RAY_AUTH_MODE" in os.environ:

@@ -45,9 +45,10 @@ _PAUSED = "paused"
 class Coordinator:
     """See the module. An asynchronous actor: its methods interleave only where they await."""
 
-    def __init__(self, shape: FarmShape, address: str) -> None:
+    def __init__(self, shape: FarmShape, address: str, environment: str = "") -> None:
         self._shape = shape
         self._address = address
+        self._environment = environment
         self._machine = FarmMachine(shape.policy)
         self._runs: dict[str, HeldRun] = {}
         self._tasks: set[asyncio.Task] = set()
@@ -215,6 +216,11 @@ class Coordinator:
         run = self._runs[run_id]
         await run.over.wait()
         return run.record.counts
+
+    async def gives_way_to(self, environment: str) -> bool:
+        """Whether a new coordinator with `environment` should take this one's place: it renders nothing, and was
+        started with another."""
+        return environment != self._environment and not self._anything_left and not self._adding.locked()
 
     async def workers(self) -> dict[str, int]:
         """Process ids of the workers that are up, by name."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -126,7 +126,7 @@ def _read_source(request: RunRequest) -> _Source:
     if (request.manifest is None) == (request.prompt is None):
         raise UsageError("give a manifest or --prompt, one of them")
     if request.manifest is not None:
-        rows = load_manifest(request.manifest, strict=request.strict)
+        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
         run_id = request.run_id or default_run_id(request.manifest)
         with open_binary(request.manifest) as handle:
             manifest = handle.read()
@@ -138,6 +138,8 @@ def _read_source(request: RunRequest) -> _Source:
             path = Path(folder, "manifest.parquet")
             write_manifest(str(path), [job])
             manifest = path.read_bytes()
+    if request.deadline is not None:
+        rows = [_due(row, request.deadline) for row in rows]
     if not rows:
         raise UsageError(f"{request.manifest}: has no rows", advice="a manifest has one row a job")
     try:
@@ -145,6 +147,12 @@ def _read_source(request: RunRequest) -> _Source:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return _Source(run_id=run_id, rows=rows, manifest=manifest)
+
+
+def _due(row: Row, deadline: datetime) -> Row:
+    if row.job is None or row.job.deadline is not None:
+        return row
+    return replace(row, job=replace(row.job, deadline=deadline))
 
 
 def _check_attention(name: str, device: str) -> None:

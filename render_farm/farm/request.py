@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from render_farm.config import Settings
 
@@ -16,6 +17,10 @@ class RunRequest:
     prompt: str | None = None
     overrides: dict[str, object] = field(default_factory=dict)
     """Columns for the one job of `prompt`."""
+    relative_to: str | None = None
+    """Folder or URI that relative inputs of the manifest are meant from; None: the manifest's own."""
+    deadline: datetime | None = None
+    """Of the jobs that have none in the manifest; it orders work, and never stops a job."""
     run_id: str | None = None
     """None: the manifest's stem and 8 hex of its content."""
     address: str | None = None

@@ -59,13 +59,15 @@ def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
     return ManifestError(f"{uri}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", problems=lines)
 
 
-def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH) -> Iterator[Row]:
+def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH, base: str | None = None) -> Iterator[Row]:
     """Every row of the Parquet manifest at `uri`, in order, streamed.
 
     A bad row comes with its problems and without a job. Relative `image`, `last_image`, `video` and paths of `loras`
-    are resolved against the manifest's place. Repeated ids are not looked for: `load_manifest` and `check_manifest` do.
+    are resolved against the manifest's place, or against the folder `base`. Repeated ids are not looked for:
+    `load_manifest` and `check_manifest` do.
     Raises `ManifestError` for a file that is missing, unreadable or not Parquet, and for schema errors (all at once).
     """
+    place = uri if base is None else f"{base.rstrip('/')}/"
     with _open_parquet(uri) as file:
         names = _checked_names(uri, file)
         number = 0
@@ -77,18 +79,18 @@ def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH) -> Iterator[Row]:
                 number += 1
                 values = dict(zip(given, cells, strict=True))
                 for name in inputs:
-                    values[name] = _resolved(uri, values[name])
+                    values[name] = _resolved(place, values[name])
                 if "loras" in given:
-                    values["loras"] = _with_resolved_paths(uri, values["loras"])
+                    values["loras"] = _with_resolved_paths(place, values["loras"])
                 yield make_row(number, values)
 
 
-def load_manifest(uri: str, *, strict: bool = False) -> list[Row]:
+def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) -> list[Row]:
     """All rows of the manifest at `uri`, read once. Raises `ManifestError` as `read_manifest` does, for repeated ids,
     and with `strict` for bad rows; it lists every problem."""
     rows: list[Row] = []
     finder = DuplicateFinder()
-    for row in read_manifest(uri):
+    for row in read_manifest(uri, base=base):
         rows.append(row)
         if row.job_id:
             finder.add(row.number, row.job_id)

@@ -1,5 +1,60 @@
-"""Ray gives its workers a low priority, which a busy machine turns into minutes; these tests have time-outs."""
+"""A Ray cluster that stays, for the tests that attach to one."""
+
+from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import pytest
+
+from tests.farm import films
+from tests.fixtures_s3 import free_port
+
+# Ray gives its workers a low priority, which a busy machine turns into minutes; these tests have time-outs.
 os.environ.setdefault("RAY_worker_niceness", "0")
+_RAY = Path(sys.executable).with_name("ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayHead:
+    """A one-node cluster with four CPU slots, whose processes have no credentials."""
+
+    address: str
+    job_server: str
+
+
+def ray_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ray ...` with the token that the cluster asks for."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    return subprocess.run([str(_RAY), *arguments], capture_output=True, text=True, timeout=60, env=environment)
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """A cluster of its own ports and folder, with the job server."""
+    port, dashboard = free_port(), free_port()
+    folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets need a short path
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_AUTH"))}
+    environment["PATH"] = f"{_RAY.parent}:{environment['PATH']}"  # `python` of a job is found there
+    start = [
+        str(_RAY), "start", "--head", f"--port={port}", "--num-cpus=4", "--dashboard-host=127.0.0.1", "--block",
+        f"--dashboard-port={dashboard}", "--disable-usage-stats", f"--temp-dir={folder}",
+        "--object-store-memory=100000000",
+    ]  # fmt: skip
+    process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    head = RayHead(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}")
+    try:
+        films.wait_for(
+            lambda: ray_command("job", "list", f"--address={head.job_server}").returncode == 0,
+            what="the Ray cluster's start",
+        )
+        yield head
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,269 @@
+"""A night's run: `jobs/nightly.py` is its entry point for Ray Jobs, cron and systemd.
+
+The run's id is the night's date, and its lease and durable state lie with its films. So a night that is rendered by
+another cluster or process is joined and not doubled, one that was cut off goes on, and one that is over stays over,
+however often a scheduler fires.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from render_farm.cli.flags import takes_flags_of
+from render_farm.cli.main import FarmCommand, run_app
+from render_farm.cli.render import ONE_JOB_FLAGS, render, request_of, run, summary
+from render_farm.cli.terminal import duration, hint, print_json
+from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
+from render_farm.planning import nights
+
+if TYPE_CHECKING:
+    from render_farm.farm.snapshot import RunOutcome
+
+TIMED_OUT = 13
+_LOOK_EVERY_S = 15.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Missed(StrEnum):
+    """What happens to earlier nights that are not over."""
+
+    SKIP = "skip"
+    CATCH_UP = "catch-up"
+
+
+class AfterDeadline(StrEnum):
+    """What happens to a night that is not over at its deadline."""
+
+    STOP = "stop"
+    GO_ON = "go-on"
+
+
+class IfHeld(StrEnum):
+    """What to do when another cluster renders the night."""
+
+    WAIT = "wait"
+    LEAVE = "leave"
+
+
+def _own_flags(
+    manifest: Annotated[
+        str, typer.Argument(metavar="PATTERN", help="Manifest of a night: s3://bucket/manifests/{date}.parquet.")
+    ],
+    time_zone: Annotated[str, typer.Option("--time-zone", help="Of the clock times and the date.")] = "UTC",
+    night_begins: Annotated[
+        str, typer.Option("--night-begins", metavar="HH:MM", help="From then on a day's date is the night's.")
+    ] = "12:00",
+    deadline: Annotated[
+        str | None, typer.Option("--deadline", metavar="HH:MM", help="When the night must be over.")
+    ] = None,
+    after_deadline: Annotated[
+        AfterDeadline, typer.Option("--after-deadline", help="stop: end with 13, to be gone on with; go-on: finish.")
+    ] = AfterDeadline.STOP,
+    only: Annotated[
+        str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="That night, without the missed ones.")
+    ] = None,
+    missed: Annotated[
+        Missed, typer.Option("--missed", help="catch-up: render missed nights after tonight's, the latest first.")
+    ] = Missed.SKIP,
+    look_back: Annotated[int, typer.Option("--look-back", min=0, help="How many nights back to look.")] = 3,
+    if_held: Annotated[
+        IfHeld, typer.Option("--if-held", help="When another cluster renders the night: wait for it, or leave with 0.")
+    ] = IfHeld.WAIT,
+    wait_for_manifest: Annotated[
+        float, typer.Option("--wait-for-manifest", metavar="S", min=0, help="How long to wait for it to appear.")
+    ] = 0.0,
+    again: Annotated[bool, typer.Option("--again", help="Try failed films again in a night that is over.")] = False,
+    name: Annotated[str, typer.Option("--name", help="What run ids begin with, before the date.")] = "nightly",
+) -> None:
+    """Flags that `render` has not, or means otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """One night's run."""
+
+    day: date
+    run_id: str
+    manifest: str
+    output: str
+
+
+@app.command(cls=FarmCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@takes_flags_of(render, _own_flags, without=("prompt", "run_id", "timeout", *ONE_JOB_FLAGS))
+def nightly(**flags: Any) -> None:
+    """Render tonight's manifest. PATTERN and --output may hold {date}, {year}, {month} and {day}.
+
+    Exit codes are those of `render-farm render`: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some
+    failed, 12 cancelled, 13 past the deadline, 14 no manifest for the night, 130 interrupted.
+    """
+    calendar, now = _calendar(flags), datetime.now(UTC)
+    tonight = _night(flags, _given_date(flags["only"]) or calendar.night_of(now))
+    deadline = calendar.deadline_of(tonight.day)
+    outcomes = [_render(tonight, flags, deadline)]
+    if flags["only"] is None:
+        for night in _missed(flags, tonight):
+            if flags["missed"] == Missed.SKIP:
+                hint(f"the night of {night.day} was missed; --date {night.day} renders it, --missed catch-up all such")
+            else:
+                hint(f"catching up on the night of {night.day}")
+                outcomes.append(_render(night, flags, deadline))
+    code = next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
+    if flags["as_json"]:
+        print_json({"nights": [asdict(outcome) for outcome in outcomes], "exit_code": code})
+    else:
+        print("\n".join(line for outcome in outcomes for line in summary(outcome)))
+    raise typer.Exit(code)
+
+
+def _calendar(flags: Mapping[str, Any]) -> nights.Calendar:
+    try:
+        return nights.Calendar(
+            zone=nights.zone(flags["time_zone"]),
+            begins=nights.clock(flags["night_begins"]),
+            ends=None if flags["deadline"] is None else nights.clock(flags["deadline"]),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _given_date(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--date: {text!r} is not a date like 2030-01-31") from error
+
+
+def _night(flags: Mapping[str, Any], day: date) -> Night:
+    from render_farm.config import load_settings
+    from render_farm.storage.layout import check_id
+
+    output = load_settings(file=flags["config"], output=flags["output"]).output
+    if not output:
+        raise UsageError("--output is missing", advice="give a folder or a URI like s3://bucket/films/{date}")
+    try:
+        return Night(
+            day=day,
+            run_id=check_id(f"{flags['name']}-{day.isoformat()}", "--name"),
+            manifest=nights.fill_in(flags["manifest"], day),
+            output=nights.fill_in(output, day),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _missed(flags: Mapping[str, Any], tonight: Night) -> list[Night]:
+    """Earlier nights that have a manifest and are not over, the latest first."""
+    earlier = [_night(flags, day) for day in nights.before(tonight.day, flags["look_back"])]
+    return [night for night in earlier if _has_manifest(night) and _over(night) is None]
+
+
+def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -> RunOutcome:
+    """Render a night, or say how it ended when it is over."""
+    _wait_for_manifest(night, flags["wait_for_manifest"])
+    over = None if flags["again"] else _over(night)
+    if over is not None:
+        hint(f"run {night.run_id} is over already; --again tries its failed films once more")
+        return over
+    told = False
+    while True:
+        left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
+        stops = flags["after_deadline"] == AfterDeadline.STOP
+        if stops and left_s is not None and left_s <= 0:
+            hint(f"run {night.run_id}: the deadline ({deadline}) has passed")
+            return _ended(night, "cancelled", TIMED_OUT)
+        request = request_of(
+            {
+                **flags,
+                **dict.fromkeys(("prompt", *ONE_JOB_FLAGS)),
+                "manifest": night.manifest,
+                "output": night.output,
+                "run_id": night.run_id,
+                "timeout": left_s if stops else None,
+                "deadline": None,
+            }
+        )
+        if left_s is not None and not told:
+            hint(f"run {night.run_id}: {duration(left_s)} until the deadline")
+        try:
+            return run(replace(request, deadline=deadline))
+        except LeaseHeldError as error:
+            if flags["if_held"] == IfHeld.LEAVE:
+                hint(f"{error.message}: nothing to do here")
+                return _ended(night, "running", 0)
+            if not told:
+                hint(f"{error.message}: waiting until it is over, or gone")
+            told = True
+            time.sleep(_LOOK_EVERY_S if left_s is None else min(_LOOK_EVERY_S, max(left_s, 0.1)))
+            over = _over(night)
+            if over is not None:
+                return over
+
+
+def _ended(night: Night, state: str, code: int) -> RunOutcome:
+    from render_farm.farm.snapshot import RunOutcome
+
+    return RunOutcome(run_id=night.run_id, output=night.output, state=state, jobs={}, exit_code=code)
+
+
+def _has_manifest(night: Night) -> bool:
+    from render_farm.manifest.files import clear_errors, file_system
+
+    fs, path = file_system(night.manifest)
+    with clear_errors(night.manifest):
+        return bool(fs.exists(path))
+
+
+def _wait_for_manifest(night: Night, patience_s: float) -> None:
+    stop = time.monotonic() + patience_s
+    while not _has_manifest(night):
+        left_s = stop - time.monotonic()
+        if left_s <= 0:
+            raise NotFoundError(
+                f"there is no manifest for the night of {night.day}: {night.manifest}",
+                advice="--wait-for-manifest S waits for it; --date names another night",
+            )
+        time.sleep(min(_LOOK_EVERY_S, left_s))
+
+
+def _over(night: Night) -> RunOutcome | None:
+    """How a night ended whose films are all done or failed, of the manifest as it is now; None when it is not over."""
+    import io
+
+    import pyarrow.parquet as pq
+
+    from render_farm.manifest.files import open_binary
+    from render_farm.scheduling.states import exit_code, run_state
+    from render_farm.storage import open_store
+    from render_farm.storage.layout import RunKeys
+
+    store, keys = open_store(night.output), RunKeys(run_id=night.run_id)
+    try:
+        results, rendered = store.read_bytes(keys.results), store.read_bytes(keys.manifest)
+        with open_binary(night.manifest) as file:
+            if file.read() != rendered:
+                return None
+    except (NotFoundError, ManifestError):
+        return None
+    counts: dict[str, int] = {}
+    for state in pq.read_table(io.BytesIO(results), columns=["state"]).column("state").to_pylist():
+        counts[state] = counts.get(state, 0) + 1
+    if not counts or set(counts) - {"done", "failed"}:
+        return None
+    return replace(_ended(night, str(run_state(counts)), exit_code(counts)), jobs=counts)
+
+
+def main() -> None:
+    """Entry point. Exits with the contract's codes."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

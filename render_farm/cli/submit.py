@@ -1,0 +1,173 @@
+"""`render-farm submit`: the same run as `render`, as a Ray Job that needs nobody to wait for it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from render_farm.cli.flags import arguments_of, takes_flags_of
+from render_farm.cli.render import render, request_of
+from render_farm.cli.terminal import hint, print_json
+from render_farm.errors import ManifestError, UsageError
+
+if TYPE_CHECKING:
+    from render_farm.farm.request import RunRequest
+
+_SETTINGS_FILE = "farm.toml"
+
+
+def _own_flags(
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="The cluster's job server (http://HEAD:8265) or its Ray address. Default: $RAY_API_SERVER_ADDRESS, "
+            "then $RAY_ADDRESS, then the Ray of this machine.",
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="Another variable for the cluster.")
+    ] = None,
+    credentials: Annotated[
+        bool,
+        typer.Option("--credentials/--no-credentials", help="Take the store's credentials along; else use its roles."),
+    ] = True,
+    working_dir: Annotated[
+        str | None, typer.Option("--working-dir", help="A folder to take along; the job starts in it.")
+    ] = None,
+    pip: Annotated[list[str] | None, typer.Option("--pip", help="A package that the job needs besides.")] = None,
+    runtime_env: Annotated[
+        str | None, typer.Option("--runtime-env", metavar="FILE", help="Ray's runtime environment, YAML or JSON.")
+    ] = None,
+    with_code: Annotated[
+        bool, typer.Option("--with-code", help="Take this render_farm along; the cluster has another, or none.")
+    ] = False,
+) -> None:
+    """Flags that `render` has not."""
+
+
+@takes_flags_of(render, _own_flags)
+def submit(**flags: Any) -> None:
+    """Submit a manifest (or one --prompt) to a Ray cluster as a Ray Job, and return at once.
+
+    Takes what `render` takes. --address is the cluster's job server, like http://HEAD:8265, or a Ray address.
+    A run that the cluster renders already is joined. Errors of the manifest are found here, before anything is sent.
+    """
+    from render_farm.farm.carried import carried_environment
+    from render_farm.farm.submit import Submission
+    from render_farm.farm.submit import submit as submit_job
+    from render_farm.storage.store import refuse_for_farm
+
+    request = request_of(flags)
+    refuse_for_farm(request.output)
+    run_id = _checked_run_id(request)
+    there, files = _as_on_the_cluster(request, flags, run_id)
+    environment = carried_environment(os.environ, extra=flags["env"] or (), credentials=flags["credentials"])
+    done = submit_job(
+        Submission(
+            run_id=run_id,
+            output=there["output"],
+            manifest=flags["manifest"],
+            arguments=("render", *arguments_of(render, there)),
+            files=files,
+            environment=environment,
+            working_dir=_folder(flags["working_dir"]),
+            runtime_env=_runtime_env(flags["runtime_env"], flags["pip"]),
+            with_code=flags["with_code"],
+        ),
+        flags["address"],
+    )
+    uri = f"{there['output'].rstrip('/')}/_runs/{run_id}"
+    if flags["as_json"]:
+        document = {"run_id": run_id, "output": there["output"], "run": uri, "job_id": done.job_id}
+        print_json({**document, "dashboard": done.dashboard, "joined": done.joined})
+        return
+    print(run_id)
+    hint(f"job {done.job_id} {'renders it already: joined' if done.joined else 'was submitted'} ({done.dashboard})")
+    if environment and not done.joined:
+        hint(f"taken along: {', '.join(sorted(environment))}")
+    if "://" not in there["output"]:
+        hint(f"{there['output']} must be the same folder on every machine of the cluster")
+    for line in follow_ups(uri, done.job_id, done.dashboard):
+        hint(f"  {line}")
+
+
+def follow_ups(uri: str, job_id: str, dashboard: str) -> list[str]:
+    """Commands that follow a submitted run."""
+    return [
+        f"render-farm watch {uri}",
+        f"render-farm logs {uri} --follow",
+        f"render-farm cancel {uri}",
+        f"ray job logs {job_id} --address {dashboard} --follow",
+    ]
+
+
+def _checked_run_id(request: RunRequest) -> str:
+    """The run's id. Whatever `render` would refuse before it renders is refused here."""
+    from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
+    from render_farm.manifest.reader import load_manifest
+    from render_farm.manifest.run_id import default_run_id
+    from render_farm.storage.layout import check_id
+
+    if request.manifest is None:
+        return request.run_id or run_id_of_prompt(job_of_prompt(str(request.prompt), request.overrides))
+    rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
+    if not rows:
+        raise ManifestError(f"{request.manifest}: has no rows", advice="a manifest has one row a job")
+    run_id = request.run_id or default_run_id(request.manifest)
+    try:
+        return check_id(run_id, "--run-id")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _as_on_the_cluster(
+    request: RunRequest, flags: Mapping[str, Any], run_id: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """`render`'s flags as they are to be given there, and the local files that they name."""
+    there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": _everywhere(request.output)}
+    files: dict[str, str] = {}
+    if request.manifest is not None and "://" not in request.manifest:
+        path = Path(request.manifest).expanduser().absolute()
+        files[path.name] = str(path)
+        there["manifest"] = path.name
+        there["relative_to"] = _everywhere(request.relative_to or str(path.parent))
+    settings = flags["config"] or os.environ.get("RENDER_FARM_CONFIG")
+    if settings:
+        files[_SETTINGS_FILE] = settings
+        there["config"] = _SETTINGS_FILE
+    return there, files
+
+
+def _everywhere(place: str) -> str:
+    """A folder as other machines may name it too; a URI as it is."""
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
+def _folder(path: str | None) -> str | None:
+    if path is not None and not Path(path).is_dir():
+        raise UsageError(f"--working-dir {path}: is no folder")
+    return path
+
+
+def _runtime_env(file: str | None, packages: list[str] | None) -> dict[str, Any]:
+    env: Any = {}
+    if file is not None:
+        import yaml
+
+        try:
+            env = yaml.safe_load(Path(file).read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"--runtime-env {file}: {' '.join(str(error).split())}") from error
+        if not isinstance(env, dict) or not isinstance(env.get("env_vars", {}), dict):
+            raise UsageError(f"--runtime-env {file}: is not a map like {json.dumps({'pip': ['av']})}")
+    if packages:
+        if not isinstance(env.get("pip", []), list):
+            raise UsageError(f"--pip: {file} has `pip` of its own that is not a list", advice="put it there")
+        env["pip"] = [*env.get("pip", []), *packages]
+    return env

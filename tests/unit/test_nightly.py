@@ -1,0 +1,148 @@
+"""The nightly entry point: which night it renders, and when it does not. Rendering itself is a stand-in here;
+tests/farm/test_submit.py runs it for real."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from render_farm.cli import nightly
+from render_farm.errors import LeaseHeldError
+from render_farm.farm.results import Result, write_results
+from render_farm.farm.snapshot import RunOutcome
+from render_farm.job import RenderJob
+from render_farm.manifest.writer import write_manifest
+from render_farm.storage import open_store
+from render_farm.storage.layout import RunKeys
+
+TODAY = datetime.now(UTC).date()
+"""With --night-begins 00:00."""
+
+
+class Farm:
+    """A stand-in for the driver: notes requests, and leaves what a run leaves."""
+
+    def __init__(self) -> None:
+        self.requests: list = []
+        self.state = "done"
+        self.held = 0
+
+    def run(self, request) -> RunOutcome:
+        if self.held:
+            self.held -= 1
+            raise LeaseHeldError(f"run {request.run_id} is held by process 1 on another")
+        self.requests.append(request)
+        store, keys = open_store(request.output), RunKeys(run_id=request.run_id)
+        store.write_bytes(keys.manifest, Path(request.manifest).read_bytes())
+        write_results(store, request.run_id, [Result(job_id="a", state=self.state)])
+        code = {"done": 0, "failed": 10, "cancelled": 12}[self.state]
+        return RunOutcome(
+            run_id=request.run_id, output=request.output, state=self.state, jobs={self.state: 1}, exit_code=code
+        )
+
+
+@pytest.fixture
+def farm(monkeypatch):
+    farm = Farm()
+    monkeypatch.setattr(nightly, "run", farm.run)
+    monkeypatch.setattr(nightly, "_LOOK_EVERY_S", 0.01)
+    return farm
+
+
+@pytest.fixture
+def go(tmp_path):
+    def go(*arguments: str):
+        start = [str(tmp_path / "{date}.parquet"), "--output", str(tmp_path / "films"), "--night-begins", "00:00"]
+        return CliRunner().invoke(nightly.app, [*start, *arguments], catch_exceptions=False)
+
+    return go
+
+
+def manifest(folder: Path, days_ago: int = 0, prompt: str = "a") -> str:
+    day = (TODAY - timedelta(days=days_ago)).isoformat()
+    write_manifest(str(folder / f"{day}.parquet"), [RenderJob(job_id=f"a{days_ago}", prompt=prompt)])
+    return f"nightly-{day}"
+
+
+def test_tonight_is_rendered_under_its_date(farm, go, tmp_path):
+    run_id = manifest(tmp_path)
+    done = go("--deadline", "23:59", "--workers", "3", "--json")
+    assert done.exit_code == 0, done.stderr
+    (request,) = farm.requests
+    assert (request.run_id, request.num_workers) == (run_id, 3)
+    assert request.deadline is not None and 0 < request.timeout_s <= 86_400
+    assert json.loads(done.stdout)["nights"][0]["run_id"] == run_id
+
+
+def test_a_deadline_may_be_passed_when_asked_for(farm, go, tmp_path):
+    manifest(tmp_path)
+    assert go("--deadline", "23:59", "--after-deadline", "go-on").exit_code == 0
+    assert farm.requests[0].timeout_s is None and farm.requests[0].deadline is not None
+
+
+def test_a_night_whose_deadline_has_passed_is_13(farm, go, tmp_path):
+    manifest(tmp_path, days_ago=2)
+    done = go("--date", (TODAY - timedelta(days=2)).isoformat(), "--deadline", "23:59")
+    assert done.exit_code == 13 and farm.requests == []
+
+
+def test_no_manifest_is_14(farm, go):
+    done = go("--wait-for-manifest", "0.02")
+    assert done.exit_code == 14 and TODAY.isoformat() in done.stderr
+
+
+def test_a_night_that_is_over_is_not_begun_again(farm, go, tmp_path):
+    manifest(tmp_path)
+    farm.state = "failed"
+    assert go().exit_code == 10
+    assert go().exit_code == 10 and len(farm.requests) == 1
+    farm.state = "done"
+    assert go("--again").exit_code == 0 and len(farm.requests) == 2
+
+
+@pytest.mark.parametrize("changed", ["cancelled", "manifest"])
+def test_a_night_that_was_cut_off_or_changed_goes_on(farm, go, tmp_path, changed):
+    manifest(tmp_path)
+    farm.state = "cancelled" if changed == "cancelled" else "done"
+    go()
+    if changed == "manifest":
+        manifest(tmp_path, prompt="another")
+    farm.state = "done"
+    assert go().exit_code == 0 and len(farm.requests) == 2
+
+
+def test_a_night_that_another_cluster_renders_is_waited_for(farm, go, tmp_path):
+    manifest(tmp_path)
+    farm.held = 3
+    done = go()
+    assert done.exit_code == 0 and len(farm.requests) == 1
+    assert done.stderr.count("held by") == 1
+
+
+def test_or_left_to_it(farm, go, tmp_path):
+    manifest(tmp_path)
+    farm.held = 1
+    assert go("--if-held", "leave").exit_code == 0 and farm.requests == []
+
+
+def test_missed_nights_are_told_of_and_caught_up_on_when_asked(farm, go, tmp_path):
+    tonight, yesterday, before = (manifest(tmp_path, days_ago) for days_ago in range(3))
+    done = go()
+    assert [request.run_id for request in farm.requests] == [tonight]
+    assert f"--date {yesterday.removeprefix('nightly-')}" in done.stderr
+    assert go("--missed", "catch-up", "--look-back", "1").exit_code == 0
+    assert [request.run_id for request in farm.requests[1:]] == [yesterday]
+    assert go("--missed", "catch-up").exit_code == 0
+    assert [request.run_id for request in farm.requests[2:]] == [before]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--time-zone", "Mars"], ["--deadline", "7"], ["--date", "x"], ["--name", "a b"], ["--timeout", "3"]]
+)
+def test_what_cannot_work_is_2(farm, go, tmp_path, arguments):
+    manifest(tmp_path)
+    assert go(*arguments).exit_code == 2
