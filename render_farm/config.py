@@ -120,6 +120,24 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SchedulingSettings:
+    """Who gets workers when not all can have them.
+
+    As a table `[scheduling]` in the settings file, or as variables `RENDER_FARM_SCHEDULING_<FIELD>` (lists with
+    commas). A farm keeps those of the run that started it.
+    """
+
+    aging_s: float = 360.0
+    """Waiting this long is worth one point of priority; 0: waiting is worth nothing."""
+    share_by: str = "owner"
+    """What films of equal priority share the workers by: `owner`, `tag:NAME` (the value of that tag) or `none`."""
+    shares: tuple[str, ...] = ()
+    """`NAME=WEIGHT` of the owners (or values of the tag) that are to have more or less than others, which weigh 1."""
+    quotas: tuple[str, ...] = ()
+    """`NAME=WORKERS`: the most workers that films of such an owner render on at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NotifySettings:
     """Who is told when a run ends, when its first film fails, and when it may miss its last deadline. Unset: nobody.
 
@@ -174,6 +192,7 @@ class Settings:
     inputs: InputLimits = field(default_factory=InputLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
     notify: NotifySettings = field(default_factory=NotifySettings)
+    scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
 
 
 _TABLES: dict[str, str] = {
@@ -181,6 +200,7 @@ _TABLES: dict[str, str] = {
     "inputs": "RENDER_FARM_INPUT_",
     "engine": "RENDER_FARM_ENGINE_",
     "notify": "RENDER_FARM_NOTIFY_",
+    "scheduling": "RENDER_FARM_SCHEDULING_",
 }
 """Settings with fields of their own, and how their variables start."""
 _CHOICES: dict[str, tuple[str, ...]] = {

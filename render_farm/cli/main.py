@@ -25,6 +25,7 @@ from render_farm.cli import (
     preview,
     render,
     report,
+    simulate,
     status,
     submit,
     verify,
@@ -105,6 +106,7 @@ app.command("explain")(control.explain)
 app.add_typer(control.hosts_app, name="hosts")
 app.command("gc")(gc.gc)
 app.command("plan")(plan.plan)
+app.command("simulate")(simulate.simulate)
 app.command("status")(status.status)
 app.command("watch")(status.watch)
 app.command("logs")(status.logs)

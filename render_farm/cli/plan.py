@@ -63,13 +63,13 @@ def plan(
     from render_farm.config import load_settings
     from render_farm.manifest.reader import load_manifest
 
-    facts = _FactsOfModels(load_settings().model)
+    facts = FactsOfModels(load_settings().model)
     totals = Totals()
     films: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     for row in load_manifest(manifest):
         try:
-            film = _plan_row(row, facts)
+            film = plan_row(row, facts)
         except InvalidJobError as error:
             totals.refused += 1
             lines = [f"{row.label}: {problem}" for problem in error.problems]
@@ -97,7 +97,7 @@ def plan(
     raise typer.Exit(exit_code)
 
 
-class _FactsOfModels:
+class FactsOfModels:
     """Looks each model up once. `notes` say which ones are planned with assumed defaults."""
 
     def __init__(self, default_model: str) -> None:
@@ -152,7 +152,7 @@ class _FactsOfModels:
         )
 
 
-def _plan_row(row: Row, facts: _FactsOfModels) -> FilmPlan:
+def plan_row(row: Row, facts: FactsOfModels) -> FilmPlan:
     """Raises `InvalidJobError` for a row that cannot be rendered."""
     from render_farm.errors import Problem
     from render_farm.planning import plan_film

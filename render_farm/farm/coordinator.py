@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from render_farm.errors import LeaseHeldError, StorageError, UsageError
+from render_farm.farm.cost_store import load_costs, save_costs
 from render_farm.farm.errands import Errands
 from render_farm.farm.failures import died
 from render_farm.farm.farm_metrics import FarmMetrics
@@ -22,9 +23,9 @@ from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.hang_watch import HangWatch
 from render_farm.farm.held_run import HeldRun, hold
 from render_farm.farm.live_control import LiveControl
-from render_farm.farm.memory_steps import memory_modes
 from render_farm.farm.ray_metrics import RayMetrics
 from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.scheduled_film import scheduled
 from render_farm.farm.snapshot import RunSnapshot
 from render_farm.farm.text_stage import TextStage
 from render_farm.farm.worker_pool import WorkerPool
@@ -49,7 +50,7 @@ class Coordinator:
         self._shape = shape
         self._address = address
         self._environment = environment
-        self._machine = FarmMachine(shape.policy)
+        self._machine = FarmMachine(shape.policy, scheduling=shape.scheduling)
         self._runs: dict[str, HeldRun] = {}
         self._tasks: set[asyncio.Task] = set()
         self._pool = WorkerPool(
@@ -106,6 +107,7 @@ class Coordinator:
             run.record.log.add(problem, level="warning")
         self._forget_old_runs(spec.run_id)
         self._runs[spec.run_id] = run
+        await self._recall_costs(run)
         self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
         for host, reason in run.control.quarantined:
             if not self._machine.hosts.is_quarantined(host):
@@ -114,6 +116,12 @@ class Coordinator:
             run.record.log.add(f"the run is paused; `render-farm resume {run.run_id}` lets it go on", level="warning")
             self._apply(ev.PauseRun(run_id=spec.run_id))
         return True
+
+    async def _recall_costs(self, run: HeldRun) -> None:
+        """Go by what earlier runs of that output have learned, as long as this farm has learned nothing."""
+        if not self._machine.costs.num_observed():
+            found = await asyncio.to_thread(load_costs, run.record.store, self._shape.device)
+            self._machine.costs.take(found)
 
     def _adopt(self, shape: FarmShape) -> None:
         """Have workers as this run asks for them, when no other run needs the present ones."""
@@ -146,21 +154,7 @@ class Coordinator:
             run.record.add(entry)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
             run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
-            films.append(
-                ev.Film(
-                    run_id=run_id,
-                    job_id=entry.task.job_id,
-                    num_segments=entry.task.plan.num_segments,
-                    segments_done=entry.segments_done,
-                    model=entry.task.model,
-                    adapters=entry.task.plan.job.adapters,
-                    priority=entry.priority,
-                    deadline_s=entry.deadline_s,
-                    group_size=entry.group.size,
-                    joined_sizes=tuple(shape.size for shape in entry.joined),
-                    num_memory_modes=len(memory_modes(entry.task.plan, self._shape.device, in_groups=entry.in_groups)),
-                )
-            )
+            films.append(scheduled(run_id, entry, self._shape.device, clock_ahead_s=time.monotonic() - time.time()))
         self._apply(ev.FilmsAdded(films=tuple(films)))
 
     async def seal_run(self, run_id: str) -> None:
@@ -181,7 +175,14 @@ class Coordinator:
 
     def _seal(self, run: HeldRun) -> None:
         spec = run.record.spec
-        self._apply(ev.RunSealed(run_id=spec.run_id, max_failed=spec.max_failed, failed_before=spec.failed_before))
+        self._apply(
+            ev.RunSealed(
+                run_id=spec.run_id,
+                max_failed=spec.max_failed,
+                failed_before=spec.failed_before,
+                max_workers=spec.max_workers,
+            )
+        )
 
     async def snapshot(self, run_id: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
@@ -380,6 +381,11 @@ class Coordinator:
         state = action.state
         if state is RunState.DONE and counts.get("failed"):
             state = RunState.FAILED  # rows that were bad from the start
+        try:
+            if not run.lease_lost and self._machine.costs.num_observed():
+                await asyncio.to_thread(save_costs, run.record.store, self._shape.device, self._machine.costs)
+        except StorageError as error:
+            run.record.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
         try:
             await run.give_back()
             if not run.lease_lost:

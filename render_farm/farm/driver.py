@@ -25,6 +25,7 @@ from render_farm.farm.held_run import hold
 from render_farm.farm.prepare import PreparedRun, RunContext, prepare
 from render_farm.farm.request import RunRequest
 from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.scheduling_policy import policy_of
 from render_farm.farm.snapshot import RunOutcome, RunSnapshot
 from render_farm.manifest.files import open_binary
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
@@ -100,6 +101,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             model_cache=request.settings.model_cache,
             timeouts=request.settings.timeouts,
             previews=request.settings.previews,
+            share_by=request.settings.scheduling.share_by,
             state=load_run_state(store, source.run_id),
         )
         prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))
@@ -107,6 +109,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             run_id=source.run_id,
             output=request.output,
             max_failed=_max_failed(request, len(source.rows)),
+            max_workers=request.num_workers,
             failed_before=prepared.num_bad,
             ended=prepared.ended,
             render_keys=prepared.render_keys,
@@ -225,6 +228,7 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
         num_threads=max(1, cluster.num_cpus // num_workers) if device == "cpu" else None,
         cpus_per_worker=0.0 if cluster.private else 1.0,
         policy=RetryPolicy(attempts=settings.attempts, patience_s=settings.timeouts.cluster_patience_s),
+        scheduling=policy_of(settings.scheduling),
         timeouts=settings.timeouts,
         model_cache=settings.model_cache,
         engine=settings.engine,

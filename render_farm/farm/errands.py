@@ -88,7 +88,15 @@ class Errands:
                 record.log.add(f"{action.worker}: {note}", job_id=job_id)
             if not JobState(record.films[job_id].result.state).ended:
                 record.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
-        self._apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment, staying=staying))
+        self._apply(
+            ev.SegmentDone(
+                worker=action.worker,
+                film=action.film,
+                segment=action.segment,
+                staying=staying,
+                seconds=report.seconds,
+            )
+        )
 
     async def finish(self, action: ev.FinishFilm) -> None:
         """Have a film decoded, encoded and published."""

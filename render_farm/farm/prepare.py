@@ -15,6 +15,7 @@ from render_farm.farm.lookup import Found, Lookup
 from render_farm.farm.loras import LoraShelf
 from render_farm.farm.results import Result
 from render_farm.farm.run_spec import FilmEntry
+from render_farm.farm.scheduled_film import share_of
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
@@ -59,6 +60,8 @@ class RunContext:
     """Local folder for models that come from a URI."""
     timeouts: Timeouts = Timeouts()
     previews: bool = True
+    share_by: str = "owner"
+    """What the workers are shared by (`config.SchedulingSettings`)."""
     state: RunState = field(default_factory=RunState)
     """What the run knew when it was last at work."""
 
@@ -92,6 +95,7 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
 class _Film:
     plan: FilmPlan
     deadline_s: float | None
+    share: str = ""
 
 
 class _Planner:
@@ -113,7 +117,11 @@ class _Planner:
         job = replace(job, memory=job.memory or self._context.default_memory, **group)
         try:
             plan = plan_film(job, self._facts_for(job.model or self._context.default_model))
-            return _Film(plan=plan, deadline_s=job.deadline.timestamp() if job.deadline else None)
+            return _Film(
+                plan=plan,
+                deadline_s=job.deadline.timestamp() if job.deadline else None,
+                share=share_of(self._context.share_by, job.owner, job.tags),
+            )
         except InvalidJobError as error:
             lines = "; ".join(f"{row.label}: {problem}" for problem in error.problems)
             return _failed(job.job_id, error, message=lines)
@@ -162,6 +170,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
         costs=tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments)),
         priority=plan.job.priority if row.priority is None else row.priority,
         deadline_s=film.deadline_s,
+        share=film.share,
         texts=plan.texts,
         group=group_of(plan.job),
     )

@@ -8,6 +8,7 @@ from render_farm.config import EngineOptions, Timeouts
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.results import Result
 from render_farm.planning.groups import GroupShape
+from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import RetryPolicy
 
 
@@ -25,6 +26,7 @@ class FarmShape:
     cpus_per_worker: float = 0.0
     """What Ray reserves; 0 on a private Ray, where the number of workers is the limit."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+    scheduling: SchedulingPolicy = field(default_factory=SchedulingPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
     model_cache: str | None = None
     """Local folder for models that come from a URI."""
@@ -42,6 +44,8 @@ class RunSpec:
     run_id: str
     output: str
     max_failed: int | None = None
+    max_workers: int | None = None
+    """The most workers that it renders on at a time; None: no limit."""
     failed_before: int = 0
     ended: tuple[Result, ...] = ()
     """Rows that need no work: bad ones, and jobs that are there already."""
@@ -63,6 +67,9 @@ class FilmEntry:
     """Token passes of each segment."""
     priority: int = 50
     deadline_s: float | None = None
+    """Unix time."""
+    share: str = ""
+    """Whose share of the farm it uses."""
     texts: tuple[str, ...] = ()
     group: GroupShape = GroupShape()
     """Of the workers that render a segment of it together."""

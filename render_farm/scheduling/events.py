@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import JobState, RunState
 
+_USUAL_EXPONENT = 0.85
+"""A group of n times as many workers is taken to be n to this power times as fast, where nothing else is known."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
@@ -22,17 +25,31 @@ class Film:
     """What is put on the model for it, which takes a worker some time: (identity, weight) of each LoRA."""
     priority: int = 50
     deadline_s: float | None = None
-    """Unix time."""
+    """By the machine's clock. It orders work and never stops a film."""
+    share: str = ""
+    """Whose share of the farm it uses: an owner, or the value of a tag."""
     group_size: int = 1
     """Workers that render a segment of it together, all on one host."""
     joined_sizes: tuple[int, ...] = ()
-    """Larger groups that it may have when workers would be idle otherwise."""
+    """Larger groups that it may have when workers would be idle otherwise, the smallest first."""
+    joined_speeds: tuple[float, ...] = ()
+    """How many times as fast each of them is as one of `group_size`; (): not known."""
+    segments_s: tuple[float, ...] = ()
+    """What each of its segments should take in a group of `group_size`, by arithmetic; (): not known."""
+    cost_class: tuple[str, ...] = ()
+    """What `costs.CostModel` learns by, coarse to fine."""
     num_memory_modes: int = 1
     """Modes that can be tried, the first included, each of which needs less memory than the one before."""
 
     @property
     def key(self) -> tuple[str, str]:
         return (self.run_id, self.job_id)
+
+    @property
+    def groups(self) -> tuple[tuple[int, float], ...]:
+        """(workers, times as fast as the smallest) of every group that it may have, the smallest first."""
+        speeds = self.joined_speeds or tuple((size / self.group_size) ** _USUAL_EXPONENT for size in self.joined_sizes)
+        return ((self.group_size, 1.0), *zip(self.joined_sizes, speeds, strict=True))
 
 
 FilmKey = tuple[str, str]
@@ -55,6 +72,8 @@ class RunSealed:
     max_failed: int | None = None
     failed_before: int = 0
     """Jobs that failed before the run began; they count towards `max_failed`."""
+    max_workers: int | None = None
+    """The most workers that its films render on at a time; None: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +124,10 @@ class SegmentDone:
     worker: str
     film: FilmKey
     segment: int
+    seconds: float | None = None
+    """What denoising took, to learn from."""
+    loading_s: float | None = None
+    """What loading the model took before, when it had to be loaded."""
     staying: tuple[str, ...] = ()
     """Helpers that have not left its group yet: `HelperLeft` says when they have."""
 

@@ -6,6 +6,7 @@
     _work/<job_id>-<render_key>/{segments/, steps/, state/, attempts/<attempt>/, commit.json}      while it renders
     _work/<job_id>-<render_key>/preview/{preview.m3u8, init.mp4, 0000.m4s ..., preview.mp4, sheet.jpg}      to look at
     _work/_claims/<job_id>/      which run publishes the job
+    _costs/<device>.json         how long segments take here, learned from all runs
 
 A job id starts with a letter or a digit, so `_runs` and `_work` never meet a job's folder.
 """
@@ -30,6 +31,7 @@ PREVIEW_SHEET = "sheet.jpg"
 RUNS = "_runs"
 WORK = "_work"
 CLAIMS = f"{WORK}/_claims"
+COSTS = "_costs"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
@@ -68,6 +70,11 @@ def is_film(name: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def costs_key(device: str) -> str:
+    """What is known of how long segments take on `cuda` or `cpu`."""
+    return f"{COSTS}/{device}.json"
 
 
 def numbered(number: int) -> str:

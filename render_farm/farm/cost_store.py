@@ -1,0 +1,25 @@
+"""What the farm has learned of how long segments take, kept in the output tree from run to run."""
+
+from __future__ import annotations
+
+from render_farm.errors import NotFoundError
+from render_farm.scheduling.costs import CostModel
+from render_farm.storage import documents
+from render_farm.storage.documents import DamagedDocument
+from render_farm.storage.layout import costs_key
+from render_farm.storage.store import Store
+
+_SCHEMA = "render_farm.costs/1"
+
+
+def load_costs(store: Store, device: str) -> CostModel:
+    """What is known of `cuda` or `cpu` there; nothing when it is missing or damaged: it is learned again."""
+    try:
+        return CostModel.from_dict(documents.load(store.read_bytes(costs_key(device)), schema=_SCHEMA))
+    except (NotFoundError, DamagedDocument, ValueError):
+        return CostModel()
+
+
+def save_costs(store: Store, device: str, costs: CostModel) -> None:
+    """StorageError passes."""
+    store.write_bytes(costs_key(device), documents.dump(costs.to_dict(), schema=_SCHEMA))

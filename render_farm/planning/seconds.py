@@ -1,0 +1,41 @@
+"""What a segment should take, by arithmetic: the prior of `scheduling.costs`, which learns what it really takes.
+
+Operations of a token in a pass over T tokens: L (12 E^2 + 4 E F + 4 E (T + 512)), as in `group_cost`; a segment's token
+passes (`cost.py`) are multiplied by that, with the T of its whole window. Loading, decoding and storing are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from render_farm.models import PRESETS
+from render_farm.planning.film import FilmPlan
+from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE, TEXT_TOKENS
+
+_HEAD_DIM, _NUM_LAYERS, _FFN_BY_WIDTH = 128, 40, 3.5
+"""Of a model that is no preset."""
+
+
+def segments_seconds(plan: FilmPlan, token_passes: Sequence[int], device: str) -> tuple[float, ...]:
+    """Seconds of each segment on one worker of `device`; `token_passes` are those of `cost.segment_token_passes`."""
+    machine = NVLINK_NODE if device == "cuda" else CPU_NODE
+    preset = PRESETS.get(plan.facts.name)
+    if preset is not None:
+        width, num_layers, ffn = preset.num_heads * preset.head_dim, preset.num_layers, float(preset.ffn_dim)
+    else:
+        width, num_layers = max(1, plan.facts.num_heads) * _HEAD_DIM, _NUM_LAYERS
+        ffn = _FFN_BY_WIDTH * width
+    seconds = []
+    for window, passes in zip(plan.windows, token_passes, strict=True):
+        tokens = window.num_seen_frames * plan.tokens_per_frame
+        operations = num_layers * (12 * width**2 + 4 * width * ffn + 4 * width * (tokens + TEXT_TOKENS))
+        seconds.append(passes * operations / machine.operations_per_s)
+    return tuple(seconds)
+
+
+def cost_class(plan: FilmPlan) -> tuple[str, ...]:
+    """What segments of a film are alike in, coarse to fine: model, size, mode of denoising."""
+    job = plan.job
+    mode = f"ar {job.ar_step}, blocks {job.causal_block_size}" if job.ar_step else "synchronous"
+    approximate = [value for value in (job.cache, job.memory) if value not in ("off", "auto")]
+    return (plan.facts.name, f"{job.height}x{job.width}", ", ".join([mode, *approximate]))

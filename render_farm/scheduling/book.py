@@ -1,0 +1,229 @@
+"""What the machine knows of films, workers and runs, and sums over films that are kept as they change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from render_farm.scheduling.affinity import Setting
+from render_farm.scheduling.costs import CostModel
+from render_farm.scheduling.events import Film, FilmKey
+from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S
+from render_farm.scheduling.states import MOVES, JobState
+
+NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class FilmRecord:
+    """A film."""
+
+    spec: Film
+    setting: Setting
+    number: int
+    """Of its arrival."""
+    added_s: float
+    priority: int
+    level: int
+    segments_done: int
+    prior_left_s: float
+    """Of the segments that are not done, by arithmetic."""
+    state: JobState = JobState.WAITING
+    worker: str | None = None
+    """Who renders or finishes it now."""
+    finishing: bool = False
+    attempts: int = 0
+    """How often work on it was handed out and did not succeed, plus one for the work that did."""
+    counted: int = 0
+    """Failures of its present work by workers' fault."""
+    waits: int = 0
+    waiting_since_s: float = 0.0
+    avoid: frozenset[str] = NOBODY
+    """Workers that failed it once: none of them gets it again."""
+    memory_step: int = 0
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether all of its segments are stored."""
+        return self.segments_done >= self.spec.num_segments
+
+    def prior_of(self, segment: int) -> float:
+        """Seconds of a segment by arithmetic."""
+        return self.spec.segments_s[segment] if self.spec.segments_s else UNKNOWN_SEGMENT_S
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkInHand:
+    """A segment that is being rendered, as its leader has it. The film may have gone on elsewhere meanwhile."""
+
+    film: FilmKey
+    spec: Film
+    helpers: tuple[str, ...]
+    begun_s: float
+    ends_s: float
+    """When it should be done."""
+    charged_s: float
+    """Worker-seconds that its share was charged for it."""
+
+    @property
+    def size(self) -> int:
+        return 1 + len(self.helpers)
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """A worker process."""
+
+    host: str = ""
+    work: WorkInHand | None = None
+    """The segment that it renders, with helpers or alone."""
+    leader: str = ""
+    """Whom it helps with a segment."""
+    finishing: set[FilmKey] = field(default_factory=set)
+    setting: Setting | None = None
+    """What it has loaded."""
+
+    @property
+    def rendering(self) -> FilmKey | None:
+        return self.work.film if self.work is not None else None
+
+    @property
+    def is_idle(self) -> bool:
+        """It renders nothing, though it may finish films."""
+        return self.work is None and not self.leader
+
+    @property
+    def is_at_work(self) -> bool:
+        return not self.is_idle or bool(self.finishing)
+
+
+@dataclass
+class RunRecord:
+    """A run."""
+
+    films: list[FilmKey] = field(default_factory=list)
+    counts: Counter[JobState] = field(default_factory=Counter)
+    ready_models: set[str] = field(default_factory=set)
+    sealed: bool = False
+    ended: bool = False
+    max_failed: int | None = None
+    failed_before: int = 0
+    """Jobs that failed before the run began (bad rows)."""
+    stopping: str = ""
+    paused: bool = False
+    held: dict[FilmKey, None] = field(default_factory=dict)
+    """Films that would be ready, were the run not paused."""
+
+
+class Book:
+    """The records, and what is summed over them."""
+
+    def __init__(self, costs: CostModel) -> None:
+        self.costs = costs
+        self.films: dict[FilmKey, FilmRecord] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.runs: dict[str, RunRecord] = {}
+        self.num_rendering = 0
+        """Segments that are being rendered."""
+        self.num_wanted = 0
+        """Workers of the segments that are being rendered, were all groups as small as may be."""
+        self._prior_left_s: dict[tuple[str, ...], float] = {}
+        """Of all films that have not ended, by cost class."""
+        self._num_open: Counter[tuple[str, ...]] = Counter()
+        self.dated: dict[int, dict[FilmKey, None]] = {}
+        """Films with a deadline that have not ended, by level."""
+        self.dated_changes = 0
+        """Counts what makes a plan for dated films void."""
+        self.longest_segment_s = 0.0
+        """That is expected of any film so far."""
+        self._settings: dict[Setting, Setting] = {}
+
+    def run(self, run_id: str) -> RunRecord:
+        found = self.runs.get(run_id)
+        if found is None:
+            found = self.runs[run_id] = RunRecord()
+        return found
+
+    def setting_of(self, film: Film) -> Setting:
+        """What a worker must have loaded for a film; one object for all films that need the same."""
+        setting = Setting(model=film.model, adapters=film.adapters)
+        return self._settings.setdefault(setting, setting)
+
+    def move(self, key: FilmKey, state: JobState) -> None:
+        """Change a film's state."""
+        film = self.films[key]
+        if film.state is state:
+            return
+        assert state in MOVES[film.state], f"{key}: {film.state} -> {state}"
+        if film.state.ended != state.ended:
+            (self.close if state.ended else self.open)(key)
+        counts = self.runs[film.spec.run_id].counts
+        counts[film.state] -= 1
+        counts[state] += 1
+        film.state = state
+
+    # --- sums over the films that have not ended ---
+
+    def open(self, key: FilmKey) -> None:
+        """A film is to be rendered."""
+        film = self.films[key]
+        film.prior_left_s = sum(map(film.prior_of, range(film.segments_done, film.spec.num_segments)))
+        cost_class = film.spec.cost_class
+        longest_s = max(film.spec.segments_s, default=film.prior_of(0)) * self.ratio(film)
+        self.longest_segment_s = max(self.longest_segment_s, longest_s)
+        self._num_open[cost_class] += 1
+        self._prior_left_s[cost_class] = self._prior_left_s.get(cost_class, 0.0) + film.prior_left_s
+        self._set_dated(key)
+
+    def close(self, key: FilmKey) -> None:
+        """A film ended."""
+        film = self.films[key]
+        cost_class = film.spec.cost_class
+        self._num_open[cost_class] -= 1
+        if self._num_open[cost_class]:
+            self._prior_left_s[cost_class] -= film.prior_left_s
+        else:
+            del self._num_open[cost_class], self._prior_left_s[cost_class]
+        film.prior_left_s = 0.0
+        if film.spec.deadline_s is not None:
+            self._forget_dated(key, film.level)
+
+    def _set_dated(self, key: FilmKey) -> None:
+        film = self.films[key]
+        if film.spec.deadline_s is not None:
+            self.dated.setdefault(film.level, {})[key] = None
+            self.dated_changes += 1
+
+    def _forget_dated(self, key: FilmKey, level: int) -> None:
+        del self.dated[level][key]
+        if not self.dated[level]:
+            del self.dated[level]
+
+    def relevel(self, key: FilmKey, level: int) -> None:
+        """A film that has not ended gets another level."""
+        film = self.films[key]
+        if film.spec.deadline_s is not None:
+            self._forget_dated(key, film.level)
+        film.level = level
+        self._set_dated(key)
+
+    def stored(self, key: FilmKey, segments_done: int) -> None:
+        """A film has so many segments now, more or fewer."""
+        film = self.films[key]
+        left_s = sum(map(film.prior_of, range(segments_done, film.spec.num_segments)))
+        self._prior_left_s[film.spec.cost_class] += left_s - film.prior_left_s
+        film.segments_done, film.prior_left_s = segments_done, left_s
+
+    # --- expectations ---
+
+    def ratio(self, film: FilmRecord, size: int | None = None) -> float:
+        """Measured by expected time, in a group of `size` (None: the smallest it may have)."""
+        return self.costs.ratio((*film.spec.cost_class, str(film.spec.group_size if size is None else size)))
+
+    def left_s(self, film: FilmRecord) -> float:
+        """What is left of a film in the smallest group it may have."""
+        return film.prior_left_s * self.ratio(film)
+
+    def left_of_all_s(self) -> float:
+        """The same of all films that have not ended."""
+        return sum(left * self.costs.ratio(cost_class) for cost_class, left in self._prior_left_s.items())

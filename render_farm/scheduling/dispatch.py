@@ -1,0 +1,382 @@
+"""Who renders what next: the rules in their order. Looks at nothing it has not indexed, and changes only its indexes.
+
+1. level: priority with aging (`aging.py`)
+2. films whose deadline is at risk (`deadlines.py`, `rescue.py`)
+3. the share that has had least (`shares.py`)
+4. larger groups before smaller ones, on hosts that fit (`placement.py`)
+5. what an idle worker has loaded (`affinity.py`)
+6. begun films, then the longest, then first come (`queue.py`)
+
+Quotas (`quotas.py`) take films out of the contest, and `elastic.py` says how large a group becomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from render_farm.scheduling.affinity import Match, better_waits
+from render_farm.scheduling.aging import takes_over
+from render_farm.scheduling.book import Book, FilmRecord
+from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
+from render_farm.scheduling.elastic import (
+    MOVE_GAIN,
+    part_of,
+    sizes_at_tail,
+    sizes_for_deadline,
+    speed_of,
+)
+from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.model_ends import ModelEnds
+from render_farm.scheduling.placement import Floor
+from render_farm.scheduling.policy import SchedulingPolicy
+from render_farm.scheduling.queue import FINISHING, Lane, ReadyQueue, Ticket
+from render_farm.scheduling.quotas import QuotaBook
+from render_farm.scheduling.rescue import MOST_FILMS, DatedFilm, find_picks
+from render_farm.scheduling.shares import ShareBook
+
+_TRIED = 4
+"""Films of a lane, or urgent ones, that are tried when the first ones cannot be placed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A film's next work and who does it."""
+
+    film: FilmKey
+    workers: tuple[str, ...]
+    """The leader first."""
+
+
+@dataclass
+class _Plan:
+    """An order of segments that was searched for."""
+
+    picks: list[FilmKey]
+    changes: int = -1
+    """`Book.dated_changes` when it was made."""
+
+
+@dataclass
+class _Blocked:
+    """What cannot be placed any more in this round."""
+
+    size: int = 1 << 30
+    """Groups of this size or more find no room at the levels that are left."""
+    wake_s: float = field(default=float("inf"))
+
+
+class Dispatcher:
+    """See the module."""
+
+    def __init__(self, book: Book, policy: SchedulingPolicy) -> None:
+        self.policy = policy
+        self.queue = ReadyQueue()
+        self.floor = Floor()
+        self.shares = ShareBook(policy.shares, policy.share_slack_s)
+        self.quotas = QuotaBook(policy.quotas)
+        self.ends = ModelEnds(book)
+        self._book = book
+        self._plans: dict[int, _Plan] = {}
+        self.wake_s = float("inf")
+        """When a decision to wait should be looked at again."""
+
+    # --- in ---
+
+    def ticket(self, key: FilmKey) -> Ticket:
+        """A film's place in the queue, as things are now."""
+        film, margin = self._book.films[key], self.policy.deadline_margin
+        spec = film.spec
+        size = FINISHING if film.is_rendered else spec.group_size
+        left_s = self._book.left_s(film)
+        deadline_s = spec.deadline_s
+        if deadline_s is None:
+            begin = risky = None
+        else:
+            begin = latest_begin_s(deadline_s, left_s)
+            risky = risky_from_s(deadline_s, left_s, self._book.longest_segment_s, margin)
+        return Ticket(
+            level=film.level,
+            lane=Lane(spec.run_id, spec.share, spec.model, size),
+            setting=film.setting,
+            number=film.number,
+            is_begun=film.segments_done > 0,
+            left_s=left_s,
+            latest_begin_s=begin,
+            risky_s=risky,
+        )
+
+    # --- the next choice ---
+
+    def next_choice(self, now: float) -> Choice | None:
+        """The best thing to do for an idle worker, or None. The film is still in the queue."""
+        self.wake_s = float("inf")
+        self._hold_hosts()
+        if not len(self.floor) or not len(self.queue):
+            return None
+        blocked = _Blocked()
+        for level in self.queue.levels():
+            choice = self._urgent(level, now) or self._in_turn(level, now, blocked)
+            if choice is not None:
+                return choice
+            if blocked.size <= 1:
+                break
+        self.wake_s = blocked.wake_s
+        return None
+
+    def _urgent(self, level: int, now: float) -> Choice | None:
+        """The film at risk that must go on first, and has room."""
+        if not self._is_risky(level, now):
+            return None
+        for key in self._in_order_of_risk(level, now):
+            film = self._book.films[key]
+            if self._has_quota(self.queue.ticket(key).lane):
+                workers = self._place(film, now)
+                if workers is not None:
+                    return Choice(film=key, workers=workers)
+        return None
+
+    def _is_risky(self, level: int, now: float) -> bool:
+        first = self.queue.first_risky(level) if self.queue.num_dated(level) else None
+        if first is None or first.risky_s is None:
+            return False
+        margin = self.policy.deadline_margin
+        return is_at_risk(first.risky_s, self.queue.dated_left_s(level), self.floor.num_workers, now, margin)
+
+    def _in_order_of_risk(self, level: int, now: float) -> Iterator[FilmKey]:
+        plan = self._plan(level, now)
+        if plan is not None:
+            picked = dict.fromkeys(key for key in plan.picks if key in self.queue)
+            yield from list(picked)[:_TRIED]
+            return
+        yield from self.queue.dated(level, _TRIED)
+
+    def _in_turn(self, level: int, now: float, blocked: _Blocked) -> Choice | None:
+        """The best film of a level by share, group size, loaded models and length."""
+        for lane in self._lanes_in_order(level, blocked):
+            for key in self._of_lane(level, lane):
+                film = self._book.films[key]
+                if self._should_wait_for_model(film, lane, now, blocked):
+                    break
+                workers = self._place(film, now)
+                if workers is not None:
+                    return Choice(film=key, workers=workers)
+                if lane.size > self.floor.largest_host:
+                    break
+                if not film.avoid:
+                    blocked.size = min(blocked.size, max(lane.size, 1))
+                    break
+        return None
+
+    def _lanes_in_order(self, level: int, blocked: _Blocked) -> list[Lane]:
+        ranked = []
+        for lane in self.queue.lanes(level):
+            if max(lane.size, 1) < blocked.size and self._has_quota(lane):
+                rank = (lane.size != FINISHING, self.shares.turn(lane.share), -lane.size, self._best_match(lane))
+                ranked.append((*rank, *self.queue.first_key(level, lane), lane))
+        if len(ranked) > 1:
+            ranked.sort()
+        return [entry[-1] for entry in ranked]
+
+    def _best_match(self, lane: Lane) -> Match:
+        """Whether some idle worker has the lane's model."""
+        if next(iter(self.floor.settings_of(lane.model)), None) is not None:
+            return Match.ALL_LOADED
+        return Match.OTHER_MODEL
+
+    def _of_lane(self, level: int, lane: Lane) -> Iterator[FilmKey]:
+        """Films of a lane to try: for what idle workers have loaded, then the first ones."""
+        if lane.size == 1:
+            for setting in self.floor.settings_of(lane.model):
+                found = self.queue.for_setting(level, lane, setting)
+                if found is not None:
+                    yield found
+                    break
+        yield from self.queue.in_lane(level, lane, 1)
+        yield from self.queue.in_lane(level, lane, _TRIED)[1:]
+
+    def _has_quota(self, lane: Lane) -> bool:
+        return lane.size == FINISHING or self.quotas.room(lane.run_id, lane.share) >= lane.size
+
+    def _should_wait_for_model(self, film: FilmRecord, lane: Lane, now: float, blocked: _Blocked) -> bool:
+        load_s = self._book.costs.load_s(lane.model)
+        if lane.size != 1 or load_s is None or self.floor.best_match(film.setting) < Match.NOTHING_LOADED:
+            return False
+        free_s = self.ends.first(lane.model)
+        if not better_waits(free_s, load_s, now):
+            return False
+        assert free_s is not None
+        blocked.wake_s = min(blocked.wake_s, free_s)
+        return True
+
+    # --- groups ---
+
+    def _place(self, film: FilmRecord, now: float) -> tuple[str, ...] | None:
+        """Idle workers for a film's next work, in the best group there is room for."""
+        if film.is_rendered:
+            return self.floor.one(film.setting, film.level, film.avoid)
+        for size in self._sizes(film, now):
+            if size == 1:
+                workers = self.floor.one(film.setting, film.level, film.avoid)
+            else:
+                workers = self.floor.gang(film.setting, size, film.level, film.avoid)
+            if workers is not None:
+                return workers
+        return None
+
+    def _sizes(self, film: FilmRecord, now: float) -> list[int]:
+        """The groups to try, the best first."""
+        smallest = film.spec.group_size
+        if not film.spec.joined_sizes or not self.policy.elastic or film.counted > 1:
+            return [smallest]  # what failed twice is tried in the safest way
+        spec = film.spec
+        room = self.quotas.room(spec.run_id, spec.share)
+        options = tuple(option for option in spec.groups if option[0] <= max(room, smallest))
+        is_its_turn = film.worker is not None  # then it is neither in the queue nor at work
+        if self.num_wanted + is_its_turn * smallest <= self.floor.num_workers:
+            num_films = len(self.queue) + self._book.num_rendering + is_its_turn
+            part = part_of(self._book.left_s(film), self._book.left_of_all_s(), self.floor.num_workers, num_films)
+            return sizes_at_tail(options, part)
+        if spec.deadline_s is not None:
+            left_s, time_s = self._book.left_s(film), spec.deadline_s - now
+            if left_s * self.policy.deadline_margin > time_s > 0:
+                return sizes_for_deadline(options, left_s, time_s)
+        return [smallest]
+
+    @property
+    def num_wanted(self) -> int:
+        """Workers that all films which could be rendered now need, were all groups as small as may be."""
+        return self.queue.num_workers_wanted + self._book.num_wanted
+
+    def goes_on(self, key: FilmKey, worker: str, now: float) -> tuple[str, ...] | None:
+        """Who renders the next segment of a film whose last one `worker` led, which is idle now, as its helpers are;
+        None when the film has to wait its turn. The leader stays where it can."""
+        film = self._book.films[key]
+        if self._gives_way(key, film, worker, now):
+            return None
+        host = self._book.workers[worker].host
+        here: tuple[str, ...] | None = None
+        for size in self._sizes(film, now):
+            workers = self._with_leader(worker, host, film, size)
+            if workers is not None:
+                here = workers
+                break
+        for size in self._sizes(film, now):
+            gain = self._speed(film, size) / (self._speed(film, len(here)) if here else 1.0)
+            if here is not None and (size <= len(here) or gain < MOVE_GAIN):
+                break
+            elsewhere = self.floor.gang(film.setting, size, film.level, film.avoid)
+            if elsewhere is not None:
+                return elsewhere
+        return here
+
+    def _with_leader(self, worker: str, host: str, film: FilmRecord, size: int) -> tuple[str, ...] | None:
+        if size == 1:
+            return (worker,)
+        found = self.floor.on_host(host, film.setting, size, film.level, film.avoid)
+        if found is None:
+            return None
+        others = [other for other in found if other != worker]
+        return (worker, *others[: size - 1])
+
+    @staticmethod
+    def _speed(film: FilmRecord, size: int) -> float:
+        return speed_of(film.spec.groups, size)
+
+    def _gives_way(self, key: FilmKey, film: FilmRecord, worker: str, now: float) -> bool:
+        """Whether a begun film lets its worker go to another one."""
+        if self.floor.is_held_from(self._book.workers[worker].host, film.level, film.spec.group_size):
+            return True
+        if self.quotas.room(film.spec.run_id, film.spec.share) < film.spec.group_size:
+            return True
+        top = self.queue.top_level
+        if top is None:
+            return False
+        if top > film.level:
+            best = self._book.films[self._first_of(top)]
+            if takes_over((best.priority, best.level), (film.priority, film.level)):
+                return True
+        if not self.queue.num_dated(film.level) or not self._is_risky(film.level, now):
+            return False
+        plan = self._plan(film.level, now)
+        if plan is not None:
+            first = next((pick for pick in plan.picks if pick == key or pick in self.queue), key)
+            return first != key
+        rival = self.queue.ticket(self.queue.dated(film.level, 1)[0])
+        own = self.ticket(key)
+        assert rival.latest_begin_s is not None
+        if own.latest_begin_s is not None and own.urgency < rival.urgency:
+            return False
+        return rival.latest_begin_s < now + film.prior_of(film.segments_done) * self._book.ratio(film)
+
+    def _first_of(self, level: int) -> FilmKey:
+        lane = next(self.queue.lanes(level))
+        return self.queue.in_lane(level, lane, 1)[0]
+
+    def _hold_hosts(self) -> None:
+        """Hold hosts for the groups of the highest level that find no room, and those no more that no group needs."""
+        for host, hold in list(self.floor.held.items()):
+            if not any(
+                self.floor.has_enough(host, hold.size, film.avoid) for film in self._groups(hold.level, hold.size)
+            ):
+                self.floor.let_go(host)
+        level = self.queue.top_level
+        if level is None:
+            return
+        for size in list(self.queue.group_sizes(level)):
+            for film in self._groups(level, size):
+                if self.floor.gang(film.setting, size, level, film.avoid) is None:
+                    self.floor.hold(level, size, film.avoid)
+                    break
+
+    def _groups(self, level: int, size: int) -> Iterator[FilmRecord]:
+        """The first film of each lane that waits for a group of that size and has quota for it."""
+        if size in self.queue.group_sizes(level):
+            for lane in list(self.queue.lanes(level)):
+                if lane.size == size and self._has_quota(lane):
+                    yield from (self._book.films[key] for key in self.queue.in_lane(level, lane, 1))
+
+    # --- what was searched for ---
+
+    def _plan(self, level: int, now: float) -> _Plan | None:
+        """The order in which workers take the segments of a level's dated films; None where no search is made: for
+        many films, for fewer than workers, or for groups."""
+        films = self._book.dated.get(level, {})
+        if not self.floor.num_workers < len(films) <= MOST_FILMS:
+            self._plans.pop(level, None)
+            return None
+        plan = self._plans.get(level)
+        if plan is None or plan.changes != self._book.dated_changes:
+            plan = _Plan(picks=self._search(list(films), now), changes=self._book.dated_changes)
+            self._plans[level] = plan
+        return plan if plan.picks else None
+
+    def _search(self, keys: list[FilmKey], now: float) -> list[FilmKey]:
+        records = [self._book.films[key] for key in keys]
+        if any(film.spec.group_size > 1 for film in records):
+            return []
+        dated = []
+        for key, film in zip(keys, records, strict=True):
+            ratio = self._book.ratio(film)
+            work = self._book.workers[film.worker].work if film.worker is not None else None
+            is_rendering = work is not None and work.film == key
+            first = film.segments_done + is_rendering
+            segments_s = tuple(film.prior_of(i) * ratio for i in range(first, film.spec.num_segments))
+            assert film.spec.deadline_s is not None
+            ready_s = max(now, work.ends_s) if work is not None and is_rendering else now
+            dated.append(DatedFilm(segments_s=segments_s, deadline_s=film.spec.deadline_s, ready_s=ready_s))
+        free_s = [self._free_s(worker, now) for worker in self._book.workers]
+        return [keys[i] for i in find_picks(dated, free_s or [now])]
+
+    def _free_s(self, worker: str, now: float) -> float:
+        record = self._book.workers[worker]
+        work = record.work
+        if record.leader in self._book.workers:
+            work = self._book.workers[record.leader].work
+        return now if work is None else max(now, work.ends_s)
+
+    def picked(self, key: FilmKey) -> None:
+        """A film's segment was handed out: it is taken from the plan."""
+        plan = self._plans.get(self._book.films[key].level)
+        if plan is not None and key in plan.picks:
+            plan.picks.remove(key)

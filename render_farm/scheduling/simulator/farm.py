@@ -1,0 +1,60 @@
+"""`SimulatedFarm`: what there is to render on and how it behaves; `simulate` runs films on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from render_farm.scheduling.costs import CostModel
+from render_farm.scheduling.events import Film
+from render_farm.scheduling.policy import SchedulingPolicy
+from render_farm.scheduling.retry import RetryPolicy
+from render_farm.scheduling.simulator.outcome import Outcome
+from render_farm.scheduling.simulator.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedFarm:
+    """Times in seconds, rates per node and hour. Everything drawn at random follows from `seed`."""
+
+    num_gpus: int
+    gpus_per_node: int = 8
+    failures_per_hour: float = 0.0
+    """Nodes that die, and are back after `repair_s`."""
+    preemptions_per_hour: float = 0.0
+    """Nodes that are taken away, and given back after `repair_s`."""
+    faults_per_segment: float = 0.0
+    """Segments that fail by their worker's fault, half way."""
+    repair_s: float = 600.0
+    start_s: float = 30.0
+    """From a worker's end to the next one's being ready."""
+    load_s: float = 60.0
+    """Loading a model."""
+    adapters_s: float = 2.0
+    """Changing LoRAs of a model that is loaded."""
+    finish_s: float = 20.0
+    """Decoding and publishing what is left of a film after its last segment, beside other work."""
+    hand_over_s: float = 0.1
+    """Between two segments of a worker: storing, deciding, calling."""
+    noise: float = 0.03
+    """Standard deviation of the logarithm of a segment's time by its expectation."""
+    seed: int = 0
+
+
+def simulate(
+    films: Sequence[Film],
+    farm: SimulatedFarm,
+    *,
+    scheduling: SchedulingPolicy | None = None,
+    retry: RetryPolicy | None = None,
+    costs: CostModel | None = None,
+    horizon_s: float = 30 * 24 * 3600.0,
+    quotas: dict[str, int] | None = None,
+) -> Outcome:
+    """Render `films`, all of which are there at time 0, until every run is over. `quotas`: most workers by run.
+
+    Deadlines count from time 0. What is not over at `horizon_s` is given up and reported so.
+    """
+    return World(
+        films, farm, scheduling=scheduling, retry=retry, costs=costs, horizon_s=horizon_s, quotas=quotas or {}
+    ).run()
