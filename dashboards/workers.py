@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.farm import BUSY_SHARE
 from dashboards.pages import Page, Row, Shows, lines, number
-from dashboards.queries import RATE, grown, quantile, rate, series, total
+from dashboards.queries import grown, quantile, rate, series, total
 from render_farm.observability import metrics as m
 
 _PHASES = "text|denoise|decode|encode|upload|checkpoint"
@@ -108,10 +108,7 @@ WORKERS = Page(
                 lines(
                     "Workers' seconds a second",
                     "What is being done, by phase: 3 in `denoise` are three workers denoising.",
-                    (
-                        f"sum by (phase) (rate({series(m.PHASE_SECONDS, suffix='_sum')}[{RATE}]))",
-                        "{{phase}}",
-                    ),
+                    (rate(m.WORK_SECONDS, by="phase"), "{{phase}}"),
                     shows=Shows.STACK,
                 ),
                 lines(

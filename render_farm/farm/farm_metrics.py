@@ -29,6 +29,7 @@ from render_farm.observability.metrics import (
     SEGMENTS,
     STEPS,
     VIDEO_SECONDS,
+    WORK_SECONDS,
     WORKERS,
 )
 from render_farm.observability.sink import MetricSink
@@ -85,7 +86,7 @@ class FarmMetrics:
 
     def encoded(self, report: TextReport) -> None:
         """Prompts were encoded."""
-        self._sink.observe(PHASE_SECONDS, report.seconds, phase="text")
+        self._took((("text", report.seconds),))
         say_traffic(self._sink, report.traffic)
 
     def rendered(self, report: SegmentReport) -> None:
@@ -102,6 +103,7 @@ class FarmMetrics:
     def _took(self, phases: Sequence[tuple[str, float]]) -> None:
         for phase, seconds in phases:
             self._sink.observe(PHASE_SECONDS, seconds, phase=phase)
+            self._sink.add(WORK_SECONDS, seconds, phase=phase)
 
     def lease(self, change: str) -> None:
         """A run's lease was `taken`, `taken_over`, `given_back` or `lost`."""

@@ -154,6 +154,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     assert sink.of(m.VIDEO_SECONDS) == 2.0
     observed = {phase: sink.observed[m.PHASE_SECONDS.name, phase] for phase in ("text", "denoise", "upload")}
     assert observed == {"text": [3.0], "denoise": [2.0], "upload": [1.0]}
+    assert sink.of(m.WORK_SECONDS, "text") == 3.0
     assert sink.observed[m.SEAM_SCORE.name,] == [4]
 
     surprise = ev.WorkFailed(
