@@ -16,6 +16,9 @@ from safetensors.numpy import load_file
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.mp4 import probe_mp4
+from render_farm.observability.events import EventKind, LogLine
+from render_farm.report.run_folder import RunFolderReader
+from render_farm.storage.store import open_store
 
 TWO_SEGMENTS = {"num_frames": 37, "base_num_frames": 21, "overlap_history": 5}
 """Latent windows [0,6) and [4,10)."""
@@ -78,6 +81,12 @@ def results(output: Path) -> dict[str, dict]:
     """Rows of the one run's results, by job id."""
     path = next(output.glob("_runs/*/results.parquet"))
     return {row["job_id"]: row for row in pq.read_table(path).to_pylist()}
+
+
+def events(output: Path, kind: EventKind) -> list[LogLine]:
+    """The one run's events of a kind."""
+    [run] = (output / "_runs").iterdir()
+    return [line for line in RunFolderReader(open_store(output), run.name).read().events if line.kind == kind]
 
 
 def latents(output: Path, job_id: str) -> np.ndarray:

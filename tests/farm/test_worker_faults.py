@@ -13,6 +13,7 @@ import pytest
 
 from render_farm.farm.driver import render_run
 from render_farm.farm.request import RunRequest
+from render_farm.observability.events import EventKind
 from tests.farm import films
 
 
@@ -40,6 +41,8 @@ def test_a_killed_worker_costs_one_segment_at_most(tmp_path):
     assert running.returncode == 0, errors
     films.assert_complete(tmp_path / "out", "slow", num_frames=53)
     assert films.results(tmp_path / "out")["slow"]["attempts"] == 2
+    assert [line.worker for line in films.events(tmp_path / "out", EventKind.WORKER_UP)] == ["worker-0.1", "worker-0.2"]
+    assert [line.worker for line in films.events(tmp_path / "out", EventKind.WORKER_ENDED)] == ["worker-0.1"]
     assert films.document(tmp_path / "out", "slow")["segments"][0]["key"].endswith(first)
     undisturbed = render_run(
         RunRequest(manifest=manifest, output=str(tmp_path / "calm"), num_workers=1, keep_latents=True, device="cpu"),
