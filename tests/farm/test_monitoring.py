@@ -80,8 +80,8 @@ def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
     soon = datetime.now(UTC) + timedelta(hours=1)
     jobs = [
         films.job("bad"),
-        films.job("a", deadline=soon),
-        films.job("b", **films.MANY_SEGMENTS, ar_step=2, causal_block_size=3),
+        films.job("a"),
+        films.job("b", deadline=soon, **films.MANY_SEGMENTS, ar_step=2, causal_block_size=3),
     ]
     with prometheus.running(config) as server:
         run = films.start_render(
