@@ -28,6 +28,8 @@ from tests.farm.test_running_cluster import RAY
 from tests.fixtures_s3 import free_port
 from tests.s3_proxy import proxied
 
+_SCRAPE = "3s"
+_RATE_OVER = "60s"
 _GUARD = " or vector(0)"
 _BAD = "bad/video.mp4"
 
@@ -69,17 +71,17 @@ def expressions() -> dict[str, str]:
     for alert in ALERTS:
         for series in re.findall(r"ray_\w+(?:\{[^}]*\})?", alert.expr):
             wanted[f"{alert.name}: {series}"] = series
-    return {name: expr.replace(RATE, "10s") for name, expr in wanted.items()}
+    return {name: expr.replace(RATE, _RATE_OVER) for name, expr in wanted.items()}
 
 
 def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
     address, discovery = ray_address
     (tmp_path / "alerts.yml").write_text(rules_yaml())
     config = tmp_path / "prometheus.yml"
-    config.write_text(scrape_yaml(discovery=str(discovery), every="1s"))
+    config.write_text(scrape_yaml(discovery=str(discovery), every=_SCRAPE))
     soon = datetime.now(UTC) + timedelta(hours=1)
     jobs = [
-        films.job("bad"),
+        films.job("bad", deadline=soon),
         films.job("a"),
         films.job("b", deadline=soon, **films.MANY_SEGMENTS, ar_step=2, causal_block_size=3),
     ]
@@ -87,23 +89,26 @@ def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
         run = films.start_render(
             films.manifest(tmp_path, jobs), "--output", s3_uri, "--address", address, "--workers", "2",
             "--device", "cpu", "--run-id", "watched", "--json",
-            RENDER_FARM_CLUSTER_PATIENCE_S="1",
+            RENDER_FARM_CLUSTER_PATIENCE_S="5",
         )  # fmt: skip
-        missing = expressions()
-        stop = time.monotonic() + 240
-        while missing and time.monotonic() < stop:
-            missing = {name: expr for name, expr in missing.items() if not server.query(expr)}
-            time.sleep(0.5)
-        output, errors = run.communicate(timeout=240)
-        assert missing == {}, errors
+        output, errors = run.communicate(timeout=280)
         assert json.loads(output)["jobs"] == {"done": 2, "failed": 1}, errors
+        missing = expressions()
+        stop = time.monotonic() + 60
+        while missing and time.monotonic() < stop:
+            seen = {name for name, expr in missing.items() if server.query(f"count_over_time(({expr})[10m:1s])")}
+            missing = {name: expr for name, expr in missing.items() if name not in seen}
+            time.sleep(1)
+        assert missing == {}
 
         for page in PAGES:  # those of GPUs, too, are understood
             for panel in page.panels:
                 for query in panel.queries:
-                    server.query(query.expr.replace(RATE, "10s"))
+                    server.query(query.expr.replace(RATE, _RATE_OVER))
         assert {rule["name"]: rule["health"] for rule in server.rules()} == {alert.name: "ok" for alert in ALERTS}
         assert server.query('ray_render_farm_storage_errors_total{operation="copy",outcome="given_up"}')
+        [steps] = server.query("sum(ray_render_farm_denoising_steps_total)")
+        assert float(steps["value"][1]) == 2 * 2 + 2 * 2 + 12 * 4  # of the three films
         labels = {name for series in server.query('{__name__=~"ray_render_farm.*"}') for name in series["metric"]}
         known = {label.name for metric in METRICS for label in metric.labels}
         ray_s = {"__name__", "job", "instance", "le", "Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
