@@ -67,9 +67,9 @@ def running(config: Path) -> Iterator[Prometheus]:
         stop = time.monotonic() + 60
         while True:
             try:
-                server.query("1")
+                urllib.request.urlopen(f"{server.address}/-/ready", timeout=10).close()
                 break
-            except OSError:
+            except OSError:  # nobody listens yet, or a 503
                 assert process.poll() is None and time.monotonic() < stop, (
                     config.parent / "prometheus.log"
                 ).read_text()
