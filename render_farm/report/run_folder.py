@@ -21,7 +21,7 @@ from render_farm.storage.run_state import RunControl, load_run_state
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
-_RUNS_LOOKED_AT = 200
+_RUNS_LOOKED_AT = 2000
 _LIVE_FOR_S = 60.0
 _SHOWN_COLUMNS = (
     "job_id",
@@ -126,17 +126,24 @@ def run_ids(store: Store) -> list[str]:
     return store.list_folders(RUNS)
 
 
+def run_documents(store: Store) -> list[dict[str, Any]]:
+    """`run.json` of the runs of an output tree, those that started last first; one that cannot be read is left out."""
+    ids = run_ids(store)[-_RUNS_LOOKED_AT:]
+    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+        documents = pool.map(lambda run_id: RunFolderReader(store, run_id)._document(), ids)
+        found = [{**document, "run_id": run_id} for run_id, document in zip(ids, documents, strict=True) if document]
+    return sorted(found, key=lambda document: str(document.get("started_at", "")), reverse=True)
+
+
 def previous_run(store: Store, folder: RunFolder) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """`run.json` and the results of the run that this one is compared with: the last that started before it, of the
     same manifest where there is one. None when there is none."""
     started = str(folder.document.get("started_at", ""))
-    candidates = []
-    for run_id in run_ids(store)[-_RUNS_LOOKED_AT:]:
-        if run_id == folder.run_id:
-            continue
-        document = RunFolderReader(store, run_id)._document()
-        if document and str(document.get("started_at", "")) < started:
-            candidates.append(document)
+    candidates = [
+        document
+        for document in run_documents(store)
+        if document["run_id"] != folder.run_id and str(document.get("started_at", "")) < started
+    ]
     if not candidates:
         return None
     kin = [document for document in candidates if _stem(document) == _stem(folder.document)]

@@ -52,5 +52,10 @@ def test_a_run_is_steered_from_another_shell(tmp_path):
     assert json.loads(text)["jobs"] == {"done": 3}
     assert not list(output.glob("_runs/*/control/*"))
     assert not list(output.glob("_runs/*/live.json"))
+    events = farm("logs", run, "a", "--all")["events"]
+    shown = {event["segment"] + 1 for event in events if event["kind"] == "preview_ready"}
+    assert shown
+    assert shown <= set(range(1, 12))  # of twelve: with the last one it is the film
+    assert not [event for event in events if "preview ends" in event["message"]]
     again = farm("explain", run, "a")
     assert (again["applied"], again["jobs"][0]["state"]) == ("stored", "done")

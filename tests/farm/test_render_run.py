@@ -62,6 +62,7 @@ def test_what_is_said_of_a_film(undisturbed):
     assert row["sha256"] == document["sha256"]
     assert row["uri"].endswith("b/video.mp4")
     assert row["gpu_s"] > 0
+    assert row["seam_score"] == document["seam_score"] > 0
     assert row["started_at"] <= row["finished_at"] <= datetime.now(UTC)
     assert document["segment_prompts"] == ["a blue square", "a green square", "a green square"]
     assert [segment["index"] for segment in document["segments"]] == [0, 1, 2]

@@ -212,9 +212,12 @@ def ask(server, path, method="GET", **headers):
 
 def test_the_server_gives_pages_and_ranges_and_nothing_else(tmp_path):
     write_run(tmp_path, num_jobs=3, num_films=1)
+    write_run(tmp_path, run_id="before", num_jobs=3, num_films=0, started_s=START_S - 86_400)
     video = (tmp_path / "shot-0000" / "video.mp4").read_bytes()
     with served(tmp_path) as server:
-        assert b"/night/report.html" in ask(server, "/")[2]
+        listed = ask(server, "/")[2].decode()
+        assert listed.index("/night/report.html") < listed.index("/before/report.html")  # the last one first
+        assert "<td>2026-11-20 22:00:00</td><td>3</td><td>jobs/nightly.parquet</td>" in listed
         status, headers, body = ask(server, "/_runs/night/report.html")
         assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         assert b'"live":true' in body

@@ -163,7 +163,7 @@ PREVIEW_PLAYS = (
 
 def test_what_is_being_rendered_can_be_watched_and_grows(chromium, tmp_path, screenshots):
     write_run(tmp_path, num_jobs=9, num_films=6, still_running=True)
-    write_preview(tmp_path, "shot-0007", num_parts=1)
+    film = write_preview(tmp_path, "shot-0007", num_parts=1)
     server = ReportServer(open_store(tmp_path))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
@@ -183,6 +183,15 @@ def test_what_is_being_rendered_can_be_watched_and_grows(chromium, tmp_path, scr
             page.locator(".film").first.hover()
             wait(page, PREVIEW_PLAYS)
             assert page.evaluate(PREVIEW_PLAYS) == pytest.approx(2, abs=0.1)
+            if not page.evaluate("document.createElement('video').canPlayType('application/vnd.apple.mpegurl')"):
+                return
+            page.evaluate(
+                "source => { const video = document.createElement('video'); video.id = 'hls'; video.muted = true;"
+                " video.src = source; document.body.append(video); video.play(); }",
+                f"{server.url}_work/{film}/preview/preview.m3u8",
+            )
+            wait(page, "document.querySelector('#hls').currentTime > 1.2")
+            assert page.evaluate("document.querySelector('#hls').videoWidth") == 256
     finally:
         server.shutdown()
         server.server_close()
