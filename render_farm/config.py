@@ -139,7 +139,7 @@ class SchedulingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NotifySettings:
-    """Who is told when a run ends, when its first film fails, and when it may miss its last deadline. Unset: nobody.
+    """Who is told when a run ends, when its first film fails, and when a film may miss its deadline. Unset: nobody.
 
     As a table `[notify]` in the settings file, or as variables `RENDER_FARM_NOTIFY_<FIELD>` (lists with commas).
     """
