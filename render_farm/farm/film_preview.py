@@ -17,7 +17,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,16 +115,20 @@ class FilmPreview:
         if is_behind:
             self._stop("making them takes longer than rendering")
             return
-        self._thread.submit(self._make, self._segment, frames)
+        self._submit(self._make, self._segment, frames)
 
     def finish(self) -> None:
         """The film is complete: the playlist says so, and players stop asking for more."""
         if not self._over.is_set():
-            self._thread.submit(self._end_playlist)
+            self._submit(self._end_playlist)
 
     def close(self) -> None:
         """Make no more of it."""
         self._over.set()
+
+    def _submit(self, work: Callable[..., None], *values: Any) -> None:
+        with suppress(RuntimeError):  # the worker is being closed
+            self._thread.submit(work, *values)
 
     # --- of the preview's thread ---
 
