@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from render_farm.farm.run_record import RunRecord
 from render_farm.scheduling.states import JobState
 
+_ENDED = frozenset(state for state in JobState if state.ended)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
@@ -31,9 +33,8 @@ def standing(record: RunRecord, now_unix_s: float) -> Standing:
     waiting = running = done = num_late = 0
     last_deadline_s: float | None = None
     for film in record.films.values():
-        state = JobState(film.result.state)
         done += film.segments_done
-        if state.ended:
+        if film.result.state in _ENDED:
             continue
         is_rendering = film.phase == "denoise"
         running += is_rendering
