@@ -1,4 +1,4 @@
-"""The report of a private bucket on a real S3 server: who has no access reads the films by the page's signed links."""
+"""A run in a private bucket on a real S3 server: its films by signed links, and what can be watched so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.errors import UsageError
+from render_farm.media import probe_mp4
 from render_farm.report.writer import ReportWriter
+from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
 from render_farm.storage.store import open_store
 from tests.synthetic_run import write_preview, write_run
 
@@ -66,3 +68,15 @@ def test_links_are_made_once_for_page_after_page(night):
     with pytest.raises(UsageError, match="7 days"):
         night.presign(["a"], 8 * 86_400)
     assert "media" not in ReportWriter(night, "night").data()
+
+
+def test_a_preview_in_a_bucket_is_saved_as_a_file(night, tmp_path):
+    [film] = night.list_folders("_work")
+    row = JobRow(state="running", render_key=film[-12:], segments=3, segments_done=1)
+    RunStateWriter(night, "night", load_run_state(night, "night")).write({"shot-0003": row})
+    command = ["preview", "night", "shot-0003", "--output", night.root_uri]
+    said = CliRunner().invoke(app, command)
+    assert said.stdout == f"shot-0003: 1 of 3 segments, 1 s: {night.root_uri}/_work/{film}/preview/preview.m3u8\n"
+    said = CliRunner().invoke(app, [*command, "--save", str(tmp_path / "p.mp4")])
+    assert said.exit_code == 0, said.stderr
+    assert probe_mp4(tmp_path / "p.mp4").num_frames == 24
