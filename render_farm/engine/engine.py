@@ -49,6 +49,7 @@ from render_farm.engine.step_state import StepKeeper
 from render_farm.engine.text import encode_texts
 from render_farm.engine.transformer import EAGER, FrameTransformer
 from render_farm.engine.vae import StreamingDecoder
+from render_farm.engine.vae_tiles import FrameDecoder
 from render_farm.engine.video import Video
 from render_farm.errors import InputError, InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
@@ -375,13 +376,18 @@ class Engine:
         needed = device_bytes(plan, shapes, mode, num_decoders=self._films_at_once)
         return needed <= total_bytes(self.device)
 
-    def decoder(self, plan: FilmPlan) -> StreamingDecoder:
+    def decoder(self, plan: FilmPlan, frame_decoder: FrameDecoder | None = None) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.
 
         The first `plan.num_repeated_frames` frames, which a v2v film's input video ends with, are not given out.
+        `frame_decoder` decodes instead of this process alone.
         """
-        tiling = parse_memory(plan.job.memory).vae_tiling
-        return StreamingDecoder(self.vae, num_skipped_frames=plan.num_repeated_frames, tiling=tiling)
+        return StreamingDecoder(
+            self.vae,
+            num_skipped_frames=plan.num_repeated_frames,
+            tiling=parse_memory(plan.job.memory).vae_tiling,
+            frame_decoder=frame_decoder,
+        )
 
     def render(self, job: RenderJob, on_progress: OnStep | None = None, *, inputs: Inputs | None = None) -> Video:
         """Render a whole film. Raises `InvalidJobError` before any work; what `on_progress` raises passes through.

@@ -24,9 +24,17 @@ from render_farm.engine.vae_tiles import FrameDecoder, frame_decoder
 class StreamingDecoder:
     """Decodes one film from its first latent frame on."""
 
-    def __init__(self, vae: AutoencoderKLWan, *, num_skipped_frames: int = 0, tiling: bool = False) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        *,
+        num_skipped_frames: int = 0,
+        tiling: bool = False,
+        frame_decoder: FrameDecoder | None = None,
+    ) -> None:
         """`num_skipped_frames` pixel frames at the film's start are decoded but not given out. `tiling` decodes in
-        tiles, which takes less memory and gives other pixels (see `vae_tiles`)."""
+        tiles, which takes less memory and gives other pixels (see `vae_tiles`). `frame_decoder` is used instead: one
+        that has decoded nothing yet."""
         self._vae = vae
         self._num_skipped = num_skipped_frames
         config = vae.config
@@ -34,7 +42,7 @@ class StreamingDecoder:
         self._mean = torch.tensor(config["latents_mean"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
         self._inverse_std = 1.0 / torch.tensor(config["latents_std"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
         self._tiling = tiling
-        self._frame_decoder: FrameDecoder | None = None
+        self._frame_decoder = frame_decoder
         self._waiting: deque[Tensor] = deque()
 
     def push(self, latents: Tensor) -> Iterator[np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -24,6 +26,20 @@ class ParallelGroup:
         self._groups = groups
         self._shape = groups.seat.shape
         self._cfg_rank, self._sequence_rank = divmod(groups.seat.rank, self._shape.sequence)
+
+    @property
+    def rank(self) -> int:
+        """Of this process, in all of the group."""
+        return self._groups.seat.rank
+
+    @property
+    def num_ranks(self) -> int:
+        return self._shape.size
+
+    @property
+    def ranks(self) -> Any:
+        """torch's process group of all ranks."""
+        return self._groups.world.device_group
 
     @property
     def head_shares(self) -> int:
