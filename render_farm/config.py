@@ -138,6 +138,29 @@ class SchedulingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupOptions:
+    """Render groups: several workers of one host for one segment. What `auto` degrees are chosen by, and decoding.
+
+    As a table `[group]` in the settings file, or as variables `RENDER_FARM_GROUP_<FIELD>`. `render-farm bench parallel`
+    measures the four numbers on a machine and prints them as such a table; unset, they are guesses.
+    """
+
+    interconnect: str = "nvlink"
+    """How the GPUs of a host meet: `nvlink` or `pcie`; what `bytes_per_s` is guessed by."""
+    operations_per_s: float | None = None
+    """Of one worker in the transformer's layers, a multiply-add counted as two."""
+    bytes_per_s: float | None = None
+    """That a worker sends to others of its host while they send as much."""
+    exchange_s: float | None = None
+    """What an exchange takes that sends next to nothing."""
+    decoding_operations_per_s: float | None = None
+    """Of one worker in the VAE's decoder."""
+    decode: str = "auto"
+    """Whether a group decodes its films together, between segments, instead of one worker beside the next segment:
+    `auto` when it takes less time by these numbers; `on`, `off`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NotifySettings:
     """Who is told when a run ends, when its first film fails, and when a film may miss its deadline. Unset: nobody.
 
@@ -191,6 +214,7 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    group: GroupOptions = field(default_factory=GroupOptions)
     notify: NotifySettings = field(default_factory=NotifySettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
 
@@ -199,6 +223,7 @@ _TABLES: dict[str, str] = {
     "timeouts": "RENDER_FARM_",
     "inputs": "RENDER_FARM_INPUT_",
     "engine": "RENDER_FARM_ENGINE_",
+    "group": "RENDER_FARM_GROUP_",
     "notify": "RENDER_FARM_NOTIFY_",
     "scheduling": "RENDER_FARM_SCHEDULING_",
 }
@@ -207,6 +232,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("auto", *ATTENTION_BACKENDS),
     "compile": ("auto", "on", "off"),
     "kv_cache": ("auto", "on", "off"),
+    "decode": ("auto", "on", "off"),
+    "interconnect": ("nvlink", "pcie"),
 }
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -299,6 +326,10 @@ def _apply_table(part: Any, table: str, values: Any, *, source: str) -> Any:
             changes[key] = _names(key, value, source)
         elif kinds[key] in ("int", "float"):
             changes[key] = _number(int if kinds[key] == "int" else float, key, value, source)
+        elif kinds[key] == "float | None":
+            changes[key] = _number(float, key, value, source)
+            if not 0 < changes[key] < float("inf"):
+                raise UsageError(f"{source}: {key}: {value!r} is not more than 0")
         elif kinds[key] == "bool":
             changes[key] = _flag(key, value, source)
         elif not isinstance(value, str):

@@ -13,7 +13,8 @@ from render_farm.parallel.library import xfuser
 
 
 class Traffic(TorchDispatchMode):
-    """Inside this context, `sent_bytes` grows by what leaves the process: `ulysses`, `ring`, `predictions`."""
+    """Inside this context, `sent_bytes` grows by what leaves the process: `ulysses`, `ring`, `predictions`, and of
+    decoding `rows`: what goes to the neighbours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +35,8 @@ class Traffic(TorchDispatchMode):
         elif "allgather_base" in name or "all_gather_into_tensor" in name:
             tensor = args[1] if isinstance(args[1], Tensor) else args[0]
             self._add("predictions", _bytes(tensor) * (xfuser().state.get_world_group().world_size - 1))
+        elif name.startswith("c10d.send"):
+            self._add("rows", sum(map(_bytes, args[0])))
         return func(*args, **(kwargs or {}))
 
     def _add(self, kind: str, num_bytes: float) -> None:

@@ -14,9 +14,16 @@ The first layer's self-attention is one for both branches where one rank compute
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil
 
+from render_farm.config import GroupOptions
+from render_farm.planning.film import FilmPlan
 from render_farm.planning.groups import GroupShape
+from render_farm.planning.memory import ELEMENT_BYTES
+from render_farm.planning.passes import passes
+from render_farm.planning.shapes import TransformerShape
 
 TEXT_TOKENS = 512
 
@@ -25,17 +32,25 @@ TEXT_TOKENS = 512
 class StepWork:
     """One step of a segment."""
 
-    num_tokens: int
-    """Of all frames that a step computes, padding of the slices included."""
+    num_tokens: float
+    """Of all frames that a step computes."""
+    tokens_per_frame: int | None = None
+    """Where given, slices of a frame that the ranks do not divide are counted with their padding."""
     width: int
     """Heads x channels of a head."""
     num_layers: int
     ffn_width: int
     num_branches: int = 2
-    output_tokens: int | None = None
+    output_tokens: float | None = None
     """Of the frames that are predicted; None: all."""
     output_width: int = 64
     bytes_per_element: int = 2
+
+    def padded(self, num_ranks: int) -> float:
+        """How many times `num_tokens` the slices on `num_ranks` ranks hold together."""
+        if self.tokens_per_frame is None:
+            return 1.0
+        return ceil(self.tokens_per_frame / num_ranks) * num_ranks / self.tokens_per_frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +62,53 @@ class GroupMachine:
     bytes_per_s: float
     """Between ranks of one node, per rank and direction."""
     exchange_s: float
-    """Of an exchange that sends nothing."""
+    """Of an exchange that sends next to nothing."""
+    decoding_operations_per_s: float = 4e13
+    """Of one rank, in the VAE's decoder (float32)."""
 
 
 NVLINK_NODE = GroupMachine(operations_per_s=4e14, bytes_per_s=2e11, exchange_s=4e-5)
 """A guess for 8 H100 on NVLink, to be replaced by a measurement: 40 % of the peak in bfloat16, 200 GB/s."""
-CPU_NODE = GroupMachine(operations_per_s=4e10, bytes_per_s=1e9, exchange_s=1e-3)
+PCIE_NODE = replace(NVLINK_NODE, bytes_per_s=1.5e10)
+"""A guess for GPUs that meet on PCIe."""
+CPU_NODE = GroupMachine(operations_per_s=4e10, bytes_per_s=1e9, exchange_s=1e-3, decoding_operations_per_s=4e10)
 """A guess for one-thread ranks on gloo."""
+
+
+def machine_of(options: GroupOptions, device: str) -> GroupMachine:
+    """What a rank on `device` (`cuda` or `cpu`) is counted as: the measured coefficients of `options`, else guesses."""
+    base = CPU_NODE if device == "cpu" else {"nvlink": NVLINK_NODE, "pcie": PCIE_NODE}[options.interconnect]
+    given = {
+        name: getattr(options, name)
+        for name in ("operations_per_s", "bytes_per_s", "exchange_s", "decoding_operations_per_s")
+    }
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def step_work(plan: FilmPlan, shape: TransformerShape) -> StepWork:
+    """The mean step of a film's largest segment."""
+    num_frames = max(_mean(one.num_frames for one in passes(plan, index)) for index in range(plan.num_segments))
+    return StepWork(
+        num_tokens=num_frames * plan.tokens_per_frame,
+        tokens_per_frame=plan.tokens_per_frame,
+        width=shape.dim,
+        num_layers=shape.num_layers,
+        ffn_width=shape.ffn_dim,
+        num_branches=2 if plan.job.guided else 1,
+        output_width=shape.out_channels * shape.patch[1] * shape.patch[2],
+        bytes_per_element=ELEMENT_BYTES[plan.facts.dtype],
+    )
+
+
+def _mean(numbers: Iterable[int]) -> float:
+    found = list(numbers)
+    return sum(found) / len(found)
 
 
 def rank_operations(work: StepWork, shape: GroupShape) -> float:
     """Operations of one rank in a step."""
-    own = work.num_branches / shape.cfg * work.num_layers * work.num_tokens / shape.sequence
+    padded = work.padded(shape.sequence)
+    own = work.num_branches / shape.cfg * work.num_layers * work.num_tokens * padded / shape.sequence
     per_token = 12 * work.width**2 + 4 * work.width * work.ffn_width
     return own * (per_token + 4 * work.width * (work.num_tokens + TEXT_TOKENS))
 
@@ -67,24 +117,25 @@ def rank_bytes(work: StepWork, shape: GroupShape) -> dict[str, float]:
     """Bytes that one rank sends in a step, by exchange: `ulysses`, `ring`, `predictions`."""
     branches = work.num_branches // shape.cfg
     passes = work.num_layers * branches - (branches - 1)
-    tokens = work.num_tokens / shape.sequence
-    output = (work.num_tokens if work.output_tokens is None else work.output_tokens) / shape.sequence
+    share = work.padded(shape.sequence) / shape.sequence
+    tokens = work.num_tokens * share
+    output = (work.num_tokens if work.output_tokens is None else work.output_tokens) * share
     unit = tokens * work.width * work.bytes_per_element
     last = work.num_layers > 1 and output != tokens  # the last layer computes queries and outputs for these only
-    share = (shape.ulysses - 1) / shape.ulysses
+    leaving = (shape.ulysses - 1) / shape.ulysses
     saved = branches * 2 * (1 - output / tokens) if last else 0.0
     return {
-        "ulysses": share * (4 * passes - saved) * unit,
+        "ulysses": leaving * (4 * passes - saved) * unit,
         "ring": 2 * (shape.ring - 1) * passes * unit,
         "predictions": (shape.size - 1) * branches * output * work.output_width * work.bytes_per_element,
     }
 
 
 def step_seconds(work: StepWork, shape: GroupShape, machine: GroupMachine) -> float:
-    """An estimate of a step's time. The ring's exchanges are counted in full, although attention goes on beside them:
-    how much that hides differs between machines, and joining the parts has a cost of its own."""
+    """An estimate of a step's time. The ring's exchanges are counted in full, although attention goes on beside them
+    (how much that hides differs between machines), and joining what was attended to in parts as one exchange more."""
     operations = rank_operations(work, shape) / machine.operations_per_s
     sent = rank_bytes(work, shape)
     passes = work.num_layers * work.num_branches / shape.cfg
-    waits = passes * (2 * (shape.ulysses > 1) + (shape.ring - 1)) + (shape.size > 1)
+    waits = passes * (2 * (shape.ulysses > 1) + 2 * (shape.ring - 1)) + (shape.size > 1)
     return operations + sum(sent.values()) / machine.bytes_per_s + waits * machine.exchange_s

@@ -1,22 +1,20 @@
-"""`GroupShape`: how the workers of a render group divide a segment; which shapes a job can have, and which is best."""
+"""`GroupShape`: how the workers of a render group divide a segment; which shapes a job can have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import log
 from typing import TYPE_CHECKING
 
 from render_farm.errors import Problem
 
 if TYPE_CHECKING:
     from render_farm.planning.facts import ModelFacts
-    from render_farm.planning.group_cost import GroupMachine, StepWork
     from render_farm.planning.resolve import ResolvedJob
 
 MOST_WORKERS = 16
 """Of one group."""
-_WORTH = 0.5
-"""The least efficiency (time on one worker / number / time of the group) at which a larger group is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,66 +53,69 @@ def group_of(job: ResolvedJob) -> GroupShape:
 
 def check_group(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
     """Degrees that no group can have, with the nearest that one can."""
-    shape, heads = group_of(job), facts.num_heads
-    if heads % shape.ulysses:
-        works = [degree for degree in range(1, heads + 1) if heads % degree == 0]
-        below = max(degree for degree in works if degree < shape.ulysses)
-        above = [degree for degree in works if degree > shape.ulysses]
-        nearest = f"{below} or {above[0]}" if above else str(below)
-        yield Problem(
-            field="ulysses",
-            message=f"{shape.ulysses} does not divide the {heads} attention heads of {facts.name}; {nearest} would "
-            f"work (or ring {shape.ulysses}, which needs no heads)",
-        )
-    elif shape.size > MOST_WORKERS:
-        most = max(1, MOST_WORKERS // (shape.size // shape.ring))
-        field, degree = (
-            ("ring", most) if shape.ring > 1 else ("ulysses", _most_ulysses(heads, MOST_WORKERS // shape.cfg))
-        )
-        yield Problem(
-            field=field,
-            message=f"{shape} are {shape.size} workers for one segment, and the most is {MOST_WORKERS}; "
-            f"{field} {degree} would work",
-        )
+    asked, heads = group_of(job), facts.num_heads
+    rows, columns = (size // facts.spatial_factor // facts.patch for size in (job.height, job.width))
+    works = possible_shapes(
+        num_heads=heads, tokens_per_frame=max(1, rows * columns), guided=job.guided, num_workers=MOST_WORKERS
+    )
+    if asked in works:
+        return
+    widest = "ring" if asked.ring > 1 else "ulysses"
+    if heads and heads % asked.ulysses:
+        field, why = "ulysses", f"{asked.ulysses} does not divide the {heads} attention heads of {facts.name}"
+    elif asked.size > MOST_WORKERS:
+        field, why = widest, f"{asked} are {asked.size} workers for one segment, and the most is {MOST_WORKERS}"
     else:
-        tokens = (job.height // facts.spatial_factor // facts.patch) * (
-            job.width // facts.spatial_factor // facts.patch
+        field = widest
+        why = (
+            f"{asked.sequence} workers cannot share the {rows * columns} tokens of a latent frame of "
+            f"{job.height}x{job.width}"
         )
-        if tokens and shape.sequence > tokens:
-            field = "ring" if shape.ring > 1 else "ulysses"
-            yield Problem(
-                field=field,
-                message=f"{shape.sequence} workers cannot share the {tokens} tokens of a latent frame of "
-                f"{job.height}x{job.width}; ulysses x ring of at most {tokens} would work",
-            )
+    yield Problem(field=field, message=f"{why}; {_alternatives(asked, field, works)}")
 
 
-def _most_ulysses(heads: int, limit: int) -> int:
-    return max(degree for degree in range(1, min(heads, limit) + 1) if heads % degree == 0)
+def _alternatives(asked: GroupShape, field: str, works: list[GroupShape]) -> str:
+    """The next values of `field` that go with the other degrees; where none does, the nearest shape."""
+    beside = " or ".join(map(str, nearest_degrees(asked, field, works)))
+    if not beside:
+        return f"{nearest_shape(asked, works)} would work"
+    is_split_by_heads = field == "ulysses" and asked.size <= MOST_WORKERS
+    without_heads = GroupShape(cfg=asked.cfg, ring=asked.sequence)
+    if is_split_by_heads and without_heads in works:
+        return f"{beside} would work (or ring {without_heads.ring} without ulysses, which needs no heads)"
+    return f"{beside} would work" if is_split_by_heads else f"{field} {beside} would work"
+
+
+def nearest_degrees(asked: GroupShape, field: str, works: Iterable[GroupShape]) -> list[int]:
+    """The next smaller and the next larger degree of `field` (`ulysses` or `ring`) with which `asked` is in `works`."""
+    given = getattr(asked, field)
+    fitting = {getattr(shape, field) for shape in works if replace(asked, **{field: getattr(shape, field)}) == shape}
+    below = max((degree for degree in fitting if degree < given), default=None)
+    above = min((degree for degree in fitting if degree > given), default=None)
+    return [degree for degree in (below, above) if degree is not None]
+
+
+def nearest_shape(asked: GroupShape, works: Iterable[GroupShape]) -> GroupShape:
+    """The one of `works` whose degrees differ least from those asked for, as ratios; of equal ones the larger."""
+    return min(
+        works,
+        key=lambda shape: (
+            round(sum(abs(log(a / b)) for a, b in zip(shape.degrees, asked.degrees, strict=True)), 9),
+            -shape.size,
+        ),
+    )
 
 
 def possible_shapes(*, num_heads: int, tokens_per_frame: int, guided: bool, num_workers: int) -> list[GroupShape]:
-    """Every shape of at most `num_workers`, those that need no ring and split the branches first."""
+    """Every shape of at most `num_workers`, those that need no ring and split the branches first. `num_heads` 0 is a
+    model whose heads are not known: any Ulysses degree may do."""
     shapes = [
         GroupShape(cfg=cfg, ulysses=ulysses, ring=ring)
         for cfg in ((1, 2) if guided else (1,))
-        for ulysses in range(1, num_heads + 1)
+        for ulysses in range(1, (num_heads or num_workers) + 1)
         for ring in range(1, num_workers + 1)
         if num_heads % ulysses == 0
         and cfg * ulysses * ring <= min(num_workers, MOST_WORKERS)
         and ulysses * ring <= tokens_per_frame
     ]
     return sorted(shapes, key=lambda shape: (shape.ring, -shape.cfg, shape.size))
-
-
-def best_shape(shapes: list[GroupShape], work: StepWork, machine: GroupMachine) -> GroupShape:
-    """The fastest of `shapes` by the cost model, among those that use their workers well enough.
-
-    Between equally fast ones the first is taken. One worker is always good enough.
-    """
-    from render_farm.planning.group_cost import step_seconds
-
-    alone = step_seconds(work, GroupShape(), machine)
-    times = {shape: step_seconds(work, shape, machine) for shape in shapes}
-    worth = [shape for shape in shapes if alone / (shape.size * times[shape]) >= _WORTH]
-    return min(worth, key=lambda shape: times[shape], default=GroupShape())

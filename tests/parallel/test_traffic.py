@@ -11,8 +11,11 @@ import torch
 
 from render_farm.engine import load_engine
 from render_farm.parallel import GroupShape, ParallelGroup
+from render_farm.parallel.decoding import RowDecoder
 from render_farm.parallel.measure import expected_bytes
 from render_farm.parallel.traffic import Traffic
+from render_farm.planning.decoding import decoding_work
+from render_farm.planning.shapes import VaeShape
 from tests.parallel.films import make_job
 from tests.parallel.ranks import RankPool, rank_pool
 from tests.parity.reference import build_pipeline
@@ -54,3 +57,22 @@ def test_a_step_sends_what_the_formula_says(shape: GroupShape, pool: RankPool, f
             *(["ulysses"] if shape.ulysses > 1 else []),
             *(["ring"] if shape.ring > 1 else []),
         }
+
+
+def decode_one_frame(group: ParallelGroup, folder: Path) -> int:
+    engine: Any = load_engine(folder, device="cpu", dtype="float32")
+    rows = RowDecoder(engine.vae, rank=group.rank, num_ranks=group.num_ranks)
+    latents = torch.randn(1, 16, 3, 6, 10)
+    with rows.joined(group):
+        rows.decode(latents[:, :, :1])
+        rows.decode(latents[:, :, 1:2])
+        with Traffic() as traffic:
+            rows.decode(latents[:, :, 2:])
+    return traffic.sent_bytes["rows"]
+
+
+def test_decoding_a_latent_frame_sends_what_the_formula_says(pool: RankPool, folder: Path) -> None:
+    config = dict(load_engine(folder, device="cpu", dtype="float32").vae.config)
+    work = decoding_work(VaeShape.from_config(config), height=48, width=80)
+    sent = pool.in_group(GroupShape(ulysses=3), decode_one_frame, folder)
+    assert sent == [work.row_bytes, 2 * work.row_bytes, work.row_bytes]

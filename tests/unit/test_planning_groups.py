@@ -9,8 +9,9 @@ import pytest
 
 from render_farm import RenderJob
 from render_farm.planning import facts_of_preset, resolve_job
+from render_farm.planning.group_choice import best_shape
 from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE, StepWork, rank_bytes, rank_operations, step_seconds
-from render_farm.planning.groups import GroupShape, best_shape, check_group, group_of, possible_shapes
+from render_farm.planning.groups import GroupShape, check_group, group_of, possible_shapes
 
 FACTS = facts_of_preset("df-1.3b-540p")
 WORK = StepWork(num_tokens=51_000, width=1536, num_layers=30, ffn_width=8960)
@@ -30,20 +31,24 @@ def test_degrees_that_divide_the_heads_work(ulysses: int) -> None:
 
 def test_impossible_degrees_are_refused_with_the_nearest_possible_ones() -> None:
     assert problems(ulysses=8) == [
-        "ulysses: 8 does not divide the 12 attention heads of df-1.3b-540p; 6 or 12 would work (or ring 8, which needs "
-        "no heads)"
+        "ulysses: 8 does not divide the 12 attention heads of df-1.3b-540p; 6 or 12 would work (or ring 8 without "
+        "ulysses, which needs no heads)"
     ]
-    assert problems(ulysses=24)[0].startswith(
-        "ulysses: 24 does not divide the 12 attention heads of df-1.3b-540p; 12 wo"
-    )
+    assert problems(ulysses=24)[0].endswith("the 12 attention heads of df-1.3b-540p; ulysses 12 would work")
     assert problems("df-14b-540p", ulysses=8, cfg_parallel=2) == []
     assert problems("df-14b-540p", ulysses=20) == [
         "ulysses: cfg 1 x ulysses 20 x ring 1 are 20 workers for one segment, and the most is 16; ulysses 10 would work"
     ]
     assert problems(ulysses=4, ring=8)[0].endswith("the most is 16; ring 4 would work")
     assert problems(ring=16, height=32, width=64) == [
-        "ring: 16 workers cannot share the 8 tokens of a latent frame of 32x64; ulysses x ring of at most 8 would work"
+        "ring: 16 workers cannot share the 8 tokens of a latent frame of 32x64; ring 8 would work"
     ]
+
+
+def test_the_nearest_degrees_go_with_the_others_that_are_asked_for() -> None:
+    """6 divides the heads, but 2 x 6 x 2 are too many workers."""
+    assert problems(ulysses=5, ring=2, cfg_parallel=2)[0].endswith("4 would work")
+    assert problems(ulysses=5, ring=16, cfg_parallel=2)[0].endswith("cfg 2 x ulysses 4 x ring 2 would work")
 
 
 def test_cfg_is_off_where_guidance_is() -> None:
@@ -83,3 +88,13 @@ def test_costs_follow_the_formulas() -> None:
     assert rank_operations(WORK, GroupShape(cfg=2, ulysses=4)) == pytest.approx(rank_operations(WORK, GroupShape()) / 8)
     times = [step_seconds(WORK, GroupShape(cfg=2, ulysses=degree), NVLINK_NODE) for degree in (1, 2, 4)]
     assert times == sorted(times, reverse=True)
+
+
+def test_padding_of_the_slices_is_counted() -> None:
+    work = replace(WORK, num_tokens=25 * 15, tokens_per_frame=15)
+    padded = replace(WORK, num_tokens=25 * 16)
+    for shape in (GroupShape(ulysses=4), GroupShape(cfg=2, ulysses=2, ring=4)):
+        assert rank_bytes(work, shape) == pytest.approx(rank_bytes(padded, shape))
+    assert rank_bytes(work, GroupShape(ulysses=3)) == rank_bytes(
+        replace(work, tokens_per_frame=None), GroupShape(ulysses=3)
+    )
