@@ -100,10 +100,12 @@ def parallel(
     steps: Annotated[int, typer.Option("--steps", min=2, help="Inference steps; the first is not counted.")] = 3,
     device: Annotated[Device, typer.Option("--device", help="Where to measure.")] = Device.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="The VAE's decoder too, by rows.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Render one window on several ranks, a GPU or a CPU thread each: time, efficiency, exactness, bytes sent."""
-    from render_farm.parallel.bench import lines, read_degrees, read_ranks
+    """Render one window on several ranks, a GPU or a CPU thread each: time, efficiency, exactness, bytes sent; and the
+    settings by which `auto` degrees are chosen."""
+    from render_farm.parallel.bench import document, lines, read_degrees, read_ranks
     from render_farm.parallel.measure import GroupBenchRequest, measure
 
     results = measure(
@@ -116,10 +118,11 @@ def parallel(
             steps=steps,
             device=device.value,
             dtype=dtype,
+            decode=decode,
         )
     )
     if as_json:
-        print_json({"results": [result.to_dict() for result in results]})
+        print_json(document(results))
     else:
         for line in lines(results):
             print(line, flush=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from render_farm.engine.bench.shapes import MODES, SHAPES
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.parallel.measure import GroupBenchRequest, GroupResult, measure
+from render_farm.planning.group_cost import GroupMachine
 from render_farm.planning.groups import GroupShape
 
 
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=3, help="the first is not counted; default 3")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--dtype", help="default: bfloat16 on CUDA, float32 on the CPU")
+    parser.add_argument("--decode", action="store_true", help="the VAE's decoder too, by rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parsed = parser.parse_args(arguments)
     try:
@@ -36,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             steps=parsed.steps,
             device=parsed.device,
             dtype=parsed.dtype,
+            decode=parsed.decode,
         )
         if parsed.json:
-            print(json.dumps([result.to_dict() for result in measure(request)], indent=2))  # noqa: T201
+            print(json.dumps(document(measure(request)), indent=2))  # noqa: T201
         else:
             for line in lines(measure(request)):
                 print(line, flush=True)  # noqa: T201
@@ -71,19 +76,45 @@ def read_degrees(text: str | None) -> tuple[GroupShape, ...]:
     return tuple(shapes)
 
 
-def lines(results: Iterator[GroupResult]) -> Iterator[str]:
-    """A table, a line as soon as its shape is measured."""
-    yield " cfg x ulysses x ring     s/step  speedup  efficiency  difference  bytes sent by rank 0 in a step"
+def document(results: Iterable[GroupResult]) -> dict[str, Any]:
+    """The results, and the machine as the cost model takes it, for `--json`."""
+    found = list(results)
+    machine = machine_measured(found)
+    return {"results": [result.to_dict() for result in found], "machine": machine and asdict(machine)}
+
+
+def machine_measured(results: Sequence[GroupResult]) -> GroupMachine | None:
+    """What the largest group measured; None when there was none."""
+    groups = [result for result in results if result.machine is not None]
+    return max(groups, key=lambda result: result.shape.size).machine if groups else None
+
+
+def lines(results: Iterable[GroupResult]) -> Iterator[str]:
+    """A table, a line as soon as its shape is measured; then what was measured of the machine, as settings."""
+    yield (
+        " cfg x ulysses x ring     s/step  predicted  speedup  efficiency  difference  bytes sent by rank 0 in a step"
+    )
+    found = []
     for result in results:
+        found.append(result)
         sent = ", ".join(
             f"{name} {count:,} ({'as' if count == result.expected_bytes.get(name) else 'not as'} computed)"
             for name, count in result.sent_bytes.items()
         )
         degrees = " x ".join(map(str, result.shape.degrees))
         yield (
-            f"{degrees:>20}  {result.step_s:9.4f}  {result.speedup:6.2f}x  {result.efficiency:9.0%}  "
-            f"{result.largest_difference:10.1e}  {sent or '-'}"
+            f"{degrees:>20}  {result.step_s:9.4f}  {result.predicted_s:9.4f}  {result.speedup:6.2f}x  "
+            f"{result.efficiency:9.0%}  {result.largest_difference:10.1e}  {sent or '-'}"
         )
+        if result.decoding is not None:
+            yield f"{'':>20}  {result.decoding}"
+    machine = machine_measured(found)
+    if machine is not None:
+        yield "for the settings file, so that `auto` degrees are chosen by this machine:"
+        yield "[group]"
+        for name, value in asdict(machine).items():
+            if value:
+                yield f"{name} = {value:.3g}"
 
 
 if __name__ == "__main__":

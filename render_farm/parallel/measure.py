@@ -1,7 +1,8 @@
 """Measuring groups: a window with random weights by one rank and by groups, and what they send.
 
 Every rank is a process with one thread (CPU) or one GPU; all of them live through the whole measurement, and groups of
-other shapes form between them. Times are of rank 0, per step, after a first one that is not counted.
+other shapes form between them. Times are of rank 0, per step, after a first one that is not counted. With `decode`, a
+VAE of the published size with random weights decodes a few latent frames too, by rows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,15 +24,17 @@ from render_farm.engine.bench.shapes import MODES, SHAPES, random_engine
 from render_farm.engine.device import resolve_device, resolve_dtype
 from render_farm.errors import DeviceError, UsageError
 from render_farm.job import RenderJob
+from render_farm.parallel.coefficients import ExchangeCost, measure_exchanges
 from render_farm.parallel.group import ParallelGroup
 from render_farm.parallel.library import xfuser
+from render_farm.parallel.measure_decoding import DecodingTime, measure_decoding
 from render_farm.parallel.process_group import ProcessGroups, Seat
 from render_farm.parallel.rendezvous import RendezvousHost
-from render_farm.parallel.slices import Slices
 from render_farm.parallel.traffic import Traffic
 from render_farm.planning import FilmPlan
-from render_farm.planning.group_cost import StepWork, rank_bytes
+from render_farm.planning.group_cost import GroupMachine, StepWork, rank_bytes, rank_operations, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, possible_shapes
+from render_farm.planning.shapes import TransformerShape
 
 _START_S = 300.0
 _USED_TOKENS = 60
@@ -52,6 +55,8 @@ class GroupBenchRequest:
     steps: int = 3
     device: str = "auto"
     dtype: str | None = None
+    decode: bool = False
+    """Measure the VAE's decoder too."""
     timeout_s: float = 600.0
     """Of every exchange."""
 
@@ -73,9 +78,15 @@ class GroupResult:
     """By rank 0 in the first step, by exchange, as counted at torch's operators."""
     expected_bytes: dict[str, int]
     """The same by the formula of `planning.group_cost`."""
+    predicted_s: float
+    """A step's time by the cost model, with what was measured of one rank and of this group's exchanges."""
+    machine: GroupMachine | None
+    """That measurement; None for one rank, which exchanges nothing."""
+    decoding: DecodingTime | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "shape": list(self.shape.degrees)}
+        decoding = self.decoding and self.decoding.to_dict()
+        return {**asdict(self), "shape": list(self.shape.degrees), "decoding": decoding}
 
 
 def shapes_to_measure(request: GroupBenchRequest) -> list[GroupShape]:
@@ -100,38 +111,64 @@ def measure(request: GroupBenchRequest) -> Iterator[GroupResult]:
     if device == "cuda" and torch.cuda.device_count() < num_ranks:
         raise UsageError(f"{num_ranks} ranks need as many GPUs; torch sees {torch.cuda.device_count()} here")
     with _ranks(num_ranks, request, device) as pipes:
-        alone: tuple[float, Tensor] | None = None
+        alone: _Measured | None = None
         for shape in shapes:
-            result, alone = _measure_shape(pipes, shape, request, alone)
-            yield result
+            own = _measure_shape(pipes, shape, request)
+            alone = alone or own
+            yield _result(shape, own, alone)
 
 
-def _measure_shape(
-    pipes: list[Any], shape: GroupShape, request: GroupBenchRequest, alone: tuple[float, Tensor] | None
-) -> tuple[GroupResult, tuple[float, Tensor]]:
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What rank 0 answers."""
+
+    step_s: float
+    latents: Tensor
+    forming_s: float
+    sent_bytes: dict[str, int]
+    expected_bytes: dict[str, int]
+    work: StepWork
+    exchanges: ExchangeCost | None
+    decoding: DecodingTime | None
+
+
+def _measure_shape(pipes: list[Any], shape: GroupShape, request: GroupBenchRequest) -> _Measured:
     host = RendezvousHost(timeout_s=request.timeout_s)
     try:
         for rank in range(shape.size):
             pipes[rank].send(Seat(shape=shape, rank=rank, rendezvous=host.rendezvous))
         answers = [_answer(pipes[rank], rank, request.timeout_s) for rank in range(shape.size)]
+        return answers[0]
     finally:
         host.close()
-    own = answers[0]
-    alone = alone or (own["step_s"], own["latents"])
-    result = GroupResult(
+
+
+def _result(shape: GroupShape, own: _Measured, alone: _Measured) -> GroupResult:
+    machine = None
+    if own.exchanges is not None:
+        decoding = alone.decoding
+        machine = GroupMachine(
+            operations_per_s=rank_operations(alone.work, GroupShape()) / alone.step_s,
+            bytes_per_s=own.exchanges.bytes_per_s,
+            exchange_s=own.exchanges.exchange_s,
+            decoding_operations_per_s=decoding.operations_per_s if decoding else 0.0,
+        )
+    return GroupResult(
         shape=shape,
-        step_s=round(own["step_s"], 5),
-        speedup=round(alone[0] / own["step_s"], 3),
-        efficiency=round(alone[0] / own["step_s"] / shape.size, 3),
-        largest_difference=float((own["latents"] - alone[1]).abs().max()),
-        forming_s=round(own["forming_s"], 3),
-        sent_bytes=own["sent_bytes"],
-        expected_bytes=own["expected_bytes"],
+        step_s=round(own.step_s, 5),
+        speedup=round(alone.step_s / own.step_s, 3),
+        efficiency=round(alone.step_s / own.step_s / shape.size, 3),
+        largest_difference=float((own.latents - alone.latents).abs().max()),
+        forming_s=round(own.forming_s, 3),
+        sent_bytes=own.sent_bytes,
+        expected_bytes=own.expected_bytes,
+        predicted_s=round(step_seconds(own.work, shape, machine) if machine else own.step_s, 5),
+        machine=machine,
+        decoding=own.decoding and own.decoding.against(alone.decoding),
     )
-    return result, alone
 
 
-def _answer(pipe: Any, rank: int, timeout_s: float) -> dict[str, Any]:
+def _answer(pipe: Any, rank: int, timeout_s: float) -> Any:
     try:
         if pipe.poll(_START_S + 10 * timeout_s):
             value = pipe.recv()
@@ -188,12 +225,13 @@ def _serve(rank: int, request: GroupBenchRequest, device_type: str, pipe: Any) -
         except (EOFError, OSError):
             return
         try:
-            pipe.send(_measured(engine, seat, request))
+            measured = _measured(engine, seat, request)
+            pipe.send(measured if seat.rank == 0 else None)
         except Exception as error:  # noqa: BLE001  (it is raised where the measurement was asked for)
             pipe.send(error)
 
 
-def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> dict[str, Any]:
+def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measured:
     plan, brief = _plan(engine, request, request.steps), _plan(engine, request, 1)
     embeddings = _embeddings(engine, plan)
     times: list[float] = []
@@ -203,43 +241,41 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> dict[st
             torch.cuda.synchronize(engine.device)
         times.append(time.perf_counter())
 
-    started = time.perf_counter()
-    with torch.inference_mode():
-        if seat.shape.size == 1:
-            latents = engine.render_segment(plan, 0, history=None, embeddings=embeddings, on_step=on_step)
-            sent, forming_s = {}, 0.0
-        else:
-            with ProcessGroups(seat, device=engine.device, timeout_s=request.timeout_s) as groups:
-                forming_s = time.perf_counter() - started
-                group = ParallelGroup(groups)
-                common: dict[str, Any] = {"history": None, "embeddings": embeddings, "group": group}
-                with Traffic() as traffic:
-                    engine.render_segment(brief, 0, **common)
-                sent = {name: count for name, count in traffic.sent_bytes.items() if count}
-                latents = engine.render_segment(plan, 0, **common, on_step=on_step)
-    return {
-        "step_s": (times[-1] - times[0]) / (len(times) - 1),
-        "latents": latents if seat.rank == 0 else None,
-        "forming_s": forming_s,
-        "sent_bytes": sent,
-        "expected_bytes": expected_bytes(engine, brief, seat.shape) if seat.shape.size > 1 else {},
-    }
+    started, forming_s, exchanges = time.perf_counter(), 0.0, None
+    sent: dict[str, int] = {}
+    common: dict[str, Any] = {"history": None, "embeddings": embeddings}
+    with torch.inference_mode(), ExitStack() as stack:
+        group = None
+        if seat.shape.size > 1:
+            group = ParallelGroup(
+                stack.enter_context(ProcessGroups(seat, device=engine.device, timeout_s=request.timeout_s))
+            )
+            forming_s = time.perf_counter() - started
+            with Traffic() as traffic:
+                engine.render_segment(brief, 0, **common, group=group)
+            sent = {name: count for name, count in traffic.sent_bytes.items() if count}
+            exchanges = measure_exchanges(group.ranks, engine.device)
+        latents = engine.render_segment(plan, 0, **common, group=group, on_step=on_step)
+        size = SHAPES[request.shape]
+        decoding = (
+            measure_decoding(group, engine.device, height=size.height, width=size.width) if request.decode else None
+        )
+    shape = TransformerShape.from_config(engine.transformer.config)
+    return _Measured(
+        step_s=(times[-1] - times[0]) / (len(times) - 1),
+        latents=latents,
+        forming_s=forming_s,
+        sent_bytes=sent,
+        expected_bytes=expected_bytes(engine, brief, seat.shape) if group else {},
+        work=step_work(plan, shape),
+        exchanges=exchanges,
+        decoding=decoding,
+    )
 
 
 def expected_bytes(engine: Engine, plan: FilmPlan, shape: GroupShape) -> dict[str, int]:
     """What the formula gives for the step of a film of one step, in which all frames move."""
-    config = engine.transformer.config
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    slices = Slices(num_tokens=plan.tokens_per_frame, num_ranks=shape.sequence)
-    work = StepWork(
-        num_tokens=plan.windows[0].num_latent_frames * slices.width * shape.sequence,
-        width=width,
-        num_layers=config["num_layers"],
-        ffn_width=config["ffn_dim"],
-        num_branches=2 if plan.job.guided else 1,
-        output_width=config["out_channels"] * config["patch_size"][1] * config["patch_size"][2],
-        bytes_per_element=engine.dtype.itemsize,
-    )
+    work = step_work(plan, TransformerShape.from_config(engine.transformer.config))
     return {name: round(count) for name, count in rank_bytes(work, shape).items() if count}
 
 
