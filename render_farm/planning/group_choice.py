@@ -1,23 +1,35 @@
-"""Choosing the degrees of a render group (`auto`), from the film, the workers of a host, and a cost model.
+"""Choosing the degrees of a film's render groups (`auto`) from its tokens and heads, memory, and a cost model.
 
-A group uses its workers less well than as many films side by side do. So while there are films for all workers, each
-film gets one. It gets more when it does not fit on fewer, or when workers would be idle otherwise: then the host's
-workers are shared out over the films that are left. A group stays on one host, and is no larger than pays.
+A group uses its workers less well than as many films side by side do. So a film is rendered by the fewest workers that
+it fits on, usually one; and it may have larger groups while workers would be idle otherwise (the scheduler says when).
+Of every size the fastest shape is taken, and no size that is no faster than a smaller one, or wastes its workers. A
+group stays on one host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import GroupMachine, StepWork, step_seconds, step_work
-from render_farm.planning.groups import GroupShape, possible_shapes
+from render_farm.planning.groups import GroupShape, group_of, possible_shapes
 from render_farm.planning.memory import Shares, estimate_memory
 from render_farm.planning.shapes import ModelShapes
 
 WORTH = 0.5
 """The least efficiency (time on one worker / number of workers / time of the group) of a larger group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmGroups:
+    """Which groups render a film's segments."""
+
+    group: GroupShape
+    """Of the workers that it needs."""
+    joined: tuple[GroupShape, ...] = ()
+    """Larger ones, which it takes when workers would be idle otherwise, one a size, from small to large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,113 +40,81 @@ class AskedDegrees:
     ulysses: int | None = None
     ring: int | None = None
 
-    def allow(self, shape: GroupShape) -> bool:
-        return all(asked in (None, own) for asked, own in zip(self.degrees, shape.degrees, strict=True))
-
     @property
     def degrees(self) -> tuple[int | None, int | None, int | None]:
         return (self.cfg, self.ulysses, self.ring)
 
+    @property
+    def num_workers(self) -> int:
+        """That the named degrees take."""
+        return prod(degree or 1 for degree in self.degrees)
 
-@dataclass(frozen=True, kw_only=True)
-class GroupChoice:
-    """A shape, and what the cost model says of it."""
-
-    shape: GroupShape
-    step_s: float
-    """Of a mean step."""
-    efficiency: float
-    """Time on one worker / number of workers / time of the group."""
-    fits: bool
-    """Whether the film fits the memory of each worker with its weights resident, by the estimate."""
-
-    def __str__(self) -> str:
-        size = self.shape.size
-        workers = f"{size} worker{'s' if size > 1 else ''} a segment"
-        memory = "" if self.fits else ", more memory than a worker has"
-        return f"{self.shape}: {workers}, {self.step_s:.3g} s a step, efficiency {self.efficiency:.0%}{memory}"
+    def allow(self, shape: GroupShape) -> bool:
+        return all(asked in (None, own) for asked, own in zip(self.degrees, shape.degrees, strict=True))
 
 
-def best_shape(shapes: Sequence[GroupShape], work: StepWork, machine: GroupMachine) -> GroupShape:
-    """The fastest of `shapes` by the cost model, among those that use their workers well enough; when none does, the
-    smallest. Between equally fast ones the first is taken. One worker is always good enough."""
-    alone = step_seconds(work, GroupShape(), machine)
-    times = {shape: step_seconds(work, shape, machine) for shape in shapes}
-    worth = [shape for shape in shapes if alone / (shape.size * times[shape]) >= WORTH]
-    if not worth:
-        return min(shapes, key=lambda shape: (shape.size, times[shape]), default=GroupShape())
-    return min(worth, key=lambda shape: times[shape])
+def efficiency(work: StepWork, shape: GroupShape, machine: GroupMachine) -> float:
+    """Time on one worker / number of workers / time of the group, by the cost model."""
+    return step_seconds(work, GroupShape(), machine) / shape.size / step_seconds(work, shape, machine)
 
 
-def choose_shape(
+def choose_groups(
     shapes: Sequence[GroupShape],
     work: StepWork,
     machine: GroupMachine,
     *,
-    num_workers: int,
-    num_films: int,
     fits: Callable[[GroupShape], bool] = lambda shape: True,
-) -> GroupShape:
-    """One of `shapes` (never none) for each of `num_films` films on a host with `num_workers`.
+) -> FilmGroups:
+    """From the `shapes` (never none) that a film could have on a host.
 
-    The best of those that each film can have at the same time and that fit; else the smallest that fits on the host;
-    else the best that each can have, for a smaller memory mode makes it fit.
+    Where none fits, all are looked at: a smaller memory mode makes it fit. Between equally fast shapes of a size the
+    first is taken.
     """
-    share = max(1, num_workers // max(1, num_films))
-    here = [shape for shape in shapes if shape.size <= share]
-    fitting = [shape for shape in shapes if shape.size <= num_workers and fits(shape)]
-    if both := [shape for shape in here if shape in fitting]:
-        return best_shape(both, work, machine)
-    if fitting:
-        return min(fitting, key=lambda shape: (shape.size, step_seconds(work, shape, machine)))
-    if here:
-        return best_shape(here, work, machine)
-    return min(shapes, key=lambda shape: (shape.size, step_seconds(work, shape, machine)))
+    fitting = [shape for shape in shapes if fits(shape)] or list(shapes)
+    fastest: dict[int, GroupShape] = {}
+    for shape in fitting:
+        best = fastest.setdefault(shape.size, shape)
+        if step_seconds(work, shape, machine) < step_seconds(work, best, machine):
+            fastest[shape.size] = shape
+    sizes = sorted(fastest)
+    group = fastest[sizes[0]]
+    joined: list[GroupShape] = []
+    for size in sizes[1:]:
+        shape, below = fastest[size], joined[-1] if joined else group
+        is_faster = step_seconds(work, shape, machine) < step_seconds(work, below, machine)
+        if is_faster and efficiency(work, shape, machine) >= WORTH:
+            joined.append(shape)
+    return FilmGroups(group=group, joined=tuple(joined))
 
 
-def choose_group(
+def film_groups(
     plan: FilmPlan,
     shapes: ModelShapes,
     machine: GroupMachine,
     *,
     num_workers: int,
-    num_films: int = 1,
     memory_bytes: int | None = None,
-    chooses: bool = True,
-) -> GroupChoice:
-    """The group of a film: the degrees that its job names, the others chosen (or 1, when not `chooses`).
+) -> FilmGroups:
+    """The groups of a film whose job leaves some degrees to the choice; those that it names are kept.
 
-    `num_workers` is that of one host, `num_films` how many films want them, `memory_bytes` what each worker's device
-    has (None: enough). A job's degrees are possible ones; `check_group` has refused others.
+    `num_workers` is that of one host, `memory_bytes` what each worker's device has (None: enough). The degrees that the
+    job names are possible ones: `check_group` has refused others.
     """
-    job, work = plan.job, step_work(plan, shapes.transformer)
+    job = plan.job
     asked = AskedDegrees(cfg=job.cfg_parallel if job.guided else 1, ulysses=job.ulysses, ring=job.ring)
-    if not chooses:
-        asked = AskedDegrees(cfg=asked.cfg or 1, ulysses=asked.ulysses or 1, ring=asked.ring or 1)
-
-    def fits(shape: GroupShape) -> bool:
-        shares = Shares(tokens=shape.sequence, branches=shape.cfg)
-        return memory_bytes is None or estimate_memory(plan, shapes, shares=shares).least_bytes <= memory_bytes
-
     possible = [
         shape
         for shape in possible_shapes(
             num_heads=plan.facts.num_heads,
             tokens_per_frame=plan.tokens_per_frame,
             guided=job.guided,
-            num_workers=max(num_workers, _product(asked)),
+            num_workers=max(num_workers, asked.num_workers),
         )
         if asked.allow(shape)
     ]
-    shape = choose_shape(possible, work, machine, num_workers=num_workers, num_films=num_films, fits=fits)
-    step_s = step_seconds(work, shape, machine)
-    alone_s = step_seconds(work, GroupShape(), machine)
-    return GroupChoice(shape=shape, step_s=step_s, efficiency=alone_s / shape.size / step_s, fits=fits(shape))
 
+    def fits(shape: GroupShape) -> bool:
+        shares = Shares(tokens=shape.sequence, branches=shape.cfg)
+        return memory_bytes is None or estimate_memory(plan, shapes, shares=shares).least_bytes <= memory_bytes
 
-def _product(asked: AskedDegrees) -> int:
-    """The workers that the named degrees take."""
-    size = 1
-    for degree in asked.degrees:
-        size *= degree or 1
-    return size
+    return choose_groups(possible or [group_of(job)], step_work(plan, shapes.transformer), machine, fits=fits)

@@ -14,7 +14,7 @@ from render_farm.config import GroupOptions, load_settings
 from render_farm.errors import UsageError
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, facts_of_preset, plan_film, resolve_job
-from render_farm.planning.group_choice import AskedDegrees, best_shape, choose_group, choose_shape
+from render_farm.planning.group_choice import WORTH, AskedDegrees, FilmGroups, choose_groups, efficiency, film_groups
 from render_farm.planning.group_cost import (
     CPU_NODE,
     NVLINK_NODE,
@@ -36,50 +36,55 @@ def film(model: str = "df-14b-540p", **columns: Any) -> FilmPlan:
     return plan_film(RenderJob(job_id="a", prompt="p", model=model, **columns), facts_of_preset(model))
 
 
-def chosen(plan: FilmPlan, machine: GroupMachine = NVLINK_NODE, **situation: Any) -> GroupShape:
+def groups(plan: FilmPlan, machine: GroupMachine = NVLINK_NODE, **situation: Any) -> FilmGroups:
     shapes = shapes_of_preset(PRESETS[plan.facts.name])
-    return choose_group(plan, shapes, machine, **{"num_workers": 8, **situation}).shape
+    return film_groups(plan, shapes, machine, **{"num_workers": 8, **situation})
 
 
-def test_idle_workers_are_shared_out_over_the_films_that_are_left() -> None:
-    plan = film()
-    assert chosen(plan, num_films=1) == GroupShape(cfg=2, ulysses=4)
-    assert chosen(plan, num_films=2) == GroupShape(cfg=2, ulysses=2)
-    assert chosen(plan, num_films=3) == GroupShape(cfg=2)
-    assert chosen(plan, num_films=8) == chosen(plan, num_films=500) == GroupShape()
-    assert chosen(film(guidance_scale=1.0)) == GroupShape(ulysses=8)
-    assert chosen(film("df-1.3b-540p"), num_workers=16) == GroupShape(cfg=2, ulysses=4, ring=2)
+def test_a_film_takes_one_worker_and_more_when_they_would_be_idle() -> None:
+    found = groups(film())
+    assert found.group == GroupShape()
+    assert [shape.size for shape in found.joined] == list(range(2, 9))
+    assert {shape.size: shape for shape in found.joined if shape.size in (2, 4, 8)} == {
+        2: GroupShape(cfg=2),
+        4: GroupShape(cfg=2, ulysses=2),
+        8: GroupShape(cfg=2, ulysses=4),
+    }
+    assert groups(film(guidance_scale=1.0)).joined[-1] == GroupShape(ulysses=8)
+    assert groups(film("df-1.3b-540p"), num_workers=16).joined[-1] == GroupShape(cfg=2, ulysses=4, ring=2)
+    assert groups(film(), num_workers=1) == FilmGroups(group=GroupShape())
 
 
 def test_a_film_that_is_too_large_for_one_worker_gets_the_smallest_group_that_it_fits() -> None:
-    plan, shapes = film("df-14b-540p"), shapes_of_preset(PRESETS["df-14b-540p"])
+    plan, shapes = film(), shapes_of_preset(PRESETS["df-14b-540p"])
     needs = {
         tokens: estimate_memory(plan, shapes, shares=Shares(tokens=tokens, branches=2)).least_bytes
         for tokens in (1, 2, 4)
     }
     assert needs[1] > needs[2] > needs[4]
-    assert chosen(plan, num_films=8, memory_bytes=needs[1]) == GroupShape(cfg=2)
-    assert chosen(plan, num_films=8, memory_bytes=needs[2]).size == 3
-    assert chosen(plan, num_films=1, memory_bytes=needs[4]) == GroupShape(cfg=2, ulysses=4)
-    assert chosen(plan, num_films=8, memory_bytes=200 * GIB) == GroupShape()
-    # Nothing fits: a smaller memory mode will have to do, and no worker is wasted on it.
-    assert chosen(plan, num_films=8, memory_bytes=1 * GIB) == GroupShape()
+    assert groups(plan, memory_bytes=needs[1]).group == GroupShape(cfg=2)
+    assert groups(plan, memory_bytes=needs[2]).group == GroupShape(ring=3)
+    assert groups(plan, memory_bytes=needs[4]).joined == (GroupShape(cfg=2, ulysses=4),)
+    assert groups(plan, memory_bytes=200 * GIB) == groups(plan)
+    # Nothing fits: a smaller memory mode will have to do, and no worker is needed for it.
+    assert groups(plan, memory_bytes=1 * GIB) == groups(plan)
 
 
 def test_what_a_job_names_is_kept() -> None:
-    assert chosen(film(ulysses=2)) == GroupShape(cfg=2, ulysses=2, ring=2)
-    assert chosen(film(ring=1, cfg_parallel=1, ulysses=5)) == GroupShape(ulysses=5)
-    assert chosen(film(ulysses=8, cfg_parallel=2), num_films=100) == GroupShape(cfg=2, ulysses=8)
-    assert chosen(film(ulysses=2), chooses=False) == GroupShape(ulysses=2)
-    assert chosen(film(), chooses=False) == GroupShape()
+    found = groups(film(ulysses=2))
+    assert found.group == GroupShape(ulysses=2)
+    assert found.joined and all(shape.ulysses == 2 for shape in found.joined)
+    assert found.joined[-1].size == 8
+    assert groups(film(ring=1, cfg_parallel=1, ulysses=5)) == FilmGroups(group=GroupShape(ulysses=5))
+    assert groups(film(ulysses=8, cfg_parallel=2)).group == GroupShape(cfg=2, ulysses=8), "more than the host has"
+    assert groups(film(cfg_parallel=2, guidance_scale=1.0)).group == GroupShape(), "off where guidance is"
 
 
 def test_a_slow_interconnect_makes_smaller_groups() -> None:
-    plan = film("df-1.3b-540p")
     slow = GroupMachine(operations_per_s=4e14, bytes_per_s=1e9, exchange_s=4e-5)
-    assert chosen(plan, slow) == GroupShape(cfg=2), "the branches meet once a step: that needs no bandwidth"
-    assert chosen(plan, PCIE_NODE).size == 8
-    assert chosen(film("df-1.3b-540p", guidance_scale=1.0), slow) == GroupShape()
+    assert groups(film("df-1.3b-540p"), slow).joined == (GroupShape(cfg=2),), "the branches meet once a step"
+    assert groups(film("df-1.3b-540p"), PCIE_NODE).joined[-1].size == 8
+    assert groups(film("df-1.3b-540p", guidance_scale=1.0), slow).joined == ()
 
 
 def test_the_machine_is_measured_or_guessed() -> None:
@@ -124,14 +129,13 @@ MACHINES = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(WORKS, MACHINES, st.integers(1, 64), st.integers(1, 5000), st.integers(1, 40), st.integers(1, 40), st.data())
+@given(WORKS, MACHINES, st.integers(1, 64), st.integers(1, 5000), st.integers(1, 40), st.data())
 def test_what_is_chosen_is_possible(
     work: StepWork,
     machine: GroupMachine,
     heads: int,
     tokens: int,
     num_workers: int,
-    num_films: int,
     data: st.DataObject,
 ) -> None:
     guided = work.num_branches == 2
@@ -144,15 +148,15 @@ def test_what_is_chosen_is_possible(
         and (guided or shape.cfg == 1)
         for shape in shapes
     )
-    best = best_shape(shapes, work, machine)
-    assert best in shapes
-    assert step_seconds(work, best, machine) <= step_seconds(work, GroupShape(), machine)
     fitting = data.draw(st.sets(st.sampled_from(shapes)))
-    shape = choose_shape(shapes, work, machine, num_workers=num_workers, num_films=num_films, fits=fitting.__contains__)
-    assert shape in shapes
-    assert shape in fitting or not fitting
-    if GroupShape() in fitting:
-        assert shape.size * num_films <= num_workers or shape.size == 1, "no film waits for another's group"
+    found = choose_groups(shapes, work, machine, fits=fitting.__contains__)
+    allowed = fitting or set(shapes)
+    assert {found.group, *found.joined} <= allowed
+    assert found.group.size == min(shape.size for shape in allowed)
+    sizes = [shape.size for shape in (found.group, *found.joined)]
+    times = [step_seconds(work, shape, machine) for shape in (found.group, *found.joined)]
+    assert sizes == sorted(set(sizes)) and times == sorted(times, reverse=True)
+    assert all(efficiency(work, shape, machine) >= WORTH for shape in found.joined)
 
 
 @settings(max_examples=60, deadline=None)
@@ -197,4 +201,5 @@ def test_a_refusal_names_what_would_work(asked: GroupShape, model: str, size: in
 
 def test_asked_degrees() -> None:
     assert AskedDegrees(ulysses=2).allow(GroupShape(cfg=2, ulysses=2, ring=4))
+    assert AskedDegrees(ulysses=2, ring=3).num_workers == 6
     assert not AskedDegrees(ring=1).allow(GroupShape(ring=2))

@@ -9,9 +9,8 @@ import pytest
 
 from render_farm import RenderJob
 from render_farm.planning import facts_of_preset, resolve_job
-from render_farm.planning.group_choice import best_shape
-from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE, StepWork, rank_bytes, rank_operations, step_seconds
-from render_farm.planning.groups import GroupShape, check_group, group_of, possible_shapes
+from render_farm.planning.group_cost import NVLINK_NODE, StepWork, rank_bytes, rank_operations, step_seconds
+from render_farm.planning.groups import GroupShape, check_group, group_of
 
 FACTS = facts_of_preset("df-1.3b-540p")
 WORK = StepWork(num_tokens=51_000, width=1536, num_layers=30, ffn_width=8960)
@@ -55,27 +54,6 @@ def test_cfg_is_off_where_guidance_is() -> None:
     job = resolve_job(RenderJob(job_id="a", prompt="p", cfg_parallel=2, ulysses=2), FACTS)
     assert group_of(job) == GroupShape(cfg=2, ulysses=2)
     assert group_of(replace(job, guidance_scale=1.0)) == GroupShape(ulysses=2)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2, 4, 8, 16])
-def test_what_is_chosen_is_possible_and_uses_the_workers(num_workers: int) -> None:
-    shapes = possible_shapes(num_heads=12, tokens_per_frame=2040, guided=True, num_workers=num_workers)
-    assert all(shape.size <= num_workers and 12 % shape.ulysses == 0 for shape in shapes)
-    chosen = best_shape(shapes, WORK, NVLINK_NODE)
-    assert chosen.size == num_workers
-    assert chosen.cfg == (2 if num_workers > 1 else 1), "the two branches meet once a step: nothing is cheaper"
-
-
-def test_eight_gpus_are_both_branches_on_four_each() -> None:
-    for heads, work in ((12, WORK), (40, replace(WORK, width=5120, num_layers=40, ffn_width=13824))):
-        shapes = possible_shapes(num_heads=heads, tokens_per_frame=2040, guided=True, num_workers=8)
-        assert best_shape(shapes, work, NVLINK_NODE) == GroupShape(cfg=2, ulysses=4)
-
-
-def test_a_group_that_would_waste_its_workers_is_not_chosen() -> None:
-    small = StepWork(num_tokens=100, width=144, num_layers=6, ffn_width=512, bytes_per_element=4)
-    shapes = possible_shapes(num_heads=4, tokens_per_frame=4, guided=False, num_workers=8)
-    assert best_shape(shapes, replace(small, num_branches=1), CPU_NODE) == GroupShape()
 
 
 def test_costs_follow_the_formulas() -> None:
