@@ -102,6 +102,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             timeouts=request.settings.timeouts,
             previews=request.settings.previews,
             share_by=request.settings.scheduling.share_by,
+            group_options=request.settings.group,
             state=load_run_state(store, source.run_id),
         )
         prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,15 +53,18 @@ class FilmOutput:
         clock: BusyClock,
         lead_in: Callable[[], Iterator[np.ndarray]] | None = None,
         preview: FilmPreview | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends. `preview`
-        gets the film's own."""
+        gets the film's own. With `is_shared` a render group decodes the film, and its frames are taken as they are."""
         self._preview = preview
         self._poster_at = plan.num_frames // 2
         self._clock = clock
         self._thread = decoding_thread
         self._folder = make_folder()
-        self._decoder = engine.decoder(plan)
+        self.is_shared = is_shared
+        self._decoder = None if is_shared else engine.decoder(plan)
         self._writer = Mp4Writer(self._folder / VIDEO, plan.job.width, plan.job.height, plan.job.fps, plan.job.quality)
         self._seams = SeamMeter()
         self._pending: list[Future[None]] = []
@@ -81,6 +84,19 @@ class FilmOutput:
         """Take the next segment's kept latents (1 C T H W float32); returns at once."""
         self._pending.append(self._thread.submit(self._decode, latents, self.num_segments))
         self.num_segments += 1
+
+    def begin_segment(self) -> None:
+        """The frames that are taken next are the next segment's."""
+        self._pending.append(self._thread.submit(self._begin, self.num_segments))
+        self.num_segments += 1
+
+    def take(self, frames: Sequence[np.ndarray], *, decode_s: float) -> None:
+        """Write frames (H W 3 uint8) that a group decoded in `decode_s`; returns at once."""
+        self._pending.append(self._thread.submit(self._write_decoded, frames, decode_s))
+
+    def end_segment(self) -> None:
+        """All frames of the segment were taken."""
+        self._pending.append(self._thread.submit(self._end))
 
     def finish(self, latents: Iterable[np.ndarray] | None = None) -> RenderedFilm:
         """Wait for the decoder and close the video. `latents` of all segments are stored too when given.
@@ -126,12 +142,25 @@ class FilmOutput:
     def _decode(self, latents: np.ndarray, segment: int) -> None:
         import torch
 
+        decoder = self._decoder
+        assert decoder is not None, "a group decodes this film"
+        self._begin(segment)
+        self._write_all(lambda: decoder.push(torch.from_numpy(latents)), self._preview)
+        self._end()
+
+    def _begin(self, segment: int) -> None:
         self._seams.begin(segment)
         if self._preview is not None:
             self._preview.begin(segment)
-        self._write_all(lambda: self._decoder.push(torch.from_numpy(latents)), self._preview)
+
+    def _end(self) -> None:
         if self._preview is not None:
             self._preview.end()
+
+    def _write_decoded(self, frames: Sequence[np.ndarray], decode_s: float) -> None:
+        self.decode_s += decode_s
+        self._phases.append(("decode", decode_s))
+        self._write_all(lambda: iter(frames), self._preview)
 
     def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]], preview: FilmPreview | None = None) -> None:
         begun = started = time.monotonic()

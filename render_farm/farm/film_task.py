@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import InputLimits
+from render_farm.config import GroupOptions, InputLimits
 from render_farm.planning import FilmPlan
 from render_farm.storage.layout import film_key
 
@@ -31,6 +31,8 @@ class FilmTask:
 
     meeting_s: float = 600.0
     """How long the workers of a render group may take to load what they need and come together."""
+    group_options: GroupOptions = GroupOptions()
+    """Whether a render group decodes together."""
     step_checkpoint_s: float = 0.0
     """How often to store a segment's state in the middle of its steps; 0: never."""
 
@@ -53,7 +55,7 @@ class SegmentReport:
 
     segment: int
     seconds: float
-    """Of denoising, on the worker's clock."""
+    """Of denoising (and of decoding, where a group did that together), on the worker's clock."""
     engine_s: float = 0.0
     """How long the worker's process has been denoising or decoding so far, in all."""
     phases: tuple[tuple[str, float], ...] = ()

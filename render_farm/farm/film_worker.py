@@ -31,6 +31,7 @@ from render_farm.farm.film_preview import FilmPreview, PreviewNews
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.group_place import Place, in_group
 from render_farm.farm.patience import Patience
+from render_farm.farm.shared_decoding import SharedDecoding
 from render_farm.farm.step_checkpoints import StepCheckpoints
 from render_farm.media.fitting import Fit
 from render_farm.media.seams import worst
@@ -116,6 +117,7 @@ class FilmWorker:
         self._lock = threading.Lock()
         self._rendering = threading.Lock()
         self._group_host: RendezvousHost | None = None
+        self._shared = SharedDecoding()
         self._stopped: set[int] = set()
         self._preempted_s: float | None = None
         self._clock = BusyClock()
@@ -256,11 +258,12 @@ class FilmWorker:
         keeper: StepCheckpoints | None = None,
         on_step: Callable[[StepProgress], None] | None = None,
     ) -> np.ndarray:
-        """The latents that a segment adds; alone, or with the others of the group."""
+        """The latents that a segment adds; alone, or with the others of the group, which may decode them too."""
         import torch
 
         from render_farm.parallel import GroupError
 
+        self._shared.keep_only(task.film)
         history = self._history(film, task, segment)
         embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
         conditioning = self._conditioning(engine, task, film, segment)
@@ -291,7 +294,7 @@ class FilmWorker:
 
             with torch.inference_mode(), self._clock.busy():
                 try:
-                    return engine.render_segment(
+                    latents = engine.render_segment(
                         task.plan,
                         segment,
                         history=history,
@@ -304,6 +307,16 @@ class FilmWorker:
                     ).numpy()
                 finally:
                     self.kv_cache_bytes = 0
+                if group is not None:
+                    film.output = self._shared.decode(
+                        group,
+                        engine,
+                        task,
+                        [*film.latents[:segment], latents],
+                        film.output,
+                        lambda: self._new_output(engine, task, is_shared=True),
+                    )
+            return latents
 
     def finish_film(
         self, task: FilmTask, *, attempts: int = 1, on_progress: Callable[[], None] | None = None
@@ -452,7 +465,8 @@ class FilmWorker:
     def _begun(self, store: Store, task: FilmTask, num_segments: int) -> _FilmHere:
         """The film with `num_segments` segments at least."""
         film = self._film(store, task)
-        if len(film.latents) < num_segments:  # it was rendered elsewhere since it was here: read it again
+        is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
+        if is_ahead or len(film.latents) < num_segments:  # it was rendered elsewhere since it was here: read it again
             self._forget(task.film)
             film = self._film(store, task)
         self._check_begun(film, num_segments, task)
@@ -477,11 +491,17 @@ class FilmWorker:
 
     def _decode_begun(self, engine: Engine, task: FilmTask, film: _FilmHere) -> None:
         """Hand the decoder every segment it does not have yet; returns at once."""
-        if film.output is None:
-            preview = self._preview(task) if task.previews and task.plan.num_segments > 1 else None
-            film.output = FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task), preview)
-        for latents in film.latents[film.output.num_segments :]:
-            film.output.push(latents)
+        output = film.output
+        if output is not None and output.is_shared and output.num_segments < len(film.latents):
+            output.remove()  # this worker has not what it takes to go on where a group was
+            output = None
+        film.output = output = output or self._new_output(engine, task)
+        for latents in film.latents[output.num_segments :]:
+            output.push(latents)
+
+    def _new_output(self, engine: Engine, task: FilmTask, *, is_shared: bool = False) -> FilmOutput:
+        preview = self._preview(task) if task.previews and task.plan.num_segments > 1 else None
+        return FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task), preview, is_shared=is_shared)
 
     def _preview(self, task: FilmTask) -> FilmPreview:
         def tell(num_segments: int, num_frames: int, problem: str) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from render_farm.config import InputLimits, Timeouts
+from render_farm.config import GroupOptions, InputLimits, Timeouts
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.lookup import Found, Lookup
@@ -62,6 +62,7 @@ class RunContext:
     previews: bool = True
     share_by: str = "owner"
     """What the workers are shared by (`config.SchedulingSettings`)."""
+    group_options: GroupOptions = GroupOptions()
     state: RunState = field(default_factory=RunState)
     """What the run knew when it was last at work."""
 
@@ -162,6 +163,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
             limits=context.limits,
             patience_s=context.timeouts.cluster_patience_s,
             grace_s=context.timeouts.preemption_grace_s,
+            group_options=context.group_options,
             step_checkpoint_s=context.timeouts.step_checkpoint_s,
             meeting_s=context.timeouts.first_step_floor_s,
             previews=context.previews,

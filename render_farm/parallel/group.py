@@ -13,6 +13,7 @@ from render_farm.errors import UsageError
 from render_farm.parallel.attention import GroupAttention
 from render_farm.parallel.process_group import ProcessGroups
 from render_farm.parallel.slices import Slices
+from render_farm.planning.groups import GroupShape
 
 
 class ParallelGroup:
@@ -26,6 +27,10 @@ class ParallelGroup:
         self._groups = groups
         self._shape = groups.seat.shape
         self._cfg_rank, self._sequence_rank = divmod(groups.seat.rank, self._shape.sequence)
+
+    @property
+    def shape(self) -> GroupShape:
+        return self._shape
 
     @property
     def rank(self) -> int:

@@ -18,10 +18,12 @@ import pytest
 import torch
 
 from render_farm import load_engine
+from render_farm.config import GroupOptions
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import FilmWorker
 from render_farm.farm.group_place import Place
 from render_farm.farm.memory_steps import at_step
+from render_farm.media.whole_video import read_video
 from render_farm.parallel import ParallelGroup
 from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
@@ -211,3 +213,62 @@ def test_a_helper_does_not_wait_for_a_leader_that_is_gone(engine, pool, tmp_path
     assert isinstance(led, tuple), led
     assert "could not join" in str(helped) or "expected in storage" in str(helped) or isinstance(helped, int)
     assert isinstance(together(pool, task, 1, 0, 1)[0], tuple)
+
+
+# --- decoding together ---
+
+
+def decodes_as(rank: int, task: FilmTask) -> tuple[bool, int]:
+    """Of the film here: whether a group decodes it, and how many segments were decoded."""
+    output = worker_of(rank, task)._films[task.film].output
+    assert output is not None
+    return output.is_shared, output.num_segments
+
+
+def render_alone(rank: int, task: FilmTask, segment: int) -> None:
+    worker_of(rank, task).render_segment(task, segment)
+
+
+def finish(rank: int, task: FilmTask) -> int:
+    return worker_of(rank, task).finish_film(task).num_frames
+
+
+def frames_of(output: Path) -> np.ndarray:
+    return np.stack(list(read_video(str(output / "a" / "video.mp4"), width=64, height=64, fit="crop"))).astype(int)
+
+
+def test_a_group_decodes_its_film_together_wherever_it_goes(engine, pool, tmp_path: Path) -> None:
+    size = {"height": 64, "width": 64, "quality": 10}
+    expected = film_task(engine, tmp_path / "alone", **size)
+    here = FilmWorker("alone")
+    for segment in range(3):
+        here.render_segment(expected, segment)
+    here.finish_film(expected)
+    here.close()
+
+    def shared_film(name: str) -> FilmTask:
+        task = film_task(engine, tmp_path / name, ulysses=2, **size)
+        return replace(task, group_options=GroupOptions(decode="on"))
+
+    def decoded(task: FilmTask) -> tuple[bool, int]:
+        pool.send(0, decodes_as, (0, task))
+        return pool.result(0)
+
+    moving = shared_film("moving")
+    for segment, helper in ((0, 1), (1, 1), (2, 2)):
+        led, _ = together(pool, moving, segment, 0, helper)
+        assert isinstance(led, tuple), led
+        assert decoded(moving) == (True, segment + 1)
+    left = shared_film("left")
+    together(pool, left, 0, 0, 1)
+    assert decoded(left) == (True, 1)
+    pool.send(0, render_alone, (0, left, 1))
+    pool.result(0)
+    assert decoded(left) == (False, 2), "one worker decodes it anew"
+    together(pool, left, 2, 0, 1)
+    assert decoded(left) == (False, 3), "and goes on with it"
+    for task in (moving, left):
+        pool.send(0, finish, (0, task))
+        assert pool.result(0) == 53
+        difference = np.abs(frames_of(Path(task.output)) - frames_of(tmp_path / "alone"))
+        assert difference.mean() < 0.1 and difference.max() <= 8, "levels of 255, after H.264"
