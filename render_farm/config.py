@@ -145,6 +145,10 @@ class GroupOptions:
     measures the four numbers on a machine and prints them as such a table; unset, they are guesses.
     """
 
+    degrees: str = "given"
+    """`given`: those of the job or the command line, else 1; `auto`: what they leave open is chosen. A film is then
+    rendered by the fewest workers that it fits on, and by more when they would be idle otherwise. Its last bits depend
+    on the groups that it happens to have (1e-4 in float32)."""
     interconnect: str = "nvlink"
     """How the GPUs of a host meet: `nvlink` or `pcie`; what `bytes_per_s` is guessed by."""
     operations_per_s: float | None = None
@@ -232,6 +236,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("auto", *ATTENTION_BACKENDS),
     "compile": ("auto", "on", "off"),
     "kv_cache": ("auto", "on", "off"),
+    "degrees": ("given", "auto"),
     "decode": ("auto", "on", "off"),
     "interconnect": ("nvlink", "pcie"),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from render_farm.cli.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.terminal import Json, duration, error_line, plural, print_json
 from render_farm.errors import InvalidJobError, ManifestError, ModelError
 
@@ -53,6 +55,10 @@ def plan(
     strict: Annotated[
         bool, typer.Option("--strict", help="A row that cannot be rendered makes it exit code 2.")
     ] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="GPU workers of one host, for `auto`.")] = 8,
+    ulysses: Ulysses = None,
+    ring: Ring = None,
+    cfg_parallel: CfgParallel = None,
     as_json: Json = False,
 ) -> None:
     """Show every film's segments, without rendering.
@@ -60,16 +66,19 @@ def plan(
     What cannot be rendered is refused, with the reason and what would work. Exit code 11 when some rows are refused,
     10 when all are, 2 for a manifest that cannot be used.
     """
+    from render_farm.cli.plan_groups import GroupPlanner
     from render_farm.config import load_settings
     from render_farm.manifest.reader import load_manifest
 
-    facts = FactsOfModels(load_settings().model)
+    settings = load_settings()
+    facts = FactsOfModels(settings.model)
+    groups = GroupPlanner(settings, workers, {"ulysses": ulysses, "ring": ring, "cfg_parallel": cfg_parallel})
     totals = Totals()
     films: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     for row in load_manifest(manifest):
         try:
-            film = plan_row(row, facts)
+            film = plan_row(row, facts, groups.flags)
         except InvalidJobError as error:
             totals.refused += 1
             lines = [f"{row.label}: {problem}" for problem in error.problems]
@@ -79,9 +88,10 @@ def plan(
         if totals.films > jobs:
             continue
         if as_json:
-            films.append(_described(film))
+            films.append({**_described(film), "groups": groups.described(film)})
         else:
-            print("\n".join([*_drawn(film), *(f"  note: {warning}" for warning in film.warnings), ""]))
+            notes = (f"  note: {warning}" for warning in film.warnings)
+            print("\n".join([*_drawn(film), *(f"  {line}" for line in groups.lines(film)), *notes, ""]))
     problems = [line for entry in refused for line in entry["problems"]]
     exit_code = 2 if strict and refused else totals.exit_code
     if as_json:
@@ -152,15 +162,16 @@ class FactsOfModels:
         )
 
 
-def plan_row(row: Row, facts: FactsOfModels) -> FilmPlan:
-    """Raises `InvalidJobError` for a row that cannot be rendered."""
+def plan_row(row: Row, facts: FactsOfModels, group: Mapping[str, int] = MappingProxyType({})) -> FilmPlan:
+    """Raises `InvalidJobError` for a row that cannot be rendered. `group` are degrees for jobs that name none."""
     from render_farm.errors import Problem
     from render_farm.planning import plan_film
 
     if row.job is None:
         raise InvalidJobError(row.problems, job_id=row.job_id)
+    job: Any = replace(row.job, **{name: degree for name, degree in group.items() if getattr(row.job, name) is None})
     try:
-        return plan_film(row.job, facts.of(row.job.model))
+        return plan_film(job, facts.of(row.job.model))
     except ModelError as error:
         raise InvalidJobError([Problem(field="model", message=str(error))], job_id=row.job_id) from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from render_farm.cli.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.terminal import Json, error_line, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
@@ -49,11 +50,9 @@ def render(
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="GPU or CPU workers in all.")] = None,
     device: Annotated[Device, typer.Option("--device", help="Where to render.")] = Device.AUTO,
-    ulysses: Annotated[int | None, typer.Option("--ulysses", min=1, help="Workers that share attention heads.")] = None,
-    ring: Annotated[int | None, typer.Option("--ring", min=1, help="Workers that share tokens in a ring.")] = None,
-    cfg_parallel: Annotated[
-        int | None, typer.Option("--cfg-parallel", min=1, max=2, help="2: both guidance branches at once.")
-    ] = None,
+    ulysses: Ulysses = None,
+    ring: Ring = None,
+    cfg_parallel: CfgParallel = None,
     keep_latents: Annotated[bool, typer.Option("--keep-latents", help="Store each film's latents too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row ends the run before it starts.")] = False,
     timeout: Annotated[

@@ -30,6 +30,9 @@ class Cluster:
     private: bool
     num_gpus: int
     num_cpus: int
+    most_gpus: int = 0
+    """Of one host."""
+    most_cpus: int = 1
     dashboard: str = ""
     """Address of this run's job in Ray's dashboard; empty where there is none."""
 
@@ -95,6 +98,8 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
             private=private,
             num_gpus=int(resources.get("GPU", 0)),
             num_cpus=int(resources.get("CPU", 1)) if not private else os.cpu_count() or 1,
+            most_gpus=_most("GPU"),
+            most_cpus=_most("CPU"),
             dashboard=dashboard,
         )
     finally:
@@ -122,6 +127,13 @@ def _wait_until_gone(name: str) -> None:
         except ValueError:
             return
         time.sleep(0.1)
+
+
+def _most(resource: str) -> int:
+    """How much of it the host has that has most."""
+    import ray
+
+    return int(max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0))
 
 
 def _start(**options: Any) -> None:

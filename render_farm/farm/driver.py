@@ -13,14 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import render_farm
 from render_farm.config import Settings
 from render_farm.errors import NotFoundError, RenderFarmError, UsageError
 from render_farm.farm.cluster import Cluster, connect, resolve_address
+from render_farm.farm.group_choice import MOST_CPU_WORKERS, GroupChooser, Host, this_host
 from render_farm.farm.held_run import hold
 from render_farm.farm.prepare import PreparedRun, RunContext, prepare
 from render_farm.farm.request import RunRequest
@@ -34,7 +36,7 @@ from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.uris import shown_uri
-from render_farm.planning import ModelFacts
+from render_farm.planning.groups import nearest_shape, possible_shapes
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.scheduling.states import RunState, exit_code, run_state
 from render_farm.storage.layout import check_id
@@ -43,12 +45,14 @@ from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.run_state import load_run_state
 from render_farm.storage.store import open_store, refuse_for_farm
 
+if TYPE_CHECKING:
+    from render_farm.engine import Engine
+
 OnSnapshot = Callable[[RunSnapshot], None]
 
 _POLL_S = 0.2
 _STOP_WITHIN_S = 120.0
 _FILMS_A_CALL = 200
-_MOST_CPU_WORKERS = 4
 EXIT_TIMED_OUT = 13
 EXIT_INTERRUPTED = 130
 
@@ -88,6 +92,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
         device = _device(request, _local_gpus() if cluster is None else cluster.num_gpus)
         dtype = _dtype(request, device)
         _check_attention(request.settings.engine.attention, device)
+        engine_of = cache(lambda model: _engine(model, dtype, request.settings))
         context = RunContext(
             run_id=source.run_id,
             output=request.output,
@@ -103,9 +108,10 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             previews=request.settings.previews,
             share_by=request.settings.scheduling.share_by,
             group_options=request.settings.group,
+            groups_of=_groups_of(request, cluster, device, engine_of),
             state=load_run_state(store, source.run_id),
         )
-        prepared = prepare(source.rows, context, lambda model: _facts(model, dtype, request.settings))
+        prepared = prepare(source.rows, context, lambda model: engine_of(model).facts)
         spec = RunSpec(
             run_id=source.run_id,
             output=request.output,
@@ -165,7 +171,8 @@ def _check_attention(name: str, device: str) -> None:
     check_device(name, device)
 
 
-def _facts(model: str, dtype: str, settings: Settings) -> ModelFacts:
+def _engine(model: str, dtype: str, settings: Settings) -> Engine:
+    """A model that is looked at; nothing of it is loaded."""
     from render_farm.engine import load_engine
 
     return load_engine(
@@ -175,12 +182,32 @@ def _facts(model: str, dtype: str, settings: Settings) -> ModelFacts:
         with_text_encoder=False,
         cache_folder=Path(settings.model_cache),
         options=settings.engine,
-    ).facts
+    )
 
 
 def _group(request: RunRequest) -> dict[str, int]:
     degrees = {"ulysses": request.ulysses, "ring": request.ring, "cfg_parallel": request.cfg_parallel}
-    return {name: degree for name, degree in degrees.items() if degree is not None}
+    return {name: degree for name, degree in degrees.items() if isinstance(degree, int)}
+
+
+def _groups_of(
+    request: RunRequest, cluster: Cluster | None, device: str, engine_of: Callable[[str], Engine]
+) -> GroupChooser:
+    from render_farm.engine.shapes import read_shapes
+
+    settings = request.settings
+    if cluster is None:
+        host = this_host(device, request.num_workers)
+    else:
+        places = cluster.most_gpus if device == "cuda" else min(cluster.most_cpus, MOST_CPU_WORKERS)
+        host = Host(device=device, num_workers=min(request.num_workers or places, places))
+    asked = (request.ulysses, request.ring, request.cfg_parallel)
+    return GroupChooser(
+        settings.group,
+        host,
+        lambda model: read_shapes(engine_of(model).checkpoint.folder),
+        chooses=settings.group.degrees == "auto" or "auto" in asked,
+    )
 
 
 def _local_gpus() -> int:
@@ -206,7 +233,7 @@ def _dtype(request: RunRequest, device: str) -> str:
 
 
 def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entries: Sequence[FilmEntry]) -> FarmShape:
-    most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, _MOST_CPU_WORKERS)
+    most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, MOST_CPU_WORKERS)
     if request.num_workers is not None and request.num_workers < 1:
         raise UsageError(f"--workers: {request.num_workers} is less than 1")
     largest = max(entries, key=lambda entry: entry.group.size)
@@ -214,10 +241,18 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
     useful = max(group.size, sum(entry.most_workers for entry in entries))
     num_workers = request.num_workers or max(1, min(most, useful))
     if group.size > num_workers:
+        plan = largest.task.plan
+        able = possible_shapes(
+            num_heads=plan.facts.num_heads,
+            tokens_per_frame=plan.tokens_per_frame,
+            guided=plan.job.guided,
+            num_workers=num_workers,
+        )
         raise UsageError(
             f"job {largest.task.job_id} asks for {group}: {group.size} workers for one segment, and this run "
             f"has {num_workers}",
-            advice=f"--workers {group.size}, or smaller degrees: their product is at most {num_workers}",
+            advice=f"--workers {group.size}, or degrees of at most {num_workers} workers: "
+            f"{nearest_shape(group, able)} would work",
         )
     if device == "cuda" and num_workers > cluster.num_gpus:
         raise UsageError(f"--workers: {num_workers} is more than the cluster's {cluster.num_gpus} GPUs")

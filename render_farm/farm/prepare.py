@@ -20,6 +20,7 @@ from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 from render_farm.planning.cost import segment_token_passes
+from render_farm.planning.group_choice import FilmGroups
 from render_farm.planning.groups import group_of
 from render_farm.scheduling.states import JobState
 from render_farm.storage.run_state import JobRow, RunState
@@ -63,6 +64,8 @@ class RunContext:
     share_by: str = "owner"
     """What the workers are shared by (`config.SchedulingSettings`)."""
     group_options: GroupOptions = GroupOptions()
+    groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
+    """The render groups that a film has."""
     state: RunState = field(default_factory=RunState)
     """What the run knew when it was last at work."""
 
@@ -151,7 +154,7 @@ def _taken_out(plan: FilmPlan, row: JobRow) -> Result:
 
 
 def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmEntry:
-    plan = film.plan
+    plan, groups = film.plan, context.groups_of(film.plan)
     return FilmEntry(
         task=FilmTask(
             run_id=context.run_id,
@@ -174,7 +177,8 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
         deadline_s=film.deadline_s,
         share=film.share,
         texts=plan.texts,
-        group=group_of(plan.job),
+        group=groups.group,
+        joined=groups.joined,
     )
 
 

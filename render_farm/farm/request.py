@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from render_farm.config import Settings
+
+Degree = int | Literal["auto"] | None
+"""Of render groups, for jobs that name none. `auto` anywhere leaves the degrees that are no numbers to the farm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +32,9 @@ class RunRequest:
     num_workers: int | None = None
     """None: every GPU of the cluster; on the CPU, a few, no more than there are films."""
     device: str = "auto"
-    ulysses: int | None = None
-    ring: int | None = None
-    cfg_parallel: int | None = None
+    ulysses: Degree = None
+    ring: Degree = None
+    cfg_parallel: Degree = None
     keep_latents: bool = False
     strict: bool = False
     timeout_s: float | None = None
