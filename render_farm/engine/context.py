@@ -66,8 +66,12 @@ class WindowContext:
 
     prompts: tuple[PromptTokens, ...]
     """One for each guidance branch that is computed here."""
+    first_branch: int = 0
+    """Which of the guidance branches the first of them is."""
     rope: RopeTable
     """Of the tokens that are computed here."""
+    tokens_per_frame: int
+    """On all ranks of the group."""
     sample_info: int
     """0 for 16 frames a second, 1 for any other, as the pipeline maps `fps`."""
     attention: SelfAttention

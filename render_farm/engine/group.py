@@ -40,6 +40,14 @@ class RenderGroup(Protocol):
         """From (B F N C) for each own branch on every rank to (B F S C) for each branch, on all ranks."""
         ...
 
+    def num_own(self, tokens_per_frame: int) -> int:
+        """How many of the S tokens of a frame are on this rank, padding left out."""
+        ...
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the ranks that share the tokens of this rank's branches."""
+        ...
+
     def all_agree(self, here: bool) -> bool:
         """Whether `here` is true on every rank; the same answer on all of them."""
         ...
@@ -61,6 +69,12 @@ class Alone:
 
     def gather(self, own: tuple[Tensor, ...], tokens_per_frame: int) -> tuple[Tensor, ...]:
         return own
+
+    def num_own(self, tokens_per_frame: int) -> int:
+        return tokens_per_frame
+
+    def total(self, values: Tensor) -> Tensor:
+        return values
 
     def all_agree(self, here: bool) -> bool:
         return here

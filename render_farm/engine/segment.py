@@ -201,7 +201,8 @@ def _window_context(
     cache = window_cache_plan(transformer, plan, window.index, attention, group)
     keeps = group.all_agree(cache.keeps)
     texts = [plan.job.prompt_of(window.index), *([plan.job.negative_prompt] if plan.job.guided else [])]
-    texts = texts[group.own_branches(len(texts))]
+    branches = group.own_branches(len(texts))
+    texts = texts[branches]
     merge_padding = transformer.device.type == "cpu" and transformer.dtype == torch.float32
     rope = rope_table(
         transformer.rope,
@@ -218,7 +219,9 @@ def _window_context(
             )
             for text in texts
         ),
+        first_branch=branches.start,
         rope=rope.share(group.shard),
+        tokens_per_frame=plan.tokens_per_frame,
         sample_info=0 if plan.job.fps == 16 else 1,
         attention=group.attention(attention.own, plan.tokens_per_frame),
         cross_attention=attention.cross,

@@ -101,12 +101,16 @@ class FirstBlockCache:
     @staticmethod
     def _change(now: Streams, before: Streams, ctx: PassContext) -> float:
         num_frames = ctx.span.block_size if ctx.span.block_size > 1 else ctx.span.stop - ctx.span.output_start
-        changes = []
-        for new, old in zip(now, before, strict=True):
-            size = (-1, num_frames * ctx.tokens_per_frame)
-            difference = (new - old).abs().float().unflatten(1, size).mean(dim=(0, 2, 3))
-            changes.append(difference / old.abs().float().unflatten(1, size).mean(dim=(0, 2, 3)))
-        return torch.stack(changes).max().item()
+        group = ctx.window.group
+        num_own = group.num_own(ctx.window.tokens_per_frame)
+
+        def sums(states: Tensor) -> Tensor:
+            """By block, padding left out."""
+            blocks = states.abs().float().unflatten(1, (-1, num_frames, ctx.tokens_per_frame))
+            return blocks[:, :, :, :num_own].sum(dim=(0, 2, 3, 4))
+
+        changes = [group.total(torch.stack((sums(new - old), sums(old)))) for new, old in zip(now, before, strict=True)]
+        return max((difference / whole).max().item() for difference, whole in changes)
 
 
 class MagCache:
@@ -162,7 +166,7 @@ class MagCache:
             return False
         errors = {}
         for frame in frames:
-            for branch in range(num_branches):
+            for branch in range(ctx.window.first_branch, ctx.window.first_branch + num_branches):
                 now = self._magnitudes.at(self._timesteps[self._row][frame], branch)
                 ratio = now / self._magnitudes.at(self._computed_at[frame], branch)
                 errors[frame, branch] = self._errors.get((frame, branch), 0.0) + abs(1.0 - ratio)

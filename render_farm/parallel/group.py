@@ -11,6 +11,7 @@ from torch import Tensor
 from render_farm.engine.attention import SelfAttention
 from render_farm.errors import UsageError
 from render_farm.parallel.attention import GroupAttention
+from render_farm.parallel.library import xfuser
 from render_farm.parallel.process_group import ProcessGroups
 from render_farm.parallel.slices import Slices
 from render_farm.planning.groups import GroupShape
@@ -81,6 +82,16 @@ class ParallelGroup:
         parts = parts.unflatten(0, (self._shape.cfg, self._shape.sequence))  # cfg, rank, branches here, B F N C
         whole = parts.permute(0, 2, 3, 4, 1, 5, 6).flatten(4, 5)[..., :tokens_per_frame, :]
         return whole.flatten(0, 1).unbind(0)
+
+    def num_own(self, tokens_per_frame: int) -> int:
+        return self._slices(tokens_per_frame).num_real(self._sequence_rank, 1)
+
+    def total(self, values: Tensor) -> Tensor:
+        if self._shape.sequence == 1:
+            return values
+        whole = values.clone()
+        dist.all_reduce(whole, group=xfuser().state.get_sp_group().device_group)
+        return whole
 
     def all_agree(self, here: bool) -> bool:
         answer = torch.tensor([here], dtype=torch.int32)

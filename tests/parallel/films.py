@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from render_farm.engine import Engine, Inputs, load_engine
+from render_farm.engine import Engine, Inputs, StepProgress, load_engine
 from render_farm.engine.group import RenderGroup
 from render_farm.job import RenderJob
 from render_farm.planning import FilmPlan
@@ -88,6 +88,19 @@ def digest(latents: np.ndarray) -> str:
     return hashlib.sha256(latents.tobytes()).hexdigest()
 
 
-def render_here(group: RenderGroup, folder: Path, jobs: list[RenderJob]) -> list[np.ndarray]:
+def render_here(group: RenderGroup | None, folder: Path, jobs: list[RenderJob]) -> list[np.ndarray]:
     """On a rank: the films' latents."""
     return [render(engine_of(folder), job, group) for job in jobs]
+
+
+def render_counted(group: RenderGroup | None, folder: Path, jobs: list[RenderJob]) -> list[tuple[np.ndarray, int]]:
+    """The films' latents, and how many steps the step cache skipped in all."""
+    films = []
+    for job in jobs:
+        skipped: dict[int, int] = {}
+
+        def on_step(progress: StepProgress, skipped: dict[int, int] = skipped) -> None:
+            skipped[progress.segment] = progress.num_skipped
+
+        films.append((render(engine_of(folder), job, group, on_step), sum(skipped.values())))
+    return films

@@ -9,9 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import SkyReelsV2ImageToVideoPipeline
 
+from render_farm.engine import load_engine
+from render_farm.engine.calibrate import measure_magnitudes, save_magnitudes
 from render_farm.parallel import GroupShape
-from tests.parallel.films import FILMS, engine_of, inputs_of, make_job, render, render_here
+from tests.parallel.films import (
+    BLOCKS,
+    FILMS,
+    WINDOWS,
+    engine_of,
+    inputs_of,
+    make_job,
+    render,
+    render_counted,
+    render_here,
+)
 from tests.parallel.ranks import RankFailed, RankPool, rank_pool
 from tests.parity.reference import build_pipeline, load_pipeline, pipeline_for, render_reference
 
@@ -103,3 +116,37 @@ def test_cfg_needs_guidance(pool: RankPool, folder: Path) -> None:
     job = make_job("synchronous, two windows, guidance off")
     with pytest.raises(RankFailed, match="use cfg 1 where guidance is off"):
         pool.in_group(GroupShape(cfg=2), render_here, folder, [job])
+
+
+CACHED = {"first_block:0.3": {"num_frames": 17}, "mag:0.3:retain=0": {"num_frames": 57, **WINDOWS, **BLOCKS}}
+
+
+def test_a_step_cache_skips_in_a_group_what_it_skips_on_one_rank(pool: RankPool, tmp_path: Path) -> None:
+    """15 tokens a frame on 4 ranks: what padding holds must not count."""
+    build_pipeline(num_layers=2, num_attention_heads=4).save_pretrained(tmp_path)
+    plain = load_engine(tmp_path, device="cpu", dtype="float32")
+    save_magnitudes(tmp_path, measure_magnitudes(plain, make_job("synchronous", num_inference_steps=8)))
+    jobs = [make_job("synchronous", **film, num_inference_steps=8, cache=cache) for cache, film in CACHED.items()]
+    alone = render_counted(None, tmp_path, jobs)
+    assert all(0 < skipped < 8 for _, skipped in alone)
+    for shape in (GroupShape(cfg=2, ulysses=2), GroupShape(ulysses=2, ring=2)):
+        for (ours, counted), (expected, skipped) in zip(
+            pool.in_group(shape, render_counted, tmp_path, jobs)[0], alone, strict=True
+        ):
+            assert counted == skipped, shape
+            assert np.abs(ours - expected).max() <= TOLERANCE, shape
+
+
+IMAGE_MODELS: dict[str, dict[str, Any]] = {"i2v": {}, "flf2v": {"pos_embed_seq_len": 2 * 17}}
+"""Checkpoints that attend to the images' tokens, and what their transformers have besides."""
+
+
+@pytest.mark.parametrize("task", IMAGE_MODELS)
+def test_models_that_attend_to_images(task: str, pool: RankPool, tmp_path: Path) -> None:
+    pipeline = build_pipeline(2, sample_info=False, cls=SkyReelsV2ImageToVideoPipeline, **IMAGE_MODELS[task])
+    pipeline.save_pretrained(tmp_path)
+    jobs = [make_job("image", task=task, num_frames=17)]
+    expected = render_here(None, tmp_path, jobs)[0]
+    for shape in (GroupShape(cfg=2, ulysses=2), GroupShape(ulysses=2, ring=2)):
+        film = pool.in_group(shape, render_here, tmp_path, jobs)[0][0]
+        assert np.abs(film - expected).max() <= TOLERANCE, shape

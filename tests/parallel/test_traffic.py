@@ -34,14 +34,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def one_step(group: ParallelGroup, folder: Path) -> tuple[dict[str, int], dict[str, int]]:
+def one_step(group: ParallelGroup, folder: Path) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
     engine: Any = load_engine(folder, device="cpu", dtype="float32")
     plan = engine.plan(make_job("synchronous", num_inference_steps=1))
     embeddings = engine.encode_prompts(plan.texts)
     with torch.inference_mode(), Traffic() as traffic:
         engine.render_segment(plan, 0, history=None, embeddings=embeddings, group=group)
     sent = {name: count for name, count in traffic.sent_bytes.items() if count}
-    return sent, expected_bytes(engine, plan, group._groups.seat.shape)
+    return sent, expected_bytes(engine, plan, group.shape), dict(traffic.num_exchanges)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,9 @@ def one_step(group: ParallelGroup, folder: Path) -> tuple[dict[str, int], dict[s
     ids=str,
 )
 def test_a_step_sends_what_the_formula_says(shape: GroupShape, pool: RankPool, folder: Path) -> None:
-    for sent, expected in pool.in_group(shape, one_step, folder):
+    for sent, expected, exchanges in pool.in_group(shape, one_step, folder):
         assert sent == expected
+        assert exchanges["predictions"] == 1, "the branches meet once a step"
         assert set(expected) == {
             "predictions",
             *(["ulysses"] if shape.ulysses > 1 else []),
