@@ -169,9 +169,9 @@ def plan_row(row: Row, facts: FactsOfModels, group: Mapping[str, int] = MappingP
 
     if row.job is None:
         raise InvalidJobError(row.problems, job_id=row.job_id)
-    job: Any = replace(row.job, **{name: degree for name, degree in group.items() if getattr(row.job, name) is None})
+    given: dict[str, Any] = {name: degree for name, degree in group.items() if getattr(row.job, name) is None}
     try:
-        return plan_film(job, facts.of(row.job.model))
+        return plan_film(replace(row.job, **given), facts.of(row.job.model))
     except ModelError as error:
         raise InvalidJobError([Problem(field="model", message=str(error))], job_id=row.job_id) from error
 

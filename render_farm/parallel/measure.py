@@ -67,6 +67,8 @@ class GroupResult:
 
     shape: GroupShape
     step_s: float
+    step_cpu_s: float
+    """Of rank 0's process: what is left of `step_s` are waits, for the other ranks or for a processor."""
     speedup: float
     """Time of one rank over this."""
     efficiency: float
@@ -123,6 +125,7 @@ class _Measured:
     """What rank 0 answers."""
 
     step_s: float
+    step_cpu_s: float
     latents: Tensor
     forming_s: float
     sent_bytes: dict[str, int]
@@ -156,6 +159,7 @@ def _result(shape: GroupShape, own: _Measured, alone: _Measured) -> GroupResult:
     return GroupResult(
         shape=shape,
         step_s=round(own.step_s, 5),
+        step_cpu_s=round(own.step_cpu_s, 5),
         speedup=round(alone.step_s / own.step_s, 3),
         efficiency=round(alone.step_s / own.step_s / shape.size, 3),
         largest_difference=float((own.latents - alone.latents).abs().max()),
@@ -235,11 +239,13 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
     plan, brief = _plan(engine, request, request.steps), _plan(engine, request, 1)
     embeddings = _embeddings(engine, plan)
     times: list[float] = []
+    cpu_times: list[float] = []
 
     def on_step(_: Any) -> None:
         if engine.device.type == "cuda":
             torch.cuda.synchronize(engine.device)
         times.append(time.perf_counter())
+        cpu_times.append(time.process_time())
 
     started, forming_s, exchanges = time.perf_counter(), 0.0, None
     sent: dict[str, int] = {}
@@ -263,6 +269,7 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
     shape = TransformerShape.from_config(engine.transformer.config)
     return _Measured(
         step_s=(times[-1] - times[0]) / (len(times) - 1),
+        step_cpu_s=(cpu_times[-1] - cpu_times[0]) / (len(times) - 1),
         latents=latents,
         forming_s=forming_s,
         sent_bytes=sent,
