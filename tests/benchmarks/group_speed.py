@@ -50,7 +50,7 @@ def report(steps: int) -> Iterator[str]:
     yield f"{processor()}, {os.cpu_count()} cores, a thread a rank; Python {platform.python_version()}, {packages}."
     yield f"Load of the machine before: {os.getloadavg()[0]:.1f}. `-h` describes the film; {steps - 1} steps counted."
     yield ""
-    yield "| cfg, ulysses, ring | s/step | rank 0: CPU s/step | predicted | times faster | by CPU s | bar | difference |"
+    yield "| cfg, ulysses, ring | s/step | CPU s/step | predicted | times faster | by CPU s | bar | difference |"
     yield "|---" * 8 + "|"
     alone: GroupResult | None = None
     for result in measure(GroupBenchRequest(shapes=tuple(BARS), steps=steps, device="cpu")):
