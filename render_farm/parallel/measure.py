@@ -2,7 +2,7 @@
 
 Every rank is a process with one thread (CPU) or one GPU; all of them live through the whole measurement, and groups of
 other shapes form between them. Times are of rank 0, per step, after a first one that is not counted. With `decode`, a
-VAE of the published size with random weights decodes a few latent frames too, by rows.
+VAE with random weights decodes a few latent frames too, by rows.
 """
 
 from __future__ import annotations

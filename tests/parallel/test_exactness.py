@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +119,21 @@ def test_cfg_needs_guidance(pool: RankPool, folder: Path) -> None:
         pool.in_group(GroupShape(cfg=2), render_here, folder, [job])
 
 
-CACHED = {"first_block:0.3": {"num_frames": 17}, "mag:0.3:retain=0": {"num_frames": 57, **WINDOWS, **BLOCKS}}
+CACHED = {"first_block:0.8": {"num_frames": 17}, "mag:0.1:retain=0": {"num_frames": 57, **WINDOWS, **BLOCKS}}
 
 
 def test_a_step_cache_skips_in_a_group_what_it_skips_on_one_rank(pool: RankPool, tmp_path: Path) -> None:
-    """15 tokens a frame on 4 ranks: what padding holds must not count."""
+    """15 tokens a frame on 4 ranks: what padding holds must not count. The branch without prompt changes most, and with
+    cfg 2 it is on other ranks."""
     build_pipeline(num_layers=2, num_attention_heads=4).save_pretrained(tmp_path)
     plain = load_engine(tmp_path, device="cpu", dtype="float32")
-    save_magnitudes(tmp_path, measure_magnitudes(plain, make_job("synchronous", num_inference_steps=8)))
+    found = measure_magnitudes(plain, make_job("synchronous", num_inference_steps=8))
+    save_magnitudes(
+        tmp_path, replace(found, branches=(found.branches[0], tuple(value**1.5 for value in found.branches[1])))
+    )
     jobs = [make_job("synchronous", **film, num_inference_steps=8, cache=cache) for cache, film in CACHED.items()]
     alone = render_counted(None, tmp_path, jobs)
-    assert all(0 < skipped < 8 for _, skipped in alone)
+    assert all(skipped > 0 for _, skipped in alone)
     for shape in (GroupShape(cfg=2, ulysses=2), GroupShape(ulysses=2, ring=2)):
         for (ours, counted), (expected, skipped) in zip(
             pool.in_group(shape, render_counted, tmp_path, jobs)[0], alone, strict=True
