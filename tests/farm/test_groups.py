@@ -34,3 +34,18 @@ def test_a_group_larger_than_the_farm_is_refused(tmp_path):
     done = films.render(manifest, "--output", str(tmp_path / "out"), "--workers", "2", "--device", "cpu")
     assert done.returncode == 2
     assert "4 workers for one segment" in done.stderr and "--workers 4" in done.stderr
+    assert "cfg 1 x ulysses 2 x ring 1 would work" in done.stderr
+
+
+def test_with_auto_degrees_an_idle_worker_joins_and_both_decode(tmp_path):
+    """By the cost model no worker would join so small a film: the settings say that exchanges cost nothing."""
+    job = films.job("film", **{**films.THREE_SEGMENTS, "height": 64, "width": 64})
+    arguments = ["--workers", "2", "--ulysses", "auto", "--keep-latents", "--device", "cpu"]
+    free = {"RENDER_FARM_GROUP_EXCHANGE_S": "1e-12", "RENDER_FARM_GROUP_BYTES_PER_S": "1e18"}
+    done = films.render(films.manifest(tmp_path, [job]), "--output", str(tmp_path / "out"), *arguments, **free)
+    assert done.returncode == 0, done.stderr
+    segments = films.document(tmp_path / "out", "film")["segments"]
+    assert [segment["group_shape"] for segment in segments][-1] == [2, 1, 1]
+    alone = load_engine("tiny", device="cpu").render(job).latents.numpy()
+    assert np.abs(films.latents(tmp_path / "out", "film") - alone).max() <= 1e-4
+    films.assert_complete(tmp_path / "out", "film", num_frames=53)
