@@ -1,0 +1,75 @@
+"""`bench parallel` runs with the engine's packages only, and what it prints holds together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from render_farm.config import load_settings
+from render_farm.parallel.bench import document, lines
+from render_farm.parallel.measure import GroupResult
+from render_farm.planning.group_cost import GroupMachine, machine_of
+from render_farm.planning.groups import GroupShape
+
+ROOT = Path(__file__).parents[2]
+BLOCK = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ray", "typer", "rich"):
+            raise ModuleNotFoundError("blocked: " + name, name=name)
+
+sys.meta_path.insert(0, Block())
+"""
+MACHINE = GroupMachine(operations_per_s=5e10, bytes_per_s=9e8, exchange_s=2.4e-3, decoding_operations_per_s=0.0)
+
+
+def result(shape: GroupShape, machine: GroupMachine | None = None) -> GroupResult:
+    return GroupResult(
+        shape=shape,
+        step_s=0.5,
+        step_cpu_s=0.4,
+        speedup=1.5,
+        efficiency=0.75,
+        largest_difference=1e-6,
+        forming_s=0.1,
+        sent_bytes={"ulysses": 1000, "predictions": 8} if machine else {},
+        expected_bytes={"ulysses": 1000, "predictions": 9} if machine else {},
+        predicted_s=0.45,
+        machine=machine,
+    )
+
+
+def test_it_needs_neither_ray_nor_typer_nor_rich(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    done = subprocess.run(
+        [sys.executable, "-m", "render_farm.parallel.bench"]
+        + ["--degrees", "1x2x1", "--num-frames", "5", "--steps", "2", "--device", "cpu", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    alone, two = printed["results"]
+    assert (alone["shape"], two["shape"]) == ([1, 1, 1], [1, 2, 1])
+    assert two["largest_difference"] <= 1e-4
+    assert two["sent_bytes"] == two["expected_bytes"] and two["sent_bytes"]["ulysses"] > 0
+    assert two["predicted_s"] > 0 and two["step_cpu_s"] > 0
+    assert min(printed["machine"][name] for name in ("operations_per_s", "bytes_per_s", "exchange_s")) > 0
+
+
+def test_the_machine_it_prints_is_a_table_of_the_settings(tmp_path: Path) -> None:
+    printed = list(lines([result(GroupShape()), result(GroupShape(ulysses=2), MACHINE)]))
+    assert "ulysses 1,000 (as computed), predictions 8 (not as computed)" in printed[2]
+    settings = tmp_path / "farm.toml"
+    settings.write_text("\n".join(printed[printed.index("[group]") :]))
+    machine = machine_of(load_settings(file=str(settings), environment={}).group, "cpu")
+    assert (machine.operations_per_s, machine.bytes_per_s, machine.exchange_s) == (5e10, 9e8, 2.4e-3)
+    assert document([result(GroupShape())])["machine"] is None
