@@ -46,9 +46,9 @@ def result(shape: GroupShape, machine: GroupMachine | None = None) -> GroupResul
 
 def test_it_needs_neither_ray_nor_typer_nor_rich(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    arguments = ["--degrees", "1x2x1", "--num-frames", "5", "--steps", "2", "--device", "cpu", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "render_farm.parallel.bench"]
-        + ["--degrees", "1x2x1", "--num-frames", "5", "--steps", "2", "--device", "cpu", "--json"],
+        [sys.executable, "-m", "render_farm.parallel.bench", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
