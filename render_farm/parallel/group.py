@@ -11,6 +11,7 @@ from torch import Tensor
 from render_farm.engine.attention import SelfAttention
 from render_farm.errors import UsageError
 from render_farm.parallel.attention import GroupAttention
+from render_farm.parallel.first_layer import SharedFirstLayer
 from render_farm.parallel.library import xfuser
 from render_farm.parallel.process_group import ProcessGroups
 from render_farm.parallel.slices import Slices
@@ -21,7 +22,8 @@ class ParallelGroup:
     """One rank of the group that `groups` formed.
 
     A step makes, per layer and branch computed here, the exchanges of `attention`, and one more (`gather`): predictions
-    of all tokens and of both guidance branches go to every rank, which then guides and samples alike.
+    of all tokens and of both guidance branches go to every rank, which then guides and samples alike. With the branches
+    on two halves, these also share out the first layer's self-attention, which is the same in both.
     """
 
     def __init__(self, groups: ProcessGroups) -> None:
@@ -62,14 +64,18 @@ class ParallelGroup:
         return slice(self._cfg_rank, self._cfg_rank + 1)
 
     def attention(self, alone: SelfAttention, tokens_per_frame: int) -> SelfAttention:
-        if self._shape.sequence == 1:
-            return alone
-        return GroupAttention(
-            alone,
-            self._slices(tokens_per_frame),
-            shape=self._shape,
-            ring_rank=self._sequence_rank // self._shape.ulysses,
-        )
+        own = alone
+        if self._shape.sequence > 1:
+            own = GroupAttention(
+                alone,
+                self._slices(tokens_per_frame),
+                shape=self._shape,
+                ring_rank=self._sequence_rank // self._shape.ulysses,
+            )
+        if self._shape.cfg == 1:
+            return own
+        pair = xfuser().state.get_cfg_group().device_group
+        return SharedFirstLayer(own, shape=self._shape, cfg_rank=self._cfg_rank, pair=pair)
 
     def shard(self, tokens: Tensor, dim: int) -> Tensor:
         if self._shape.sequence == 1:

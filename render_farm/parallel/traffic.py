@@ -13,8 +13,8 @@ from render_farm.parallel.library import xfuser
 
 
 class Traffic(TorchDispatchMode):
-    """Inside this context, `sent_bytes` grows by what leaves the process: `ulysses`, `ring`, `predictions`, and of
-    decoding `rows`: what goes to the neighbours."""
+    """Inside this context, `sent_bytes` grows by what leaves the process: `ulysses`, `ring`, `first_layer`,
+    `predictions`, and of decoding `rows`: what goes to the neighbours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,6 +32,8 @@ class Traffic(TorchDispatchMode):
             is_ring = group == xfuser().sequence_groups.RING_PG.group_name
             share = 1.0 if is_ring else (size - 1) / size
             self._add("ring" if is_ring else "ulysses", _bytes(tensor) * share)
+        elif "_c10d_functional.all_gather_into_tensor" in name:
+            self._add("first_layer", _bytes(args[0]) * (args[1] - 1))
         elif "allgather_base" in name or "all_gather_into_tensor" in name:
             tensor = args[1] if isinstance(args[1], Tensor) else args[0]
             self._add("predictions", _bytes(tensor) * (xfuser().state.get_world_group().world_size - 1))

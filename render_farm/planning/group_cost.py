@@ -3,13 +3,14 @@
 Formulas for one step of T tokens (all frames that move or are read), L layers, width E, feed-forward width F, C values
 predicted a token, b bytes an element, G guidance branches, and a group of P = U x R ranks a branch:
 
-- operations of a rank: G/cfg * L * T/P * (12 E^2 + 4 E F + 4 T E + 4 * 512 E) (each multiply-add counts as two);
-- Ulysses sends 4 exchanges (query, key, value, output) of T/P * E elements a layer and branch, of which (U-1)/U leave
+- operations of a rank: T/P * (G/cfg * L * (12 E^2 + 4 E F + 4 * 512 E) + A * 4 T E), a multiply-add counted as two;
+- A self-attentions: G/cfg * L, less what the branches share in the first layer, before the first prompt. A rank that
+  computes both does that one once; the halves of a group share it out by heads and each counts half of it, where
+  2 x U divides the heads: A = (G L - 1)/cfg. They then exchange what they saw: T/P * E/2 * b;
+- Ulysses sends 4 exchanges (query, key, value, output) of T/P * E elements a self-attention, of which (U-1)/U leave
   the rank: 4 (U-1)/U * T/P * E * b;
-- the ring sends keys and values on R-1 times: 2 (R-1) * T/P * E * b a layer and branch;
+- the ring sends keys and values on R-1 times: 2 (R-1) * T/P * E * b a self-attention;
 - the exchange of predictions sends them to the other cfg * P - 1 ranks, once: (cfg * P - 1) * G/cfg * T/P * C * b.
-
-The first layer's self-attention is one for both branches where one rank computes both.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class StepWork:
     output_tokens: float | None = None
     """Of the frames that are predicted; None: all."""
     output_width: int = 64
+    num_heads: int = 0
+    """0: as many as it takes to share any way."""
     bytes_per_element: int = 2
 
     def padded(self, num_ranks: int) -> float:
@@ -92,6 +95,7 @@ def step_work(plan: FilmPlan, shape: TransformerShape) -> StepWork:
         num_tokens=num_frames * plan.tokens_per_frame,
         tokens_per_frame=plan.tokens_per_frame,
         width=shape.dim,
+        num_heads=shape.num_heads,
         num_layers=shape.num_layers,
         ffn_width=shape.ffn_dim,
         num_branches=2 if plan.job.guided else 1,
@@ -107,16 +111,24 @@ def _mean(numbers: Iterable[int]) -> float:
 
 def rank_operations(work: StepWork, shape: GroupShape) -> float:
     """Operations of one rank in a step."""
-    padded = work.padded(shape.sequence)
-    own = work.num_branches / shape.cfg * work.num_layers * work.num_tokens * padded / shape.sequence
-    per_token = 12 * work.width**2 + 4 * work.width * work.ffn_width
-    return own * (per_token + 4 * work.width * (work.num_tokens + TEXT_TOKENS))
+    own = work.num_tokens * work.padded(shape.sequence) / shape.sequence
+    layer = 12 * work.width**2 + 4 * work.width * work.ffn_width + 4 * work.width * TEXT_TOKENS
+    attention = 4 * work.width * work.num_tokens
+    layers = work.num_branches / shape.cfg * work.num_layers
+    return own * (layers * layer + attention_passes(work, shape) * attention)
+
+
+def attention_passes(work: StepWork, shape: GroupShape) -> float:
+    """Self-attentions of a rank in a step; half a one in the first layer where it is shared out."""
+    branches = work.num_branches // shape.cfg
+    shared = 0.5 if work.num_branches == 2 and shape.shares_first_layer(work.num_heads) else 0.0
+    return work.num_layers * branches - (branches - 1) - shared
 
 
 def rank_bytes(work: StepWork, shape: GroupShape) -> dict[str, float]:
-    """Bytes that one rank sends in a step, by exchange: `ulysses`, `ring`, `predictions`."""
+    """Bytes that one rank sends in a step, by exchange: `ulysses`, `ring`, `first_layer`, `predictions`."""
     branches = work.num_branches // shape.cfg
-    passes = work.num_layers * branches - (branches - 1)
+    passes = attention_passes(work, shape)
     share = work.padded(shape.sequence) / shape.sequence
     tokens = work.num_tokens * share
     output = (work.num_tokens if work.output_tokens is None else work.output_tokens) * share
@@ -127,6 +139,7 @@ def rank_bytes(work: StepWork, shape: GroupShape) -> dict[str, float]:
     return {
         "ulysses": leaving * (4 * passes - saved) * unit,
         "ring": 2 * (shape.ring - 1) * passes * unit,
+        "first_layer": unit / 2 if passes % 1 else 0.0,
         "predictions": (shape.size - 1) * branches * output * work.output_width * work.bytes_per_element,
     }
 
@@ -137,5 +150,5 @@ def step_seconds(work: StepWork, shape: GroupShape, machine: GroupMachine) -> fl
     operations = rank_operations(work, shape) / machine.operations_per_s
     sent = rank_bytes(work, shape)
     passes = work.num_layers * work.num_branches / shape.cfg
-    waits = passes * (2 * (shape.ulysses > 1) + 2 * (shape.ring - 1)) + (shape.size > 1)
+    waits = passes * (2 * (shape.ulysses > 1) + 2 * (shape.ring - 1)) + (shape.cfg == 2) + (shape.size > 1)
     return operations + sum(sent.values()) / machine.bytes_per_s + waits * machine.exchange_s

@@ -37,6 +37,10 @@ class GroupShape:
         """Workers that share out the tokens of one guidance branch."""
         return self.ulysses * self.ring
 
+    def shares_first_layer(self, num_heads: int) -> bool:
+        """Whether the two halves share out the first layer's self-attention, by heads (`parallel.first_layer`)."""
+        return self.cfg == 2 and num_heads % 2 == 0 and num_heads // 2 % self.ulysses == 0
+
     @property
     def degrees(self) -> tuple[int, int, int]:
         """(cfg, ulysses, ring), as a segment's record has it."""

@@ -46,7 +46,13 @@ def one_step(group: ParallelGroup, folder: Path) -> tuple[dict[str, int], dict[s
 
 @pytest.mark.parametrize(
     "shape",
-    [GroupShape(ulysses=4), GroupShape(ring=4), GroupShape(ulysses=2, ring=2), GroupShape(cfg=2, ulysses=2)],
+    [
+        GroupShape(ulysses=4),
+        GroupShape(ring=4),
+        GroupShape(ulysses=2, ring=2),
+        GroupShape(cfg=2, ulysses=2),
+        GroupShape(cfg=2, ring=2),
+    ],
     ids=str,
 )
 def test_a_step_sends_what_the_formula_says(shape: GroupShape, pool: RankPool, folder: Path) -> None:
@@ -57,6 +63,7 @@ def test_a_step_sends_what_the_formula_says(shape: GroupShape, pool: RankPool, f
             "predictions",
             *(["ulysses"] if shape.ulysses > 1 else []),
             *(["ring"] if shape.ring > 1 else []),
+            *(["first_layer"] if shape.cfg > 1 else []),
         }
 
 

@@ -57,12 +57,13 @@ def test_cfg_is_off_where_guidance_is() -> None:
 
 
 def test_costs_follow_the_formulas() -> None:
-    assert rank_bytes(WORK, GroupShape()) == {"ulysses": 0.0, "ring": 0.0, "predictions": 0.0}
+    assert set(rank_bytes(WORK, GroupShape()).values()) == {0.0}
     unit = 51_000 / 4 * 1536 * 2
     sent = rank_bytes(WORK, GroupShape(cfg=2, ulysses=4))
-    assert sent["ulysses"] == pytest.approx(4 * 0.75 * 30 * unit)
+    assert sent["ulysses"] == pytest.approx(4 * 0.75 * 29.5 * unit)
+    assert sent["first_layer"] == pytest.approx(unit / 2)
     assert sent["predictions"] == pytest.approx(7 * 51_000 / 4 * 64 * 2)
-    assert rank_bytes(WORK, GroupShape(cfg=2, ring=4))["ring"] == pytest.approx(2 * 3 * 30 * unit)
+    assert rank_bytes(WORK, GroupShape(cfg=2, ring=4))["ring"] == pytest.approx(2 * 3 * 29.5 * unit)
     assert rank_operations(WORK, GroupShape(cfg=2, ulysses=4)) == pytest.approx(rank_operations(WORK, GroupShape()) / 8)
     times = [step_seconds(WORK, GroupShape(cfg=2, ulysses=degree), NVLINK_NODE) for degree in (1, 2, 4)]
     assert times == sorted(times, reverse=True)
@@ -76,3 +77,13 @@ def test_padding_of_the_slices_is_counted() -> None:
     assert rank_bytes(work, GroupShape(ulysses=3)) == rank_bytes(
         replace(work, tokens_per_frame=None), GroupShape(ulysses=3)
     )
+
+
+def test_the_first_layer_is_shared_where_the_heads_allow_it() -> None:
+    """12 heads: 6 for each half, which 4 workers cannot share out."""
+    work = replace(WORK, num_heads=12)
+    assert rank_bytes(work, GroupShape(cfg=2, ulysses=4))["first_layer"] == 0.0
+    assert rank_bytes(work, GroupShape(cfg=2, ulysses=2))["first_layer"] > 0.0
+    assert rank_bytes(replace(work, num_branches=1), GroupShape(ulysses=2))["first_layer"] == 0.0
+    assert rank_operations(work, GroupShape(cfg=2)) == pytest.approx(rank_operations(work, GroupShape()) / 2)
+    assert rank_operations(work, GroupShape(cfg=2, ulysses=4)) > rank_operations(work, GroupShape()) / 8
