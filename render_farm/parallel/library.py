@@ -65,8 +65,8 @@ def xfuser() -> Xfuser:
         from render_farm.parallel.without_accelerator import correct_usp
 
         correct_usp(usp)
-    # xfuser calls what torch now has under another name, and the name is not in older ones.
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
+    # xfuser and `first_layer` call what torch now has under other names, and those are not in older ones.
+    warnings.filterwarnings("ignore", message=".*all_gather_(into_)?tensor.*", category=FutureWarning)
     for name in list(logging.root.manager.loggerDict):
         if name == "xfuser" or name.startswith("xfuser."):
             logging.getLogger(name).setLevel(logging.ERROR)
