@@ -57,8 +57,17 @@ class RankPool:
         return value
 
     def call(self, function: Callable[..., Any], arguments: list[tuple]) -> list[Any]:
+        """What each rank returned; raises what the first of those that failed raised, once all have answered."""
         self.start(function, arguments)
-        return [self.result(rank) for rank in range(len(arguments))]
+        answers, failures = [], []
+        for rank in range(len(arguments)):
+            try:
+                answers.append(self.result(rank))
+            except (RankFailed, EOFError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return answers
 
     def in_group(
         self, shape: GroupShape, function: Callable[..., Any], *arguments: Any, timeout_s: float = TIMEOUT_S
