@@ -35,6 +35,8 @@ from render_farm.scheduling.quotas import QuotaBook
 from render_farm.scheduling.rescue import MOST_FILMS, DatedFilm, find_picks
 from render_farm.scheduling.shares import ShareBook
 
+_FIRST = -1
+"""Turn of films that only have to be finished."""
 _TRIED = 4
 """Films of a lane, or urgent ones, that are tried when the first ones cannot be placed."""
 
@@ -168,15 +170,25 @@ class Dispatcher:
                     break
         return None
 
-    def _lanes_in_order(self, level: int, blocked: _Blocked) -> list[Lane]:
-        ranked = []
+    def _lanes_in_order(self, level: int, blocked: _Blocked) -> Iterator[Lane]:
+        """Lanes that have quota, the best first. Those of a share that has its turn later are not looked at before."""
+        turns: dict[int, list[Lane]] = {}
+        turn_of: dict[str, int] = {}
         for lane in self.queue.lanes(level):
-            if max(lane.size, 1) < blocked.size and self._has_quota(lane):
-                rank = (lane.size != FINISHING, self.shares.turn(lane.share), -lane.size, self._best_match(lane))
-                ranked.append((*rank, *self.queue.first_key(level, lane), lane))
-        if len(ranked) > 1:
-            ranked.sort()
-        return [entry[-1] for entry in ranked]
+            if max(lane.size, 1) < blocked.size:
+                if lane.share not in turn_of:
+                    turn_of[lane.share] = self.shares.turn(lane.share)
+                turn = _FIRST if lane.size == FINISHING else turn_of[lane.share]
+                turns.setdefault(turn, []).append(lane)
+        for turn in sorted(turns):
+            ranked = [
+                (-lane.size, self._best_match(lane), *self.queue.first_key(level, lane), lane)
+                for lane in turns[turn]
+                if self._has_quota(lane)
+            ]
+            if len(ranked) > 1:
+                ranked.sort()
+            yield from (entry[-1] for entry in ranked)
 
     def _best_match(self, lane: Lane) -> Match:
         """Whether some idle worker has the lane's model."""
@@ -324,17 +336,17 @@ class Dispatcher:
         if level is None:
             return
         for size in list(self.queue.group_sizes(level)):
-            for film in self._groups(level, size):
-                if self.floor.gang(film.setting, size, level, film.avoid) is None:
-                    self.floor.hold(level, size, film.avoid)
-                    break
+            if self.floor.may_hold(level, size):
+                for film in self._groups(level, size):
+                    if self.floor.gang(film.setting, size, level, film.avoid) is None:
+                        self.floor.hold(level, size, film.avoid)
+                        break
 
     def _groups(self, level: int, size: int) -> Iterator[FilmRecord]:
         """The first film of each lane that waits for a group of that size and has quota for it."""
-        if size in self.queue.group_sizes(level):
-            for lane in list(self.queue.lanes(level)):
-                if lane.size == size and self._has_quota(lane):
-                    yield from (self._book.films[key] for key in self.queue.in_lane(level, lane, 1))
+        for lane in list(self.queue.group_lanes(level, size)):
+            if self._has_quota(lane):
+                yield from (self._book.films[key] for key in self.queue.in_lane(level, lane, 1))
 
     # --- what was searched for ---
 

@@ -203,12 +203,15 @@ class Floor:
         workers = self._hosts[host].workers if host in self._hosts else {}
         return len(workers) - sum(worker in workers for worker in avoid) >= size
 
+    def may_hold(self, level: int, size: int) -> bool:
+        """Whether another host may be held: one for groups of a standing, and at most an eighth of the hosts in all."""
+        if len(self.held) > len(self._hosts) // 8:
+            return False
+        return not any(hold.level == level and hold.size == size for hold in self.held.values())
+
     def hold(self, level: int, size: int, avoid: Collection[str]) -> None:
-        """Hold a host for a group: the one that has the most idle workers of those that are large enough. At most an
-        eighth of the hosts is held at a time."""
+        """Hold a host for a group: the one that has the most idle workers of those that are large enough."""
         wanted = Hold(level=level, size=size)
-        if wanted in self.held.values() or len(self.held) > len(self._hosts) // 8:
-            return
         large = [name for name in self._hosts if name not in self.held and self.has_enough(name, size, avoid)]
         if large:
             self.held[max(large, key=lambda name: len(self._hosts[name].idle))] = wanted

@@ -74,8 +74,8 @@ class _Level:
     """By urgency."""
     risky: list[_Entry] = field(default_factory=list)
     """By the time from which a film is at risk."""
-    groups: dict[int, int] = field(default_factory=dict)
-    """Films by size of their groups, where that is above 1."""
+    groups: dict[int, dict[Lane, None]] = field(default_factory=dict)
+    """Lanes by size of their groups, where that is above 1."""
     num_films: int = 0
     dated_left_s: float = 0.0
     num_dated: int = 0
@@ -120,6 +120,10 @@ class ReadyQueue:
         """Sizes above 1 of the groups that films of a level wait for."""
         return self._levels[level].groups if level in self._levels else ()
 
+    def group_lanes(self, level: int, size: int) -> Iterable[Lane]:
+        """Lanes of a level whose films need groups of that size."""
+        return self._levels[level].groups.get(size, ()) if level in self._levels else ()
+
     # --- in and out ---
 
     def push(self, film: FilmKey, ticket: Ticket) -> None:
@@ -146,7 +150,7 @@ class ReadyQueue:
         self.num_workers_wanted += ticket.lane.size
         _add(self._by_model, ticket.lane.model, 1)
         if ticket.lane.size > 1:
-            _add(level.groups, ticket.lane.size, 1)
+            level.groups.setdefault(ticket.lane.size, {})[ticket.lane] = None
 
     def discard(self, film: FilmKey) -> None:
         """Take a film out wherever it is; nothing happens when it is not there."""
@@ -161,8 +165,6 @@ class ReadyQueue:
             level.dated_left_s = level.dated_left_s - ticket.left_s if level.num_dated else 0.0
         self.num_workers_wanted -= ticket.lane.size
         _add(self._by_model, ticket.lane.model, -1)
-        if ticket.lane.size > 1:
-            _add(level.groups, ticket.lane.size, -1)
         if not level.num_films:
             del self._levels[ticket.level]
             return
@@ -171,6 +173,10 @@ class ReadyQueue:
             del level.by_setting[ticket.lane, ticket.setting]
         if self._head(level.lanes[ticket.lane]) is None:
             del level.lanes[ticket.lane]
+            if ticket.lane.size > 1:
+                del level.groups[ticket.lane.size][ticket.lane]
+                if not level.groups[ticket.lane.size]:
+                    del level.groups[ticket.lane.size]
 
     def take(self, film: FilmKey) -> None:
         """Take out a film to work on it. The first of its lane is counted as passed over when it is another."""
