@@ -43,6 +43,9 @@ class Timeouts:
     """A run's holder counts as gone after this long without a renewal."""
     worker_start_s: float = 600.0
     """A worker that has not answered by then is started anew."""
+    keep_workers_s: float = 0.0
+    """How long a shared cluster's workers stay up, models loaded, when nothing is left to render: for runs that come
+    one after another. 0 gives their devices back at once."""
     preemption_grace_s: float = 25.0
     """How long a worker that got a SIGTERM may go on, when that is enough to complete its segment."""
     step_checkpoint_s: float = 0.0
@@ -204,6 +207,8 @@ class Settings:
     """The memory mode of rows whose `memory` is null."""
     attempts: int = 3
     """How often a segment is tried before its job fails; only the worker's faults count."""
+    host_faults: int = 3
+    """A host with this many worker faults within 10 minutes is quarantined."""
     max_failed: str | None = None
     """A run stops when more jobs than this (`N` or `P%`) have failed; unset means never."""
     previews: bool = True
@@ -279,10 +284,10 @@ def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Set
             raise UsageError(f"{source}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
         if key in _TABLES:
             changes[key] = _apply_table(getattr(settings, key), key, value, source=source)
-        elif key == "attempts":
+        elif key in ("attempts", "host_faults"):
             changes[key] = _number(int, key, value, source)
             if changes[key] < 1:
-                raise UsageError(f"{source}: attempts: {value} is less than 1")
+                raise UsageError(f"{source}: {key}: {value} is less than 1")
         elif key == "gpu_price_per_hour":
             changes[key] = _number(float, key, value, source)
             if not 0 <= changes[key] < float("inf"):

@@ -16,6 +16,7 @@ from typing import Any
 
 from render_farm.engine.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageFullError
+from render_farm.media.uris import shown_uri
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
 
@@ -85,14 +86,20 @@ def _from_uri(uri: str, cache_folder: Path) -> Path:
         filesystem, root = fsspec.core.url_to_fs(uri)
         listing = _listing(filesystem, root.rstrip("/"))
     except (ImportError, ValueError) as error:
-        raise ModelError(f"model {uri}: {error}", advice="install the fsspec driver of this scheme") from error
+        raise ModelError(
+            f"model {shown_uri(uri)}: {error}", advice="install the fsspec driver of this scheme"
+        ) from error
     except OSError as error:
-        raise ModelError(f"model {uri} cannot be read: {_reason(error)}", advice="check URI and credentials") from error
+        raise ModelError(
+            f"model {shown_uri(uri)} cannot be read: {_reason(error)}", advice="check URI and credentials"
+        ) from error
     except _client_errors() as error:
-        raise ModelError(f"model {uri} cannot be read: {error}", advice="check endpoint and credentials") from error
+        raise ModelError(
+            f"model {shown_uri(uri)} cannot be read: {error}", advice="check endpoint and credentials"
+        ) from error
     if "model_index.json" not in listing:
         raise ModelError(
-            f"model {uri}: no model_index.json is there",
+            f"model {shown_uri(uri)}: no model_index.json is there",
             advice="give the folder of a model in diffusers format (what `save_pretrained` wrote)",
         )
     identity = hashlib.sha256(repr((uri, sorted(listing.items()))).encode()).hexdigest()[:16]
@@ -103,9 +110,9 @@ def _from_uri(uri: str, cache_folder: Path) -> Path:
             if not folder.is_dir():
                 _copy(filesystem, root.rstrip("/"), listing, folder)
     except OSError as error:
-        raise _disk_error(error, f"model {uri}: copying to {folder}") from error
+        raise _disk_error(error, f"model {shown_uri(uri)}: copying to {folder}") from error
     except _client_errors() as error:
-        raise ModelError(f"model {uri}: copying failed: {error}") from error
+        raise ModelError(f"model {shown_uri(uri)}: copying failed: {error}") from error
     return folder
 
 

@@ -64,6 +64,32 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
     if not private:
         _check_answers(address)
         use_token_at_hand()
+    with contextlib.ExitStack() as stack:
+        if private:
+            stack.enter_context(_on_loopback())
+        yield stack.enter_context(_connected(address, private, num_workers, metadata or {}))
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have every process of a Ray that is started here listen on this machine's loopback address only. Ray has this
+    switch for Windows and macOS, where it is the default; elsewhere it listens on all interfaces."""
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        del os.environ[name]
+        if before[1] is not None:
+            os.environ[name] = before[1]
+
+
+@contextlib.contextmanager
+def _connected(address: str, private: bool, num_workers: int | None, metadata: Mapping[str, str]) -> Iterator[Cluster]:
     import ray
 
     dashboard = ""
@@ -80,7 +106,7 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
         else:
             variables = of_this_driver()
             environment = {"env_vars": variables} if variables else None
-            job_config = ray.job_config.JobConfig(metadata=dict(metadata or {}))
+            job_config = ray.job_config.JobConfig(metadata=dict(metadata))
             context = ray.init(address=address, runtime_env=environment, job_config=job_config, **common)
             if context.dashboard_url:
                 job_id = ray.get_runtime_context().get_job_id()

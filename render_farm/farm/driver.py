@@ -53,6 +53,7 @@ OnSnapshot = Callable[[RunSnapshot], None]
 _POLL_S = 0.2
 _STOP_WITHIN_S = 120.0
 _FILMS_A_CALL = 200
+_ADD_TRIES = 3
 EXIT_TIMED_OUT = 13
 EXIT_INTERRUPTED = 130
 
@@ -263,7 +264,11 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
         dtype=dtype,
         num_threads=max(1, cluster.num_cpus // num_workers) if device == "cpu" else None,
         cpus_per_worker=0.0 if cluster.private else 1.0,
-        policy=RetryPolicy(attempts=settings.attempts, patience_s=settings.timeouts.cluster_patience_s),
+        policy=RetryPolicy(
+            attempts=settings.attempts,
+            patience_s=settings.timeouts.cluster_patience_s,
+            host_faults=settings.host_faults,
+        ),
         scheduling=policy_of(settings.scheduling),
         timeouts=settings.timeouts,
         model_cache=settings.model_cache,
@@ -329,6 +334,10 @@ class _Clock:
         return self._ends_at is not None and time.monotonic() >= self._ends_at
 
 
+class _CoordinatorEndedError(RenderFarmError):
+    """The coordinator's process ended while it was asked something."""
+
+
 class _Watch:
     """One run on a coordinator, from adding it to its end."""
 
@@ -374,6 +383,15 @@ class _Watch:
         )
 
     def _add(self) -> None:
+        """Add the run; again where the coordinator of a shared cluster ends meanwhile, for Ray starts it anew."""
+        for tries_left in reversed(range(_ADD_TRIES)):
+            try:
+                return self._add_once()
+            except _CoordinatorEndedError:
+                if self._cluster.private or not tries_left:
+                    raise
+
+    def _add_once(self) -> None:
         self._coordinator = self._cluster.coordinator(self._shape)
         is_new = self._ask("add_run", self._spec, self._shape)
         self._is_added = True
@@ -427,7 +445,7 @@ class _Watch:
             return self._ask(method, *arguments)
         except ray.exceptions.RayActorError as error:
             if self._cluster.private or self._is_cancelled or method in ("add_run", "add_films", "seal_run"):
-                raise RenderFarmError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error
+                raise _CoordinatorEndedError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error
             self._add()  # Ray restarted it without its memory
             return self._ask(method, *arguments)
 

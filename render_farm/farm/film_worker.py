@@ -120,6 +120,7 @@ class FilmWorker:
         self._shared = SharedDecoding()
         self._stopped: set[int] = set()
         self._preempted_s: float | None = None
+        self._within_s: float | None = None
         self._clock = BusyClock()
         self.meter = StorageMeter()
         """What it moves from and to storage."""
@@ -207,7 +208,7 @@ class FilmWorker:
             segment,
             every_s=task.step_checkpoint_s,
             maker=f"{self._device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads",
-            is_last=lambda: self._must_end(0.0, 0.0),
+            is_last=lambda: self._preempted_s is not None,
         )
         started = time.monotonic()
         latents = self._denoise(
@@ -401,9 +402,10 @@ class FilmWorker:
         """Have the segment rendered under the number `work` end with `Cancelled` at its next step."""
         self._stopped.add(work)
 
-    def preempt(self) -> None:
-        """This process is to end soon: its segment is completed when that is a matter of the grace time, else it ends
-        at its next step with `PreemptedError`. Nothing new is begun."""
+    def preempt(self, within_s: float | None = None) -> None:
+        """This process is to end within `within_s` (None: the task's grace time): its segment is completed when there
+        is time for it, else it ends at its next step with `PreemptedError`. Nothing new is begun."""
+        self._within_s = within_s
         self._preempted_s = time.monotonic()
 
     def _check_goes_on(self, task: FilmTask) -> None:
@@ -411,12 +413,20 @@ class FilmWorker:
             raise PreemptedError(f"film {task.film}: this worker was asked to end")
 
     def _must_end(self, left_s: float, grace_s: float) -> bool:
-        return self._preempted_s is not None and time.monotonic() + left_s > self._preempted_s + grace_s
+        if self._preempted_s is None:
+            return False
+        within_s = grace_s if self._within_s is None else self._within_s
+        return time.monotonic() + left_s > self._preempted_s + within_s
 
-    def close(self) -> None:
-        """Drop all films and their temporary files."""
+    def drop_films(self) -> None:
+        """Forget all films and remove their temporary files, and those of processes that were killed here."""
         for film in list(self._films):
             self._forget(film)
+        clear_abandoned()
+
+    def close(self) -> None:
+        """Drop all films; nothing is rendered afterwards."""
+        self.drop_films()
         self._decoding.shutdown(wait=True)
         self._previewing.shutdown(wait=True)
 
@@ -578,7 +588,7 @@ class FilmWorker:
             "parameters": _shown_parameters(task),
             "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
             "model": {
-                "name": task.plan.facts.name,
+                "name": shown_uri(task.plan.facts.name),
                 "fingerprint": task.plan.facts.fingerprint,
                 "dtype": task.plan.facts.dtype,
             },
@@ -614,6 +624,7 @@ def _shown_parameters(task: FilmTask) -> dict[str, Any]:
     """The resolved parameters for `job.json`, without the secrets that an input's URI may hold."""
     job = task.plan.job
     shown = {name: shown_uri(uri) for name, uri in job.inputs.items()}
+    shown |= {"model": shown_uri(job.model)} if job.model else {}
     loras = [
         {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
         for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)

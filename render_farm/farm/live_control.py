@@ -107,6 +107,7 @@ class LiveControl:
             "state": str(state),
             "attempts": result.attempts,
             "error_class": result.error_class,
+            "held_by": str(run.lease.holder),
             "log": [line.message for line in run.record.log.after(0) if line.job_id == job_id][-_LOG_LINES:],
         }
         far = f"{film.segments_done} of {picture.num_segments} segments are stored"
@@ -115,6 +116,9 @@ class LiveControl:
                 view["why"] = self._machine.why_waiting((run.run_id, job_id), time.monotonic())
                 text = f"waits: {view['why']}; {far}"
                 text += f"; last error: {result.message}" if result.message else ""
+                for host, reason in sorted(self._machine.hosts.quarantined.items()):
+                    text += f"; host {host} is quarantined: {reason}"
+                text += f"; the run is held by {run.lease.holder}"
             case JobState.RUNNING:
                 what = "being finished" if film.phase == "publish" else f"rendering segment {film.segments_done + 1}"
                 step = f", step {film.step} of {film.num_steps}" if film.num_steps else ""

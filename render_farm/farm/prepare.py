@@ -18,6 +18,7 @@ from render_farm.farm.run_spec import FilmEntry
 from render_farm.farm.scheduled_film import share_of
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
+from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
 from render_farm.planning.cost import segment_token_passes
 from render_farm.planning.group_choice import FilmGroups
@@ -120,6 +121,7 @@ class _Planner:
         }
         job = replace(job, memory=job.memory or self._context.default_memory, **group)
         try:
+            check_model_uri(job.model or "", self._context.limits)
             plan = plan_film(job, self._facts_for(job.model or self._context.default_model))
             return _Film(
                 plan=plan,
@@ -129,7 +131,7 @@ class _Planner:
         except InvalidJobError as error:
             lines = "; ".join(f"{row.label}: {problem}" for problem in error.problems)
             return _failed(job.job_id, error, message=lines)
-        except ModelError as error:
+        except (ModelError, InputError) as error:
             return _failed(job.job_id, error, message=f"{row.label}: model: {error}")
 
     def _facts_for(self, model: str) -> ModelFacts:

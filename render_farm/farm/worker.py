@@ -112,6 +112,14 @@ class RenderWorker:
         """See `FilmWorker.stop`."""
         self._worker.stop(work)
 
+    def preempt(self, within_s: float | None) -> None:
+        """See `FilmWorker.preempt`."""
+        self._worker.preempt(within_s)
+
+    def drop_films(self) -> None:
+        """See `FilmWorker.drop_films`."""
+        self._worker.drop_films()
+
     def close(self) -> None:
         """Drop all films; the actor may be killed then."""
         self._metrics.close()

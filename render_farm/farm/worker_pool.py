@@ -42,6 +42,8 @@ class WorkerPool:
         self._avoided: frozenset[str] = frozenset()
         """Hosts on which no worker is started."""
         self.pids: dict[str, int] = {}
+        self.nodes: dict[str, str] = {}
+        """Ids of their nodes, by worker."""
 
     def adopt(self, shape: FarmShape) -> None:
         """Start workers as `shape` says from now on. Only while there are none."""
@@ -110,7 +112,7 @@ class WorkerPool:
             return
         self._failed_starts = 0
         self._handles[name] = actor
-        self.pids[name] = where["pid"]
+        self.pids[name], self.nodes[name] = where["pid"], where["node"]
         self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
 
     def _elsewhere(self) -> dict[str, Any]:
@@ -126,6 +128,7 @@ class WorkerPool:
         if kill:
             ray.kill(actor)
         self.pids.pop(worker, None)
+        self.nodes.pop(worker, None)
         for place, name in list(self._places.items()):
             if name == worker:
                 del self._places[place]
@@ -134,6 +137,11 @@ class WorkerPool:
     def kill(self, worker: str) -> None:
         """End a process at once; its calls then fail with `RayActorError`."""
         ray.kill(self._handles[worker])
+
+    async def drop_films(self, worker: str) -> None:
+        """Have an idle worker remove its films' temporary files."""
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):  # that it ended is noticed with its next work
+            await asyncio.wait_for(self._handles[worker].drop_films.remote(), _CLOSE_S)
 
     async def end(self, worker: str) -> None:
         """Let a worker that has nothing to do go."""

@@ -36,6 +36,21 @@ def check_protocol(uri: str, limits: InputLimits) -> str:
     return protocol
 
 
+def check_model_uri(name: str, limits: InputLimits) -> None:
+    """InputError when `name`, a manifest's model, is a URI that models are not read from: of a protocol that inputs are
+    not read from either, or of https, whose driver would follow a redirect to anywhere. Other names pass."""
+    if "://" not in name:
+        return
+    protocol = protocol_of(name)
+    allowed = {_ALIASES.get(given.lower(), given.lower()) for given in limits.protocols} - {"https", "http"}
+    if protocol not in allowed:
+        raise refusal(
+            name,
+            f"models are not read from {protocol}:",
+            f"allowed are {', '.join(sorted(allowed))}; `render-farm models pull` brings a model there",
+        )
+
+
 def shown_uri(uri: str) -> str:
     """`uri` for messages: sign-in data and queries (signatures of presigned URLs) left out, and one printable line."""
     if protocol_of(uri) != "file":

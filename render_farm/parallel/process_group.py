@@ -6,6 +6,7 @@ One process is in one group at a time; it may form another, of other degrees, af
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -120,6 +121,8 @@ def _form(seat: Seat, store: TCPStore, device: torch.device, timeout: timedelta)
     if device.type == "cuda":
         torch.cuda.set_device(local_rank)
     store.set_timeout(timeout)
+    if seat.rendezvous.host == "127.0.0.1":  # else gloo listens where the host's name leads
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(
         backend, store=PrefixStore(seat.rendezvous.name, store), rank=seat.rank, world_size=shape.size, timeout=timeout
     )

@@ -182,6 +182,11 @@ class LeaseKeeper:
         """As of `LeaseHandle`."""
         return self._handle.is_taken_over
 
+    @property
+    def holder(self) -> Holder:
+        """As of `LeaseHandle`."""
+        return self._handle.holder
+
     def stop(self, *, release: bool = True) -> None:
         """End the renewals and, with `release`, give the lease back. StorageError from the release passes."""
         self._stop.set()

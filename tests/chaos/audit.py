@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load
 
 from render_farm.media.mp4 import probe_mp4
+from render_farm.observability.events import EventKind, parse_lines
 from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import read_done, verify_done
 from render_farm.storage.layout import FINAL_NAMES, FilmKeys, JobKeys, RunKeys, film_key
@@ -38,7 +39,8 @@ class Audit:
         found: list[str] = []
         for invariant in INVARIANTS:
             found += [f"{invariant.__name__}: {text}" for text in invariant(self)]
-        if (again := self.num_rendered_again()) > num_kills:
+        again = max(self.num_rendered_again(), self.num_begun_again() if num_kills else 0)
+        if again > num_kills:
             found.append(f"at_most_one_segment_again_per_kill: {again} segments again, {num_kills} kills")
         return found
 
@@ -51,6 +53,22 @@ class Audit:
                 stored = self.store.list(FilmKeys(film=film).segments)
                 num += len(stored) - len(load_film_state(self.store, film).segments)
         return num
+
+    def num_begun_again(self) -> int:
+        """Segments that were handed out more than once, as far as the run's log tells: a killed coordinator leaves out
+        what it had not written yet."""
+        keys = RunKeys(run_id=self.run_id)
+        lines = [line for key in self.store.list(keys.logs) for line in parse_lines(self.store.read_bytes(key))]
+        begun = [(line.job_id, line.segment) for line in lines if line.kind == EventKind.SEGMENT_STARTED]
+        return len(begun) - len(set(begun))
+
+    def counted_attempts(self) -> list[str]:
+        """Jobs that had an attempt counted, where none may be."""
+        return [
+            f"no_attempt_is_counted: {job_id} had {row['attempts']}"
+            for job_id, row in self.rows.items()
+            if row["attempts"] > 1
+        ]
 
     def done(self) -> list[str]:
         return [job_id for job_id in self.expected if self.rows.get(job_id, {}).get("state") == "done"]
@@ -106,8 +124,11 @@ def results_agree_with_the_tree(audit: Audit) -> list[str]:
         done, row = read_done(audit.store, job_id), audit.rows.get(job_id, {})
         if (done is not None) != (row.get("state") == "done"):
             wrong.append(f"{job_id} is {row.get('state')} in the results, and {'' if done else 'not '}in the tree")
-        elif done is not None and done["sha256"] != row["sha256"]:
-            wrong.append(f"{job_id} has another sha256 in the results")
+        elif done is not None:
+            told = {"sha256": row["sha256"], "num_frames": row["frames"], "segments": row["segments"]}
+            there = {**{name: done[name] for name in told}, "segments": len(done["segments"])}
+            if told != there:
+                wrong.append(f"{job_id} has {told} in the results and {there} in the tree")
     return wrong
 
 

@@ -2,105 +2,138 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
+from safetensors.numpy import load
 
-from render_farm import load_engine
-from render_farm.storage.layout import RUNS, WORK
+from render_farm import RenderJob, load_engine
+from render_farm.storage import open_store
+from render_farm.storage.layout import WORK, JobKeys, RunKeys
 from render_farm.storage.store import Store
 from tests.chaos.audit import Audit
-from tests.chaos.faults import Fault, scene_of, strike_when_possible
-from tests.chaos.world import World, wait_gone
+from tests.chaos.faults import strike_when_possible
+from tests.chaos.left_behind import Machine, what_is_left
+from tests.chaos.records import Record
+from tests.chaos.scene import Fault, Scene
+from tests.chaos.world import World
 from tests.farm import films
 
 NUM_FRAMES = 53
+RUN_ID = "chaos"
 _JOBS = ("a", "b", "c")
+_NUM_PIECES = 4 * len(_JOBS)
+"""Three segments and a published film of each job."""
 _STARTS = 4
 _DRIVER_S = 900
 _STRIKE_WITHIN_S = 300
+_LOOK_EVERY_S = 0.3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What came of a run; a line of the results file."""
+@dataclass
+class Undisturbed:
+    """What runs need that no fault touches, made once: by an engine beside the farm, and by a run before."""
 
-    fault: str
-    seed: int
-    struck: str
-    """What the fault did; empty when it found nothing to strike in time."""
-    starts: int
-    exit_code: int
-    rendered_again: int
-    recovery_s: float | None
-    """From the fault to the next stored or published piece of work."""
-    seconds: float
-    violations: list[str]
+    _latents: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    embeddings: dict[str, bytes] = field(default_factory=dict)
+    """Stored prompts, by key: most runs find theirs encoded, as one that goes on does."""
+
+    def latents(self, world: World, fault: Fault, seed: int) -> dict[str, np.ndarray]:
+        """By job, of the films of the run `seed`: of one engine, or of groups of the shape that the fault asks for."""
+        name = f"{seed % 3} {fault.film} {fault.options}"
+        if name not in self._latents:
+            make = _of_a_farm if fault.options else _of_an_engine
+            self._latents[name] = make(world, fault, seed)
+        return self._latents[name]
 
 
-def expected_latents(seed: int) -> dict[str, np.ndarray]:
-    """The latents that an undisturbed engine gives, by job."""
+def _of_an_engine(world: World, fault: Fault, seed: int) -> dict[str, np.ndarray]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         engine = load_engine("tiny", device="cpu")
-        return {job.job_id: engine.render(job).latents.numpy() for job in _jobs(seed)}
+        return {job.job_id: engine.render(job).latents.numpy() for job in _jobs(fault, seed)}
     finally:
         torch.set_num_threads(threads)
 
 
-def _jobs(seed: int) -> list:
-    return [
-        films.job(f"{name}", **films.THREE_SEGMENTS | {"num_inference_steps": 6, "seed": 1000 * (seed % 7) + number})
-        for number, name in enumerate(_JOBS)
-    ]
+def _of_a_farm(world: World, fault: Fault, seed: int) -> dict[str, np.ndarray]:
+    output = f"s3://{world.server.new_bucket()}/out"
+    manifest = films.manifest(Path(tempfile.mkdtemp(dir=world.folder)), _jobs(fault, seed))
+    world.driver = world.start_driver(manifest, output, options=fault.options, address=world.address)
+    films.wait_for(lambda: world.driver is None or world.driver.poll() is not None, what="an undisturbed run")
+    store = open_store(output)
+    return {name: load(store.read_bytes(JobKeys(job_id=name).latents))["latents"] for name in _JOBS}
 
 
-def one_run(world: World, fault: Fault, seed: int, expected: dict[str, np.ndarray]) -> Record:
+def _jobs(fault: Fault, seed: int) -> list[RenderJob]:
+    values = {**films.THREE_SEGMENTS, "num_inference_steps": 6, **fault.film}
+    return [films.job(name, **values, seed=1000 * (seed % 3) + number) for number, name in enumerate(_JOBS)]
+
+
+def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed) -> Record:
     """Run, strike, go on, audit."""
-    for name, value in world.server.env.items():  # this process looks past the proxy
-        os.environ[name] = value
+    os.environ.update(world.server.env)  # this process looks past the proxy
     started = time.monotonic()
+    expected = undisturbed.latents(world, fault, seed)
     draw = random.Random(f"{fault.letter}{seed}")
     output = f"s3://{world.server.new_bucket()}/out"
-    folder = Path(tempfile.mkdtemp(dir=world.folder))
-    manifest = films.manifest(folder, _jobs(seed))
-    scene = scene_of(world, draw.randrange(2**31), manifest, output)
-    before = {process.pid for process in world.processes("ray::RenderWorker")}
-    world.driver = world.start_driver(manifest, output)
-    _wait_for_progress(scene.store, world, at_least=draw.randint(0, 6))
-    time.sleep(draw.uniform(0, 3))
-    struck = strike_when_possible(fault, scene, within_s=_STRIKE_WITHIN_S)
-    struck_s, had = time.monotonic(), _progress(scene.store)
+    store = open_store(output)
+    if seed % 4:
+        for key, data in undisturbed.embeddings.items():
+            store.write_bytes(key, data)
+    address = None if fault.private else world.address
+    scene = Scene(
+        world=world,
+        random=draw,
+        store=store,
+        manifest=films.manifest(Path(tempfile.mkdtemp(dir=world.folder)), _jobs(fault, seed)),
+        output=output,
+        address=address,
+    )
+    options = ("--run-id", RUN_ID, *fault.options)
+    if world.clock is not None:
+        world.set_clock(0)
+    before = Machine.now(world)
+    world.driver = world.start_driver(scene.manifest, output, options=options, address=address)
+    at_least, after_s = draw.randint(0, _NUM_PIECES - 5), draw.uniform(0, 1.0)
+    _wait_for_progress(store, world, at_least=at_least)
+    time.sleep(after_s)
+    violations = []
+    try:
+        struck = strike_when_possible(fault, scene, within_s=_STRIKE_WITHIN_S)
+    except AssertionError as error:
+        struck, violations = fault.text, [str(error)]
+    struck_s, had = time.monotonic(), _progress(store)
     starts, exit_code, recovery_s = 1, None, None
     while exit_code is None:
-        if recovery_s is None and _progress(scene.store) > had:
+        if recovery_s is None and struck and _progress(store) > had:
             recovery_s = round(time.monotonic() - struck_s, 1)
         exit_code = world.driver.poll()
         if exit_code not in (None, 0) and starts < _STARTS:
             starts, exit_code = starts + 1, None
-            world.driver = world.start_driver(manifest, output)
+            world.driver = world.start_driver(scene.manifest, output, options=options, address=address)
         if time.monotonic() - struck_s > _DRIVER_S:
             world.driver.kill()
             exit_code = -1
-        time.sleep(0.2)
-    text = _text(world.driver)
-    world.thaw()
-    world.proxy.storm = None
-    world.proxy.speak.set()
-    violations, again = _audit(scene.store, expected, num_kills=2 if fault.letter == "f" else 1)
+        time.sleep(_LOOK_EVERY_S)
+    for cancel in scene.later:
+        cancel()
+    world.calm()
+    found, again, begun_again = _audit(store, expected, fault)
+    violations += found
     if exit_code != 0:
-        violations.append(f"the_run_ends_with_exit_code_0: it was {exit_code} {text}")
-    violations += _left_behind(world, before)
+        violations.append(f"the_run_ends_with_exit_code_0: it was {exit_code} {world.driver.output()[-300:]}")
+    violations += what_is_left(world, before)
+    keys = RunKeys(run_id=RUN_ID)
+    if not undisturbed.embeddings:
+        undisturbed.embeddings = {key: store.read_bytes(key) for key in store.list(keys.embeddings)}
     return Record(
         fault=fault.letter,
         seed=seed,
@@ -108,55 +141,30 @@ def one_run(world: World, fault: Fault, seed: int, expected: dict[str, np.ndarra
         starts=starts,
         exit_code=exit_code,
         rendered_again=again,
+        begun_again=begun_again,
         recovery_s=recovery_s,
         seconds=round(time.monotonic() - started, 1),
         violations=violations,
     )
 
 
-def _audit(store: Store, expected: dict[str, np.ndarray], *, num_kills: int) -> tuple[list[str], int]:
-    runs = store.list_folders(RUNS)
-    if len(runs) != 1 or f"{RUNS}/{runs[0]}/results.parquet" not in store.list(RUNS):
-        return [f"every_run_has_results: {runs}"], 0
-    audit = Audit(store, runs[0], expected, NUM_FRAMES)
-    return audit.violations(num_kills=num_kills), audit.num_rendered_again()
-
-
-def _left_behind(world: World, before: set[int]) -> list[str]:
-    """Processes of the farm that should have ended with the run, and temporary folders of dead ones."""
-    stop = time.monotonic() + 60
-    left: list[psutil.Process] = []
-    while time.monotonic() < stop:
-        left = [process for process in world.processes("ray::RenderWorker") if process.pid not in before]
-        if not left:
-            break
-        wait_gone(left, 1.0)
-    return [f"no_process_is_left_behind: {len(left)} workers"] if left else []
+def _audit(store: Store, expected: dict[str, np.ndarray], fault: Fault) -> tuple[list[str], int, int]:
+    if not store.exists(RunKeys(run_id=RUN_ID).results):
+        return ["every_run_has_results: there are none"], 0, 0
+    audit = Audit(store, RUN_ID, expected, NUM_FRAMES)
+    violations = audit.violations(num_kills=fault.kills)
+    if not fault.counts:
+        violations += audit.counted_attempts()
+    return violations, audit.num_rendered_again(), audit.num_begun_again()
 
 
 def _progress(store: Store) -> int:
     """How many pieces of work are durable: segments and published jobs."""
-    try:
-        keys = store.list(WORK)
-    except Exception:  # noqa: BLE001  (the bucket may not be there yet: no progress)
-        return 0
-    return sum("/state/" in key or key.endswith("/commit.json") for key in keys)
+    return sum("/state/" in key or key.endswith("/commit.json") for key in store.list(WORK))
 
 
 def _wait_for_progress(store: Store, world: World, *, at_least: int) -> None:
     stop = time.monotonic() + _STRIKE_WITHIN_S
     assert world.driver is not None
     while _progress(store) < at_least and world.driver.poll() is None and time.monotonic() < stop:
-        time.sleep(0.2)
-
-
-def _text(driver: subprocess.Popen) -> str:
-    try:
-        return (driver.communicate(timeout=10)[0] or "")[-300:]
-    except subprocess.TimeoutExpired:
-        return ""
-
-
-def line(record: Record) -> str:
-    """A record as a line of the results file."""
-    return json.dumps(asdict(record))
+        time.sleep(_LOOK_EVERY_S)

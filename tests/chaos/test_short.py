@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.audit import INVARIANTS
-from tests.chaos.faults import SHORT
-from tests.chaos.one_run import expected_latents, one_run
-from tests.chaos.world import world
+from tests.chaos.faults import FAULTS, SHORT
+from tests.chaos.one_run import Undisturbed, one_run
+from tests.chaos.records import Record, next_run
+from tests.chaos.world import Place, world
 
 
 @pytest.mark.timeout(900)
@@ -15,8 +16,22 @@ def test_a_worker_killed_in_a_storm_breaks_no_invariant(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "")  # restored afterwards: the run sets them
-    with world(tmp_path, cluster=False) as here:
-        record = one_run(here, SHORT, 1, expected_latents(1))
+    with world(tmp_path, Place.PRIVATE) as here:
+        record = one_run(here, SHORT, 1, Undisturbed())
     assert record.violations == []
     assert record.struck
     assert len(INVARIANTS) == 6
+
+
+def test_every_fault_gets_its_share_of_the_runs():
+    def record(letter: str, seed: int, struck: str) -> Record:
+        return Record(
+            fault=letter, seed=seed, struck=struck, starts=1, exit_code=0, rendered_again=0, seconds=1.0, violations=[]
+        )
+
+    faults = FAULTS[:2]
+    records = [record("a", 0, "x"), record("c", 0, "")]
+    assert next_run(records, faults, 0, 1) == ("c", 1)  # one that struck nothing counts for nothing
+    records.append(record("c", 1, "x"))
+    assert next_run(records, faults, 0, 1) == ("", 0)
+    assert next_run(records, faults, 5, 2) == ("a", 5)

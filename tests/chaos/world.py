@@ -1,40 +1,66 @@
-"""The world of a chaos run: an S3 server behind a faulty proxy, a Ray of several nodes, and the processes on it."""
+"""The world of chaos runs: an S3 server behind a faulty proxy, a Ray of two nodes, a small disk for temporary files,
+the processes on it. One world serves many runs; what a fault ended is started anew."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import psutil
 
+from tests.chaos.drivers import Driver, ForkedDriver, FreshDriver
+from tests.chaos.processes import command_of, descendants, kill
 from tests.farm import films
 from tests.fixtures_s3 import FOREIGN, S3Server, free_port, start_s3_server, stop_s3_server
 from tests.s3_proxy import FaultyProxy, proxied
 
 RAY = str(Path(sys.executable).with_name("ray"))
-TIMEOUTS = {
+NUM_WORKERS = 2
+SETTINGS = {
     "RENDER_FARM_LEASE_S": "6",
-    "RENDER_FARM_HANG_FLOOR_S": "12",
-    "RENDER_FARM_FIRST_STEP_FLOOR_S": "240",
+    "RENDER_FARM_HANG_FLOOR_S": "10",
+    "RENDER_FARM_FIRST_STEP_FLOOR_S": "90",
     "RENDER_FARM_CLUSTER_PATIENCE_S": "400",
     "RENDER_FARM_PREEMPTION_GRACE_S": "5",
+    "RENDER_FARM_KEEP_WORKERS_S": "300",
+    "RENDER_FARM_HOST_FAULTS": "1000",
 }
-"""Shortened, so that a run need not last hours; the first step's stays long, for busy machines."""
+"""Shortened, so that a run need not last hours; the first step's stays long, for busy machines. Workers stay up between
+runs, because importing torch is most of what a short run costs, and no host is quarantined for what is done to it."""
+_DISK_BYTES = 64 << 20
+
+
+class Place(StrEnum):
+    """What Ray the runs are on. In each, a worker has one CPU and so computes with one thread, as the engine beside
+    them does; a render group needs its workers on one node."""
+
+    PRIVATE = "every driver starts its own"
+    TWO_NODES = "two nodes of one CPU each"
+    ONE_NODE = "one node of two CPUs"
+    PRIVATE_WITH_A_CLOCK = "every driver starts its own, with a wall clock that can be set"
 
 
 @dataclass
 class Node:
     """One raylet, started with `ray start`."""
 
+    name: str
     process: subprocess.Popen
+
+    @property
+    def is_up(self) -> bool:
+        return self.process.poll() is None
 
     @property
     def tree(self) -> list[psutil.Process]:
@@ -49,41 +75,59 @@ class World:
     server: S3Server
     proxy: FaultyProxy
     environment: dict[str, str]
+    disk: Path
+    """Where temporary files of the farm go; a small file system of its own where this process may mount one."""
+    clock: Path | None = None
+    """Holds by how many seconds the farm's wall clock is off, where that can be set."""
     address: str | None = None
     nodes: list[Node] = field(default_factory=list)
-    driver: subprocess.Popen | None = None
+    driver: Driver | None = None
     paused: list[psutil.Process] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def start_driver(self, manifest: str, output: str, *, address: str | None = None) -> subprocess.Popen:
-        """`render-farm render` on this world, in a process group of its own."""
-        arguments = [manifest, "--output", output, "--workers", "2", "--device", "cpu", "--keep-latents", "--json"]
-        place = address or self.address
-        if place:
-            arguments += ["--address", place]
-        errors = open(self.folder / "driver.log", "a")  # noqa: SIM115  (the child's)
-        return subprocess.Popen(
-            films.command("render", *arguments),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            process_group=0,
-            env=self.environment,
-        )
+    @property
+    def is_up(self) -> bool:
+        """Whether its Ray, if it has one, has survived so far."""
+        return not self.nodes or self.nodes[0].is_up
+
+    def start_driver(self, manifest: str, output: str, *, options: tuple[str, ...], address: str | None) -> Driver:
+        """`render-farm render` on the Ray at `address` (None: a private one)."""
+        arguments = [manifest, "--output", output, "--workers", str(NUM_WORKERS), "--device", "cpu"]
+        arguments += ["--keep-latents", "--json", "--address", address or "local", *options]
+        files = self.folder / f"driver-{next(self._numbers)}.out", self.folder / "driver.log"
+        kind = FreshDriver if self.clock else ForkedDriver
+        return kind(arguments, self.environment, *files)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Live processes of the farm whose command line holds `name`, in the order of their ids."""
         roots = [node.process.pid for node in self.nodes] + ([self.driver.pid] if self.driver else [])
         return sorted(
-            {process for root in roots for process in descendants(root) if name in _command(process)},
+            {process for root in roots for process in descendants(root) if name in command_of(process)},
             key=lambda process: process.pid,
         )
 
     def add_node(self) -> None:
         """One more raylet."""
         assert self.address is not None
-        arguments = [RAY, "start", f"--address={self.address}", "--num-cpus=2", "--block", "--disable-usage-stats",
-                     f"--node-name=node-{len(self.nodes)}", "--object-store-memory=100000000"]  # fmt: skip
-        self.nodes.append(Node(_quiet(arguments, {**self.environment, "RAY_AUTH_MODE": "token"})))
+        name = f"node-{next(self._numbers) + 1}"
+        arguments = [RAY, "start", f"--address={self.address}", "--num-cpus=1", "--block", "--disable-usage-stats",
+                     "--node-ip-address=127.0.0.1", f"--node-name={name}",
+                     "--object-store-memory=100000000"]  # fmt: skip
+        self.nodes.append(
+            Node(name, _in_background(arguments, {**self.environment, "RAY_AUTH_MODE": "token"}, self.folder))
+        )
+
+    def set_clock(self, seconds: int) -> None:
+        """Set the farm's wall clock `seconds` off from now on."""
+        assert self.clock is not None
+        self.clock.write_bytes(struct.pack("q", seconds))
+
+    def calm(self) -> None:
+        """End every trouble that is still going on."""
+        self.thaw()
+        self.proxy.storm = None
+        self.proxy.speak.set()
+        self.empty_disk()
 
     def thaw(self) -> None:
         """Let stopped processes go on."""
@@ -92,33 +136,72 @@ class World:
                 process.send_signal(signal.SIGCONT)
         self.paused = []
 
+    def fill_disk(self) -> None:
+        """Leave no byte free on the disk of temporary files."""
+        with open(self.disk / "full", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+            except OSError:
+                return
+
+    def empty_disk(self) -> None:
+        """The inverse of `fill_disk`."""
+        (self.disk / "full").unlink(missing_ok=True)
+
 
 @contextmanager
-def world(folder: Path, *, cluster: bool) -> Iterator[World]:
-    """Build a world, and take it down again."""
+def world(folder: Path, place: Place) -> Iterator[World]:
+    """Build a world, and take it down again. A wall clock of its own needs a C compiler."""
     with ExitStack() as stack:
         server = start_s3_server()
         stack.callback(stop_s3_server, server)
         proxy = stack.enter_context(proxied(server.endpoint))
+        disk = Path(tempfile.mkdtemp(dir=folder, prefix="disk-"))
+        if may_mount():
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(disk)], check=True)
+            stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=False)
+        ray_folder = Path(tempfile.mkdtemp(prefix="ray-chaos-", dir="/tmp"))  # sockets need a short path
+        stack.callback(shutil.rmtree, ray_folder, ignore_errors=True)
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        environment |= {**server.env, "AWS_ENDPOINT_URL": proxy.endpoint, **TIMEOUTS}
+        environment |= {**server.env, "AWS_ENDPOINT_URL": proxy.endpoint, **SETTINGS}
         environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        built = World(folder=folder, server=server, proxy=proxy, environment=environment)
+        environment |= {"TMPDIR": str(disk), "RAY_TMPDIR": str(ray_folder)}
+        environment |= {"TORCHINDUCTOR_CACHE_DIR": str(folder / "torchinductor")}
+        built = World(folder=folder, server=server, proxy=proxy, environment=environment, disk=disk)
+        if place is Place.PRIVATE_WITH_A_CLOCK:
+            _add_clock(built)
         stack.callback(_end, built)
-        if cluster:
-            _start_cluster(built)
+        if place in (Place.ONE_NODE, Place.TWO_NODES):
+            _start_cluster(built, ray_folder, num_cpus=1 if place is Place.TWO_NODES else 2)
+        if place is Place.TWO_NODES:
+            built.add_node()
         yield built
 
 
-def _start_cluster(built: World) -> None:
+def may_mount() -> bool:
+    """Whether this process has file systems of its own (`python -m tests.chaos` sees to it where it may)."""
+    return os.environ.get("CHAOS_OWN_NAMESPACE") == "1"
+
+
+def _add_clock(built: World) -> None:
+    library = built.folder / "clock_shift.so"
+    source = Path(__file__).with_name("clock_shift.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-lpthread"], check=True)
+    built.clock = built.folder / "clock"
+    built.set_clock(0)
+    built.environment |= {"LD_PRELOAD": str(library), "CHAOS_CLOCK_FILE": str(built.clock)}
+
+
+def _start_cluster(built: World, ray_folder: Path, *, num_cpus: int) -> None:
     port = free_port()
-    folder = Path("/tmp") / f"ray-chaos-{os.getpid()}"  # sockets need a short path
     built.address = f"127.0.0.1:{port}"
     arguments = [
-        RAY, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block",
-        "--disable-usage-stats", f"--temp-dir={folder}", "--object-store-memory=100000000", "--node-name=node-0",
+        RAY, "start", "--head", f"--port={port}", f"--num-cpus={num_cpus}", "--include-dashboard=false", "--block",
+        "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={ray_folder}",
+        "--object-store-memory=100000000", "--node-name=node-0",
     ]  # fmt: skip
-    built.nodes.append(Node(_quiet(arguments, built.environment)))
+    built.nodes.append(Node("node-0", _in_background(arguments, built.environment, built.folder)))
 
     def answers() -> bool:
         environment = {**built.environment, "RAY_AUTH_MODE": "token"}
@@ -126,51 +209,17 @@ def _start_cluster(built: World) -> None:
         return subprocess.run(status, capture_output=True, timeout=200, env=environment).returncode == 0
 
     films.wait_for(answers, timeout_s=600, what="the Ray cluster's start")
-    built.add_node()
 
 
 def _end(built: World) -> None:
-    built.thaw()
+    built.calm()
     everything = [process for node in built.nodes for process in node.tree]
     if built.driver is not None:
         everything += descendants(built.driver.pid)
     for process in everything:
         kill(process)
-    shutil.rmtree(f"/tmp/ray-chaos-{os.getpid()}", ignore_errors=True)
 
 
-def _quiet(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
-    )
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    """A process and everything below it, children first."""
-    try:
-        root = psutil.Process(pid)
-        return [*reversed(root.children(recursive=True)), root]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def kill(process: psutil.Process) -> None:
-    """SIGKILL, unless it is gone."""
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return
-
-
-def _command(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
-    except psutil.Error:
-        return ""
-
-
-def wait_gone(processes: list[psutil.Process], timeout_s: float = 30) -> None:
-    """Wait until they have ended."""
-    stop = time.monotonic() + timeout_s
-    while any(_command(process) for process in processes) and time.monotonic() < stop:
-        time.sleep(0.1)
+def _in_background(arguments: list[str], environment: dict[str, str], folder: Path) -> subprocess.Popen:
+    with open(folder / "ray.log", "a") as log:
+        return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, process_group=0)

@@ -32,6 +32,7 @@ def test_a_run_is_steered_from_another_shell(tmp_path):
     farm("cancel", run, "b", "--yes", "--reason", "not wanted")
     told = {job["job_id"]: job for job in farm("explain", run, "a", "b", "c")["jobs"]}
     assert told["a"]["state"] in ("waiting", "running")
+    assert told["a"]["held_by"].startswith("process ")
     hosts = farm("hosts", "list", run)["hosts"]
     assert [host["num_workers"] for host in hosts] == [2]
     films.wait_for(

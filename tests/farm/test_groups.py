@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
 import numpy as np
+import psutil
 import pytest
 
 from render_farm import load_engine
@@ -19,6 +21,7 @@ def test_a_group_renders_what_one_worker_renders_and_survives_the_loss_of_a_rank
     arguments = ["--workers", "2", "--ulysses", "2", "--keep-latents", "--device", "cpu"]
     running = films.start_render(films.manifest(tmp_path, [job]), "--output", str(tmp_path / "out"), *arguments)
     films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
+    assert _listening_addresses(running.pid) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     os.kill(children_named(running.pid, "ray::RenderWorker")[-1].pid, signal.SIGKILL)
     _, errors = running.communicate(timeout=500)
     assert running.returncode == 0, errors
@@ -27,6 +30,15 @@ def test_a_group_renders_what_one_worker_renders_and_survives_the_loss_of_a_rank
     assert [segment["group_shape"] for segment in segments] == [[1, 2, 1]] * 3
     alone = load_engine("tiny", device="cpu").render(job).latents.numpy()
     assert np.abs(films.latents(tmp_path / "out", "film") - alone).max() <= 1e-4
+
+
+def _listening_addresses(pid: int) -> set[str]:
+    """Where a private Ray, its workers and their group can be reached."""
+    found = set()
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {c.laddr.ip for c in process.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN}
+    return found
 
 
 def test_a_group_larger_than_the_farm_is_refused(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 from tests.farm import films
 from tests.farm.conftest import ray_command
@@ -20,7 +22,15 @@ def test_two_runs_on_a_running_cluster(ray_head, tmp_path):
         "cpu",
         "--json",
     ]
-    first = films.render(films.manifest(tmp_path, [films.job("a")], "one.parquet"), *arguments)
+    manifest = films.manifest(tmp_path, [films.job("a")], "one.parquet")
+    stranger = subprocess.Popen(
+        films.command("render", manifest, *arguments),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+    )
+    first = films.render(manifest, *arguments)
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["jobs"] == {"done": 1}
     second = films.render(films.manifest(tmp_path, [films.job("b")], "two.parquet"), *arguments)
@@ -28,6 +38,9 @@ def test_two_runs_on_a_running_cluster(ray_head, tmp_path):
     films.assert_complete(tmp_path / "out", "a")
     films.assert_complete(tmp_path / "out", "b")
     assert ray_command("status", f"--address={ray_head.address}").returncode == 0
+    _, errors = stranger.communicate(timeout=120)
+    assert stranger.returncode == 2, errors
+    assert "where the cluster asks for a token" in errors
 
 
 def test_an_address_without_a_cluster_is_exit_code_2(tmp_path):

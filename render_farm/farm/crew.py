@@ -1,0 +1,156 @@
+"""The workers' comings and goings: who is up, lost, silent, told to end, or let go because nothing is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from render_farm.farm.dispatch import Dispatch
+from render_farm.farm.draining import DrainWatch, draining_nodes
+from render_farm.farm.failures import died
+from render_farm.farm.farm_metrics import FarmMetrics
+from render_farm.farm.hang_watch import HangWatch
+from render_farm.farm.held_run import HeldRun
+from render_farm.farm.run_keeper import RunKeeper
+from render_farm.farm.run_spec import FarmShape
+from render_farm.farm.worker_pool import WorkerPool
+from render_farm.observability.events import EventKind
+from render_farm.scheduling import events as ev
+
+_PLACE_EVERY_S = 0.5
+_DRAINS_EVERY_S = 2.0
+
+
+class Crew:
+    """See the module."""
+
+    def __init__(self, shape: FarmShape, dispatch: Dispatch, keeper: RunKeeper, metrics: FarmMetrics) -> None:
+        self.shape = shape
+        self.pool = WorkerPool(shape, on_up=self._up, on_cannot_start=keeper.stop_all, work_for=self._work_for)
+        self.watch = HangWatch(shape.timeouts)
+        self._dispatch = dispatch
+        self._machine = dispatch.machine
+        self._keeper = keeper
+        self._metrics = metrics
+        self._drains = DrainWatch()
+        self._drains_looked_s = 0.0
+        self._idle_since_s = 0.0
+        """When the last run ended."""
+
+    async def adopt(self, shape: FarmShape) -> bool:
+        """Have workers of another shape, when no run needs the present ones; False when one does."""
+        if not self._keeper.anything_left:
+            await asyncio.gather(*(self.let_go(worker) for worker in self._machine.idle_workers))
+        if self._keeper.anything_left or self._machine.workers:
+            return False
+        self.shape = shape
+        self.pool.adopt(shape)
+        self.watch.timeouts = shape.timeouts
+        return True
+
+    def start(self) -> None:
+        """Have all workers, while something is left to render."""
+        if self._keeper.anything_left:
+            self.pool.start()
+
+    def show(self, run: HeldRun) -> None:
+        """Tell a run's log who is up already."""
+        for worker in self._machine.workers:
+            _log_up(run, worker)
+
+    def _work_for(self) -> str:
+        """The runs that are not over, for people who look at Ray's dashboard."""
+        return ", ".join(run.run_id for run in self._keeper.at_work)
+
+    # --- coming ---
+
+    def _up(self, worker: str, host: str) -> None:
+        for run in self._keeper.at_work:
+            _log_up(run, worker)
+        self._dispatch.apply(ev.WorkerUp(worker=worker, host=host))
+        if not self._keeper.anything_left and time.monotonic() >= self._kept_until_s:
+            self._dispatch.spawn(self.let_go(worker))
+
+    # --- going ---
+
+    def lost(self, worker: str, error: BaseException) -> None:
+        """A worker's process ended by itself."""
+        if not self.pool.forget(worker, kill=True):  # Ray also says so of one that it merely cannot reach
+            return
+        self._log_ended(worker, f"worker {worker} ended; a fresh one is started", level="warning")
+        failure = died(worker, error)
+        self._metrics.failed(failure)
+        self._dispatch.apply(ev.WorkerLost(worker=worker, failure=failure))
+        self.start()
+
+    async def let_go(self, worker: str) -> None:
+        """End an idle worker."""
+        self._log_ended(worker, f"worker {worker} is let go", level="debug")
+        self._dispatch.apply(ev.WorkerLost(worker=worker, failure=died(worker)))
+        await self.pool.end(worker)
+
+    async def all_over(self) -> None:
+        """Nothing is left to render: give the devices back, at once or after a while. The next run starts them anew."""
+        self._idle_since_s = time.monotonic()
+        if self.shape.timeouts.keep_workers_s > 0:
+            await asyncio.gather(*(self.pool.drop_films(worker) for worker in self._machine.idle_workers))
+            await asyncio.sleep(self.shape.timeouts.keep_workers_s)
+            if self._keeper.anything_left or time.monotonic() < self._kept_until_s:
+                return
+        await asyncio.gather(*(self.let_go(worker) for worker in self._machine.idle_workers))
+        self.start()  # a run that was added meanwhile
+
+    @property
+    def _kept_until_s(self) -> float:
+        return self._idle_since_s + self.shape.timeouts.keep_workers_s
+
+    async def free_a_place(self) -> None:
+        """Let an idle worker go, when all places are taken."""
+        while self.pool.num_places_taken >= self.shape.num_workers:
+            if self._machine.idle_workers:
+                await self.let_go(self._machine.idle_workers[0])
+            else:
+                await asyncio.sleep(_PLACE_EVERY_S)
+
+    # --- told to end ---
+
+    def end_silent(self, now: float) -> None:
+        """End the processes of workers that have given no sign of life for far too long."""
+        for work, doing in self.watch.silent(now):
+            if self.pool.has(work.worker):
+                self._keeper.runs[work.film[0]].record.log.add(
+                    f"worker {work.worker} {doing}; it is ended", job_id=work.film[1], level="warning"
+                )
+                self.pool.kill(work.worker)
+
+    def heed_drains(self, now: float) -> None:
+        """Now and then look for nodes that are told to go."""
+        if self.pool.nodes and now - self._drains_looked_s >= _DRAINS_EVERY_S:
+            self._drains_looked_s = now
+            self._dispatch.spawn(self._leave_drained())
+
+    async def _leave_drained(self) -> None:
+        draining = await asyncio.to_thread(draining_nodes)
+        for worker, within_s in self._drains.newly(draining, self.pool.nodes).items():
+            if worker in self._machine.idle_workers:
+                await self.let_go(worker)
+            elif self.pool.has(worker):
+                time_left = "soon" if within_s is None else f"within {within_s:.0f} s"
+                self._log(f"the node of worker {worker} is drained: it ends {time_left}")
+                self.pool.handle(worker).preempt.remote(within_s)
+        if draining:
+            self.start()
+
+    # --- the log ---
+
+    def _log(self, text: str) -> None:
+        for run in self._keeper.at_work:
+            run.record.log.add(text, level="warning")
+
+    def _log_ended(self, worker: str, text: str, *, level: str) -> None:
+        for run in self._keeper.at_work:
+            run.record.log.add(text, level=level, kind=EventKind.WORKER_ENDED, worker=worker)
+
+
+def _log_up(run: HeldRun, worker: str) -> None:
+    run.record.log.add(f"worker {worker} is up", level="debug", kind=EventKind.WORKER_UP, worker=worker)

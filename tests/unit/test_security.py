@@ -1,0 +1,79 @@
+"""Manifests are not trusted: what a row could try, a test a line.
+
+Elsewhere: ids that look like paths in manifests (`test_manifest_reader.py`) and keys (`test_storage_layout.py`), inputs
+outside the allow-list and pickles (`test_media_inputs.py`, `test_media_weights.py`, `test_engine_loading.py`), private
+networks and redirects to them (`test_media_inputs_https.py`), HTML (`test_report.py`), secrets in what a run writes
+(`tests/farm/test_s3_run.py`), and what listens (`tests/farm/test_groups.py`).
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm import RenderJob
+from render_farm.config import InputLimits
+from render_farm.errors import InputError, InvalidJobError, UsageError
+from render_farm.farm.driver import render_run
+from render_farm.farm.prepare import RunContext, prepare
+from render_farm.farm.request import RunRequest
+from render_farm.manifest.rows import Row
+from render_farm.media.uris import check_model_uri
+from render_farm.storage import open_store
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/b", "_runs", ".hidden", "a\0", "x" * 129])
+def test_a_run_id_that_looks_like_a_path_is_refused(run_id, tmp_path):
+    with pytest.raises(UsageError, match="--run-id"):
+        render_run(RunRequest(output=str(tmp_path / "out"), prompt="p", run_id=run_id), on_snapshot=print)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("job_id", ["../x", "/etc/passwd", "_work", "a\n", "-rf"])
+def test_a_job_id_that_looks_like_a_path_is_refused(job_id):
+    with pytest.raises(InvalidJobError, match="job_id"):
+        RenderJob(job_id=job_id, prompt="p")
+
+
+def test_a_prompt_of_megabytes_is_refused():
+    with pytest.raises(InvalidJobError, match="prompt: has 50,000,000 characters; the most is"):
+        RenderJob(job_id="a", prompt="x" * 50_000_000)
+
+
+@pytest.mark.parametrize("name", ["", "tiny", "org/model", "/models/a", "s3://bucket/a", "gs://bucket/a", "file:///a"])
+def test_models_come_from_where_inputs_may_come_from(name):
+    check_model_uri(name, InputLimits())
+
+
+NOWHERE = [
+    "http://169.254.169.254/latest",
+    "https://user:secret@host/model",
+    "simplecache::https://host/model",
+    "ftp://host/model",
+    "github://org:repo@main/model",
+]
+
+
+@pytest.mark.parametrize("name", NOWHERE)
+def test_models_of_a_manifest_come_from_nowhere_else(name):
+    with pytest.raises(InputError, match="models are not read from") as caught:
+        check_model_uri(name, InputLimits())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
+    context = RunContext(
+        run_id="night",
+        output=str(tmp_path),
+        store=open_store(tmp_path),
+        default_model="tiny",
+        keep_latents=False,
+        create_only=True,
+        group={},
+    )
+    rows = [
+        Row(number=number, job_id=f"j{number}", job=RenderJob(job_id=f"j{number}", prompt="p", model=name))
+        for number, name in enumerate(NOWHERE)
+    ]
+    prepared = prepare(rows, context, lambda model: pytest.fail(f"{model} was looked at"))
+    assert [result.error_class for result in prepared.ended] == ["InputError"] * len(NOWHERE)
+    assert "secret" not in "".join(str(result.message) for result in prepared.ended)
