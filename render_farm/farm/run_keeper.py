@@ -173,8 +173,8 @@ class RunKeeper:
         state = action.state
         if state is RunState.DONE and counts.get("failed"):
             state = RunState.FAILED  # rows that were bad from the start
-        await self._save_costs(run)
         try:
+            await self._save_costs(run)
             await run.give_back()
             if not run.lease_lost:
                 self._metrics.lease("given_back")

@@ -10,6 +10,7 @@ from typing import Any
 
 from render_farm.job import default_seed
 from render_farm.media.seams import VISIBLE
+from render_farm.media.uris import shown_uri
 from render_farm.models import defaults_for
 from render_farm.observability.events import EventKind
 from render_farm.report.failures import group_failures
@@ -106,7 +107,7 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
             "seed": row.get("seed") if row.get("seed") is not None else default_seed(name),
             "video": round(frames / fps, 2) if isinstance(frames, int) and fps else None,
             "size": f"{known['width']}x{known['height']}" if "width" in known else _size(row),
-            "model": row.get("model"),
+            "model": shown_uri(str(row["model"])) if row.get("model") else None,
             "label": _label(row),
             "seam": result.get("seam_score"),
             "wall": result.get("wall_s"),
