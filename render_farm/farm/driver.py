@@ -53,7 +53,8 @@ OnSnapshot = Callable[[RunSnapshot], None]
 _POLL_S = 0.2
 _STOP_WITHIN_S = 120.0
 _FILMS_A_CALL = 200
-_ADD_TRIES = 3
+_ADD_WITHIN_S = 60.0
+_ADD_AGAIN_S = 1.0
 EXIT_TIMED_OUT = 13
 EXIT_INTERRUPTED = 130
 
@@ -384,12 +385,14 @@ class _Watch:
 
     def _add(self) -> None:
         """Add the run; again where the coordinator of a shared cluster ends meanwhile, for Ray starts it anew."""
-        for tries_left in reversed(range(_ADD_TRIES)):
+        stop = time.monotonic() + _ADD_WITHIN_S
+        while True:
             try:
                 return self._add_once()
             except _CoordinatorEndedError:
-                if self._cluster.private or not tries_left:
+                if self._cluster.private or time.monotonic() > stop:
                     raise
+            time.sleep(_ADD_AGAIN_S)
 
     def _add_once(self) -> None:
         self._coordinator = self._cluster.coordinator(self._shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,19 @@ class Audit:
         return num
 
     def num_begun_again(self) -> int:
-        """Segments that were handed out more than once, as far as the run's log tells: a killed coordinator leaves out
-        what it had not written yet."""
+        """Segments that were handed out again before they were stored, as far as the run's log tells: a killed
+        coordinator leaves out what it had not written yet. A stored one that is handed out again is only read."""
         keys = RunKeys(run_id=self.run_id)
-        lines = [line for key in self.store.list(keys.logs) for line in parse_lines(self.store.read_bytes(key))]
-        begun = [(line.job_id, line.segment) for line in lines if line.kind == EventKind.SEGMENT_STARTED]
-        return len(begun) - len(set(begun))
+        begun: Counter[tuple[str, int | None]] = Counter()
+        stored = set()
+        for key in sorted(self.store.list(keys.logs)):
+            for line in parse_lines(self.store.read_bytes(key)):
+                segment = line.job_id, line.segment
+                if line.kind == EventKind.SEGMENT_DONE:
+                    stored.add(segment)
+                elif line.kind == EventKind.SEGMENT_STARTED and segment not in stored:
+                    begun[segment] += 1
+        return sum(begun.values()) - len(begun)
 
     def counted_attempts(self) -> list[str]:
         """Jobs that had an attempt counted, where none may be."""
