@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 _CODE_BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`(render-farm [^`\n]+)`")
 _PROGRAM = re.compile(
-    r"(?:(?<![\w/.-])render-farm|-m render_farm\.cli(?P<night>\.nightly)?|(?P<file>jobs/nightly\.py))(?= |$)"
+    r"(?:(?:^|[;&|(`]|-- |exec \w+ |\b[A-Z_]+=\S+ )\s*(?P<verb>render-farm)"
+    r"|(?P<module>-m render_farm\.cli(?P<night>\.nightly)?)|(?P<file>jobs/nightly\.py))(?= |$)"
 )
 _END = {"|", "||", "&&", ";", "&", ">", ">>", "<", "\\"}
 
@@ -38,8 +39,8 @@ def commands_of(path: Path) -> list[str]:
 def _in_line(line: str) -> Iterator[str]:
     match = _PROGRAM.search(line)
     if match and "..." not in line:
-        quoted = line[: match.start()].endswith("`")
-        yield line[match.start() :].partition("`")[0] if quoted else line[match.start() :]
+        start = next(match.start(name) for name in ("verb", "module", "file") if match[name])
+        yield line[start:].partition("`")[0] if line[:start].endswith("`") else line[start:]
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -66,6 +67,8 @@ def parse(line: str) -> str:
     words = shlex.split(line[match.end() :], comments=True)
     arguments = []
     for word in words:
+        if word == "$@":  # what the caller adds
+            continue
         if word in _END or re.match(r"\d?>", word):
             break
         arguments.append(word.rstrip(";)"))

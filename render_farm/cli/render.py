@@ -49,6 +49,14 @@ def render(
         str | None, typer.Option("--address", help="local, auto or a Ray address. Default: $RAY_ADDRESS, else local.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="GPU or CPU workers in all.")] = None,
+    max_gpus: Annotated[
+        int | None,
+        typer.Option("--max-gpus", min=1, help="Let the cluster's autoscaler go up to this many (with cpu: slots)."),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster has cost more."),
+    ] = None,
     device: Annotated[Device, typer.Option("--device", help="Where to render.")] = Device.AUTO,
     ulysses: Ulysses = None,
     ring: Ring = None,
@@ -181,6 +189,8 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         job_of_prompt(prompt, overrides)  # refuses what cannot work before anything starts
     if timeout_s is not None and not timeout_s > 0:
         raise UsageError(f"--timeout: {timeout_s:g} is not more than 0 seconds")
+    if flags["max_cost"] is not None and not 0 < flags["max_cost"] < float("inf"):
+        raise UsageError(f"--max-cost: {flags['max_cost']:g} is not more than 0")
     max_failed = flags["max_failed"]
     if max_failed is not None and not _LIMIT.fullmatch(max_failed):
         raise UsageError(f"--max-failed: {max_failed!r} is neither a number of jobs nor a percentage like 10%")
@@ -197,6 +207,8 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         run_id=flags["run_id"],
         address=flags["address"],
         num_workers=flags["workers"],
+        max_gpus=flags["max_gpus"],
+        max_cost=flags["max_cost"],
         device=Device(flags["device"]).value,
         ulysses=flags["ulysses"],
         ring=flags["ring"],

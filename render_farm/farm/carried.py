@@ -57,5 +57,6 @@ def of_this_driver() -> dict[str, str]:
 
 def digest_of_environment() -> str:
     """Tells apart the environments that two drivers give their workers, without telling what they are."""
-    carried = carried_environment(os.environ)
+    job = os.environ.get(_IN_A_JOB)
+    carried = json.loads(job).get("runtime_env", {}).get("env_vars", {}) if job else carried_environment(os.environ)
     return hashlib.sha256(json.dumps(carried, sort_keys=True).encode()).hexdigest()

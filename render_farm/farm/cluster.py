@@ -17,6 +17,8 @@ from render_farm.errors import RenderFarmError, UsageError
 from render_farm.farm.carried import digest_of_environment, of_this_driver
 
 _ANSWER_WITHIN_S = 10.0
+_ON_THE_HEAD = "node:__internal_head__"
+"""Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or let go."""
 _START_TRIES = 3
 _OBJECT_STORE_BYTES = 256 << 20
 """Of a private Ray: latents go through storage, so little more than calls travels through it."""
@@ -44,7 +46,12 @@ class Cluster:
         options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
         if self.private:
             return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
-        options |= {"lifetime": "detached", "get_if_exists": True, "max_restarts": -1}
+        options |= {
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "max_restarts": -1,
+            "resources": {_ON_THE_HEAD: 0.001},
+        }
         environment = digest_of_environment()
         _end_outdated(NAME, environment)
         return Coordinator.options(**options).remote(shape, self.address, environment)  # type: ignore[attr-defined]

@@ -121,6 +121,8 @@ class Coordinator:
             if entry.task.job_id in run.record.films:
                 continue  # from a driver that died while it added them
             run.record.add(entry)
+            run.largest_group = max(run.largest_group, entry.group.size)
+            run.most_workers = max(run.most_workers, entry.most_workers)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
             run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
             clock_ahead_s = time.monotonic() - time.time()
@@ -161,7 +163,8 @@ class Coordinator:
         """The run now, with the log lines after `after_line`."""
         run = self._keeper.runs[run_id]
         if run.record.state is RunState.RUNNING and not self._machine.workers:
-            run.record.note = run.record.note or f"starting {self._crew.shape.num_workers} workers"
+            if not run.record.note or run.record.note.startswith("starting"):
+                run.record.note = f"starting {self._crew.expected}"
         elif run.record.note.startswith("starting"):
             run.record.note = ""
         if not run.record.note and run.control.paused:
@@ -228,6 +231,7 @@ class Coordinator:
             now = time.monotonic()
             self._crew.end_silent(now)
             self._crew.heed_drains(now)
+            self._crew.scale(now)
             self._dispatch.apply(ev.Tick())
             self._metrics.sample(self._keeper.runs, self._machine, now=now, now_unix_s=time.time())
             self._keeper.look_after(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+from render_farm.farm.cluster_scaler import ClusterScaler, scaler_of
 from render_farm.farm.dispatch import Dispatch
 from render_farm.farm.draining import DrainWatch, draining_nodes
 from render_farm.farm.failures import died
@@ -16,6 +17,7 @@ from render_farm.farm.run_spec import FarmShape
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
+from render_farm.scheduling.scaling import Present, leavers
 
 _PLACE_EVERY_S = 0.5
 _DRAINS_EVERY_S = 2.0
@@ -28,6 +30,8 @@ class Crew:
         self.shape = shape
         self.pool = WorkerPool(shape, on_up=self._up, on_cannot_start=keeper.stop_all, work_for=self._work_for)
         self.watch = HangWatch(shape.timeouts)
+        self._scaler = scaler_of(shape)
+        self.pool.limit = None if self._scaler is None else 0  # until the cluster has been looked at
         self._dispatch = dispatch
         self._machine = dispatch.machine
         self._keeper = keeper
@@ -45,6 +49,8 @@ class Crew:
             return False
         self.shape = shape
         self.pool.adopt(shape)
+        self._scaler = scaler_of(shape)
+        self.pool.limit = None if self._scaler is None else 0
         self.watch.timeouts = shape.timeouts
         return True
 
@@ -97,6 +103,8 @@ class Crew:
             await asyncio.sleep(self.shape.timeouts.keep_workers_s)
             if self._keeper.anything_left or time.monotonic() < self._kept_until_s:
                 return
+        if self._scaler is not None:
+            await self._scaler.ask_for_nothing()
         await asyncio.gather(*(self.let_go(worker) for worker in self._machine.idle_workers))
         self.start()  # a run that was added meanwhile
 
@@ -106,11 +114,59 @@ class Crew:
 
     async def free_a_place(self) -> None:
         """Let an idle worker go, when all places are taken."""
-        while self.pool.num_places_taken >= self.shape.num_workers:
+        # On a cluster that has no GPU yet, the encoder is the first to ask for one.
+        places = self.shape.num_workers if self._scaler is None else max(1, self._scaler.num_there)
+        while self.pool.num_places_taken >= places:
             if self._machine.idle_workers:
                 await self.let_go(self._machine.idle_workers[0])
             else:
                 await asyncio.sleep(_PLACE_EVERY_S)
+
+    # --- as many as the plan needs ---
+
+    @property
+    def expected(self) -> str:
+        """How many workers there are to be, for people."""
+        return self._scaler.note if self._scaler is not None else f"{self.shape.num_workers} workers"
+
+    def scale(self, now: float) -> None:
+        """Now and then have as many workers as films can use, on a cluster that grows."""
+        scaler = self._scaler
+        if scaler is None or not (self._keeper.anything_left or (scaler.num_asked and now >= self._kept_until_s)):
+            return
+        if scaler.due(now):
+            self._dispatch.spawn(self._scale(scaler))
+
+    async def _scale(self, scaler: ClusterScaler) -> None:
+        """Ask the cluster for what films can use and limits allow, start workers on what is there, let others go."""
+        at_work = [run for run in self._keeper.at_work if self._machine.has_run(run.run_id)]
+        num_films = 0
+        for run in at_work:
+            counts = self._machine.counts(run.run_id)
+            num_films += counts.get("running", 0) + (0 if run.control.paused else counts.get("waiting", 0))
+        asked = scaler.num_asked
+        decision = await scaler.look(
+            num_films=num_films,
+            group_size=max((run.largest_group for run in at_work), default=1),
+            workers_a_film=max((run.most_workers for run in at_work), default=1),
+        )
+        if decision.num_workers != asked:
+            for run in at_work:
+                run.record.log.add(f"{scaler.note}: {decision.reason}")
+        if decision.stop:
+            self._keeper.stop_all(decision.reason)
+            return
+        self.pool.limit = min(decision.num_workers, scaler.num_there)
+        idle = set(self._machine.idle_workers)
+        present = [
+            Present(name=worker, host=self.pool.nodes.get(worker, ""), is_idle=worker in idle)
+            for worker in self._machine.workers
+        ]
+        for worker in leavers(present, decision.num_workers):
+            if worker in self._machine.idle_workers:  # still, after the one before it went
+                await self.let_go(worker)
+        if self.shape.device != "cuda" or not any(run.encoding for run in at_work):
+            self.start()
 
     # --- told to end ---
 

@@ -38,6 +38,7 @@ from render_farm.manifest.writer import write_manifest
 from render_farm.media.uris import shown_uri
 from render_farm.planning.groups import nearest_shape, possible_shapes
 from render_farm.scheduling.retry import RetryPolicy
+from render_farm.scheduling.scaling import ScaleLimits
 from render_farm.scheduling.states import RunState, exit_code, run_state
 from render_farm.storage.layout import check_id
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -88,10 +89,12 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
         stack.enter_context(signals.handled())
         # A private Ray takes seconds to start: it is not, when there is nothing to render.
         metadata = _metadata(source, request)
+        scaling = _scaling(request, address)
         cluster = (
             None if address == "local" else stack.enter_context(connect(address, num_workers=None, metadata=metadata))
         )
-        device = _device(request, _local_gpus() if cluster is None else cluster.num_gpus)
+        gpus_there = _local_gpus() if cluster is None else cluster.num_gpus
+        device = _device(request, scaling.max_workers if scaling is not None else gpus_there)
         dtype = _dtype(request, device)
         _check_attention(request.settings.engine.attention, device)
         engine_of = cache(lambda model: _engine(model, dtype, request.settings))
@@ -130,7 +133,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
         if cluster is None:
             cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
         stack.enter_context(signals.handled())  # again: connecting to Ray sets a handler of its own
-        shape = _shape(request, cluster, device, dtype, prepared.entries)
+        shape = _shape(request, cluster, device, dtype, prepared.entries, scaling)
         return _Watch(cluster, shape, spec, prepared, on_snapshot, clock, signals).run()
 
 
@@ -202,7 +205,8 @@ def _groups_of(
         host = this_host(device, request.num_workers)
     else:
         places = cluster.most_gpus if device == "cuda" else min(cluster.most_cpus, MOST_CPU_WORKERS)
-        host = Host(device=device, num_workers=min(request.num_workers or places, places))
+        # A cluster that is still to grow has no host to choose for: each film's own degrees, or 1.
+        host = Host(device=device, num_workers=max(1, min(request.num_workers or places, places)))
     asked = (request.ulysses, request.ring, request.cfg_parallel)
     return GroupChooser(
         settings.group,
@@ -234,14 +238,44 @@ def _dtype(request: RunRequest, device: str) -> str:
     return "bfloat16" if device == "cuda" else "float32"
 
 
-def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entries: Sequence[FilmEntry]) -> FarmShape:
+def _scaling(request: RunRequest, address: str) -> ScaleLimits | None:
+    """How far the cluster may grow. Raises `UsageError` for limits that cannot be kept."""
+    price = request.settings.gpu_price_per_hour
+    if request.max_gpus is None:
+        if request.max_cost is not None:
+            raise UsageError("--max-cost is for a cluster that grows", advice="give --max-gpus too")
+        return None
+    if address == "local":
+        raise UsageError(
+            "--max-gpus: a private Ray does not grow", advice="give the --address of a cluster with an autoscaler"
+        )
+    if request.max_cost is not None and not price:
+        raise UsageError(
+            "--max-cost: what a GPU costs is not known",
+            advice="set gpu_price_per_hour in the settings file, or RENDER_FARM_GPU_PRICE_PER_HOUR",
+        )
+    return ScaleLimits(max_workers=request.max_gpus, max_cost=request.max_cost, price_per_hour=price)
+
+
+def _shape(
+    request: RunRequest,
+    cluster: Cluster,
+    device: str,
+    dtype: str,
+    entries: Sequence[FilmEntry],
+    scaling: ScaleLimits | None,
+) -> FarmShape:
     most = cluster.num_gpus if device == "cuda" else min(cluster.num_cpus, MOST_CPU_WORKERS)
+    if scaling is not None:
+        most = scaling.max_workers
     if request.num_workers is not None and request.num_workers < 1:
         raise UsageError(f"--workers: {request.num_workers} is less than 1")
     largest = max(entries, key=lambda entry: entry.group.size)
     group = largest.group
     useful = max(group.size, sum(entry.most_workers for entry in entries))
     num_workers = request.num_workers or max(1, min(most, useful))
+    if scaling is not None:
+        num_workers = min(num_workers, scaling.max_workers)
     if group.size > num_workers:
         plan = largest.task.plan
         able = possible_shapes(
@@ -256,7 +290,7 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
             advice=f"--workers {group.size}, or degrees of at most {num_workers} workers: "
             f"{nearest_shape(group, able)} would work",
         )
-    if device == "cuda" and num_workers > cluster.num_gpus:
+    if scaling is None and device == "cuda" and num_workers > cluster.num_gpus:
         raise UsageError(f"--workers: {num_workers} is more than the cluster's {cluster.num_gpus} GPUs")
     settings = request.settings
     return FarmShape(
@@ -274,6 +308,7 @@ def _shape(request: RunRequest, cluster: Cluster, device: str, dtype: str, entri
         timeouts=settings.timeouts,
         model_cache=settings.model_cache,
         engine=settings.engine,
+        scaling=scaling,
     )
 
 

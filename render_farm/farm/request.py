@@ -31,6 +31,10 @@ class RunRequest:
     """`local`, `auto` or a Ray address; None: `$RAY_ADDRESS`, else `local`."""
     num_workers: int | None = None
     """None: every GPU of the cluster; on the CPU, a few, no more than there are films."""
+    max_gpus: int | None = None
+    """How far the cluster's autoscaler may be asked to go (GPUs; on the CPU, slots); None: the cluster is as it is."""
+    max_cost: float | None = None
+    """The run stops before its cluster has cost more, by `settings.gpu_price_per_hour`; with `max_gpus` only."""
     device: str = "auto"
     ulysses: Degree = None
     ring: Degree = None

@@ -10,6 +10,7 @@ from render_farm.farm.results import Result
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import RetryPolicy
+from render_farm.scheduling.scaling import ScaleLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class FarmShape:
     model_cache: str | None = None
     """Local folder for models that come from a URI."""
     engine: EngineOptions = field(default_factory=EngineOptions)
+    scaling: ScaleLimits | None = None
+    """How far the cluster's autoscaler may be asked to go; None: it is not asked."""
 
     @property
     def gpus_per_worker(self) -> float:

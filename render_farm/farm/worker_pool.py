@@ -19,7 +19,8 @@ _CLOSE_S = 5.0
 
 
 class WorkerPool:
-    """Keeps `shape.num_workers` workers alive from the first `start` on. A restarted worker has a new name."""
+    """Keeps `shape.num_workers` workers alive from the first `start` on, or fewer (`limit`). A restarted worker has a
+    new name."""
 
     def __init__(
         self,
@@ -41,6 +42,8 @@ class WorkerPool:
         self._tasks: set[asyncio.Task] = set()
         self._avoided: frozenset[str] = frozenset()
         """Hosts on which no worker is started."""
+        self.limit: int | None = None
+        """No more workers than this are started; None: `shape.num_workers` alone counts."""
         self.pids: dict[str, int] = {}
         self.nodes: dict[str, str] = {}
         """Ids of their nodes, by worker."""
@@ -69,8 +72,11 @@ class WorkerPool:
         return self._handles[worker]
 
     def start(self) -> None:
-        """Start a worker in every place that has none."""
+        """Start a worker in every place that has none, as far as the limit allows."""
+        most = self._shape.num_workers if self.limit is None else min(self.limit, self._shape.num_workers)
         for place in range(self._shape.num_workers):
+            if len(self._places) >= most:
+                return
             if place not in self._places:
                 self._generation += 1
                 name = f"worker-{place}.{self._generation}"

@@ -34,4 +34,5 @@ def test_wrong_ones_are_found():
 
 def test_the_pages_have_commands_at_all():
     assert len(commands_of(ROOT / "jobs/README.md")) > 5
+    assert len(commands_of(ROOT / "cluster/README.md")) > 30
     assert len(commands_of(ROOT / "jobs/nightly.cron")) == 1

@@ -9,13 +9,15 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
+from render_farm.cli.cluster_findings import findings_of
 from render_farm.cli.flags import arguments_of
 from render_farm.cli.main import app
 from render_farm.cli.render import render
 from render_farm.cli.submit import submit
 from render_farm.errors import UsageError
 from render_farm.farm import submit as farm_submit
-from render_farm.farm.carried import carried_environment
+from render_farm.farm.carried import carried_environment, digest_of_environment, of_this_driver
+from render_farm.farm.cluster_check import MachineReport
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 
@@ -107,6 +109,30 @@ def test_packages_and_a_runtime_environment(sent, tmp_path):
 def test_arguments_that_are_defaults_are_left_out():
     defaults = {name: parameter.default for name, parameter in inspect.signature(render).parameters.items()}
     assert arguments_of(render, defaults) == []
+
+
+def test_drivers_with_other_credentials_are_told_apart(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "one")
+    one = digest_of_environment()
+    monkeypatch.setenv("UNRELATED", "x")
+    assert digest_of_environment() == one
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "two")
+    assert digest_of_environment() != one and "two" not in digest_of_environment()
+    # Inside a Ray Job, what it was submitted with counts.
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"env_vars": {"MINE": "1"}}}))
+    in_job = digest_of_environment()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "one")
+    assert digest_of_environment() == in_job and of_this_driver() == {}
+
+
+def test_machines_with_the_same_problem_are_on_one_line():
+    reports = [MachineReport(host=f"h{n}", problems=("cannot write at s3://b: denied",)) for n in range(8)]
+    reports += [MachineReport(host="g", problems=(), num_gpus=0, has_gpu_driver=True)]
+    storage, gpus = findings_of(reports, "s3://b")
+    assert storage.status == "broken" and "h0, h1, h2, h3, h4 and 3 more: cannot write" in storage.detail
+    assert gpus.status == "note" and "g: has a GPU driver" in gpus.detail
+    (fine,) = findings_of([MachineReport(host="h", problems=(), num_gpus=8, has_gpu_driver=True)], None)
+    assert fine.status == "ok" and "give --output" in fine.detail
 
 
 def test_what_is_taken_along():

@@ -1,0 +1,76 @@
+"""Asks Ray's autoscaler for what the farm can use, and keeps count of what that costs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from render_farm.farm.run_spec import FarmShape
+from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide
+
+_ASK_AGAIN_S = 60.0
+_LOOK_EVERY_S = 5.0
+
+
+class ClusterScaler:
+    """One a coordinator. The cost is that of every GPU (or CPU slot) of the cluster since there was something to
+    render, idle ones included; time before a machine joins the cluster is not seen here."""
+
+    def __init__(self, limits: ScaleLimits, *, resource: str) -> None:
+        """`resource` is Ray's name of what a worker takes one of: `GPU` or `CPU`."""
+        self.limits = limits
+        self.num_there = 0
+        self.spent = 0.0
+        self._resource = resource
+        self.num_asked = 0
+        self._asked_s: float | None = None
+        self._looked_s: float | None = None
+        self._next_look_s = 0.0
+
+    @property
+    def note(self) -> str:
+        """What is asked for and there, for people."""
+        return f"{self.num_asked} workers ({self._resource}) asked of the cluster, which has {self.num_there}"
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to look again; says so once."""
+        if now < self._next_look_s:
+            return False
+        self._next_look_s = now + _LOOK_EVERY_S
+        return True
+
+    async def look(self, *, num_films: int, group_size: int, workers_a_film: int) -> Decision:
+        """See what is there, decide, and ask for it when that has changed (and now and then again: a request is
+        forgotten by a head that was restarted)."""
+        now = time.monotonic()
+        there = await asyncio.to_thread(ray.cluster_resources)
+        if self._looked_s is not None and self.limits.price_per_hour:
+            self.spent += self.num_there * self.limits.price_per_hour * (now - self._looked_s) / 3600
+        self.num_there, self._looked_s = int(there.get(self._resource, 0)), now
+        demand = Demand(
+            num_films=num_films,
+            group_size=group_size,
+            workers_a_film=workers_a_film,
+            num_there=self.num_there,
+            spent=self.spent,
+        )
+        decision = decide(demand, self.limits)
+        if decision.num_workers != self.num_asked or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
+            self.num_asked, self._asked_s = decision.num_workers, now
+            await asyncio.to_thread(request_resources, bundles=[{self._resource: 1}] * decision.num_workers)
+        return decision
+
+    async def ask_for_nothing(self) -> None:
+        """Nothing is left to render: let every machine go."""
+        self.num_asked, self.spent, self._asked_s, self._looked_s = 0, 0.0, None, None
+        await asyncio.to_thread(request_resources, bundles=[])
+
+
+def scaler_of(shape: FarmShape) -> ClusterScaler | None:
+    """The scaler of a farm of this shape; None on a cluster that is as it is."""
+    if shape.scaling is None:
+        return None
+    return ClusterScaler(shape.scaling, resource="GPU" if shape.device == "cuda" else "CPU")
