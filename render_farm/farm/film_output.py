@@ -64,8 +64,13 @@ class FilmOutput:
         self._thread = decoding_thread
         self._folder = make_folder()
         self.is_shared = is_shared
-        self._decoder = None if is_shared else engine.decoder(plan)
-        self._writer = Mp4Writer(self._folder / VIDEO, plan.job.width, plan.job.height, plan.job.fps, plan.job.quality)
+        job = plan.job
+        try:
+            self._decoder = None if is_shared else engine.decoder(plan)
+            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)  # nobody could call `remove`
+            raise
         self._seams = SeamMeter()
         self._pending: list[Future[None]] = []
         self._closed = False

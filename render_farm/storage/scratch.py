@@ -15,9 +15,13 @@ _OWNER = "owner.json"
 
 
 def make_folder() -> Path:
-    """A new temporary folder of this process."""
+    """A new temporary folder of this process. Nothing is left when the disk is full (OSError passes)."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    (folder / _OWNER).write_text(json.dumps(asdict(this_process())))
+    try:
+        (folder / _OWNER).write_text(json.dumps(asdict(this_process())))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 
