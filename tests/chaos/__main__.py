@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.chaos.faults import BY_LETTER
 from tests.chaos.one_run import Undisturbed, one_run
-from tests.chaos.records import append, next_run, read, summary
+from tests.chaos.records import Record, append, next_run, read, summary
 from tests.chaos.scene import Fault
 from tests.chaos.world import Place, World, may_mount, world
 
@@ -34,15 +34,15 @@ def main() -> int:
     options = _options()
     path = Path(options.results)
     faults = [BY_LETTER[letter] for letter in options.faults]
+    made: list[Record] = []
     if not options.summary:
         _move_into_namespaces()
-        _run(options, path, [fault for fault in faults if _can(fault)])
-    records = read(sorted(path.parent.glob("*.jsonl")))
-    print("\n".join(summary(records, faults)))
-    return 1 if any(record.violations for record in records) else 0
+        _run(options, path, [fault for fault in faults if _can(fault)], made)
+    print("\n".join(summary(read(sorted(path.parent.glob("*.jsonl"))), faults)))
+    return 1 if any(record.violations for record in made) else 0
 
 
-def _run(options: argparse.Namespace, path: Path, faults: list[Fault]) -> None:
+def _run(options: argparse.Namespace, path: Path, faults: list[Fault], made: list[Record]) -> None:
     ends_s = time.monotonic() + options.minutes * 60
     undisturbed, worlds = Undisturbed(), dict[Place, World]()
     num_futile = 0
@@ -57,6 +57,7 @@ def _run(options: argparse.Namespace, path: Path, faults: list[Fault]) -> None:
                 worlds[fault.place] = stack.enter_context(world(Path(tempfile.mkdtemp(dir=folder)), fault.place))
             record = one_run(worlds[fault.place], fault, seed, undisturbed)
             append(path, record)
+            made.append(record)
             print(record, flush=True)
             num_futile = 0 if record.struck else num_futile + 1
             if num_futile >= _FUTILE_RUNS:
