@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from render_farm.farm.node_packs import NodePacks
 from render_farm.farm.run_spec import FarmShape
 from render_farm.farm.text_worker import TextReport, TextWorker
 from render_farm.farm.worker import RenderWorker
@@ -31,7 +32,7 @@ class WorkerPool:
         work_for: Callable[[], str],
     ) -> None:
         """`work_for` names the runs that a worker is started for."""
-        self._shape = shape
+        self.adopt(shape)
         self._on_up = on_up
         self._on_cannot_start = on_cannot_start
         self._work_for = work_for
@@ -51,6 +52,8 @@ class WorkerPool:
     def adopt(self, shape: FarmShape) -> None:
         """Start workers as `shape` says from now on. Only while there are none."""
         self._shape = shape
+        resources = {"CPU": shape.cpus_per_worker, "GPU": shape.gpus_per_worker}
+        self._packs = NodePacks(size=shape.pack_size, num_places=shape.num_workers, resources=resources)
 
     def avoid_hosts(self, hosts: Iterable[str]) -> None:
         """Start no worker on these hosts from now on."""
@@ -92,7 +95,7 @@ class WorkerPool:
             num_cpus=shape.cpus_per_worker,
             num_gpus=shape.gpus_per_worker,
             max_concurrency=_CONCURRENT_CALLS,
-            **await asyncio.to_thread(self._elsewhere),
+            **await asyncio.to_thread(self._where, place),
         ).remote(
             name,
             me,
@@ -107,11 +110,16 @@ class WorkerPool:
             where = await asyncio.wait_for(actor.ready.remote(), shape.timeouts.worker_start_s)
         except (TimeoutError, ray.exceptions.RayError) as error:
             self._failed_starts += 1
+            missing = await asyncio.to_thread(self._packs.what_is_missing, place)
+            reason = (
+                missing or " ".join(str(error).split())[-400:] or f"no answer in {shape.timeouts.worker_start_s:g} s"
+            )
             self._places.pop(place, None)
             ray.kill(actor)
+            self._packs.left(tuple(self._places))
             if self._failed_starts >= _START_ATTEMPTS and not self._handles:
                 self._failed_starts = 0
-                self._on_cannot_start(f"workers cannot be started: {' '.join(str(error).split())[-400:]}")
+                self._on_cannot_start(f"workers cannot be started: {reason}")
             else:
                 await asyncio.sleep(1.0)
                 self.start()
@@ -121,10 +129,10 @@ class WorkerPool:
         self.pids[name], self.nodes[name] = where["pid"], where["node"]
         self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
 
-    def _elsewhere(self) -> dict[str, Any]:
-        """Options that keep an actor off the avoided hosts."""
+    def _where(self, place: int) -> dict[str, Any]:
+        """Options that keep an actor with those of its render group, and off the avoided hosts."""
         nodes = [node["NodeID"] for node in ray.nodes() if node["NodeName"] in self._avoided] if self._avoided else []
-        return {"label_selector": {"ray.io/node-id": f"!in({','.join(nodes)})"}} if nodes else {}
+        return self._packs.options(place, avoided_nodes=nodes)
 
     def forget(self, worker: str, *, kill: bool = False) -> bool:
         """Free the place of a worker whose process ended; False when that is known already."""
@@ -138,6 +146,7 @@ class WorkerPool:
         for place, name in list(self._places.items()):
             if name == worker:
                 del self._places[place]
+        self._packs.left(tuple(self._places))
         return True
 
     def kill(self, worker: str) -> None:
@@ -167,7 +176,9 @@ class WorkerPool:
         """Encode prompts in a process that ends afterwards, and the encoder with it."""
         shape = self._shape
         # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
-        actor = TextWorker.options(num_cpus=0, num_gpus=shape.gpus_per_worker).remote()  # type: ignore[attr-defined]
+        actor = TextWorker.options(  # type: ignore[attr-defined]
+            num_cpus=0, num_gpus=shape.gpus_per_worker, **self._packs.spare(tuple(self._places))
+        ).remote()
         try:
             return await actor.encode.remote(
                 model=model,

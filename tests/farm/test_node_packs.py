@@ -1,0 +1,81 @@
+"""Workers of a render group start on one node of a cluster: real placement groups on a Ray of three small nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from render_farm.farm.node_packs import NodePacks
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes with three CPUs and one with two."""
+    cluster = Cluster()
+    for number, num_cpus in enumerate((3, 3, 2)):
+        cluster.add_node(num_cpus=num_cpus, node_name=f"node-{number}", include_dashboard=False)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@ray.remote
+class Worker:
+    def node(self) -> str:
+        return str(ray.get_runtime_context().get_node_id())
+
+
+def start(packs: NodePacks, places: range, **options) -> list:
+    return [Worker.options(num_cpus=1, **packs.options(place, **options)).remote() for place in places]
+
+
+def nodes_of(workers: list) -> list[str]:
+    return ray.get([worker.node.remote() for worker in workers], timeout=120)
+
+
+def free_cpus() -> float:
+    return ray.available_resources().get("CPU", 0.0)
+
+
+@pytest.mark.timeout(300)
+def test_packs_stay_on_a_node_each_move_off_avoided_ones_and_are_given_back(cluster: Cluster) -> None:
+    packs = NodePacks(size=2, num_places=5, resources={"CPU": 1.0, "GPU": 0.0})
+    workers = start(packs, range(4))
+    nodes = nodes_of(workers)
+    assert nodes[0] == nodes[1] and nodes[2] == nodes[3]
+    assert packs.what_is_missing(0) == ""
+
+    ray.kill(workers[0])
+    [moved] = nodes_of(start(packs, range(1), avoided_nodes=[nodes[0]]))
+    assert moved != nodes[0]
+    assert nodes_of(workers[1:2]) == [nodes[0]], "its neighbour goes on where it is"
+
+    ray.kill(workers[2])
+    [spare] = nodes_of([Worker.options(num_cpus=1, **packs.spare((0, 1, 3))).remote()])
+    assert spare == nodes[2]
+
+    packs.left(())
+    stop = time.monotonic() + 60
+    while free_cpus() < 8:
+        assert time.monotonic() < stop, "the nodes are not given back"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(300)
+def test_a_pack_that_no_node_has_room_for_says_so(cluster: Cluster) -> None:
+    packs = NodePacks(size=4, num_places=4, resources={"CPU": 1.0})
+    start(packs, range(1))
+    assert packs.what_is_missing(0) == "no node has 4 times {'CPU': 1.0} free, for a render group"
+    packs.left(())
+
+
+def test_without_groups_places_are_anywhere(cluster: Cluster) -> None:
+    assert NodePacks(size=1, num_places=4, resources={"CPU": 1.0}).options(0) == {}
+    assert NodePacks(size=4, num_places=4, resources={"CPU": 0.0}).options(0) == {}
+    options = NodePacks(size=1, num_places=4, resources={"CPU": 1.0}).options(0, avoided_nodes=["a", "b"])
+    assert options == {"label_selector": {"ray.io/node-id": "!in(a,b)"}}
