@@ -28,6 +28,8 @@ def test_a_group_renders_what_one_worker_renders_and_survives_the_loss_of_a_rank
     assert films.results(tmp_path / "out")["film"]["state"] == "done"
     segments = films.document(tmp_path / "out", "film")["segments"]
     assert [segment["group_shape"] for segment in segments] == [[1, 2, 1]] * 3
+    seconds = sum(segment["seconds"] for segment in segments)
+    assert films.results(tmp_path / "out")["film"]["gpu_s"] == pytest.approx(2 * seconds, abs=0.01)
     alone = load_engine("tiny", device="cpu").render(job).latents.numpy()
     assert np.abs(films.latents(tmp_path / "out", "film") - alone).max() <= 1e-4
 
