@@ -1,4 +1,4 @@
-"""Workers of a render group start on one node of a cluster: real placement groups on a Ray of three small nodes."""
+"""Workers of a render group start on one node of a cluster: real placement groups on a Ray of two small nodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from render_farm.farm.node_packs import NodePacks
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes with three CPUs and one with two."""
+    """Two nodes with four CPUs each."""
     cluster = Cluster()
-    for number, num_cpus in enumerate((3, 3, 2)):
-        cluster.add_node(num_cpus=num_cpus, node_name=f"node-{number}", include_dashboard=False)
+    for number in range(2):
+        cluster.add_node(num_cpus=4, node_name=f"node-{number}", include_dashboard=False)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
@@ -68,9 +68,9 @@ def test_packs_stay_on_a_node_each_move_off_avoided_ones_and_are_given_back(clus
 
 @pytest.mark.timeout(300)
 def test_a_pack_that_no_node_has_room_for_says_so(cluster: Cluster) -> None:
-    packs = NodePacks(size=4, num_places=4, resources={"CPU": 1.0})
+    packs = NodePacks(size=5, num_places=5, resources={"CPU": 1.0})
     start(packs, range(1))
-    assert packs.what_is_missing(0) == "no node has 4 times {'CPU': 1.0} free, for a render group"
+    assert packs.what_is_missing(0) == "no node has 5 times {'CPU': 1.0} free, for a render group"
     packs.left(())
 
 
