@@ -51,15 +51,15 @@ def test_a_group_larger_than_the_farm_is_refused(tmp_path):
     assert "cfg 1 x ulysses 2 x ring 1 would work" in done.stderr
 
 
-def test_with_auto_degrees_an_idle_worker_joins_and_both_decode(tmp_path):
-    """By the cost model no worker would join so small a film: the settings say that exchanges cost nothing."""
+def test_auto_degrees_keep_those_that_are_named_and_the_group_decodes_its_film(tmp_path):
+    """By the cost model so small a film is decoded by one worker: the settings say that exchanges cost nothing."""
     job = films.job("film", **{**films.THREE_SEGMENTS, "height": 64, "width": 64})
-    arguments = ["--workers", "2", "--ulysses", "auto", "--keep-latents", "--device", "cpu"]
+    arguments = ["--workers", "2", "--cfg-parallel", "2", "--ulysses", "auto", "--keep-latents", "--device", "cpu"]
     free = {"RENDER_FARM_GROUP_EXCHANGE_S": "1e-12", "RENDER_FARM_GROUP_BYTES_PER_S": "1e18"}
     done = films.render(films.manifest(tmp_path, [job]), "--output", str(tmp_path / "out"), *arguments, **free)
     assert done.returncode == 0, done.stderr
     segments = films.document(tmp_path / "out", "film")["segments"]
-    assert [segment["group_shape"] for segment in segments][-1] == [2, 1, 1]
+    assert [segment["group_shape"] for segment in segments] == [[2, 1, 1]] * 3
     alone = load_engine("tiny", device="cpu").render(job).latents.numpy()
     assert np.abs(films.latents(tmp_path / "out", "film") - alone).max() <= 1e-4
     assert films.document(tmp_path / "out", "film")["num_frames"] == 53
