@@ -163,24 +163,26 @@ def memory() -> None:
     with tempfile.TemporaryDirectory() as folder:
         spec = RunSpec(run_id="night", output=folder)
         record, machine = RunRecord(spec, open_store(folder)), FarmMachine()
-        draw, costs = random.Random(1), {}
+        draw, templates = random.Random(1), {}
+        for segments in range(SEGMENTS[0], SEGMENTS[1] + 1):
+            job = RenderJob(
+                job_id="film",
+                prompt="any",
+                num_frames=97 + 80 * (segments - 1),
+                overlap_history=17,
+                addnoise_condition=20,
+            )
+            plan = plan_film(job, facts)
+            templates[segments] = (plan, tuple(segment_token_passes(plan, k) for k in range(plan.num_segments)))
         for start in range(0, number, batch):
             entries = []
             for i in range(start, start + batch):
-                segments = draw.randint(*SEGMENTS)
-                job = RenderJob(
-                    job_id=f"film-{i}",
-                    prompt=f"a cat that walks along a wall, number {i}, in the light of the evening, film grain",
-                    num_frames=97 + 80 * (segments - 1),
-                    overlap_history=17,
-                    addnoise_condition=20,
-                    owner="docs",
-                )
-                plan = plan_film(job, facts)
-                if segments not in costs:
-                    costs[segments] = tuple(segment_token_passes(plan, k) for k in range(plan.num_segments))
+                plan, costs = templates[draw.randint(*SEGMENTS)]
+                prompt = f"a cat that walks along a wall, number {i}, in the light of the evening, film grain"
+                windows = tuple(replace(window) for window in plan.windows)
+                plan = replace(plan, windows=windows, job=replace(plan.job, job_id=f"film-{i}", prompts=(prompt,)))
                 task = FilmTask(run_id="night", output=folder, model=plan.facts.name, plan=plan)
-                entries.append(FilmEntry(task=task, costs=costs[segments], share="docs", texts=plan.texts))
+                entries.append(FilmEntry(task=task, costs=costs, share="docs", texts=plan.texts))
             # As they arrive in the actor: copies that share nothing with other batches.
             arrived = pickle.loads(pickle.dumps(entries))
             for entry in arrived:
