@@ -192,7 +192,7 @@ def memory() -> None:
         machine.apply(ev.TextReady(run_id="night", model=facts.name), 0.0)
         gc.collect()
         used = rss_bytes() - before
-        print(print(f"{number:,} jobs, book and machine: {used / 2**20:,.0f} MiB, {used / number:,.0f} B a job"))
+        print(f"{number:,} jobs, book and machine: {used / 2**20:,.0f} MiB, {used / number:,.0f} B a job")
 
 
 def rss_bytes() -> int:
