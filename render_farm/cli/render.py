@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.degrees import CfgParallel, Ring, Ulysses
+from render_farm.cli.prompt_inputs import input_columns
 from render_farm.cli.terminal import Json, error_line, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
@@ -102,6 +103,19 @@ def render(
     negative_prompt: Annotated[
         str | None, typer.Option("--negative-prompt", rich_help_panel=_ONE_JOB, help="For --prompt.")
     ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", rich_help_panel=_ONE_JOB, help="Path or URI of its first frame.")
+    ] = None,
+    last_image: Annotated[
+        str | None, typer.Option("--last-image", rich_help_panel=_ONE_JOB, help="Path or URI of its last frame.")
+    ] = None,
+    video: Annotated[
+        str | None, typer.Option("--video", rich_help_panel=_ONE_JOB, help="Path or URI of a video to extend.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option("--lora", metavar="URI[=WEIGHT]", rich_help_panel=_ONE_JOB, help="A LoRA; repeatable."),
+    ] = None,
     ar_step: Annotated[
         int | None, typer.Option("--ar-step", rich_help_panel=_ONE_JOB, help="0: synchronous. For --prompt.")
     ] = None,
@@ -150,7 +164,7 @@ def run(request: RunRequest) -> RunOutcome:
     return outcome
 
 
-_COLUMNS = {"steps": "num_inference_steps"}
+_COLUMNS = {"steps": "num_inference_steps", "lora": "loras"}
 """Columns of a job whose flags have another name."""
 ONE_JOB_FLAGS = (
     "model",
@@ -162,6 +176,10 @@ ONE_JOB_FLAGS = (
     "steps",
     "guidance_scale",
     "negative_prompt",
+    "image",
+    "last_image",
+    "video",
+    "lora",
     "ar_step",
     "causal_block_size",
 )
@@ -174,14 +192,15 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
     from render_farm.farm.request import RunRequest
 
     manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
-    overrides = {_COLUMNS.get(name, name): flags[name] for name in ONE_JOB_FLAGS if flags[name] is not None}
+    overrides = {_COLUMNS.get(name, name): flags[name] for name in ONE_JOB_FLAGS if flags[name] not in (None, [])}
+    overrides |= input_columns(overrides)
     if (manifest is None) == (prompt is None):
         raise UsageError(
             "give a MANIFEST or --prompt TEXT" if manifest is None else "a MANIFEST and --prompt do not go together",
             advice="render-farm render --help",
         )
     if manifest is not None and overrides:
-        name = next(name for name in ONE_JOB_FLAGS if flags[name] is not None).replace("_", "-")
+        name = next(name for name in ONE_JOB_FLAGS if flags[name] not in (None, [])).replace("_", "-")
         raise UsageError(f"--{name} is for --prompt", advice="in a manifest it is a column")
     if prompt is not None:
         from render_farm.manifest.one_prompt import job_of_prompt

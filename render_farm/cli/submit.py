@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.flags import arguments_of, takes_flags_of
+from render_farm.cli.prompt_inputs import input_flags
 from render_farm.cli.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
 from render_farm.errors import ManifestError, UsageError
@@ -131,6 +132,7 @@ def _as_on_the_cluster(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """`render`'s flags as they are to be given there, and the local files that they name."""
     there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": _everywhere(request.output)}
+    there |= input_flags(request.overrides)
     files: dict[str, str] = {}
     if request.manifest is not None and "://" not in request.manifest:
         path = Path(request.manifest).expanduser().absolute()

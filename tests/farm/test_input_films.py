@@ -111,7 +111,8 @@ def test_the_render_key_follows_the_inputs_content(engine, inputs, tmp_path):
     assert prepared(engine, tmp_path, job).entries[0].task.plan.render_key != first
 
 
-def test_bad_inputs_fail_their_rows_before_a_worker_is_taken(image_model, inputs, tmp_path):
+def test_bad_inputs_fail_their_rows_before_a_worker_is_taken_and_the_others_are_rendered(image_model, inputs, tmp_path):
+    """By the command; what is rendered is a film of a checkpoint without diffusion forcing."""
     (tmp_path / "text.png").write_text("not a picture")
     with Mp4Writer(tmp_path / "short.mp4", 32, 32, 24) as writer:
         for shade in range(4):
@@ -122,7 +123,9 @@ def test_bad_inputs_fail_their_rows_before_a_worker_is_taken(image_model, inputs
     with open(tmp_path / "huge.png", "wb") as huge:
         huge.write(b"\x89PNG\r\n\x1a\n")
         huge.truncate(2 << 30)
+    good = films.job("good", **ONE_WINDOW, model=image_model, image=str(inputs / "first.png"))
     jobs = [
+        good,
         films.job("no-input", **ONE_WINDOW, model=image_model),
         films.job("short", video=str(tmp_path / "short.mp4")),
         films.job("outside", image=f"file://{secret}"),
@@ -134,12 +137,16 @@ def test_bad_inputs_fail_their_rows_before_a_worker_is_taken(image_model, inputs
     ]
     done = films.render(
         films.manifest(tmp_path, jobs),
-        *("--output", str(tmp_path / "out"), "--device", "cpu"),
+        *("--output", str(tmp_path / "out"), "--device", "cpu", "--workers", "1", "--keep-latents"),
         RENDER_FARM_INPUT_ALLOWED_ROOTS=f"{inputs},{tmp_path}/short.mp4,{tmp_path}/huge.png,{tmp_path}/text.png,"
         f"{tmp_path}/nowhere.png",
     )
-    assert done.returncode == 10, done.stderr
+    assert done.returncode == 11, done.stderr
     rows = films.results(tmp_path / "out")
+    assert rows.pop("good")["state"] == "done"
+    films.assert_complete(tmp_path / "out", "good", num_frames=9)
+    ours = load_engine(image_model, device="cpu").render(good).latents.numpy()
+    assert np.abs(films.latents(tmp_path / "out", "good") - ours).max() <= 1e-4
     unserved = rows.pop("no-input")
     assert (unserved["error_class"], unserved["attempts"]) == ("InvalidJobError", 0)
     assert f"task: t2v is not served by {image_model}; it serves i2v (image); t2v is served by" in unserved["message"]

@@ -294,6 +294,25 @@ def test_render_a_prompt(cli, rendered):
     assert request.overrides == {"num_frames": 33, "seed": 0, "num_inference_steps": 4}
 
 
+def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
+    """Workers run in another folder: relative paths are meant from here."""
+    monkeypatch.chdir(tmp_path)
+    loras = "--lora a.safetensors=0.5 --lora s3://b/c.safetensors --lora https://h/x?key=d.safetensors"
+    result = cli(
+        "render", "--prompt", "a cat", "-o", "out", "--image", "a.png", "--last-image", "/b.png", *loras.split()
+    )
+    assert result.exit_code == 0, result.stderr
+    assert rendered.requests[0].overrides == {
+        "image": f"{tmp_path}/a.png",
+        "last_image": "/b.png",
+        "loras": [
+            {"path": f"{tmp_path}/a.safetensors", "weight": 0.5},
+            {"path": "s3://b/c.safetensors"},
+            {"path": "https://h/x?key=d.safetensors"},
+        ],
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -302,6 +321,7 @@ def test_render_a_prompt(cli, rendered):
         (["m.parquet"], "--output is missing"),
         (["m.parquet", "-o", "out", "--steps", "3"], "--steps is for --prompt"),
         (["m.parquet", "-o", "out", "--num-frames", "33"], "--num-frames is for --prompt"),
+        (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--lora is for --prompt"),
         (["--prompt", "x", "-o", "out", "--num-frames", "0"], "num_frames: 0 is less than 1"),
         (["m.parquet", "-o", "out", "--timeout", "0"], "--timeout: 0 is not more than 0 seconds"),
         (["m.parquet", "-o", "out", "--max-failed", "some"], "--max-failed: 'some' is neither a number"),

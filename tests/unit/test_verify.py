@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline
 from safetensors.torch import load_file, save_file
 
 from render_farm.engine.verify.compare import compare
@@ -21,6 +22,7 @@ from render_farm.engine.verify.run import VerifyRequest, VerifyResult, check_req
 from render_farm.errors import UsageError
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.tiny import MODEL_DIR
+from tests.parity.reference import build_pipeline
 
 QUICK: dict[str, Any] = {"height": 32, "width": 32, "num_inference_steps": 2, "device": "cpu", "dtype": "float32"}
 
@@ -61,6 +63,23 @@ def test_the_built_in_model_passes(against_diffusers: VerifyResult) -> None:
             assert film.difference is not None
             assert film.difference.largest <= 1e-4
             assert film.difference.largest_level <= 1
+
+
+@pytest.mark.parametrize(
+    ("task", "cls", "transformer"),
+    [
+        ("t2v", SkyReelsV2Pipeline, {}),
+        ("i2v", SkyReelsV2ImageToVideoPipeline, {}),
+        ("flf2v", SkyReelsV2ImageToVideoPipeline, {"pos_embed_seq_len": 34}),
+    ],
+)
+def test_a_checkpoint_without_diffusion_forcing_passes(task: str, cls: type, transformer: dict, tmp_path: Path) -> None:
+    build_pipeline(sample_info=False, num_layers=1, cls=cls, **transformer).save_pretrained(tmp_path)
+    result = run_verify(VerifyRequest(model=str(tmp_path), against=True, **QUICK))
+    (film,) = result.films
+    assert film.name == f"{task} sync, 1 segment"
+    assert film.passed and film.difference is not None
+    assert film.difference.largest <= 1e-4
 
 
 def test_other_weights_fail(tmp_path: Path) -> None:

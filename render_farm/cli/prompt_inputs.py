@@ -1,0 +1,38 @@
+"""The inputs that flags of `render --prompt` name, as columns of its one job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def input_columns(given: Mapping[str, Any]) -> dict[str, object]:
+    """Of `given`, `image`, `last_image`, `video` and `loras` (texts, each `URI` or `URI=WEIGHT`), with relative paths
+    resolved: they are meant from the current folder, and workers run in others."""
+    columns: dict[str, object] = {
+        name: _resolved(given[name]) for name in ("image", "last_image", "video") if name in given
+    }
+    return columns | ({"loras": [_lora(text) for text in given["loras"]]} if given.get("loras") else {})
+
+
+def input_flags(columns: Mapping[str, Any]) -> dict[str, object]:
+    """The same as flags again, by their parameters' names, for a command that is run elsewhere."""
+    flags = {name: columns[name] for name in ("image", "last_image", "video") if name in columns}
+    loras = [f"{lora['path']}={lora.get('weight', 1.0)}" for lora in columns.get("loras", ())]
+    return flags | ({"lora": loras} if loras else {})
+
+
+def _lora(text: str) -> dict[str, object]:
+    """A URI may hold `=` itself: only a number after the last one is a weight."""
+    path, separator, weight = text.rpartition("=")
+    try:
+        return {"path": _resolved(path), "weight": float(weight)} if separator else {"path": _resolved(text)}
+    except ValueError:
+        return {"path": _resolved(text)}
+
+
+def _resolved(value: str) -> str:
+    from render_farm.manifest.files import resolve_uri
+
+    return resolve_uri(str(Path.cwd() / "here"), value)
