@@ -1,9 +1,35 @@
-"""The engine: one SkyReels-V2 model on one device. torch, diffusers, transformers and safetensors; no Ray."""
+"""The engine: one SkyReels-V2 model on one device. torch, diffusers, transformers and safetensors; no Ray.
 
-from render_farm.engine.conditioning import Conditioning, Inputs
-from render_farm.engine.engine import Engine, load_engine
-from render_farm.engine.progress import StepProgress
-from render_farm.engine.vae import StreamingDecoder
-from render_farm.engine.video import Video
+Importing the package loads none of them: its names do when they are first used, so that who only looks at a model's
+files (`checkpoint`, `locate`) does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from render_farm.engine.conditioning import Conditioning, Inputs
+    from render_farm.engine.engine import Engine, load_engine
+    from render_farm.engine.progress import StepProgress
+    from render_farm.engine.vae import StreamingDecoder
+    from render_farm.engine.video import Video
 
 __all__ = ["Conditioning", "Engine", "Inputs", "StepProgress", "StreamingDecoder", "Video", "load_engine"]
+
+_HOME = {
+    "Conditioning": "conditioning",
+    "Engine": "engine",
+    "Inputs": "conditioning",
+    "StepProgress": "progress",
+    "StreamingDecoder": "vae",
+    "Video": "video",
+    "load_engine": "engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

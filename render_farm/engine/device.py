@@ -9,16 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from render_farm.engine.dtypes import canonical_dtype
 from render_farm.errors import DeviceError, OutOfMemoryError, UsageError
-
-DTYPES = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 
 
 def resolve_device(device: str) -> torch.device:
@@ -38,11 +30,7 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     """`auto` or None is bfloat16 on CUDA and float32 on the CPU."""
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
-    if dtype is None or dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r} is not one of auto, float32, bfloat16, float16")
-    return DTYPES[dtype]
+    return getattr(torch, canonical_dtype(dtype, device.type))
 
 
 _USABLE_SHARE = 0.85

@@ -47,7 +47,7 @@ from render_farm.storage.run_state import load_run_state
 from render_farm.storage.store import open_store, refuse_for_farm
 
 if TYPE_CHECKING:
-    from render_farm.engine import Engine
+    from render_farm.engine.checkpoint import Checkpoint
 
 OnSnapshot = Callable[[RunSnapshot], None]
 
@@ -93,11 +93,11 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
         cluster = (
             None if address == "local" else stack.enter_context(connect(address, num_workers=None, metadata=metadata))
         )
-        gpus_there = _local_gpus() if cluster is None else cluster.num_gpus
+        gpus_there = None if cluster is None else cluster.num_gpus
         device = _device(request, scaling.max_workers if scaling is not None else gpus_there)
         dtype = _dtype(request, device)
         _check_attention(request.settings.engine.attention, device)
-        engine_of = cache(lambda model: _engine(model, dtype, request.settings))
+        checkpoint_of = cache(lambda model: _checkpoint(model, dtype, request.settings))
         context = RunContext(
             run_id=source.run_id,
             output=request.output,
@@ -113,10 +113,10 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             previews=request.settings.previews,
             share_by=request.settings.scheduling.share_by,
             group_options=request.settings.group,
-            groups_of=_groups_of(request, cluster, device, engine_of),
+            groups_of=_groups_of(request, cluster, device, checkpoint_of),
             state=load_run_state(store, source.run_id),
         )
-        prepared = prepare(source.rows, context, lambda model: engine_of(model).facts)
+        prepared = prepare(source.rows, context, lambda model: checkpoint_of(model).facts)
         spec = RunSpec(
             run_id=source.run_id,
             output=request.output,
@@ -171,23 +171,20 @@ def _due(row: Row, deadline: datetime) -> Row:
 
 
 def _check_attention(name: str, device: str) -> None:
-    from render_farm.engine.choice import check_device
+    if name != "auto":
+        from render_farm.engine.choice import check_device
 
-    check_device(name, device)
+        check_device(name, device)
 
 
-def _engine(model: str, dtype: str, settings: Settings) -> Engine:
-    """A model that is looked at; nothing of it is loaded."""
-    from render_farm.engine import load_engine
+def _checkpoint(model: str, dtype: str, settings: Settings) -> Checkpoint:
+    """A model by its files: nothing is loaded, torch neither."""
+    from render_farm.engine.checkpoint import read_checkpoint
+    from render_farm.engine.locate import locate_model
 
-    return load_engine(
-        model,
-        device="cpu",
-        dtype=dtype,
-        with_text_encoder=False,
-        cache_folder=Path(settings.model_cache),
-        options=settings.engine,
-    )
+    folder = locate_model(model, cache_folder=Path(settings.model_cache))
+    found = read_checkpoint(folder, name=model, dtype=dtype)
+    return replace(found, facts=replace(found.facts, approximation=settings.engine.approximation))
 
 
 def _group(request: RunRequest) -> dict[str, int]:
@@ -196,7 +193,7 @@ def _group(request: RunRequest) -> dict[str, int]:
 
 
 def _groups_of(
-    request: RunRequest, cluster: Cluster | None, device: str, engine_of: Callable[[str], Engine]
+    request: RunRequest, cluster: Cluster | None, device: str, checkpoint_of: Callable[[str], Checkpoint]
 ) -> GroupChooser:
     from render_farm.engine.shapes import read_shapes
 
@@ -211,7 +208,7 @@ def _groups_of(
     return GroupChooser(
         settings.group,
         host,
-        lambda model: read_shapes(engine_of(model).checkpoint.folder),
+        lambda model: read_shapes(checkpoint_of(model).folder),
         chooses=settings.group.degrees == "auto" or "auto" in asked,
     )
 
@@ -222,20 +219,22 @@ def _local_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _device(request: RunRequest, num_gpus: int) -> str:
+def _device(request: RunRequest, num_gpus: int | None) -> str:
+    """`num_gpus` of a cluster; None: those of this machine are counted, when it matters (torch takes seconds)."""
     if request.device not in ("auto", "cuda", "cpu"):
         raise UsageError(f"--device: {request.device!r} is not one of auto, cuda, cpu")
-    if request.device == "cuda" and not num_gpus:
+    if request.device == "cpu":
+        return "cpu"
+    there = (_local_gpus() if num_gpus is None else num_gpus) > 0
+    if request.device == "cuda" and not there:
         raise UsageError("--device cuda: no GPU is there", advice="use --device cpu")
-    if request.device == "auto":
-        return "cuda" if num_gpus else "cpu"
-    return request.device
+    return "cuda" if there else "cpu"
 
 
 def _dtype(request: RunRequest, device: str) -> str:
-    if request.settings.dtype != "auto":
-        return request.settings.dtype
-    return "bfloat16" if device == "cuda" else "float32"
+    from render_farm.engine.dtypes import canonical_dtype
+
+    return canonical_dtype(request.settings.dtype, device)
 
 
 def _scaling(request: RunRequest, address: str) -> ScaleLimits | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from render_farm.memory_mode import MemoryMode, Placement, WeightForm
 from render_farm.planning.film import FilmPlan
-from render_farm.planning.memory import ELEMENT_BYTES, estimate_memory, weight_bytes
+from render_farm.planning.memory import ELEMENT_BYTES, FLOAT32_BYTES, estimate_memory, weight_bytes
 from render_farm.planning.shapes import ModelShapes, TransformerShape
+from render_farm.planning.vae_memory import decoding_memory
 
 _BYTE = 1
+_TILE = 256
+"""Pixels of a tile's side, as `AutoencoderKLWan` has it."""
 _GROUPS_AT_ONCE = 2
 """The weights that compute, and those that are copied meanwhile."""
 
@@ -17,7 +20,18 @@ def device_bytes(plan: FilmPlan, shapes: ModelShapes, mode: MemoryMode, *, num_d
     being decoded."""
     estimate = estimate_memory(plan, shapes, num_decoders=num_decoders)
     rest = estimate.render_stage_bytes - estimate.transformer_bytes
+    if mode.vae_tiling and max(plan.job.height, plan.job.width) > _TILE:
+        rest += _tiled_decoding_bytes(plan, shapes) - estimate.decoding_bytes
     return rest + transformer_bytes(shapes.transformer, mode, ELEMENT_BYTES[plan.facts.dtype])
+
+
+def _tiled_decoding_bytes(plan: FilmPlan, shapes: ModelShapes) -> int:
+    """One tile with its features (on a GPU those of the others lie in the host's memory), and a latent frame's pixels:
+    in tiles, in rows, joined, and as they are given out."""
+    height, width = plan.job.height, plan.job.width
+    tile = decoding_memory(shapes.vae, height=min(height, _TILE), width=min(width, _TILE))
+    pixels = plan.facts.temporal_factor * 3 * height * width * FLOAT32_BYTES
+    return tile.total_bytes + 5 * pixels
 
 
 def transformer_bytes(shape: TransformerShape, mode: MemoryMode, element_bytes: int) -> int:

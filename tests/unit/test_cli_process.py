@@ -53,6 +53,24 @@ def test_help_and_plan_load_neither_torch_nor_ray(tmp_path):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, timeout=60)
 
 
+def test_looking_at_models_and_a_run_with_nothing_to_render_load_neither(tmp_path):
+    """A command that starts a private Ray on CPUs leaves torch to its workers."""
+    (tmp_path / "m.csv").write_text("job_id,prompt,num_frames,causal_block_size\na,x,97,4\n")
+    manifest = tmp_path / "m.parquet"
+    assert run("manifest", "build", tmp_path / "m.csv", "-o", manifest).returncode == 0
+    code = (
+        "import sys; from typer.testing import CliRunner; from render_farm.cli.main import app\n"
+        "result = CliRunner().invoke(app, sys.argv[2:]); assert result.exit_code == int(sys.argv[1]), result.output\n"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'xfuser'} & set(sys.modules); assert not heavy, heavy"
+    )
+    for arguments in (
+        ["0", "models", "info", "df-1.3b-540p"],
+        ["10", "render", str(manifest), "--output", str(tmp_path / "out"), "--device", "cpu"],
+    ):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, timeout=60, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
 def test_bad_manifests_end_with_2_before_anything_starts(tmp_path):
     corrupt = tmp_path / "corrupt.parquet"
     corrupt.write_bytes(b"PAR1" + bytes(100) + b"PAR1")

@@ -106,3 +106,15 @@ def test_the_estimate_orders_the_modes_as_auto_tries_them() -> None:
         transformer_bytes(shapes.transformer, parse_memory(text), 2) for text in ("resident", "resident+fp8_cast")
     )
     assert full / 2 < cast < 0.55 * full
+
+
+def test_tiles_leave_one_tile_of_the_decoder_on_the_device() -> None:
+    shapes, facts = shapes_of_preset(PRESETS["df-14b-540p"]), facts_of_preset("df-14b-540p")
+
+    def saved(height: int, width: int) -> float:
+        plan = plan_film(RenderJob(job_id="a", prompt="x", height=height, width=width), facts)
+        whole, tiles = (device_bytes(plan, shapes, parse_memory(text)) for text in ("resident", "resident+vae_tiling"))
+        return (whole - tiles) / estimate_memory(plan, shapes).decoding_bytes
+
+    assert saved(544, 960) > 0.8
+    assert saved(256, 256) == 0
