@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from render_farm.engine.plain_loading import read_transformer
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.errors import ModelError
 
@@ -69,13 +70,17 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _load(cls: Any, folder: Path, component: str, device: torch.device, **kwargs: Any) -> Any:
-    if device.type != "cpu" and find_spec("accelerate") is not None:
+    has_accelerate = find_spec("accelerate") is not None
+    if device.type != "cpu" and has_accelerate:
         kwargs["device_map"] = {"": device}
     try:
-        with without_progress_bars():
-            model, report = cls.from_pretrained(
-                folder / component, use_safetensors=True, local_files_only=True, output_loading_info=True, **kwargs
-            )
+        if cls is SkyReelsV2Transformer3DModel and not has_accelerate:
+            model, report = read_transformer(folder / component, dtype=kwargs["torch_dtype"])
+        else:
+            with without_progress_bars():
+                model, report = cls.from_pretrained(
+                    folder / component, use_safetensors=True, local_files_only=True, output_loading_info=True, **kwargs
+                )
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         # RuntimeError: shapes that do not fit the configuration; the device's own errors are subclasses of it.
         if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):

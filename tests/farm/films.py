@@ -77,9 +77,9 @@ def num_segments_stored(output: Path) -> int:
     return len(list(output.glob("_work/*/state/*.json")))
 
 
-def results(output: Path) -> dict[str, dict]:
-    """Rows of the one run's results, by job id."""
-    path = next(output.glob("_runs/*/results.parquet"))
+def results(output: Path, run_id: str = "*") -> dict[str, dict]:
+    """Rows of the results of a run, or of the only one, by job id."""
+    path = next(output.glob(f"_runs/{run_id}/results.parquet"))
     return {row["job_id"]: row for row in pq.read_table(path).to_pylist()}
 
 

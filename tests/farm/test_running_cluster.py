@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 
+from PIL import Image
+
+from render_farm.tiny import MODEL_DIR
 from tests.farm import films
 from tests.farm.conftest import ray_command
 
 
-def test_two_runs_on_a_running_cluster(ray_head, tmp_path):
+def test_a_manifest_and_a_prompt_on_a_running_cluster(ray_head, tmp_path):
     arguments = [
         "--output",
         str(tmp_path / "out"),
@@ -33,10 +36,16 @@ def test_two_runs_on_a_running_cluster(ray_head, tmp_path):
     first = films.render(manifest, *arguments)
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["jobs"] == {"done": 1}
-    second = films.render(films.manifest(tmp_path, [films.job("b")], "two.parquet"), *arguments)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "first.png")
+    lora = MODEL_DIR.parent / "loras" / "outlined.safetensors"
+    inputs = ["--image", str(tmp_path / "first.png"), "--lora", f"{lora}=0.5"]
+    size = ["--num-frames", "5", "--height", "32", "--width", "32", "--steps", "1"]
+    second = films.render("--prompt", "a red circle", *size, *inputs, *arguments)
     assert second.returncode == 0, second.stderr
     films.assert_complete(tmp_path / "out", "a")
-    films.assert_complete(tmp_path / "out", "b")
+    [name] = [path.name for path in (tmp_path / "out").glob("a-red-circle*")]
+    films.assert_complete(tmp_path / "out", name, num_frames=5)
+    assert films.document(tmp_path / "out", name)["parameters"]["loras"][0]["weight"] == 0.5
     assert ray_command("status", f"--address={ray_head.address}").returncode == 0
     _, errors = stranger.communicate(timeout=120)
     assert stranger.returncode == 2, errors

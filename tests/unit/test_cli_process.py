@@ -125,12 +125,14 @@ def test_a_defect_is_one_line_and_the_traceback_is_kept(tmp_path):
 
 
 def test_doctor_on_this_machine(tmp_path):
-    result = run("doctor", "--output", tmp_path / "out", "--json")
+    result = run("doctor", "--output", tmp_path / "out", "--model", "tiny", "--height", "128", "--json")
     report = json.loads(result.stdout)
     found = {check["name"]: check for check in report["checks"]}
     for name in ("Python", "packages", "torch", "Ray", "xfuser", "ffmpeg", "model tiny", "storage"):
         assert found[name]["status"] == "ok", found[name]
     assert result.returncode == (0 if report["ok"] else 1)
+    assert any(check["name"] == "model tiny" and "64x128" in check["detail"] for check in report["checks"])
+    assert report["memory"]["least_bytes"] > report["memory"]["transformer_bytes"] > 0
     assert not any((tmp_path / "out").rglob("object"))
 
 

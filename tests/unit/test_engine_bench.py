@@ -93,7 +93,7 @@ _BARE = """
 import sys
 from importlib.machinery import PathFinder
 
-ABSENT = {"ray", "typer", "rich", "ftfy", "pyarrow", "s3fs", "xfuser", "yunchang", "imageio_ffmpeg", "accelerate"}
+ABSENT = {"ray", "typer", "rich", "ftfy", "pyarrow", "s3fs", "imageio_ffmpeg", "xfuser", "peft", "accelerate"}
 
 class Finder(PathFinder):
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
-from diffusers import SkyReelsV2ImageToVideoPipeline
+from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DModel
 
 from render_farm import RenderJob
 from render_farm.engine import load_engine
@@ -23,6 +23,7 @@ from render_farm.engine.device import device_errors
 from render_farm.engine.fingerprint import FULL_HASH_BYTES, fingerprint
 from render_farm.engine.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from render_farm.engine.locate import locate_model
+from render_farm.engine.plain_loading import read_transformer
 from render_farm.errors import (
     Cancelled,
     DeviceError,
@@ -92,6 +93,7 @@ def test_a_uri_is_copied_once_and_again_when_it_changes(model: Path, tmp_path: P
 _HUB = """
 import sys
 from render_farm.engine.locate import locate_model
+from render_farm.engine.plain_loading import read_transformer
 from render_farm.errors import ModelError
 for name in sys.argv[1:]:
     try:
@@ -219,6 +221,19 @@ def test_every_part_is_loaded_onto_the_device(image_model: Path) -> None:
     assert {name: (p.dtype, p.shape) for name, p in here.named_parameters()} == {
         name: (p.dtype, p.shape) for name, p in parts[0].named_parameters()
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_accelerate_the_transformer_is_the_same(dtype: torch.dtype, image_model: Path) -> None:
+    plain, report = read_transformer(image_model / "transformer", dtype=dtype)
+    usual = SkyReelsV2Transformer3DModel.from_pretrained(image_model / "transformer", torch_dtype=dtype)
+    assert not report["missing_keys"]
+    for (name, ours), (_, theirs) in zip(
+        [*plain.named_parameters(), *plain.named_buffers()],
+        [*usual.named_parameters(), *usual.named_buffers()],
+        strict=True,
+    ):
+        assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), name
 
 
 def test_weights_go_from_their_file_to_the_device_one_by_one(image_model: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -180,20 +177,3 @@ def test_prefix_noise_is_a_stream_of_seed_and_segment() -> None:
     streams = [draws(1, 1), draws(1, 2), draws(2, 1)]
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(streams, 2))
     assert not torch.equal(*draws(1, 1))
-
-
-# --- imports --------------------------------------------------------------------------------------
-
-_BARE = """
-import sys
-from render_farm.engine import load_engine
-
-load_engine("tiny", device="cpu").transformer
-print(sorted({"ray", "typer", "pyarrow", "xfuser", "s3fs", "imageio_ffmpeg"} & set(sys.modules)))
-"""
-
-
-def test_the_engine_needs_only_torch_and_the_model_libraries() -> None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", _BARE], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_skyreels_v2 import (
-    SkyReelsV2RotaryPosEmbed,
-    SkyReelsV2Transformer3DModel,
-)
+from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 
 from render_farm.config import EngineOptions
 from render_farm.engine.checkpoint import Checkpoint
 from render_farm.engine.engine import Engine
+from render_farm.engine.plain_loading import restore_positions
 from render_farm.engine.transformer import FrameTransformer
 from render_farm.models import CUSTOM_DEFAULTS, CUSTOM_IMAGE_DEFAULTS, PRESETS, Family
 from render_farm.planning import ModelFacts
@@ -97,9 +95,6 @@ def random_transformer(config: dict[str, Any], *, device: torch.device, dtype: t
     for path, parameter in model.named_parameters():
         if any(part in kept for part in path.split(".")):
             parameter.data = parameter.data.float()
-    # Its frequencies must not be rounded to `dtype`.
-    rope = SkyReelsV2RotaryPosEmbed(
-        config["attention_head_dim"], model.config["patch_size"], model.config["rope_max_seq_len"]
-    )
-    model.rope = rope.to(device)
+    restore_positions(model)  # they must not be rounded to `dtype`
+    model.rope.to(device)
     return FrameTransformer.adopt(model.eval().requires_grad_(False))
