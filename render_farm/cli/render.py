@@ -253,10 +253,7 @@ def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:
     """Why jobs of a run failed, a line each, from its `results.parquet`."""
     if not outcome.jobs.get("failed"):
         return []
-    import io
-
-    import pyarrow.parquet as pq
-
+    from render_farm.manifest.parquet_rows import read_rows
     from render_farm.storage import open_store
     from render_farm.storage.layout import RunKeys
 
@@ -264,13 +261,13 @@ def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:
         content = open_store(outcome.output).read_bytes(RunKeys(run_id=outcome.run_id).results)
     except RenderFarmError as error:
         return [f"the run's results cannot be read: {error}"]
-    rows = pq.read_table(io.BytesIO(content), columns=["job_id", "message"], filters=[("state", "=", "failed")])
+    rows = [row for row in read_rows(content, ["job_id", "state", "message"]) if row["state"] == "failed"]
     lines = []
-    for row in rows.slice(0, most).to_pylist():
+    for row in rows[:most]:
         message = row["message"] or "failed"
         lines.append(message if message.startswith("row ") else f"{row['job_id']}: {message}")
-    if rows.num_rows > most:
-        lines.append(f"... and {rows.num_rows - most:,} more")
+    if len(rows) > most:
+        lines.append(f"... and {len(rows) - most:,} more")
     return lines
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import NotFoundError
+from render_farm.manifest.parquet_rows import read_rows
 from render_farm.observability.events import LogLine, parse_lines
 from render_farm.observability.live import LiveRun, parse_live
 from render_farm.storage.layout import RUNS, RunKeys
@@ -164,7 +165,7 @@ def _known_runs(store: Store) -> str:
 def _results(data: bytes | None) -> list[dict[str, Any]]:
     if data is None:
         return []
-    rows = pq.read_table(io.BytesIO(data)).to_pylist()
+    rows = read_rows(data)
     for row in rows:
         for name in ("started_at", "finished_at"):
             if isinstance(row.get(name), datetime):
@@ -177,9 +178,9 @@ def _manifest_rows(data: bytes | None) -> list[dict[str, Any]]:
     if data is None:
         return []
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
         columns = [name for name in _SHOWN_COLUMNS if name in file.schema_arrow.names]
-        rows = file.read(columns=columns).to_pylist()
+        rows = file.read(columns=columns, use_threads=False).to_pylist()
     except (pa.ArrowException, OSError):
         return []
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
