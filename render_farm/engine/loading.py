@@ -71,6 +71,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _load(cls: Any, folder: Path, component: str, device: torch.device, **kwargs: Any) -> Any:
     has_accelerate = find_spec("accelerate") is not None
+    model: Any
     if device.type != "cpu" and has_accelerate:
         kwargs["device_map"] = {"": device}
     try:
