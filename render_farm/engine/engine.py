@@ -55,6 +55,7 @@ from render_farm.errors import InputError, InvalidJobError, ModelError, Problem,
 from render_farm.job import RenderJob
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read, with_loras_read
+from render_farm.planning.groups import group_of
 from render_farm.planning.memory_modes import device_bytes
 
 _LORA_BYTES_KEPT = 4 << 30
@@ -396,6 +397,7 @@ class Engine:
         `InputError` for one that cannot be used.
         """
         plan, read = self.plan(job), None
+        _check_alone(plan)
         if plan.job.inputs:
             limits = self._limits or load_settings().inputs
             read = read_inputs(plan, limits) if inputs is None else given_inputs(inputs)
@@ -423,6 +425,15 @@ class Engine:
                 )
             )
         return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), read.lead_in if read else None)
+
+
+def _check_alone(plan: FilmPlan) -> None:
+    """A film is rendered here by one process; groups are the farm's, or a caller's of `render_segment`."""
+    asked = group_of(plan.job)
+    if asked.size > 1:
+        field = "ulysses" if asked.ulysses > 1 else "ring" if asked.ring > 1 else "cfg_parallel"
+        message = f"{asked} needs a render group of {asked.size} workers; leave it out, or use render-farm render"
+        raise InvalidJobError([Problem(field=field, message=message)], job_id=plan.job.job_id)
 
 
 def _check_loras(plan: FilmPlan, loras: Sequence[WeightedLora]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.farm import films
+from tests.farm.films import RAY
 from tests.fixtures_s3 import free_port
 
 # Ray gives its workers a low priority, which a busy machine turns into minutes; these tests have time-outs.
 os.environ.setdefault("RAY_worker_niceness", "0")
-_RAY = Path(sys.executable).with_name("ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class RayHead:
 def ray_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`ray ...` with the token that the cluster asks for."""
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}
-    return subprocess.run([str(_RAY), *arguments], capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run([RAY, *arguments], capture_output=True, text=True, timeout=60, env=environment)
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +39,9 @@ def ray_head() -> Iterator[RayHead]:
     port, dashboard = free_port(), free_port()
     folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets need a short path
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_AUTH"))}
-    environment["PATH"] = f"{_RAY.parent}:{environment['PATH']}"  # `python` of a job is found there
+    environment["PATH"] = f"{Path(RAY).parent}:{environment['PATH']}"  # `python` of a job is found there
     start = [
-        str(_RAY), "start", "--head", f"--port={port}", "--num-cpus=4", "--dashboard-host=127.0.0.1", "--block",
+        RAY, "start", "--head", f"--port={port}", "--num-cpus=4", "--dashboard-host=127.0.0.1", "--block",
         f"--dashboard-port={dashboard}", "--disable-usage-stats", f"--temp-dir={folder}",
         "--object-store-memory=100000000",
     ]  # fmt: skip

@@ -20,6 +20,8 @@ from render_farm.observability.events import EventKind, LogLine
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.storage.store import open_store
 
+RAY = str(Path(sys.executable).with_name("ray"))
+
 TWO_SEGMENTS = {"num_frames": 37, "base_num_frames": 21, "overlap_history": 5}
 """Latent windows [0,6) and [4,10)."""
 THREE_SEGMENTS = {"num_frames": 53, "base_num_frames": 21, "overlap_history": 5}
