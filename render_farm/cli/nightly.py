@@ -235,11 +235,8 @@ def _wait_for_manifest(night: Night, patience_s: float) -> None:
 
 def _over(night: Night) -> RunOutcome | None:
     """How a night ended whose films are all done or failed, of the manifest as it is now; None when it is not over."""
-    import io
-
-    import pyarrow.parquet as pq
-
     from render_farm.manifest.files import open_binary
+    from render_farm.manifest.parquet_rows import read_rows
     from render_farm.scheduling.states import exit_code, run_state
     from render_farm.storage import open_store
     from render_farm.storage.layout import RunKeys
@@ -253,8 +250,8 @@ def _over(night: Night) -> RunOutcome | None:
     except (NotFoundError, ManifestError):
         return None
     counts: dict[str, int] = {}
-    for state in pq.read_table(io.BytesIO(results), columns=["state"]).column("state").to_pylist():
-        counts[state] = counts.get(state, 0) + 1
+    for row in read_rows(results, ["state"]):
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
     if not counts or set(counts) - {"done", "failed"}:
         return None
     return replace(_ended(night, str(run_state(counts)), exit_code(counts)), jobs=counts)

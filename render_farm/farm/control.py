@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from render_farm.errors import LeaseHeldError, NotFoundError, RenderFarmError
+from render_farm.manifest.parquet_rows import read_rows
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Lease, LeaseTiming, acquire, read_lease, this_holder
 from render_farm.storage.mailbox import Answer, Request, Verb, post, wait_answer
@@ -183,7 +181,7 @@ def _explained(store: Store, run_id: str, request: Request, lease: Lease | None)
 def job_ids(store: Store, run_id: str) -> set[str]:
     """Every job of the run's manifest."""
     manifest = store.read_bytes(RunKeys(run_id=run_id).manifest)
-    return set(pq.read_table(io.BytesIO(manifest), columns=["job_id"]).column("job_id").to_pylist())
+    return {row["job_id"] for row in read_rows(manifest, ["job_id"])}
 
 
 def _by(request: Request) -> str:

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from render_farm.farm.cluster import use_token_at_hand
 PYTHON = ("python", "-m", "render_farm.cli")
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TRIES = 5
+_NOT_YET = "No available agent"
+"""What the job server of a cluster says that has only just started."""
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,8 @@ def submit(submission: Submission, address: str | None) -> Submitted:
         "render_farm": render_farm.__version__,
     }
     dashboard, refused = client.get_address(), ""
-    for _ in range(_TRIES):
+    tries, patient_until_s = _TRIES, time.monotonic() + _PATIENCE_S
+    while tries > 0:
         with _plain_errors(dashboard):
             jobs = _jobs_of(client, submission.run_id)
         for job in jobs.values():
@@ -90,9 +95,13 @@ def submit(submission: Submission, address: str | None) -> Submitted:
                     metadata=metadata,
                 )
             except RuntimeError as error:
-                if number not in _jobs_of(client, submission.run_id):
+                refused = str(error)
+                if _NOT_YET in refused and time.monotonic() < patient_until_s:
+                    time.sleep(1)  # the cluster has only just started
+                elif number not in _jobs_of(client, submission.run_id):
                     raise
-                refused = str(error)  # someone else submitted it in this moment: look again
+                else:  # someone else submitted it in this moment: look again
+                    tries -= 1
             else:
                 return Submitted(job_id=job_id, dashboard=dashboard, joined=False)
     raise UsageError(f"the job server at {dashboard} does not take run {submission.run_id}: {refused[-400:]}")

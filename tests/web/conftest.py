@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium():
-    """A browser that starts no service of its own; pages of `file:` may read files beside them."""
+    """A browser that starts no service of its own; pages of `file:` may read files beside them. It ends with its tests:
+    while it runs, its event loop is that of the process."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import sync_playwright
