@@ -1,12 +1,13 @@
 """Lets xfuser 0.7.0 be imported on a machine without an accelerator. Nothing else uses this file, and only there.
 
-xfuser refuses such machines in three places while it is imported, although its groups and its attention run on gloo:
+xfuser refuses such machines in four places, although its groups and its attention run on gloo:
 
 1. `xfuser.config.config` reads `envs.CUDA_VERSION`, which raises without CUDA, ROCm, MUSA or NPU;
 2. `envs.get_torch_distributed_backend()` knows no backend for the CPU; it is gloo;
-3. `envs.PACKAGES_CHECKER` leaves yunchang out unless CUDA is there, and there are no sequence-parallel groups then.
+3. `envs.PACKAGES_CHECKER` leaves yunchang out unless CUDA is there, and there are no sequence-parallel groups then;
+4. a torch that was built for CUDA or ROCm is taken for such a device, which forming groups then begins to use.
 
-All three are decided in `xfuser.envs`, so that module is loaded first, without the package around it, and corrected.
+All four are decided in `xfuser.envs`, so that module is loaded first, without the package around it, and corrected.
 `usp` then still takes yunchang's groups only with CUDA; `correct_usp` gives it the same object.
 """
 
@@ -34,6 +35,7 @@ def correct_envs() -> None:
         envs: Any = importlib.import_module("xfuser.envs")
     finally:
         del sys.modules["xfuser"]
+    envs._is_cuda = envs._is_hip = lambda: False
     envs.variables["CUDA_VERSION"] = lambda: version.parse("12.0")
     envs.get_torch_distributed_backend = lambda: "gloo"
     envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True
