@@ -84,6 +84,9 @@ class StubWorker:
             done = publish(store, task.film, f"{self._name}-done", {VIDEO: video}, {"segments": []}, claim=claim)
         return FilmReport(uri="", sha256=done.job["sha256"], num_frames=1, render_s=0.0, seconds=0.0)
 
+    def drop_films(self) -> None:
+        """Nothing is kept."""
+
     def stop(self, work: int) -> None:
         """Nothing stops a sleep."""
 
@@ -98,16 +101,17 @@ class _BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: i
         worker_pool.RenderWorker = StubWorker
         super().__init__(*arguments)
 
-    async def _encode_texts(self, run: Any) -> None:
-        self._start_workers()
-        while len(self._machine.workers) < self._shape.num_workers:
+    async def _encode_and_start(self, run: Any) -> None:
+        self._crew.start()
+        while len(self._machine.workers) < self._crew.shape.num_workers:
             await asyncio.sleep(0.5)
+        self._used_before_s = time.process_time()
         for model in run.texts:
-            self._apply(ev.TextReady(run_id=run.run_id, model=model))
+            self._dispatch.apply(ev.TextReady(run_id=run.run_id, model=model))
 
     def used_s(self) -> float:
-        """Processor time of the coordinator's process."""
-        return time.process_time()
+        """Processor time of the coordinator's process since all workers were up."""
+        return time.process_time() - self._used_before_s
 
 
 def entries_of(folder: str, num_films: int, num_segments: int) -> list[FilmEntry]:
@@ -152,7 +156,7 @@ def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
     """Render the films; how the run ended, and what the coordinator used."""
     started = time.monotonic()
     ray.init(
-        num_cpus=options.workers + 8,
+        num_cpus=os.cpu_count(),  # so many worker processes start at a time
         num_gpus=options.workers,
         include_dashboard=False,
         namespace="render_farm",
