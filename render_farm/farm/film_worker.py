@@ -237,6 +237,10 @@ class FilmWorker:
         stored = time.monotonic()
         keeper.clear()
         film.latents.append(latents)
+        if len(film.state.segments) > len(film.latents):  # it was damaged, and those after it hold still
+            self._forget(task.film)
+            film = self._film(store, task)
+            self._check_begun(film, segment + 1, task)
         self._decode_begun(engine, task, film)
         return SegmentReport(
             segment=segment,

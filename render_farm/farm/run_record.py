@@ -213,7 +213,8 @@ class RunRecord:
         """A film's work failed and will be tried again."""
         film = self.films[job_id]
         if film.worker:
-            self._note(film, EventKind.WORK_FAILED, message, segment=film.segments_done)
+            behind = {} if segments_done is None else {"segments_done": segments_done}
+            self._note(film, EventKind.WORK_FAILED, message, segment=film.segments_done, **behind)
             film.attempt += 1
         if segments_done is not None and segments_done < film.segments_done:
             self.segments_done -= film.segments_done - segments_done

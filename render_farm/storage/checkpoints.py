@@ -44,6 +44,8 @@ class FilmState:
     segments: tuple[SegmentRecord, ...] = ()
     problems: tuple[str, ...] = ()
     """What was skipped while loading, one line each, for the log."""
+    set_aside: tuple[SegmentRecord, ...] = ()
+    """A damaged segment, and those after it: they hold still if it comes out the same when it is rendered again."""
 
     @property
     def num_latent_frames(self) -> int:
@@ -53,7 +55,8 @@ class FilmState:
         """This state as if only the first `num_segments` existed. Nothing is written: the next recorded segment
         makes it durable."""
         problems = self.problems + ((problem,) if problem else ())
-        return replace(self, segments=self.segments[:num_segments], problems=problems)
+        kept, set_aside = self.segments[:num_segments], self.segments[num_segments:]
+        return replace(self, segments=kept, problems=problems, set_aside=set_aside)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +110,18 @@ def load_film(store: Store, film: str) -> LoadedFilm:
 def record_segment(store: Store, previous: FilmState, record: SegmentRecord) -> FilmState:
     """Make a saved segment part of the film: writes the next snapshot and returns the new state.
 
-    `record.index` is at most `len(previous.segments)`; later segments are dropped. LeaseHeldError when another worker
+    `record.index` is at most `len(previous.segments)`; later segments are dropped, but for those set aside because of
+    a damaged one that holds the very bytes again: they continue the same latents. LeaseHeldError when another worker
     has written a snapshot since `previous` was loaded: the film is theirs, and nothing of it was changed.
     """
     if not 0 <= record.index <= len(previous.segments):
         raise ValueError(f"segment {record.index} cannot follow {len(previous.segments)} segments")
     segments = (*previous.segments[: record.index], record)
+    if previous.set_aside and (previous.set_aside[0].index, previous.set_aside[0].sha256) == (
+        record.index,
+        record.sha256,
+    ):
+        segments += previous.set_aside[1:]
     number = previous.number + 1
     key = FilmKeys(film=previous.film).state(number)
     if not store.create(key, _snapshot(previous, segments, number)):
@@ -123,7 +132,7 @@ def record_segment(store: Store, previous: FilmState, record: SegmentRecord) -> 
             f"written {store.uri(key)} since this worker loaded the film",
             advice="load the film again and go on from there",
         )
-    return replace(previous, number=number, segments=segments, problems=())
+    return replace(previous, number=number, segments=segments, problems=(), set_aside=())
 
 
 def _snapshot(state: FilmState, segments: Sequence[SegmentRecord], number: int) -> bytes:

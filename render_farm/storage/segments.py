@@ -93,7 +93,8 @@ def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta:
     if latents.dtype != np.float32 or latents.ndim != 5 or latents.shape[0] != 1:
         raise ValueError(f"latents must be float32 of shape (1, C, T, H, W), not {latents.dtype} {latents.shape}")
     key = FilmKeys(film=film).segment(index, check_id(meta.attempt, "attempt"))
-    data = save({TENSOR: np.ascontiguousarray(latents)}, metadata={"film": film, "segment": str(index)})
+    # Safetensors writes several entries in any order: with one, equal latents are equal bytes.
+    data = save({TENSOR: np.ascontiguousarray(latents)}, metadata={"segment": f"{film}/{index}"})
     store.write_bytes(key, data)
     return SegmentRecord(
         index=index,

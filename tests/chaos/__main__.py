@@ -4,30 +4,32 @@
 
 A fault has had its share when `--runs` of its runs, of all dated files beside the results file, were struck; the one
 that has struck least often is next. `--summary` only counts. Where it may, this process moves into namespaces of its
-own first, so that it can mount a small disk and sees only its own processes and shared memory.
+own first, so that it can mount a small disk and sees only its own processes, ports and shared memory. Several of them,
+each with faults of its own, may then run beside each other and write to one results file.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.chaos.faults import BY_LETTER
+from tests.chaos.namespaces import has_namespaces, move_into_namespaces
 from tests.chaos.one_run import Undisturbed, one_run
-from tests.chaos.records import Record, append, next_run, read, summary
+from tests.chaos.processes import reap
+from tests.chaos.records import Record, append, next_run, no_run, read, summary
 from tests.chaos.scene import Fault
-from tests.chaos.world import Place, World, may_mount, world
+from tests.chaos.world import Place, World, world
 
 _FUTILE_RUNS = 10
-_NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+_BROKEN_RUNS = 5
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
     faults = [BY_LETTER[letter] for letter in options.faults]
     made: list[Record] = []
     if not options.summary:
-        _move_into_namespaces()
+        move_into_namespaces()
         _run(options, path, [fault for fault in faults if _can(fault)], made)
     print("\n".join(summary(read(sorted(path.parent.glob("*.jsonl"))), faults)))
     return 1 if any(record.violations for record in made) else 0
@@ -44,48 +46,70 @@ def main() -> int:
 
 def _run(options: argparse.Namespace, path: Path, faults: list[Fault], made: list[Record]) -> None:
     ends_s = time.monotonic() + options.minutes * 60
-    undisturbed, worlds = Undisturbed(), dict[Place, World]()
-    num_futile = 0
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ExitStack() as stack:
+    undisturbed, broken, num_futile, num_broken = Undisturbed(), list[Record](), 0, 0
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, _Worlds(Path(folder)) as worlds:
         while time.monotonic() < ends_s:
             records = read(sorted(path.parent.glob("*.jsonl"))) if path.parent.exists() else []
-            letter, seed = next_run(records, faults, options.seed, options.runs)
+            letter, seed = next_run([*records, *broken], faults, options.seed, options.runs)
             if not letter:
                 return
             fault = BY_LETTER[letter]
-            if fault.place not in worlds or not worlds[fault.place].is_up:
-                worlds[fault.place] = stack.enter_context(world(Path(tempfile.mkdtemp(dir=folder)), fault.place))
-            record = one_run(worlds[fault.place], fault, seed, undisturbed)
+            try:
+                record = one_run(worlds.at(fault.place), fault, seed, undisturbed)
+            except Exception:  # noqa: BLE001  (of the suite's own: no run, and no reason to end a long sitting)
+                traceback.print_exc()
+                worlds.end(fault.place)
+                broken.append(no_run(letter, seed))
+                num_broken += 1
+                if num_broken >= _BROKEN_RUNS:
+                    sys.exit(f"{num_broken} runs in a row could not be made")
+                continue
+            reap()
             append(path, record)
             made.append(record)
             print(record, flush=True)
-            num_futile = 0 if record.struck else num_futile + 1
+            num_futile, num_broken = 0 if record.struck else num_futile + 1, 0
             if num_futile >= _FUTILE_RUNS:
                 sys.exit(f"{num_futile} runs in a row were over before anything was struck")
 
 
+class _Worlds:
+    """One world a place, built when it is asked for, and anew when its Ray is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._built: dict[Place, tuple[World, ExitStack]] = {}
+
+    def __enter__(self) -> _Worlds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for place in list(self._built):
+            self.end(place)
+
+    def at(self, place: Place) -> World:
+        if place in self._built and not self._built[place][0].is_up:
+            self.end(place)
+        if place not in self._built:
+            with ExitStack() as stack:
+                built = stack.enter_context(world(Path(tempfile.mkdtemp(dir=self._folder)), place))
+                self._built[place] = built, stack.pop_all()
+        return self._built[place][0]
+
+    def end(self, place: Place) -> None:
+        if place in self._built:
+            self._built.pop(place)[1].close()
+
+
 def _can(fault: Fault) -> bool:
     """Whether this machine has what the fault needs; says so if not."""
-    if fault.letter == "h" and not may_mount():
+    if fault.letter == "h" and not has_namespaces():
         print("(h) is left out: it needs the right to mount a small disk", file=sys.stderr)
         return False
     if fault.place is Place.PRIVATE_WITH_A_CLOCK and shutil.which("cc") is None:
         print(f"({fault.letter}) is left out: it needs a C compiler (cc)", file=sys.stderr)
         return False
     return True
-
-
-def _move_into_namespaces() -> None:
-    """Go on as the first process of namespaces of its own, with its own shared memory, where that is allowed."""
-    if may_mount() or "CHAOS_OWN_NAMESPACE" in os.environ:
-        if may_mount():
-            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], check=True)
-        return
-    allowed = shutil.which("unshare") and subprocess.run([*_NAMESPACES, "true"], capture_output=True).returncode == 0
-    os.environ["CHAOS_OWN_NAMESPACE"] = "1" if allowed else "0"
-    command = [sys.executable, "-m", "tests.chaos", *sys.argv[1:]]
-    if allowed:
-        os.execvp("unshare", [*_NAMESPACES, *command])
 
 
 def _options() -> argparse.Namespace:

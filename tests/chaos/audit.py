@@ -23,6 +23,9 @@ from render_farm.storage.lease import read_lease
 from render_farm.storage.run_state import load_run_state
 from render_farm.storage.store import Store
 
+_Segment = tuple[str, int]
+"""Job and index."""
+
 
 class Audit:
     """One run's output: its store, its id, and the latents of an undisturbed run by job."""
@@ -39,36 +42,54 @@ class Audit:
         """Every invariant that does not hold, with what was found."""
         found: list[str] = []
         for invariant in INVARIANTS:
-            found += [f"{invariant.__name__}: {text}" for text in invariant(self)]
-        again = max(self.num_rendered_again(), self.num_begun_again() if num_kills else 0)
+            try:
+                found += [f"{invariant.__name__}: {text}" for text in invariant(self)]
+            except Exception as error:  # noqa: BLE001  (what cannot be looked at does not hold)
+                found.append(f"{invariant.__name__}: {error!r:.300}")
+        again = self.num_again() if num_kills else self.num_rendered_again()
         if again > num_kills:
             found.append(f"at_most_one_segment_again_per_kill: {again} segments again, {num_kills} kills")
         return found
 
+    def num_again(self) -> int:
+        """Segments begun again or rendered again; one that was both counts once, as one kill does both."""
+        return (self._rendered_again() | self._begun_again()).total()
+
     def num_rendered_again(self) -> int:
         """Segments that were rendered to their end more than once: each leaves an object of its own."""
-        num = 0
+        return self._rendered_again().total()
+
+    def num_begun_again(self) -> int:
+        """Segments that were begun again before they were stored, as far as the run's log tells."""
+        return self._begun_again().total()
+
+    def _rendered_again(self) -> Counter[_Segment]:
+        again = Counter[_Segment]()
         for job_id in self.expected:
             film = self._film(job_id)
             if film:
-                stored = self.store.list(FilmKeys(film=film).segments)
-                num += len(stored) - len(load_film_state(self.store, film).segments)
-        return num
+                names = (key.rpartition("/")[2] for key in self.store.list(FilmKeys(film=film).segments))
+                again.update((job_id, int(name.partition("-")[0])) for name in names)
+                again.subtract((job_id, record.index) for record in load_film_state(self.store, film).segments)
+        return +again
 
-    def num_begun_again(self) -> int:
-        """Segments that were handed out again before they were stored, as far as the run's log tells: a killed
-        coordinator leaves out what it had not written yet. A stored one that is handed out again is only read."""
-        keys = RunKeys(run_id=self.run_id)
-        begun: Counter[tuple[str, int | None]] = Counter()
+    def _begun_again(self) -> Counter[_Segment]:
+        """A killed coordinator leaves out of the log what it had not written yet. A stored segment that is handed out
+        again is only read, and a worker that finds less in the store than it was told begins nothing."""
+        begun = Counter[_Segment]()
         stored = set()
-        for key in sorted(self.store.list(keys.logs)):
+        for key in sorted(self.store.list(RunKeys(run_id=self.run_id).logs)):
             for line in parse_lines(self.store.read_bytes(key)):
+                if line.segment is None:
+                    continue
                 segment = line.job_id, line.segment
                 if line.kind == EventKind.SEGMENT_DONE:
                     stored.add(segment)
                 elif line.kind == EventKind.SEGMENT_STARTED and segment not in stored:
                     begun[segment] += 1
-        return sum(begun.values()) - len(begun)
+                elif line.kind == EventKind.WORK_FAILED and "segments_done" in line.values:
+                    begun[segment] -= segment not in stored
+        return begun - Counter(dict.fromkeys(begun, 1))
 
     def counted_attempts(self) -> list[str]:
         """Jobs that had an attempt counted, where none may be."""

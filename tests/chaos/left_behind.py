@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.kills import COORDINATOR, TEXT_WORKER, WORKER
+from tests.chaos.namespaces import has_namespaces
 from tests.chaos.processes import command_of, descendants
-from tests.chaos.world import NUM_WORKERS, World, may_mount
+from tests.chaos.world import NUM_WORKERS, World
 
 _WITHIN_S = 60
 _SHARED_MEMORY = Path("/dev/shm")
@@ -47,7 +48,7 @@ def _look(world: World, before: Machine) -> list[str]:
     now = Machine.now(world)
     # A worker that stays up for the next run keeps no film; Ray's own files lie elsewhere.
     found += [f"no_temporary_file_is_left_behind: {name}" for name in now.files - before.files]
-    if may_mount():  # else others use it, too
+    if has_namespaces():  # else others use it, too
         found += [f"no_shared_memory_is_left_behind: {name}" for name in now.shared - before.shared]
     return found
 

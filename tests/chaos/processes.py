@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import psutil
 
 
@@ -28,3 +31,12 @@ def command_of(process: psutil.Process) -> str:
         return " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
     except psutil.Error:
         return ""
+
+
+def reap() -> None:
+    """Take leave of ended processes that this one has inherited (it is the first of its namespace): thousands of them
+    would make every look at processes slow. Not while a child is waited for elsewhere."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)

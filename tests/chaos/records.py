@@ -42,6 +42,13 @@ def read(paths: Iterable[Path]) -> list[Record]:
     ]
 
 
+def no_run(fault: str, seed: int) -> Record:
+    """Of a run that could not be made: it is not tried again in this sitting."""
+    return Record(
+        fault=fault, seed=seed, struck="", starts=0, exit_code=-1, rendered_again=0, seconds=0.0, violations=[]
+    )
+
+
 def append(path: Path, record: Record) -> None:
     """Add a line at once: a sitting may end at any time."""
     with open(path, "a") as file:

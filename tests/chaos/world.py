@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos.drivers import Driver, ForkedDriver, FreshDriver
+from tests.chaos.namespaces import has_namespaces
 from tests.chaos.processes import command_of, descendants, kill
 from tests.farm import films
 from tests.fixtures_s3 import FOREIGN, S3Server, free_port, start_s3_server, stop_s3_server
@@ -33,7 +34,7 @@ SETTINGS = {
     "RENDER_FARM_FIRST_STEP_FLOOR_S": "90",
     "RENDER_FARM_CLUSTER_PATIENCE_S": "400",
     "RENDER_FARM_PREEMPTION_GRACE_S": "5",
-    "RENDER_FARM_KEEP_WORKERS_S": "300",
+    "RENDER_FARM_KEEP_WORKERS_S": "3600",
     "RENDER_FARM_HOST_FAULTS": "1000",
 }
 """Shortened, so that a run need not last hours; the first step's stays long, for busy machines. Workers stay up between
@@ -158,13 +159,14 @@ def world(folder: Path, place: Place) -> Iterator[World]:
         stack.callback(stop_s3_server, server)
         proxy = stack.enter_context(proxied(server.endpoint))
         disk = Path(tempfile.mkdtemp(dir=folder, prefix="disk-"))
-        if may_mount():
+        if has_namespaces():
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(disk)], check=True)
             stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=False)
         ray_folder = Path(tempfile.mkdtemp(prefix="ray-chaos-", dir="/tmp"))  # sockets need a short path
         stack.callback(shutil.rmtree, ray_folder, ignore_errors=True)
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         environment |= {**server.env, "AWS_ENDPOINT_URL": proxy.endpoint, **SETTINGS}
+        environment |= {"RAY_memory_monitor_refresh_ms": "0"}  # it looks at the whole machine, and others are on it
         environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
         environment |= {"TMPDIR": str(disk), "RAY_TMPDIR": str(ray_folder)}
         environment |= {"TORCHINDUCTOR_CACHE_DIR": str(folder / "torchinductor")}
@@ -177,11 +179,6 @@ def world(folder: Path, place: Place) -> Iterator[World]:
         if place is Place.TWO_NODES:
             built.add_node()
         yield built
-
-
-def may_mount() -> bool:
-    """Whether this process has file systems of its own (`python -m tests.chaos` sees to it where it may)."""
-    return os.environ.get("CHAOS_OWN_NAMESPACE") == "1"
 
 
 def _add_clock(built: World) -> None:

@@ -99,6 +99,26 @@ def test_a_stored_segment_is_not_rendered_again(engine, tmp_path):
     assert [record.worker for record in state.segments] == ["first", "second"]
 
 
+def test_only_the_damaged_one_of_many_segments_is_rendered_again(engine, tmp_path):
+    task = film_task(engine, tmp_path)
+    first, second = FilmWorker("first"), FilmWorker("second")
+    for segment in range(3):
+        first.render_segment(task, segment)
+    store = open_store(task.output)
+    [key] = [key for key in store.list("_work") if "/segments/0000-" in key]
+    store.write_bytes(key, store.read_bytes(key)[:-1] + b"?")
+    with pytest.raises(CheckpointBehindError) as caught:
+        second.finish_film(task)
+    assert caught.value.segments_done == 0
+    steps = []
+    for segment in range(3):
+        second.render_segment(task, segment, on_step=lambda step: steps.append((step.segment, step.step)))
+    assert steps == [(0, 1), (0, 2)]
+    assert [record.worker for record in load_film_state(store, task.film).segments] == ["second", "first", "first"]
+    second.finish_film(task)
+    films.assert_complete(tmp_path, "a", num_frames=53)
+
+
 def test_segments_that_are_not_there_are_said_to_be_missing(engine, tmp_path):
     task = film_task(engine, tmp_path)
     worker = FilmWorker("w")

@@ -93,10 +93,22 @@ def test_a_damaged_segment_ends_the_usable_prefix(store, tmp_path, three, damage
     assert len(film.state.segments) == len(film.latents) == 1
     assert "segment 1" in film.state.problems[0]
     again = extend(store, film.state, 1, attempt="b")
-    assert [record.attempt for record in again.segments] == ["a", "b"]
+    assert [record.attempt for record in again.segments] == ["a", "b", "a"], (
+        "the one after it continues the same latents"
+    )
     film = load_film(store, FILM)
     assert film.state == again
-    assert np.array_equal(film.latents[1], latents_of(1))
+    for index, latents in enumerate(film.latents):
+        assert np.array_equal(latents, latents_of(index))
+
+
+def test_what_follows_a_damaged_segment_that_comes_out_otherwise_is_dropped(store, tmp_path, three):
+    (tmp_path / three.segments[0].key).unlink()
+    state = load_film(store, FILM).state
+    assert [record.index for record in state.set_aside] == [0, 1, 2]
+    other = save_segment(store, FILM, 0, latents_of(9), SegmentMeta(attempt="b"))
+    assert record_segment(store, state, other).segments == (other,)
+    assert load_film_state(store, FILM).segments == (other,)
 
 
 @pytest.mark.parametrize("damage", ["torn", "garbled", "empty", "flipped", "not-a-dict", "foreign", "newer-schema"])

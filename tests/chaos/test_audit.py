@@ -1,0 +1,67 @@
+"""What the audit counts as rendered again."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from render_farm.farm.results import Result, write_results
+from render_farm.observability.events import EventKind, LogLine, dump_lines
+from render_farm.storage import open_store
+from render_farm.storage.checkpoints import FilmState, SegmentMeta, record_segment, save_segment
+from render_farm.storage.layout import RunKeys, split_film_key
+from render_farm.storage.publish import publish
+from tests.chaos.audit import Audit
+
+FILM = f"a-{'0' * 12}"
+LATENTS = np.zeros((1, 1, 1, 1, 1), np.float32)
+
+
+def audit_of(tmp_path, *, stored: list[int], events: list[tuple[EventKind, int, dict]]) -> Audit:
+    """Of a film of three segments: objects were `stored` in this order, and this was logged."""
+    store = open_store(tmp_path)
+    state = FilmState(film=FILM, render_key=split_film_key(FILM)[1])
+    for number, index in enumerate(stored):
+        record = save_segment(
+            store, FILM, index, np.zeros((1, 1, 1, 1, 1), np.float32), SegmentMeta(attempt=str(number))
+        )
+        state = record_segment(store, state, record)
+    (tmp_path / "v").write_bytes(b"video")
+    publish(store, FILM, "attempt", {"video.mp4": tmp_path / "v"}, {"segments": [], "num_frames": 3})
+    lines = [
+        LogLine(
+            number=number, time_s=0, level="debug", job_id="a", message="", kind=kind, segment=segment, values=values
+        )
+        for number, (kind, segment, values) in enumerate(events)
+    ]
+    store.write_bytes(RunKeys(run_id="r").log("1.jsonl"), dump_lines(lines))
+    write_results(store, "r", [Result(job_id="a", state="done")])
+    return Audit(store, "r", {"a": np.zeros(1)}, 3)
+
+
+def begun(segment: int) -> tuple[EventKind, int, dict]:
+    return EventKind.SEGMENT_STARTED, segment, {}
+
+
+def done(segment: int) -> tuple[EventKind, int, dict]:
+    return EventKind.SEGMENT_DONE, segment, {}
+
+
+def test_a_segment_lost_with_its_worker_counts_once(tmp_path):
+    audit = audit_of(tmp_path, stored=[0, 1, 2], events=[begun(0), done(0), begun(1), begun(1), done(1), begun(2)])
+    assert (audit.num_rendered_again(), audit.num_begun_again(), audit.num_again()) == (0, 1, 1)
+
+
+def test_a_segment_that_was_stored_and_not_recorded_counts_once(tmp_path):
+    """Its object is there twice, and the log has it begun twice."""
+    audit = audit_of(tmp_path, stored=[0, 1, 2], events=[begun(0), begun(0), done(0)])
+    store = open_store(tmp_path)
+    save_segment(store, FILM, 0, LATENTS, SegmentMeta(attempt="killed"))
+    assert (audit.num_rendered_again(), audit.num_begun_again(), audit.num_again()) == (1, 1, 1)
+
+
+def test_a_flipped_bit_and_a_killed_worker_are_two(tmp_path):
+    """The worker of segment 1 dies; the next one finds 0 damaged and begins nothing; then both are rendered."""
+    damaged = EventKind.WORK_FAILED, 1, {"segments_done": 0}
+    events = [begun(0), done(0), begun(1), begun(1), damaged, begun(0), done(0), begun(1), done(1), begun(2), done(2)]
+    audit = audit_of(tmp_path, stored=[0, 0, 1, 2], events=events)
+    assert (audit.num_rendered_again(), audit.num_begun_again(), audit.num_again()) == (1, 1, 2)
