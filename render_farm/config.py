@@ -50,7 +50,8 @@ class Timeouts:
     """How long a worker that got a SIGTERM may go on, when that is enough to complete its segment."""
     step_checkpoint_s: float = 0.0
     """How often the state of a segment is stored in the middle of its steps, so that a lost worker costs no more than
-    this; 0 stores none. Worth it where a segment takes many minutes. The same kind of device goes on bit for bit."""
+    this; 0 stores it only when a worker is asked to end. Worth it where a segment takes many minutes. The same kind of
+    device goes on bit for bit."""
     cluster_patience_s: float = 600.0
     """How long the cluster's faults (storage, network) in a row are waited out before a job fails of them. A worker
     keeps a rendered segment for as long and tries to store it again and again."""

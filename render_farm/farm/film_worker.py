@@ -31,6 +31,7 @@ from render_farm.farm.film_preview import FilmPreview, PreviewNews
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.group_place import Place, in_group
 from render_farm.farm.patience import Patience
+from render_farm.farm.preemption import LastStep, Preemption
 from render_farm.farm.shared_decoding import SharedDecoding
 from render_farm.farm.step_checkpoints import StepCheckpoints
 from render_farm.media.fitting import Fit
@@ -119,8 +120,7 @@ class FilmWorker:
         self._group_host: RendezvousHost | None = None
         self._shared = SharedDecoding()
         self._stopped: set[int] = set()
-        self._preempted_s: float | None = None
-        self._within_s: float | None = None
+        self._preemption = Preemption()
         self._clock = BusyClock()
         self.meter = StorageMeter()
         """What it moves from and to storage."""
@@ -180,7 +180,8 @@ class FilmWorker:
             engine = self._load(task.model)
             try:
                 film = self._begun(store, task, segment)
-                self._denoise(store, engine, task, film, segment, work=work, place=place)
+                is_last = self._last_step(task, segment)
+                self._denoise(store, engine, task, film, segment, work=work, place=place, is_last=is_last)
                 return self._clock.total_s
             finally:
                 self._forget(task.film)  # what rank 0 stores is read when it is needed
@@ -202,17 +203,27 @@ class FilmWorker:
         film = self._begun(store, task, segment)
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
+        is_last = self._last_step(task, segment)
         keeper = StepCheckpoints(
             store,
             task.film,
             segment,
             every_s=task.step_checkpoint_s,
             maker=f"{self._device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads",
-            is_last=lambda: self._preempted_s is not None,
+            is_last=is_last,
         )
         started = time.monotonic()
         latents = self._denoise(
-            store, engine, task, film, segment, work=work, place=place, keeper=keeper, on_step=on_step
+            store,
+            engine,
+            task,
+            film,
+            segment,
+            work=work,
+            place=place,
+            is_last=is_last,
+            keeper=keeper,
+            on_step=on_step,
         )
         rendered = time.monotonic()
         seconds = rendered - started
@@ -260,6 +271,7 @@ class FilmWorker:
         *,
         work: int,
         place: Place | None,
+        is_last: LastStep,
         keeper: StepCheckpoints | None = None,
         on_step: Callable[[StepProgress], None] | None = None,
     ) -> np.ndarray:
@@ -276,13 +288,12 @@ class FilmWorker:
         if place is not None and place.rank == 0 and self._group_host is None:
             raise GroupError(f"film {task.film}: another worker of the group failed before it began")
         with in_group(place, engine, meeting_s=task.meeting_s) as group:
-            started = time.monotonic()
+            is_last.begin()
 
             def step(progress: StepProgress) -> None:
                 where = f"film {task.film}: stopped at step {progress.step} of {progress.num_steps}"
-                pace_s = (time.monotonic() - started) / progress.step
                 is_stopped = work in self._stopped
-                must_end = self._must_end(pace_s * (progress.num_steps - progress.step), task.grace_s)
+                must_end = is_last(progress.step)
                 goes_on = not is_stopped and not must_end
                 if group is not None:  # all ranks stop at the same step: none waits for another
                     goes_on = group.all_agree(goes_on)
@@ -307,7 +318,7 @@ class FilmWorker:
                         conditioning=conditioning,
                         loras=loras,
                         group=group,
-                        keeper=keeper if task.step_checkpoint_s > 0 and group is None else None,
+                        keeper=keeper if group is None else None,
                         on_step=step,
                     ).numpy()
                 finally:
@@ -408,19 +419,15 @@ class FilmWorker:
 
     def preempt(self, within_s: float | None = None) -> None:
         """This process is to end within `within_s` (None: the task's grace time): its segment is completed when there
-        is time for it, else it ends at its next step with `PreemptedError`. Nothing new is begun."""
-        self._within_s = within_s
-        self._preempted_s = time.monotonic()
+        is time for it, else it ends at its next step with `PreemptedError`, its steps stored. Nothing new is begun."""
+        self._preemption.ask(within_s)
 
     def _check_goes_on(self, task: FilmTask) -> None:
-        if self._preempted_s is not None:
+        if self._preemption.is_asked:
             raise PreemptedError(f"film {task.film}: this worker was asked to end")
 
-    def _must_end(self, left_s: float, grace_s: float) -> bool:
-        if self._preempted_s is None:
-            return False
-        within_s = grace_s if self._within_s is None else self._within_s
-        return time.monotonic() + left_s > self._preempted_s + within_s
+    def _last_step(self, task: FilmTask, segment: int) -> LastStep:
+        return LastStep(self._preemption, task.plan.schedule(segment).num_rows, grace_s=task.grace_s)
 
     def drop_films(self) -> None:
         """Forget all films and remove their temporary files, and those of processes that were killed here."""

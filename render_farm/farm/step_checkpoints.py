@@ -26,10 +26,11 @@ _MOST_BYTES = 4 << 30
 
 
 class StepCheckpoints:
-    """Of one segment of one film. `is_last` tells that the worker is about to end, so that the state is stored now."""
+    """Of one segment of one film. `every_s` is how often a state is stored, 0 for never; `is_last` says of a number of
+    steps that the worker ends with them, so that the state is stored then in any case."""
 
     def __init__(
-        self, store: Store, film: str, segment: int, *, every_s: float, maker: str, is_last: Callable[[], bool]
+        self, store: Store, film: str, segment: int, *, every_s: float, maker: str, is_last: Callable[[int], bool]
     ) -> None:
         self._store = store
         self._film = film
@@ -40,12 +41,15 @@ class StepCheckpoints:
         self._is_last = is_last
         self._stored_s = time.monotonic()
         self._row = 0
+        self._is_any = every_s > 0
         self.notes: list[str] = []
         """What a person should know, a line each."""
 
     def resume(self) -> StepState | None:
         """The newest whole state of the segment by the same maker; damaged ones are removed and noted."""
-        for row, digest, key in sorted(self._stored(), reverse=True):
+        stored = self._stored()
+        self._is_any |= bool(stored)
+        for row, digest, key in sorted(stored, reverse=True):
             try:
                 data = self._store.read_bytes(key)
             except NotFoundError:
@@ -63,8 +67,8 @@ class StepCheckpoints:
 
     def offer(self, num_rows: int, num_bytes: int, make: Callable[[], StepState]) -> None:
         """Store the state when it is time. A store that fails costs the checkpoint, not the segment."""
-        due = time.monotonic() - self._stored_s >= self._every_s or self._is_last()
-        if not due or num_bytes > _MOST_BYTES or num_rows == self._row:
+        due = 0 < self._every_s <= time.monotonic() - self._stored_s
+        if not (due or self._is_last(num_rows)) or num_bytes > _MOST_BYTES or num_rows == self._row:
             return
         from safetensors.torch import save
 
@@ -82,7 +86,7 @@ class StepCheckpoints:
     def clear(self) -> None:
         """The segment is stored: its steps are of no use any more. What cannot be removed stays until `gc`."""
         try:
-            for _, _, key in self._listed() if self._every_s > 0 else ():
+            for _, _, key in self._listed() if self._is_any else ():
                 self._store.delete(key)
         except StorageError as error:
             self.notes.append(f"step checkpoints could not be removed: {error}")

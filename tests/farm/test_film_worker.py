@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from render_farm import load_engine
-from render_farm.errors import Cancelled, CorruptCheckpointError
+from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import CheckpointBehindError, FilmWorker
-from render_farm.storage.checkpoints import load_film_state
+from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.scratch import clear_abandoned, make_folder
 from render_farm.storage.store import open_store
@@ -142,6 +142,29 @@ def test_stopping_ends_at_the_next_step_and_leaves_no_segment(engine, tmp_path):
         worker.render_segment(task, 0, work=7, on_step=stop_at_third)
     assert seen == [1, 2, 3]
     assert load_film_state(open_store(task.output), task.film).segments == ()
+
+
+def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_for_bit(engine, tmp_path):
+    task = replace(film_task(engine, tmp_path / "moving", num_inference_steps=6), grace_s=3600.0)
+    first, second, steps = FilmWorker("first", num_threads=1), FilmWorker("second", num_threads=1), []
+    first.render_segment(task, 0, on_step=lambda step: step.step == 2 and first.preempt())  # it has the time
+    first = FilmWorker("first", num_threads=1)
+    with pytest.raises(PreemptedError, match="step 4 of 6"):
+        first.render_segment(task, 1, on_step=lambda step: step.step == 3 and first.preempt(0.0))
+    with pytest.raises(PreemptedError):
+        first.render_segment(task, 1, on_step=lambda step: pytest.fail("it began something new"))
+    store = open_store(task.output)
+    assert len([key for key in store.list("_work") if "/steps/" in key]) == 1
+    report = second.render_segment(task, 1, on_step=lambda step: steps.append(step.step))
+    assert steps == [5, 6]
+    assert any("goes on from step 4" in note for note in report.notes)
+    assert not [key for key in store.list("_work") if "/steps/" in key]
+    stays = film_task(engine, tmp_path / "staying", num_inference_steps=6)
+    worker = FilmWorker("w", num_threads=1)
+    for segment in range(2):
+        worker.render_segment(stays, segment)
+    there, here = load_film(open_store(stays.output), stays.film), load_film(store, task.film)
+    assert [a.tobytes() for a in here.latents] == [a.tobytes() for a in there.latents]
 
 
 def test_a_missing_or_damaged_embedding_is_a_cluster_error(engine, tmp_path):

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+import ray
 from PIL import Image
 
+from render_farm.farm import driver
+from render_farm.farm.cluster import connect
 from render_farm.tiny import MODEL_DIR
 from tests.farm import films
 from tests.farm.conftest import ray_command
@@ -50,6 +56,44 @@ def test_a_manifest_and_a_prompt_on_a_running_cluster(ray_head, tmp_path):
     _, errors = stranger.communicate(timeout=120)
     assert stranger.returncode == 2, errors
     assert "where the cluster asks for a token" in errors
+
+
+def test_a_command_waits_for_a_coordinator_that_ray_starts_anew(ray_head, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(driver, "_ADD_AGAIN_S", 0.1)
+
+    class Coordinator:
+        """Dies in its first lives, as soon as it is asked for something."""
+
+        def __init__(self, folder: str, num_lives: int) -> None:
+            number = len(list(Path(folder).iterdir()))
+            Path(folder, str(number)).touch()
+            self._dies = number < num_lives
+
+        def add_run(self, *_) -> bool:
+            if self._dies:
+                os._exit(1)
+            return True
+
+        def seal_run(self, *_) -> None:
+            assert not self._dies
+
+    def watch(name: str, num_lives: int) -> driver._Watch:
+        (tmp_path / name).mkdir()
+        options = {"num_cpus": 0, "max_restarts": -1}
+        actor = ray.remote(Coordinator).options(**options).remote(str(tmp_path / name), num_lives)
+        cluster = SimpleNamespace(private=False, coordinator=lambda shape: actor)
+        spec, prepared = SimpleNamespace(run_id="r"), SimpleNamespace(entries=[])
+        return driver._Watch(cluster, None, spec, prepared, None, None, None)
+
+    with connect(ray_head.address, num_workers=None):
+        patient = watch("two", 2)
+        patient._add()
+        assert patient._is_added
+        assert len(list((tmp_path / "two").iterdir())) == 3
+        monkeypatch.setattr(driver, "_ADD_WITHIN_S", 0.5)
+        with pytest.raises(driver._CoordinatorEndedError, match="the coordinator ended"):
+            watch("all", 1000)._add()
 
 
 def test_an_address_without_a_cluster_is_exit_code_2(tmp_path):

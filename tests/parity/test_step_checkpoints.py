@@ -86,15 +86,16 @@ def test_states_in_storage_are_checked_and_only_used_by_what_made_them(tmp_path)
     store, film = open_store(tmp_path), film_key("a", "0" * 12)
 
     def steps(maker: str = "m", every_s: float = 0.001, is_last: bool = True) -> StepCheckpoints:
-        return StepCheckpoints(store, film, 1, every_s=every_s, maker=maker, is_last=lambda: is_last)
+        return StepCheckpoints(store, film, 1, every_s=every_s, maker=maker, is_last=lambda step: is_last)
 
     def state(number: int) -> StepState:
         return StepState(num_rows=number, tensors={"latents": torch.full((2, 3), float(number))})
 
     assert steps().resume() is None
-    steps(every_s=60, is_last=False).offer(1, 10, lambda: pytest.fail("it is not time"))
+    for every_s in (0, 60):
+        steps(every_s=every_s, is_last=False).offer(1, 10, lambda: pytest.fail("it is not time"))
     steps().offer(1, 1 << 40, lambda: pytest.fail("it is too large"))
-    steps().offer(3, 10, lambda: state(3))
+    steps(every_s=0).offer(3, 10, lambda: state(3))
     steps().offer(4, 10, lambda: state(4))
     [key] = store.list(f"_work/{film}/steps")
     found = steps().resume()
@@ -108,5 +109,7 @@ def test_states_in_storage_are_checked_and_only_used_by_what_made_them(tmp_path)
     assert "damaged" in damaged.notes[0]
     assert store.list(f"_work/{film}/steps") == []
     steps().offer(5, 10, lambda: state(5))
-    steps().clear()
+    last = steps(every_s=0)
+    assert last.resume() is not None
+    last.clear()
     assert store.list(f"_work/{film}/steps") == []
