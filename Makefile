@@ -57,7 +57,8 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(READY)
-	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/test_manifest_fuzz.py tests/unit/test_state_fuzz.py
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/test_manifest_fuzz.py tests/unit/test_state_fuzz.py \
+		tests/unit/test_folder_fuzz.py
 
 clean:
 	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

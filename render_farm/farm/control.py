@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from render_farm.errors import LeaseHeldError, NotFoundError, RenderFarmError
+from pyarrow import ArrowException
+
+from render_farm.errors import LeaseHeldError, NotFoundError, RenderFarmError, StorageError
 from render_farm.manifest.parquet_rows import read_rows
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Lease, LeaseTiming, acquire, read_lease, this_holder
@@ -179,9 +181,16 @@ def _explained(store: Store, run_id: str, request: Request, lease: Lease | None)
 
 
 def job_ids(store: Store, run_id: str) -> set[str]:
-    """Every job of the run's manifest."""
-    manifest = store.read_bytes(RunKeys(run_id=run_id).manifest)
-    return {row["job_id"] for row in read_rows(manifest, ["job_id"])}
+    """Every job of the run's manifest. StorageError when it is damaged."""
+    key = RunKeys(run_id=run_id).manifest
+    data = store.read_bytes(key)
+    try:
+        return {str(row["job_id"]) for row in read_rows(data, ["job_id"])}
+    except (ArrowException, ValueError, OSError, KeyError) as error:
+        raise StorageError(
+            f"{store.uri(key)} cannot be read: {' '.join(str(error).split())[:200]}",
+            advice="the command that started the run writes it anew",
+        ) from error
 
 
 def _by(request: Request) -> str:

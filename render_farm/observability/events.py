@@ -6,6 +6,7 @@ The lines are enough to draw the run afterwards: who did what from when to when,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -54,6 +55,21 @@ class LogLine:
 
 _FIELDS = tuple(f.name for f in fields(LogLine))
 _ALWAYS = ("number", "time_s", "level", "job_id", "message")
+_NUMBER = (int, float)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("level", "job_id", "message", "kind", "run_id", "worker"), str),
+    **dict.fromkeys(("number", "attempt"), int),
+    "time_s": _NUMBER,
+    "segment": (int, type(None)),
+    "values": dict,
+}
+_VALUES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("state", "error_class", "folder"), str),
+    **dict.fromkeys(("num_frames", "width", "height", "segments_done"), int),
+    **dict.fromkeys(("seconds", "fps"), _NUMBER),
+    "helpers": list,
+}
+"""Of the values that are read again; others are for people."""
 
 
 def dump_lines(lines: Iterable[LogLine]) -> bytes:
@@ -66,9 +82,28 @@ def parse_lines(data: bytes) -> Iterator[LogLine]:
     for text in data.splitlines():
         try:
             content = json.loads(text)
-            yield LogLine(**{name: content[name] for name in _FIELDS if name in content})
-        except (ValueError, TypeError):
+            line = LogLine(**{name: content[name] for name in _FIELDS if name in content})
+        except (ValueError, TypeError, RecursionError):
             continue
+        if _is_sound(line):
+            yield line
+
+
+def _is_sound(line: LogLine) -> bool:
+    """Whether every field is of its kind: what cannot be trusted is no event."""
+    if not all(is_kind(getattr(line, name), kind) for name, kind in _KINDS.items()):
+        return False
+    named = ((line.values[name], kind) for name, kind in _VALUES.items() if name in line.values)
+    return all(is_kind(value, kind) for value, kind in named) and all(
+        isinstance(helper, str) for helper in line.values.get("helpers", ())
+    )
+
+
+def is_kind(value: Any, kind: type | tuple[type, ...]) -> bool:
+    """Whether `value` is of `kind`; truth values are no numbers, and numbers are finite."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _content(line: LogLine) -> dict[str, Any]:

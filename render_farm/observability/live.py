@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from render_farm.observability.events import is_kind
+
 SCHEMA = "render_farm.live/1"
 
 
@@ -69,6 +71,34 @@ def parse_live(data: bytes) -> LiveRun | None:
         if content.pop("schema") != SCHEMA:
             return None
         work = tuple(LiveWork(**{**item, "helpers": tuple(item["helpers"])}) for item in content.pop("work"))
-        return LiveRun(**content, work=work)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        live = LiveRun(**content, work=work)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    return live if _is_sound(live) else None
+
+
+_NUMBER = (int, float)
+_RUN_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("segments_done", "num_segments", "num_workers", "workers_busy"), int),
+    **dict.fromkeys(("time_s", "steps_per_s"), _NUMBER),
+    **dict.fromkeys(("state", "note"), str),
+    **dict.fromkeys(("jobs", "quarantined"), dict),
+    "eta_s": (*_NUMBER, type(None)),
+    "paused": bool,
+}
+_WORK_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("worker", "job_id", "phase"), str),
+    **dict.fromkeys(("segment", "num_segments", "step", "num_steps", "attempt"), int),
+    "seconds": _NUMBER,
+}
+
+
+def _is_sound(live: LiveRun) -> bool:
+    """Whether every field is of its kind."""
+    return (
+        all(is_kind(getattr(live, name), kind) for name, kind in _RUN_KINDS.items())
+        and all(is_kind(getattr(work, name), kind) for work in live.work for name, kind in _WORK_KINDS.items())
+        and all(isinstance(helper, str) for work in live.work for helper in work.helpers)
+        and all(is_kind(number, int) for number in live.jobs.values())
+        and all(isinstance(reason, str) for reason in live.quarantined.values())
+    )

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from render_farm.errors import NotFoundError
 from render_farm.manifest.parquet_rows import read_rows
-from render_farm.observability.events import LogLine, parse_lines
+from render_farm.observability.events import LogLine, is_kind, parse_lines
 from render_farm.observability.live import LiveRun, parse_live
 from render_farm.storage.layout import RUNS, RunKeys
 from render_farm.storage.run_state import RunControl, load_run_state
@@ -24,6 +24,17 @@ from render_farm.storage.store import Store
 _READS_AT_ONCE = 16
 _RUNS_LOOKED_AT = 2000
 _LIVE_FOR_S = 60.0
+_UNREADABLE = (pa.ArrowException, ValueError, OSError, OverflowError, KeyError, MemoryError)
+"""What a damaged Parquet file gives rise to."""
+_TEXT, _COUNT, _NUMBER, _TIME = (str, type(None)), (int, type(None)), (int, float, type(None)), (datetime, type(None))
+_RESULT_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("job_id", "state"), str),
+    **dict.fromkeys(("error_class", "message", "uri", "sha256"), _TEXT),
+    **dict.fromkeys(("attempts", "segments", "frames"), _COUNT),
+    **dict.fromkeys(("wall_s", "gpu_s", "seam_score"), _NUMBER),
+    **dict.fromkeys(("started_at", "finished_at"), _TIME),
+}
+_DOCUMENT_TEXTS = ("run_id", "manifest", "output", "device", "ray_dashboard", "started_at", "render_farm")
 _SHOWN_COLUMNS = (
     "job_id",
     "prompt",
@@ -111,9 +122,10 @@ class RunFolderReader:
         data = self._bytes(self._keys.run)
         try:
             content = json.loads(data) if data else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-        return content if isinstance(content, dict) else {}
+        texts = content.items() if isinstance(content, dict) else ()
+        return {name: value for name, value in texts if name not in _DOCUMENT_TEXTS or isinstance(value, str)}
 
     def _bytes(self, key: str) -> bytes | None:
         try:
@@ -163,9 +175,15 @@ def _known_runs(store: Store) -> str:
 
 
 def _results(data: bytes | None) -> list[dict[str, Any]]:
+    """A damaged one has no rows: while the run goes on, it is written anew."""
     if data is None:
         return []
-    rows = read_rows(data)
+    try:
+        rows = read_rows(data)
+    except _UNREADABLE:
+        return []
+    if not all(is_kind(row.get(name), kind) for row in rows for name, kind in _RESULT_KINDS.items()):
+        return []
     for row in rows:
         for name in ("started_at", "finished_at"):
             if isinstance(row.get(name), datetime):
@@ -181,6 +199,6 @@ def _manifest_rows(data: bytes | None) -> list[dict[str, Any]]:
         file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
         columns = [name for name in _SHOWN_COLUMNS if name in file.schema_arrow.names]
         rows = file.read(columns=columns, use_threads=False).to_pylist()
-    except (pa.ArrowException, OSError):
+    except _UNREADABLE:
         return []
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timezone
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.rows import make_row
 from render_farm.manifest.schema import check_schema
 from render_farm.manifest.writer import write_manifest
-from tests.fuzzing import num_examples
+from tests.fuzzing import arrow_columns, num_examples
 
 QUICK = settings(max_examples=num_examples(300), deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(QUICK, max_examples=num_examples(60))
@@ -109,10 +110,15 @@ jobs = st.lists(
 )
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all cases: pytest looks through all folders to name another."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
 @FEW
 @given(jobs)
-def test_round_trip_is_exact_and_the_bytes_are_the_same(tmp_path_factory, written):
-    folder = tmp_path_factory.mktemp("round")
+def test_round_trip_is_exact_and_the_bytes_are_the_same(folder, written):
     one, two = str(folder / "one.parquet"), str(folder / "two.parquet")
     assert write_manifest(one, written) == len(written)
     assert [row.job for row in load_manifest(one, strict=True)] == written
@@ -120,21 +126,10 @@ def test_round_trip_is_exact_and_the_bytes_are_the_same(tmp_path_factory, writte
     assert (folder / "one.parquet").read_bytes() == (folder / "two.parquet").read_bytes()
 
 
-arrow_columns = st.one_of(
-    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2),
-    st.lists(st.none() | st.floats(), min_size=2, max_size=2),
-    st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=9), min_size=2, max_size=2),
-    st.lists(st.none() | st.booleans(), min_size=2, max_size=2),
-    st.lists(st.none() | st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1)), min_size=2, max_size=2),
-    st.lists(st.none() | st.lists(st.none() | st.just("x"), max_size=2), min_size=2, max_size=2),
-    st.lists(st.none() | st.dictionaries(st.just("path"), st.just("x"), min_size=1), min_size=2, max_size=2),
-)
-
-
 @FEW
 @given(st.dictionaries(st.sampled_from([*columns(), "unknown"]), arrow_columns, max_size=6))
-def test_any_parquet_file_gives_a_report(tmp_path_factory, given_columns):
-    path = str(tmp_path_factory.mktemp("any") / "m.parquet")
+def test_any_parquet_file_gives_a_report(folder, given_columns):
+    path = str(folder / "m.parquet")
     table = pa.table({"job_id": ["a", "b"], "prompt": ["p", "q"], **given_columns})
     pq.write_table(table, path)
     report = check_manifest(path)

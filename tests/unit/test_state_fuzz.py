@@ -28,7 +28,7 @@ from render_farm.storage.lease import Lease, acquire, read_lease, this_holder
 from render_farm.storage.mailbox import Request, Verb, post, take_requests
 from render_farm.storage.publish import Attempt, finish_publish, pending_commit, publish
 from render_farm.storage.run_state import JobRow, RunControl, RunState, RunStateWriter, load_run_state
-from tests.fuzzing import num_examples
+from tests.fuzzing import damaged, forget_memory, num_examples, values
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,16 +42,6 @@ def _quiet() -> Iterator[None]:
 QUICK = settings(max_examples=num_examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 FILM = film_key("job", "a" * 12)
 RUN = RunKeys(run_id="night")
-
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 def fill(store, tmp_path) -> None:
@@ -79,21 +69,6 @@ def whole(tmp_path_factory):
     fill(store, folder)
     found = {key: store.read_bytes(key) for key in store.list()}
     return found, [key for key in found if key.endswith(".json")]
-
-
-@st.composite
-def damaged(draw, data: bytes) -> bytes:
-    """`data` cut, flipped, doubled or replaced."""
-    kind = draw(st.sampled_from(["cut", "flip", "noise", "double", "insert"]))
-    at = draw(st.integers(0, max(0, len(data) - 1)))
-    if kind == "cut":
-        return data[:at]
-    if kind == "flip":
-        return data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at + 1 :]
-    if kind == "double":
-        return data + data
-    noise = draw(st.binary(max_size=40))
-    return noise if kind == "noise" else data[:at] + noise + data[at:]
 
 
 @st.composite
@@ -149,8 +124,8 @@ def read_everything(store) -> None:
 @given(data=st.data())
 def test_whatever_the_state_files_hold_reading_them_ends_well(data, whole):
     found, documents_ = whole
-    name = f"memory://fuzz-{data.draw(st.integers(0, 2**60))}"
-    store = open_store(name)
+    store = open_store("memory://fuzz")
+    forget_memory()
     for key, content in found.items():
         store.write_bytes(key, content)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -164,12 +139,11 @@ def test_whatever_the_state_files_hold_reading_them_ends_well(data, whole):
             else:
                 store.write_bytes(key, data.draw(damaged(found[key])))
     read_everything(store)
-    for key in store.list():
-        store.delete(key)
 
 
 def test_the_unharmed_tree_reads_as_it_was_written(whole):
-    store = open_store("memory://fuzz-whole")
+    store = open_store("memory://fuzz")
+    forget_memory()
     for key, content in whole[0].items():
         store.write_bytes(key, content)
     read_everything(store)
