@@ -126,15 +126,15 @@ def apply_to_state(
             }
             text = f"{len(rows)} jobs are tried again when it is started again"
         case Verb.PRIORITY:
-            if not (request.value.isdigit() and int(request.value) <= 100):
-                return {}, control, _no(f"priority {request.value!r} is not a number from 0 to 100")
+            if request.priority is None:
+                return {}, control, _no(f"priority {request.value!r:.40} is not a number from 0 to 100")
             wanted = request.jobs or sorted(read_jobs())
             rows = {
-                job_id: replace(row(job_id), priority=int(request.value))
+                job_id: replace(row(job_id), priority=request.priority)
                 for job_id in wanted
                 if row(job_id).state not in _ENDED
             }
-            text = f"{len(rows)} jobs have priority {request.value} when it is started again"
+            text = f"{len(rows)} jobs have priority {request.priority} when it is started again"
         case Verb.RELEASE:
             left = tuple(pair for pair in control.quarantined if pair[0] != request.value)
             if left == control.quarantined:

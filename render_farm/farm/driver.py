@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import tempfile
 import threading
@@ -317,7 +318,7 @@ def _max_failed(request: RunRequest, num_rows: int) -> int | None:
     if not text:
         return None
     number = text.removesuffix("%")
-    if not number.isdigit() or (text.endswith("%") and int(number) > 100):
+    if not re.fullmatch("[0-9]{1,9}", number) or (text.endswith("%") and int(number) > 100):
         raise UsageError(f"--max-failed: {text!r} is neither a number of jobs nor a share like 10%")
     return num_rows * int(number) // 100 if text.endswith("%") else int(number)
 

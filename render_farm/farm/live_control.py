@@ -70,13 +70,13 @@ class LiveControl:
         return _done(f"{_jobs(jobs)} waiting again", jobs=jobs)
 
     def _priority(self, run: HeldRun, request: Request) -> Answer:
-        if not (request.value.isdigit() and int(request.value) <= 100):
-            return _refused(f"priority {request.value!r} is not a number from 0 to 100")
+        if request.priority is None:
+            return _refused(f"priority {request.value!r:.40} is not a number from 0 to 100")
         jobs = self._films_in(run, request, JobState.WAITING, JobState.RUNNING)
         for job_id in jobs:
-            run.ask(job_id, priority=int(request.value))
-        self._apply(ev.SetPriority(run_id=run.run_id, job_ids=tuple(jobs), priority=int(request.value)))
-        return _done(f"{_jobs(jobs)} of priority {request.value} now", jobs=jobs)
+            run.ask(job_id, priority=request.priority)
+        self._apply(ev.SetPriority(run_id=run.run_id, job_ids=tuple(jobs), priority=request.priority))
+        return _done(f"{_jobs(jobs)} of priority {request.priority} now", jobs=jobs)
 
     def _films_in(self, run: HeldRun, request: Request, *states: JobState) -> list[str]:
         """The jobs that are meant and in one of `states`; without names, all in the last of them that can be."""

@@ -25,6 +25,10 @@ from render_farm.storage.store import Store
 _JOBS_SHOWN = 200
 _WORK_SHOWN = 1000
 _RATE_OVER_S = 20.0
+_LAST_WRITER_WINS = (
+    "this store does not honour create-only writes, so of two attempts at one film the last to be written wins; render "
+    "into it with one farm at a time"
+)
 
 
 @dataclass
@@ -116,6 +120,8 @@ class RunRecord:
         plan = entry.task.plan
         result = Result(job_id=entry.task.job_id, state=JobState.WAITING, segments=plan.num_segments)
         film = FilmRecord(entry=entry, result=result, segments_done=entry.segments_done)
+        if not entry.task.create_only and not self.films:
+            self.log.add(f"{self.spec.output}: {_LAST_WRITER_WINS}", level="warning")
         self.films[entry.task.job_id] = film
         self.num_segments += plan.num_segments
         self.segments_done += entry.segments_done

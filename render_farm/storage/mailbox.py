@@ -8,6 +8,7 @@ small objects in the run's folder. Whoever may write there may control the run; 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -53,6 +54,13 @@ class Request:
     reason: str = ""
     by: str = ""
     """Who asks, for the log: `user@machine`."""
+
+    @property
+    def priority(self) -> int | None:
+        """`value` as a priority; None when it is none. Whoever may write to the output may have written it."""
+        found = re.fullmatch(r"0*([0-9]{1,3})", self.value, re.ASCII)
+        number = int(found.group(1)) if found else 101
+        return number if number <= 100 else None
 
 
 @dataclass(frozen=True, kw_only=True)

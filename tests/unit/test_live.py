@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
 from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.held_run import hold
+from render_farm.farm.run_record import RunRecord
 from render_farm.farm.run_spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.report.run_folder import RunFolderReader
@@ -67,3 +69,13 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
     )
     assert (problem.level, problem.message) == ("warning", "its preview ends: the disk is full")
     assert error.level == "error"
+
+
+def test_a_store_where_the_last_writer_wins_is_said_once(run, tmp_path):
+    other = RunRecord(run.record.spec, run.record.store)
+    for job_id in ("c", "d"):
+        film = entry(job_id, tmp_path)
+        other.add(replace(film, task=replace(film.task, create_only=False)))
+    [line] = other.log.after(0)
+    assert (line.level, line.message.startswith(str(tmp_path))) == ("warning", True)
+    assert "does not honour create-only writes" in line.message

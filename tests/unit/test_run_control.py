@@ -74,6 +74,13 @@ def test_a_priority_is_kept_for_the_jobs_that_are_left(store):
     assert not stored(store, "priority", value="101").ok
 
 
+@pytest.mark.parametrize("value", ["²", "101", "-1", "", "9" * 5000, "1e1"])
+def test_what_is_no_priority_is_refused_wherever_it_comes_from(store, value):
+    request = Request(verb=Verb.PRIORITY, value=value)
+    assert request.priority is None
+    assert not ask(store, "night", request).answer.ok
+
+
 def test_hosts_are_quarantined_and_released(store):
     assert stored(store, "quarantine", value="gpu-7", reason="ECC").ok
     assert stored(store, "hosts").facts == {"hosts": [{"host": "gpu-7", "quarantined_for": "ECC"}]}

@@ -93,7 +93,7 @@ def made_up(draw, data: bytes) -> bytes:
     return documents.dump(body, schema=schema)
 
 
-def read_everything(store) -> None:
+def read_everything(store, value: str) -> None:
     """What a farm does with a tree that it finds. Only its own errors may come out."""
 
     def attempt(work, kinds: tuple[type, ...]) -> None:
@@ -117,7 +117,7 @@ def read_everything(store) -> None:
         assert isinstance(result, Result)
         row_of(result, render_key=row.render_key, segments_done=row.segments_done, before=row)
     for verb in Verb:
-        apply_to_state(copy.deepcopy(state), Request(verb=verb, value="5"), lambda: {"job"})
+        apply_to_state(copy.deepcopy(state), Request(verb=verb, value=value), lambda: {"job"})
 
 
 @QUICK
@@ -138,7 +138,7 @@ def test_whatever_the_state_files_hold_reading_them_ends_well(data, whole):
                 store.delete(key)
             else:
                 store.write_bytes(key, data.draw(damaged(found[key])))
-    read_everything(store)
+    read_everything(store, data.draw(st.sampled_from(["5", "²", "9" * 5000, "-1", ""]) | st.text(max_size=5)))
 
 
 def test_the_unharmed_tree_reads_as_it_was_written(whole):
@@ -146,7 +146,7 @@ def test_the_unharmed_tree_reads_as_it_was_written(whole):
     forget_memory()
     for key, content in whole[0].items():
         store.write_bytes(key, content)
-    read_everything(store)
+    read_everything(store, "5")
     assert load_run_state(store, "night").jobs["job"].gpu_s == 1.5
     assert store.exists(JobKeys(job_id="job").job)
     assert store.exists(ClaimKeys(job_id="job").claim(1))
