@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import yaml
 
-from dashboards.queries import grown, or_zero, series, total
+from dashboards.queries import grown, or_zero, rate, series, total
 from render_farm.observability import metrics as m
 
 
@@ -35,8 +35,12 @@ class Alert:
 
 _FAILED_SHARE = f"{total(m.JOBS, state='failed')} / clamp_min({total(m.JOBS, state='done|failed')}, 1)"
 _IS_RUNNING = f"{total(m.RUNS, state='running')} > 0"
-_NO_STEPS = f"({or_zero(grown(m.STEPS, over='20m'))}) == 0"
+_NO_STEPS = f"({or_zero(rate(m.STEPS, over='20m'))}) == 0"
+"""A rate, for it knows of a coordinator that begins to count anew."""
 _NO_ENDS = f"({or_zero(grown(m.JOBS_ENDED, over='20m'))}) == 0"
+_PREPARING = or_zero(total(m.PREPARING))
+_IS_PREPARING = f"({_PREPARING}) > 0 and on() sum_over_time((clamp_max({_PREPARING}, 1))[3h:1m]) < 120"
+"""Cold weights and the prompts of a whole manifest take their time, but no two hours of three."""
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
@@ -66,10 +70,11 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         name="RenderFarmNoProgress",
-        expr=f"({_IS_RUNNING}) and on() ({_NO_STEPS}) and on() ({_NO_ENDS})",
+        expr=f"({_IS_RUNNING}) and on() ({_NO_STEPS}) and on() ({_NO_ENDS}) unless on() ({_IS_PREPARING})",
         lasts="10m",
         severity=Severity.PAGE,
-        summary="A run goes on, but for 20 minutes no denoising step was made and no film ended.",
+        summary="A run goes on, but for 20 minutes no denoising step was made and no film ended, and nothing is being "
+        "loaded (or has been for two hours).",
         advice="`render-farm explain RUN JOB` says what a film waits for; `render-farm logs RUN` what happened last.",
     ),
     Alert(

@@ -71,12 +71,14 @@ WORKERS = Page(
                     "Resident memory of the host, and what torch has reserved on the GPU.",
                     (f"sum by (worker, kind) ({series(m.WORKER_MEMORY)})", "{{worker}} {{kind}}"),
                     unit="bytes",
+                    width=6,
                 ),
                 lines(
                     "Keys and values",
                     "Of finished blocks, by worker.",
                     (total(m.KV_CACHE_BYTES, by="worker"), "{{worker}}"),
                     unit="bytes",
+                    width=6,
                 ),
                 lines(
                     "GPU memory",
@@ -86,7 +88,17 @@ WORKERS = Page(
                         "{{NodeAddress}} {{GpuIndex}}",
                     ),
                     unit="bytes",
+                    width=6,
                     needs_gpu=True,
+                ),
+                lines(
+                    "Before the first step",
+                    "Models whose prompts are being encoded, and segments that were handed out and have made no step "
+                    "yet: weights are loaded, blocks compiled.",
+                    (total(m.PREPARING, by="work"), "{{work}}"),
+                    shows=Shows.STACK,
+                    decimals=0,
+                    width=6,
                 ),
             ),
         ),

@@ -233,7 +233,13 @@ class Coordinator:
             self._crew.heed_drains(now)
             self._crew.scale(now)
             self._dispatch.apply(ev.Tick())
-            self._metrics.sample(self._keeper.runs, self._machine, now=now, now_unix_s=time.time())
+            self._metrics.sample(
+                self._keeper.runs,
+                self._machine,
+                now=now,
+                now_unix_s=time.time(),
+                num_preparing=self._crew.watch.num_preparing,
+            )
             self._keeper.look_after(now)
 
     def _hosts_changed(self) -> None:

@@ -22,6 +22,7 @@ from render_farm.observability.metrics import (
     LATE_JOBS,
     LEASE_CHANGES,
     PHASE_SECONDS,
+    PREPARING,
     QUARANTINED_HOSTS,
     QUEUE_WAIT,
     RUNS,
@@ -111,8 +112,17 @@ class FarmMetrics:
 
     # --- how things stand ---
 
-    def sample(self, runs: Mapping[str, HeldRun], machine: FarmMachine, *, now: float, now_unix_s: float) -> None:
-        """Say how the farm stands, when it is time to. Looks at every film of the runs that are not over."""
+    def sample(
+        self,
+        runs: Mapping[str, HeldRun],
+        machine: FarmMachine,
+        *,
+        now: float,
+        now_unix_s: float,
+        num_preparing: int = 0,
+    ) -> None:
+        """Say how the farm stands, when it is time to. Looks at every film of the runs that are not over.
+        `num_preparing` segments were handed out and have made no step yet."""
         if now - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now
@@ -122,6 +132,8 @@ class FarmMetrics:
         num_idle = len(machine.idle_workers)
         self._sink.set(WORKERS, num_idle, state="idle")
         self._sink.set(WORKERS, len(machine.workers) - num_idle, state="busy")
+        self._sink.set(PREPARING, sum(len(run.encoding) for run in going_on), work="text")
+        self._sink.set(PREPARING, num_preparing, work="segment")
         self._sink.set(QUARANTINED_HOSTS, len(machine.hosts.quarantined))
         for run_id, run in runs.items():
             self._sink.add(STEPS, run.record.steps_made - self._steps.get(run_id, 0))

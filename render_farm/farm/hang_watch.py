@@ -92,6 +92,11 @@ class HangWatch:
         """Whether a segment is out between its first step and its last."""
         return self.has_stepped(number) and not self._works[number].is_storing
 
+    @property
+    def num_preparing(self) -> int:
+        """Segments that are out and have made no step yet."""
+        return sum(work.segment is not None and not work.num_steps_seen for work in self._works.values())
+
     def segments_of(self, worker: str, film: FilmKey) -> list[int]:
         """Numbers of a film's segments that a worker renders."""
         return [

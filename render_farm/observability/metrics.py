@@ -94,6 +94,7 @@ OPERATION = _label(
     *("read", "write", "create", "look at", "look for", "list", "delete", "copy", "clean"),
 )
 OUTCOME = _label("outcome", "of a request that failed: it is tried again, or given up", "tried_again", "given_up")
+PREPARED = _label("work", "that waits for it", "text", "segment")
 LEASE_CHANGE = _label("change", "of a run's lease", "taken", "taken_over", "given_back", "lost")
 MEMORY = _label("kind", "the host's memory, or the device's", "host", "device")
 
@@ -173,6 +174,14 @@ BUSY_SECONDS = Metric(
 )
 WORKERS = Metric(
     name="render_farm_workers", kind=Kind.GAUGE, unit="1", labels=(ACTIVITY,), help="Workers that are up, by state."
+)
+PREPARING = Metric(
+    name="render_farm_preparing",
+    kind=Kind.GAUGE,
+    unit="1",
+    labels=(PREPARED,),
+    help="What goes on before steps can be made: models whose prompts are being encoded (`text`), and segments that "
+    "were handed out and have made no step yet (`segment`), whose workers load weights, compile, or meet in a group.",
 )
 QUARANTINED_HOSTS = Metric(
     name="render_farm_quarantined_hosts", kind=Kind.GAUGE, unit="1", help="Hosts that get no work."
@@ -269,6 +278,7 @@ METRICS: tuple[Metric, ...] = (
     STEPS,
     VIDEO_SECONDS,
     WORKERS,
+    PREPARING,
     WORKER_SECONDS,
     BUSY_SECONDS,
     WORKER_MEMORY,

@@ -64,3 +64,13 @@ def test_work_that_is_over_is_not_watched():
     assert silent_at(watch, 10_000) == [False]
     assert watch.stepped(number, 1, 2, 1.0) is None
     assert watch.segments_of("w", FILM) == []
+
+
+def test_a_segment_is_prepared_until_its_first_step():
+    watch = HangWatch(TIMEOUTS)
+    numbers = [watch.begin("w", FILM, 0, 0.0), watch.begin("v", FILM, None, 0.0), watch.begin("u", FILM, 1, 0.0)]
+    assert watch.num_preparing == 2
+    watch.stepped(numbers[0], 1, 2, 1.0)
+    assert watch.num_preparing == 1
+    watch.end(numbers[2])
+    assert watch.num_preparing == 0

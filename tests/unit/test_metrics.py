@@ -136,7 +136,9 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     run.record.started(job_id, "worker-0.1", "denoise")
     run.record.stepped(job_id, 0, 4, 8)
 
-    told.sample({"night": run}, machine, now=20.0, now_unix_s=1000.0)
+    run.encoding.add("another model")
+    told.sample({"night": run}, machine, now=20.0, now_unix_s=1000.0, num_preparing=3)
+    assert (sink.of(m.PREPARING, "text"), sink.of(m.PREPARING, "segment")) == (1, 3)
     assert [sink.of(m.JOBS, state) for state in ("waiting", "running", "done")] == [2, 1, 0]
     assert [sink.of(m.SEGMENTS, state) for state in ("waiting", "running", "done")] == [5, 1, 0]
     assert (sink.of(m.RUNS, "running"), sink.of(m.WORKERS, "busy"), sink.of(m.WORKERS, "idle")) == (1, 1, 0)
