@@ -8,6 +8,7 @@ lives here: what is finished lies in storage, and whoever starts next reads it t
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import ray
@@ -25,6 +26,7 @@ from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
 from render_farm.farm.run_texts import RunTexts
 from render_farm.farm.scheduled_film import scheduled
 from render_farm.farm.snapshot import RunSnapshot
+from render_farm.farm.task_names import TaskNames
 from render_farm.farm.text_stage import TextStage
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
@@ -66,6 +68,7 @@ class Coordinator:
             self._crew.watch,
             group_timeout_s=shape.timeouts.group_s,
             metrics=self._metrics,
+            names=TaskNames(os.environ),
             apply=self._dispatch.apply,
             on_worker_ended=self._crew.lost,
             on_prompt_missing=self._texts.missing,

@@ -19,6 +19,7 @@ from render_farm.farm.held_run import HeldRun
 from render_farm.farm.helpers import LEAVE_S, Helpers
 from render_farm.farm.memory_steps import at_step
 from render_farm.farm.run_spec import FilmEntry
+from render_farm.farm.task_names import TaskNames, finish_name, segment_name
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling import events as ev
@@ -36,6 +37,7 @@ class Errands:
         *,
         group_timeout_s: float,
         metrics: FarmMetrics,
+        names: TaskNames,
         apply: Callable[[ev.Event], None],
         on_worker_ended: Callable[[str, BaseException], None],
         on_prompt_missing: Callable[[str, str], None],
@@ -45,6 +47,7 @@ class Errands:
         self._watch = watch
         self._group_timeout_s = group_timeout_s
         self._metrics = metrics
+        self._names = names
         self._apply = apply
         self._on_worker_ended = on_worker_ended
         self._on_prompt_missing = on_prompt_missing
@@ -74,7 +77,7 @@ class Errands:
         if action.helpers:
             await self._render_together(action, number, task, shape)
             return
-        report = await self._ask(action, number, "render_segment", task, action.segment, number)
+        report = await self._ask(action, number, "render_segment", _name_of(action, task), task, action.segment, number)
         if report is not None:
             self._rendered(action, report)
 
@@ -106,7 +109,7 @@ class Errands:
         record.started(job_id, action.worker, "publish")
         entry = record.films[job_id].entry
         task = self._at_memory_step(action, entry)
-        report = await self._ask(action, number, "finish_film", task, action.attempt, number)
+        report = await self._ask(action, number, "finish_film", finish_name(job_id), task, action.attempt, number)
         if report is None:
             return
         record.engine_time(action.worker, report.engine_s)
@@ -131,13 +134,14 @@ class Errands:
             self._runs[work.film[0]].record.stepped(work.film[1], work.segment, step, num_steps)
 
     async def _ask(
-        self, action: ev.RenderSegment | ev.FinishFilm, number: int, method: str, *arguments: Any
+        self, action: ev.RenderSegment | ev.FinishFilm, number: int, method: str, name: str, *arguments: Any
     ) -> Any | None:
         """The worker's answer, or None when it failed and the machine has been told."""
         try:
             if not self._pool.has(action.worker):
                 return None  # it ended in this moment; the machine is told so by whoever noticed
-            return await getattr(self._pool.handle(action.worker), method).remote(*arguments)
+            called = getattr(self._pool.handle(action.worker), method)
+            return await self._names.named(called, name).remote(*arguments)
         except RayActorError as error:
             self._on_worker_ended(action.worker, error)
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
@@ -169,7 +173,8 @@ class Errands:
                 rendezvous = await handle.open_group.remote()
                 place = Place(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
                 helpers.call(place, task, action.segment, number)
-                report = await handle.render_segment.remote(task, action.segment, number, place)
+                called = self._names.named(handle.render_segment, _name_of(action, task))
+                report = await called.remote(task, action.segment, number, place)
         except RayActorError as error:
             ended = error
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
@@ -216,3 +221,7 @@ class Errands:
                 ending=ending,
             )
         )
+
+
+def _name_of(action: ev.RenderSegment, task: FilmTask) -> str:
+    return segment_name(task.job_id, action.segment, task.plan.num_segments)

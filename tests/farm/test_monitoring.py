@@ -44,6 +44,7 @@ def ray_address(s3_env, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
         monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        monkeypatch.setenv("RAY_metric_cardinality_level", "low")
         start = [
             RAY, "start", "--head", f"--port={port}", "--num-cpus=4", "--block", "--disable-usage-stats",
             f"--dashboard-port={free_port()}", f"--temp-dir={folder}", "--object-store-memory=100000000",
@@ -115,6 +116,7 @@ def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
         known = {label.name for metric in METRICS for label in metric.labels}
         ray_s = {"__name__", "job", "instance", "le", "Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
         assert labels <= known | ray_s
+        assert server.query("ray_tasks") and not server.query('{__name__=~"ray_tasks.*",Name=~".+"}')
     assert_found_in_rays_dashboard(s3_uri)
     events = RunFolderReader(open_store(s3_uri), "watched").read().events
     assert {event.worker for event in events if event.kind == EventKind.WORKER_UP} == {"worker-0.1", "worker-1.2"}
@@ -139,3 +141,5 @@ def assert_found_in_rays_dashboard(output: str) -> None:
     assert job["metadata"]["output"] == output
     actors = ask("/api/v0/actors?detail=true&limit=100")["data"]["result"]["result"]
     assert "worker-0.1 for watched" in {actor["repr_name"] for actor in actors}
+    tasks = {task["name"] for task in ask("/api/v0/tasks?detail=true&limit=1000")["data"]["result"]["result"]}
+    assert {"a: segment 1/2", "a: segment 2/2", "a: finishing"} < tasks
