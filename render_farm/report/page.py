@@ -12,12 +12,13 @@ from string import Template
 from typing import Any
 from urllib.parse import urlsplit
 
+_SCRIPT = ("base", "head", "failures", "films", "film", "throughput", "timeline", "tables", "page")
 _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def build_page(data: dict[str, Any], *, live: bool = False) -> bytes:
     """The page of `page_data`'s value. A `live` one asks the server that it came from for news."""
-    script, style = _asset("page.js"), _asset("page.css")
+    script, style = _script(), _asset("page.css")
     plain = " ".join(_plain_origins(data))
     policy = "; ".join(
         [
@@ -57,6 +58,13 @@ def dump_data(data: dict[str, Any]) -> str:
 
 def _text(value: str) -> str:
     return value.replace("&", "&amp;").replace("<", "&lt;")
+
+
+@cache
+def _script() -> str:
+    """The script's parts as one function, so that they see each other and the page's data nobody else."""
+    parts = "\n".join(_asset(f"script/{name}.js") for name in _SCRIPT)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import contextmanager
@@ -123,6 +124,35 @@ def test_failures_workers_seams_and_changes_are_told(chromium, output, screensho
         page.locator("#gantt-section").screenshot(path=screenshots / "workers.png")
         page.locator("#seams button").first.click()
         assert page.locator("#film-title").inner_text() in ("shot-0004", "shot-0013", "shot-0022")
+
+
+def test_the_timeline_is_read_by_keys(chromium, output):
+    with opened(chromium, url_of(output)) as page:
+        said, press = page.locator("#gantt-said"), page.keyboard.press
+        page.locator("#gantt").focus()
+        press("Home")
+        first = said.inner_text()
+        assert re.fullmatch(r"worker-0\S*, \d\d:\d\d: .+", first)
+        press("ArrowRight")
+        assert said.inner_text() != first
+        press("ArrowLeft")
+        assert said.inner_text() == first
+        press("ArrowDown")
+        assert said.inner_text().startswith("worker-1")
+        press("ArrowUp")
+        press("End")
+        assert said.inner_text().startswith("worker-0") and said.inner_text() != first
+        press("PageUp")
+        while "segment" not in said.inner_text():
+            press("ArrowLeft")
+        film = said.inner_text().split(": ")[1]
+        press("Enter")
+        assert page.locator("#film-title").inner_text() == film
+        press("Escape")
+        wait(page, "document.activeElement.id === 'gantt'")
+        assert film in said.inner_text()
+        press("Escape")
+        assert said.inner_text() == ""
 
 
 @pytest.mark.parametrize(("name", "width", "scheme"), [("phone", 390, "light"), ("dark", 1280, "dark")])

@@ -1,0 +1,25 @@
+// What failed, by cause, and the command that tries it again.
+
+function showFailures() {
+  by("failures-section").hidden = !data.failures.length;
+  clear(by("failures")).append(...data.failures.map((group) => {
+    const count = group.job_ids.length;
+    const card = make("div", { class: "card bad" },
+      make("p", { class: "what", text: `${number(count)} ${count === 1 ? "film" : "films"}: ${group.error_class}` }),
+      make("p", { text: group.message }),
+      make("p", { class: "dim", text: group.advice }));
+    if (group.retry) {
+      const copy = make("button", { type: "button", text: "Copy", onclick: () => {
+        const told = () => { copy.textContent = "Copied"; setTimeout(() => { copy.textContent = "Copy"; }, 1500); };
+        if (navigator.clipboard) navigator.clipboard.writeText(group.retry).then(told, () => {});
+      } });
+      card.append(make("div", { class: "command" }, make("code", { text: group.retry }), copy));
+    }
+    const listed = make("details", {}, make("summary", { text: count === 1 ? "Which one" : "Which ones" }));
+    listed.addEventListener("toggle", () => {
+      if (listed.open && listed.childElementCount === 1) listed.append(make("p", { class: "jobs", text: group.job_ids.join(", ") }));
+    });
+    card.append(listed);
+    return card;
+  }));
+}

@@ -1,0 +1,80 @@
+// The gallery: cards of films, found by words, states and order, more of them as one scrolls.
+
+const CHIPS = { seam: "visible seam", preview: "watchable" };
+const fits = (state, index, seamy) => state === "all" || (state === "seam" ? seamy.has(index) : state === "preview" ? index in data.previews : data.jobs.state[index] === state);
+const filter = { text: "", state: "all", sort: "order" };
+let shown = [], numShown = 0, haystack = null;
+
+function prepareFilms() {
+  const jobs = data.jobs;
+  haystack = null;
+  const previews = Object.keys(data.previews).length;
+  const all = { all: jobs.id.length, ...data.totals.states, ...(previews ? { preview: previews } : {}), ...(data.seams.length ? { seam: data.seams.length } : {}) };
+  clear(by("states")).append(...Object.entries(all).map(([state, count]) =>
+    make("button", { type: "button", "data-state": state, "aria-pressed": String(filter.state === state),
+      text: `${CHIPS[state] || state} ${number(count)}`, onclick: () => choose(state) })));
+}
+function choose(state) {
+  filter.state = state;
+  for (const chip of by("states").children) chip.setAttribute("aria-pressed", String(chip.dataset.state === state));
+  showFilms();
+}
+function showFilms() {
+  const jobs = data.jobs, words = filter.text.toLowerCase().split(/\s+/).filter(Boolean), visible = new Set(data.seams);
+  shown = [];
+  if (words.length && !haystack)
+    haystack = jobs.id.map((id, index) => `${id} ${jobs.prompt[index]} ${jobs.label[index]} ${jobs.model[index] || ""} ${jobs.error[index] || ""}`.toLowerCase());
+  for (let index = 0; index < jobs.id.length; index++) {
+    if (!fits(filter.state, index, visible)) continue;
+    if (words.every((word) => haystack[index].includes(word))) shown.push(index);
+  }
+  if (filter.sort === "id") shown.sort((a, b) => (jobs.id[a] < jobs.id[b] ? -1 : 1));
+  else if (filter.sort !== "order") shown.sort((a, b) => (jobs[filter.sort][b] ?? -1) - (jobs[filter.sort][a] ?? -1));
+  clear(by("gallery"));
+  numShown = 0;
+  by("none").hidden = shown.length > 0;
+  by("count").textContent = shown.length === jobs.id.length ? "" : `${number(shown.length)} of ${number(jobs.id.length)}`;
+  showMore();
+}
+function showMore() {
+  const next = shown.slice(numShown, numShown + PAGE);
+  by("gallery").append(...next.map((index, place) => card(index, numShown + place)));
+  numShown += next.length;
+}
+function card(index, place) {
+  const jobs = data.jobs, state = jobs.state[index], shot = make("div", { class: "shot" });
+  const watch = watchOf(index);
+  if (watch) {
+    const image = make("img", { src: watch.still, alt: "", loading: "lazy", decoding: "async" });
+    image.addEventListener("error", () => image.replaceWith(make("span", { text: state === "done" ? "no poster here" : state })), { once: true });
+    shot.append(image);
+    if (state !== "done") shot.append(make("span", { class: "length part", text: partText(index, watch) }));
+    else if (watch.seconds) shot.append(make("span", { class: "length", text: `${number(watch.seconds, 1)} s` }));
+  } else shot.append(make("span", { class: `s-${state}`, text: state }));
+  const name = make("button", { class: "name", type: "button", text: jobs.id[index] });
+  const meta = make("div", { class: "meta" }, make("span", { text: `seed ${jobs.seed[index]}` }));
+  if (jobs.size[index]) meta.append(make("span", { text: jobs.size[index] }));
+  if (jobs.gpu[index]) meta.append(make("span", { text: `${duration(jobs.gpu[index])} rendering` }));
+  if (jobs.seam[index] !== null) meta.append(make("span", { class: jobs.seam[index] >= data.visible_seam ? "seamy" : "", text: `seam ${number(jobs.seam[index], 2)}` }));
+  const body = make("div", { class: "text" }, name, make("div", { class: "prompt", text: jobs.prompt[index] }),
+    state === "failed" ? make("div", { class: "why", text: jobs.message[index] || jobs.error[index] || "failed" }) : null, meta);
+  const film = make("li", { class: "film", "data-place": place, onclick: () => openFilm(place) }, shot, body);
+  if (watch) {
+    const play = () => {
+      if (shot.querySelector("video")) return;
+      const video = make("video", { src: watch.video, muted: true, loop: true, playsinline: true, preload: "auto" });
+      video.muted = true;
+      shot.append(video);
+      video.play().catch(() => {});
+    };
+    const stop = () => {
+      const video = shot.querySelector("video");
+      if (video) { video.pause(); video.removeAttribute("src"); video.load(); video.remove(); }
+    };
+    film.addEventListener("mouseenter", play);
+    film.addEventListener("mouseleave", stop);
+    name.addEventListener("focus", () => { if (name.matches(":focus-visible")) play(); });
+    name.addEventListener("blur", stop);
+  }
+  return film;
+}

@@ -1,0 +1,41 @@
+// The run in a sentence and in numbers.
+
+function showHead() {
+  const { run, totals } = data, states = totals.states;
+  by("title").textContent = run.id;
+  const badge = by("state");
+  badge.textContent = run.over ? run.state : "running";
+  badge.className = `badge s-${SAFE_STATES.includes(run.state) ? run.state : "waiting"}`;
+  const parts = [run.output];
+  if (run.started) parts.push(`began ${clock(run.started, true)}`);
+  parts.push(`written ${clock(run.written, true)}`);
+  by("subtitle").textContent = parts.join("  ·  ");
+  by("verdict").textContent = verdict();
+  by("footer").textContent = `render_farm ${run.version || ""}  ·  ${run.manifest || "one prompt"}`;
+  const tiles = [
+    ["Films", `${number(states.done || 0)} of ${number(totals.jobs)}`, stateText()],
+    ["Video", duration(totals.video_s), totals.already ? `${number(totals.already)} films were there already` : "made in this run"],
+    ["Wall time", duration(totals.wall_s), `${number(totals.workers)} ${worker()}${totals.workers === 1 ? "" : "s"}`],
+    [`${isGpu() ? "GPU" : "Worker"} hours`, number(totals.held_s / 3600, totals.held_s < 36000 ? 2 : 1), totals.busy_share === null ? "" : `busy ${number(totals.busy_share * 100, 1)} %`],
+    ["Cost", totals.cost === null ? "–" : `${number(totals.cost, 2)} ${totals.currency || ""}`, totals.cost === null ? "gpu_price_per_hour is not set" : "of the hours held"],
+    ["Yield", totals.video_s_per_held_h === null ? "–" : duration(totals.video_s_per_held_h), `of video per ${worker()} hour`],
+    ["Lost work", duration(totals.lost_s), totals.attempts_again ? `${number(totals.attempts_again)} further attempts` : "no further attempts"],
+  ];
+  if (run.now) tiles.splice(1, 0, ["Time left", run.now.eta === null ? "–" : duration(run.now.eta), run.now.paused ? "paused" : run.now.note || `${number(run.now.steps, 1)} steps/s, ${number(run.now.busy)} of ${number(run.now.workers)} ${worker()}s busy`]);
+  if (totals.deadlines) tiles.push(["Deadlines", `${number(totals.deadlines - totals.late)} of ${number(totals.deadlines)}`, totals.late ? `${number(totals.late)} late` : "all kept"]);
+  clear(by("totals")).append(...tiles.map(([name, value, note]) =>
+    make("div", {}, make("dt", { text: name }), make("dd", { text: value }, make("small", { text: note })))));
+}
+function stateText() {
+  const shown = Object.entries(data.totals.states).filter(([state]) => state !== "done");
+  return shown.length ? shown.map(([state, count]) => `${number(count)} ${state}`).join(", ") : "all done";
+}
+function verdict() {
+  const { run, totals } = data, failed = totals.states.failed || 0, seams = data.seams.length;
+  const seamy = seams ? ` ${number(seams)} ${seams === 1 ? "film has" : "films have"} a visible seam.` : "";
+  if (!run.over) return `Running: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done${failed ? `, ${number(failed)} failed` : ""}.${seamy}`;
+  if (!failed && totals.states.done === totals.jobs) return `All ${number(totals.jobs)} films are done.${seamy}`;
+  const causes = data.failures.length;
+  if (failed) return `${number(failed)} of ${number(totals.jobs)} films failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.${seamy}`;
+  return `Stopped: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done.${seamy}`;
+}

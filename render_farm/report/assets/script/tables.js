@@ -1,0 +1,31 @@
+// Tables: the slowest films, visible seams, what changed since the run before.
+
+function table(head, rows, numeric = []) {
+  const kind = (column) => (numeric.includes(column) ? "n" : "long");
+  return make("div", { class: "card scroll" }, make("table", {},
+    make("thead", {}, make("tr", {}, ...head.map((text, column) => make("th", { class: kind(column), text, scope: "col" })))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell, column) =>
+      cell instanceof Node ? make("td", { class: kind(column) }, cell) : make("td", { class: kind(column), text: cell })))))));
+}
+const filmLink = (index) => make("button", { class: "link", type: "button", text: data.jobs.id[index], onclick: (event) => find(index, event.currentTarget) });
+function showTables() {
+  const jobs = data.jobs;
+  by("slowest-section").hidden = !data.slowest.length;
+  clear(by("slowest")).append(table(["Film", "Start to end", "Rendering", "Segments", "Attempts"],
+    data.slowest.map((index) => [filmLink(index), duration(jobs.wall[index]), duration(jobs.gpu[index]), jobs.segments[index] ?? "–", jobs.attempts[index] ?? "–"]), [1, 2, 3, 4]));
+  by("seams-section").hidden = !data.seams.length;
+  clear(by("seams")).append(table(["Film", "Seam score", "Prompt"], data.seams.map((index) => [filmLink(index), number(jobs.seam[index], 2), jobs.prompt[index].slice(0, 120)]), [1]));
+  const changes = data.changes;
+  by("changes-section").hidden = !changes;
+  if (!changes) return;
+  const box = clear(by("changes"));
+  const show = (value) => (value === null || value === undefined ? "–" : number(value, 1));
+  box.append(table(["", changes.run, data.run.id], changes.rows.map(([name, before, now]) => [name, show(before), show(now)]), [1, 2]));
+  const notes = [];
+  if (changes.new) notes.push(`${number(changes.new)} new films`);
+  if (changes.gone) notes.push(`${number(changes.gone)} no longer there`);
+  if (changes.changed) notes.push(`${number(changes.changed)} films have other pixels`);
+  if (changes.repaired.length) notes.push(`now done: ${changes.repaired.join(", ")}`);
+  if (changes.newly_failed.length) notes.push(`newly failed: ${changes.newly_failed.join(", ")}`);
+  box.append(make("p", { class: "dim", text: notes.length ? notes.join("; ") + "." : "The same films." }));
+}
