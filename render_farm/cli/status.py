@@ -29,10 +29,7 @@ _POLL_S = 2.0
 def status(run: Run, output: Output = None, as_json: Json = False) -> None:
     """How a run stands: jobs, segments, ETA, what every worker does, failures and passed deadlines."""
     now = _reader(run, output)()
-    if as_json:
-        print_json(asdict(now))
-    else:
-        print("\n".join(status_lines(now)))
+    _show(now, as_json=as_json)
 
 
 def watch(
@@ -50,11 +47,20 @@ def watch(
     except KeyboardInterrupt:
         hint("the run goes on without you")
         raise typer.Exit(0) from None
-    if as_json:
-        print_json(asdict(last))
-    else:
-        print("\n".join(status_lines(last)))
+    _show(last, as_json=as_json)
     raise typer.Exit(exit_code(last.jobs))
+
+
+def _show(now: RunStatus, *, as_json: bool) -> None:
+    """On a terminal as wide as that is, elsewhere a line each."""
+    if as_json:
+        print_json(asdict(now))
+    elif sys.stdout.isatty():
+        from render_farm.cli.status_view import show_status
+
+        show_status(now, _remarks(now))
+    else:
+        print("\n".join(status_lines(now)))
 
 
 def logs(
@@ -145,12 +151,14 @@ def _watch_lines(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
 def _watch_terminal(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
     from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    from render_farm.cli.status_view import status_view
+
+    console = Console(stderr=True, highlight=False)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             now = read()
-            live.update(Text("\n".join(status_lines(now))), refresh=True)
+            live.update(status_view(now, _remarks(now), height=console.height), refresh=True)
             if now.is_over:
                 return now
             time.sleep(every_s)
@@ -174,10 +182,14 @@ def status_lines(now: RunStatus) -> list[str]:
         if now.eta_s is not None:
             parts.append(f"ETA {duration(now.eta_s)}")
     state = "paused" if now.paused and not now.is_over else now.state
+    hindrances = _hindrances(now)
+    return [f"{now.run_id}: {state}, {', '.join(parts)}", *hindrances, *_work(now), *_remarks(now)[len(hindrances) :]]
+
+
+def _remarks(now: RunStatus) -> list[str]:
+    """All but how far it is and what its workers do."""
     return [
-        f"{now.run_id}: {state}, {', '.join(parts)}",
         *_hindrances(now),
-        *_work(now),
         *_failures(now),
         *_deadlines(now),
         *([f"  in Ray's dashboard: {now.ray_dashboard}"] if now.ray_dashboard and not now.is_over else []),
@@ -215,7 +227,7 @@ def _failures(now: RunStatus) -> list[str]:
     lines = []
     for group in now.failures:
         lines.append(f"  {plural(group['num_jobs'], 'film')} failed: {group['error_class']}: {group['message']}")
-        lines.append(f"    {group['advice']}" + (f"  {group['retry']}" if group["retry"] else ""))
+        lines += [f"    {said}" for said in (group["advice"], group["retry"]) if said]
     return lines
 
 

@@ -32,6 +32,8 @@ class Work:
     attempt: int = 1
     helpers: tuple[str, ...] = ()
     """The other workers of its render group."""
+    fraction: float = 0.0
+    """How much of its segment is done, by its steps; 0 where they are not known, and while finishing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,7 @@ def _live_work(live: LiveRun) -> list[Work]:
                 since_s=item.seconds,
                 attempt=item.attempt,
                 helpers=item.helpers,
+                fraction=round(item.step / item.num_steps, 4) if item.num_steps and item.phase != "publish" else 0.0,
             )
         )
     return sorted(work, key=lambda item: natural(item.worker))
