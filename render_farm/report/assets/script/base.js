@@ -31,6 +31,12 @@ function clock(seconds, withDay = false) {
   const hours = `${two(time.getUTCHours())}:${two(time.getUTCMinutes())}`;
   return withDay ? `${time.toISOString().slice(0, 10)} ${hours} UTC` : hours;
 }
+// As fine as what is `span` seconds long needs it.
+function tick(seconds, span) {
+  const time = new Date(seconds * 1000);
+  if (span < 900) return `${clock(seconds)}:${two(time.getUTCSeconds())}`;
+  return span < 86400 ? clock(seconds) : `${two(time.getUTCMonth() + 1)}-${two(time.getUTCDate())} ${clock(seconds)}`;
+}
 const isGpu = () => data.run.device === "cuda";
 const worker = () => (isGpu() ? "GPU" : "worker");
 const mediaOf = (index, name) =>

@@ -40,6 +40,9 @@ function showMore() {
   const next = shown.slice(numShown, numShown + PAGE);
   by("gallery").append(...next.map((index, place) => card(index, numShown + place)));
   numShown += next.length;
+  const left = shown.length - numShown;
+  by("more").hidden = left === 0;
+  by("more").textContent = left <= PAGE ? `Show the last ${number(left)}` : `Show ${PAGE} more of ${number(left)}`;
 }
 function card(index, place) {
   const jobs = data.jobs, state = jobs.state[index], shot = make("div", { class: "shot" });

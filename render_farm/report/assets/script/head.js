@@ -4,13 +4,14 @@ function showHead() {
   const { run, totals } = data, states = totals.states;
   by("title").textContent = run.id;
   const badge = by("state");
-  badge.textContent = run.over ? run.state : "running";
+  badge.textContent = !run.over ? "running" : states.failed && states.failed < totals.jobs ? `${number(states.failed)} failed` : run.state;
   badge.className = `badge s-${SAFE_STATES.includes(run.state) ? run.state : "waiting"}`;
   const parts = [run.output];
   if (run.started) parts.push(`began ${clock(run.started, true)}`);
   parts.push(`written ${clock(run.written, true)}`);
   by("subtitle").textContent = parts.join("  ·  ");
   by("verdict").textContent = verdict();
+  showShare();
   by("footer").textContent = `render_farm ${run.version || ""}  ·  ${run.manifest || "one prompt"}`;
   const tiles = [
     ["Films", `${number(states.done || 0)} of ${number(totals.jobs)}`, stateText()],
@@ -25,6 +26,16 @@ function showHead() {
   if (totals.deadlines) tiles.push(["Deadlines", `${number(totals.deadlines - totals.late)} of ${number(totals.deadlines)}`, totals.late ? `${number(totals.late)} late` : "all kept"]);
   clear(by("totals")).append(...tiles.map(([name, value, note]) =>
     make("div", {}, make("dt", { text: name }), make("dd", { text: value }, make("small", { text: note })))));
+}
+// All films as one bar, by state.
+function showShare() {
+  const parts = SAFE_STATES.filter((state) => data.totals.states[state]).map((state) => [state, data.totals.states[state]]);
+  by("share").setAttribute("aria-label", parts.map(([state, count]) => `${number(count)} ${state}`).join(", "));
+  clear(by("share")).append(...parts.map(([state, count]) => {
+    const part = make("span", { class: `b-${state}`, title: `${number(count)} ${state}` });
+    part.style.flexGrow = count;
+    return part;
+  }));
 }
 function stateText() {
   const shown = Object.entries(data.totals.states).filter(([state]) => state !== "done");

@@ -47,7 +47,17 @@ function moveFocus(event) {
   if (next) next.querySelector(".name").focus();
 }
 
-new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting) && numShown < shown.length) showMore(); }, { rootMargin: "600px" }).observe(by("more"));
+by("more").addEventListener("click", () => {
+  const first = numShown;
+  showMore();
+  by("gallery").children[first].querySelector(".name").focus();
+});
+
+// Links to what there is on this page.
+function showSections() {
+  const there = [...document.querySelectorAll("main > section[id]")].filter((section) => !section.hidden);
+  clear(by("sections")).append(...there.map((section) => make("a", { href: `#${section.id}`, text: section.querySelector("h2").textContent })));
+}
 
 let resizing = 0;
 addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(() => { showThroughput(); showGantt(); }, 120); });
@@ -55,7 +65,7 @@ addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout
 // What is below the films comes after the page can be used.
 function showAll(then) {
   showHead(); showFailures(); prepareFilms(); showFilms();
-  setTimeout(() => { showThroughput(); setTheme(document.documentElement.dataset.theme || preferred()); showTables(); then(); });
+  setTimeout(() => { showThroughput(); setTheme(document.documentElement.dataset.theme || preferred()); showTables(); showSections(); then(); });
 }
 async function refresh() {
   try {

@@ -23,11 +23,11 @@ function showThroughput() {
     const size = (height - bottom - top) * rate / most;
     if (!size) return;
     const bar = svg("rect", { class: "bar", x: left + index * step + .5, y: height - bottom - size, width: Math.max(1, step - 1), height: size, rx: Math.min(2, step / 3) });
-    bar.append(svg("title", {}, `${clock(throughput.start + index * throughput.width)}: ${number(throughput.films[index])} films, ${duration(values[index])} of video`));
+    bar.append(svg("title", {}, `${tick(throughput.start + index * throughput.width, throughput.width * rates.length)}: ${number(throughput.films[index])} films, ${duration(values[index])} of video`));
     chart.append(bar);
   });
   for (const share of width > 500 ? [0, .25, .5, .75, 1] : [0, .5, 1])
-    chart.append(svg("text", { x: left + (width - left) * share, y: height - 5, "text-anchor": share === 0 ? "start" : share === 1 ? "end" : "middle" }, clock(throughput.start + share * throughput.width * rates.length)));
+    chart.append(svg("text", { x: left + (width - left) * share, y: height - 5, "text-anchor": share === 0 ? "start" : share === 1 ? "end" : "middle" }, tick(throughput.start + share * throughput.width * rates.length, throughput.width * rates.length)));
   box.append(make("p", { class: "dim", text: "Finished video, per hour" }), chart);
 }
 function perHour(seconds) { return seconds >= 7200 ? `${number(seconds / 3600, 1)} h` : seconds >= 120 ? `${number(seconds / 60)} min` : `${number(seconds, 1)} s`; }

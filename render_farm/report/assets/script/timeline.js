@@ -30,7 +30,7 @@ function drawGantt() {
   draw.fillStyle = color("--dim");
   for (const share of width > 500 ? [0, .25, .5, .75, 1] : [0, .5, 1]) {
     draw.textAlign = share === 0 ? "left" : share === 1 ? "right" : "center";
-    draw.fillText(clock(gantt.start + share * length / 10), left + (width - left) * share, AXIS / 2);
+    draw.fillText(tick(gantt.start + share * length / 10, length / 10), left + (width - left) * share, AXIS / 2);
   }
   const colors = [color("--segment"), color("--finish"), color("--lost")], idle = color("--idle"), hollow = color("--hollow"), dim = color("--dim");
   const { perTenth } = area, edge = row > 12 ? 4 : 1, thin = row > 12 ? 3 : 2;
@@ -117,7 +117,7 @@ function goTo(place, bar) {
   cursor = { worker: name, start: bar.start, kind: bar.kind };
   if (top < box.scrollTop + AXIS) box.scrollTop = top - AXIS;
   else if (top + area.row + 2 * padding > box.scrollTop + box.clientHeight) box.scrollTop = top + area.row + 2 * padding - box.clientHeight;
-  by("gantt-said").textContent = `${name}, ${clock(data.gantt.start + bar.start / 10)}: ${barText(bar)}`;
+  by("gantt-said").textContent = `${name}, ${tick(data.gantt.start + bar.start / 10, area.length / 10)}: ${barText(bar)}`;
   drawGantt();
 }
 function openBar() {
