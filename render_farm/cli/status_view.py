@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -33,7 +35,7 @@ def show_status(now: RunStatus, remarks: list[str]) -> None:
         console.print(_remark(line), soft_wrap=True)
 
 
-def _spaced(*groups: list[RenderableType]) -> Group:
+def _spaced(*groups: Sequence[RenderableType]) -> Group:
     there = [Group(*group) for group in groups if group]
     return Group(*there[:1], *(Padding(group, (1, 0, 0, 0)) for group in there[1:]))
 
