@@ -5,6 +5,7 @@ Places are packed as they are numbered: 0 to `size` - 1 on one node, the next `s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
 class NodePacks:
-    """Placement groups by need; with a `size` of 1, or where a place reserves nothing, there are none."""
+    """Placement groups by need; with a `size` of 1, or where a place reserves nothing, there are none.
+
+    Threads may share it: Ray takes its time over a group, and a second one for the same places would wait for the room
+    that the first has.
+    """
 
     def __init__(self, *, size: int, num_places: int, resources: dict[str, float]) -> None:
         """`resources` are what one place reserves of its node."""
@@ -27,6 +32,7 @@ class NodePacks:
         self._num_places = num_places
         self._packs: dict[int, PlacementGroup] = {}
         self._left_behind: list[PlacementGroup] = []
+        self._lock = threading.Lock()
 
     def options(self, place: int, *, avoided_nodes: Sequence[str] = ()) -> dict[str, Any]:
         """Ray's options for an actor in a place. Nothing new is put on the avoided nodes (ids)."""
@@ -34,20 +40,22 @@ class NodePacks:
         if self._size == 1:
             return {"label_selector": selector} if selector else {}
         pack, bundle = divmod(place, self._size)
-        if pack in self._packs and set(avoided_nodes) & _nodes_of(self._packs[pack]):
-            self._left_behind.append(self._packs.pop(pack))  # actors that go on there keep it
-        if pack not in self._packs:
-            num_bundles = min(self._size, self._num_places - pack * self._size)
-            self._packs[pack] = placement_group(
-                [self._resources] * num_bundles,
-                strategy="STRICT_PACK",
-                bundle_label_selector=[selector] * num_bundles if selector else None,
-            )
-        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._packs[pack], bundle)}
+        with self._lock:
+            if pack in self._packs and set(avoided_nodes) & _nodes_of(self._packs[pack]):
+                self._left_behind.append(self._packs.pop(pack))  # actors that go on there keep it
+            if pack not in self._packs:
+                num_bundles = min(self._size, self._num_places - pack * self._size)
+                self._packs[pack] = placement_group(
+                    [self._resources] * num_bundles,
+                    strategy="STRICT_PACK",
+                    bundle_label_selector=[selector] * num_bundles if selector else None,
+                )
+            group = self._packs[pack]
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundle)}
 
     def spare(self, taken: Sequence[int]) -> dict[str, Any]:
         """Ray's options for an actor in some place that is not `taken`: what the packs hold is not free elsewhere."""
-        for pack, group in self._packs.items():
+        for pack, group in list(self._packs.items()):
             last = min(self._num_places, (pack + 1) * self._size)
             for place in range(pack * self._size, last):
                 if place not in taken:
@@ -57,11 +65,12 @@ class NodePacks:
 
     def left(self, taken: Sequence[int]) -> None:
         """Give up the packs without a place that is `taken`: the next ones may be on another node."""
-        for pack in list(self._packs):
-            if not any(place // self._size == pack for place in taken):
-                remove_placement_group(self._packs.pop(pack))
-        while self._left_behind and not taken:
-            remove_placement_group(self._left_behind.pop())
+        with self._lock:
+            for pack in list(self._packs):
+                if not any(place // self._size == pack for place in taken):
+                    remove_placement_group(self._packs.pop(pack))
+            while self._left_behind and not taken:
+                remove_placement_group(self._left_behind.pop())
 
     def what_is_missing(self, place: int) -> str:
         """Why nothing starts in a place, where that is for its pack; else empty."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
@@ -64,6 +66,20 @@ def test_packs_stay_on_a_node_each_move_off_avoided_ones_and_are_given_back(clus
     while free_cpus() < 8:
         assert time.monotonic() < stop, "the nodes are not given back"
         time.sleep(0.1)
+
+
+@pytest.mark.timeout(300)
+def test_threads_that_ask_at_once_get_the_same_pack(cluster: Cluster) -> None:
+    packs = NodePacks(size=4, num_places=4, resources={"CPU": 1.0})
+    together = threading.Barrier(4)
+
+    def ask(place: int) -> str:
+        together.wait(60)
+        return packs.options(place)["scheduling_strategy"].placement_group.id.hex()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(ask, range(4)))) == 1
+    packs.left(())
 
 
 @pytest.mark.timeout(300)
