@@ -54,8 +54,8 @@ class Errands:
 
     async def render(self, action: ev.RenderSegment) -> None:
         """Have a segment rendered."""
-        run_id, job_id = action.film
-        record = self._runs[run_id].record
+        key, job_id = action.film
+        record = self._runs[key].record
         entry = record.films[job_id].entry
         task, shape = self._at_memory_step(action, entry), entry.group_of_size(1 + len(action.helpers))
         number = self._watch.begin(
@@ -82,9 +82,9 @@ class Errands:
             self._rendered(action, report)
 
     def _rendered(self, action: ev.RenderSegment, report: SegmentReport, staying: tuple[str, ...] = ()) -> None:
-        run_id, job_id = action.film
-        if run_id in self._runs:
-            record = self._runs[run_id].record
+        key, job_id = action.film
+        if key in self._runs:
+            record = self._runs[key].record
             record.engine_time(action.worker, report.engine_s)
             self._metrics.rendered(report)
             for note in report.notes:
@@ -98,13 +98,14 @@ class Errands:
                 segment=action.segment,
                 staying=staying,
                 seconds=report.seconds,
+                loading_s=report.loading_s,
             )
         )
 
     async def finish(self, action: ev.FinishFilm) -> None:
         """Have a film decoded, encoded and published."""
-        run_id, job_id = action.film
-        record = self._runs[run_id].record
+        key, job_id = action.film
+        record = self._runs[key].record
         number = self._watch.begin(action.worker, action.film, None, time.monotonic())
         record.started(job_id, action.worker, "publish")
         entry = record.films[job_id].entry

@@ -52,6 +52,7 @@ _GROWTH = 1.25
 class PreviewNews:
     """What became of a film's preview."""
 
+    output: str = ""
     run_id: str
     job_id: str
     film: str

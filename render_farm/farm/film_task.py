@@ -56,6 +56,8 @@ class SegmentReport:
     segment: int
     seconds: float
     """Of denoising (and of decoding, where a group did that together), on the worker's clock."""
+    loading_s: float | None = None
+    """What loading the model took, where that was done since the worker's last segment."""
     engine_s: float = 0.0
     """How long the worker's process has been denoising or decoding so far, in all."""
     phases: tuple[tuple[str, float], ...] = ()

@@ -126,6 +126,8 @@ class FilmWorker:
         """What it moves from and to storage."""
         self.kv_cache_bytes = 0
         """What the segment in work keeps of finished blocks."""
+        self._loading_s: float | None = None
+        """What loading the model took, until a report has said so."""
         clear_abandoned()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._previewing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preview")
@@ -253,9 +255,11 @@ class FilmWorker:
             film = self._film(store, task)
             self._check_begun(film, segment + 1, task)
         self._decode_begun(engine, task, film)
+        loading_s, self._loading_s = self._loading_s, None
         return SegmentReport(
             segment=segment,
             seconds=seconds,
+            loading_s=loading_s,
             engine_s=self._clock.total_s,
             phases=(("denoise", seconds), ("checkpoint", stored - rendered)),
             notes=(*keeper.notes, *self._news(engine.notes(task.plan, segment))),
@@ -452,6 +456,7 @@ class FilmWorker:
                     import torch
 
                     torch.set_num_threads(self._num_threads)
+                started = time.monotonic()
                 self._engine = None
                 self._texts = {}
                 self._engine = load_engine(
@@ -464,6 +469,7 @@ class FilmWorker:
                     films_at_once=FILMS_AT_ONCE,
                 )
                 self._engine_model = model
+                self._loading_s = time.monotonic() - started
             return self._engine
 
     def _film(self, store: Store, task: FilmTask) -> _FilmHere:
@@ -529,6 +535,7 @@ class FilmWorker:
             if self._on_preview is not None:
                 self._on_preview(
                     PreviewNews(
+                        output=task.output,
                         run_id=task.run_id,
                         job_id=task.job_id,
                         film=task.film,

@@ -181,6 +181,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
         texts=plan.texts,
         group=groups.group,
         joined=groups.joined,
+        joined_speeds=groups.joined_speeds,
     )
 
 

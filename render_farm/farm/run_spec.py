@@ -48,6 +48,7 @@ class RunSpec:
 
     run_id: str
     output: str
+    """As its store names itself (`Store.root_uri`): however it was written, the same place is the same text."""
     max_failed: int | None = None
     max_workers: int | None = None
     """The most workers that it renders on at a time; None: no limit."""
@@ -60,6 +61,16 @@ class RunSpec:
     """As submitted; written with the run once its lease is held."""
     document: bytes = b""
     """`run.json`, likewise."""
+
+    @property
+    def key(self) -> str:
+        """What a coordinator knows the run by."""
+        return run_key(self.output, self.run_id)
+
+
+def run_key(output: str, run_id: str) -> str:
+    """Of a run of a coordinator: the same manifest rendered into two outputs makes two runs of one id."""
+    return f"{output}/_runs/{run_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +91,8 @@ class FilmEntry:
     """Of the workers that render a segment of it together."""
     joined: tuple[GroupShape, ...] = ()
     """Larger ones that it takes when workers would be idle otherwise, one a size. Empty: its degrees are pinned."""
+    joined_speeds: tuple[float, ...] = ()
+    """How many times as fast as `group` each of them should be."""
 
     @property
     def most_workers(self) -> int:

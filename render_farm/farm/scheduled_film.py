@@ -25,6 +25,7 @@ def scheduled(run_id: str, entry: FilmEntry, device: str, *, clock_ahead_s: floa
         share=entry.share,
         group_size=entry.group.size,
         joined_sizes=tuple(shape.size for shape in entry.joined),
+        joined_speeds=entry.joined_speeds,
         segments_s=segments_seconds(plan, entry.costs, device),
         cost_class=cost_class(plan),
         num_memory_modes=len(memory_modes(plan, device, in_groups=entry.in_groups)),

@@ -30,6 +30,8 @@ class FilmGroups:
     """Of the workers that it needs."""
     joined: tuple[GroupShape, ...] = ()
     """Larger ones, which it takes when workers would be idle otherwise, one a size, from small to large."""
+    joined_speeds: tuple[float, ...] = ()
+    """How many times as fast as `group` each of them is, by the cost model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,9 @@ def choose_groups(
         is_faster = step_seconds(work, shape, machine) < step_seconds(work, below, machine)
         if is_faster and efficiency(work, shape, machine) >= WORTH:
             joined.append(shape)
-    return FilmGroups(group=group, joined=tuple(joined))
+    alone_s = step_seconds(work, group, machine)
+    speeds = tuple(alone_s / step_seconds(work, shape, machine) for shape in joined)
+    return FilmGroups(group=group, joined=tuple(joined), joined_speeds=speeds)
 
 
 def film_groups(

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from render_farm.scheduling.affinity import Setting
-from render_farm.scheduling.costs import CostModel
+from render_farm.scheduling.costs import CostClass, CostModel
+from render_farm.scheduling.elastic import Options, as_learned
 from render_farm.scheduling.events import Film, FilmKey
 from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S
 from render_farm.scheduling.states import MOVES, JobState
@@ -218,7 +219,19 @@ class Book:
 
     def ratio(self, film: FilmRecord, size: int | None = None) -> float:
         """Measured by expected time, in a group of `size` (None: the smallest it may have)."""
-        return self.costs.ratio((*film.spec.cost_class, str(film.spec.group_size if size is None else size)))
+        return self.costs.ratio(_class_of(film, film.spec.group_size if size is None else size))
+
+    def observe(self, film: FilmRecord, size: int, prior_s: float, measured_s: float) -> None:
+        """A group of `size` rendered a segment of it."""
+        self.costs.observe(_class_of(film, size), prior_s, measured_s)
+
+    def groups(self, film: FilmRecord) -> Options:
+        """(workers, times as fast as the smallest) of the groups that it may have, as far as is known by now."""
+        return as_learned(
+            film.spec.groups,
+            lambda size: self.ratio(film, size),
+            lambda size: self.costs.num_observed(_class_of(film, size)),
+        )
 
     def left_s(self, film: FilmRecord) -> float:
         """What is left of a film in the smallest group it may have."""
@@ -227,3 +240,7 @@ class Book:
     def left_of_all_s(self) -> float:
         """The same of all films that have not ended."""
         return sum(left * self.costs.ratio(cost_class) for cost_class, left in self._prior_left_s.items())
+
+
+def _class_of(film: FilmRecord, size: int) -> CostClass:
+    return (*film.spec.cost_class, str(size))

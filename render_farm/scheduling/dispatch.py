@@ -21,6 +21,7 @@ from render_farm.scheduling.book import Book, FilmRecord
 from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
 from render_farm.scheduling.elastic import (
     MOVE_GAIN,
+    Options,
     part_of,
     sizes_at_tail,
     sizes_for_deadline,
@@ -204,8 +205,10 @@ class Dispatcher:
                 if found is not None:
                     yield found
                     break
-        yield from self.queue.in_lane(level, lane, 1)
-        yield from self.queue.in_lane(level, lane, _TRIED)[1:]
+        first = self.queue.first(level, lane)
+        if first is not None:
+            yield first
+            yield from self.queue.in_lane(level, lane, _TRIED)[1:]
 
     def _has_quota(self, lane: Lane) -> bool:
         return lane.size == FINISHING or self.quotas.room(lane.run_id, lane.share) >= lane.size
@@ -241,19 +244,22 @@ class Dispatcher:
         smallest = film.spec.group_size
         if not film.spec.joined_sizes or not self.policy.elastic or film.counted > 1:
             return [smallest]  # what failed twice is tried in the safest way
-        spec = film.spec
-        room = self.quotas.room(spec.run_id, spec.share)
-        options = tuple(option for option in spec.groups if option[0] <= max(room, smallest))
+        spec, left_s = film.spec, self._book.left_s(film)
         is_its_turn = film.worker is not None  # then it is neither in the queue nor at work
         if self.num_wanted + is_its_turn * smallest <= self.floor.num_workers:
             num_films = len(self.queue) + self._book.num_rendering + is_its_turn
-            part = part_of(self._book.left_s(film), self._book.left_of_all_s(), self.floor.num_workers, num_films)
-            return sizes_at_tail(options, part)
+            part = part_of(left_s, self._book.left_of_all_s(), self.floor.num_workers, num_films)
+            return sizes_at_tail(self._options(film), part)
         if spec.deadline_s is not None:
-            left_s, time_s = self._book.left_s(film), spec.deadline_s - now
+            time_s = spec.deadline_s - now
             if left_s * self.policy.deadline_margin > time_s > 0:
-                return sizes_for_deadline(options, left_s, time_s)
+                return sizes_for_deadline(self._options(film), left_s, time_s)
         return [smallest]
+
+    def _options(self, film: FilmRecord) -> Options:
+        """The groups that it may have within its quotas."""
+        room = max(self.quotas.room(film.spec.run_id, film.spec.share), film.spec.group_size)
+        return [option for option in self._book.groups(film) if option[0] <= room]
 
     @property
     def num_wanted(self) -> int:
@@ -268,14 +274,14 @@ class Dispatcher:
             return None
         host = self._book.workers[worker].host
         here: tuple[str, ...] | None = None
-        for size in self._sizes(film, now):
+        sizes = self._sizes(film, now)
+        for size in sizes:
             workers = self._with_leader(worker, host, film, size)
             if workers is not None:
                 here = workers
                 break
-        for size in self._sizes(film, now):
-            gain = self._speed(film, size) / (self._speed(film, len(here)) if here else 1.0)
-            if here is not None and (size <= len(here) or gain < MOVE_GAIN):
+        for size in sizes:
+            if here is not None and (size <= len(here) or self._gain(film, len(here), size) < MOVE_GAIN):
                 break
             elsewhere = self.floor.gang(film.setting, size, film.level, film.avoid)
             if elsewhere is not None:
@@ -291,9 +297,10 @@ class Dispatcher:
         others = [other for other in found if other != worker]
         return (worker, *others[: size - 1])
 
-    @staticmethod
-    def _speed(film: FilmRecord, size: int) -> float:
-        return speed_of(film.spec.groups, size)
+    def _gain(self, film: FilmRecord, size: int, larger: int) -> float:
+        """How many times as fast a larger group is."""
+        groups = self._book.groups(film)
+        return speed_of(groups, larger) / speed_of(groups, size)
 
     def _gives_way(self, key: FilmKey, film: FilmRecord, worker: str, now: float) -> bool:
         """Whether a begun film lets its worker go to another one."""
@@ -322,8 +329,9 @@ class Dispatcher:
         return rival.latest_begin_s < now + film.prior_of(film.segments_done) * self._book.ratio(film)
 
     def _first_of(self, level: int) -> FilmKey:
-        lane = next(self.queue.lanes(level))
-        return self.queue.in_lane(level, lane, 1)[0]
+        found = self.queue.first(level, next(self.queue.lanes(level)))
+        assert found is not None
+        return found
 
     def _hold_hosts(self) -> None:
         """Hold hosts for the groups of the highest level that find no room, and those no more that no group needs."""
@@ -346,7 +354,9 @@ class Dispatcher:
         """The first film of each lane that waits for a group of that size and has quota for it."""
         for lane in list(self.queue.group_lanes(level, size)):
             if self._has_quota(lane):
-                yield from (self._book.films[key] for key in self.queue.in_lane(level, lane, 1))
+                first = self.queue.first(level, lane)
+                if first is not None:
+                    yield self._book.films[first]
 
     # --- what was searched for ---
 

@@ -3,18 +3,33 @@
 Workers are to spare when all unfinished films together need fewer than there are: at the tail of a night. A film's part
 is then `workers * left / left of all`, with which all would end at the same time, or `workers / films` if that is more
 (for parts are rounded down to groups that a film may have). Group shapes change between segments only. Before the tail
-a film has a larger group only when its deadline needs it.
+a film has a larger group only when its deadline needs it. How fast groups are is learned from this farm's own segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 MOVE_GAIN = 1.5
 """How many times as fast a film must become for moving to another host: what it decoded is decoded there again."""
 
+_SURE_AFTER = 3
+"""Segments of a size from which on it is believed to be no faster than a smaller one."""
+
 Options = Sequence[tuple[int, float]]
 """(workers, times as fast as the smallest), the smallest first."""
+
+
+def as_learned(options: Options, ratio: Callable[[int], float], num_seen: Callable[[int], int]) -> Options:
+    """The options with the speeds that were seen: `ratio(size)` is measured by expected time, `num_seen(size)` how many
+    segments that is known from. Without those that proved to be no faster than a smaller one."""
+    smallest = options[0][0]
+    found = [options[0]]
+    for size, speed in options[1:]:
+        learned = speed * ratio(smallest) / ratio(size)
+        if learned > found[-1][1] or num_seen(size) < _SURE_AFTER:
+            found.append((size, learned))
+    return found
 
 
 def part_of(left_s: float, left_of_all_s: float, num_workers: int, num_films: int) -> float:

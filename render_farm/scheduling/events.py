@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import JobState, RunState
@@ -11,7 +12,7 @@ _USUAL_EXPONENT = 0.85
 """A group of n times as many workers is taken to be n to this power times as fast, where nothing else is known."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Film:
     """One job as the scheduler sees it."""
 
@@ -33,7 +34,7 @@ class Film:
     joined_sizes: tuple[int, ...] = ()
     """Larger groups that it may have when workers would be idle otherwise, the smallest first."""
     joined_speeds: tuple[float, ...] = ()
-    """How many times as fast each of them is as one of `group_size`; (): not known."""
+    """How many times as fast each of them should be as one of `group_size`, by arithmetic; (): not known."""
     segments_s: tuple[float, ...] = ()
     """What each of its segments should take in a group of `group_size`, by arithmetic; (): not known."""
     cost_class: tuple[str, ...] = ()
@@ -48,8 +49,15 @@ class Film:
     @property
     def groups(self) -> tuple[tuple[int, float], ...]:
         """(workers, times as fast as the smallest) of every group that it may have, the smallest first."""
-        speeds = self.joined_speeds or tuple((size / self.group_size) ** _USUAL_EXPONENT for size in self.joined_sizes)
-        return ((self.group_size, 1.0), *zip(self.joined_sizes, speeds, strict=True))
+        return _groups(self.group_size, self.joined_sizes, self.joined_speeds)
+
+
+@lru_cache(maxsize=256)
+def _groups(
+    group_size: int, joined_sizes: tuple[int, ...], joined_speeds: tuple[float, ...]
+) -> tuple[tuple[int, float], ...]:
+    speeds = joined_speeds or tuple((size / group_size) ** _USUAL_EXPONENT for size in joined_sizes)
+    return ((group_size, 1.0), *zip(joined_sizes, speeds, strict=True))
 
 
 FilmKey = tuple[str, str]

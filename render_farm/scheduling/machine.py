@@ -264,11 +264,11 @@ class FarmMachine:
             return
         for level in self._ready.levels():
             for lane in self._ready.lanes(level):
-                for key in self._ready.in_lane(level, lane, 1):
-                    for worker in self._films[key].avoid:
-                        if worker in self._floor and self._floor.has_enough(self._workers[worker].host, lane.size, ()):
-                            self._replace(worker, "it failed the films that are left", actions)
-                            return
+                first = self._ready.first(level, lane)
+                for worker in self._films[first].avoid if first is not None else ():
+                    if worker in self._floor and self._floor.has_enough(self._workers[worker].host, lane.size, ()):
+                        self._replace(worker, "it failed the films that are left", actions)
+                        return
 
     def _hand_out(self, workers: tuple[str, ...], key: FilmKey, now: float, actions: list[Action]) -> None:
         film, worker = self._films[key], workers[0]
@@ -365,7 +365,7 @@ class FarmMachine:
         assert film.segments_done == event.segment
         if event.seconds is not None:
             prior_s = self._prior_s(film, event.segment, size)
-            self.costs.observe((*film.spec.cost_class, str(size)), prior_s, event.seconds)
+            self._book.observe(film, size, prior_s, event.seconds)
         self._book.stored(event.film, film.segments_done + 1)
         film.counted = film.waits = 0
         film.attempts -= 1

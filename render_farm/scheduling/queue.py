@@ -227,6 +227,11 @@ class ReadyQueue:
         """The `most` first films of a lane."""
         return self._some(self._levels[level].lanes.get(lane, []), most)
 
+    def first(self, level: int, lane: Lane) -> FilmKey | None:
+        """The first film of a lane."""
+        heap = self._levels[level].lanes.get(lane)
+        return self._head(heap) if heap is not None else None
+
     def first_key(self, level: int, lane: Lane) -> tuple[bool, float, int]:
         """The order of the first film of a lane."""
         heap = self._levels[level].lanes[lane]

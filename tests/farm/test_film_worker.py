@@ -47,6 +47,7 @@ def test_a_film_from_first_segment_to_published(engine, tmp_path):
     for segment in range(3):
         report = worker.render_segment(task, segment, on_step=lambda step: steps.append((step.segment, step.step)))
         assert report.segment == segment
+        assert (report.loading_s is not None) == (segment == 0), "the model is loaded once"
         notes += report.notes
         assert len(load_film_state(open_store(task.output), task.film).segments) == segment + 1
     film = worker.finish_film(task)

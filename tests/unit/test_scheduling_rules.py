@@ -11,7 +11,7 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.affinity import Match, Setting, better_waits, match
 from render_farm.scheduling.aging import level_of, takes_over
 from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
-from render_farm.scheduling.elastic import part_of, sizes_at_tail, sizes_for_deadline
+from render_farm.scheduling.elastic import as_learned, part_of, sizes_at_tail, sizes_for_deadline
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.placement import Floor, IdleWorker
 from render_farm.scheduling.policy import SchedulingPolicy
@@ -294,6 +294,26 @@ def test_a_group_as_large_as_the_deadline_needs():
     assert sizes_for_deadline(OPTIONS, 100.0, 110.0) == [1]
     assert sizes_for_deadline(OPTIONS, 100.0, 30.0) == [4, 2, 1]
     assert sizes_for_deadline(OPTIONS, 100.0, 1.0) == [1]
+
+
+def test_how_fast_groups_are_is_learned_and_what_proved_to_be_no_faster_is_left_out():
+    ratio, seen = {1: 1.0, 2: 1.25, 4: 4.0}, {1: 9, 2: 9, 4: 3}
+    assert as_learned(((1, 1.0), (2, 1.9), (4, 3.5)), ratio.__getitem__, seen.__getitem__) == [(1, 1.0), (2, 1.52)]
+    seen[4] = 2
+    options = as_learned(((1, 1.0), (2, 1.9), (4, 3.5)), ratio.__getitem__, seen.__getitem__)
+    assert options == [(1, 1.0), (2, 1.52), (4, 0.875)], "not seen often enough to be given up"
+
+
+def test_a_film_gets_no_larger_group_once_those_proved_to_be_slower():
+    farm = Farm(film("f", 9, joined_sizes=(2,), segments_s=(60.0,) * 9, cost_class=("m",)), hosts="aa")
+    [work] = renders(farm.first)
+    for _ in range(9):
+        farm.machine.costs.observe(("m", "1"), 60.0, 60.0)
+    helpers = []
+    for _ in range(7):
+        helpers.append(len(work.helpers))
+        [work] = renders(farm.done(work, seconds=90.0 if work.helpers else 60.0))
+    assert helpers == [0, 1, 1, 1, 0, 0, 0]
 
 
 def test_at_the_tail_films_share_all_workers_and_before_it_none_has_more_than_one():
