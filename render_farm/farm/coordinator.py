@@ -22,7 +22,7 @@ from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.held_run import HeldRun
 from render_farm.farm.ray_metrics import RayMetrics
 from render_farm.farm.run_keeper import RunKeeper
-from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec, run_key
 from render_farm.farm.run_texts import RunTexts
 from render_farm.farm.scheduled_film import scheduled
 from render_farm.farm.snapshot import RunSnapshot
@@ -89,7 +89,7 @@ class Coordinator:
         self._adding = asyncio.Lock()
         self._ticking: asyncio.Task | None = None
 
-    # --- calls of the driver ---
+    # --- calls of the driver; `key` is the `RunSpec.key` of its run ---
 
     async def add_run(self, spec: RunSpec, shape: FarmShape) -> bool:
         """Take a run on; False when it is being rendered here already.
@@ -98,7 +98,7 @@ class Coordinator:
         another coordinator owns the run, `UsageError` when the farm's workers are of another kind than it asks for.
         """
         async with self._adding:
-            known = self._keeper.runs.get(spec.run_id)
+            known = self._keeper.runs.get(spec.key)
             if known is not None and not known.is_over:
                 return not known.sealed
             await self._adopt(shape)
@@ -116,9 +116,9 @@ class Coordinator:
                 advice="wait until that one is over, or ask for the same",
             )
 
-    async def add_films(self, run_id: str, entries: list[FilmEntry]) -> None:
+    async def add_films(self, key: str, entries: list[FilmEntry]) -> None:
         """Add films to a run that is not sealed yet."""
-        run = self._keeper.runs[run_id]
+        run = self._keeper.runs[key]
         films = []
         for entry in entries:
             if entry.task.job_id in run.record.films:
@@ -129,12 +129,12 @@ class Coordinator:
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
             run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
             clock_ahead_s = time.monotonic() - time.time()
-            films.append(scheduled(run_id, entry, self._crew.shape.device, clock_ahead_s=clock_ahead_s))
+            films.append(scheduled(key, entry, self._crew.shape.device, clock_ahead_s=clock_ahead_s))
         self._dispatch.apply(ev.FilmsAdded(films=tuple(films)))
 
-    async def seal_run(self, run_id: str) -> None:
+    async def seal_run(self, key: str) -> None:
         """No more films come: encode the prompts and render."""
-        run = self._keeper.runs[run_id]
+        run = self._keeper.runs[key]
         if run.sealed:
             return
         run.sealed = True
@@ -155,16 +155,16 @@ class Coordinator:
         spec = run.record.spec
         self._dispatch.apply(
             ev.RunSealed(
-                run_id=spec.run_id,
+                run_id=spec.key,
                 max_failed=spec.max_failed,
                 failed_before=spec.failed_before,
                 max_workers=spec.max_workers,
             )
         )
 
-    async def snapshot(self, run_id: str, after_line: int = 0) -> RunSnapshot:
+    async def snapshot(self, key: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
-        run = self._keeper.runs[run_id]
+        run = self._keeper.runs[key]
         if run.record.state is RunState.RUNNING and not self._machine.workers:
             if not run.record.note or run.record.note.startswith("starting"):
                 run.record.note = f"starting {self._crew.expected}"
@@ -175,23 +175,23 @@ class Coordinator:
         elif run.record.note == _PAUSED and not run.control.paused:
             run.record.note = ""
         return run.record.picture(
-            counts=self._machine.counts(run_id) if self._machine.has_run(run_id) else {},
+            counts=self._machine.counts(key) if self._machine.has_run(key) else {},
             after_line=after_line,
             workers=len(self._machine.workers),
             busy=len(self._machine.workers) - len(self._machine.idle_workers),
         )
 
-    async def cancel_run(self, run_id: str, reason: str) -> None:
+    async def cancel_run(self, key: str, reason: str) -> None:
         """Stop a run at its workers' next steps; what is stored stays."""
-        run = self._keeper.runs[run_id]
+        run = self._keeper.runs[key]
         self._keeper.stop(run, reason, level="warning")
         if not run.sealed:
             run.sealed = True
             self._seal(run)
 
-    async def wait(self, run_id: str) -> dict[str, int]:
+    async def wait(self, key: str) -> dict[str, int]:
         """Wait until the run is over and its results are written; jobs by state."""
-        run = self._keeper.runs[run_id]
+        run = self._keeper.runs[key]
         await run.over.wait()
         return run.record.counts
 
@@ -222,7 +222,7 @@ class Coordinator:
 
     async def previewed(self, news: PreviewNews) -> None:
         """A film can be watched a segment further."""
-        run = self._keeper.runs.get(news.run_id)
+        run = self._keeper.runs.get(run_key(news.output, news.run_id))
         if run is not None and not run.is_over:
             run.record.previewed(news)
 

@@ -139,10 +139,10 @@ class Crew:
 
     async def _scale(self, scaler: ClusterScaler) -> None:
         """Ask the cluster for what films can use and limits allow, start workers on what is there, let others go."""
-        at_work = [run for run in self._keeper.at_work if self._machine.has_run(run.run_id)]
+        at_work = [run for run in self._keeper.at_work if self._machine.has_run(run.key)]
         num_films = 0
         for run in at_work:
-            counts = self._machine.counts(run.run_id)
+            counts = self._machine.counts(run.key)
             num_films += counts.get("running", 0) + (0 if run.control.paused else counts.get("waiting", 0))
         asked = scaler.num_asked
         decision = await scaler.look(

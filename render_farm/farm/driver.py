@@ -80,6 +80,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
     refuse_for_farm(request.output)
     source = _read_source(request)
     store = open_store(request.output)
+    request = replace(request, output=store.root_uri)
     try:
         create_only = create_only_honoured(store)
     except NotFoundError as error:
@@ -408,7 +409,7 @@ class _Watch:
             special = self._watch()
         except KeyboardInterrupt:
             special = self._interrupted()
-        counts = self._ask("wait", self._spec.run_id)
+        counts = self._ask("wait", self._spec.key)
         final = self._picture()
         if self._cluster.private:
             self._ask("close")
@@ -438,8 +439,8 @@ class _Watch:
             return  # it is being rendered there already: join it
         entries = list(self._prepared.entries)
         for start in range(0, len(entries), _FILMS_A_CALL):
-            self._ask("add_films", self._spec.run_id, entries[start : start + _FILMS_A_CALL])
-        self._ask("seal_run", self._spec.run_id)
+            self._ask("add_films", self._spec.key, entries[start : start + _FILMS_A_CALL])
+        self._ask("seal_run", self._spec.key)
 
     def _watch(self) -> int | None:
         special = None
@@ -449,7 +450,7 @@ class _Watch:
             if self._clock.is_over and special is None:
                 special = EXIT_TIMED_OUT
                 self._is_cancelled = True
-                self._ask("cancel_run", self._spec.run_id, "the run's time limit was reached")
+                self._ask("cancel_run", self._spec.key, "the run's time limit was reached")
             time.sleep(_POLL_S)
         return special
 
@@ -457,14 +458,14 @@ class _Watch:
         if not self._is_added:
             raise KeyboardInterrupt
         self._is_cancelled = True
-        self._ask("cancel_run", self._spec.run_id, "interrupted; the same command again continues it")
+        self._ask("cancel_run", self._spec.key, "interrupted; the same command again continues it")
         stop_by = time.monotonic() + _STOP_WITHIN_S
         while not RunState(self._picture().state).ended and time.monotonic() < stop_by:
             time.sleep(_POLL_S)
         return EXIT_INTERRUPTED
 
     def _picture(self) -> RunSnapshot:
-        snapshot = self._ask("snapshot", self._spec.run_id, self._line)
+        snapshot = self._ask("snapshot", self._spec.key, self._line)
         if snapshot.log:
             self._line = snapshot.log[-1].number
         self._on_snapshot(snapshot)

@@ -60,6 +60,11 @@ class HeldRun:
     def run_id(self) -> str:
         return self.record.spec.run_id
 
+    @property
+    def key(self) -> str:
+        """What the scheduling machine knows it by."""
+        return self.record.spec.key
+
     def ask(self, job_id: str, **asked: Any) -> None:
         """Note what somebody asked for a job (`priority`, `taken_out`); it becomes durable with the next write."""
         jobs = self.durable.state.jobs

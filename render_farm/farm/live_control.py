@@ -38,14 +38,14 @@ class LiveControl:
     # --- runs and jobs ---
 
     def _pause(self, run: HeldRun, request: Request) -> Answer:
-        self._apply(ev.PauseRun(run_id=run.run_id))
+        self._apply(ev.PauseRun(run_id=run.key))
         run.control = replace(run.control, paused=True)
         return _done(
             f"run {run.run_id} is paused: segments that are being rendered go on, no others begin", state="paused"
         )
 
     def _resume(self, run: HeldRun, request: Request) -> Answer:
-        self._apply(ev.ResumeRun(run_id=run.run_id))
+        self._apply(ev.ResumeRun(run_id=run.key))
         run.control = replace(run.control, paused=False)
         return _done(f"run {run.run_id} goes on", state="running")
 
@@ -53,12 +53,12 @@ class LiveControl:
         reason = f"cancelled by {request.by or 'request'}" + (f": {request.reason}" if request.reason else "")
         if not request.jobs:
             run.record.stop_reason = reason
-            self._apply(ev.CancelRun(run_id=run.run_id, reason=reason))
+            self._apply(ev.CancelRun(run_id=run.key, reason=reason))
             return _done(f"run {run.run_id} is cancelled; what is stored stays", jobs=[])
         jobs = self._films_in(run, request, JobState.WAITING, JobState.RUNNING)
         for job_id in jobs:
             run.ask(job_id, taken_out=True)
-        self._apply(ev.CancelRun(run_id=run.run_id, reason=reason, job_ids=tuple(jobs)))
+        self._apply(ev.CancelRun(run_id=run.key, reason=reason, job_ids=tuple(jobs)))
         return _done(f"{_jobs(jobs)} cancelled", jobs=jobs)
 
     def _retry(self, run: HeldRun, request: Request) -> Answer:
@@ -66,7 +66,7 @@ class LiveControl:
         for job_id in jobs:
             run.ask(job_id, taken_out=False)
             run.record.waits_again(job_id)
-        self._apply(ev.RetryFilms(run_id=run.run_id, job_ids=tuple(jobs)))
+        self._apply(ev.RetryFilms(run_id=run.key, job_ids=tuple(jobs)))
         return _done(f"{_jobs(jobs)} waiting again", jobs=jobs)
 
     def _priority(self, run: HeldRun, request: Request) -> Answer:
@@ -75,7 +75,7 @@ class LiveControl:
         jobs = self._films_in(run, request, JobState.WAITING, JobState.RUNNING)
         for job_id in jobs:
             run.ask(job_id, priority=request.priority)
-        self._apply(ev.SetPriority(run_id=run.run_id, job_ids=tuple(jobs), priority=request.priority))
+        self._apply(ev.SetPriority(run_id=run.key, job_ids=tuple(jobs), priority=request.priority))
         return _done(f"{_jobs(jobs)} of priority {request.priority} now", jobs=jobs)
 
     def _films_in(self, run: HeldRun, request: Request, *states: JobState) -> list[str]:
@@ -86,7 +86,7 @@ class LiveControl:
         return [
             job_id
             for job_id in named
-            if job_id in run.record.films and self._machine.state_of((run.run_id, job_id)) in states
+            if job_id in run.record.films and self._machine.state_of((run.key, job_id)) in states
         ]
 
     # --- explaining ---
@@ -100,7 +100,7 @@ class LiveControl:
         if film is None:
             result = next(result for result in run.record.spec.ended if result.job_id == job_id)
             return {"job_id": job_id, "state": str(result.state), "text": f"{job_id}: {result.state}: {result.message}"}
-        state = self._machine.state_of((run.run_id, job_id))
+        state = self._machine.state_of((run.key, job_id))
         picture, result = film.picture(), film.result
         view: dict[str, Any] = {
             **{name: value for name, value in asdict(picture).items() if value not in ("", 0)},
@@ -113,7 +113,7 @@ class LiveControl:
         far = f"{film.segments_done} of {picture.num_segments} segments are stored"
         match state:
             case JobState.WAITING:
-                view["why"] = self._machine.why_waiting((run.run_id, job_id), time.monotonic())
+                view["why"] = self._machine.why_waiting((run.key, job_id), time.monotonic())
                 text = f"waits: {view['why']}; {far}"
                 text += f"; last error: {result.message}" if result.message else ""
                 for host, reason in sorted(self._machine.hosts.quarantined.items()):

@@ -22,7 +22,7 @@ _ENDED_RUNS_KEPT = 20
 
 
 class RunKeeper:
-    """See the module. `runs` has the ended ones too, until newer ones push them out."""
+    """See the module. `runs` (by `RunSpec.key`) has the ended ones too, until newer ones push them out."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class RunKeeper:
         loop = asyncio.get_running_loop()
 
         def on_lost(error: Exception) -> None:
-            loop.call_soon_threadsafe(self._lease_lost, spec.run_id, str(error))
+            loop.call_soon_threadsafe(self._lease_lost, spec.key, str(error))
 
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
         run = await asyncio.to_thread(hold, spec, this_holder(address), timing, on_lost)
         for problem in run.durable.state.problems:
             run.record.log.add(problem, level="warning")
-        self._forget_old(spec.run_id)
-        self.runs[spec.run_id] = run
+        self._forget_old(spec.key)
+        self.runs[spec.key] = run
         await self._recall_costs(run)
         self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
         self._as_asked_before(run)
@@ -86,20 +86,20 @@ class RunKeeper:
                 self._dispatch.apply(ev.QuarantineHost(host=host, reason=reason))
         if run.control.paused:
             run.record.log.add(f"the run is paused; `render-farm resume {run.run_id}` lets it go on", level="warning")
-            self._dispatch.apply(ev.PauseRun(run_id=run.run_id))
+            self._dispatch.apply(ev.PauseRun(run_id=run.key))
 
     def _forget_old(self, again: str) -> None:
         """Drop the runs that ended longest ago, and an ended one that is to be run again."""
-        ended = [run_id for run_id, run in self.runs.items() if run.is_over]
-        for run_id in [*ended[:-_ENDED_RUNS_KEPT], *([again] if again in ended[-_ENDED_RUNS_KEPT:] else [])]:
-            self._dispatch.machine.forget_run(run_id)
-            del self.runs[run_id]
+        ended = [key for key, run in self.runs.items() if run.is_over]
+        for key in [*ended[:-_ENDED_RUNS_KEPT], *([again] if again in ended[-_ENDED_RUNS_KEPT:] else [])]:
+            self._dispatch.machine.forget_run(key)
+            del self.runs[key]
 
     # --- the books ---
 
     def film_ended(self, action: ev.FilmEnded) -> None:
-        run_id, job_id = action.film
-        run = self.runs[run_id]
+        key, job_id = action.film
+        run = self.runs[key]
         run.record.ended(
             job_id, action.state, error_class=action.error_class, message=action.message, attempts=action.attempts
         )
@@ -108,8 +108,8 @@ class RunKeeper:
         run.record.log.add(f"{action.state}: {action.message or uri or 'published'}", job_id=job_id, level=level)
 
     def film_delayed(self, action: ev.FilmDelayed) -> None:
-        run_id, job_id = action.film
-        record = self.runs[run_id].record
+        key, job_id = action.film
+        record = self.runs[key].record
         record.set_back(job_id, action.message)
         record.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
 
@@ -147,7 +147,7 @@ class RunKeeper:
         try:
             await run.write()
         except LeaseHeldError as error:
-            self._lease_lost(run.run_id, str(error))
+            self._lease_lost(run.key, str(error))
 
     async def _answer_requests(self, run: HeldRun) -> None:
         """Do what others asked through the run's mailbox. What was done is durable before it is answered."""
@@ -188,14 +188,14 @@ class RunKeeper:
         """Stop a run at its workers' next steps; what is stored stays."""
         run.record.stop_reason = reason
         run.record.log.add(reason, level=level)
-        self._dispatch.apply(ev.CancelRun(run_id=run.run_id, reason=reason))
+        self._dispatch.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):
             self.stop(run, reason)
 
-    def _lease_lost(self, run_id: str, reason: str) -> None:
-        run = self.runs.get(run_id)
+    def _lease_lost(self, key: str, reason: str) -> None:
+        run = self.runs.get(key)
         if run is not None and not run.is_over:
             run.lease_lost = True
             self._metrics.lease("lost")

@@ -29,13 +29,13 @@ class RunTexts:
         finally:
             run.encoding.discard(model)
         if failure is None:
-            self._dispatch.apply(ev.TextReady(run_id=run.run_id, model=model))
+            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
         else:
-            self._dispatch.apply(ev.TextFailed(run_id=run.run_id, model=model, failure=failure))
+            self._dispatch.apply(ev.TextFailed(run_id=run.key, model=model, failure=failure))
 
-    def missing(self, run_id: str, model: str) -> None:
+    def missing(self, key: str, model: str) -> None:
         """An embedding was lost or damaged after it was stored: the films that need it wait until it is made again."""
-        run = self._keeper.runs[run_id]
+        run = self._keeper.runs[key]
         if model not in run.encoding and not run.is_over:
-            self._dispatch.apply(ev.TextMissing(run_id=run_id, model=model))
+            self._dispatch.apply(ev.TextMissing(run_id=run.key, model=model))
             self._dispatch.spawn(self._encode(run, model))

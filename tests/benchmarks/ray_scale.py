@@ -107,7 +107,7 @@ class _BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: i
             await asyncio.sleep(0.5)
         self._used_before_s = time.process_time()
         for model in run.texts:
-            self._dispatch.apply(ev.TextReady(run_id=run.run_id, model=model))
+            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
 
     def used_s(self) -> float:
         """Processor time of the coordinator's process since all workers were up."""
@@ -172,9 +172,9 @@ def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
         ray.get(coordinator.add_run.remote(spec, shape))
         entries = entries_of(f"{folder}/out", options.films, options.segments)
         for start in range(0, len(entries), 200):
-            ray.get(coordinator.add_films.remote("bench", entries[start : start + 200]))
-        ray.get(coordinator.seal_run.remote("bench"))
-        counts = ray.get(coordinator.wait.remote("bench"))
+            ray.get(coordinator.add_films.remote(spec.key, entries[start : start + 200]))
+        ray.get(coordinator.seal_run.remote(spec.key))
+        counts = ray.get(coordinator.wait.remote(spec.key))
         used_s = ray.get(coordinator.used_s.remote())
         ray.get(coordinator.close.remote())
     finally:

@@ -1,0 +1,27 @@
+"""The coordinator's calls, without Ray: what they need of it begins with a run's first worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+from render_farm.farm.coordinator import Coordinator
+from render_farm.farm.run_spec import FarmShape, RunSpec
+
+SHAPE = FarmShape(num_workers=1, device="cpu")
+
+
+def test_runs_of_one_id_in_two_outputs_are_two_runs(tmp_path):
+    specs = [RunSpec(run_id="night", output=str(tmp_path / name)) for name in "ab"]
+
+    async def add() -> None:
+        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        for spec in specs:
+            assert await coordinator.add_run(spec, SHAPE)
+        await coordinator.cancel_run(specs[0].key, "asked to")
+        assert await asyncio.wait_for(coordinator.wait(specs[0].key), 20) == {}
+        states = [(await coordinator.snapshot(spec.key)).state for spec in specs]
+        assert states == ["done", "waiting"], "nothing was to be cancelled"
+        await coordinator.cancel_run(specs[1].key, "asked to")
+        await asyncio.wait_for(coordinator.wait(specs[1].key), 20)
+
+    asyncio.run(add())
