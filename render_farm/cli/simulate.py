@@ -149,10 +149,11 @@ def _films(
     from render_farm.farm.run_spec import FilmEntry
     from render_farm.farm.scheduled_film import scheduled, share_of
     from render_farm.manifest.reader import load_manifest
+    from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of
 
     facts, films, refused = FactsOfModels(default_model), [], 0
-    costs = _TokenPasses()
+    costs = TokenPasses()
     for row in load_manifest(manifest):
         try:
             plan = plan_row(row, facts)
@@ -180,32 +181,6 @@ def _films(
     if not films:
         raise UsageError(f"{manifest}: has no row that can be rendered")
     return films
-
-
-class _TokenPasses:
-    """Of films' segments; films of one shape are counted once."""
-
-    def __init__(self) -> None:
-        self._known: dict[Any, tuple[int, ...]] = {}
-
-    def of(self, plan: FilmPlan) -> tuple[int, ...]:
-        from render_farm.planning.cost import segment_token_passes
-
-        job = plan.job
-        key = (
-            plan.tokens_per_frame,
-            plan.windows,
-            job.num_inference_steps,
-            job.flow_shift,
-            job.ar_step,
-            job.causal_block_size,
-            job.addnoise_condition,
-            job.prefix_noise,
-            job.guided,
-        )
-        if key not in self._known:
-            self._known[key] = tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments))
-        return self._known[key]
 
 
 def _sizes(plan: FilmPlan, gpus_per_node: int) -> tuple[int, ...]:

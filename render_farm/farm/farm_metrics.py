@@ -121,8 +121,8 @@ class FarmMetrics:
         now_unix_s: float,
         num_preparing: int = 0,
     ) -> None:
-        """Say how the farm stands, when it is time to. Looks at every film of the runs that are not over.
-        `num_preparing` segments were handed out and have made no step yet."""
+        """Say how the farm stands, when it is time to. `num_preparing` segments were handed out and have
+        made no step yet."""
         if now - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now

@@ -9,7 +9,7 @@ from render_farm.planning import FilmPlan
 from render_farm.storage.layout import film_key
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FilmTask:
     """One film of one run. Small: it travels with every segment."""
 

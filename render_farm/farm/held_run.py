@@ -23,6 +23,8 @@ from render_farm.storage.store import open_store
 
 _STATE_EVERY_S = 2.0
 _RESULTS_EVERY_S = 20.0
+_RESULTS_AGAIN = 50
+"""Results are written again after at least so many times as long as that takes: it is all rows, every time."""
 _LIVE_EVERY_S = 5.0
 
 
@@ -53,6 +55,7 @@ class HeldRun:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _results_s: float = 0.0
+    _results_took_s: float = 0.0
     _live_s: float = 0.0
     _state_s: float = 0.0
 
@@ -86,7 +89,8 @@ class HeldRun:
         """Make durable what changed, and now and then (and at the end) `results.parquet` and the log. What fails is
         logged, and written the next time; LeaseHeldError (the run is another's now) passes."""
         record, now = self.record, time.monotonic()
-        with_results = last or now - self._results_s > _RESULTS_EVERY_S
+        pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
+        with_results = last or now - self._results_s > pause_s
         async with self._writing:
             rows = record.take_unsaved(self.durable.state.jobs)
             results = record.results() if with_results else []
@@ -97,6 +101,7 @@ class HeldRun:
                 if with_results:
                     self._results_s = now
                     await asyncio.to_thread(write_results, record.store, record.spec.run_id, results)
+                    self._results_took_s = time.monotonic() - now
                 if with_results or record.log.is_urgent:
                     await asyncio.to_thread(record.log.flush, record.store)
                 await self._write_live(now, last=last)
@@ -149,4 +154,5 @@ def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[
     except RenderFarmError:
         lease.stop()
         raise
-    return HeldRun(record=RunRecord(spec, store), lease=lease, durable=durable, control=durable.state.control)
+    kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
+    return HeldRun(record=RunRecord(kept, store), lease=lease, durable=durable, control=durable.state.control)

@@ -20,7 +20,7 @@ from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
-from render_farm.planning.cost import segment_token_passes
+from render_farm.planning.cost import TokenPasses
 from render_farm.planning.group_choice import FilmGroups
 from render_farm.planning.groups import group_of
 from render_farm.scheduling.states import JobState
@@ -83,7 +83,7 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
     films = [item for item in read if not isinstance(item, Result)]
     lookup = Lookup(context.store, context.state, keep_latents=context.keep_latents)
     found = lookup.look_up([film.plan for film in films])
-    entries, render_keys = [], {}
+    entries, render_keys, costs = [], {}, TokenPasses()
     for film, there in zip(films, found, strict=True):
         render_keys[film.plan.job.job_id] = film.plan.render_key
         row = context.state.jobs.get(film.plan.job.job_id, JobRow())
@@ -92,7 +92,7 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
         elif row.taken_out:
             ended.append(_taken_out(film.plan, row))
         else:
-            entries.append(_entry(film, row, there, context))
+            entries.append(_entry(film, row, there, context, costs.of(film.plan)))
     return PreparedRun(entries=tuple(entries), ended=tuple(ended), render_keys=render_keys)
 
 
@@ -155,7 +155,7 @@ def _taken_out(plan: FilmPlan, row: JobRow) -> Result:
     return Result(job_id=plan.job.job_id, state=JobState.CANCELLED, message=message, segments=plan.num_segments)
 
 
-def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmEntry:
+def _entry(film: _Film, row: JobRow, there: Found, context: RunContext, costs: tuple[int, ...]) -> FilmEntry:
     plan, groups = film.plan, context.groups_of(film.plan)
     return FilmEntry(
         task=FilmTask(
@@ -174,7 +174,7 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext) -> FilmE
             previews=context.previews,
         ),
         segments_done=there.segments_done,
-        costs=tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments)),
+        costs=costs,
         priority=plan.job.priority if row.priority is None else row.priority,
         deadline_s=film.deadline_s,
         share=film.share,

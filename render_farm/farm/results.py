@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Result:
     """One row; what is not known is None. Times are UTC."""
 

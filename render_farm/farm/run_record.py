@@ -31,7 +31,7 @@ _LAST_WRITER_WINS = (
 )
 
 
-@dataclass
+@dataclass(slots=True)
 class FilmRecord:
     """One film in the book."""
 
@@ -89,7 +89,13 @@ class RunRecord:
         self.stop_reason = ""
         self.note = ""
         self.films: dict[str, FilmRecord] = {}
-        self._ended_before = Counter(result.state for result in spec.ended)
+        self._ended_before = Counter(str(result.state) for result in spec.ended)
+        self._states: Counter[str] = Counter()
+        """Films by state. With the sums below, nothing that is asked often looks at every film."""
+        self.segments_left = 0
+        """Of films that have not ended."""
+        self.deadlines: Counter[float] = Counter()
+        """Films that have not ended by their deadline (Unix time), where they have one."""
         self._running: set[str] = set()
         self._changed: set[str] = set()
         """Since the last picture."""
@@ -126,7 +132,25 @@ class RunRecord:
         self.num_segments += plan.num_segments
         self.segments_done += entry.segments_done
         self._work_total += sum(entry.costs[entry.segments_done :])
+        self._states[JobState.WAITING] += 1
+        self._count_open(film, 1)
         return film
+
+    def _count_open(self, film: FilmRecord, change: int) -> None:
+        self.segments_left += change * (film.entry.task.plan.num_segments - film.segments_done)
+        deadline_s = film.entry.deadline_s
+        if deadline_s is not None:
+            self.deadlines[deadline_s] += change
+            if not self.deadlines[deadline_s]:
+                del self.deadlines[deadline_s]
+
+    def _set_state(self, film: FilmRecord, state: JobState) -> None:
+        before = JobState(film.result.state)
+        self._states[before] -= 1
+        self._states[state] += 1
+        film.result.state = state
+        if before.ended != state.ended:
+            self._count_open(film, -1 if state.ended else 1)
 
     # --- what happens to a film ---
 
@@ -145,7 +169,8 @@ class RunRecord:
         if film.started_s is None:
             film.started_s = time.monotonic()
             film.result.started_at = datetime.now(UTC)
-        film.result.state, film.worker, film.phase = JobState.RUNNING, worker, phase
+        self._set_state(film, JobState.RUNNING)
+        film.worker, film.phase = worker, phase
         film.step = film.num_steps = 0
         film.work_began_s, film.helpers = time.monotonic(), helpers
         if phase == "publish":
@@ -193,6 +218,7 @@ class RunRecord:
             film, EventKind.SEGMENT_DONE, f"segment {segment + 1} is stored", segment=segment, seconds=round(seconds, 3)
         )
         film.segments_done += 1
+        self.segments_left -= 1
         film.step = film.num_steps = 0
         film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds * num_workers, 3)
         self.segments_done += 1
@@ -216,19 +242,23 @@ class RunRecord:
         )
 
     def set_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
-        """A film's work failed and will be tried again."""
+        """A film's work failed and will be tried again. Nothing happens to one that has ended meanwhile."""
         film = self.films[job_id]
+        if JobState(film.result.state).ended:
+            return
         if film.worker:
             behind = {} if segments_done is None else {"segments_done": segments_done}
             self._note(film, EventKind.WORK_FAILED, message, segment=film.segments_done, **behind)
             film.attempt += 1
         if segments_done is not None and segments_done < film.segments_done:
             self.segments_done -= film.segments_done - segments_done
+            self.segments_left += film.segments_done - segments_done
             self._work_total += sum(film.entry.costs[segments_done : film.segments_done])
             film.segments_done = segments_done
         if film.num_steps:
             self._work_total += int(film.entry.costs[film.segments_done] * film.step / film.num_steps)
-        film.result.state, film.worker, film.phase = JobState.WAITING, "", ""
+        self._set_state(film, JobState.WAITING)
+        film.worker = film.phase = ""
         film.step = film.num_steps = 0
         film.result.message = message
         self._touch(film)
@@ -236,6 +266,7 @@ class RunRecord:
     def waits_again(self, job_id: str) -> None:
         """A film that had ended is retried."""
         film = self.films[job_id]
+        self._set_state(film, JobState.WAITING)
         film.result = Result(job_id=job_id, state=JobState.WAITING, segments=film.result.segments)
         film.started_s = None
         self._work_total += sum(film.entry.costs[film.segments_done :])
@@ -265,7 +296,8 @@ class RunRecord:
         """A film reached its last state."""
         film = self.films[job_id]
         result = film.result
-        result.state, result.attempts = state, attempts
+        self._set_state(film, state)
+        result.attempts = attempts
         if state is JobState.DONE and not message and film.entry.task.plan.approximations:
             message = f"approximate: {', '.join(film.entry.task.plan.approximations)}"
         result.error_class, result.message = error_class or None, message or None
@@ -283,8 +315,12 @@ class RunRecord:
     @property
     def counts(self) -> dict[str, int]:
         """Jobs by state, the ones that needed no work included."""
-        counts = Counter(film.result.state for film in self.films.values())
-        return {str(state): number for state, number in (counts + self._ended_before).items()}
+        return {str(state): number for state, number in (self._states + self._ended_before).items()}
+
+    @property
+    def num_rendering(self) -> int:
+        """Films of which a segment is being rendered."""
+        return sum(self.films[job_id].phase == "denoise" for job_id in self._running)
 
     def results(self) -> list[Result]:
         """Every row of `results.parquet` as it stands."""

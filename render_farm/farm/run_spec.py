@@ -73,7 +73,7 @@ def run_key(output: str, run_id: str) -> str:
     return f"{output}/_runs/{run_id}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FilmEntry:
     """One film of a run."""
 

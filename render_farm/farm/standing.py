@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from render_farm.farm.run_record import RunRecord
-from render_farm.scheduling.states import JobState
-
-_ENDED = frozenset(state for state in JobState if state.ended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,27 +26,14 @@ class Standing:
 
 
 def standing(record: RunRecord, now_unix_s: float) -> Standing:
-    """The run of `record` now. Looks at each of its films."""
-    waiting = running = done = num_late = 0
-    last_deadline_s: float | None = None
-    for film in record.films.values():
-        done += film.segments_done
-        if film.result.state in _ENDED:
-            continue
-        is_rendering = film.phase == "denoise"
-        running += is_rendering
-        waiting += film.entry.task.plan.num_segments - film.segments_done - is_rendering
-        deadline_s = film.entry.deadline_s
-        if deadline_s is not None:
-            num_late += deadline_s < now_unix_s
-            last_deadline_s = max(deadline_s, last_deadline_s or deadline_s)
-    eta_s = record.eta_s
+    """The run of `record` now, from its sums."""
+    eta_s, deadlines = record.eta_s, record.deadlines
     return Standing(
         jobs=record.counts,
-        segments_waiting=waiting,
-        segments_running=running,
-        segments_done=done,
-        num_late=num_late,
+        segments_waiting=record.segments_left - record.num_rendering,
+        segments_running=record.num_rendering,
+        segments_done=record.segments_done,
+        num_late=sum(number for deadline_s, number in deadlines.items() if deadline_s < now_unix_s),
         eta_s=eta_s,
-        slack_s=None if last_deadline_s is None or eta_s is None else last_deadline_s - now_unix_s - eta_s,
+        slack_s=max(deadlines) - now_unix_s - eta_s if deadlines and eta_s is not None else None,
     )

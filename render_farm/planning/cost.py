@@ -5,6 +5,8 @@ Used for ordering and for estimates of time left; seconds come from measuring ho
 
 from __future__ import annotations
 
+from typing import Any
+
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.schedule import NOT_STARTED
 
@@ -24,6 +26,30 @@ def segment_token_passes(plan: FilmPlan, segment: int) -> int:
         blocks = sum(not (skips and index == NOT_STARTED) and not (caches and index == finished) for index in row)
         frames += blocks * schedule.block_size + plan.windows[segment].num_closing_frames
     return frames * plan.tokens_per_frame * (2 if plan.job.guided else 1)
+
+
+class TokenPasses:
+    """Token passes of each segment of films; those of one shape are counted once, and are one tuple."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[int, ...]] = {}
+
+    def of(self, plan: FilmPlan) -> tuple[int, ...]:
+        job = plan.job
+        shape = (
+            plan.tokens_per_frame,
+            plan.windows,
+            job.num_inference_steps,
+            job.flow_shift,
+            job.ar_step,
+            job.causal_block_size,
+            job.addnoise_condition,
+            job.prefix_noise,
+            job.guided,
+        )
+        if shape not in self._known:
+            self._known[shape] = tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments))
+        return self._known[shape]
 
 
 def film_token_passes(plan: FilmPlan) -> int:

@@ -20,7 +20,7 @@ from render_farm.step_cache import OFF
 _MUCH_ADDNOISE = 60
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FilmPlan:
     """A job that can be rendered: its parameters, its windows, and what the renderer warns of."""
 

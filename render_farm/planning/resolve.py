@@ -16,7 +16,7 @@ from render_farm.step_cache import CacheKind, parse_cache
 INPUT_COLUMNS = ("image", "last_image", "video")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedJob:
     """Every parameter of a film, none of them null except inputs that are not given."""
 

@@ -7,6 +7,7 @@ passes (`cost.py`) are multiplied by that, with the T of its whole window. Loadi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from render_farm.models import PRESETS
 from render_farm.planning.film import FilmPlan
@@ -17,17 +18,25 @@ _HEAD_DIM, _NUM_LAYERS, _FFN_BY_WIDTH = 128, 40, 3.5
 
 
 def segments_seconds(plan: FilmPlan, token_passes: Sequence[int], device: str) -> tuple[float, ...]:
-    """Seconds of each segment on one worker of `device`; `token_passes` are those of `cost.segment_token_passes`."""
+    """Seconds of each segment on one worker of `device`; `token_passes` are those of `cost.segment_token_passes`. One
+    tuple for all films of a shape."""
+    tokens = tuple(window.num_seen_frames * plan.tokens_per_frame for window in plan.windows)
+    return _seconds(plan.facts.name, plan.facts.num_heads, tokens, tuple(token_passes), device)
+
+
+@lru_cache(maxsize=1024)
+def _seconds(
+    model: str, num_heads: int, window_tokens: tuple[int, ...], token_passes: tuple[int, ...], device: str
+) -> tuple[float, ...]:
     machine = NVLINK_NODE if device == "cuda" else CPU_NODE
-    preset = PRESETS.get(plan.facts.name)
+    preset = PRESETS.get(model)
     if preset is not None:
         width, num_layers, ffn = preset.num_heads * preset.head_dim, preset.num_layers, float(preset.ffn_dim)
     else:
-        width, num_layers = max(1, plan.facts.num_heads) * _HEAD_DIM, _NUM_LAYERS
+        width, num_layers = max(1, num_heads) * _HEAD_DIM, _NUM_LAYERS
         ffn = _FFN_BY_WIDTH * width
     seconds = []
-    for window, passes in zip(plan.windows, token_passes, strict=True):
-        tokens = window.num_seen_frames * plan.tokens_per_frame
+    for tokens, passes in zip(window_tokens, token_passes, strict=True):
         operations = num_layers * (12 * width**2 + 4 * width * ffn + 4 * width * (tokens + TEXT_TOKENS))
         seconds.append(passes * operations / machine.operations_per_s)
     return tuple(seconds)
@@ -36,6 +45,15 @@ def segments_seconds(plan: FilmPlan, token_passes: Sequence[int], device: str) -
 def cost_class(plan: FilmPlan) -> tuple[str, ...]:
     """What segments of a film are alike in, coarse to fine: model, size, mode of denoising."""
     job = plan.job
-    mode = f"ar {job.ar_step}, blocks {job.causal_block_size}" if job.ar_step else "synchronous"
-    approximate = [value for value in (job.cache, job.memory) if value not in ("off", "auto")]
-    return (plan.facts.name, f"{job.height}x{job.width}", ", ".join([mode, *approximate]))
+    return _cost_class(
+        plan.facts.name, job.height, job.width, job.ar_step, job.causal_block_size, job.cache, job.memory
+    )
+
+
+@lru_cache(maxsize=1024)
+def _cost_class(
+    model: str, height: int, width: int, ar_step: int, causal_block_size: int, cache: str, memory: str
+) -> tuple[str, ...]:
+    mode = f"ar {ar_step}, blocks {causal_block_size}" if ar_step else "synchronous"
+    approximate = [value for value in (cache, memory) if value not in ("off", "auto")]
+    return (model, f"{height}x{width}", ", ".join([mode, *approximate]))

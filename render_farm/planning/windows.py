@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames
@@ -10,7 +11,7 @@ from render_farm.planning.resolve import ResolvedJob
 from render_farm.planning.tasks import IMAGE_TASKS, num_closing_frames, num_given_frames
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
     """One window of latent frames; all counts are latent frames."""
 
@@ -74,6 +75,7 @@ def windows_of(job: ResolvedJob, facts: ModelFacts) -> tuple[Window, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
 def single_window(*, num_frames: int, temporal_factor: int = 4, task: str = "t2v") -> tuple[Window, ...]:
     """The one window of a film of `num_frames` (already of the form 4n+1) by a checkpoint without diffusion forcing."""
     return (
@@ -89,6 +91,7 @@ def single_window(*, num_frames: int, temporal_factor: int = 4, task: str = "t2v
     )
 
 
+@lru_cache(maxsize=1024)
 def plan_windows(
     *,
     num_frames: int,

@@ -166,9 +166,10 @@ class FarmMachine:
 
     def _add_films(self, films: tuple[Film, ...], now: float) -> None:
         for spec in films:
-            assert spec.key not in self._films, f"{spec.key} was added before"
+            key = spec.key
+            assert key not in self._films, f"{key} was added before"
             self._number += 1
-            self._films[spec.key] = FilmRecord(
+            self._films[key] = FilmRecord(
                 spec=spec,
                 setting=self._book.setting_of(spec),
                 number=self._number,
@@ -179,11 +180,11 @@ class FarmMachine:
                 prior_left_s=0.0,
             )
             run = self._book.run(spec.run_id)
-            run.films.append(spec.key)
+            run.films.append(key)
             run.counts[JobState.WAITING] += 1
-            self._book.open(spec.key)
+            self._book.open(key)
             self._dispatcher.shares.arrived(spec.share)
-            self._enqueue(spec.key)
+            self._enqueue(key)
 
     def _seal(self, event: ev.RunSealed, actions: list[Action]) -> None:
         run = self._book.run(event.run_id)

@@ -34,7 +34,11 @@ def host_id() -> str:
 
 
 def this_process() -> ProcessId:
-    pid = os.getpid()
+    return _own(os.getpid())
+
+
+@cache
+def _own(pid: int) -> ProcessId:
     return ProcessId(host=host_id(), pid=pid, started=_started(pid) or 0)
 
 

@@ -27,7 +27,7 @@ SNAPSHOT_EVERY = 50
 _READS_AT_ONCE = 16
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class JobRow:
     """What is known of one job of a run. Times are UTC in ISO 8601."""
 

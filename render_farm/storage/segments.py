@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,7 +52,8 @@ class SegmentRecord:
     engine: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "group_shape": list(self.group_shape)}
+        content = {name: getattr(self, name) for name in _RECORDED}
+        return {**content, "group_shape": list(self.group_shape)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> SegmentRecord:
@@ -76,6 +77,9 @@ class SegmentRecord:
         if content["index"] < 0 or content["num_latent_frames"] < 0 or not math.isfinite(content["seconds"]):
             raise ValueError("a segment record with impossible numbers")
         return cls(**{**content, "group_shape": shape})
+
+
+_RECORDED = tuple(each.name for each in fields(SegmentRecord))
 
 
 def worker_seconds(segment: Mapping[str, Any]) -> float:

@@ -54,7 +54,8 @@ class StubWorker:
         self._log = Path(os.environ["STUB_LOG"], f"{name}.jsonl")
 
     def ready(self) -> dict[str, Any]:
-        """As of `RenderWorker`."""
+        """As of `RenderWorker`: what every job needs is loaded."""
+        open_store(tempfile.gettempdir())
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
     def render_segment(self, task: FilmTask, segment: int, work: int, place: Any = None) -> SegmentReport:

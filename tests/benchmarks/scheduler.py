@@ -179,8 +179,7 @@ def memory() -> None:
             for i in range(start, start + batch):
                 plan, costs = templates[draw.randint(*SEGMENTS)]
                 prompt = f"a cat that walks along a wall, number {i}, in the light of the evening, film grain"
-                windows = tuple(replace(window) for window in plan.windows)
-                plan = replace(plan, windows=windows, job=replace(plan.job, job_id=f"film-{i}", prompts=(prompt,)))
+                plan = replace(plan, job=replace(plan.job, job_id=f"film-{i}", prompts=(prompt,)))
                 task = FilmTask(run_id="night", output=folder, model=plan.facts.name, plan=plan)
                 entries.append(FilmEntry(task=task, costs=costs, share="docs", texts=plan.texts))
             # As they arrive in the actor: copies that share nothing with other batches.

@@ -73,7 +73,7 @@ def test_a_torn_snapshot_falls_back_on_the_one_before(store):
     many = writer(store)
     for number in range(3 * SNAPSHOT_EVERY):
         many.write({f"job-{number}": DONE})
-    snapshots = [key for key in store.list(KEYS.states) if b'"snapshot": true' in store.read_bytes(key)]
+    snapshots = [key for key in store.list(KEYS.states) if b'"snapshot":true' in store.read_bytes(key)]
     assert len(snapshots) == 2
     store.write_bytes(snapshots[-1], b"torn")
     state = load_run_state(store, "night")
