@@ -26,9 +26,11 @@ from render_farm.farm.cluster import use_token_at_hand
 PYTHON = ("python", "-m", "render_farm.cli")
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TRIES = 5
-_NOT_YET = "No available agent"
+_NOT_YET = ("No available agent", "ClientConnectorError")
 """What the job server of a cluster says that has only just started."""
-_PATIENCE_S = 30.0
+_PATIENCE_S = 180.0
+"""How long it is asked again: agents start with their node, on a busy machine minutes after the job server."""
+_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,8 @@ def submit(submission: Submission, address: str | None) -> Submitted:
                 )
             except RuntimeError as error:
                 refused = str(error)
-                if _NOT_YET in refused and time.monotonic() < patient_until_s:
-                    time.sleep(1)  # the cluster has only just started
+                if any(text in refused for text in _NOT_YET) and time.monotonic() < patient_until_s:
+                    time.sleep(_LOOK_EVERY_S)
                 elif number not in _jobs_of(client, submission.run_id):
                     raise
                 else:  # someone else submitted it in this moment: look again

@@ -5,6 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -153,3 +157,48 @@ def test_what_is_taken_along():
     }
     with pytest.raises(UsageError, match="NAME=VALUE"):
         carried_environment(here, extra=["OTHER"])
+
+
+class _StartingJobServer(BaseHTTPRequestHandler):
+    """A job server whose node's agent is not there yet, as often as `refusals` says."""
+
+    refusals: ClassVar[list[str]] = []
+    jobs: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        versions = {"version": "4", "ray_version": version("ray"), "ray_commit": "", "session_name": "s"}
+        self._answer(200, json.dumps(versions if self.path == "/api/version" else []))
+
+    def do_POST(self) -> None:
+        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["submission_id"]
+        if self.refusals:
+            self._answer(500, self.refusals.pop())
+            return
+        self.jobs.append(job)
+        self._answer(200, json.dumps({"job_id": job, "submission_id": job}))
+
+    def _answer(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
+def test_a_cluster_that_has_only_just_started_is_waited_for(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _StartingJobServer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(farm_submit, "_LOOK_EVERY_S", 0.05)
+    submission = farm_submit.Submission(run_id="r", output="s3://b", manifest=None, arguments=("render",))
+    _StartingJobServer.refusals += ["No available agent to submit job, please try again later."] * 3
+    try:
+        assert farm_submit.submit(submission, address).job_id == "r-1"
+        _StartingJobServer.refusals += ["the disk is full"]
+        with pytest.raises(UsageError, match="the disk is full"):
+            farm_submit.submit(submission, address)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert _StartingJobServer.jobs == ["r-1"]
