@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -95,7 +97,7 @@ class StubWorker:
         """Nothing is kept."""
 
 
-class _BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ignore[name-defined,misc]
+class BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ignore[name-defined,misc]
     """The coordinator, with stub workers, and without prompts to encode."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -153,21 +155,30 @@ def main() -> None:
     show(spans, result, options.seconds)
 
 
-def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Render the films; how the run ended, and what the coordinator used."""
-    started = time.monotonic()
+@contextlib.contextmanager
+def started_ray(num_workers: int) -> Iterator[None]:
+    """A private Ray with so many GPUs that are not there."""
     ray.init(
         num_cpus=os.cpu_count(),  # so many worker processes start at a time
-        num_gpus=options.workers,
+        num_gpus=num_workers,
         include_dashboard=False,
         namespace="render_farm",
         log_to_driver=False,
         object_store_memory=200 << 20,
     )
     try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Render the films; how the run ended, and what the coordinator used."""
+    started = time.monotonic()
+    with started_ray(options.workers):
         shape = FarmShape(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
         shape = replace(shape, timeouts=replace(shape.timeouts, worker_start_s=900.0))
-        actor = ray.remote(num_cpus=0, max_restarts=0)(_BenchCoordinator)
+        actor = ray.remote(num_cpus=0, max_restarts=0)(BenchCoordinator)
         coordinator = actor.options(name="coordinator").remote(shape, "local")
         spec = RunSpec(run_id="bench", output=f"{folder}/out")
         ray.get(coordinator.add_run.remote(spec, shape))
@@ -178,16 +189,15 @@ def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
         counts = ray.get(coordinator.wait.remote(spec.key))
         used_s = ray.get(coordinator.used_s.remote())
         ray.get(coordinator.close.remote())
-    finally:
-        ray.shutdown()
     return {"counts": counts, "used_s": used_s, "wall_s": time.monotonic() - started}
 
 
 def show(spans: list[list[list[Any]]], result: dict[str, Any], seconds: float) -> None:
-    gaps, work_s, num_segments = [], 0.0, 0
+    gaps, firsts, work_s, num_segments = [], [], 0.0, 0
     for mine in spans:
         mine.sort(key=lambda span: span[2])
         num_segments += len(mine)
+        firsts += [mine[1][2] - mine[0][3]] if len(mine) > 1 else []
         for before, after in itertools.pairwise(mine):
             gaps.append(after[2] - before[3])
             work_s += before[3] - before[2]
@@ -199,6 +209,7 @@ def show(spans: list[list[list[Any]]], result: dict[str, Any], seconds: float) -
     print(f"idle share of the farm   {sum(gaps) / (sum(gaps) + work_s):.2%} (time between two segments of a worker)")
     print(f"gap median               {statistics.median(gaps) * 1000:.1f} ms")
     print(f"gap p99                  {gaps[int(0.99 * len(gaps))] * 1000:.1f} ms")
+    print(f"gap after the first one  {statistics.median(firsts) * 1000:.1f} ms, median (all workers begin at once)")
     print(
         f"segments a second        {num_segments / (last - first):.1f}, the coordinator used {result['used_s']:.1f} s"
     )
