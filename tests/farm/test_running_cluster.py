@@ -12,7 +12,7 @@ import pytest
 import ray
 from PIL import Image
 
-from render_farm.farm import driver
+from render_farm.farm import run_watch
 from render_farm.farm.cluster import connect
 from render_farm.tiny import MODEL_DIR
 from tests.farm import films
@@ -60,7 +60,7 @@ def test_a_manifest_and_a_prompt_on_a_running_cluster(ray_head, tmp_path):
 
 def test_a_command_waits_for_a_coordinator_that_ray_starts_anew(ray_head, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setattr(driver, "_ADD_AGAIN_S", 0.1)
+    monkeypatch.setattr(run_watch, "_ADD_AGAIN_S", 0.1)
 
     class Coordinator:
         """Dies in its first lives, as soon as it is asked for something."""
@@ -78,21 +78,21 @@ def test_a_command_waits_for_a_coordinator_that_ray_starts_anew(ray_head, tmp_pa
         def seal_run(self, *_) -> None:
             assert not self._dies
 
-    def watch(name: str, num_lives: int) -> driver._Watch:
+    def watch(name: str, num_lives: int) -> run_watch.RunWatch:
         (tmp_path / name).mkdir()
         options = {"num_cpus": 0, "max_restarts": -1}
         actor = ray.remote(Coordinator).options(**options).remote(str(tmp_path / name), num_lives)
         cluster = SimpleNamespace(private=False, coordinator=lambda shape: actor)
-        spec, prepared = SimpleNamespace(run_id="r"), SimpleNamespace(entries=[])
-        return driver._Watch(cluster, None, spec, prepared, None, None, None)
+        spec, prepared = SimpleNamespace(key="r"), SimpleNamespace(entries=[])
+        return run_watch.RunWatch(cluster, None, spec, prepared, None, None, None)
 
     with connect(ray_head.address, num_workers=None):
         patient = watch("two", 2)
         patient._add()
         assert patient._is_added
         assert len(list((tmp_path / "two").iterdir())) == 3
-        monkeypatch.setattr(driver, "_ADD_WITHIN_S", 0.5)
-        with pytest.raises(driver._CoordinatorEndedError, match="the coordinator ended"):
+        monkeypatch.setattr(run_watch, "_ADD_WITHIN_S", 0.5)
+        with pytest.raises(run_watch.CoordinatorEndedError, match="the coordinator ended"):
             watch("all", 1000)._add()
 
 
