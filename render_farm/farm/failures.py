@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 
 from render_farm.errors import Fault, RenderFarmError
 from render_farm.scheduling.retry import Failure
 
+_OF_A_DEVICE = re.compile(
+    r"CUDA (driver )?error|cuDNN error|CU(DNN|BLAS)_STATUS_|NCCL error|uncorrectable ECC", re.IGNORECASE
+)
+"""The libraries under torch raise a bare RuntimeError; nothing that the process computes later is to be trusted."""
 _NODE_GONE = ("node has died", "node died", "node is dead", "node was terminated", "receives a SIGTERM")
 
 
@@ -36,7 +41,7 @@ def classify(error: BaseException) -> Failure:
             message=f"the segment does not fit the device's memory: {message} "
             "(a smaller height, width or base_num_frames needs less)",
         )
-    if name == "AcceleratorError" or "CUDA error" in message:
+    if name == "AcceleratorError" or _OF_A_DEVICE.search(message):
         return Failure(fault=Fault.WORKER, error_class="DeviceError", message=message, poisons_process=True)
     return Failure(fault=Fault.WORKER, error_class=name, message=message or name)
 
