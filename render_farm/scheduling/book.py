@@ -34,7 +34,7 @@ class FilmRecord:
     """Who renders or finishes it now."""
     finishing: bool = False
     attempts: int = 0
-    """How often work on it was handed out and did not succeed, plus one for the work that did."""
+    """Tries that failed and count, plus one for the work in hand or done."""
     counted: int = 0
     """Failures of its present work by workers' fault."""
     waits: int = 0

@@ -442,6 +442,7 @@ class FarmMachine:
         if not verdict.retry:
             self._end_film(key, JobState.FAILED, actions, failure)
             return
+        film.attempts -= not verdict.counted
         self._book.move(key, JobState.WAITING)
         self._number += 1
         heapq.heappush(self._delayed, (now + verdict.delay_s, self._number, key))

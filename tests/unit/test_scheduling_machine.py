@@ -499,7 +499,9 @@ def test_preemption_costs_no_attempt_no_delay_and_never_gives_up():
         actions = farm.failed(work, preempted)
         assert only(actions, ev.ReplaceWorker).worker == work.worker
         work = only(farm.apply(ev.WorkerUp(worker=f"fresh{number}")), ev.RenderSegment)
-    assert only(farm.published(only(farm.done(work), ev.FinishFilm)), ev.FilmEnded).state is JobState.DONE
+        assert work.attempt == 1
+    ended = only(farm.published(only(farm.done(work), ev.FinishFilm)), ev.FilmEnded)
+    assert (ended.state, ended.attempts) == (JobState.DONE, 1)
 
 
 def test_delays_are_jittered_by_a_quarter_at_most_and_the_same_for_the_same_film():
