@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
-from types import SimpleNamespace
+import sys
 
-import pytest
-import ray
 from PIL import Image
 
-from render_farm.farm import run_watch
-from render_farm.farm.cluster import connect
 from render_farm.tiny import MODEL_DIR
 from tests.farm import films
 from tests.farm.conftest import ray_command
@@ -58,42 +53,16 @@ def test_a_manifest_and_a_prompt_on_a_running_cluster(ray_head, tmp_path):
     assert "where the cluster asks for a token" in errors
 
 
-def test_a_command_waits_for_a_coordinator_that_ray_starts_anew(ray_head, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setattr(run_watch, "_ADD_AGAIN_S", 0.1)
-
-    class Coordinator:
-        """Dies in its first lives, as soon as it is asked for something."""
-
-        def __init__(self, folder: str, num_lives: int) -> None:
-            number = len(list(Path(folder).iterdir()))
-            Path(folder, str(number)).touch()
-            self._dies = number < num_lives
-
-        def add_run(self, *_) -> bool:
-            if self._dies:
-                os._exit(1)
-            return True
-
-        def seal_run(self, *_) -> None:
-            assert not self._dies
-
-    def watch(name: str, num_lives: int) -> run_watch.RunWatch:
-        (tmp_path / name).mkdir()
-        options = {"num_cpus": 0, "max_restarts": -1}
-        actor = ray.remote(Coordinator).options(**options).remote(str(tmp_path / name), num_lives)
-        cluster = SimpleNamespace(private=False, coordinator=lambda shape: actor)
-        spec, prepared = SimpleNamespace(key="r"), SimpleNamespace(entries=[])
-        return run_watch.RunWatch(cluster, None, spec, prepared, None, None, None)
-
-    with connect(ray_head.address, num_workers=None):
-        patient = watch("two", 2)
-        patient._add()
-        assert patient._is_added
-        assert len(list((tmp_path / "two").iterdir())) == 3
-        monkeypatch.setattr(run_watch, "_ADD_WITHIN_S", 0.5)
-        with pytest.raises(run_watch.CoordinatorEndedError, match="the coordinator ended"):
-            watch("all", 1000)._add()
+def test_a_command_waits_for_a_coordinator_that_ray_starts_anew(ray_head, tmp_path):
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.farm.dying_coordinator", ray_head.address, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "RAY_AUTH_MODE": "token"},
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == {"num_lives": 3, "is_added": True, "given_up": "the coordinator ended"}
 
 
 def test_an_address_without_a_cluster_is_exit_code_2(tmp_path):
