@@ -56,6 +56,12 @@ class Cluster:
         _end_outdated(NAME, environment)
         return Coordinator.options(**options).remote(shape, self.address, environment)  # type: ignore[attr-defined]
 
+    def least_gpu_memory(self) -> int | None:
+        """See `gpu_memory`."""
+        from render_farm.farm.gpu_memory import least_gpu_memory
+
+        return least_gpu_memory()
+
 
 def resolve_address(address: str | None) -> str:
     """`address`, else `$RAY_ADDRESS`, else `local` (a private Ray on this machine)."""

@@ -51,19 +51,18 @@ def groups_of(
     from render_farm.engine.shapes import read_shapes
 
     settings = request.settings
+    chooses = settings.group.degrees == "auto" or "auto" in (request.ulysses, request.ring, request.cfg_parallel)
     if cluster is None:
         host = this_host(device, request.num_workers)
     else:
         places = cluster.most_gpus if device == "cuda" else min(cluster.most_cpus, MOST_CPU_WORKERS)
-        # A cluster that is still to grow has no host to choose for: each film's own degrees, or 1.
-        host = Host(device=device, num_workers=max(1, min(request.num_workers or places, places)))
-    asked = (request.ulysses, request.ring, request.cfg_parallel)
-    return GroupChooser(
-        settings.group,
-        host,
-        lambda model: read_shapes(checkpoint_of(model).folder),
-        chooses=settings.group.degrees == "auto" or "auto" in asked,
-    )
+        host = Host(
+            device=device,
+            # A cluster that is still to grow has no host to choose for: each film's own degrees, or 1.
+            num_workers=max(1, min(request.num_workers or places, places)),
+            memory_bytes=cluster.least_gpu_memory() if chooses and device == "cuda" else None,
+        )
+    return GroupChooser(settings.group, host, lambda model: read_shapes(checkpoint_of(model).folder), chooses=chooses)
 
 
 def _local_gpus() -> int:

@@ -37,7 +37,7 @@ class GroupChooser:
         self, options: GroupOptions, host: Host, shapes_of: Callable[[str], ModelShapes], *, chooses: bool
     ) -> None:
         """Without `chooses`, degrees that a job leaves open are 1."""
-        self._host = host
+        self.host = host
         self._chooses = chooses
         self._machine = machine_of(options, host.device)
         self._shapes_of = cache(shapes_of)
@@ -49,7 +49,7 @@ class GroupChooser:
             shapes = self._shapes_of(plan.facts.name)
         except ModelError:  # its sizes are not known
             return FilmGroups(group=group_of(plan.job))
-        host = self._host
+        host = self.host
         return film_groups(plan, shapes, self._machine, num_workers=host.num_workers, memory_bytes=host.memory_bytes)
 
 

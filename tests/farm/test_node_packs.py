@@ -1,25 +1,45 @@
-"""Workers of a render group start on one node of a cluster: real placement groups on a Ray of two small nodes."""
+"""Workers of a render group start on one node of a cluster, and nodes say what their GPUs have: a Ray of two nodes."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from render_farm.farm import cluster as farm_cluster
+from render_farm.farm.farm_shape import groups_of
+from render_farm.farm.gpu_memory import least_gpu_memory, memory_here
+from render_farm.farm.group_choice import Host
 from render_farm.farm.node_packs import NodePacks
+from render_farm.farm.request import RunRequest
+
+NVIDIA_SMI = """#!/bin/sh
+echo "$@" | grep -q -- "--query-gpu=memory.total,memory.reserved --format=csv,noheader,nounits" || exit 2
+echo "81559, 551"
+echo "40960, [N/A]"
+"""
+"""What the driver's program prints on a machine with two GPUs."""
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """Two nodes with four CPUs each."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes with four CPUs each; one of them says that it has GPUs."""
+    programs: Path = tmp_path_factory.mktemp("bin")
+    (programs / "nvidia-smi").write_text(NVIDIA_SMI)
+    (programs / "nvidia-smi").chmod(0o755)
     cluster = Cluster()
-    for number in range(2):
-        cluster.add_node(num_cpus=4, node_name=f"node-{number}", include_dashboard=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for number in range(2):
+            cluster.add_node(num_cpus=4, node_name=f"node-{number}", include_dashboard=False, num_gpus=2 * number)
+            patch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
@@ -95,3 +115,16 @@ def test_without_groups_places_are_anywhere(cluster: Cluster) -> None:
     assert NodePacks(size=4, num_places=4, resources={"CPU": 0.0}).options(0) == {}
     options = NodePacks(size=1, num_places=4, resources={"CPU": 1.0}).options(0, avoided_nodes=["a", "b"])
     assert options == {"label_selector": {"ray.io/node-id": "!in(a,b)"}}
+
+
+def read_no_checkpoint(model: str) -> Any:
+    raise AssertionError(model)
+
+
+def test_nodes_with_gpus_say_how_much_memory_they_have(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert least_gpu_memory() == 40960 << 20
+    here = farm_cluster.Cluster(address="auto", private=False, num_gpus=2, num_cpus=8, most_gpus=2)
+    chooser = groups_of(RunRequest(output="out", ulysses="auto"), here, "cuda", read_no_checkpoint)
+    assert chooser.host == Host(device="cuda", num_workers=2, memory_bytes=40960 << 20)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert memory_here() == []
