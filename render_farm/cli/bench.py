@@ -101,26 +101,37 @@ def parallel(
     device: Annotated[Device, typer.Option("--device", help="Where to measure.")] = Device.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
     decode: Annotated[bool, typer.Option("--decode", help="The VAE's decoder too, by rows.")] = False,
+    one_rank: Annotated[
+        bool,
+        typer.Option("--one-rank", help="Instead: what a group's path costs on one rank; attention against float64."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Render one window on several ranks, a GPU or a CPU thread each: time, efficiency, exactness, bytes sent; and the
     settings by which `auto` degrees are chosen."""
     from render_farm.parallel.bench import document, lines, read_degrees, read_ranks
     from render_farm.parallel.measure import GroupBenchRequest, measure
+    from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines
 
-    results = measure(
-        GroupBenchRequest(
-            num_ranks=read_ranks(ranks),
-            shapes=read_degrees(degrees),
-            shape=shape,
-            mode=mode.value,
-            num_frames=num_frames,
-            steps=steps,
-            device=device.value,
-            dtype=dtype,
-            decode=decode,
-        )
+    request = GroupBenchRequest(
+        num_ranks=read_ranks(ranks),
+        shapes=read_degrees(degrees),
+        shape=shape,
+        mode=mode.value,
+        num_frames=num_frames,
+        steps=steps,
+        device=device.value,
+        dtype=dtype,
+        decode=decode,
     )
+    if one_rank:
+        result = measure_one_rank(request)
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            print("\n".join(one_rank_lines(result)))
+        return
+    results = measure(request)
     if as_json:
         print_json(document(results))
     else:

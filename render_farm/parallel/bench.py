@@ -12,6 +12,7 @@ from typing import Any
 from render_farm.engine.bench.shapes import MODES, SHAPES
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.parallel.measure import GroupBenchRequest, GroupResult, measure
+from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines
 from render_farm.planning.group_cost import GroupMachine
 from render_farm.planning.groups import GroupShape
 
@@ -28,6 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")
     parser.add_argument("--dtype", help="default: bfloat16 on CUDA, float32 on the CPU")
     parser.add_argument("--decode", action="store_true", help="the VAE's decoder too, by rows")
+    parser.add_argument(
+        "--one-rank",
+        action="store_true",
+        help="instead: what a group's path costs on one rank, and every backend's errors",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parsed = parser.parse_args(arguments)
     try:
@@ -42,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dtype=parsed.dtype,
             decode=parsed.decode,
         )
-        if parsed.json:
+        if parsed.one_rank:
+            result = measure_one_rank(request)
+            if parsed.json:
+                print(json.dumps(result.to_dict(), indent=2))  # noqa: T201
+            else:
+                print("\n".join(one_rank_lines(result)))  # noqa: T201
+        elif parsed.json:
             print(json.dumps(document(measure(request)), indent=2))  # noqa: T201
         else:
             for line in lines(measure(request)):

@@ -103,10 +103,17 @@ def shapes_to_measure(request: GroupBenchRequest) -> list[GroupShape]:
     return found
 
 
-def measure(request: GroupBenchRequest) -> Iterator[GroupResult]:
-    """Measure shape after shape. Raises `UsageError` for what this machine or model cannot do."""
+def check_request(request: GroupBenchRequest) -> None:
+    """Raises `UsageError` for a shape or a mode that is not known, and for too few steps."""
     if request.shape not in SHAPES or request.mode not in MODES:
         raise UsageError(f"--shape is one of {', '.join(SHAPES)}, --mode one of {', '.join(MODES)}")
+    if request.steps < 2:
+        raise UsageError(f"--steps: {request.steps} is less than 2", advice="the first one is not counted")
+
+
+def measure(request: GroupBenchRequest) -> Iterator[GroupResult]:
+    """Measure shape after shape. Raises `UsageError` for what this machine or model cannot do."""
+    check_request(request)
     shapes = shapes_to_measure(request)
     num_ranks = max(shape.size for shape in shapes)
     device = resolve_device(request.device).type
@@ -236,8 +243,8 @@ def _serve(rank: int, request: GroupBenchRequest, device_type: str, pipe: Any) -
 
 
 def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measured:
-    plan, brief = _plan(engine, request, request.steps), _plan(engine, request, 1)
-    embeddings = _embeddings(engine, plan)
+    plan, brief = bench_plan(engine, request, request.steps), bench_plan(engine, request, 1)
+    embeddings = bench_embeddings(engine, plan)
     times: list[float] = []
     cpu_times: list[float] = []
 
@@ -286,7 +293,8 @@ def expected_bytes(engine: Engine, plan: FilmPlan, shape: GroupShape) -> dict[st
     return {name: round(count) for name, count in rank_bytes(work, shape).items() if count}
 
 
-def _plan(engine: Engine, request: GroupBenchRequest, steps: int) -> FilmPlan:
+def bench_plan(engine: Engine, request: GroupBenchRequest, steps: int) -> FilmPlan:
+    """The film that is measured; of one step, one in which all frames move."""
     shape, (ar_step, block_size) = SHAPES[request.shape], MODES[request.mode]
     num_frames = request.num_frames or shape.num_frames[request.mode]
     job = RenderJob(
@@ -307,7 +315,8 @@ def _plan(engine: Engine, request: GroupBenchRequest, steps: int) -> FilmPlan:
     return engine.plan(job)
 
 
-def _embeddings(engine: Engine, plan: FilmPlan) -> dict[str, Tensor]:
+def bench_embeddings(engine: Engine, plan: FilmPlan) -> dict[str, Tensor]:
+    """Random ones of its texts."""
     generator = torch.Generator().manual_seed(0)
     found = {}
     for text in plan.texts:

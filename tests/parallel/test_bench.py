@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
+
 from render_farm.config import load_settings
 from render_farm.parallel.bench import document, lines
-from render_farm.parallel.measure import GroupResult
+from render_farm.parallel.measure import GroupBenchRequest, GroupResult
+from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines
 from render_farm.planning.group_cost import GroupMachine, machine_of
 from render_farm.planning.groups import GroupShape
 
@@ -68,3 +71,18 @@ def test_the_machine_it_prints_is_a_table_of_the_settings(tmp_path: Path) -> Non
     machine = machine_of(load_settings(file=str(settings), environment={}).group, "cpu")
     assert (machine.operations_per_s, machine.bytes_per_s, machine.exchange_s) == (5e10, 9e8, 2.4e-3)
     assert document([result(GroupShape())])["machine"] is None
+
+
+def test_a_group_of_one_gives_the_plain_path_s_bits_and_backends_are_checked() -> None:
+    request = GroupBenchRequest(num_frames=5, steps=2, device="cpu")
+    result = measure_one_rank(request, num_rounds=1)
+    assert result.largest_difference == 0.0
+    assert result.plain_s > 0 and result.lost == result.group_s / result.plain_s - 1
+    exact = {(found.name, found.dtype): found for found in result.backends}
+    for name in ("torch_flash", "torch_math"):
+        found = exact[name, "float32"]
+        assert found.output is not None and found.output < 1e-5
+        assert found.log_sum_exp is not None and found.log_sum_exp < 1e-5
+    assert not dist.is_initialized()
+    printed = "\n".join(one_rank_lines(result))
+    assert "(bar: less than +2%, " in printed and "torch_flash float32" in printed
