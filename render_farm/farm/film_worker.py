@@ -6,27 +6,26 @@ segment is decoded beside the next one's denoising; a film that arrives from els
 
 from __future__ import annotations
 
-import platform
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-import render_farm
 from render_farm.config import EngineOptions
 from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.film_output import FilmOutput, RenderedFilm
+from render_farm.farm.film_document import film_document
+from render_farm.farm.film_output import FilmOutput
 from render_farm.farm.film_preview import FilmPreview, PreviewNews
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.group_place import Place, in_group
@@ -35,8 +34,6 @@ from render_farm.farm.preemption import LastStep, Preemption
 from render_farm.farm.shared_decoding import SharedDecoding
 from render_farm.farm.step_checkpoints import StepCheckpoints
 from render_farm.media.fitting import Fit
-from render_farm.media.seams import worst
-from render_farm.media.uris import shown_uri
 from render_farm.media.whole_video import read_video
 from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import (
@@ -361,7 +358,7 @@ class FilmWorker:
                 assert film.output is not None
                 film.output.on_frame = on_progress
                 rendered = film.output.finish(film.latents if task.keep_latents else None)
-                document = self._document(task, film.state, attempts, rendered)
+                document = film_document(task, film.state, rendered, attempts=attempts, device=self._device)
                 if on_progress is not None:
                     on_progress()
                 attempt, upload_began = self._attempt(), time.monotonic()
@@ -600,33 +597,6 @@ class FilmWorker:
     def _attempt(self) -> str:
         return f"{self.name}-{secrets.token_hex(6)}"
 
-    def _document(self, task: FilmTask, state: FilmState, attempts: int, rendered: RenderedFilm) -> dict[str, Any]:
-        """What `job.json` says beside what publishing adds."""
-        return {
-            "parameters": _shown_parameters(task),
-            "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
-            "model": {
-                "name": shown_uri(task.plan.facts.name),
-                "fingerprint": task.plan.facts.fingerprint,
-                "dtype": task.plan.facts.dtype,
-            },
-            "software": {
-                "render_farm": render_farm.__version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in _SOFTWARE},
-            },
-            "device": self._device,
-            "run_id": task.run_id,
-            "num_frames": rendered.num_frames,
-            "decode_s": rendered.decode_s,
-            "seam_score": worst(rendered.seams),
-            "seams": [asdict(seam) for seam in rendered.seams],
-            "segments": [record.to_dict() for record in state.segments],
-            "approximations": list(task.plan.approximations),
-            "warnings": list(task.plan.warnings),
-            "attempts": attempts,
-        }
-
 
 def _lead_in(task: FilmTask) -> Callable[[], Iterator[np.ndarray]] | None:
     """The frames of the video that a film extends; they come before its own."""
@@ -636,16 +606,3 @@ def _lead_in(task: FilmTask) -> Callable[[], Iterator[np.ndarray]] | None:
     return partial(
         read_video, job.video, width=job.width, height=job.height, fit=cast(Fit, job.fit), limits=task.limits
     )
-
-
-def _shown_parameters(task: FilmTask) -> dict[str, Any]:
-    """The resolved parameters for `job.json`, without the secrets that an input's URI may hold."""
-    job = task.plan.job
-    shown = {name: shown_uri(uri) for name, uri in job.inputs.items()}
-    shown |= {"model": shown_uri(job.model)} if job.model else {}
-    loras = [
-        {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
-        for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
-    ]
-    parameters = {name: value for name, value in asdict(job).items() if name != "lora_digests"}
-    return {**parameters, "prompts": list(job.prompts), **shown, "loras": loras}
