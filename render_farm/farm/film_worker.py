@@ -9,10 +9,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,13 +19,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from render_farm.config import EngineOptions
-from render_farm.errors import Cancelled, ClusterError, InputError, LeaseHeldError, PreemptedError
+from render_farm.errors import Cancelled, InputError, LeaseHeldError, PreemptedError
 from render_farm.farm.busy_clock import BusyClock
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_document import film_document
 from render_farm.farm.film_output import FilmOutput
 from render_farm.farm.film_preview import FilmPreview, PreviewNews
 from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.films_here import FilmHere, FilmsHere
 from render_farm.farm.group_place import Place, in_group
 from render_farm.farm.patience import Patience
 from render_farm.farm.preemption import LastStep, Preemption
@@ -37,9 +36,7 @@ from render_farm.media.fitting import Fit
 from render_farm.media.whole_video import read_video
 from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import (
-    FilmState,
     SegmentMeta,
-    load_film,
     record_segment,
     save_segment,
 )
@@ -61,28 +58,6 @@ if TYPE_CHECKING:
     from render_farm.parallel import Rendezvous, RendezvousHost
 
 _TEXTS_KEPT = 64
-_SOFTWARE = ("torch", "diffusers", "transformers")
-
-
-class CheckpointBehindError(ClusterError):
-    """Storage holds fewer good segments than the farm thought; they are rendered again from there."""
-
-    def __init__(self, message: str, segments_done: int) -> None:
-        super().__init__(message)
-        self.segments_done = segments_done
-
-
-@dataclass
-class _FilmHere:
-    """A film as this worker has it in memory."""
-
-    state: FilmState
-    latents: list[np.ndarray] = field(default_factory=list)
-    output: FilmOutput | None = None
-    is_finishing: bool = False
-    """It is being decoded and published: it must not be dropped to make room."""
-    conditioning: Conditioning | None = None
-    """Its inputs as latents, once a segment needed them."""
 
 
 class FilmWorker:
@@ -111,8 +86,7 @@ class FilmWorker:
         self._engine: Engine | None = None
         self._engine_model = ""
         self._engine_lock = threading.Lock()
-        self._films: OrderedDict[str, _FilmHere] = OrderedDict()
-        self._lock = threading.Lock()
+        self._films = FilmsHere()
         self._rendering = threading.Lock()
         self._group_host: RendezvousHost | None = None
         self._shared = SharedDecoding()
@@ -178,12 +152,12 @@ class FilmWorker:
             store = open_store(task.output, meter=self.meter)
             engine = self._load(task.model)
             try:
-                film = self._begun(store, task, segment)
+                film = self._films.begun(store, task, segment)
                 is_last = self._last_step(task, segment)
                 self._denoise(store, engine, task, film, segment, work=work, place=place, is_last=is_last)
                 return self._clock.total_s
             finally:
-                self._forget(task.film)  # what rank 0 stores is read when it is needed
+                self._films.forget(task.film)  # what rank 0 stores is read when it is needed
 
     def _render_segment(
         self,
@@ -199,7 +173,7 @@ class FilmWorker:
         store = open_store(task.output, meter=self.meter)
         engine = self._load(task.model)
         claim_job(store, task.run_id, task.film)
-        film = self._begun(store, task, segment)
+        film = self._films.begun(store, task, segment)
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
         is_last = self._last_step(task, segment)
@@ -240,17 +214,17 @@ class FilmWorker:
             film.state = patience(lambda: record_segment(store, film.state, record))
         except LeaseHeldError:
             # Somebody else went on with this film (a worker that was given up for dead): theirs is what counts.
-            self._forget(task.film)
-            film = self._film(store, task)
-            self._check_begun(film, segment + 1, task)
+            self._films.forget(task.film)
+            film = self._films.film(store, task)
+            self._films.check_begun(film, segment + 1, task)
             return SegmentReport(segment=segment, seconds=seconds, engine_s=self._clock.total_s)
         stored = time.monotonic()
         keeper.clear()
         film.latents.append(latents)
         if len(film.state.segments) > len(film.latents):  # it was damaged, and those after it hold still
-            self._forget(task.film)
-            film = self._film(store, task)
-            self._check_begun(film, segment + 1, task)
+            self._films.forget(task.film)
+            film = self._films.film(store, task)
+            self._films.check_begun(film, segment + 1, task)
         self._decode_begun(engine, task, film)
         loading_s, self._loading_s = self._loading_s, None
         return SegmentReport(
@@ -267,7 +241,7 @@ class FilmWorker:
         store: Store,
         engine: Engine,
         task: FilmTask,
-        film: _FilmHere,
+        film: FilmHere,
         segment: int,
         *,
         work: int,
@@ -349,10 +323,10 @@ class FilmWorker:
         if self._is_committed(store, task):
             job = finish_publish(store, task.film, claim)
         else:
-            film = self._film(store, task)
+            film = self._films.film(store, task)
             film.is_finishing = True
             try:
-                self._check_begun(film, task.plan.num_segments, task)
+                self._films.check_begun(film, task.plan.num_segments, task)
                 if film.output is None or film.output.num_segments < task.plan.num_segments:
                     self._decode_begun(self._load(task.model), task, film)
                 assert film.output is not None
@@ -378,7 +352,7 @@ class FilmWorker:
                 )
                 phases = (*rendered.phases, ("upload", time.monotonic() - upload_began))
             finally:
-                self._forget(task.film)
+                self._films.forget(task.film)
         store.delete_tree(FilmKeys(film=task.film).attempts)
         return FilmReport(
             uri=store.uri(JobKeys(job_id=task.job_id).video),
@@ -432,8 +406,7 @@ class FilmWorker:
 
     def drop_films(self) -> None:
         """Forget all films and remove their temporary files, and those of processes that were killed here."""
-        for film in list(self._films):
-            self._forget(film)
+        self._films.forget_all()
         clear_abandoned()
 
     def close(self) -> None:
@@ -469,51 +442,7 @@ class FilmWorker:
                 self._loading_s = time.monotonic() - started
             return self._engine
 
-    def _film(self, store: Store, task: FilmTask) -> _FilmHere:
-        with self._lock:
-            film = self._films.get(task.film)
-            if film is not None:
-                self._films.move_to_end(task.film)
-                return film
-        loaded = load_film(store, task.film)
-        film = _FilmHere(state=loaded.state, latents=list(loaded.latents))
-        with self._lock:
-            self._films[task.film] = film
-            idle = [name for name, here in self._films.items() if not here.is_finishing and name != task.film]
-            evicted = [self._films.pop(name) for name in idle[: max(0, len(self._films) - FILMS_AT_ONCE)]]
-        for old in evicted:
-            if old.output is not None:
-                old.output.remove()
-        return film
-
-    def _begun(self, store: Store, task: FilmTask, num_segments: int) -> _FilmHere:
-        """The film with `num_segments` segments at least."""
-        film = self._film(store, task)
-        is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
-        if is_ahead or len(film.latents) < num_segments:  # it was rendered elsewhere since it was here: read it again
-            self._forget(task.film)
-            film = self._film(store, task)
-        self._check_begun(film, num_segments, task)
-        return film
-
-    def _forget(self, film: str) -> None:
-        with self._lock:
-            here = self._films.pop(film, None)
-        if here is not None and here.output is not None:
-            here.output.remove()
-
-    def _check_begun(self, film: _FilmHere, num_segments: int, task: FilmTask) -> None:
-        if len(film.latents) >= num_segments:
-            return
-        self._forget(task.film)
-        reasons = "; ".join(film.state.problems) or "no problem was reported"
-        raise CheckpointBehindError(
-            f"film {task.film}: {num_segments} segments were expected in storage, {len(film.latents)} are good "
-            f"({reasons})",
-            segments_done=len(film.latents),
-        )
-
-    def _decode_begun(self, engine: Engine, task: FilmTask, film: _FilmHere) -> None:
+    def _decode_begun(self, engine: Engine, task: FilmTask, film: FilmHere) -> None:
         """Hand the decoder every segment it does not have yet; returns at once."""
         output = film.output
         if output is not None and output.is_shared and output.num_segments < len(film.latents):
@@ -551,7 +480,7 @@ class FilmWorker:
         return news
 
     @staticmethod
-    def _history(film: _FilmHere, task: FilmTask, segment: int) -> Tensor | None:
+    def _history(film: FilmHere, task: FilmTask, segment: int) -> Tensor | None:
         import torch
 
         num_frames = task.plan.windows[segment].num_history_frames
@@ -579,7 +508,7 @@ class FilmWorker:
         return found
 
     @staticmethod
-    def _conditioning(engine: Engine, task: FilmTask, film: _FilmHere, segment: int) -> Conditioning | None:
+    def _conditioning(engine: Engine, task: FilmTask, film: FilmHere, segment: int) -> Conditioning | None:
         """The film's inputs as latents, where the segment needs them."""
         if not task.plan.windows[segment].needs_inputs:
             return None

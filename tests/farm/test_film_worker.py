@@ -18,7 +18,8 @@ from render_farm import load_engine
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_task import FilmTask
-from render_farm.farm.film_worker import CheckpointBehindError, FilmWorker
+from render_farm.farm.film_worker import FilmWorker
+from render_farm.farm.films_here import CheckpointBehindError
 from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.scratch import clear_abandoned, make_folder
