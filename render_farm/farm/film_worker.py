@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from render_farm.config import EngineOptions
-from render_farm.errors import Cancelled, InputError, LeaseHeldError, PreemptedError
+from render_farm.errors import Cancelled, LeaseHeldError, PreemptedError
 from render_farm.farm.busy_clock import BusyClock
-from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_document import film_document
 from render_farm.farm.film_output import FilmOutput
 from render_farm.farm.film_preview import FilmPreview, PreviewNews
@@ -30,6 +29,7 @@ from render_farm.farm.films_here import FilmHere, FilmsHere
 from render_farm.farm.group_place import Place, in_group
 from render_farm.farm.patience import Patience
 from render_farm.farm.preemption import LastStep, Preemption
+from render_farm.farm.segment_inputs import KnownTexts, conditioning_of, history_of
 from render_farm.farm.shared_decoding import SharedDecoding
 from render_farm.farm.step_checkpoints import StepCheckpoints
 from render_farm.media.fitting import Fit
@@ -50,14 +50,9 @@ from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store, open_store
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from render_farm.engine import Engine
-    from render_farm.engine.conditioning import Conditioning
     from render_farm.engine.progress import StepProgress
     from render_farm.parallel import Rendezvous, RendezvousHost
-
-_TEXTS_KEPT = 64
 
 
 class FilmWorker:
@@ -102,7 +97,7 @@ class FilmWorker:
         clear_abandoned()
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._previewing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preview")
-        self._texts: dict[tuple[str, str], Tensor] = {}
+        self._texts = KnownTexts()
 
     # --- work ---
 
@@ -256,9 +251,9 @@ class FilmWorker:
         from render_farm.parallel import GroupError
 
         self._shared.keep_only(task.film)
-        history = self._history(film, task, segment)
-        embeddings = self._embeddings(store, task, engine.facts.fingerprint, segment)
-        conditioning = self._conditioning(engine, task, film, segment)
+        history = history_of(film, task, segment)
+        embeddings = self._texts.embeddings(store, task, engine.facts.fingerprint, segment)
+        conditioning = conditioning_of(engine, task, film, segment)
         loras = engine.read_loras(task.plan, task.limits)
         if place is not None and place.rank == 0 and self._group_host is None:
             raise GroupError(f"film {task.film}: another worker of the group failed before it began")
@@ -428,7 +423,7 @@ class FilmWorker:
                     torch.set_num_threads(self._num_threads)
                 started = time.monotonic()
                 self._engine = None
-                self._texts = {}
+                self._texts = KnownTexts()
                 self._engine = load_engine(
                     model,
                     device=self._device,
@@ -478,50 +473,6 @@ class FilmWorker:
         news = tuple(note for note in notes if note not in self._notes)
         self._notes = notes
         return news
-
-    @staticmethod
-    def _history(film: FilmHere, task: FilmTask, segment: int) -> Tensor | None:
-        import torch
-
-        num_frames = task.plan.windows[segment].num_history_frames
-        if not num_frames:
-            return None
-        needed: list[np.ndarray] = []
-        for latents in reversed(film.latents[:segment]):
-            needed.insert(0, latents)
-            if sum(part.shape[2] for part in needed) >= num_frames:
-                break
-        return torch.from_numpy(np.concatenate(needed, axis=2)[:, :, -num_frames:].copy())
-
-    def _embeddings(self, store: Store, task: FilmTask, fingerprint: str, segment: int) -> dict[str, Tensor]:
-        texts = [task.plan.job.prompt_of(segment)]
-        if task.plan.job.guided:
-            texts.append(task.plan.job.negative_prompt)
-        stored = EmbeddingStore(store, task.run_id, fingerprint)
-        if len(self._texts) > _TEXTS_KEPT:
-            self._texts = {}
-        found = {}
-        for text in texts:
-            known = self._texts.get((task.run_id, text))
-            found[text] = stored.load(text) if known is None else known
-            self._texts[task.run_id, text] = found[text]
-        return found
-
-    @staticmethod
-    def _conditioning(engine: Engine, task: FilmTask, film: FilmHere, segment: int) -> Conditioning | None:
-        """The film's inputs as latents, where the segment needs them."""
-        if not task.plan.windows[segment].needs_inputs:
-            return None
-        if film.conditioning is None:
-            from render_farm.engine.inputs import read_inputs
-
-            read = read_inputs(task.plan, task.limits)
-            if read.digests != dict(task.plan.job.input_digests):
-                raise InputError(
-                    f"an input of job {task.job_id} has changed since the run began", advice="run the command again"
-                )
-            film.conditioning = engine.encode_conditioning(task.plan, read.pixels)
-        return film.conditioning
 
     def _attempt(self) -> str:
         return f"{self.name}-{secrets.token_hex(6)}"
