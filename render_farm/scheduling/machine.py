@@ -18,15 +18,11 @@ from render_farm.scheduling.costs import CostModel
 from render_farm.scheduling.dispatch import Dispatcher
 from render_farm.scheduling.elastic import speed_of
 from render_farm.scheduling.events import Action, Event, Film, FilmKey
-from render_farm.scheduling.hosts import HostBook
-from render_farm.scheduling.placement import IdleWorker
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.reasons import why_waiting
 from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
 from render_farm.scheduling.states import JobState, run_state
-
-MOST_FINISHING = 2
-"""Films that one worker decodes and publishes at a time; one that has as many is given nothing new."""
+from render_farm.scheduling.workforce import Workforce
 
 
 class FarmMachine:
@@ -42,7 +38,6 @@ class FarmMachine:
         self._policy = policy or RetryPolicy()
         self._scheduling = scheduling or SchedulingPolicy()
         self.costs = costs or CostModel()
-        self.hosts = HostBook(self._policy)
         self._book = Book(self.costs)
         self._films = self._book.films
         self._workers = self._book.workers
@@ -50,8 +45,8 @@ class FarmMachine:
         self._dispatcher = Dispatcher(self._book, self._scheduling)
         self._ready = self._dispatcher.queue
         self._floor = self._dispatcher.floor
-        self._idle: dict[str, None] = {}
-        """Workers that render nothing, those included that may not begin anything now."""
+        self._workforce = Workforce(self._book, self._floor, self._policy)
+        self.hosts = self._workforce.hosts
         self._delayed: list[tuple[float, int, FilmKey]] = []
         self._unread_text: dict[tuple[str, str], list[FilmKey]] = {}
         self._number = 0
@@ -75,7 +70,7 @@ class FarmMachine:
     @property
     def idle_workers(self) -> tuple[str, ...]:
         """Workers without any work, finishing included."""
-        return tuple(worker for worker in self._idle if not self._workers[worker].finishing)
+        return self._workforce.idle
 
     @property
     def num_workers_wanted(self) -> int:
@@ -129,11 +124,11 @@ class FarmMachine:
                     if not self._films[key].state.ended:
                         self._end_film(key, JobState.FAILED, actions, event.failure)
             case ev.WorkerUp():
-                self._worker_up(event, actions)
+                self._workforce.up(event, actions)
             case ev.WorkerLost():
                 if event.worker in self._workers:
                     if self._workers[event.worker].is_at_work:
-                        self._count_against_host(event.worker, event.failure, now, actions)
+                        self._workforce.count_against_host(event.worker, event.failure, now, actions)
                     self._lose_worker(event, now, actions)
             case ev.HelperLeft():
                 self._helper_left(event.worker, event.leader)
@@ -150,9 +145,9 @@ class FarmMachine:
             case ev.SetPriority():
                 self._set_priority(event)
             case ev.QuarantineHost():
-                self._set_aside(event.host, event.reason, actions)
+                self._workforce.set_aside(event.host, event.reason, actions)
             case ev.ReleaseHost():
-                self._release_host(event.host)
+                self._workforce.release_host(event.host)
             case ev.Tick():
                 pass
         self._release_delayed(now)
@@ -261,14 +256,14 @@ class FarmMachine:
     def _replace_avoided(self, actions: list[Action]) -> None:
         """Only films that every worker has failed are left, or whose groups lack one that has not: a fresh process
         counts as another worker."""
-        if len(self._idle) < len(self._workers) or any(self._workers[worker].finishing for worker in self._idle):
+        if not self._workforce.is_idle:
             return
         for level in self._ready.levels():
             for lane in self._ready.lanes(level):
                 first = self._ready.first(level, lane)
                 for worker in self._films[first].avoid if first is not None else ():
                     if worker in self._floor and self._floor.has_enough(self._workers[worker].host, lane.size, ()):
-                        self._replace(worker, "it failed the films that are left", actions)
+                        self._workforce.replace(worker, "it failed the films that are left", actions)
                         return
 
     def _hand_out(self, workers: tuple[str, ...], key: FilmKey, now: float, actions: list[Action]) -> None:
@@ -279,7 +274,7 @@ class FarmMachine:
         if film.is_rendered:
             film.finishing = True
             self._workers[worker].finishing.add(key)
-            self._refresh(worker)
+            self._workforce.refresh(worker)
             actions.append(ev.FinishFilm(worker=worker, film=key, attempt=film.attempts, memory_step=film.memory_step))
             return
         self._begin(workers, key, now)
@@ -318,7 +313,7 @@ class FarmMachine:
                 record.work = work
             else:
                 record.leader = leader
-            self._refresh(worker)
+            self._workforce.refresh(worker)
         if self.costs.load_s(spec.model) is not None:
             self._dispatcher.ends.began(spec.model, leader, key, now + self._book.left_s(film))
         self._dispatcher.picked(key)
@@ -342,7 +337,7 @@ class FarmMachine:
     def _free(self, worker: str, now: float, staying: tuple[str, ...] = ()) -> None:
         """A worker's segment is over, and its helpers are free; those of `staying` when they have left the group."""
         work = self._over(self._workers[worker], now)
-        self._refresh(worker)
+        self._workforce.refresh(worker)
         for helper in work.helpers if work is not None else ():
             if helper not in staying:
                 self._helper_left(helper, worker)
@@ -351,7 +346,7 @@ class FarmMachine:
         record = self._workers.get(helper)
         if record is not None and record.leader == leader:
             record.leader = ""
-            self._refresh(helper)
+            self._workforce.refresh(helper)
 
     def _segment_done(self, event: ev.SegmentDone, now: float, actions: list[Action]) -> None:
         film, worker = self._films.get(event.film), self._workers.get(event.worker)
@@ -386,7 +381,7 @@ class FarmMachine:
         worker, film = self._workers.get(event.worker), self._films.get(event.film)
         if worker is not None:
             worker.finishing.discard(event.film)
-            self._refresh(event.worker)
+            self._workforce.refresh(event.worker)
         if film is None or film.worker != event.worker or film.state.ended:
             return
         film.worker, film.finishing = None, False
@@ -402,7 +397,7 @@ class FarmMachine:
             if record.work is not None and record.work.film == event.film:
                 in_group = record.work.size > 1
                 self._free(event.worker, now, event.staying)
-            self._refresh(event.worker)
+            self._workforce.refresh(event.worker)
         blamed = event.blamed or event.worker
         film = self._films.get(event.film)
         if film is not None and film.worker == event.worker and not film.state.ended:
@@ -413,7 +408,7 @@ class FarmMachine:
         # A group must not lack for ever the one that failed it.
         ends_process = event.failure.poisons_process or rule.ends_process or (in_group and rule.then is Then.ELSEWHERE)
         if blamed in self._workers:
-            self._count_against_host(blamed, event.failure, now, actions)
+            self._workforce.count_against_host(blamed, event.failure, now, actions)
         for worker in dict.fromkeys([*([blamed] if ends_process else []), *event.ending]):
             if worker in self._workers:
                 self._lose_worker(ev.WorkerLost(worker=worker, failure=event.failure), now, actions)
@@ -450,7 +445,7 @@ class FarmMachine:
 
     def _lose_worker(self, event: ev.WorkerLost, now: float, actions: list[Action]) -> None:
         """Its helpers are free when `HelperLeft` says so."""
-        record = self._forget_worker(event.worker)
+        record = self._workforce.forget(event.worker)
         if record is None:
             return
         work = self._over(record, now)
@@ -458,85 +453,6 @@ class FarmMachine:
             film = self._films.get(key)
             if film is not None and film.worker == event.worker and not film.state.ended:
                 self._failed_once(key, event.worker, event.failure, now, actions)
-
-    # --- workers and hosts ---
-
-    def _worker_up(self, event: ev.WorkerUp, actions: list[Action]) -> None:
-        self._workers[event.worker] = WorkerRecord(host=event.host)
-        self.hosts.up(event.worker, event.host)
-        self._book.dated_changes += 1
-        if self.hosts.is_quarantined(event.host):
-            self._refresh(event.worker)
-            self._end_quarantined((event.worker,), actions)
-            return
-        self._floor.enter(event.worker, event.host)
-        self._refresh(event.worker)
-
-    def _refresh(self, worker: str) -> None:
-        """Enter what a worker could begin now, after anything about it changed."""
-        record = self._workers.get(worker)
-        if record is None or not record.is_idle:
-            self._idle.pop(worker, None)
-            self._floor.discard(worker)
-            return
-        self._idle.setdefault(worker)
-        if len(record.finishing) >= MOST_FINISHING or self.hosts.is_quarantined(record.host):
-            self._floor.discard(worker)
-        else:
-            idle = IdleWorker(
-                worker=worker, host=record.host, setting=record.setting, num_finishing=len(record.finishing)
-            )
-            self._floor.add(idle)
-
-    def _forget_worker(self, worker: str) -> WorkerRecord | None:
-        """A worker's process is gone."""
-        record = self._workers.pop(worker, None)
-        self._refresh(worker)
-        if record is not None:
-            self._book.dated_changes += 1
-            self.hosts.lost(worker, record.host)
-            if not self.hosts.is_quarantined(record.host):
-                self._floor.leave(worker, record.host)
-        return record
-
-    def _replace(self, worker: str, reason: str, actions: list[Action]) -> None:
-        """End a worker without work and start a fresh one."""
-        self._forget_worker(worker)
-        actions.append(ev.ReplaceWorker(worker=worker, reason=reason))
-
-    def _count_against_host(self, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
-        host = self._workers[worker].host
-        if not rule_for(failure).counted:
-            return
-        reason = self.hosts.fault(host, failure.error_class, now)
-        if reason:
-            actions.append(ev.HostQuarantined(host=host, reason=reason))
-            self._set_aside(host, reason, actions)
-
-    def _set_aside(self, host: str, reason: str, actions: list[Action]) -> None:
-        """Give a host no more work."""
-        was_open = not self.hosts.is_quarantined(host)
-        workers = self.hosts.quarantine(host, reason)
-        if was_open:
-            self._floor.let_go(host)
-            for worker in workers:
-                self._floor.leave(worker, host)
-        self._end_quarantined(workers, actions)
-
-    def _end_quarantined(self, workers: tuple[str, ...], actions: list[Action]) -> None:
-        """Replace those that do nothing; the others when they have done what they do."""
-        for worker in workers:
-            record = self._workers.get(worker)
-            if record is not None and not record.is_at_work:
-                self._replace(worker, "its host is quarantined", actions)
-
-    def _release_host(self, host: str) -> None:
-        if not self.hosts.release(host):
-            return
-        for worker, record in self._workers.items():
-            if record.host == host:
-                self._floor.enter(worker, host)
-                self._refresh(worker)
 
     # --- what people ask for ---
 

@@ -38,7 +38,7 @@ from render_farm.planning.shapes import (
     shapes_of_preset,
 )
 from render_farm.planning.vae_memory import decoding_memory, encoding_memory
-from render_farm.scheduling.machine import MOST_FINISHING
+from render_farm.scheduling.workforce import MOST_FINISHING
 from render_farm.tiny import MODEL_DIR
 from tests.live_memory import LiveMemory
 

@@ -1,0 +1,115 @@
+"""The workers that are up: which are idle, which may begin something, and which hosts get no more work."""
+
+from __future__ import annotations
+
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.book import Book, WorkerRecord
+from render_farm.scheduling.events import Action
+from render_farm.scheduling.hosts import HostBook
+from render_farm.scheduling.placement import Floor, IdleWorker
+from render_farm.scheduling.retry import Failure, RetryPolicy, rule_for
+
+MOST_FINISHING = 2
+"""Films that one worker decodes and publishes at a time; one that has as many is given nothing new."""
+
+
+class Workforce:
+    """Keeps `book.workers`, and on `floor` those that could begin a segment now. What follows is added to `actions`."""
+
+    def __init__(self, book: Book, floor: Floor, policy: RetryPolicy) -> None:
+        self.hosts = HostBook(policy)
+        self._book = book
+        self._workers = book.workers
+        self._floor = floor
+        self._idle: dict[str, None] = {}
+        """Workers that render nothing, those included that may not begin anything now."""
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Workers without any work, finishing included."""
+        return tuple(worker for worker in self._idle if not self._workers[worker].finishing)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no worker has any work."""
+        return len(self._idle) == len(self._workers) and not any(self._workers[w].finishing for w in self._idle)
+
+    def up(self, event: ev.WorkerUp, actions: list[Action]) -> None:
+        """A worker's process is there."""
+        self._workers[event.worker] = WorkerRecord(host=event.host)
+        self.hosts.up(event.worker, event.host)
+        self._book.dated_changes += 1
+        if self.hosts.is_quarantined(event.host):
+            self.refresh(event.worker)
+            self._end_quarantined((event.worker,), actions)
+            return
+        self._floor.enter(event.worker, event.host)
+        self.refresh(event.worker)
+
+    def refresh(self, worker: str) -> None:
+        """Enter what a worker could begin now, after anything about it changed."""
+        record = self._workers.get(worker)
+        if record is None or not record.is_idle:
+            self._idle.pop(worker, None)
+            self._floor.discard(worker)
+            return
+        self._idle.setdefault(worker)
+        if len(record.finishing) >= MOST_FINISHING or self.hosts.is_quarantined(record.host):
+            self._floor.discard(worker)
+        else:
+            idle = IdleWorker(
+                worker=worker, host=record.host, setting=record.setting, num_finishing=len(record.finishing)
+            )
+            self._floor.add(idle)
+
+    def forget(self, worker: str) -> WorkerRecord | None:
+        """A worker's process is gone."""
+        record = self._workers.pop(worker, None)
+        self.refresh(worker)
+        if record is not None:
+            self._book.dated_changes += 1
+            self.hosts.lost(worker, record.host)
+            if not self.hosts.is_quarantined(record.host):
+                self._floor.leave(worker, record.host)
+        return record
+
+    def replace(self, worker: str, reason: str, actions: list[Action]) -> None:
+        """End a worker without work and start a fresh one."""
+        self.forget(worker)
+        actions.append(ev.ReplaceWorker(worker=worker, reason=reason))
+
+    def count_against_host(self, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
+        """A worker failed: too often by its own fault, and its host gets no more work."""
+        host = self._workers[worker].host
+        if not rule_for(failure).counted:
+            return
+        reason = self.hosts.fault(host, failure.error_class, now)
+        if reason:
+            actions.append(ev.HostQuarantined(host=host, reason=reason))
+            self.set_aside(host, reason, actions)
+
+    def set_aside(self, host: str, reason: str, actions: list[Action]) -> None:
+        """Give a host no more work."""
+        was_open = not self.hosts.is_quarantined(host)
+        workers = self.hosts.quarantine(host, reason)
+        if was_open:
+            self._floor.let_go(host)
+            for worker in workers:
+                self._floor.leave(worker, host)
+        self._end_quarantined(workers, actions)
+
+    def _end_quarantined(self, workers: tuple[str, ...], actions: list[Action]) -> None:
+        """Replace those that do nothing; the others when they have done what they do."""
+        for worker in workers:
+            record = self._workers.get(worker)
+            if record is not None and not record.is_at_work:
+                self.replace(worker, "its host is quarantined", actions)
+
+    def release_host(self, host: str) -> None:
+        """Give a host work again."""
+        if not self.hosts.release(host):
+            return
+        for worker, record in self._workers.items():
+            if record.host == host:
+                self._floor.enter(worker, host)
+                self.refresh(worker)
