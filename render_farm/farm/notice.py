@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 
 def on_signal(number: int, notice: Callable[[], None]) -> bool:
-    """Call `notice` in a thread of its own whenever signal `number` comes. The signal's handler stays as it is. False,
-    and nothing is done, outside the main thread, where Python allows none of this."""
+    """Call `notice` in a thread of its own whenever signal `number` comes, and nothing else: Ray's own handler would
+    end the process in the midst of its work, as soon as the main thread runs a line of Python. False, and nothing is
+    done, outside the main thread, where Python allows none of this."""
     if threading.current_thread() is not threading.main_thread():
         return False
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(number, lambda *_: None)
 
     def watch() -> None:
         while numbers := os.read(reader, 64):
