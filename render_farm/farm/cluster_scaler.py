@@ -9,7 +9,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 
 from render_farm.farm.run_spec import FarmShape
-from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide
+from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide, packs
 
 _ASK_AGAIN_S = 60.0
 _LOOK_EVERY_S = 5.0
@@ -60,7 +60,8 @@ class ClusterScaler:
         decision = decide(demand, self.limits)
         if decision.num_workers != self.num_asked or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
             self.num_asked, self._asked_s = decision.num_workers, now
-            await asyncio.to_thread(request_resources, bundles=[{self._resource: 1}] * decision.num_workers)
+            bundles = [{self._resource: size} for size in packs(decision.num_workers, group_size)]
+            await asyncio.to_thread(request_resources, bundles=bundles)
         return decision
 
     async def ask_for_nothing(self) -> None:

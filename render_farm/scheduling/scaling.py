@@ -75,6 +75,11 @@ def decide(demand: Demand, limits: ScaleLimits) -> Decision:
     return Decision(num_workers=wanted, reason=reason)
 
 
+def packs(num_workers: int, group_size: int) -> list[int]:
+    """What one machine each must have room for: a group lies on one, which eight machines of one GPU do not offer."""
+    return [group_size] * (num_workers // group_size)
+
+
 def _spent(demand: Demand, limits: ScaleLimits) -> str:
     return f"--max-cost {limits.max_cost:g} is reached: {demand.spent:.2f} is spent, and no worker can be paid longer"
 

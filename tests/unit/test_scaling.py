@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from render_farm.scheduling.scaling import HOLD_S, STOP_S, Demand, Present, ScaleLimits, decide, leavers
+from render_farm.scheduling.scaling import HOLD_S, STOP_S, Demand, Present, ScaleLimits, decide, leavers, packs
 
 
 def test_as_many_as_films_can_use_up_to_the_limit():
@@ -18,7 +18,9 @@ def test_as_many_as_films_can_use_up_to_the_limit():
 
 
 def test_groups_are_asked_for_whole():
-    assert decide(Demand(num_films=5, group_size=8), ScaleLimits(max_workers=20)).num_workers == 16
+    asked = decide(Demand(num_films=5, group_size=8), ScaleLimits(max_workers=20)).num_workers
+    assert asked == 16
+    assert packs(asked, 8) == [8, 8] and packs(3, 1) == [1, 1, 1] and packs(0, 8) == []
 
 
 def test_the_tail_asks_for_less_and_less():
