@@ -81,6 +81,8 @@ class Dispatcher:
         self.ends = ModelEnds(book)
         self._book = book
         self._plans: dict[int, _Plan] = {}
+        self._held_for: tuple[int, int, int | None] | None = None
+        """What the held hosts were chosen for; None: it has to be looked at."""
         self.wake_s = float("inf")
         """When a decision to wait should be looked at again."""
 
@@ -335,12 +337,17 @@ class Dispatcher:
 
     def _hold_hosts(self) -> None:
         """Hold hosts for the groups of the highest level that find no room, and those no more that no group needs."""
+        level = self.queue.top_level
+        changes = (self.queue.group_changes, self.floor.changes, level)
+        as_before = None if len(self.floor) or self.quotas.has_limits else changes
+        if as_before is not None and as_before == self._held_for:
+            return
+        self._held_for = as_before
         for host, hold in list(self.floor.held.items()):
             if not any(
                 self.floor.has_enough(host, hold.size, film.avoid) for film in self._groups(hold.level, hold.size)
             ):
                 self.floor.let_go(host)
-        level = self.queue.top_level
         if level is None:
             return
         for size in list(self.queue.group_sizes(level)):

@@ -54,6 +54,8 @@ class Floor:
         self.held: dict[str, Hold] = {}
         self.num_workers = 0
         """That are up and may have work."""
+        self.changes = 0
+        """Counts their comings and goings."""
 
     # --- who is there ---
 
@@ -72,6 +74,7 @@ class Floor:
         _move(self._by_num_workers, host, len(found.workers), len(found.workers) + 1)
         found.workers[worker] = None
         self.num_workers += 1
+        self.changes += 1
 
     def leave(self, worker: str, host: str) -> None:
         """A worker is gone, or may have no more work."""
@@ -80,6 +83,7 @@ class Floor:
         _move(self._by_num_workers, host, len(found.workers), len(found.workers) - 1)
         del found.workers[worker]
         self.num_workers -= 1
+        self.changes += 1
         if not found.workers:
             del self._hosts[host]
             self.held.pop(host, None)

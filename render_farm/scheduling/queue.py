@@ -102,6 +102,8 @@ class ReadyQueue:
         self._by_model: dict[str, int] = {}
         self.num_workers_wanted = 0
         """Of all films that wait, in groups of the size of their lanes."""
+        self.group_changes = 0
+        """Counts the comings and goings of films that need groups."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -150,6 +152,7 @@ class ReadyQueue:
         self.num_workers_wanted += ticket.lane.size
         _add(self._by_model, ticket.lane.model, 1)
         if ticket.lane.size > 1:
+            self.group_changes += 1
             level.groups.setdefault(ticket.lane.size, {})[ticket.lane] = None
 
     def discard(self, film: FilmKey) -> None:
@@ -160,6 +163,7 @@ class ReadyQueue:
         ticket = waiting.ticket
         level = self._levels[ticket.level]
         level.num_films -= 1
+        self.group_changes += ticket.lane.size > 1
         if ticket.latest_begin_s is not None and ticket.lane.size != FINISHING:
             level.num_dated -= 1
             level.dated_left_s = level.dated_left_s - ticket.left_s if level.num_dated else 0.0

@@ -21,6 +21,11 @@ class QuotaBook:
         else:
             self._of_runs[run_id] = most
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether anybody has a limit."""
+        return bool(self._of_runs or self._of_shares)
+
     def room(self, run_id: str, share: str) -> float:
         """How many more workers a film of the run and share may have."""
         room = float("inf")

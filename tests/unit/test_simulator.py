@@ -58,6 +58,14 @@ def test_no_gpu_does_two_things_at_a_time():
             busy[gpu] = span.end_s
 
 
+def test_work_that_is_given_to_a_node_as_it_goes_is_done_elsewhere():
+    farm = replace(EXACT, num_gpus=32, gpus_per_node=8, failures_per_hour=2.0, preemptions_per_hour=2.0, noise=0.2)
+    for seed in range(3):
+        mixed = [replace(film, job_id=f"g{i}", group_size=4) for i, film in enumerate(films(10, 6, 400.0))]
+        outcome = simulate([*films(30, 9, 400.0, joined_sizes=(2, 4, 8)), *mixed], replace(farm, seed=seed))
+        assert outcome.counts == {"done": 40} and outcome.num_failures and outcome.num_preemptions
+
+
 def test_a_tail_of_few_films_is_shorter_with_elastic_groups():
     tail = films(8, 6, joined_sizes=(2, 4, 8))
     farm = replace(EXACT, num_gpus=64, gpus_per_node=8)

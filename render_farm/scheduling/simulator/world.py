@@ -158,6 +158,12 @@ class World:
 
     def _render(self, action: ev.RenderSegment) -> None:
         self._counters["decisions"] += 1
+        # Of a node that goes the scheduler is told worker by worker: it may still give work to one that is gone.
+        gone = [worker for worker in (action.worker, *action.helpers) if worker not in self._by_worker]
+        if gone:
+            noticed = self._helpers_leave if action.worker in gone else partial(self._group_fails, blamed=gone[0])
+            self._later(_NOTICE_S, partial(noticed, action))
+            return
         film = self._films[action.film]
         gpus = tuple(self._by_worker[worker] for worker in (action.worker, *action.helpers))
         needed = Setting(model=film.model, adapters=film.adapters)
@@ -223,7 +229,9 @@ class World:
 
     def _finish(self, action: ev.FinishFilm) -> None:
         self._counters["decisions"] += 1
-        gpu = self._by_worker[action.worker]
+        gpu = self._by_worker.get(action.worker)
+        if gpu is None:  # gone, as above
+            return
         gpu.films.add(action.film)
         self._later(self._farm.finish_s, partial(self._finished, gpu, gpu.generation, action.film))
 
