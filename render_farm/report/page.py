@@ -42,6 +42,18 @@ def build_page(data: dict[str, Any], *, live: bool = False) -> bytes:
     return page.encode()
 
 
+def plain_page(title: str, body: str) -> bytes:
+    """A page of the same looks without data; `body` is HTML."""
+    script, style = _asset("theme.js"), _asset("page.css")
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'"
+    )
+    page = Template(_asset("plain.html")).substitute(
+        policy=policy, title=_text(title), style=style, script=script, body=body
+    )
+    return page.encode()
+
+
 def _plain_origins(data: dict[str, Any]) -> list[str]:
     """Where signed links lead that are not https: a store of one's own."""
     links = (urlsplit(link) for names in data.get("media", {}).values() for link in names.values())

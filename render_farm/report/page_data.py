@@ -46,7 +46,7 @@ def page_data(
     timeline = build_timeline(folder.events, now_s=None if is_over else now_s)
     jobs = _jobs(folder)
     output = root_uri or str(folder.document.get("output", ""))
-    totals = _totals(jobs, timeline, price)
+    totals = _totals(jobs, timeline, price, now_s)
     return {
         "schema": "render_farm.report/1",
         "run": {
@@ -117,7 +117,7 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
             "finished": round(result["finished_at"], 1) if result.get("finished_at") else None,
             "message": result.get("message"),
             "error": result.get("error_class"),
-            "late": _late(row, result),
+            "due": row["deadline"].timestamp() if isinstance(row.get("deadline"), datetime) else None,
         }
         for column, value in values.items():
             columns[column].append(value)
@@ -140,7 +140,7 @@ def _previews(folder: RunFolder, jobs: dict[str, list[Any]]) -> dict[int, list[A
 
 _COLUMNS = (
     *("id", "state", "prompt", "seed", "video", "size", "model", "label", "seam", "wall", "gpu", "attempts"),
-    *("segments", "finished", "message", "error", "late"),
+    *("segments", "finished", "message", "error", "due"),
 )
 
 
@@ -164,15 +164,20 @@ def _label(row: dict[str, Any]) -> str:
     return " ".join([str(row.get("owner") or ""), *(f"{key}={value}" for key, value in pairs)]).strip()
 
 
-def _late(row: dict[str, Any], result: dict[str, Any]) -> float | None:
-    """Seconds that a film ended after its deadline (negative: before); None without both."""
-    deadline, finished = row.get("deadline"), result.get("finished_at")
-    if not isinstance(deadline, datetime) or not finished:
-        return None
-    return round(finished - deadline.timestamp(), 1)
+def _deadlines(jobs: dict[str, list[Any]], now_s: float) -> dict[str, int]:
+    """Films with a deadline, those done in time, and those that were late or are."""
+    num = kept = late = 0
+    for state, due, finished in zip(jobs["state"], jobs["due"], jobs["finished"], strict=True):
+        if due is None:
+            continue
+        num += 1
+        in_time = state == "done" and (finished is None or finished <= due)  # no time: it was there before the run
+        kept += in_time
+        late += not in_time and (state == "done" or due < now_s)
+    return {"deadlines": num, "kept": kept, "late": late}
 
 
-def _totals(jobs: dict[str, list[Any]], timeline: Timeline, price: Price) -> dict[str, Any]:
+def _totals(jobs: dict[str, list[Any]], timeline: Timeline, price: Price, now_s: float) -> dict[str, Any]:
     states = Counter(jobs["state"])
     made = [index for index, message in enumerate(jobs["message"]) if not (message or "").startswith(_THERE)]
     video_s = sum(jobs["video"][index] or 0.0 for index in made if jobs["state"][index] == "done")
@@ -196,8 +201,7 @@ def _totals(jobs: dict[str, list[Any]], timeline: Timeline, price: Price) -> dic
         "currency": price.currency,
         "video_s_per_held_h": round(video_s / held_s * 3600, 1) if held_s else None,
         "attempts_again": sum(max(0, (attempts or 0) - 1) for attempts in jobs["attempts"]),
-        "late": sum(late > 0 for late in jobs["late"] if late is not None),
-        "deadlines": sum(late is not None for late in jobs["late"]),
+        **_deadlines(jobs, now_s),
     }
 
 

@@ -104,6 +104,11 @@ class RunFolderReader:
             events=self.events(),
         )
 
+    def states(self) -> list[str]:
+        """The states of its jobs, as its results have them; none before there are results."""
+        data = self._bytes(self._keys.results)
+        return [] if data is None else [str(row["state"]) for row in read_rows(data, ["state"])]
+
     def events(self) -> list[LogLine]:
         """Every event that is stored, in the order of time."""
         new = [key for key in self._store.list(self._keys.logs) if key.endswith(".jsonl") and key not in self._logs]

@@ -11,7 +11,6 @@ loopback address requests must name it, so that no web page elsewhere can read a
 
 from __future__ import annotations
 
-import html
 import http.cookies
 import ipaddress
 import re
@@ -30,7 +29,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from render_farm.errors import NotFoundError, RenderFarmError
 from render_farm.report.page import build_page, dump_data
 from render_farm.report.page_data import Price
-from render_farm.report.run_folder import run_documents
+from render_farm.report.run_list import runs_page
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.layout import POSTER, PREVIEW_LIST, RUNS, VIDEO, WORK, FilmKeys, JobKeys, check_id
 from render_farm.storage.local import LocalStore
@@ -160,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in address.path.split("/")[1:]]
         match parts:
             case [""]:
-                self._send(_list_page(self.server.store).encode(), "text/html; charset=utf-8")
+                self._send(runs_page(self.server.store), "text/html; charset=utf-8")
             case [runs, run_id, "report.html"] if runs == RUNS:
                 page = build_page(self.server.data(_checked(run_id)), live=True)
                 self._send(page, "text/html; charset=utf-8")
@@ -278,27 +277,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _run_cells(run: dict[str, Any]) -> list[str]:
-    name = html.escape(run["run_id"])
-    began = str(run.get("started_at") or "").replace("T", " ").removesuffix("+00:00")
-    others = (began, run.get("num_jobs"), run.get("manifest"))
-    link = f'<a href="{RUNS}/{name}/report.html">{name}</a>'
-    return [link, *(html.escape(str("" if value is None else value)) for value in others)]
-
-
-def _list_page(store: Store) -> str:
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in _run_cells(run)) + "</tr>" for run in run_documents(store)
-    )
-    head = "<tr><th>run</th><th>began (UTC)</th><th>films</th><th>manifest</th></tr>"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        'content="light dark"><link rel="icon" href="data:,"><title>render_farm</title>'
-        "<style>td, th { text-align: left; padding: .2rem 1.2rem .2rem 0; overflow-wrap: anywhere }</style></head>"
-        '<body style="font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem">'
-        f"<h1>Runs</h1><p>{html.escape(store.root_uri)}</p><table>{head}{rows}</table>"
-        f"{'' if rows else '<p>None yet.</p>'}</body></html>"
-    )

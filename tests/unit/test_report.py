@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,7 +18,8 @@ from render_farm.observability.events import EventKind, LogLine
 from render_farm.observability.live import LiveRun, dump_live
 from render_farm.report.failures import group_failures
 from render_farm.report.page import build_page, dump_data
-from render_farm.report.page_data import Price
+from render_farm.report.page_data import Price, page_data
+from render_farm.report.run_folder import RunFolder
 from render_farm.report.serve import ReportServer, _range
 from render_farm.report.timeline import BETWEEN, RETRY, TAIL, TEXT, build_timeline
 from render_farm.report.writer import ReportWriter
@@ -188,6 +190,23 @@ NOT_SERVED = (
 )
 
 
+def test_a_deadline_is_kept_by_a_film_that_is_done_in_time_only():
+    due = datetime.fromtimestamp(1000.0, UTC)
+    results = [
+        {"job_id": "in-time", "state": "done", "finished_at": 999.0},
+        {"job_id": "there-already", "state": "done"},
+        {"job_id": "late", "state": "done", "finished_at": 1001.0},
+        {"job_id": "cancelled", "state": "cancelled", "finished_at": 900.0},
+        {"job_id": "none", "state": "done", "finished_at": 5.0},
+    ]
+    jobs = [{"job_id": row["job_id"], "prompt": "x", "deadline": due} for row in results]
+    del jobs[-1]["deadline"]
+    folder = RunFolder(run_id="r", document={}, jobs=jobs, results=results)
+    for now_s, late in ((950.0, 1), (1100.0, 2)):
+        totals = page_data(folder, now_s=now_s)["totals"]
+        assert (totals["deadlines"], totals["kept"], totals["late"]) == (4, 2, late)
+
+
 @contextmanager
 def served(folder, **options):
     server = ReportServer(open_store(folder), **options)
@@ -217,7 +236,8 @@ def test_the_server_gives_pages_and_ranges_and_nothing_else(tmp_path):
     with served(tmp_path) as server:
         listed = ask(server, "/")[2].decode()
         assert listed.index("/night/report.html") < listed.index("/before/report.html")  # the last one first
-        assert "<td>2026-11-20 22:00:00</td><td>3</td><td>jobs/nightly.parquet</td>" in listed
+        assert '<td>3</td><td><span class="s-done">3 done</span></td><td>2026-11-20 22:00:00</td>' in listed
+        assert "<td>jobs/nightly.parquet</td>" in listed
         status, headers, body = ask(server, "/_runs/night/report.html")
         assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
         assert b'"live":true' in body

@@ -2,7 +2,7 @@
 
 let data = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
-const PAGE = 60;
+const PAGE = innerWidth < 600 ? 12 : 60;
 const SAFE_STATES = ["done", "running", "waiting", "failed", "cancelled"];
 
 // Text goes into the page as text, whatever it holds.

@@ -28,7 +28,7 @@ function openFilm(place) {
     ["size", jobs.size[index]], ["model", jobs.model[index]], ["segments", jobs.segments[index]], ["attempts", jobs.attempts[index]],
     ["rendering", jobs.gpu[index] === null ? null : duration(jobs.gpu[index])], ["from start to end", jobs.wall[index] === null ? null : duration(jobs.wall[index])],
     ["seam score", jobs.seam[index] === null ? null : number(jobs.seam[index], 2)], ["ended", jobs.finished[index] === null ? null : clock(jobs.finished[index], true)],
-    ["owner and tags", jobs.label[index]], ["message", jobs.message[index]],
+    ["deadline", jobs.due[index] === null ? null : clock(jobs.due[index], true)], ["owner and tags", jobs.label[index]], ["message", jobs.message[index]],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
   clear(by("film-facts")).append(...facts.map(([name, value]) => make("div", {}, make("dt", { text: name }), make("dd", { text: String(value) }))));
   by("film-previous").disabled = place === 0;

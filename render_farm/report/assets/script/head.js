@@ -23,7 +23,7 @@ function showHead() {
     ["Lost work", duration(totals.lost_s), totals.attempts_again ? `${number(totals.attempts_again)} further attempts` : "no further attempts"],
   ];
   if (run.now) tiles.splice(1, 0, ["Time left", run.now.eta === null ? "–" : duration(run.now.eta), run.now.paused ? "paused" : run.now.note || `${number(run.now.steps, 1)} steps/s, ${number(run.now.busy)} of ${number(run.now.workers)} ${worker()}s busy`]);
-  if (totals.deadlines) tiles.push(["Deadlines", `${number(totals.deadlines - totals.late)} of ${number(totals.deadlines)}`, totals.late ? `${number(totals.late)} late` : "all kept"]);
+  if (totals.deadlines) tiles.push(["Deadlines kept", `${number(totals.kept)} of ${number(totals.deadlines)}`, totals.late ? `${number(totals.late)} late` : totals.kept === totals.deadlines ? "all in time" : "none missed so far"]);
   clear(by("totals")).append(...tiles.map(([name, value, note]) =>
     make("div", {}, make("dt", { text: name }), make("dd", { text: value }, make("small", { text: note })))));
 }
@@ -47,6 +47,7 @@ function verdict() {
   if (!run.over) return `Running: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done${failed ? `, ${number(failed)} failed` : ""}.${seamy}`;
   if (!failed && totals.states.done === totals.jobs) return `All ${number(totals.jobs)} films are done.${seamy}`;
   const causes = data.failures.length;
-  if (failed) return `${number(failed)} of ${number(totals.jobs)} films failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.${seamy}`;
-  return `Stopped: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done.${seamy}`;
+  const why = failed ? `${number(failed)} of ${number(totals.jobs)} films failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.` : "";
+  if (failed && !totals.states.cancelled) return why + seamy;
+  return `Stopped: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done. ${why}${seamy}`;
 }

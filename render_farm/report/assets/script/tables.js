@@ -19,7 +19,7 @@ function showTables() {
   by("changes-section").hidden = !changes;
   if (!changes) return;
   const box = clear(by("changes"));
-  const show = (value) => (value === null || value === undefined ? "–" : number(value, 1));
+  const show = (value) => (value === null || value === undefined ? "–" : number(value, Math.abs(value) < 10 ? 2 : 1));
   box.append(table(["", changes.run, data.run.id], changes.rows.map(([name, before, now]) => [name, show(before), show(now)]), [1, 2]));
   const notes = [];
   if (changes.new) notes.push(`${number(changes.new)} new films`);
