@@ -201,4 +201,4 @@ def _with_contents(film: _Film | Result, limits: InputLimits, shelf: LoraShelf) 
         plan = with_inputs_read(film.plan, digests) if digests else film.plan
         return replace(film, plan=shelf.with_loras(plan))
     except (InputError, StorageError, MediaError) as error:
-        return _failed(job.job_id, error, message=f"{job.job_id}: {error}")
+        return _failed(job.job_id, error, message=str(error))
