@@ -8,12 +8,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from render_farm.farm.held_run import HeldRun
+from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import JobState
 from render_farm.storage.mailbox import Answer, Request, Verb
 
 _LOG_LINES = 5
+_KINDS = {Verb.PAUSE: EventKind.RUN_PAUSED, Verb.RESUME: EventKind.RUN_RESUMED}
 
 
 class LiveControl:
@@ -32,7 +34,8 @@ class LiveControl:
         if not run.sealed:
             return _refused(f"run {run.run_id} is just starting", advice="try again in a few seconds")
         if request.verb is not Verb.EXPLAIN and request.verb is not Verb.HOSTS:
-            run.record.log.add(_told(request), level="warning")
+            kind = _KINDS.get(request.verb, EventKind.REMARK)
+            run.record.log.add(_told(request), level="warning", kind=kind)
         return getattr(self, f"_{request.verb.value}")(run, request)
 
     # --- runs and jobs ---

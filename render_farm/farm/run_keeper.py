@@ -13,6 +13,7 @@ from render_farm.farm.farm_metrics import FarmMetrics
 from render_farm.farm.held_run import HeldRun, hold
 from render_farm.farm.live_control import LiveControl
 from render_farm.farm.run_spec import RunSpec
+from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.states import RunState
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -85,7 +86,11 @@ class RunKeeper:
             if not self._dispatch.machine.hosts.is_quarantined(host):
                 self._dispatch.apply(ev.QuarantineHost(host=host, reason=reason))
         if run.control.paused:
-            run.record.log.add(f"the run is paused; `render-farm resume {run.run_id}` lets it go on", level="warning")
+            run.record.log.add(
+                f"the run is paused; `render-farm resume {run.run_id}` lets it go on",
+                level="warning",
+                kind=EventKind.RUN_PAUSED,
+            )
             self._dispatch.apply(ev.PauseRun(run_id=run.key))
 
     def _forget_old(self, again: str) -> None:

@@ -18,6 +18,8 @@ class EventKind(StrEnum):
 
     REMARK = ""
     RUN_STARTED = "run_started"
+    RUN_PAUSED = "run_paused"
+    RUN_RESUMED = "run_resumed"
     TEXT_STARTED = "text_started"
     TEXT_DONE = "text_done"
     WORKER_UP = "worker_up"

@@ -5,6 +5,7 @@ Times are Unix seconds. A worker that denoises and finishes another film at once
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ _BEGINS = {EventKind.SEGMENT_STARTED: "segment", EventKind.FINISH_STARTED: "fini
 _ENDS = {EventKind.SEGMENT_DONE, EventKind.FILM_PUBLISHED, EventKind.WORK_FAILED, EventKind.FILM_ENDED}
 
 TEXT = "waiting for the prompts to be encoded"
+PAUSED = "the run was paused"
 RETRY = "waiting to try again"
 TAIL = "no film left to begin"
 BETWEEN = "between segments"
@@ -166,6 +168,7 @@ class _Reasons:
     def __init__(self, lines: list[LogLine]) -> None:
         self._text: list[tuple[float, float]] = []
         self._retry: list[tuple[float, float]] = []
+        self._paused = _pauses(lines)
         self._last_start_s = max((line.time_s for line in lines if line.kind in _BEGINS), default=0.0)
         since: float | None = None
         delayed: dict[str, float] = {}
@@ -184,11 +187,30 @@ class _Reasons:
         middle = (start_s + end_s) / 2
         if any(begin <= middle <= end for begin, end in self._text):
             return TEXT
+        if any(begin <= middle <= end for begin, end in self._paused):
+            return PAUSED
         if end_s > self._last_start_s:
             return TAIL
         if any(begin <= middle <= end for begin, end in self._retry):
             return RETRY
         return BETWEEN
+
+
+def _pauses(lines: list[LogLine]) -> list[tuple[float, float]]:
+    """When the run was paused."""
+    pauses: list[tuple[float, float]] = []
+    since: LogLine | None = None
+    for line in lines:
+        # A farm that takes a paused run up says so before it starts; numbers begin anew with it.
+        is_older = line.kind == EventKind.RUN_STARTED and since is not None and since.number > line.number
+        if since is not None and (line.kind == EventKind.RUN_RESUMED or is_older):
+            pauses.append((since.time_s, line.time_s))
+            since = None
+        elif line.kind == EventKind.RUN_PAUSED and since is None:
+            since = line
+    if since is not None:
+        pauses.append((since.time_s, math.inf))
+    return pauses
 
 
 def _workers_of(begin: LogLine) -> list[str]:

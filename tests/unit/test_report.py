@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from render_farm.report.page import build_page, dump_data
 from render_farm.report.page_data import Price, page_data
 from render_farm.report.run_folder import RunFolder
 from render_farm.report.serve import ReportServer, _range
-from render_farm.report.timeline import BETWEEN, RETRY, TAIL, TEXT, build_timeline
+from render_farm.report.timeline import BETWEEN, PAUSED, RETRY, TAIL, TEXT, build_timeline
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.store import open_store
@@ -188,6 +189,23 @@ NOT_SERVED = (
     "/%2e%2e/video.mp4",
     "/..%2f..%2fetc/poster.jpg",
 )
+
+
+def test_idle_time_of_a_pause_is_the_pauses():
+    started = [event(0, EventKind.RUN_STARTED), event(0, EventKind.WORKER_UP, "w")]
+    paused = [
+        event(10, EventKind.RUN_PAUSED),
+        event(60, EventKind.RUN_RESUMED),
+        event(60, EventKind.SEGMENT_STARTED, "w", "a"),
+        event(70, EventKind.SEGMENT_DONE, "w", "a"),
+        event(75, EventKind.RUN_PAUSED),
+    ]
+    assert build_timeline([*started, *paused], now_s=300).idle_s == {PAUSED: 60 + 230}
+    ended = replace(event(80, EventKind.WORKER_ENDED, "w"), number=9)
+    anew = [event(200, EventKind.RUN_STARTED), event(200, EventKind.WORKER_UP, "v")]
+    again = [event(210, EventKind.SEGMENT_STARTED, "v", "a"), event(220, EventKind.SEGMENT_DONE, "v", "a")]
+    older = [*started, replace(event(0, EventKind.RUN_PAUSED), number=7), ended, *anew, *again]
+    assert build_timeline(older).idle_s == {PAUSED: 80, BETWEEN: 10}  # it was resumed while nobody rendered it
 
 
 def test_a_deadline_is_kept_by_a_film_that_is_done_in_time_only():
