@@ -11,7 +11,7 @@ function find(index, from = null) {
 function openFilm(place) {
   const index = shown[place];
   if (index === undefined) return;
-  while (place >= numShown) showMore();
+  while (!opener && place >= numShown) showMore();  // so that the focus has a card to go back to
   opened = place;
   const jobs = data.jobs, watch = watchOf(index);
   const media = clear(by("film-media"));
