@@ -24,7 +24,7 @@ def runs_page(store: Store) -> bytes:
     runs = run_documents(store)
     with ThreadPoolExecutor(max_workers=_LOOKED_INTO) as pool:
         counts = list(pool.map(lambda run: _counts(store, run["run_id"]), runs[:_LOOKED_INTO]))
-    counts += [{}] * (len(runs) - len(counts))
+    counts += [Counter()] * (len(runs) - len(counts))
     rows = "".join(_row(run, count) for run, count in zip(runs, counts, strict=True))
     head = "<tr><th>Run</th><th>Films</th><th></th><th>Began (UTC)</th><th>Manifest</th></tr>"
     table = f'<div class="card scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
