@@ -99,10 +99,10 @@ def document(output: Path, job_id: str) -> dict:
     return json.loads((output / job_id / "job.json").read_text())
 
 
-def assert_complete(output: Path, job_id: str, num_frames: int = 37) -> None:
+def assert_complete(output: Path, job_id: str, num_frames: int = 37, width: int = 32) -> None:
     """The film is there, whole, under its final names."""
     video = probe_mp4(output / job_id / "video.mp4")
-    assert (video.num_frames, video.width, video.height) == (num_frames, 32, 32)
+    assert (video.num_frames, video.width, video.height) == (num_frames, width, 32)
     assert (output / job_id / "poster.jpg").stat().st_size > 0
     assert document(output, job_id)["num_frames"] == num_frames
     assert not [path for path in (output / job_id).iterdir() if path.name.startswith(".")]

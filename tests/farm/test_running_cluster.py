@@ -14,36 +14,38 @@ from tests.farm import films
 from tests.farm.conftest import ray_command
 
 
-def test_a_manifest_and_a_prompt_on_a_running_cluster(ray_head, tmp_path):
+def test_a_group_and_a_single_worker_on_a_running_cluster(ray_head, tmp_path):
+    """One after the other: the second run wants workers of another shape."""
     arguments = [
         "--output",
         str(tmp_path / "out"),
         "--address",
         ray_head.address,
-        "--workers",
-        "1",
         "--device",
         "cpu",
         "--json",
+        "--workers",
     ]
-    manifest = films.manifest(tmp_path, [films.job("a")], "one.parquet")
+    manifest = films.manifest(tmp_path, [films.job("a", width=64, ulysses=2)], "one.parquet")
     stranger = subprocess.Popen(
-        films.command("render", manifest, *arguments),
+        films.command("render", manifest, *arguments, "2"),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
     )
-    first = films.render(manifest, *arguments)
+    first = films.render(manifest, *arguments, "2")
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["jobs"] == {"done": 1}
+    segments = films.document(tmp_path / "out", "a")["segments"]
+    assert [segment["group_shape"] for segment in segments] == [[1, 2, 1]] * 2
     Image.new("RGB", (40, 40), "red").save(tmp_path / "first.png")
     lora = MODEL_DIR.parent / "loras" / "outlined.safetensors"
     inputs = ["--image", str(tmp_path / "first.png"), "--lora", f"{lora}=0.5"]
     size = ["--num-frames", "5", "--height", "32", "--width", "32", "--steps", "1"]
-    second = films.render("--prompt", "a red circle", *size, *inputs, *arguments)
+    second = films.render("--prompt", "a red circle", *size, *inputs, *arguments, "1")
     assert second.returncode == 0, second.stderr
-    films.assert_complete(tmp_path / "out", "a")
+    films.assert_complete(tmp_path / "out", "a", width=64)
     [name] = [path.name for path in (tmp_path / "out").glob("a-red-circle*")]
     films.assert_complete(tmp_path / "out", name, num_frames=5)
     assert films.document(tmp_path / "out", name)["parameters"]["loras"][0]["weight"] == 0.5
