@@ -131,7 +131,10 @@ def _as_on_the_cluster(
     request: RunRequest, flags: Mapping[str, Any], run_id: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """`render`'s flags as they are to be given there, and the local files that they name."""
-    there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": _everywhere(request.output)}
+    from render_farm.storage.store import open_store
+
+    output = open_store(request.output).root_uri
+    there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
     there |= input_flags(request.overrides)
     files: dict[str, str] = {}
     if request.manifest is not None and "://" not in request.manifest:

@@ -68,6 +68,14 @@ def test_a_local_manifest_goes_along_and_its_inputs_keep_their_place(sent, tmp_p
     assert "render-farm watch" in done.stderr
 
 
+def test_one_output_is_one_however_it_is_written(sent, tmp_path):
+    path = tmp_path / "films.parquet"
+    write_manifest(str(path), [RenderJob(job_id="a", prompt="p")])
+    for output in ("s3://bucket/films", "s3://bucket/films/", "s3a://bucket/films"):
+        assert call(str(path), "--output", output).exit_code == 0
+    assert {submission.output for submission, _ in sent} == {"s3://bucket/films"}
+
+
 def test_one_prompt_and_settings(sent, tmp_path):
     settings = tmp_path / "my.toml"
     settings.write_text('model = "tiny"\n')
