@@ -16,7 +16,9 @@ from tests.farm.films import RAY
 from tests.fixtures_s3 import free_port
 
 # Ray gives its workers a low priority, which a busy machine turns into minutes; these tests have time-outs.
+# A node ends when its agent, a Python process, has not started within 30 s.
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
 
 
 @dataclass(frozen=True, kw_only=True)
