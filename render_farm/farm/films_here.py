@@ -14,6 +14,7 @@ from render_farm.farm.film_output import FilmOutput
 from render_farm.farm.film_task import FilmTask
 from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import FilmState, load_film
+from render_farm.storage.layout import FilmKeys
 from render_farm.storage.store import Store
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ class FilmsHere:
         """The film with `num_segments` segments at least."""
         film = self.film(store, task)
         is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
-        if is_ahead or len(film.latents) < num_segments:  # it was rendered elsewhere since it was here: read it again
-            self.forget(task.film)
+        next_state = FilmKeys(film=task.film).state(film.state.number + 1)
+        if is_ahead or len(film.latents) < num_segments or store.exists(next_state):
+            self.forget(task.film)  # it was rendered elsewhere since it was here: read it again
             film = self.film(store, task)
         self.check_begun(film, num_segments, task)
         return film
