@@ -67,7 +67,11 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue"
 
     def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # its sender was killed; the server behind would wait for the rest
+            self.close_connection = True
+            return
         self.server.speak.wait()
         fault = self.server.next_fault()
         if self.server.refused and self.command == "PUT" and self.path.partition("?")[0].endswith(self.server.refused):
