@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
+from render_farm.farm.patience import Patience
 from render_farm.farm.results import write_results
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.run_rows import row_of
@@ -26,6 +27,8 @@ _RESULTS_EVERY_S = 20.0
 _RESULTS_AGAIN = 50
 """Results are written again after at least so many times as long as that takes: it is all rows, every time."""
 _LIVE_EVERY_S = 5.0
+_RELEASE_WITHIN_S = 60.0
+"""A store that fails when a run ends; the next start would wait for the lease to grow old."""
 
 
 @dataclass
@@ -124,7 +127,7 @@ class HeldRun:
         try:
             if not self.lease_lost:
                 await self.write(last=True)
-            await asyncio.to_thread(self.lease.stop)
+            await asyncio.to_thread(Patience(_RELEASE_WITHIN_S), self.lease.stop)
         except RenderFarmError as error:
             self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
