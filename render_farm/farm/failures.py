@@ -12,6 +12,7 @@ _OF_A_DEVICE = re.compile(
     r"CUDA (driver )?error|cuDNN error|CU(DNN|BLAS)_STATUS_|NCCL error|uncorrectable ECC", re.IGNORECASE
 )
 """The libraries under torch raise a bare RuntimeError; nothing that the process computes later is to be trusted."""
+_HOW_IT_ENDED = "Worker exit type:"
 _NODE_GONE = ("node has died", "node died", "node is dead", "node was terminated", "receives a SIGTERM")
 
 
@@ -50,7 +51,12 @@ def died(worker: str, error: BaseException | None = None) -> Failure:
     """The failure of whatever a worker held when its process ended, as Ray tells it. A machine that left the cluster
     (a spot instance, a drained node) is no fault of the worker's."""
     detail = " ".join(str(error).split()) if error is not None else ""
-    message = f"worker {worker} ended while it held this work" + (f": {detail[-300:]}" if detail else "")
+    message = f"worker {worker} ended while it held this work" + (f": {_how(detail)}" if detail else "")
     if getattr(error, "preempted", False) or any(sign in detail for sign in _NODE_GONE):
         return Failure(fault=Fault.CLUSTER, error_class="NodeLostError", message=message)
     return Failure(fault=Fault.WORKER, error_class="WorkerDiedError", message=message)
+
+
+def _how(detail: str) -> str:
+    """Of what Ray says of an actor's death, how its process ended; names and addresses come before."""
+    return detail[max(0, detail.find(_HOW_IT_ENDED)) :][:300]

@@ -62,3 +62,10 @@ def test_a_machine_that_leaves_is_no_workers_fault(said, error_class):
     failure = died("worker-0.1", RuntimeError(said))
     assert failure.error_class == error_class
     assert rule_for(failure).counted is (error_class == "WorkerDiedError")
+
+
+def test_a_death_is_told_from_how_the_process_ended():
+    said = f"actor {'0' * 400} Worker exit type: SYSTEM_ERROR Worker exit detail: The OOM killer ended it. {'x' * 400}"
+    assert "held this work: Worker exit type: SYSTEM_ERROR Worker exit detail: The OOM killer ended it." in (
+        died("worker-0.1", RuntimeError(said)).message
+    )
