@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +21,20 @@ from tests.fixtures_s3 import free_port
 # A node ends when its agent, a Python process, has not started within 30 s.
 os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
+
+
+def _use_tokens() -> None:
+    """Ray makes a token when it first starts a cluster, and asks for it from then on; but a process that looked at some
+    cluster before, without one, goes on without."""
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError), token.open("x") as file:
+        token.chmod(0o600)
+        file.write(secrets.token_hex(32))
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+_use_tokens()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +60,8 @@ def ray_head() -> Iterator[RayHead]:
     environment["PATH"] = f"{Path(RAY).parent}:{environment['PATH']}"  # `python` of a job is found there
     start = [
         RAY, "start", "--head", f"--port={port}", "--num-cpus=4", "--dashboard-host=127.0.0.1", "--block",
-        f"--dashboard-port={dashboard}", "--disable-usage-stats", f"--temp-dir={folder}",
-        "--object-store-memory=100000000",
+        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}", "--disable-usage-stats",
+        f"--temp-dir={folder}", "--object-store-memory=100000000",
     ]  # fmt: skip
     process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     head = RayHead(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}")

@@ -47,7 +47,8 @@ def ray_address(s3_env, monkeypatch):
         monkeypatch.setenv("RAY_metric_cardinality_level", "low")
         start = [
             RAY, "start", "--head", f"--port={port}", "--num-cpus=4", "--block", "--disable-usage-stats",
-            f"--dashboard-port={free_port()}", f"--temp-dir={folder}", "--object-store-memory=100000000",
+            f"--dashboard-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+            f"--temp-dir={folder}", "--object-store-memory=100000000",
         ]  # fmt: skip
         head = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
