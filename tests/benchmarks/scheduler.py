@@ -203,7 +203,7 @@ def rss_bytes() -> int:
 def main() -> None:
     parts = {"night": night, "decisions": decisions, "tail": tail, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=list(parts))
+    parser.add_argument("parts", nargs="*", choices=[*parts, []])
     options = parser.parse_args()
     print(f"machine   {platform.machine()}, {os.cpu_count()} cores; python {platform.python_version()}")
     print(f"load      {os.getloadavg()[0]:.1f} when it began")

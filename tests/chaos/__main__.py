@@ -1,11 +1,13 @@
 """`make chaos`: seeded runs of every fault, one after another; each leaves a line in today's results file at once.
 
-    python -m tests.chaos [--runs 20] [--seed 0] [--faults acdefFghijklp] [--minutes M] [--results FILE] [--summary]
+    python -m tests.chaos [--runs 20] [--seed 0] [--faults acdefFghijklp] [--minutes M] [--results FILE]
+                          [--keep DIR] [--summary]
 
 A fault has had its share when `--runs` of its runs, of all dated files beside the results file, were struck; the one
-that has struck least often is next. `--summary` only counts. Where it may, this process moves into namespaces of its
-own first, so that it can mount a small disk and sees only its own processes, ports and shared memory. Several of them,
-each with faults of its own, may then run beside each other and write to one results file.
+that has struck least often is next. A run with violations leaves logs and output in `--keep` (build/chaos) below
+`<fault>-<seed>`. `--summary` only counts. Where it may, this process moves into namespaces of its own first, so that it
+can mount a small disk and sees only its own processes, ports and shared memory. Several of them, each with faults of
+its own, may then run beside each other and write to one results file.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ def _run(options: argparse.Namespace, path: Path, faults: list[Fault], made: lis
                 return
             fault = BY_LETTER[letter]
             try:
-                record = one_run(worlds.at(fault.place), fault, seed, undisturbed)
+                record = one_run(worlds.at(fault.place), fault, seed, undisturbed, keep=Path(options.keep))
             except Exception:  # noqa: BLE001  (of the suite's own: no run, and no reason to end a long sitting)
                 traceback.print_exc()
                 worlds.end(fault.place)
@@ -120,6 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", default="".join(BY_LETTER))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--results", default=str(Path(__file__).with_name("results") / f"{today}.jsonl"))
+    parser.add_argument("--keep", default="build/chaos", help="where runs with violations leave logs and output")
     parser.add_argument("--summary", action="store_true")
     return parser.parse_args()
 

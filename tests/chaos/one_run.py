@@ -6,6 +6,7 @@ import os
 import random
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from render_farm.storage import open_store
 from render_farm.storage.layout import WORK, JobKeys, RunKeys
 from render_farm.storage.store import Store
 from tests.chaos.audit import Audit
+from tests.chaos.evidence import keep_evidence
 from tests.chaos.faults import strike_when_possible
 from tests.chaos.left_behind import Machine, what_is_left
 from tests.chaos.records import Record
@@ -77,8 +79,8 @@ def _jobs(fault: Fault, seed: int) -> list[RenderJob]:
     return [films.job(name, **values, seed=1000 * (seed % 3) + number) for number, name in enumerate(_JOBS)]
 
 
-def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed) -> Record:
-    """Run, strike, go on, audit."""
+def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed, *, keep: Path | None = None) -> Record:
+    """Run, strike, go on, audit. `keep`: where to leave what a run with violations left."""
     os.environ.update(world.server.env)  # this process looks past the proxy
     started = time.monotonic()
     expected = undisturbed.latents(world, fault, seed)
@@ -134,7 +136,7 @@ def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed) -> 
     keys = RunKeys(run_id=RUN_ID)
     if not undisturbed.embeddings:
         undisturbed.embeddings = {key: store.read_bytes(key) for key in store.list(keys.embeddings)}
-    return Record(
+    record = Record(
         fault=fault.letter,
         seed=seed,
         struck=struck,
@@ -146,6 +148,12 @@ def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed) -> 
         seconds=round(time.monotonic() - started, 1),
         violations=violations,
     )
+    if violations and keep is not None:
+        try:
+            keep_evidence(keep, world, store, record)
+        except Exception:  # noqa: BLE001  (the record with its violations is worth more)
+            traceback.print_exc()
+    return record
 
 
 def _audit(store: Store, expected: dict[str, np.ndarray], fault: Fault) -> tuple[list[str], int, int]:
