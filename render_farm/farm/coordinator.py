@@ -53,7 +53,7 @@ class Coordinator:
             device=lambda: self._crew.shape.device,
             on_all_over=lambda: self._crew.all_over(),
         )
-        self._crew = Crew(shape, self._dispatch, self._keeper, self._metrics)
+        self._crew = Crew(shape, self._dispatch, self._keeper, self._metrics, on_not_needed=self._end)
         stage = TextStage(
             self._crew.pool,
             shape.policy,
@@ -209,6 +209,11 @@ class Coordinator:
         if self._ticking is not None:
             self._ticking.cancel()
         await asyncio.gather(*(self._crew.let_go(worker) for worker in self._machine.workers))
+
+    def _end(self) -> None:
+        """Ray waits for the actors of a node that it drains, `ray start --block` on SIGTERM half a minute."""
+        if not self._adding.locked():
+            ray.kill(ray.get_runtime_context().current_actor)
 
     # --- calls of the workers ---
 

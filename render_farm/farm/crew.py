@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+
+import ray
 
 from render_farm.farm.cluster_scaler import ClusterScaler, scaler_of
 from render_farm.farm.dispatch import Dispatch
@@ -26,7 +29,16 @@ _DRAINS_EVERY_S = 2.0
 class Crew:
     """See the module."""
 
-    def __init__(self, shape: FarmShape, dispatch: Dispatch, keeper: RunKeeper, metrics: FarmMetrics) -> None:
+    def __init__(
+        self,
+        shape: FarmShape,
+        dispatch: Dispatch,
+        keeper: RunKeeper,
+        metrics: FarmMetrics,
+        *,
+        on_not_needed: Callable[[], None],
+    ) -> None:
+        """`on_not_needed` is called when nothing is left to render and the node of this process is told to go."""
         self.shape = shape
         self.pool = WorkerPool(shape, on_up=self._up, on_cannot_start=keeper.stop_all, work_for=self._work_for)
         self.watch = HangWatch(shape.timeouts)
@@ -38,6 +50,7 @@ class Crew:
         self._metrics = metrics
         self._drains = DrainWatch()
         self._drains_looked_s = 0.0
+        self._on_not_needed = on_not_needed
         self._idle_since_s = 0.0
         """When the last run ended."""
 
@@ -181,7 +194,7 @@ class Crew:
 
     def heed_drains(self, now: float) -> None:
         """Now and then look for nodes that are told to go."""
-        if self.pool.nodes and now - self._drains_looked_s >= _DRAINS_EVERY_S:
+        if now - self._drains_looked_s >= _DRAINS_EVERY_S:
             self._drains_looked_s = now
             self._dispatch.spawn(self._leave_drained())
 
@@ -196,6 +209,8 @@ class Crew:
                 self.pool.handle(worker).preempt.remote(within_s)
         if draining:
             self.start()
+        if not self._keeper.anything_left and ray.get_runtime_context().get_node_id() in draining:
+            self._on_not_needed()
 
     # --- the log ---
 

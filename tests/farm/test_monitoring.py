@@ -30,6 +30,8 @@ from tests.s3_proxy import proxied
 
 _SCRAPE = "3s"
 _RATE_OVER = "60s"
+_SOONER_THAN_DRAINED_S = 25
+"""A head that is told to end waits 30 s for its actors. Kept workers and the coordinator go by themselves."""
 _GUARD = " or vector(0)"
 _BAD = "bad/video.mp4"
 
@@ -54,7 +56,7 @@ def ray_address(s3_env, monkeypatch):
         try:
             discovery = folder / Path(SERVICE_DISCOVERY).name
             films.wait_for(discovery.exists, what="Ray's service discovery")
-            yield f"127.0.0.1:{port}", discovery
+            yield f"127.0.0.1:{port}", discovery, head
         finally:
             head.terminate()
             head.wait(timeout=60)
@@ -77,7 +79,7 @@ def expressions() -> dict[str, str]:
 
 
 def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
-    address, discovery = ray_address
+    address, discovery, head = ray_address
     (tmp_path / "alerts.yml").write_text(rules_yaml())
     config = tmp_path / "prometheus.yml"
     config.write_text(scrape_yaml(discovery=str(discovery), every=_SCRAPE))
@@ -119,6 +121,8 @@ def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
         assert labels <= known | ray_s
         assert server.query("ray_tasks") and not server.query('{__name__=~"ray_tasks.*",Name=~".+"}')
     assert_found_in_rays_dashboard(s3_uri)
+    head.terminate()
+    head.wait(timeout=_SOONER_THAN_DRAINED_S)
     events = RunFolderReader(open_store(s3_uri), "watched").read().events
     assert {event.worker for event in events if event.kind == EventKind.WORKER_UP} == {"worker-0.1", "worker-1.2"}
 
