@@ -95,11 +95,13 @@ class Coordinator:
         """Take a run on; False when it is being rendered here already.
 
         A run whose driver died before it was sealed is taken up where that one stopped. Raises `LeaseHeldError` when
-        another coordinator owns the run, `UsageError` when the farm's workers are of another kind than it asks for.
+        another coordinator owns the run, `UsageError` when the farm's workers are of another kind than it asks for, or
+        when the run of this id that is being rendered here is of another manifest.
         """
         async with self._adding:
             known = self._keeper.runs.get(spec.key)
             if known is not None and not known.is_over:
+                spec.check_joins(known.record.spec)
                 return not known.sealed
             await self._adopt(shape)
             await self._keeper.take_on(spec, address=self._address, lease_s=shape.timeouts.lease_s)

@@ -28,6 +28,7 @@ from render_farm.farm.run_spec import RunSpec
 from render_farm.farm.run_watch import OnSnapshot, RunClock, RunWatch, Signals
 from render_farm.farm.snapshot import RunOutcome, RunSnapshot
 from render_farm.scheduling.states import exit_code, run_state
+from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.run_state import load_run_state
@@ -92,6 +93,8 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             ended=prepared.ended,
             render_keys=prepared.render_keys,
             manifest=source.manifest,
+            manifest_sha256=sha256_bytes(source.manifest),
+            keep_latents=request.keep_latents,
             document=run_document(
                 source,
                 request,

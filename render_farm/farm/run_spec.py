@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from render_farm.config import EngineOptions, Timeouts
+from render_farm.errors import UsageError
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.results import Result
 from render_farm.planning.groups import GroupShape
@@ -59,8 +60,24 @@ class RunSpec:
     """Of every film, by job."""
     manifest: bytes = b""
     """As submitted; written with the run once its lease is held."""
+    manifest_sha256: str = ""
     document: bytes = b""
     """`run.json`, likewise."""
+    keep_latents: bool = False
+
+    def check_joins(self, live: RunSpec) -> None:
+        """Raises `UsageError` when `live`, the run of this id that is being rendered, is not all that this one asks
+        for: who joined it would be told that films are done which nobody rendered."""
+        if self.manifest_sha256 != live.manifest_sha256:
+            raise UsageError(
+                f"run {self.run_id} is being rendered from another manifest",
+                advice="give another --run-id, or start it again when that run has ended",
+            )
+        if self.keep_latents and not live.keep_latents:
+            raise UsageError(
+                f"run {self.run_id} is being rendered without --keep-latents",
+                advice="start it again when that run has ended; films that are done then get them",
+            )
 
     @property
     def key(self) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from render_farm.errors import UsageError
 from render_farm.farm.coordinator import Coordinator
 from render_farm.farm.run_spec import FarmShape, RunSpec
 
@@ -23,5 +26,26 @@ def test_runs_of_one_id_in_two_outputs_are_two_runs(tmp_path):
         assert states == ["done", "waiting"], "nothing was to be cancelled"
         await coordinator.cancel_run(specs[1].key, "asked to")
         await asyncio.wait_for(coordinator.wait(specs[1].key), 20)
+
+    asyncio.run(add())
+
+
+def test_only_a_command_that_asks_for_the_same_joins_a_run(tmp_path):
+    def spec(manifest: str, keep_latents: bool = False) -> RunSpec:
+        return RunSpec(run_id="night", output=str(tmp_path), manifest_sha256=manifest, keep_latents=keep_latents)
+
+    async def add() -> None:
+        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        assert await coordinator.add_run(spec("a"), SHAPE)
+        with pytest.raises(UsageError, match="run night is being rendered from another manifest"):
+            await coordinator.add_run(spec("b"), SHAPE)
+        with pytest.raises(UsageError, match="run night is being rendered without --keep-latents"):
+            await coordinator.add_run(spec("a", keep_latents=True), SHAPE)
+        assert await coordinator.add_run(spec("a"), SHAPE), "it is not sealed: whoever comes adds its films"
+        await coordinator.cancel_run(spec("a").key, "asked to")
+        await asyncio.wait_for(coordinator.wait(spec("a").key), 20)
+        assert await coordinator.add_run(spec("b"), SHAPE), "the run has ended: its id is free for another manifest"
+        await coordinator.cancel_run(spec("b").key, "asked to")
+        await asyncio.wait_for(coordinator.wait(spec("b").key), 20)
 
     asyncio.run(add())
