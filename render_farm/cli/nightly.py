@@ -111,7 +111,11 @@ def nightly(**flags: Any) -> None:
     if flags["only"] is None:
         for night in _missed(flags, tonight):
             if flags["missed"] == Missed.SKIP:
-                hint(f"the night of {night.day} was missed; --date {night.day} renders it, --missed catch-up all such")
+                late = "" if deadline is None else " --after-deadline go-on"
+                hint(
+                    f"the night of {night.day} was missed; --date {night.day}{late} renders it, "
+                    "--missed catch-up all such"
+                )
             else:
                 hint(f"catching up on the night of {night.day}")
                 outcomes.append(_render(night, flags, deadline))
@@ -177,7 +181,7 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
         left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
         stops = flags["after_deadline"] == AfterDeadline.STOP
         if stops and left_s is not None and left_s <= 0:
-            hint(f"run {night.run_id}: the deadline ({deadline}) has passed")
+            hint(f"run {night.run_id}: the deadline ({deadline}) has passed; --after-deadline go-on renders it still")
             return _ended(night, "cancelled", TIMED_OUT)
         request = request_of(
             {

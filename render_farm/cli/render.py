@@ -274,7 +274,10 @@ def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:
 def summary(outcome: RunOutcome) -> list[str]:
     """How a run ended, in a few lines."""
     jobs = ", ".join(f"{number} {state}" for state, number in outcome.jobs.items() if number)
-    lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else ""), f"films: {outcome.output}"]
+    lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else "")]
+    if not outcome.jobs:  # it was not begun here
+        return lines
+    lines.append(f"films: {outcome.output}")
     lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")
     if outcome.jobs.get("failed"):
         lines.append(f"why: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet")

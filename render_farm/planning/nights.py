@@ -47,10 +47,13 @@ def before(night: date, count: int) -> list[date]:
 
 
 def fill_in(pattern: str, night: date) -> str:
-    """`pattern` with `{date}` (2030-01-31), `{year}`, `{month}` and `{day}` filled in. ValueError for other fields."""
+    """`pattern` with `{date}` (2030-01-31), `{year}`, `{month}` and `{day}` filled in. ValueError for other fields, and
+    for a brace that is alone."""
     unknown = [name for name in _FIELD.findall(pattern) if name not in _FIELDS]
     if unknown:
         raise ValueError(f"{pattern!r}: {{{unknown[0]}}} is none of {', '.join(f'{{{name}}}' for name in _FIELDS)}")
+    if set("{}") & set(_FIELD.sub("", pattern)):
+        raise ValueError(f"{pattern!r}: a brace is alone; write {{date}}")
     values = {
         "date": night.isoformat(),
         "year": f"{night.year:04d}",

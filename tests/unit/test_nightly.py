@@ -86,8 +86,11 @@ def test_a_deadline_may_be_passed_when_asked_for(farm, go, tmp_path):
 
 def test_a_night_whose_deadline_has_passed_is_13(farm, go, tmp_path):
     manifest(tmp_path, days_ago=2)
-    done = go("--date", (TODAY - timedelta(days=2)).isoformat(), "--deadline", "23:59")
+    that_night = ("--date", (TODAY - timedelta(days=2)).isoformat(), "--deadline", "23:59")
+    done = go(*that_night)
     assert done.exit_code == 13 and farm.requests == []
+    assert "report" not in done.stdout and "--after-deadline go-on" in done.stderr
+    assert go(*that_night, "--after-deadline", "go-on").exit_code == 0
 
 
 def test_no_manifest_is_14(farm, go):
@@ -133,7 +136,8 @@ def test_missed_nights_are_told_of_and_caught_up_on_when_asked(farm, go, tmp_pat
     tonight, yesterday, before = (manifest(tmp_path, days_ago) for days_ago in range(3))
     done = go()
     assert [request.run_id for request in farm.requests] == [tonight]
-    assert f"--date {yesterday.removeprefix('nightly-')}" in done.stderr
+    assert f"--date {yesterday.removeprefix('nightly-')} renders it" in done.stderr
+    assert "--after-deadline go-on renders it" in go("--deadline", "23:59").stderr
     assert go("--missed", "catch-up", "--look-back", "1").exit_code == 0
     assert [request.run_id for request in farm.requests[1:]] == [yesterday]
     assert go("--missed", "catch-up").exit_code == 0

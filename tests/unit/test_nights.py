@@ -66,6 +66,9 @@ def test_fields_of_a_pattern():
     )
     with pytest.raises(ValueError, match=r"\{night\} is none of \{date\}"):
         nights.fill_in("{night}.parquet", date(2030, 1, 5))
+    for broken in ("{date.parquet", "date}.parquet", "{{date}}.parquet"):
+        with pytest.raises(ValueError, match=r"a brace is alone; write \{date\}"):
+            nights.fill_in(broken, date(2030, 1, 5))
 
 
 @pytest.mark.parametrize("text", ["25:00", "7", "07:60", "noon", ""])
