@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from render_farm.cli.terminal import hint
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +21,14 @@ Output = Annotated[
 ]
 
 
+Wait = Annotated[
+    float, typer.Option("--wait", metavar="S", min=0, help="How long to wait for a run that is not there yet.")
+]
+WAIT_S = 120.0
+"""A job that was submitted makes its run's folder when Ray has started it."""
+_LOOK_EVERY_S = 2.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunPlace:
     """A run and the output tree it is in."""
@@ -27,8 +37,9 @@ class RunPlace:
     run_id: str
 
 
-def find_run(run: str, output: str | None) -> RunPlace:
-    """The run that `run` names. UsageError when it cannot be a run's name, NotFoundError when there is none of it."""
+def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
+    """The run that `run` names. UsageError when it cannot be a run's name, NotFoundError when there is none of it, also
+    after `wait_s` seconds."""
     from render_farm.config import load_settings
     from render_farm.storage import open_store
     from render_farm.storage.layout import RUNS, RunKeys, check_id
@@ -46,9 +57,18 @@ def find_run(run: str, output: str | None) -> RunPlace:
         check_id(run_id, "run id")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    store = open_store(root)
-    if not store.exists(RunKeys(run_id=run_id).run):
-        known = store.list_folders(RUNS)[-5:]
-        advice = f"the last ones there: {', '.join(known)}" if known else "nothing has been rendered there yet"
-        raise NotFoundError(f"there is no run {run_id!r} in {store.root_uri}", advice=advice)
+    store, key = open_store(root), RunKeys(run_id=run_id).run
+    stop, told = time.monotonic() + wait_s, False
+    while not store.exists(key):
+        if time.monotonic() >= stop:
+            known = store.list_folders(RUNS)[-5:]
+            advice = f"the last ones there: {', '.join(known)}" if known else "nothing has been rendered there yet"
+            raise NotFoundError(
+                f"there is no run {run_id!r} in {store.root_uri}",
+                advice=f"{advice}; a job that was just submitted needs a minute, `ray job logs` says how it goes",
+            )
+        if not told:
+            hint(f"there is no run {run_id!r} in {store.root_uri} yet: waiting up to {wait_s:g} s for it to begin")
+            told = True
+        time.sleep(_LOOK_EVERY_S)
     return RunPlace(store=store, run_id=run_id)

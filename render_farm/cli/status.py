@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.progress import clock_text, log_text
-from render_farm.cli.runs import Jobs, Output, Run, find_run
+from render_farm.cli.runs import WAIT_S, Jobs, Output, Run, Wait, find_run
 from render_farm.cli.terminal import Json, duration, hint, plural, print_json
 from render_farm.errors import NotFoundError
 
@@ -36,12 +36,13 @@ def watch(
     run: Run,
     output: Output = None,
     every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between looks.")] = _POLL_S,
+    wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
     """Show how a run goes until it is over; Ctrl-C leaves it running. Exits as the run did."""
     from render_farm.scheduling.states import exit_code
 
-    read = _reader(run, output)
+    read = _reader(run, output, wait_s=wait)
     try:
         last = _watch_terminal(read, every) if sys.stderr.isatty() and not as_json else _watch_lines(read, every)
     except KeyboardInterrupt:
@@ -69,6 +70,9 @@ def logs(
     output: Output = None,
     everything: Annotated[bool, typer.Option("--all", help="With every segment that begins and ends.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="S", min=0, help="With --follow: how long for a run to begin.")
+    ] = WAIT_S,
     as_json: Json = False,
 ) -> None:
     """The events of a run, or of some of its jobs, in the order of time, a line each.
@@ -78,7 +82,7 @@ def logs(
     """
     from render_farm.report.run_folder import RunFolderReader
 
-    place = find_run(run, output)
+    place = find_run(run, output, wait_s=wait if follow else 0.0)
     reader, read = RunFolderReader(place.store, place.run_id), _reader(run, output)
     wanted = set(jobs or ())
 
@@ -107,12 +111,12 @@ def logs(
         time.sleep(_POLL_S)
 
 
-def _reader(run: str, output: str | None) -> Callable[[], RunStatus]:
+def _reader(run: str, output: str | None, *, wait_s: float = 0.0) -> Callable[[], RunStatus]:
     """A function that reads the run's status anew."""
     from render_farm.report.run_folder import RunFolderReader
     from render_farm.report.status import run_status
 
-    place = find_run(run, output)
+    place = find_run(run, output, wait_s=wait_s)
     reader = RunFolderReader(place.store, place.run_id)
     return lambda: run_status(reader.read(), now_s=time.time(), root_uri=place.store.root_uri)
 

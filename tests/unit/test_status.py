@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from render_farm.cli import runs
 from render_farm.cli.main import app
 from render_farm.cli.status import status_lines
 from render_farm.cli.status_view import status_view
@@ -204,10 +205,22 @@ def test_logs_of_a_run_and_of_a_job(cli, tmp_path):
 @pytest.mark.parametrize("verb", ["status", "watch", "logs", "report"])
 def test_a_run_that_is_not_there_is_14(cli, tmp_path, verb):
     write_run(tmp_path, num_jobs=3, num_films=0)
-    said = cli(verb, "other", "--output", tmp_path)
+    at_once = ["--wait", "0"] if verb == "watch" else []
+    said = cli(verb, "other", "--output", tmp_path, *at_once)
     assert said.exit_code == 14
     assert "night" in said.stderr
     assert cli(verb, "other").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("watch",), ("logs", "--follow")])
+def test_a_run_that_was_just_submitted_is_waited_for(cli, tmp_path, monkeypatch, command):
+    def look_again(_: float) -> None:
+        write_run(tmp_path, num_jobs=3, num_films=0)
+
+    monkeypatch.setattr(runs.time, "sleep", look_again)
+    said = cli(*command, "night", "--output", tmp_path)
+    assert said.exit_code in (0, 11), said.stderr
+    assert said.stderr.count("waiting up to 120 s") == 1
 
 
 def test_a_job_that_is_not_there_is_14(cli, tmp_path):
