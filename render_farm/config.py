@@ -272,7 +272,10 @@ def _read_toml(path: str) -> dict[str, Any]:
         with open(path, "rb") as handle:
             return tomllib.load(handle)
     except OSError as error:
-        raise UsageError(f"settings file {path}: {error.strerror}") from error
+        raise UsageError(
+            f"settings file {path}: {error.strerror}",
+            advice="--config and $RENDER_FARM_CONFIG name it; neither is needed",
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"settings file {path} is not TOML: {error}") from error
 

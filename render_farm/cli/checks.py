@@ -146,12 +146,12 @@ def check_torch(probe: Probe) -> tuple[list[Finding], list[dict[str, Any]]]:
     return found, gpus
 
 
-def check_ray(probe: Probe) -> Finding:
-    """Whether Ray can be imported."""
+def check_ray(probe: Probe, address: str | None = None) -> Finding:
+    """Whether Ray can be imported. `address` is the cluster that is asked, too."""
     answer, why = probe.answer()
     if why:
         return broken("Ray", why, 'pip install "ray[default]"')
-    address = os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS")
     return ok("Ray", f"{answer['version']}, {'cluster ' + address if address else 'private, started by each run'}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from render_farm.cli.checks import Finding, broken, note, ok
+from render_farm.cli.terminal import plural
 from render_farm.errors import RenderFarmError
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def check_cluster(address: str, output: str | None) -> list[Finding]:
     names = sorted(carried_environment(os.environ))
     cpus = f"{cluster.num_cpus} CPU slots, {cluster.num_gpus} GPUs"
     taken = f"taken along: {', '.join(names)}" if names else "no credentials are taken along"
-    return [ok("cluster", f"{len(reports)} machines at {address}, {cpus}; {taken}"), *findings_of(reports, place)]
+    machines = plural(len(reports), "machine")
+    return [ok("cluster", f"{machines} at {address}, {cpus}; {taken}"), *findings_of(reports, place)]
 
 
 def findings_of(reports: list[MachineReport], output: str | None) -> list[Finding]:

@@ -68,7 +68,7 @@ def doctor(
     ]
     on_torch, gpus = checks.check_torch(torch)
     fits = fit.check_fit(model, job, gpus) if model is not None else fit.Fit(findings=())
-    findings = [*before, *on_torch, checks.check_ray(ray), *after, *fits.findings]
+    findings = [*before, *on_torch, checks.check_ray(ray, address), *after, *fits.findings]
     if address is not None:
         from render_farm.cli.cluster_findings import check_cluster
 

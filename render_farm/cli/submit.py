@@ -66,7 +66,7 @@ def submit(**flags: Any) -> None:
 
     request = request_of(flags)
     refuse_for_farm(request.output)
-    run_id = _checked_run_id(request)
+    run_id, mode_was_set = _checked_run_id(request), "RAY_AUTH_MODE" in os.environ
     there, files = _as_on_the_cluster(request, flags, run_id)
     environment = carried_environment(os.environ, extra=flags["env"] or (), credentials=flags["credentials"])
     done = submit_job(
@@ -94,17 +94,18 @@ def submit(**flags: Any) -> None:
         hint(f"taken along: {', '.join(sorted(environment))}")
     if "://" not in there["output"]:
         hint(f"{there['output']} must be the same folder on every machine of the cluster")
-    for line in follow_ups(uri, done.job_id, done.dashboard):
+    token = not mode_was_set and os.environ.get("RAY_AUTH_MODE") == "token"
+    for line in follow_ups(uri, done.job_id, done.dashboard, token=token):
         hint(f"  {line}")
 
 
-def follow_ups(uri: str, job_id: str, dashboard: str) -> list[str]:
-    """Commands that follow a submitted run."""
+def follow_ups(uri: str, job_id: str, dashboard: str, *, token: bool = False) -> list[str]:
+    """Commands that follow a submitted run. `token`: Ray's own has to be told to present one."""
     return [
         f"render-farm watch {uri}",
         f"render-farm logs {uri} --follow",
         f"render-farm cancel {uri}",
-        f"ray job logs {job_id} --address {dashboard} --follow",
+        f"{'RAY_AUTH_MODE=token ' if token else ''}ray job logs {job_id} --address {dashboard} --follow",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shlex
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
@@ -66,6 +67,20 @@ def test_a_local_manifest_goes_along_and_its_inputs_keep_their_place(sent, tmp_p
     assert {f"--output={tmp_path}/out", f"--relative-to={tmp_path}/m", "--address=auto"} <= set(words)
     assert f"--run-id={submission.run_id}" in words
     assert "render-farm watch" in done.stderr
+
+
+def test_rays_own_commands_are_told_of_a_token_that_was_found_here(sent, tmp_path, monkeypatch):
+    def with_token(submission, address):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        return farm_submit.Submitted(job_id="a-1", dashboard="http://head:8265", joined=False)
+
+    path = tmp_path / "films.parquet"
+    write_manifest(str(path), [RenderJob(job_id="a", prompt="p")])
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "  ray job logs a-1" in call(str(path), "--output", "s3://bucket/films").stderr
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr(farm_submit, "submit", with_token)
+    assert "  RAY_AUTH_MODE=token ray job logs a-1" in call(str(path), "--output", "s3://bucket/films").stderr
 
 
 def test_one_output_is_one_however_it_is_written(sent, tmp_path):
