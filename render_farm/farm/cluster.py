@@ -209,7 +209,7 @@ def _check_answers(address: str) -> None:
 
 
 def use_token_at_hand() -> None:
-    """Present the token that lies ready. Ray asks for one by default (`ray start` makes it), but a driver that attaches
+    """Present the token that lies ready. A head that finds one when it starts asks for it, but a driver that attaches
     sends it only in token mode."""
     if "RAY_AUTH_MODE" in os.environ:
         return
