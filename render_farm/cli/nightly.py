@@ -195,7 +195,10 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
             }
         )
         if left_s is not None and not told:
-            hint(f"run {night.run_id}: {duration(left_s)} until the deadline")
+            left = (
+                f"{duration(left_s)} until the deadline" if left_s > 0 else f"goes on after its deadline ({deadline})"
+            )
+            hint(f"run {night.run_id}: {left}")
         try:
             return run(replace(request, deadline=deadline))
         except LeaseHeldError as error:

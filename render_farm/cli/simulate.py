@@ -97,7 +97,10 @@ def simulate(
             )
             raise typer.Exit(NOT_IN_TIME)
         outcome = found
-    lines = _lines(outcome, len(films), farm, settings.gpu_price_per_hour, settings.currency, costs)
+    known = costs.num_observed() if costs is not None else 0
+    nothing = "nothing was learned (--output)" if output is None else f"no GPU has rendered to {output} yet"
+    times = f"learned from {plural(known, 'segment')}" if known else f"by arithmetic, {nothing}"
+    lines = _lines(outcome, len(films), farm, settings.gpu_price_per_hour, settings.currency, times)
     if gantt is not None:
         _draw(gantt, outcome, films, farm.gpus_per_node, manifest, lines)
     if as_json:
@@ -208,21 +211,23 @@ def _copy(costs: CostModel | None) -> CostModel | None:
 
 
 def _lines(
-    outcome: Outcome, num_films: int, farm: SimulatedFarm, price: float | None, currency: str, costs: CostModel | None
+    outcome: Outcome, num_films: int, farm: SimulatedFarm, price: float | None, currency: str, times: str
 ) -> list[str]:
     num_segments = sum(not span.is_lost for span in outcome.spans)
     nodes = -(-outcome.num_gpus // farm.gpus_per_node)
     hours = outcome.num_gpus * outcome.makespan_s / 3600
-    known = costs.num_observed() if costs is not None else 0
-    times = f"learned from {plural(known, 'segment')}" if known else "by arithmetic, nothing was learned (--output)"
+    until_tail = (
+        f"{outcome.utilisation(outcome.tail_s):.1%} until the tail at {duration(outcome.tail_s)}"
+        if outcome.tail_s > 0
+        else "no film ever waits for a GPU"
+    )
     lines = [
         f"{plural(num_films, 'film')}, {plural(num_segments, 'segment')} on {plural(outcome.num_gpus, 'GPU')} "
-        f"({plural(nodes, 'node')} of {farm.gpus_per_node}); times {times}",
+        f"({plural(nodes, 'node')} of {min(farm.gpus_per_node, outcome.num_gpus)}); times {times}",
         f"makespan     {duration(outcome.makespan_s)}, {outcome.over_bound:.1%} over the lower bound "
         f"{duration(outcome.bound.seconds)} (work {duration(outcome.bound.work_s)}, longest film "
         f"{duration(outcome.bound.chain_s)})",
-        f"utilisation  {outcome.utilisation():.1%}; {outcome.utilisation(outcome.tail_s):.1%} until the tail at "
-        f"{duration(outcome.tail_s)}",
+        f"utilisation  {outcome.utilisation():.1%}; {until_tail}",
         f"GPU-hours    {hours:,.1f}" + (f", {hours * price:,.2f} {currency}" if price is not None else ""),
         f"deadlines    {outcome.num_missed} of {outcome.num_dated} missed"
         + (

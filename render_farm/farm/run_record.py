@@ -118,7 +118,9 @@ class RunRecord:
     @state.setter
     def state(self, state: RunState) -> None:
         if state is RunState.RUNNING and self._state is RunState.WAITING:
-            self.log.add(f"{len(self.films)} films to render", kind=EventKind.RUN_STARTED, num_films=len(self.films))
+            number = len(self.films)
+            noun = "film" if number == 1 else "films"
+            self.log.add(f"{number} {noun} to render", kind=EventKind.RUN_STARTED, num_films=number)
         self._state = state
 
     def add(self, entry: FilmEntry) -> FilmRecord:

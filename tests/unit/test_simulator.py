@@ -124,6 +124,9 @@ def test_the_verb_finds_the_number_of_gpus_for_a_deadline(manifest):
     done = CliRunner().invoke(app, ["simulate", manifest, "--gpus", "64", "--deadline", "4h"])
     assert done.exit_code == 0, done.output
     assert "24 films" in done.stdout and "makespan" in done.stdout
+    assert "until the tail at" in done.stdout
+    wide = CliRunner().invoke(app, ["simulate", manifest, "--gpus", "512", "--output", str(manifest) + ".out"])
+    assert "no film ever waits for a GPU" in wide.stdout and "no GPU has rendered to" in wide.stdout
     short = CliRunner().invoke(app, ["simulate", manifest, "--gpus", "8", "--deadline", "1s"])
     assert short.exit_code == 11
 
