@@ -276,7 +276,7 @@ def _read_toml(path: str) -> dict[str, Any]:
             f"settings file {path}: {error.strerror}",
             advice="--config and $RENDER_FARM_CONFIG name it; neither is needed",
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"settings file {path} is not TOML: {error}") from error
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.runs import Jobs, Output, Run, find_run
-from render_farm.cli.terminal import Json, hint, print_json
+from render_farm.cli.terminal import Json, hint, print_json, printable
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
             }
         )
     elif outcome.answer.ok:
-        print(outcome.answer.text)
-        if not outcome.live and request["verb"] != "explain":
+        print(printable(outcome.answer.text))
+        if outcome.is_kept:
             hint(f"no coordinator holds run {place.run_id}; this is kept with it")
     if not outcome.answer.ok:
         raise (NotFoundError if outcome.answer.facts.get("not_found") else UsageError)(outcome.answer.text)

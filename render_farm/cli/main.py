@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import traceback
@@ -128,6 +129,7 @@ def main() -> None:
 
 def run_app(app: typer.Typer) -> None:
     """Run a program. Exits with the contract's codes; 1 is an error nobody expected."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark, not a traceback.
         if hasattr(stream, "reconfigure"):
@@ -140,6 +142,17 @@ def run_app(app: typer.Typer) -> None:
             raise
         error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
         sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """A shell or a service may have closed them (`>&-`). Python has None there then, and the next file or socket that is
+    opened gets their number, so that what a library prints would be written into it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
 
 
 def _save_traceback() -> str:

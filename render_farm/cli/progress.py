@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
-from render_farm.cli.terminal import duration
+from render_farm.cli.terminal import duration, printable
 from render_farm.farm.snapshot import LogLine, RunSnapshot
 
 LINE_EVERY_S = 30.0
@@ -94,7 +94,7 @@ def run_text(snapshot: RunSnapshot) -> str:
 def log_text(line: LogLine) -> str:
     """An event in one line, with its level when it is not the usual one."""
     level = "" if line.level == "info" else f"{line.level}: "
-    return f"{level}{line.job_id + ': ' if line.job_id else ''}{line.message}"
+    return printable(f"{level}{line.job_id + ': ' if line.job_id else ''}{line.message}")
 
 
 def clock_text(time_s: float) -> str:

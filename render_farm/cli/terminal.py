@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Annotated, Any
 
 import typer
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def error_line(message: str) -> None:
     """A message for the person, on stderr."""
-    print(f"render-farm: {message}", file=sys.stderr, flush=True)
+    print(f"render-farm: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def hint(message: str) -> None:
     """What could come next, on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text of others (a message with a row's data, a reason that somebody gave) without what a terminal would obey."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_json(value: dict[str, Any]) -> None:

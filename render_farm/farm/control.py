@@ -28,7 +28,9 @@ class Outcome:
 
     answer: Answer
     live: bool
-    """Whether a coordinator answered; else it was written to the run's durable state, for the next start."""
+    """Whether a coordinator answered; else its durable state did."""
+    is_kept: bool = False
+    """Whether something was written to that state, for the next start."""
 
 
 def ask(
@@ -53,6 +55,8 @@ def ask(
             )
     if request.verb is Verb.EXPLAIN:
         return Outcome(answer=_explained(store, run_id, request, read_lease(store, run_id)), live=False)
+    if request.verb is Verb.HOSTS:
+        return Outcome(answer=apply_to_state(load_run_state(store, run_id), request, set)[2], live=False)
     try:
         handle = acquire(store, run_id, this_holder("command line"), timing)
     except LeaseHeldError:  # it was taken on in this moment
@@ -60,9 +64,10 @@ def ask(
     try:
         state = load_run_state(store, run_id)
         rows, control, answer = apply_to_state(state, request, lambda: job_ids(store, run_id))
-        if answer.ok:
+        is_kept = answer.ok and (bool(rows) or control != state.control)
+        if is_kept:
             RunStateWriter(store, run_id, state).write(rows, control)
-        return Outcome(answer=answer, live=False)
+        return Outcome(answer=answer, live=False, is_kept=is_kept)
     finally:
         handle.release()
 

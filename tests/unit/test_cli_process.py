@@ -100,6 +100,19 @@ def test_a_closed_pipe_is_quiet():
     assert result.stdout.startswith("model") and result.stderr == ""
 
 
+def test_streams_that_are_closed_are_no_error(tmp_path):
+    code = f"{sys.executable} -m render_farm.cli gc -o {tmp_path}"
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        result = subprocess.run(f"{code} {closed}", shell=True, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert (result.returncode, result.stderr) == (0, ""), closed
+
+
+def test_a_settings_file_that_is_no_text(tmp_path):
+    (tmp_path / "farm.toml").write_bytes(b"\x8e\xff")
+    result = run("gc", "-o", tmp_path, RENDER_FARM_CONFIG=str(tmp_path / "farm.toml"))
+    assert result.returncode == 2 and result.stderr.startswith(f"render-farm: settings file {tmp_path}/farm.toml is not")
+
+
 def test_a_terminal_that_cannot_show_the_drawing(tmp_path):
     manifest = tmp_path / "demo.parquet"
     run("manifest", "build", "jobs/demo.csv", "-o", manifest)

@@ -132,3 +132,9 @@ def test_a_film_in_words():
 def test_durations_and_plurals():
     assert [duration(value) for value in (0, 59.6, 3661, 90_000)] == ["0:00:00", "0:01:00", "1:01:01", "1 d 1:00:00"]
     assert [plural(value, "job") for value in (0, 1, 2000)] == ["0 jobs", "1 job", "2,000 jobs"]
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(lines):
+    watcher, _, printed = lines
+    watcher.show(picture(log=(line(1, "cancelled by x: \x1b[2J\rall is done\x9b0m", job_id="a"),)))
+    assert printed()[0] == r"a: cancelled by x: \x1b[2J\x0dall is done\x9b0m"

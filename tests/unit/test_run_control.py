@@ -54,6 +54,14 @@ def test_pausing_and_resuming_a_run_that_nobody_renders_is_kept_for_its_next_sta
     assert not load_run_state(store, "night").control.paused
 
 
+def test_what_changes_nothing_writes_nothing(store):
+    before = store.list(KEYS.folder)
+    for verb in ("hosts", "cancel", "resume"):
+        outcome = ask(store, "night", Request(verb=Verb(verb), by="me"), timing=TIMING)
+        assert outcome.answer.ok and not outcome.is_kept
+    assert [key for key in store.list(KEYS.folder) if "lease" not in key] == before
+
+
 def test_a_job_cancelled_by_name_is_left_out_until_it_is_retried(store):
     assert stored(store, "cancel", "a", "c", reason="ugly").ok
     rows = load_run_state(store, "night").jobs

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from render_farm.errors import NotFoundError, UsageError
+from render_farm.errors import NotFoundError, StorageUnavailableError, UsageError
 from render_farm.storage import content_type_for, open_store, refuse_for_farm
 from render_farm.storage.local import LocalStore
 from render_farm.storage.probe import check_access, create_only_honoured
@@ -137,6 +137,12 @@ def test_probe_and_access_leave_nothing_behind(store):
     ]
     assert store.list() == []
     assert store.list_folders("_work") == []
+
+
+def test_an_output_that_is_a_file_is_said_to_be_that(tmp_path):
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(StorageUnavailableError, match="cannot create .*a file is where a folder is needed"):
+        create_only_honoured(open_store(tmp_path / "film.mp4"))
 
 
 def test_content_types():
