@@ -145,14 +145,14 @@ def run_app(app: typer.Typer) -> None:
 
 
 def _open_standard_streams() -> None:
-    """A shell or a service may have closed them (`>&-`). Python has None there then, and the next file or socket that is
-    opened gets their number, so that what a library prints would be written into it."""
+    """A shell or a service may have closed them (`>&-`). Python has None there then, and the next file or socket that
+    is opened gets their number, so that what a library prints would be written into it."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _save_traceback() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
 from render_farm.farm.patience import Patience
-from render_farm.farm.results import write_results
+from render_farm.farm.results import Result, write_results
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.run_rows import row_of
 from render_farm.farm.run_spec import RunSpec
@@ -143,11 +143,8 @@ def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[
         store.write_bytes(keys.run, spec.document)
         durable = RunStateWriter(store, spec.run_id, load_run_state(store, spec.run_id))
         ended = {
-            result.job_id: row_of(
-                result,
-                render_key=spec.render_keys.get(result.job_id, ""),
-                segments_done=(result.segments or 0) if result.state == JobState.DONE else 0,
-                before=durable.state.jobs.get(result.job_id),
+            result.job_id: _ended_row(
+                result, spec.render_keys.get(result.job_id, ""), durable.state.jobs.get(result.job_id)
             )
             for result in spec.ended
         }
@@ -159,3 +156,11 @@ def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[
         raise
     kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
     return HeldRun(record=RunRecord(kept, store), lease=lease, durable=durable, control=durable.state.control)
+
+
+def _ended_row(result: Result, render_key: str, before: JobRow | None) -> JobRow:
+    """The row of a job that needs no work now. One that was cancelled by name may be retried: what it had stays."""
+    if before is not None and result.state == JobState.CANCELLED and before.render_key == render_key:
+        return replace(before, state=str(result.state), message=result.message)
+    segments_done = (result.segments or 0) if result.state == JobState.DONE else 0
+    return row_of(result, render_key=render_key, segments_done=segments_done, before=before)

@@ -110,7 +110,9 @@ def test_streams_that_are_closed_are_no_error(tmp_path):
 def test_a_settings_file_that_is_no_text(tmp_path):
     (tmp_path / "farm.toml").write_bytes(b"\x8e\xff")
     result = run("gc", "-o", tmp_path, RENDER_FARM_CONFIG=str(tmp_path / "farm.toml"))
-    assert result.returncode == 2 and result.stderr.startswith(f"render-farm: settings file {tmp_path}/farm.toml is not")
+    assert result.returncode == 2 and result.stderr.startswith(
+        f"render-farm: settings file {tmp_path}/farm.toml is not"
+    )
 
 
 def test_a_terminal_that_cannot_show_the_drawing(tmp_path):

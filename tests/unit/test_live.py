@@ -10,6 +10,7 @@ import pytest
 
 from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.held_run import hold
+from render_farm.farm.results import Result
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.run_spec import RunSpec
 from render_farm.observability.events import EventKind
@@ -18,7 +19,7 @@ from render_farm.report.status import run_status
 from render_farm.scheduling.states import RunState
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import LeaseTiming, this_holder
-from render_farm.storage.run_state import RunControl
+from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, load_run_state
 from render_farm.storage.store import open_store
 from tests.unit.test_metrics import entry
 
@@ -79,3 +80,17 @@ def test_a_store_where_the_last_writer_wins_is_said_once(run, tmp_path):
     [line] = other.log.after(0)
     assert (line.level, line.message.startswith(str(tmp_path))) == ("warning", True)
     assert "does not honour create-only writes" in line.message
+
+
+def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
+    store, key = open_store(tmp_path), "0123456789ab"
+    known = JobRow(state="waiting", render_key=key, segments=4, segments_done=3, gpu_s=7.5, taken_out=True)
+    keys = {"same": key, "changed": "ba9876543210"}
+    RunStateWriter(store, "night", load_run_state(store, "night")).write(dict.fromkeys(keys, known))
+    ended = tuple(Result(job_id=job_id, state="cancelled", message="ugly", segments=4) for job_id in keys)
+    spec = RunSpec(run_id="night", output=str(tmp_path), ended=ended, render_keys=keys)
+    hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None).lease.stop()
+    rows = load_run_state(store, "night").jobs
+    assert rows["same"] == replace(known, state="cancelled", message="ugly")
+    assert (rows["changed"].render_key, rows["changed"].segments_done) == ("ba9876543210", 0)
+    assert rows["changed"].taken_out

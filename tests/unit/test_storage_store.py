@@ -141,7 +141,7 @@ def test_probe_and_access_leave_nothing_behind(store):
 
 def test_an_output_that_is_a_file_is_said_to_be_that(tmp_path):
     (tmp_path / "film.mp4").touch()
-    with pytest.raises(StorageUnavailableError, match="cannot create .*a file is where a folder is needed"):
+    with pytest.raises(StorageUnavailableError, match=r"cannot create .*a file is where a folder is needed"):
         create_only_honoured(open_store(tmp_path / "film.mp4"))
 
 
