@@ -16,7 +16,7 @@ from render_farm.planning import FilmPlan
 from render_farm.scheduling.states import JobState
 from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import read_done
-from render_farm.storage.layout import LATENTS, POSTER, VIDEO, WORK, JobKeys, film_key
+from render_farm.storage.layout import LATENTS, POSTER, REPLACED, VIDEO, WORK, JobKeys, film_key
 from render_farm.storage.run_state import JobRow, RunState
 from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
@@ -41,6 +41,8 @@ class Lookup:
         self._store = store
         self._state = state
         self._files = (*_FILES, LATENTS) if keep_latents else _FILES
+        self._replaced: set[str] = set()
+        """Jobs that another run may have published with other pixels since."""
 
     def look_up(self, plans: Sequence[FilmPlan]) -> list[Found]:
         """What there is of each film, in order. StorageError passes."""
@@ -48,6 +50,7 @@ class Lookup:
         there = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
         finished = [all(key.final(name) in there for name in ("job.json", *self._files)) for key in keys]
         rows = [self._row(plan) for plan in plans]
+        self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
 
@@ -71,7 +74,7 @@ class Lookup:
 
     def _done(self, plan: FilmPlan, row: JobRow | None) -> Result | None:
         job_id, uri = plan.job.job_id, self._store.uri(JobKeys(job_id=plan.job.job_id).video)
-        if row is not None and row.state == JobState.DONE:
+        if row is not None and row.state == JobState.DONE and job_id not in self._replaced:
             return result_of(job_id, row, uri)
         done = read_done(self._store, job_id)
         if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):

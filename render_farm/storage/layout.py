@@ -31,6 +31,7 @@ PREVIEW_SHEET = "sheet.jpg"
 RUNS = "_runs"
 WORK = "_work"
 CLAIMS = f"{WORK}/_claims"
+REPLACED = f"{WORK}/_replaced"
 COSTS = "_costs"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -93,6 +94,11 @@ def number_of(name: str) -> int | None:
 def preview_part(segment: int) -> str:
     """Name of a segment's part of the preview; relative to the playlist, as it stands there."""
     return f"{segment:04d}.m4s"
+
+
+def replaced_key(job_id: str) -> str:
+    """An object that says: this job was published with other pixels before. Runs that rendered those look again."""
+    return f"{REPLACED}/{check_id(job_id)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,16 @@ from render_farm.storage import documents
 from render_farm.storage.claims import Claim, ClaimLostError, is_current, read_claim
 from render_farm.storage.done import dump_job, read_done
 from render_farm.storage.hashing import sha256_bytes, sha256_file
-from render_farm.storage.layout import FINAL_NAMES, JOB, VIDEO, FilmKeys, JobKeys, check_id, split_film_key
+from render_farm.storage.layout import (
+    FINAL_NAMES,
+    JOB,
+    VIDEO,
+    FilmKeys,
+    JobKeys,
+    check_id,
+    replaced_key,
+    split_film_key,
+)
 from render_farm.storage.store import Store, content_type_for
 
 log = logging.getLogger(__name__)
@@ -230,6 +239,8 @@ def _copy_to_final(store: Store, winner: Attempt, *, anew: bool = False) -> None
     if not anew and done is not None and done["render_key"] == render_key and done.get("attempt") == winner.attempt:
         return
     _check_staged(store, winner)
+    if done is not None and done["render_key"] != render_key:
+        store.write_bytes(replaced_key(job_id), b"")
     store.delete(final.job)  # from here until the copy of the new one, the job is not done
     names = [file.name for file in winner.files]
     for stale in set(FINAL_NAMES) - set(names):
