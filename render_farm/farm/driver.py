@@ -77,6 +77,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             limits=request.settings.inputs,
             model_cache=request.settings.model_cache,
             timeouts=request.settings.timeouts,
+            patience_s=min(request.settings.timeouts.cluster_patience_s, clock.left_s),
             previews=request.settings.previews,
             share_by=request.settings.scheduling.share_by,
             group_options=request.settings.group,

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 
 from render_farm.config import InputLimits
+from render_farm.errors import StorageError
 from render_farm.media.uris import shown_uri
 from render_farm.media.weights import read_weights_header
 from render_farm.planning import FilmPlan, with_loras_read
@@ -61,7 +62,8 @@ class LoraShelf:
         return linear_shapes_of(locate_model(model, cache_folder=self._cache_folder))
 
     def _once(self, key: Hashable, look: Callable[[], _T]) -> _T:
-        """What `look` returned or raised when it was first called for `key`."""
+        """What `look` returned or raised when it was first called for `key`; what a store failed to give is asked for
+        again by the next call."""
         with self._lock:
             future = self._found.get(key)
             if mine := future is None:
@@ -70,6 +72,10 @@ class LoraShelf:
         if mine:
             try:
                 future.set_result(look())
+            except StorageError as error:  # it may be there the next time
+                with self._lock:
+                    del self._found[key]
+                future.set_exception(error)
             except BaseException as error:  # noqa: BLE001  (raised again by `result` below, here and for who waits)
                 future.set_exception(error)
         return cast(_T, future.result())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,12 +34,56 @@ class Patience:
             except StorageError:
                 if time.monotonic() + pause_s >= self._gives_up_s:
                     raise
-            self._rest(pause_s)
+            _rest(pause_s, self._stopped)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def _rest(self, pause_s: float) -> None:
-        until = time.monotonic() + pause_s
-        while time.monotonic() < until:
-            if self._stopped():
-                raise Cancelled("stopped while a store was waited for")
-            time.sleep(min(_LOOK_EVERY_S, pause_s))
+
+class SharedPatience:
+    """The same for many threads and a store that all of them read. An outage counts from the first call that failed
+    until one that failed succeeds; when it has lasted `patience_s`, every call's StorageError passes at once."""
+
+    def __init__(
+        self,
+        patience_s: float,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        on_outage: Callable[[StorageError], None] = lambda error: None,
+    ) -> None:
+        """`on_outage` is told the first error of each outage."""
+        self._patience_s = patience_s
+        self._stopped = stopped
+        self._on_outage = on_outage
+        self._down_since_s: float | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, which is idempotent. Raises Cancelled when `stopped` says so while it waits."""
+        pause_s = 0.0
+        while True:
+            try:
+                result = work()
+            except StorageError as error:
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) or _FIRST_PAUSE_S
+                if time.monotonic() + pause_s >= self._down_since(error) + self._patience_s:
+                    raise
+            else:
+                if pause_s:
+                    self._down_since_s = None
+                return result
+            _rest(pause_s, self._stopped)
+
+    def _down_since(self, error: StorageError) -> float:
+        with self._lock:
+            is_first = self._down_since_s is None
+            since_s = self._down_since_s = time.monotonic() if self._down_since_s is None else self._down_since_s
+        if is_first:
+            self._on_outage(error)
+        return since_s
+
+
+def _rest(pause_s: float, stopped: Callable[[], bool]) -> None:
+    until = time.monotonic() + pause_s
+    while time.monotonic() < until:
+        if stopped():
+            raise Cancelled("stopped while a store was waited for")
+        time.sleep(min(_LOOK_EVERY_S, pause_s))

@@ -3,9 +3,11 @@ into films to render and rows that need no work (bad ones, and jobs that are don
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Event
 from typing import Any
 
 from render_farm.config import GroupOptions, InputLimits, Timeouts
@@ -13,6 +15,7 @@ from render_farm.errors import InputError, InvalidJobError, MediaError, ModelErr
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.lookup import Found, Lookup
 from render_farm.farm.loras import LoraShelf
+from render_farm.farm.patience import SharedPatience
 from render_farm.farm.results import Result
 from render_farm.farm.run_spec import FilmEntry
 from render_farm.farm.scheduled_film import share_of
@@ -27,6 +30,7 @@ from render_farm.scheduling.states import JobState
 from render_farm.storage.run_state import JobRow, RunState
 from render_farm.storage.store import Store
 
+log = logging.getLogger(__name__)
 _INPUTS_AT_ONCE = 16
 
 
@@ -61,6 +65,8 @@ class RunContext:
     model_cache: str | None = None
     """Local folder for models that come from a URI."""
     timeouts: Timeouts = Timeouts()
+    patience_s: float = Timeouts().cluster_patience_s
+    """How long stores of inputs that do not answer are waited for."""
     previews: bool = True
     share_by: str = "owner"
     """What the workers are shared by (`config.SchedulingSettings`)."""
@@ -73,12 +79,21 @@ class RunContext:
 
 def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
     """Sort `rows`. `facts_of` looks at a model by its name and raises `ModelError` when it cannot be used; every job
-    of such a model fails with that message. Storage errors pass."""
+    of such a model fails with that message. Errors of the output's store pass."""
     planner = _Planner(context, facts_of)
     planned = [planner.plan(row) for row in rows]
     shelf = LoraShelf(context.limits, context.model_cache)
+    over = Event()
+    patience = SharedPatience(
+        context.patience_s,
+        stopped=over.is_set,
+        on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
+    )
     with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
-        read = list(pool.map(lambda item: _with_contents(item, context.limits, shelf), planned))
+        try:
+            read = list(pool.map(lambda item: _with_contents(item, context.limits, shelf, patience), planned))
+        finally:
+            over.set()  # Ctrl-C: nobody waits for a store any more
     ended = [item for item in read if isinstance(item, Result)]
     films = [item for item in read if not isinstance(item, Result)]
     lookup = Lookup(context.store, context.state, keep_latents=context.keep_latents)
@@ -185,20 +200,26 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext, costs: t
     )
 
 
-def _with_contents(film: _Film | Result, limits: InputLimits, shelf: LoraShelf) -> _Film | Result:
+def _with_contents(
+    film: _Film | Result, limits: InputLimits, shelf: LoraShelf, patience: SharedPatience
+) -> _Film | Result:
     """The film once its inputs and LoRAs are known by their content. They are opened, so that a bad one fails before a
-    worker is taken."""
+    worker is taken; a store that does not answer is waited for."""
     if isinstance(film, Result):
         return film
-    job, digests = film.plan.job, {}
     try:
-        for name, uri in job.inputs.items():
-            if name == "video":
-                size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
-                digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
-            else:
-                digests[name] = open_image(uri, limits)[1]
-        plan = with_inputs_read(film.plan, digests) if digests else film.plan
-        return replace(film, plan=shelf.with_loras(plan))
+        return patience(lambda: _read(film, limits, shelf))
     except (InputError, StorageError, MediaError) as error:
-        return _failed(job.job_id, error, message=str(error))
+        return _failed(film.plan.job.job_id, error, message=str(error))
+
+
+def _read(film: _Film, limits: InputLimits, shelf: LoraShelf) -> _Film:
+    job, digests = film.plan.job, {}
+    for name, uri in job.inputs.items():
+        if name == "video":
+            size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+            digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
+        else:
+            digests[name] = open_image(uri, limits)[1]
+    plan = with_inputs_read(film.plan, digests) if digests else film.plan
+    return replace(film, plan=shelf.with_loras(plan))

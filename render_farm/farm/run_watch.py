@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -33,6 +34,10 @@ class RunClock:
 
     def __init__(self, timeout_s: float | None) -> None:
         self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        return math.inf if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
 
     @property
     def is_over(self) -> bool:

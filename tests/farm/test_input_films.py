@@ -9,11 +9,14 @@ from PIL import Image
 
 from render_farm import load_engine
 from render_farm.config import InputLimits
+from render_farm.errors import StorageError
+from render_farm.farm import prepare as prepare_of_farm
 from render_farm.farm.embeddings import EmbeddingStore
 from render_farm.farm.film_task import FilmTask
 from render_farm.farm.film_worker import FilmWorker
 from render_farm.farm.prepare import RunContext, prepare
 from render_farm.manifest.rows import Row
+from render_farm.media import inputs as inputs_of_media
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.storage.store import open_store
 from tests.farm import films
@@ -49,6 +52,20 @@ def prepared(engine, output, job):
         limits=InputLimits(),
     )
     return prepare([Row(number=1, job_id=job.job_id, job=job)], context, lambda model: engine.facts)
+
+
+def test_a_store_of_inputs_that_is_down_is_waited_for(engine, inputs, tmp_path, monkeypatch, caplog):
+    downs = iter([StorageError("no answer")] * 2)  # S3's own retries would take this test a minute
+
+    def open_image(uri: str, limits: InputLimits):
+        for error in downs:
+            raise error
+        return inputs_of_media.open_image(uri, limits)
+
+    monkeypatch.setattr(prepare_of_farm, "open_image", open_image)
+    found = prepared(engine, tmp_path, films.job("a", image=str(inputs / "first.png")))
+    assert [entry.task.job_id for entry in found.entries] == ["a"] and not found.ended
+    assert caplog.messages == ["no answer; trying again for 600 s"]
 
 
 def render_here(engine, task: FilmTask) -> None:
