@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from ray.exceptions import RayActorError
+
 from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.failures import classify
+from render_farm.farm.failures import classify, died
 from render_farm.farm.run_record import RunRecord
 from render_farm.farm.text_worker import TextReport
 from render_farm.farm.worker_pool import WorkerPool
 from render_farm.observability.events import EventKind
-from render_farm.scheduling.retry import Failure, RetryPolicy, judge
+from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
 
 
 class TextStage:
@@ -39,11 +41,14 @@ class TextStage:
         spec = record.spec
         stored = EmbeddingStore(record.store, spec.run_id, fingerprint)
         async with self._turn:
-            counted = waits = 0
-            started = time.monotonic()
+            counted = waits = num_missing = 0
+            waiting_since_s = 0.0
             while True:
                 try:
                     missing = await asyncio.to_thread(stored.missing, texts)
+                    if len(missing) < num_missing:  # the last try made some: its failure begins a new row
+                        counted = waits = 0
+                    num_missing = len(missing)
                     if not missing:
                         return None
                     record.note = f"encoding {len(missing)} prompts"
@@ -53,18 +58,22 @@ class TextStage:
                     report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
-                    failure = classify(error)
+                    is_dead = isinstance(error, RayActorError)
+                    failure = died("that encodes the prompts", error) if is_dead else classify(error)
+                    now, is_waited_out = time.monotonic(), rule_for(failure).then is Then.ANYWHERE
+                    if is_waited_out and waits == 0:
+                        waiting_since_s = now
                     verdict = judge(
                         failure,
                         counted_before=counted,
                         waits_before=waits,
-                        waiting_for_s=time.monotonic() - started,
+                        waiting_for_s=now - waiting_since_s,
                         policy=self._policy,
                     )
                     if not verdict.retry:
                         return failure
                     counted += verdict.counted
-                    waits += not verdict.counted
+                    waits += is_waited_out
                     record.log.add(f"encoding the prompts again: {failure.message}", level="warning")
                     await asyncio.sleep(verdict.delay_s)
                 finally:
