@@ -418,7 +418,8 @@ class FarmMachine:
         film = self._films[key]
         film.worker, film.finishing = None, False
         self._book.dated_changes += film.spec.deadline_s is not None
-        if film.waits == 0:
+        waits = rule_for(failure).then is Then.ANYWHERE  # a lost machine is not waited for, and begins no waiting
+        if waits and film.waits == 0:
             film.waiting_since_s = now
         verdict = judge(
             failure,
@@ -430,7 +431,7 @@ class FarmMachine:
             seed="/".join(key),
         )
         film.counted += verdict.counted
-        film.waits += failure.fault is Fault.CLUSTER
+        film.waits += waits
         film.memory_step += verdict.step_down
         if verdict.avoid_worker:
             film.avoid |= {worker}

@@ -504,6 +504,15 @@ def test_preemption_costs_no_attempt_no_delay_and_never_gives_up():
     assert (ended.state, ended.attempts) == (JobState.DONE, 1)
 
 
+def test_a_lost_machine_does_not_use_up_the_patience_with_the_store():
+    farm = Farm(film(), attempts=1, patience_s=100)
+    lost = Failure(fault=Fault.CLUSTER, error_class="NodeLostError", message="spot")
+    farm.failed(only(farm.first, ev.RenderSegment), lost)
+    work = only(farm.apply(ev.WorkerUp(worker="fresh")), ev.RenderSegment)
+    farm.now += 1000
+    assert only(farm.failed(work, CLUSTER_FAULT), ev.FilmDelayed).delay_s == 1
+
+
 def test_delays_are_jittered_by_a_quarter_at_most_and_the_same_for_the_same_film():
     def delays(seed: str) -> list[float]:
         return [
