@@ -109,6 +109,8 @@ class RunState:
     jobs: dict[str, JobRow] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     """What was skipped while loading, a line each, for the log."""
+    snapshots: tuple[int, ...] = ()
+    """Numbers of the whole snapshots that are there."""
 
     @property
     def begun(self) -> bool:
@@ -152,7 +154,7 @@ def load_run_state(store: Store, run_id: str) -> RunState:
         state.jobs.update(part.jobs)
         state.control = part.control
     problems += [part for number, part in parts.items() if number < first and isinstance(part, str) and part != "gone"]
-    state.problems = tuple(problems)
+    state.problems, state.snapshots = tuple(problems), tuple(snapshots)
     return state
 
 
@@ -165,8 +167,10 @@ class RunStateWriter:
         self._store = store
         self._run_id = run_id
         self._keys = RunKeys(run_id=run_id)
-        self._snapshots: list[int] = []
-        self._since_snapshot = SNAPSHOT_EVERY if state.problems else 0
+        self._snapshots = list(state.snapshots)
+        # Writers before this one count: a run that was taken up a thousand times is read as quickly as any other.
+        since = state.number - max(state.snapshots, default=0)
+        self._since_snapshot = SNAPSHOT_EVERY if state.problems else since
 
     def write(self, rows: Mapping[str, JobRow], control: RunControl | None = None) -> None:
         """Make `rows` (those that changed) and `control` durable. LeaseHeldError when somebody else has written: then

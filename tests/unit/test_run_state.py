@@ -50,6 +50,16 @@ def test_snapshots_bound_what_is_read_and_hold_everything(store):
     assert state.problems == ()
 
 
+def test_many_short_lives_bound_what_is_read_as_one_long_one_does(store):
+    for life in range(SNAPSHOT_EVERY):
+        short = writer(store)
+        for number in range(5):
+            short.write({f"job-{life}-{number}": DONE})
+    assert len(store.list(KEYS.states)) <= 2 * (SNAPSHOT_EVERY + 1)
+    state = load_run_state(store, "night")
+    assert (len(state.jobs), state.problems) == (5 * SNAPSHOT_EVERY, ())
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}", b'{"schema": "other"}', "half", "flip"])
 def test_a_torn_last_write_is_recognised_and_what_came_before_counts(store, damage):
     torn = writer(store)
