@@ -97,7 +97,8 @@ def acquire(
     timing = timing or LeaseTiming()
     keys = RunKeys(run_id=run_id)
     started = clock()
-    seen_at, seen, num_signs = started, read_lease(store, run_id), 0
+    seen, num_signs = read_lease(store, run_id), 0
+    seen_at = clock()  # after the reading, which may take long: the holder is watched from here on
     while True:
         if seen is None or seen.released or is_dead(seen.holder.process) or clock() - seen_at >= timing.gone_after_s:
             number = 1 if seen is None else seen.number + 1

@@ -102,6 +102,20 @@ def test_a_silent_holder_is_gone_after_the_observers_own_30_s_and_gives_up_when_
     assert read_lease(store, "night").holder == new.holder
 
 
+def test_a_slow_first_look_is_no_silence_of_the_holder(store, monkeypatch):
+    first = take(store)
+    clock, listing = Clock(during=first.renew), store.list
+
+    def slow(prefix):
+        clock.now_s += 60.0 if clock.now_s == 1000.0 else 0.0
+        return listing(prefix)
+
+    monkeypatch.setattr(store, "list", slow)
+    with pytest.raises(LeaseHeldError):
+        take(store, clock=clock)
+    first.renew()
+
+
 def test_one_frozen_for_long_does_not_take_a_number_that_was_cleaned_up(store):
     frozen = take(store)
     new = take(store)
