@@ -65,6 +65,8 @@ class LiveControl:
         return _done(f"{_jobs(jobs)} cancelled", jobs=jobs)
 
     def _retry(self, run: HeldRun, request: Request) -> Answer:
+        if self._machine.is_ending(run.key):
+            return _refused(f"run {run.run_id} is just ending", advice="try again in a few seconds")
         jobs = self._films_in(run, request, JobState.FAILED, JobState.CANCELLED)
         for job_id in jobs:
             run.ask(job_id, taken_out=False)

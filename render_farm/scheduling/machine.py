@@ -60,6 +60,11 @@ class FarmMachine:
     def has_run(self, run_id: str) -> bool:
         return run_id in self._runs
 
+    def is_ending(self, run_id: str) -> bool:
+        """Whether a run has ended or is being stopped: what failed in it is not tried again."""
+        run = self._runs[run_id]
+        return run.ended or bool(run.stopping)
+
     def state_of(self, film: FilmKey) -> JobState:
         return self._films[film].state
 
