@@ -83,8 +83,8 @@ class InputLimits:
     protocols: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "https", "memory")
     """What may stand before `://`; `file` is also a plain path."""
     allowed_roots: tuple[str, ...] | None = None
-    """Folders that local inputs must lie in, links followed. Unset allows every file that the farm's user can read;
-    set it when you render the manifests of others. An empty list allows no local files."""
+    """Folders that local inputs and models of a manifest must lie in, links followed. Unset allows every file that the
+    farm's user can read; set it when you render the manifests of others. An empty list allows no local files."""
     trusted_hosts: tuple[str, ...] = ()
     """`name` or `name:port` of https servers of your own that may have private or loopback addresses. Without it no
     input comes from such an address. Link-local ones (the cloud's metadata) never serve."""

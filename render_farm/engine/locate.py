@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.engine.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
-from render_farm.errors import HubError, ModelError, StorageFullError
-from render_farm.media.uris import shown_uri
+from render_farm.errors import HubError, ModelError, StorageError, StorageFullError
+from render_farm.media.store_errors import store_errors, store_failure, store_options
+from render_farm.media.uris import protocol_of, shown_uri
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 DEFAULT_CACHE = Path("~/.cache/render_farm/models")
 _WANTED = [
     "model_index.json",
@@ -33,8 +35,8 @@ def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
     """The local folder of a model: a preset's name, a folder, an fsspec URI or a hub id.
 
     A URI is copied once to `cache_folder` (default `~/.cache/render_farm/models`), a hub id to the hub's own cache
-    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`; whether the folder holds a usable model
-    is `checkpoint.read_checkpoint`'s business.
+    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`, or `StorageError` when a store does not
+    answer; whether the folder holds a usable model is `checkpoint.read_checkpoint`'s business.
     """
     preset = PRESETS.get(name)
     if preset is not None:
@@ -83,20 +85,15 @@ def _from_uri(uri: str, cache_folder: Path) -> Path:
     import fsspec
 
     try:
-        filesystem, root = fsspec.core.url_to_fs(uri)
-        listing = _listing(filesystem, root.rstrip("/"))
+        filesystem, root = fsspec.core.url_to_fs(uri, **store_options(protocol_of(uri)))
     except (ImportError, ValueError) as error:
         raise ModelError(
             f"model {shown_uri(uri)}: {error}", advice="install the fsspec driver of this scheme"
         ) from error
-    except OSError as error:
-        raise ModelError(
-            f"model {shown_uri(uri)} cannot be read: {_reason(error)}", advice="check URI and credentials"
-        ) from error
-    except _client_errors() as error:
-        raise ModelError(
-            f"model {shown_uri(uri)} cannot be read: {error}", advice="check endpoint and credentials"
-        ) from error
+    try:
+        listing = _listing(filesystem, root.rstrip("/"))
+    except store_errors() as error:
+        raise store_error(error, uri) from None
     if "model_index.json" not in listing:
         raise ModelError(
             f"model {shown_uri(uri)}: no model_index.json is there",
@@ -109,10 +106,10 @@ def _from_uri(uri: str, cache_folder: Path) -> Path:
         with _locked(cache_folder / f".{folder.name}.lock"):
             if not folder.is_dir():
                 _copy(filesystem, root.rstrip("/"), listing, folder)
-    except OSError as error:
-        raise _disk_error(error, f"model {shown_uri(uri)}: copying to {folder}") from error
-    except _client_errors() as error:
-        raise ModelError(f"model {shown_uri(uri)}: copying failed: {error}") from error
+    except store_errors() as error:
+        if isinstance(error, OSError) and (error.filename or error.errno in _FULL):  # of this disk
+            raise _disk_error(error, f"model {shown_uri(uri)}: copying to {folder}") from error
+        raise store_error(error, uri) from None
     return folder
 
 
@@ -147,13 +144,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
-    """What s3fs lets through untranslated: an endpoint that cannot be reached, missing credentials."""
-    try:
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError:
-        return ()
-    return (BotoCoreError, ClientError)
+def store_error(error: BaseException, uri: str) -> ModelError | StorageError:
+    """StorageError when the store does not answer, which the farm waits out; else the model's name is wrong."""
+    found = store_failure(error, uri)
+    return found if isinstance(found, StorageError) else ModelError(f"model {found.message}", advice=found.advice)
 
 
 def _reason(error: OSError) -> str:
@@ -161,6 +155,6 @@ def _reason(error: OSError) -> str:
 
 
 def _disk_error(error: OSError, what: str) -> ModelError | StorageFullError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return StorageFullError(f"{what}: no space is left on this disk", advice="free space, or move the model cache")
     return ModelError(f"{what}: {_reason(error)}")

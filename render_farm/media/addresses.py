@@ -20,6 +20,7 @@ _INSIDE = tuple(
         "168.63.129.16/32",  # Azure's host agent
         "192.0.0.0/24",  # protocol assignments; Oracle's metadata among them
         "100.64.0.0/10",  # carriers, and Alibaba's metadata
+        "::/96",  # IPv4 written as IPv6, long out of use
         "64:ff9b:1::/48",  # local translation to IPv4
         "2001::/23",  # protocol assignments; Teredo among them
         "2002::/16",  # 6to4

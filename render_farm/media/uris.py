@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from render_farm.config import InputLimits
 from render_farm.errors import InputError
+from render_farm.models import PRESETS
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfss": "abfs"}
@@ -38,17 +41,52 @@ def check_protocol(uri: str, limits: InputLimits) -> str:
 
 def check_model_uri(name: str, limits: InputLimits) -> None:
     """InputError when `name`, a manifest's model, is a URI that models are not read from: of a protocol that inputs are
-    not read from either, or of https, whose driver would follow a redirect to anywhere. Other names pass."""
-    if "://" not in name:
-        return
+    not read from either, or of https, whose driver would follow a redirect to anywhere; or a folder outside of
+    `allowed_roots`. Presets, hub ids and other names pass."""
     protocol = protocol_of(name)
-    allowed = {_ALIASES.get(given.lower(), given.lower()) for given in limits.protocols} - {"https", "http"}
-    if protocol not in allowed:
-        raise refusal(
-            name,
-            f"models are not read from {protocol}:",
-            f"allowed are {', '.join(sorted(allowed))}; `render-farm models pull` brings a model there",
-        )
+    if "://" in name:
+        allowed = {_ALIASES.get(given.lower(), given.lower()) for given in limits.protocols} - {"https", "http"}
+        if protocol not in allowed:
+            raise refusal(
+                name,
+                f"models are not read from {protocol}:",
+                f"allowed are {', '.join(sorted(allowed))}; `render-farm models pull` brings a model there",
+            )
+    if "::" in name:  # fsspec would open what stands behind it, with any protocol
+        raise refusal(name, "chained addresses (with ::) are not allowed", "give the address of the model's folder")
+    if "://" not in name and (name in PRESETS or not (_is_path(name) or os.path.isdir(name))):  # noqa: PTH112
+        return
+    if protocol == "file":
+        check_roots(name, local_path(name), allowed_roots(limits))
+
+
+def _is_path(name: str) -> bool:
+    """Whether a model's name can only be that of a folder."""
+    return name.startswith(("/", "~", ".")) or name.count("/") > 1
+
+
+def local_path(uri: str) -> str:
+    """The path of a local `uri`, the user's folder put in for `~`."""
+    for prefix in ("file://", "local://", "file:", "local:"):
+        if uri[: len(prefix)].lower() == prefix:
+            uri = uri[len(prefix) :]
+            break
+    return os.path.expanduser(uri)  # noqa: PTH111
+
+
+def allowed_roots(limits: InputLimits) -> list[str] | None:
+    """Where local files may be, links followed; None: anywhere."""
+    roots = limits.allowed_roots
+    return None if roots is None else [os.path.realpath(os.path.expanduser(root)) for root in roots]  # noqa: PTH111
+
+
+def check_roots(uri: str, path: str, roots: list[str] | None) -> None:
+    """InputError when `path` is in none of `roots`. The same answer whether the file exists or not: nothing is told
+    about what lies outside."""
+    if roots is None or any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots):
+        return
+    places = f"put it in {' or '.join(roots)}" if roots else "put it on your object store"
+    raise refusal(uri, "local files from there are not allowed", places)
 
 
 def shown_uri(uri: str) -> str:

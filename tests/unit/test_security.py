@@ -9,10 +9,12 @@ networks and redirects to them (`test_media_inputs_https.py`), HTML (`test_repor
 from __future__ import annotations
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from render_farm import RenderJob
 from render_farm.config import InputLimits
-from render_farm.errors import InputError, InvalidJobError, UsageError
+from render_farm.engine.locate import locate_model, store_error
+from render_farm.errors import InputError, InvalidJobError, ModelError, StorageError, UsageError
 from render_farm.farm.driver import render_run
 from render_farm.farm.prepare import RunContext, prepare
 from render_farm.farm.request import RunRequest
@@ -51,6 +53,7 @@ NOWHERE = [
     "ftp://host/model",
     "github://org:repo@main/model",
 ]
+CHAINED = ["s3://bucket/a::https://10.0.0.1/", "file::https://10.0.0.1/model", "/a::https://10.0.0.1/"]
 
 
 @pytest.mark.parametrize("name", NOWHERE)
@@ -58,6 +61,49 @@ def test_models_of_a_manifest_come_from_nowhere_else(name):
     with pytest.raises(InputError, match="models are not read from") as caught:
         check_model_uri(name, InputLimits())
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CHAINED)
+def test_models_behind_others_are_refused(name):
+    with pytest.raises(InputError, match="chained addresses"):
+        check_model_uri(name, InputLimits())
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "{}/../inside/../outside"])
+def test_local_models_come_from_the_allowed_folders_too(tmp_path, monkeypatch, form):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    limits = InputLimits(allowed_roots=(str(inside),))
+    check_model_uri(form.format(inside / "model").replace("outside", "model"), limits)
+    for name in (form.format(outside), str(inside / "link"), "~/model", "../model", "file:///etc"):
+        with pytest.raises(InputError, match="local files from there are not allowed"):
+            check_model_uri(name, limits)
+    for name in ("tiny", "org/model", "s3://bucket/model"):
+        check_model_uri(name, limits)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError):  # a folder now, no hub id
+        check_model_uri("org/model", limits)
+
+
+def test_what_a_model_s_store_says_holds_no_secret(tmp_path, s3_env):
+    with pytest.raises(ModelError) as caught:
+        locate_model("s3://KEY:topsecret@bucket/model", cache_folder=tmp_path)
+    assert "topsecret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_store_that_is_silent_is_no_fault_of_the_model():
+    uri = "s3://bucket/model?X-Amz-Signature=topsecret"
+    silent = EndpointConnectionError(endpoint_url=f"http://127.0.0.1:9/{uri}")
+    busy = ClientError({"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}, "ListObjectsV2")
+    for error in (silent, busy):
+        found = store_error(error, uri)
+        assert isinstance(found, StorageError)
+        assert "topsecret" not in str(found)
+    assert isinstance(store_error(FileNotFoundError(), uri), ModelError)
 
 
 def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
@@ -72,8 +118,8 @@ def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
     )
     rows = [
         Row(number=number, job_id=f"j{number}", job=RenderJob(job_id=f"j{number}", prompt="p", model=name))
-        for number, name in enumerate(NOWHERE)
+        for number, name in enumerate([*NOWHERE, *CHAINED])
     ]
     prepared = prepare(rows, context, lambda model: pytest.fail(f"{model} was looked at"))
-    assert [result.error_class for result in prepared.ended] == ["InputError"] * len(NOWHERE)
+    assert [result.error_class for result in prepared.ended] == ["InputError"] * len([*NOWHERE, *CHAINED])
     assert "secret" not in "".join(str(result.message) for result in prepared.ended)
