@@ -78,7 +78,7 @@ def import_without(blocked: str, names: list[str]) -> subprocess.CompletedProces
         "sys.meta_path.insert(0, Block())\n"
         f"for name in {names!r}: importlib.import_module(name)\n"
     )
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
 
 
 def test_everything_but_the_farm_imports_without_ray():
@@ -94,4 +94,4 @@ def test_everything_above_the_engine_imports_without_torch():
 @pytest.mark.parametrize("library", ["torch", "ray", "pyarrow", "diffusers"])
 def test_the_package_itself_loads_no_heavy_library(library):
     script = f"import render_farm, sys; sys.exit({library!r} in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], timeout=300).returncode == 0
