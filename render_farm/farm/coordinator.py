@@ -233,6 +233,10 @@ class Coordinator:
         if run is not None and not run.is_over:
             run.record.previewed(news)
 
+    async def asked_to_end(self, worker: str) -> None:
+        """A worker's process got a SIGTERM."""
+        await self._crew.asked_to_end(worker)
+
     # --- time ---
 
     async def _tick(self) -> None:

@@ -192,6 +192,12 @@ class Crew:
                 )
                 self.pool.kill(work.worker)
 
+    async def asked_to_end(self, worker: str) -> None:
+        """Let a worker that got a SIGTERM go, when it has no work; else it ends with that."""
+        if worker in self._machine.idle_workers:
+            await self.let_go(worker)
+            self.start()
+
     def heed_drains(self, now: float) -> None:
         """Now and then look for nodes that are told to go."""
         if now - self._drains_looked_s >= _DRAINS_EVERY_S:

@@ -57,7 +57,7 @@ class RenderWorker:
             on_preview=lambda news: coordinator.previewed.remote(news),
         )
         self._metrics = WorkerMetrics(self._worker, RayMetrics())
-        on_signal(signal.SIGTERM, self._worker.preempt)
+        on_signal(signal.SIGTERM, self._asked_to_end)
 
     def __repr__(self) -> str:
         return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
@@ -115,6 +115,10 @@ class RenderWorker:
     def preempt(self, within_s: float | None) -> None:
         """See `FilmWorker.preempt`."""
         self._worker.preempt(within_s)
+
+    def _asked_to_end(self) -> None:
+        self._worker.preempt()
+        self._coordinator.asked_to_end.remote(self._name)
 
     def drop_films(self) -> None:
         """See `FilmWorker.drop_films`."""
