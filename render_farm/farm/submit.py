@@ -131,11 +131,15 @@ def _only_this(address: str | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _plain_errors(address: str) -> Iterator[None]:
     """Whatever Ray says when it cannot submit, as one sentence."""
+    from ray.exceptions import AuthenticationError
+
     try:
         yield
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+        # Of a refused token Ray says more, which is advice of its own.
+        said = error.message.partition("\n")[0] if isinstance(error, AuthenticationError) else str(error)
         raise UsageError(
-            f"cannot submit to the Ray cluster at {address!r}: {' '.join(str(error).split())[-500:]}",
+            f"cannot submit to the Ray cluster at {address!r}: {' '.join(said.split())[-500:]}",
             advice="give the job server with --address http://HEAD:8265; where the cluster asks for a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
         ) from error

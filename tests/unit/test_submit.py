@@ -209,6 +209,31 @@ class _StartingJobServer(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _WithAToken(BaseHTTPRequestHandler):
+    """A job server that knows another token."""
+
+    def do_GET(self) -> None:
+        body = b"Forbidden: Invalid authentication token"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_token_that_the_cluster_refuses_is_a_usage_error(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    submission = farm_submit.Submission(run_id="r", output="s3://b", manifest=None, arguments=("render",))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _WithAToken) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UsageError, match=r"Forbidden: Invalid authentication token \(give") as refused:
+            farm_submit.submit(submission, f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert "RAY_AUTH_TOKEN" in str(refused.value.advice)
+
+
 def test_a_cluster_that_has_only_just_started_is_waited_for(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _StartingJobServer)
     Thread(target=server.serve_forever, daemon=True).start()
