@@ -17,7 +17,7 @@ trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 
 prometheus --config.file="$here/dashboards/prometheus/prometheus.yml" --storage.tsdb.path="$data/prometheus" \
   --web.listen-address="127.0.0.1:$port" --log.level=warn &
-echo "Prometheus: http://127.0.0.1:$port (alerts: /alerts)"
+echo "Prometheus: http://127.0.0.1:$port (alerts: /alerts, in Debian's build /classic/alerts)"
 
 grafana=$(command -v grafana || command -v grafana-server || true)
 if [ -n "$grafana" ]; then
