@@ -68,6 +68,7 @@ def simulate(
     now = datetime.now(UTC)
     within_s = None if deadline is None else _seconds_until(deadline, now)
     films = _films(manifest, settings.model, settings.scheduling.share_by, now.timestamp(), gpus_per_node, elastic)
+    _check_groups(films, min(gpus, gpus_per_node))
     farm = SimulatedFarm(
         num_gpus=gpus,
         gpus_per_node=min(gpus_per_node, gpus),
@@ -184,6 +185,15 @@ def _films(
     if not films:
         raise UsageError(f"{manifest}: has no row that can be rendered")
     return films
+
+
+def _check_groups(films: list[Film], most: int) -> None:
+    largest = max(films, key=lambda film: film.group_size)
+    if largest.group_size > most:
+        raise UsageError(
+            f"job {largest.job_id} asks for {largest.group_size} workers on one host for a segment, and there are {most}",
+            advice=f"--gpus and --gpus-per-node of {largest.group_size} or more",
+        )
 
 
 def _sizes(plan: FilmPlan, gpus_per_node: int) -> tuple[int, ...]:

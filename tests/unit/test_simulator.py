@@ -90,6 +90,19 @@ def test_the_fewest_gpus_that_are_done_in_time():
     assert fewest_gpus(lambda farm: simulate(films(40), farm), EXACT, within_s=100.0, most_gpus=64) is None
 
 
+def test_a_farm_without_room_for_a_group_is_never_in_time():
+    wide = films(6, group_size=4)
+    outcome = simulate(wide, replace(EXACT, num_gpus=2))
+    assert outcome.counts == {"waiting": 6} and outcome.num_left == 6
+    found = fewest_gpus(lambda farm: simulate(wide, farm), EXACT, within_s=80_000.0, most_gpus=64)
+    assert found is not None and found.num_gpus == 4 and found.counts == {"done": 6}
+
+
+def test_the_most_gpus_are_tried_though_they_are_no_whole_nodes():
+    found = fewest_gpus(lambda farm: simulate(films(6), farm), EXACT, within_s=180.0, most_gpus=6)
+    assert found is not None and found.num_gpus == 6
+
+
 @pytest.fixture
 def manifest(tmp_path) -> str:
     path = str(tmp_path / "m.parquet")
@@ -129,6 +142,15 @@ def test_the_verb_finds_the_number_of_gpus_for_a_deadline(manifest):
     assert "no film ever waits for a GPU" in wide.stdout and "no GPU has rendered to" in wide.stdout
     short = CliRunner().invoke(app, ["simulate", manifest, "--gpus", "8", "--deadline", "1s"])
     assert short.exit_code == 11
+
+
+def test_groups_that_no_host_has_room_for_are_refused(tmp_path):
+    path = str(tmp_path / "wide.parquet")
+    write_manifest(path, [RenderJob(job_id="a", prompt="p", model="tiny", ulysses=4)])
+    for arguments in (["--gpus", "2"], ["--gpus", "8", "--gpus-per-node", "2", "--deadline", "8h"]):
+        done = CliRunner().invoke(app, ["simulate", path, *arguments])
+        assert done.exit_code == 2 and "4 workers on one host" in done.output
+    assert CliRunner().invoke(app, ["simulate", path, "--gpus", "8", "--deadline", "8h"]).exit_code == 0
 
 
 @pytest.mark.parametrize(

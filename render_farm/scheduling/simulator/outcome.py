@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.states import JobState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,11 @@ class Outcome:
     num_events: int = 0
     deciding_s: float = 0.0
     """Processor time of the scheduler."""
+
+    @property
+    def num_left(self) -> int:
+        """Films that did not end: no host has room for their groups, or time was up."""
+        return sum(number for state, number in self.counts.items() if not JobState(state).ended)
 
     @property
     def over_bound(self) -> float:
