@@ -1,4 +1,4 @@
-"""KubeRay's CustomResourceDefinitions as JSON schemas that refuse what the API server would drop or refuse."""
+"""CustomResourceDefinitions as JSON schemas that refuse what the API server would drop or refuse."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 import yaml
 
-VARIABLE = "RENDER_FARM_KUBERAY_CRDS"
+FOLDERS = {
+    "ray.io": ("RENDER_FARM_KUBERAY_CRDS", "kuberay-crds"),
+    "monitoring.coreos.com": ("RENDER_FARM_PROMETHEUS_CRDS", "prometheus-operator-crds"),
+}
+"""By API group: the variable that names the folder of its definitions, and what it is called in `../shared` otherwise.
+The Prometheus operator's are in its repository under `example/prometheus-operator-crd`."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a megabyte each
 
 
-def crd_folder() -> Path | None:
-    """Where the definitions are: `$RENDER_FARM_KUBERAY_CRDS`, else `../shared/kuberay-crds` beside the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "kuberay-crds"
-    folder = Path(os.environ.get(VARIABLE) or beside)
-    return folder if folder.is_dir() else None
+def folder_of(group: str) -> Path:
+    """Where an API group's definitions are; where they are not at hand, the test is skipped."""
+    variable, name = FOLDERS[group]
+    folder = Path(os.environ.get(variable) or Path(__file__).parents[2] / "shared" / name)
+    if not folder.is_dir():
+        pytest.skip(f"the definitions of {group} are not here: name their folder in ${variable}")
+    return folder
 
 
 @cache
-def _validator(kind: str, version: str) -> jsonschema.Draft202012Validator:
-    folder = crd_folder()
-    assert folder is not None
-    document = yaml.load((folder / f"ray.io_{kind.lower()}s.yaml").read_text(), Loader=_LOADER)
+def _validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
+    group, _, version = api_version.partition("/")
+    document = yaml.load((folder_of(group) / f"{group}_{kind.lower()}s.yaml").read_text(), Loader=_LOADER)
     (schema,) = [item["schema"]["openAPIV3Schema"] for item in document["spec"]["versions"] if item["name"] == version]
     return jsonschema.Draft202012Validator(_closed(schema))
 
@@ -45,8 +52,8 @@ def _closed(schema: Any) -> Any:
 
 
 def problems(document: dict[str, Any]) -> list[str]:
-    """Everything that KubeRay's definition of this kind refuses in a document."""
-    validator = _validator(document["kind"], document["apiVersion"].partition("/")[2])
+    """Everything that the definition of this kind refuses in a document."""
+    validator = _validator(document["apiVersion"], document["kind"])
     return [
         f"{'/'.join(map(str, error.absolute_path))}: {error.message[:300]}" for error in validator.iter_errors(document)
     ]

@@ -191,7 +191,7 @@ def _check_groups(films: list[Film], most: int) -> None:
     largest = max(films, key=lambda film: film.group_size)
     if largest.group_size > most:
         raise UsageError(
-            f"job {largest.job_id} asks for {largest.group_size} workers on one host for a segment, and there are {most}",
+            f"job {largest.job_id} asks for {largest.group_size} workers on one host for a segment, and one has {most}",
             advice=f"--gpus and --gpus-per-node of {largest.group_size} or more",
         )
 

@@ -53,23 +53,37 @@ def built(overlay: str) -> dict[str, dict[str, Any]]:
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
 
 
+@pytest.mark.parametrize("group", crds.FOLDERS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_ray_resources_are_what_kuberay_defines(overlay):
-    if crds.crd_folder() is None:
-        pytest.skip(f"KubeRay's CRDs are not here: name their folder in ${crds.VARIABLE}")
-    ray = [document for document in built(overlay).values() if document["apiVersion"].startswith("ray.io/")]
-    assert len(ray) == 1
-    assert crds.problems(ray[0]) == []
+def test_custom_resources_are_what_their_operators_define(overlay, group):
+    crds.folder_of(group)
+    kinds = {
+        "ray.io": {"RayCluster", "RayJob", "RayCronJob"},
+        "monitoring.coreos.com": {"PodMonitor", "PrometheusRule"},
+    }
+    ours = {
+        kind: document for kind, document in built(overlay).items() if document["apiVersion"].startswith(f"{group}/")
+    }
+    assert set(ours) == kinds[group] if group != "ray.io" else len(set(ours) & kinds[group]) == len(ours) == 1
+    assert {kind: crds.problems(document) for kind, document in ours.items()} == {kind: [] for kind in ours}
 
 
 def test_unknown_fields_are_refused():
-    if crds.crd_folder() is None:
-        pytest.skip(f"KubeRay's CRDs are not here: name their folder in ${crds.VARIABLE}")
+    crds.folder_of("ray.io")
     cluster = json.loads(json.dumps(built("small")["RayCluster"]))
     cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["resurces"] = {}
     cluster["spec"]["autoscalerOptions"]["version"] = "v3"
     found = " ".join(crds.problems(cluster))
     assert "resurces" in found and "v3" in found
+
+
+def test_unknown_fields_of_monitors_and_rules_are_refused():
+    crds.folder_of("monitoring.coreos.com")
+    monitor, rule = (json.loads(json.dumps(built("small")[kind])) for kind in ("PodMonitor", "PrometheusRule"))
+    monitor["spec"]["podMetricsEndpoints"][0] |= {"intervall": "15s", "interval": "15 s"}
+    rule["spec"]["groups"][0]["rules"][0]["severity"] = "page"
+    found = " ".join(crds.problems(monitor) + crds.problems(rule))
+    assert "intervall" in found and "15 s" in found and "severity" in found
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -147,10 +147,8 @@ def test_the_verb_finds_the_number_of_gpus_for_a_deadline(manifest):
 def test_groups_that_no_host_has_room_for_are_refused(tmp_path):
     path = str(tmp_path / "wide.parquet")
     write_manifest(path, [RenderJob(job_id="a", prompt="p", model="tiny", ulysses=4)])
-    for arguments in (["--gpus", "2"], ["--gpus", "8", "--gpus-per-node", "2", "--deadline", "8h"]):
-        done = CliRunner().invoke(app, ["simulate", path, *arguments])
-        assert done.exit_code == 2 and "4 workers on one host" in done.output
-    assert CliRunner().invoke(app, ["simulate", path, "--gpus", "8", "--deadline", "8h"]).exit_code == 0
+    done = CliRunner().invoke(app, ["simulate", path, "--gpus", "8", "--gpus-per-node", "2", "--deadline", "8h"])
+    assert done.exit_code == 2 and "4 workers on one host" in done.output
 
 
 @pytest.mark.parametrize(
