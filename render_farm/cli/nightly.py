@@ -18,8 +18,8 @@ import typer
 
 from render_farm.cli.flags import takes_flags_of
 from render_farm.cli.main import FarmCommand, run_app
-from render_farm.cli.render import ONE_JOB_FLAGS, render, request_of, run, summary
-from render_farm.cli.terminal import duration, hint, print_json
+from render_farm.cli.render import INTERRUPTED, ONE_JOB_FLAGS, render, request_of, run, summary
+from render_farm.cli.terminal import duration, error_line, hint, print_json
 from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
 from render_farm.planning import nights
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from render_farm.farm.snapshot import RunOutcome
 
 TIMED_OUT = 13
+_STOPPED = (12, TIMED_OUT, INTERRUPTED)
+"""Exit codes after which no other night is begun: somebody, a budget or the deadline ended this one."""
 _LOOK_EVERY_S = 15.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -107,22 +109,32 @@ def nightly(**flags: Any) -> None:
     calendar, now = _calendar(flags), datetime.now(UTC)
     tonight = _night(flags, _given_date(flags["only"]) or calendar.night_of(now))
     deadline = calendar.deadline_of(tonight.day)
-    outcomes = [_render(tonight, flags, deadline)]
-    if flags["only"] is None:
-        for night in _missed(flags, tonight):
-            if flags["missed"] == Missed.SKIP:
-                late = "" if deadline is None else " --after-deadline go-on"
-                hint(
-                    f"the night of {night.day} was missed; --date {night.day}{late} renders it, "
-                    "--missed catch-up all such"
-                )
-            else:
-                hint(f"catching up on the night of {night.day}")
-                outcomes.append(_render(night, flags, deadline))
-    code = next((outcome.exit_code for outcome in outcomes if outcome.exit_code), 0)
+    outcomes: list[RunOutcome] = []
+    codes: list[int] = []
+
+    def render_night(night: Night) -> None:
+        try:
+            outcomes.append(_render(night, flags, deadline))
+            codes.append(outcomes[-1].exit_code)
+        except (ManifestError, NotFoundError) as error:  # of this night; the others may be as they should
+            error_line(str(error))
+            codes.append(error.exit_code)
+
+    render_night(tonight)
+    missed = _missed(flags, tonight) if flags["only"] is None and codes[0] not in _STOPPED else []
+    for night in missed:
+        if flags["missed"] == Missed.SKIP:
+            late = "" if deadline is None else " --after-deadline go-on"
+            hint(
+                f"the night of {night.day} was missed; --date {night.day}{late} renders it, --missed catch-up all such"
+            )
+        elif codes[-1] not in _STOPPED:
+            hint(f"catching up on the night of {night.day}")
+            render_night(night)
+    code = next((code for code in codes if code), 0)
     if flags["as_json"]:
         print_json({"nights": [asdict(outcome) for outcome in outcomes], "exit_code": code})
-    else:
+    elif outcomes:
         print("\n".join(line for outcome in outcomes for line in summary(outcome)))
     raise typer.Exit(code)
 
@@ -164,9 +176,10 @@ def _night(flags: Mapping[str, Any], day: date) -> Night:
 
 
 def _missed(flags: Mapping[str, Any], tonight: Night) -> list[Night]:
-    """Earlier nights that have a manifest and are not over, the latest first."""
+    """Earlier nights that have a manifest of their own and are not over, the latest first."""
     earlier = [_night(flags, day) for day in nights.before(tonight.day, flags["look_back"])]
-    return [night for night in earlier if _has_manifest(night) and _over(night) is None]
+    own = [night for night in earlier if night.manifest != tonight.manifest]
+    return [night for night in own if _has_manifest(night) and _over(night) is None]
 
 
 def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -> RunOutcome:

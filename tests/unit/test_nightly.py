@@ -30,6 +30,7 @@ class Farm:
         self.requests: list = []
         self.state = "done"
         self.held = 0
+        self.code = 0
 
     def run(self, request) -> RunOutcome:
         if self.held:
@@ -39,7 +40,7 @@ class Farm:
         store, keys = open_store(request.output), RunKeys(run_id=request.run_id)
         store.write_bytes(keys.manifest, Path(request.manifest).read_bytes())
         write_results(store, request.run_id, [Result(job_id="a", state=self.state)])
-        code = {"done": 0, "failed": 10, "cancelled": 12}[self.state]
+        code = self.code or {"done": 0, "failed": 10, "cancelled": 12}[self.state]
         return RunOutcome(
             run_id=request.run_id, output=request.output, state=self.state, jobs={self.state: 1}, exit_code=code
         )
@@ -143,6 +144,29 @@ def test_missed_nights_are_told_of_and_caught_up_on_when_asked(farm, go, tmp_pat
     assert [request.run_id for request in farm.requests[1:]] == [yesterday]
     assert go("--missed", "catch-up").exit_code == 0
     assert [request.run_id for request in farm.requests[2:]] == [before]
+
+
+def test_a_night_without_a_usable_manifest_does_not_keep_missed_ones_from_being_caught_up_on(farm, go, tmp_path):
+    yesterday, before = (manifest(tmp_path, days_ago) for days_ago in (1, 2))
+    done = go("--missed", "catch-up", "--json")
+    assert done.exit_code == 14 and isinstance(done.exception, SystemExit)
+    assert [request.run_id for request in farm.requests] == [yesterday, before]
+    assert json.loads(done.stdout)["exit_code"] == 14
+
+
+@pytest.mark.parametrize("code", [12, 13, 130])
+def test_after_a_night_that_was_stopped_no_other_is_begun(farm, go, tmp_path, code):
+    tonight, _ = (manifest(tmp_path, days_ago) for days_ago in range(2))
+    farm.state, farm.code = "cancelled", code
+    assert go("--missed", "catch-up").exit_code == code
+    assert [request.run_id for request in farm.requests] == [tonight]
+
+
+def test_one_manifest_for_all_nights_is_tonights_alone(farm, tmp_path):
+    write_manifest(str(tmp_path / "tonight.parquet"), [RenderJob(job_id="a", prompt="a")])
+    arguments = [str(tmp_path / "tonight.parquet"), "--output", str(tmp_path / "{date}"), "--missed", "catch-up"]
+    done = CliRunner().invoke(nightly.app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and len(farm.requests) == 1 and "missed" not in done.stderr
 
 
 @pytest.mark.parametrize(
