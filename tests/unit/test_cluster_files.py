@@ -263,6 +263,8 @@ def test_compose_understands_the_workstation(files):
         for volume in service.get("volumes", ()):
             assert volume["type"] == "volume" or Path(volume["source"]).exists(), volume
     assert (len(files) == 2) == bool(services["worker"].get("deploy"))
+    # A worker of the farm takes a CPU slot beside its GPU: a limit of a few would leave GPUs idle.
+    assert (len(files) == 2) != any("--num-cpus" in word for word in services["worker"]["command"])
 
 
 def test_prometheus_understands_its_configuration(tmp_path):
