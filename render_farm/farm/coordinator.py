@@ -117,6 +117,20 @@ class Coordinator:
                 f"this cluster's farm renders on {present.device} in {present.dtype} for another run",
                 advice="wait until that one is over, or ask for the same",
             )
+        if shape.scaling != present.scaling and shape.scaling is not None and shape.scaling.max_cost is not None:
+            raise UsageError(
+                f"--max-cost {shape.scaling.max_cost:g} cannot be kept: this cluster's farm is at work for another "
+                "run, which has not the same --max-gpus and --max-cost",
+                advice="wait until that one is over, or ask for the same",
+            )
+        if shape.scaling == present.scaling:
+            self._crew.grow(shape)
+        if shape.pack_size > self._crew.shape.num_workers:
+            raise UsageError(
+                f"a film of this run needs {shape.pack_size} workers together, and this cluster's farm has "
+                f"{self._crew.shape.num_workers} for another run",
+                advice="wait until that one is over",
+            )
 
     async def add_films(self, key: str, entries: list[FilmEntry]) -> None:
         """Add films to a run that is not sealed yet."""

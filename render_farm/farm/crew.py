@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import ray
 
@@ -66,6 +67,12 @@ class Crew:
         self.pool.limit = None if self._scaler is None else 0
         self.watch.timeouts = shape.timeouts
         return True
+
+    def grow(self, shape: FarmShape) -> None:
+        """Have as many workers as another run asks for beside those at work, where any place will do for each."""
+        if self.shape.pack_size == shape.pack_size == 1 and shape.num_workers > self.shape.num_workers:
+            self.shape = replace(self.shape, num_workers=shape.num_workers)
+            self.pool.grow(self.shape)
 
     def start(self) -> None:
         """Have all workers, while something is left to render."""

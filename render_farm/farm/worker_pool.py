@@ -55,6 +55,10 @@ class WorkerPool:
         resources = {"CPU": shape.cpus_per_worker, "GPU": shape.gpus_per_worker}
         self._packs = NodePacks(size=shape.pack_size, num_places=shape.num_workers, resources=resources)
 
+    def grow(self, shape: FarmShape) -> None:
+        """Have more places from the next `start` on; those of `shape` are as the present ones, and in no packs."""
+        self._shape = shape
+
     def avoid_hosts(self, hosts: Iterable[str]) -> None:
         """Start no worker on these hosts from now on."""
         self._avoided = frozenset(hosts)

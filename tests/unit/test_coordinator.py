@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator import Coordinator
 from render_farm.farm.run_spec import FarmShape, RunSpec
+from render_farm.scheduling.scaling import ScaleLimits
 
 SHAPE = FarmShape(num_workers=1, device="cpu")
 
@@ -47,5 +49,25 @@ def test_only_a_command_that_asks_for_the_same_joins_a_run(tmp_path):
         assert await coordinator.add_run(spec("b"), SHAPE), "the run has ended: its id is free for another manifest"
         await coordinator.cancel_run(spec("b").key, "asked to")
         await asyncio.wait_for(coordinator.wait(spec("b").key), 20)
+
+    asyncio.run(add())
+
+
+def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path):
+    busy, beside = (RunSpec(run_id="night", output=str(tmp_path / name)) for name in "ab")
+    budget = ScaleLimits(max_workers=8, max_cost=10.0, price_per_hour=3.0)
+
+    async def add() -> None:
+        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        assert await coordinator.add_run(busy, SHAPE)
+        with pytest.raises(UsageError, match="needs 4 workers together, and this cluster's farm has 1"):
+            await coordinator.add_run(beside, replace(SHAPE, num_workers=4, pack_size=4))
+        with pytest.raises(UsageError, match="--max-cost 10 cannot be kept"):
+            await coordinator.add_run(beside, replace(SHAPE, scaling=budget))
+        assert await coordinator.add_run(beside, replace(SHAPE, num_workers=3))
+        assert coordinator._crew.shape.num_workers == 3
+        for spec in (busy, beside):
+            await coordinator.cancel_run(spec.key, "asked to")
+            await asyncio.wait_for(coordinator.wait(spec.key), 20)
 
     asyncio.run(add())
