@@ -22,6 +22,7 @@ from typing import Any
 import render_farm
 from render_farm.errors import UsageError
 from render_farm.farm.cluster import use_token_at_hand
+from render_farm.media.uris import shown_uri
 
 PYTHON = ("python", "-m", "render_farm.cli")
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -75,7 +76,7 @@ def submit(submission: Submission, address: str | None) -> Submitted:
     metadata = {
         "run_id": submission.run_id,
         "output": submission.output,
-        "manifest": submission.manifest or "",
+        "manifest": shown_uri(submission.manifest or ""),
         "render_farm": render_farm.__version__,
     }
     dashboard, refused = client.get_address(), ""

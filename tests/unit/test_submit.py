@@ -182,6 +182,34 @@ def test_what_is_taken_along():
         carried_environment(here, extra=["OTHER"])
 
 
+def test_neither_keys_nor_signatures_are_in_the_jobs_metadata(monkeypatch):
+    sent: list[dict] = []
+
+    class Client:
+        def get_address(self) -> str:
+            return "http://head:8265"
+
+        def list_jobs(self) -> list:
+            return []
+
+        def submit_job(self, **job) -> None:
+            sent.append(job)
+
+    monkeypatch.setattr(farm_submit, "_client", lambda address: Client())
+    signed = "https://me:pass@host/films.parquet?X-Amz-Signature=secret"
+    environment = {"AWS_SECRET_ACCESS_KEY": "secret"}
+    for manifest in (signed, None):
+        farm_submit.submit(
+            farm_submit.Submission(
+                run_id="r", output="s3://b", manifest=manifest, arguments=("render",), environment=environment
+            ),
+            None,
+        )
+    assert [job["metadata"]["manifest"] for job in sent] == ["https://host/films.parquet?...", ""]
+    assert "secret" not in str([(job["metadata"], job["entrypoint"]) for job in sent])
+    assert sent[0]["runtime_env"]["env_vars"] == environment
+
+
 class _StartingJobServer(BaseHTTPRequestHandler):
     """A job server whose node's agent is not there yet, as often as `refusals` says."""
 
