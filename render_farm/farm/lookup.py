@@ -49,8 +49,8 @@ class Lookup:
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
         there = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
         finished = [all(key.final(name) in there for name in ("job.json", *self._files)) for key in keys]
-        rows = [self._row(plan) for plan in plans]
         self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
+        rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
 
@@ -68,13 +68,15 @@ class Lookup:
             return list(pool.map(find, plans, rows, finished))
 
     def _row(self, plan: FilmPlan) -> JobRow | None:
-        """What the run knew of this very film."""
+        """What the run knew of this very film, and still holds."""
         row = self._state.jobs.get(plan.job.job_id)
-        return row if row is not None and row.render_key == plan.render_key else None
+        if row is None or row.render_key != plan.render_key:
+            return None
+        return None if row.state == JobState.DONE and plan.job.job_id in self._replaced else row
 
     def _done(self, plan: FilmPlan, row: JobRow | None) -> Result | None:
         job_id, uri = plan.job.job_id, self._store.uri(JobKeys(job_id=plan.job.job_id).video)
-        if row is not None and row.state == JobState.DONE and job_id not in self._replaced:
+        if row is not None and row.state == JobState.DONE:
             return result_of(job_id, row, uri)
         done = read_done(self._store, job_id)
         if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):
