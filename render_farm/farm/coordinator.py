@@ -104,7 +104,10 @@ class Coordinator:
                 spec.check_joins(known.record.spec)
                 return not known.sealed
             await self._adopt(shape)
-            await self._keeper.take_on(spec, address=self._address, lease_s=shape.timeouts.lease_s)
+            timeouts = shape.timeouts
+            await self._keeper.take_on(
+                spec, address=self._address, lease_s=timeouts.lease_s, patience_s=timeouts.cluster_patience_s
+            )
             return True
 
     async def _adopt(self, shape: FarmShape) -> None:

@@ -49,14 +49,15 @@ class RunKeeper:
     def anything_left(self) -> bool:
         return any(True for _ in self.at_work)
 
-    async def take_on(self, spec: RunSpec, *, address: str, lease_s: float) -> None:
-        """Own a run. Raises `LeaseHeldError` when another coordinator does."""
+    async def take_on(self, spec: RunSpec, *, address: str, lease_s: float, patience_s: float) -> None:
+        """Own a run, through outages of its store of up to `patience_s`. Raises `LeaseHeldError` when another
+        coordinator does."""
         loop = asyncio.get_running_loop()
 
         def on_lost(error: Exception) -> None:
             loop.call_soon_threadsafe(self._lease_lost, spec.key, str(error))
 
-        timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
+        timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
         run = await asyncio.to_thread(hold, spec, this_holder(address), timing, on_lost)
         for problem in run.durable.state.problems:
             run.record.log.add(problem, level="warning")

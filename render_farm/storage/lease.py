@@ -35,6 +35,9 @@ class LeaseTiming:
     renew_every_s: float = 8.0
     gone_after_s: float = 30.0
     poll_every_s: float = 1.0
+    give_up_after_s: float = 600.0
+    """A holder that cannot renew because the store fails gives up after so long; more than `gone_after_s`. Whether
+    somebody took the lease meanwhile, its next renewal tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +172,7 @@ class LeaseHandle:
 
 class LeaseKeeper:
     """Renews a lease in a thread until `stop`, and calls `on_lost(error)` once, in that thread, when it is lost: taken
-    by someone else, or not renewed for `gone_after_s` because the store failed (then others may take it)."""
+    by someone else, or not renewed for `give_up_after_s` because the store failed."""
 
     def __init__(self, handle: LeaseHandle, on_lost: Callable[[Exception], None]) -> None:
         self._handle = handle
@@ -207,7 +210,7 @@ class LeaseKeeper:
                 return
             except StorageError as error:
                 log.warning("run %s: the lease is not renewed: %s", self._handle.run_id, error)
-                if time.monotonic() - renewed_at > timing.gone_after_s:
+                if time.monotonic() - renewed_at > timing.give_up_after_s:
                     self._on_lost(error)
                     return
 

@@ -213,8 +213,10 @@ def test_a_keeper_reports_a_lost_lease_once(store):
     assert read_lease(store, "night").holder == thief
 
 
-def test_a_keeper_gives_up_when_the_store_stays_away(store, monkeypatch):
-    handle = acquire(store, "night", this_holder(), FAST)
+def test_a_keeper_waits_for_its_store_and_gives_up_when_it_stays_away(store, monkeypatch):
+    timing = LeaseTiming(renew_every_s=0.05, gone_after_s=0.2, poll_every_s=0.05, give_up_after_s=1.5)
+    handle = acquire(store, "night", this_holder(), timing)
+    create, number = store.create, read_lease(store, "night").number
 
     def unreachable(*_):
         raise StorageError("no answer")
@@ -222,7 +224,12 @@ def test_a_keeper_gives_up_when_the_store_stays_away(store, monkeypatch):
     monkeypatch.setattr(store, "create", unreachable)
     told = threading.Event()
     keeper = LeaseKeeper(handle, lambda _: told.set())
+    assert not told.wait(0.6), "others may take it, and nobody did"
+    monkeypatch.setattr(store, "create", create)
+    while read_lease(store, "night").number == number:
+        time.sleep(0.05)
+    monkeypatch.setattr(store, "create", unreachable)
     started = time.monotonic()
-    assert told.wait(5)
-    assert time.monotonic() - started >= FAST.gone_after_s
+    assert told.wait(20)
+    assert time.monotonic() - started >= 1.3
     keeper.stop(release=False)
