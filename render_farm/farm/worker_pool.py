@@ -165,16 +165,23 @@ class WorkerPool:
     async def end(self, worker: str) -> None:
         """Let a worker that has nothing to do go."""
         actor = self._handles.get(worker)
-        if actor is None or not self.forget(worker):
-            return
+        if actor is not None and self.forget(worker):
+            await self._close(actor)
+
+    async def replace(self, worker: str) -> None:
+        """End a worker and start a fresh one in its place, which does not wait for the end of one that hangs: what that
+        one has reserved, Ray gives it when it is free."""
+        actor = self._handles.get(worker)
+        if actor is not None and self.forget(worker):
+            self.start()
+            await self._close(actor)
+        else:
+            self.start()
+
+    async def _close(self, actor: Any) -> None:
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):  # it is ended all the same
             await asyncio.wait_for(actor.close.remote(), _CLOSE_S)
         ray.kill(actor)
-
-    async def replace(self, worker: str) -> None:
-        """End a worker and start a fresh one in its place."""
-        await self.end(worker)
-        self.start()
 
     async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> TextReport:
         """Encode prompts in a process that ends afterwards, and the encoder with it."""
