@@ -111,11 +111,12 @@ class InvalidJobError(JobError, ValueError):
 class ModelError(JobError):
     """A model that cannot be found, is not a SkyReels-V2 checkpoint, or does not serve the job's task."""
 
+    exit_code = 2
+    """Of a command about one model; in a run it is its jobs that fail."""
+
 
 class HubError(ModelError):
     """The hub cannot be reached or does not give a model; `status` is its HTTP status when it answered."""
-
-    exit_code = 2
 
     def __init__(self, message: str, *, status: int | None = None, advice: str = "") -> None:
         super().__init__(message, advice=advice)

@@ -119,7 +119,9 @@ def test_the_films_of_the_published_checkpoints_can_be_rendered(name: str, num_f
     assert max(segments) == (2 if facts.renders_windows else 1)
 
 
-def test_what_cannot_work_is_refused() -> None:
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    missing = CliRunner().invoke(app, ["verify", str(tmp_path / "none")])
+    assert missing.exit_code == 2 and "is neither a preset nor a folder that exists" in missing.stderr
     with pytest.raises(UsageError, match="use 37, 57"):
         check_request(VerifyRequest(model="tiny", num_frames=40))
     with pytest.raises(UsageError, match="--against diffusers"):
