@@ -13,7 +13,17 @@ from dataclasses import dataclass
 
 from render_farm.farm.control import job_ids
 from render_farm.storage.done import read_done
-from render_farm.storage.layout import CLAIMS, RUNS, WORK, ClaimKeys, RunKeys, film_key, is_film, split_film_key
+from render_farm.storage.layout import (
+    CLAIMS,
+    RUNS,
+    WORK,
+    ClaimKeys,
+    FilmKeys,
+    RunKeys,
+    film_key,
+    is_film,
+    split_film_key,
+)
 from render_farm.storage.lease import read_lease
 from render_farm.storage.process import is_dead
 from render_farm.storage.publish import clean_work
@@ -129,7 +139,8 @@ def _why_film_can_go(store: Store, film: str, runs: _Runs) -> str:
     done = read_done(store, job_id)
     if done is not None and done["render_key"] == render_key:
         return "its film is published"
-    if done is not None and film in runs.superseded:
+    # A row that changed under its run's id: no run knows the film any more, but it was published once.
+    if done is not None and (film in runs.superseded or store.exists(FilmKeys(film=film).commit)):
         return "its job is published with other parameters"
     return ""
 

@@ -64,6 +64,17 @@ def test_what_is_published_goes_and_what_can_go_on_stays(store):
     assert store.exists(FilmKeys(film=key("stranger")).segment(0, "x"))
 
 
+def test_what_was_published_before_its_row_changed_goes(store, tmp_path):
+    publish.publish(store, key("changed", "c"), "attempt", {"video.mp4": tmp_path / "video.mp4"}, {})
+    writer = RunStateWriter(store, "night", load_run_state(store, "night"))
+    writer.write({"changed": JobRow(state="done", render_key="c" * 12)})
+    found = {item.folder: item.why for item in find_garbage(store)}
+    assert found[f"_work/{key('changed', 'b')}"] == "its job is published with other parameters"
+    assert f"_work/{key('changed')}" not in found, "it was never finished, and no run says what it is"
+    remove(store, find_garbage(store))
+    assert verify_done(store, "changed") == ()
+
+
 def test_prompts_go_when_every_job_of_their_run_is_done(store):
     RunStateWriter(store, "night", load_run_state(store, "night")).write(
         {"begun": JobRow(state="done", render_key="a" * 12)}
