@@ -80,15 +80,15 @@ class RunContext:
 def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
     """Sort `rows`. `facts_of` looks at a model by its name and raises `ModelError` when it cannot be used; every job
     of such a model fails with that message. Errors of the output's store pass."""
-    planner = _Planner(context, facts_of)
-    planned = [planner.plan(row) for row in rows]
-    shelf = LoraShelf(context.limits, context.model_cache)
     over = Event()
     patience = SharedPatience(
         context.patience_s,
         stopped=over.is_set,
         on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
     )
+    planner = _Planner(context, lambda model: patience(lambda: facts_of(model)))
+    planned = [planner.plan(row) for row in rows]
+    shelf = LoraShelf(context.limits, context.model_cache)
     with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
         try:
             read = list(pool.map(lambda item: _with_contents(item, context.limits, shelf, patience), planned))
@@ -146,14 +146,14 @@ class _Planner:
         except InvalidJobError as error:
             lines = "; ".join(f"{row.label}: {problem}" for problem in error.problems)
             return _failed(job.job_id, error, message=lines)
-        except (ModelError, InputError) as error:
+        except (ModelError, InputError, StorageError) as error:
             return _failed(job.job_id, error, message=f"{row.label}: model: {error}")
 
     def _facts_for(self, model: str) -> ModelFacts:
         if model not in self._facts:
             try:
                 self._facts[model] = self._facts_of(model)
-            except ModelError as error:
+            except (ModelError, StorageError) as error:
                 self._facts[model] = error
         found = self._facts[model]
         if isinstance(found, RenderFarmError):
