@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -31,7 +30,7 @@ from render_farm.farm.patience import Patience
 from render_farm.farm.preemption import LastStep, Preemption
 from render_farm.farm.segment_inputs import KnownTexts, conditioning_of, history_of
 from render_farm.farm.shared_decoding import SharedDecoding
-from render_farm.farm.step_checkpoints import StepCheckpoints
+from render_farm.farm.step_checkpoints import StepCheckpoints, maker_of
 from render_farm.media.fitting import Fit
 from render_farm.media.whole_video import read_video
 from render_farm.planning.memory import FILMS_AT_ONCE
@@ -162,8 +161,6 @@ class FilmWorker:
         on_step: Callable[[StepProgress], None] | None,
         place: Place | None,
     ) -> SegmentReport:
-        import torch
-
         self._check_goes_on(task)
         store = open_store(task.output, meter=self.meter)
         engine = self._load(task.model)
@@ -177,7 +174,7 @@ class FilmWorker:
             task.film,
             segment,
             every_s=task.step_checkpoint_s,
-            maker=f"{self._device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads",
+            maker=maker_of(engine, task.plan, segment),
             is_last=is_last,
         )
         started = time.monotonic()

@@ -1,7 +1,7 @@
 """The state of a segment in the middle of its steps, as objects in its film's work folder; the engine's `StepKeeper`.
 
 An object's name holds the sha256 of its bytes, so that a torn or flipped one is known and set aside. A state is gone on
-from only by what made it: the same device type, dtype, torch and number of threads, for bit-exact results.
+from only by what `maker_of` calls the same, for bit-exact results.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from render_farm.errors import NotFoundError, StorageError
@@ -18,11 +19,26 @@ from render_farm.storage.layout import FilmKeys
 from render_farm.storage.store import Store
 
 if TYPE_CHECKING:
+    from render_farm.engine import Engine
     from render_farm.engine.step_state import StepState
+    from render_farm.planning import FilmPlan
 
 _NAME = re.compile(r"(\d{4})-(\d{6})-([0-9a-f]{64})\.safetensors")
 _MOST_BYTES = 4 << 30
 """A state with more (large key/value caches) is not stored: it would cost more than it saves."""
+
+
+def maker_of(engine: Engine, plan: FilmPlan, segment: int) -> str:
+    """All that a segment's bits depend on beside its plan: kind of device, dtype, torch, number of threads, attention,
+    and whether keys and values are kept (a state holds them, or it does not)."""
+    import torch
+
+    device = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
+    cache = "kept" if engine.cache_plan(plan, segment).keeps else "not kept"
+    return (
+        f"{device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads, "
+        f"{engine.attention_choice.name}, keys and values {cache}"
+    )
 
 
 class StepCheckpoints:
