@@ -313,7 +313,7 @@ def _count(rows: dict[str, dict[str, Any]], state: str) -> int:
 
 
 def _hours(rows: dict[str, dict[str, Any]]) -> float:
-    return round(sum(row["gpu_s"] or 0.0 for row in rows.values()) / 3600, 2)
+    return round(sum(row.get("gpu_s") or 0.0 for row in rows.values()) / 3600, 2)
 
 
 def _median(rows: dict[str, dict[str, Any]]) -> float | None:

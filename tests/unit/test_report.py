@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
+import pyarrow.parquet as pq
 import pytest
 
 from render_farm.config import load_settings
@@ -159,6 +160,15 @@ def test_a_run_of_which_only_the_manifest_is_there_has_a_page(tmp_path):
     assert data["totals"]["jobs"] == 40
     assert not data["run"]["over"]
     assert build_page(data)
+
+
+def test_results_of_the_run_before_may_lack_columns(tmp_path):
+    before = write_run(tmp_path, run_id="before", started_s=START_S - 86_400, num_films=0, num_jobs=38, seed=3)
+    write_run(tmp_path, num_films=0)
+    results = before / "results.parquet"
+    pq.write_table(pq.read_table(results).select(["job_id", "state"]), results)
+    rows = dict((name, then) for name, then, _ in ReportWriter(open_store(tmp_path), "night").data()["changes"]["rows"])
+    assert (rows["films"], rows["rendering hours in all"]) == (38, 0.0)
 
 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(tmp_path):
