@@ -167,7 +167,7 @@ def test_results_of_the_run_before_may_lack_columns(tmp_path):
     write_run(tmp_path, num_films=0)
     results = before / "results.parquet"
     pq.write_table(pq.read_table(results).select(["job_id", "state"]), results)
-    rows = dict((name, then) for name, then, _ in ReportWriter(open_store(tmp_path), "night").data()["changes"]["rows"])
+    rows = {name: then for name, then, _ in ReportWriter(open_store(tmp_path), "night").data()["changes"]["rows"]}
     assert (rows["films"], rows["rendering hours in all"]) == (38, 0.0)
 
 
