@@ -153,6 +153,9 @@ class GroupOptions:
     """`given`: those of the job or the command line, else 1; `auto`: what they leave open is chosen. A film is then
     rendered by the fewest workers that it fits on, and by more when they would be idle otherwise. Its last bits depend
     on the groups that it happens to have (1e-4 in float32)."""
+    gpus_per_node: int | None = None
+    """GPUs of a machine that the cluster's autoscaler brings: where a cluster is to grow (`--max-gpus`), `auto` goes by
+    it before such a machine is there. Unset: by the machines that are there when the run starts."""
     interconnect: str = "nvlink"
     """How the GPUs of a host meet: `nvlink` or `pcie`; what `bytes_per_s` is guessed by."""
     operations_per_s: float | None = None
@@ -340,6 +343,10 @@ def _apply_table(part: Any, table: str, values: Any, *, source: str) -> Any:
             changes[key] = _names(key, value, source)
         elif kinds[key] in ("int", "float"):
             changes[key] = _number(int if kinds[key] == "int" else float, key, value, source)
+        elif kinds[key] == "int | None":
+            changes[key] = _number(int, key, value, source)
+            if changes[key] < 1:
+                raise UsageError(f"{source}: {key}: {value!r} is less than 1")
         elif kinds[key] == "float | None":
             changes[key] = _number(float, key, value, source)
             if not 0 < changes[key] < float("inf"):

@@ -54,6 +54,10 @@ def render(
         int | None,
         typer.Option("--max-gpus", min=1, help="Let the cluster's autoscaler go up to this many (with cpu: slots)."),
     ] = None,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option("--gpus-per-node", min=1, help="With --max-gpus: GPUs of a machine that is to come."),
+    ] = None,
     max_cost: Annotated[
         float | None,
         typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster has cost more."),
@@ -210,10 +214,13 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         raise UsageError(f"--timeout: {timeout_s:g} is not more than 0 seconds")
     if flags["max_cost"] is not None and not 0 < flags["max_cost"] < float("inf"):
         raise UsageError(f"--max-cost: {flags['max_cost']:g} is not more than 0")
+    if flags["gpus_per_node"] is not None and flags["max_gpus"] is None:
+        raise UsageError("--gpus-per-node is for a cluster that grows", advice="give --max-gpus too")
     max_failed = flags["max_failed"]
     if max_failed is not None and not _LIMIT.fullmatch(max_failed):
         raise UsageError(f"--max-failed: {max_failed!r} is neither a number of jobs nor a percentage like 10%")
-    settings = load_settings(file=flags["config"], output=flags["output"], max_failed=max_failed)
+    group = None if flags["gpus_per_node"] is None else {"gpus_per_node": flags["gpus_per_node"]}
+    settings = load_settings(file=flags["config"], output=flags["output"], max_failed=max_failed, group=group)
     if not settings.output:
         raise UsageError("--output is missing", advice="give a folder or a URI like s3://bucket/films")
     return RunRequest(

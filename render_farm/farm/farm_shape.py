@@ -56,9 +56,11 @@ def groups_of(
         host = this_host(device, request.num_workers)
     else:
         places = cluster.most_gpus if device == "cuda" else min(cluster.most_cpus, MOST_CPU_WORKERS)
+        if request.max_gpus is not None:
+            places = min(max(places, settings.group.gpus_per_node or 0), request.max_gpus)
         host = Host(
             device=device,
-            # A cluster that is still to grow has no host to choose for: each film's own degrees, or 1.
+            # Nothing may be there yet, and not be known of what is to come: each film's own degrees, or 1.
             num_workers=max(1, min(request.num_workers or places, places)),
             memory_bytes=cluster.least_gpu_memory() if chooses and device == "cuda" else None,
         )
