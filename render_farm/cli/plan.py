@@ -69,6 +69,7 @@ def plan(
     from render_farm.cli.plan_groups import GroupPlanner
     from render_farm.config import load_settings
     from render_farm.manifest.reader import load_manifest
+    from render_farm.uris import shown_uri
 
     settings = load_settings()
     facts = FactsOfModels(settings.model)
@@ -97,13 +98,18 @@ def plan(
     if as_json:
         sums = {name: value for name, value in vars(totals).items() if name != "models"}
         print_json(
-            {"manifest": manifest, "jobs": films, "refused": refused, "totals": {**sums, "models": totals.models}}
+            {
+                "manifest": shown_uri(manifest),
+                "jobs": films,
+                "refused": refused,
+                "totals": {**sums, "models": totals.models},
+            }
         )
     else:
         _print_totals(totals, jobs)
         _print_notes([*facts.notes, *problems])
     if strict and problems:
-        raise ManifestError(f"{manifest}: {plural(len(refused), 'row')} cannot be rendered")
+        raise ManifestError(f"{shown_uri(manifest)}: {plural(len(refused), 'row')} cannot be rendered")
     raise typer.Exit(exit_code)
 
 
@@ -205,8 +211,8 @@ def _described(film: FilmPlan) -> dict[str, Any]:
 
 
 def _drawn(film: FilmPlan) -> list[str]:
-    from render_farm.media.uris import shown_uri
     from render_farm.planning.drawing import draw_timeline, draw_windows
+    from render_farm.uris import shown_uri
 
     job = film.job
     steps = sum(film.schedule(segment).num_rows for segment in range(film.num_segments))

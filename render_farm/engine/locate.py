@@ -17,9 +17,9 @@ from typing import Any
 from render_farm.engine.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageError, StorageFullError
 from render_farm.media.store_errors import store_errors, store_failure, store_options
-from render_farm.media.uris import protocol_of, shown_uri
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
+from render_farm.uris import protocol_of, shown_uri
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -11,8 +11,8 @@ import render_farm
 from render_farm.farm.film_output import RenderedFilm
 from render_farm.farm.film_task import FilmTask
 from render_farm.media.seams import worst
-from render_farm.media.uris import shown_uri
 from render_farm.storage.checkpoints import FilmState
+from render_farm.uris import shown_uri
 
 _SOFTWARE = ("torch", "diffusers", "transformers")
 

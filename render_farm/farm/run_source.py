@@ -18,8 +18,8 @@ from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
-from render_farm.media.uris import shown_uri
 from render_farm.storage.layout import check_id
+from render_farm.uris import shown_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def read_source(request: RunRequest) -> RunSource:
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
     if not rows:
-        raise UsageError(f"{request.manifest}: has no rows", advice="a manifest has one row a job")
+        raise UsageError(f"{shown_uri(request.manifest or '')}: has no rows", advice="a manifest has one row a job")
     try:
         check_id(run_id, "--run-id")
     except ValueError as error:

@@ -22,7 +22,7 @@ from typing import Any
 import render_farm
 from render_farm.errors import UsageError
 from render_farm.farm.cluster import use_token_at_hand
-from render_farm.media.uris import shown_uri
+from render_farm.uris import shown_uri
 
 PYTHON = ("python", "-m", "render_farm.cli")
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

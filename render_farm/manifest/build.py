@@ -14,6 +14,7 @@ from render_farm.manifest.reader import duplicate_line, problems_error
 from render_farm.manifest.rows import Row
 from render_farm.manifest.sources.read import read_source
 from render_farm.manifest.writer import write_manifest
+from render_farm.uris import shown_uri
 
 MOST_SEEDS = 10_000
 
@@ -74,7 +75,7 @@ def _check(source: str, num_seeds: int | None) -> tuple[int, bool]:
     if problems:
         raise problems_error(source, problems)
     if not num_jobs:
-        raise ManifestError(f"{source}: has no jobs")
+        raise ManifestError(f"{shown_uri(source)}: has no jobs")
     return num_jobs, prompt_lists
 
 

@@ -14,6 +14,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from render_farm.errors import ManifestError
+from render_farm.uris import holds_secret, shown_uri
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -32,7 +33,7 @@ def open_binary(uri: str) -> Iterator[IO[bytes]]:
     fs, path = file_system(uri)
     with clear_errors(uri):
         if is_local(fs) and os.path.isdir(path):  # noqa: PTH112
-            raise ManifestError(f"{uri} is a folder", advice="give the manifest file in it")
+            raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the manifest file in it")
         with fs.open(path, "rb") as handle:
             yield handle
 
@@ -43,14 +44,16 @@ def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ManifestError(f"{uri}: not found", advice=_not_found_advice(uri)) from error
+        raise ManifestError(f"{shown_uri(uri)}: not found", advice=_not_found_advice(uri)) from error
     except PermissionError as error:
         raise ManifestError(
-            f"{uri}: no permission to {doing} it", advice="check the file's mode, or the credentials of its store"
+            f"{shown_uri(uri)}: no permission to {doing} it",
+            advice="check the file's mode, or the credentials of its store",
         ) from error
     except _others() as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ManifestError(f"{uri}: cannot {doing} it: {reason}", advice=_advice(error)) from error
+        said = "" if holds_secret(uri) else str(error)  # a store's words may hold the whole address
+        reason = getattr(error, "strerror", None) or said or type(error).__name__
+        raise ManifestError(f"{shown_uri(uri)}: cannot {doing} it: {reason}", advice=_advice(error)) from error
 
 
 def resolve_uri(manifest_uri: str, value: str) -> str:

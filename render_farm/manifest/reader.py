@@ -24,6 +24,7 @@ from render_farm.manifest.duplicates import DuplicateFinder
 from render_farm.manifest.files import open_binary, resolve_uri
 from render_farm.manifest.rows import Row, make_row, row_label
 from render_farm.manifest.schema import check_schema, wanted
+from render_farm.uris import shown_uri
 
 ROWS_A_BATCH = 4096
 _URI_COLUMNS = ("image", "last_image", "video")
@@ -56,7 +57,7 @@ class ManifestReport:
 def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
     """The error that lists `problems` of the manifest or source at `uri`."""
     lines = tuple(problems)
-    return ManifestError(f"{uri}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", problems=lines)
+    return ManifestError(f"{shown_uri(uri)}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", problems=lines)
 
 
 def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH, base: str | None = None) -> Iterator[Row]:
@@ -163,12 +164,15 @@ def _parquet_errors(uri: str, handle: IO[bytes]) -> Iterator[None]:
         start = handle.read(4)
         if start == b"PAR1":
             raise ManifestError(
-                f"{uri}: a Parquet file that is damaged or cut short ({_first_line(error)})", advice="write it again"
+                f"{shown_uri(uri)}: a Parquet file that is damaged or cut short ({_first_line(error)})",
+                advice="write it again",
             ) from error
         if not start:
-            raise ManifestError(f"{uri}: is empty (0 bytes)", advice="a manifest is a Parquet file") from error
+            raise ManifestError(
+                f"{shown_uri(uri)}: is empty (0 bytes)", advice="a manifest is a Parquet file"
+            ) from error
         raise ManifestError(
-            f"{uri}: is not a Parquet file",
+            f"{shown_uri(uri)}: is not a Parquet file",
             advice="make one from CSV, JSONL or YAML: render-farm manifest build SOURCE -o MANIFEST.parquet",
         ) from error
 

@@ -3,7 +3,7 @@
 from render_farm.media.inputs import load_image, load_video_tail, open_image, open_video_tail
 from render_farm.media.mp4 import Mp4Writer, VideoInfo, probe_mp4, read_frames
 from render_farm.media.poster import evenly_spaced_frames, film_strip, write_poster
-from render_farm.media.uris import shown_uri
+from render_farm.uris import shown_uri
 
 __all__ = [
     "Mp4Writer",

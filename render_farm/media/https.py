@@ -19,7 +19,8 @@ from render_farm.config import InputLimits
 from render_farm.errors import InputError
 from render_farm.media.addresses import Endpoint, ForbiddenAddress, checked_endpoints
 from render_farm.media.sink import Sink
-from render_farm.media.uris import check_protocol, refusal, shown_uri
+from render_farm.media.uris import check_protocol, refusal
+from render_farm.uris import shown_uri
 
 _BLOCK_BYTES = 256 << 10
 _FIRST_DELAY_S = 0.5

@@ -6,7 +6,8 @@ import sys
 from typing import Any
 
 from render_farm.errors import InputError, StorageError
-from render_farm.media.uris import refusal, shown_uri
+from render_farm.media.uris import refusal
+from render_farm.uris import shown_uri
 
 
 def store_options(protocol: str) -> dict[str, Any]:

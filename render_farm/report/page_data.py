@@ -10,13 +10,13 @@ from typing import Any
 
 from render_farm.job import default_seed
 from render_farm.media.seams import VISIBLE
-from render_farm.media.uris import shown_uri
 from render_farm.models import defaults_for
 from render_farm.observability.events import EventKind
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
 from render_farm.report.timeline import Timeline, build_timeline
 from render_farm.storage.layout import is_film
+from render_farm.uris import shown_uri
 
 _BUCKETS = 96
 _SLOWEST = 20

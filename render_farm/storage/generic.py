@@ -34,6 +34,11 @@ class FsspecStore(Store):
             raise UsageError(
                 f"storage {root_uri!r}: {error}", advice="give a folder, s3://bucket/prefix, or install that package"
             ) from error
+        except TypeError as error:  # an argument that the file system needs and that fsspec's configuration lacks
+            raise UsageError(
+                f"storage {root_uri!r}: {error}",
+                advice="set what is missing in fsspec's configuration (~/.config/fsspec)",
+            ) from error
         self._root = self._fs._strip_protocol(root_uri).rstrip("/")
 
     def read_bytes(self, key: str) -> bytes:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from render_farm.errors import UsageError
 from render_farm.storage.files import PART_PREFIX
 from render_farm.storage.meter import StorageMeter
+from render_farm.uris import holds_secret, is_chained, shown_uri
 
 _CONTENT_TYPES = {
     ".mp4": "video/mp4",
@@ -162,7 +163,8 @@ def open_store(
     uri: str | os.PathLike[str], options: StoreOptions | None = None, *, meter: StorageMeter | None = None
 ) -> Store:
     """Open the store at `uri`: a folder's path, `file://`, `s3://bucket/prefix`, `memory://name`, or any protocol
-    that fsspec has a package for. Nothing is contacted or created yet. UsageError when `uri` is not usable.
+    that fsspec has a package for. Nothing is contacted or created yet. UsageError when `uri` is not usable, or holds a
+    password or a signed query: the address is kept with every result, and shown in logs and reports.
 
     For S3, endpoint and credentials are what botocore finds (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, profiles, roles).
     `meter` counts what is moved; a pickled store has a new one.
@@ -175,6 +177,18 @@ def open_store(
 
 def _open(uri: str | os.PathLike[str], options: StoreOptions) -> Store:
     text = os.fspath(uri)
+    if is_chained(text):
+        raise UsageError(
+            f"storage {shown_uri(text)!r}: chained addresses (with ::) are not written to",
+            advice="give the address of the folder itself",
+        )
+    if holds_secret(text):
+        raise UsageError(
+            f"storage {shown_uri(text)!r} was given with a password, a key or a query: "
+            "an output's address is kept with its results and shown in logs",
+            advice="leave them out; credentials belong in the environment (AWS_ACCESS_KEY_ID ...), a profile of the "
+            "store's library, or fsspec's configuration (FSSPEC_SFTP_PASSWORD ...), on every machine",
+        )
     protocol = protocol_of(text)
     if protocol == "file":
         from render_farm.storage.local import LocalStore

@@ -13,7 +13,7 @@ import render_farm
 
 PACKAGE = Path(render_farm.__file__).parent
 LAYERS = [
-    {"errors", "memory_mode", "step_cache", "job", "models", "config"},
+    {"errors", "memory_mode", "step_cache", "job", "models", "config", "uris"},
     {"planning", "scheduling"},
     {"manifest", "storage", "media", "observability", "tiny"},
     {"engine"},

@@ -20,7 +20,7 @@ from render_farm.errors import InputError, StorageError, UsageError
 from render_farm.media import Mp4Writer, read_frames
 from render_farm.media.ffmpeg import ffmpeg_path
 from render_farm.media.inputs import load_image, load_video_tail, open_image, open_video_tail
-from render_farm.media.uris import shown_uri
+from render_farm.uris import shown_uri
 
 SIZE = {"width": 32, "height": 16}
 
@@ -296,6 +296,9 @@ def test_local_files_are_read_inside_the_allowed_folders_only(tmp_path):
         ("https:u:secret@host", "https://..."),
         ("https://[::1]:8/a", "https://[::1]:8/a"),
         ("abfs://box@account/a.png", "abfs://box@account/a.png"),
+        ("abfs://box:secret@account/a.png", "abfs://..."),
+        ("s3://bucket/a::https://u:secret@host/a?sig=secret", "s3://bucket/a::https://host/a?..."),
+        ("night:1.parquet", "night:1.parquet"),
         ("/a\nb?c", "/a\N{REPLACEMENT CHARACTER}b?c"),
     ],
 )

@@ -14,10 +14,11 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from render_farm import RenderJob
 from render_farm.config import InputLimits
 from render_farm.engine.locate import locate_model, store_error
-from render_farm.errors import InputError, InvalidJobError, ModelError, StorageError, UsageError
+from render_farm.errors import InputError, InvalidJobError, ManifestError, ModelError, StorageError, UsageError
 from render_farm.farm.driver import render_run
 from render_farm.farm.prepare import RunContext, prepare
 from render_farm.farm.request import RunRequest
+from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.media.uris import check_model_uri
 from render_farm.storage import open_store
@@ -86,6 +87,37 @@ def test_local_models_come_from_the_allowed_folders_too(tmp_path, monkeypatch, f
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError):  # a folder now, no hub id
         check_model_uri("org/model", limits)
+
+
+SECRETS = [
+    "sftp://user:topsecret@host/out",
+    "sftp://user:top/secret@host/out",
+    "s3://KEY:topsecret@bucket/out",
+    "S3A://KEY:topsecret@bucket/out",
+    "s3://bucket/out?X-Amz-Signature=topsecret",
+    "abfs://box@account/out?sig=topsecret",
+    "simplecache::s3://KEY:topsecret@bucket/out",
+]
+
+
+@pytest.mark.parametrize("uri", SECRETS)
+def test_an_output_with_sign_in_data_is_refused_before_it_is_kept_anywhere(uri):
+    with pytest.raises(UsageError, match=r"storage .*(password|chained)") as caught:
+        render_run(RunRequest(output=uri, prompt="p"), on_snapshot=print)
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_outputs_without_a_password_are_fine(tmp_path):
+    for uri in ("s3://bucket/a=b", "s3://bucket/what?", "memory://box@account/out", str(tmp_path / "a?b=c@d:e")):
+        assert open_store(uri).root_uri == uri
+
+
+@pytest.mark.parametrize("uri", ["nowhere://u:topsecret@h/a.parquet", "s3://KEY:topsecret@b/a.parquet?sig=topsecret"])
+def test_a_manifest_that_cannot_be_read_is_named_without_its_sign_in_data(uri, s3_env):
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(uri)
+    assert "topsecret" not in str(caught.value)
 
 
 def test_what_a_model_s_store_says_holds_no_secret(tmp_path, s3_env):

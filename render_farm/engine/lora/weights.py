@@ -15,8 +15,9 @@ from torch import Tensor
 
 from render_farm.config import InputLimits
 from render_farm.engine.lora.layout import LayerTensors, LinearShape, lay_out
-from render_farm.media.uris import refusal, shown_uri
+from render_farm.media.uris import refusal
 from render_farm.media.weights import fetched_weights
+from render_farm.uris import shown_uri
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

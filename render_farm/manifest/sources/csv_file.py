@@ -9,6 +9,7 @@ from render_farm.errors import ManifestError, Problem
 from render_farm.job import columns
 from render_farm.manifest.schema import unknown_column
 from render_farm.manifest.sources.records import Record, from_cell, open_text
+from render_farm.uris import shown_uri
 
 _LONGEST_CELL = 1 << 26
 
@@ -32,7 +33,7 @@ def read_csv(uri: str) -> Iterator[Record]:
                 start = lines.number + 1
         except csv.Error as error:
             raise ManifestError(
-                f"{uri}: line {lines.number}: {error}",
+                f"{shown_uri(uri)}: line {lines.number}: {error}",
                 advice='quote a cell that holds a comma, a quote or a line break, and double a quote in it: ""',
             ) from error
 
@@ -60,7 +61,9 @@ class _Lines:
 def _header(uri: str, cells: list[str]) -> list[str]:
     names = [cell.strip() for cell in cells]
     if not any(names):
-        raise ManifestError(f"{uri}: is empty", advice="the first line names the columns: job_id,prompt,num_frames")
+        raise ManifestError(
+            f"{shown_uri(uri)}: is empty", advice="the first line names the columns: job_id,prompt,num_frames"
+        )
     # A column without a name is what pandas' to_csv writes for the index.
     problems = [unknown_column(name) for name in names if name and name not in columns()]
     problems += [f"column {name}: is there twice" for name in columns() if names.count(name) > 1]
@@ -68,7 +71,7 @@ def _header(uri: str, cells: list[str]) -> list[str]:
         problems.append("column prompt: is missing, and every job needs it")
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        raise ManifestError(f"{uri}: {count} in the header", problems=tuple(problems))
+        raise ManifestError(f"{shown_uri(uri)}: {count} in the header", problems=tuple(problems))
     return names
 
 

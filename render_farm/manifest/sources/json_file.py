@@ -9,6 +9,7 @@ from typing import Any
 from render_farm.errors import ManifestError, Problem
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
 from render_farm.manifest.sources.records import Record, open_text
+from render_farm.uris import shown_uri
 
 
 class _RepeatedKeyError(ValueError):
@@ -34,7 +35,7 @@ def read_json(uri: str) -> Iterator[Record]:
     try:
         document = _parse(content)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{uri}: {_why(error)}") from error
+        raise ManifestError(f"{shown_uri(uri)}: {_why(error)}") from error
     defaults, jobs = jobs_of_document(uri, document)
     for number, job in enumerate(jobs, start=1):
         yield record_of(job, number, "job", defaults)

@@ -13,6 +13,7 @@ from render_farm.manifest.sources.csv_file import read_csv
 from render_farm.manifest.sources.json_file import read_json, read_jsonl
 from render_farm.manifest.sources.records import Record, open_text
 from render_farm.manifest.sources.yaml_file import read_yaml
+from render_farm.uris import shown_uri
 
 
 def read_source(uri: str) -> Iterator[Row]:
@@ -64,6 +65,7 @@ def _reader_of(uri: str) -> Callable[[str], Iterator[Record]]:
     suffix = name[name.rfind(".") :] if "." in name else ""
     if suffix not in READERS:
         raise ManifestError(
-            f"{uri}: files that end in {suffix or 'nothing'} are not known", advice=f"known are {', '.join(READERS)}"
+            f"{shown_uri(uri)}: files that end in {suffix or 'nothing'} are not known",
+            advice=f"known are {', '.join(READERS)}",
         )
     return READERS[suffix]

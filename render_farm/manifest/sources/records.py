@@ -15,6 +15,7 @@ from render_farm.errors import ManifestError, Problem
 from render_farm.job import Kind, columns
 from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import open_binary
+from render_farm.uris import shown_uri
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -38,13 +39,14 @@ def open_text(uri: str) -> Iterator[io.TextIOWrapper]:
         start = handle.read(2)
         handle.seek(0)
         if start in _UTF16:
-            raise ManifestError(f"{uri}: is UTF-16 text", advice="save it as UTF-8")
+            raise ManifestError(f"{shown_uri(uri)}: is UTF-16 text", advice="save it as UTF-8")
         text = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="")
         try:
             yield text
         except UnicodeDecodeError as error:
             raise ManifestError(
-                f"{uri}: is not UTF-8 text (byte 0x{error.object[error.start]:02x})", advice="save it as UTF-8"
+                f"{shown_uri(uri)}: is not UTF-8 text (byte 0x{error.object[error.start]:02x})",
+                advice="save it as UTF-8",
             ) from error
         finally:
             text.detach()

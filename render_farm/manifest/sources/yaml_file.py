@@ -11,6 +11,7 @@ from yaml.constructor import SafeConstructor
 from render_farm.errors import ManifestError
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
 from render_farm.manifest.sources.records import Record, open_text
+from render_farm.uris import shown_uri
 
 _DEEPEST = 50
 
@@ -30,9 +31,11 @@ def read_yaml(uri: str) -> Iterator[Record]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, character {mark.column + 1}: " if mark else ""
-        raise ManifestError(f"{uri}: {where}{error.problem or error.context}", advice="is it YAML?") from error
+        raise ManifestError(
+            f"{shown_uri(uri)}: {where}{error.problem or error.context}", advice="is it YAML?"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ManifestError(f"{uri}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
+        raise ManifestError(f"{shown_uri(uri)}: cannot be read as YAML: {str(error).splitlines()[0]}") from error
     defaults, jobs = jobs_of_document(uri, document)
     for job, line in zip(jobs, _lines(root), strict=True):
         yield record_of(job, line, "line", defaults)
@@ -45,7 +48,7 @@ def _refuse_deep_nesting(uri: str, events: Iterable[yaml.Event]) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             place = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
-            raise ManifestError(f"{uri}: {place}is nested more than {_DEEPEST} deep")
+            raise ManifestError(f"{shown_uri(uri)}: {place}is nested more than {_DEEPEST} deep")
 
 
 def _construct(uri: str, root: yaml.Node) -> Any:
@@ -65,7 +68,9 @@ def _refuse_repeated_keys(uri: str, node: yaml.Node, seen: set[int]) -> None:
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in names:
-                    raise ManifestError(f"{uri}: line {key.start_mark.line + 1}: {key.value!r} is there twice")
+                    raise ManifestError(
+                        f"{shown_uri(uri)}: line {key.start_mark.line + 1}: {key.value!r} is there twice"
+                    )
                 names.add(key.value)
             _refuse_repeated_keys(uri, value, seen)
 
