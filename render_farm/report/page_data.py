@@ -159,8 +159,9 @@ def _size(row: dict[str, Any]) -> str | None:
 
 def _label(row: dict[str, Any]) -> str:
     """Owner and tags, for the search."""
-    tags = row.get("tags") or ()
-    pairs = tags.items() if isinstance(tags, dict) else tags
+    tags = row.get("tags")
+    pairs = [*tags.items()] if isinstance(tags, dict) else tags if isinstance(tags, list) else []
+    pairs = [pair for pair in pairs if isinstance(pair, tuple)]  # a bad row's may be anything
     return " ".join([str(row.get("owner") or ""), *(f"{key}={value}" for key, value in pairs)]).strip()
 
 
