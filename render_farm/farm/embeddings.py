@@ -1,11 +1,13 @@
 """Prompt embeddings in a run's storage: encoded once for a whole manifest, read by every worker.
 
-An embedding is `(512, text_dim)` and zero after the prompt's last token; only the rows before are stored.
+An embedding is `(512, text_dim)` and zero after the prompt's last token; only the rows before are stored, with their
+sha256: safetensors looks at sizes alone, and a flipped bit would be another film.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from render_farm.storage.store import Store
 
-_TENSOR = "embedding"
+_TENSOR, _SHA256 = "embedding", "sha256"
 
 
 class MissingEmbeddingError(CorruptCheckpointError):
@@ -49,25 +51,45 @@ class EmbeddingStore:
 
         used = embedding.abs().sum(dim=1).nonzero()
         num_rows = int(used[-1]) + 1 if len(used) else 0
-        metadata = {"num_tokens": str(embedding.shape[0])}
-        self._store.write_bytes(self._key(text), save({_TENSOR: embedding[:num_rows].contiguous()}, metadata=metadata))
+        rows, key = embedding[:num_rows].contiguous().cpu(), self._key(text)
+        self._store.write_bytes(key, save({_TENSOR: rows}, metadata={_SHA256: _sha256(key, rows)}))
 
     def load(self, text: str, num_tokens: int = 512) -> Tensor:
-        """One embedding, (num_tokens, dim). `MissingEmbeddingError` when it is missing or damaged."""
+        """One embedding, (num_tokens, dim), bit for bit as it was saved. `MissingEmbeddingError` when it is missing,
+        damaged, or stored without a checksum."""
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         key = self._key(text)
         try:
-            rows = load(self._store.read_bytes(key))[_TENSOR]
+            data = self._store.read_bytes(key)
+            rows = load(data)[_TENSOR]
+            whole = _stored_sha256(data) == _sha256(key, rows)
         except NotFoundError as error:
             raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is missing") from error
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, ValueError):
+            whole = False
+        if not whole:
             self._store.delete(key)
-            raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is damaged") from error
+            raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is damaged")
         embedding = rows.new_zeros((num_tokens, rows.shape[1]))
         embedding[: rows.shape[0]] = rows
         return embedding
 
     def _key(self, text: str) -> str:
         return self._keys.embedding(digest(self._fingerprint, text))
+
+
+def _sha256(key: str, rows: Tensor) -> str:
+    """Of the embedding under `key`: its bits and all that says how they are read."""
+    import torch
+
+    found = hashlib.sha256(f"{key.rpartition('/')[2]}\0{rows.dtype}\0{tuple(rows.shape)}\0".encode())
+    found.update(rows.view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _stored_sha256(data: bytes) -> str | None:
+    """What the header of a safetensors file says; ValueError where it is none."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header.get("__metadata__", {}).get(_SHA256)
