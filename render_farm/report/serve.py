@@ -16,6 +16,7 @@ import ipaddress
 import re
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -39,7 +40,8 @@ _BUILD_AT_MOST_EVERY_S = 2.0
 _FILES_KEPT = 64
 _BLOCK = 1 << 16
 _COOKIE = "render_farm_token"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_MOST_DIGITS = 18  # of a place in a file; Python refuses to convert thousands
 
 
 class ReportServer(ThreadingHTTPServer):
@@ -205,14 +207,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_file(self, key: str, name: str, *, cache: str = "private, max-age=60") -> None:
         file, size = self.server.media.open(key)
         with file:
-            span = _range(self.headers.get("Range"), size)
+            header = self.headers.get("Range")
+            span = _range(header, size)
             if span is None:
                 self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
                 self.send_header("Content-Range", f"bytes */{size}")
                 self._end(0)
                 return
             start, stop = span
-            partial = (start, stop) != (0, size) or self.headers.get("Range")
+            partial = _asked_range(header) is not None
             self.send_response(HTTPStatus.PARTIAL_CONTENT if partial else HTTPStatus.OK)
             self.send_header("Content-Type", content_type_for(name))
             self.send_header("Accept-Ranges", "bytes")
@@ -246,16 +249,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
 
+def _asked_range(header: str | None) -> re.Match[str] | None:
+    """The one range of bytes that is asked for; None for anything else, which RFC 9110 lets a server ignore."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    return match if match and match.groups() != ("", "") else None
+
+
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
     """Start and stop of what is asked for; all of it for what is no single range of bytes; None for one beyond."""
-    match = _RANGE.fullmatch(header.strip()) if header else None
-    if match is None or match.groups() == ("", ""):
+    match = _asked_range(header)
+    if match is None:
         return 0, size
     first, last = match.groups()
     if first == "":
-        return (max(0, size - int(last)), size) if int(last) else None
-    start, stop = int(first), min(size, int(last) + 1) if last else size
+        return (max(0, size - _place(last)), size) if _place(last) else None
+    start, stop = _place(first), min(size, _place(last) + 1) if last else size
     return (start, stop) if start < size and start < stop else None
+
+
+def _place(digits: str) -> int:
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= _MOST_DIGITS else sys.maxsize
 
 
 def _preview_key(film: str, name: str) -> str:
