@@ -155,7 +155,8 @@ class GroupOptions:
     on the groups that it happens to have (1e-4 in float32)."""
     gpus_per_node: int | None = None
     """GPUs of a machine that the cluster's autoscaler brings: where a cluster is to grow (`--max-gpus`), `auto` goes by
-    it before such a machine is there. Unset: by the machines that are there when the run starts."""
+    it before such a machine is there, and films that may have larger groups ask for such ones. Unset: by the machines
+    that are there when the run starts."""
     interconnect: str = "nvlink"
     """How the GPUs of a host meet: `nvlink` or `pcie`; what `bytes_per_s` is guessed by."""
     operations_per_s: float | None = None

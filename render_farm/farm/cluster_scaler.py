@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 import ray
 from ray.autoscaler.sdk import request_resources
 
 from render_farm.farm.run_spec import FarmShape
-from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide, packs
+from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide
 
 _ASK_AGAIN_S = 60.0
 _LOOK_EVERY_S = 5.0
@@ -26,6 +27,7 @@ class ClusterScaler:
         self.spent = 0.0
         self._resource = resource
         self.num_asked = 0
+        self._bundles: tuple[int, ...] = ()
         self._asked_s: float | None = None
         self._looked_s: float | None = None
         self._next_look_s = 0.0
@@ -42,25 +44,25 @@ class ClusterScaler:
         self._next_look_s = now + _LOOK_EVERY_S
         return True
 
-    async def look(self, *, num_films: int, group_size: int, workers_a_film: int) -> Decision:
-        """See what is there, decide, and ask for it when that has changed (and now and then again: a request is
-        forgotten by a head that was restarted)."""
+    async def look(self, films: Mapping[tuple[int, int], int], *, num_places: int, pack_size: int) -> Decision:
+        """See what is there, decide (arguments: those of `Demand`), and ask for it when that has changed (and now
+        and then again: a request is forgotten by a head that was restarted)."""
         now = time.monotonic()
         there = await asyncio.to_thread(ray.cluster_resources)
         if self._looked_s is not None and self.limits.price_per_hour:
             self.spent += self.num_there * self.limits.price_per_hour * (now - self._looked_s) / 3600
         self.num_there, self._looked_s = int(there.get(self._resource, 0)), now
         demand = Demand(
-            num_films=num_films,
-            group_size=group_size,
-            workers_a_film=workers_a_film,
+            films=films,
+            num_places=num_places,
+            pack_size=pack_size,
             num_there=self.num_there,
             spent=self.spent,
         )
         decision = decide(demand, self.limits)
-        if decision.num_workers != self.num_asked or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
-            self.num_asked, self._asked_s = decision.num_workers, now
-            bundles = [{self._resource: size} for size in packs(decision.num_workers, group_size)]
+        if decision.bundles != self._bundles or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
+            self._bundles, self.num_asked, self._asked_s = decision.bundles, decision.num_workers, now
+            bundles = [{self._resource: size} for size in decision.bundles]
             await asyncio.to_thread(request_resources, bundles=bundles)
         return decision
 

@@ -143,8 +143,6 @@ class Coordinator:
             if entry.task.job_id in run.record.films:
                 continue  # from a driver that died while it added them
             run.record.add(entry)
-            run.largest_group = max(run.largest_group, entry.group.size)
-            run.most_workers = max(run.most_workers, entry.most_workers)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
             run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
             clock_ahead_s = time.monotonic() - time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -160,16 +161,11 @@ class Crew:
     async def _scale(self, scaler: ClusterScaler) -> None:
         """Ask the cluster for what films can use and limits allow, start workers on what is there, let others go."""
         at_work = [run for run in self._keeper.at_work if self._machine.has_run(run.key)]
-        num_films = 0
+        films: Counter[tuple[int, int]] = Counter()
         for run in at_work:
-            counts = self._machine.counts(run.key)
-            num_films += counts.get("running", 0) + (0 if run.control.paused else counts.get("waiting", 0))
+            films.update(self._machine.unfinished(run.key, begun_only=run.control.paused))
         asked = scaler.num_asked
-        decision = await scaler.look(
-            num_films=num_films,
-            group_size=max((run.largest_group for run in at_work), default=1),
-            workers_a_film=max((run.most_workers for run in at_work), default=1),
-        )
+        decision = await scaler.look(films, num_places=self.shape.num_workers, pack_size=self.shape.pack_size)
         if decision.num_workers != asked:
             for run in at_work:
                 run.record.log.add(f"{scaler.note}: {decision.reason}")

@@ -107,7 +107,12 @@ def scaling_of(request: RunRequest, address: str) -> ScaleLimits | None:
             "--max-cost: what a GPU costs is not known",
             advice="set gpu_price_per_hour in the settings file, or RENDER_FARM_GPU_PRICE_PER_HOUR",
         )
-    return ScaleLimits(max_workers=request.max_gpus, max_cost=request.max_cost, price_per_hour=price)
+    return ScaleLimits(
+        max_workers=request.max_gpus,
+        max_cost=request.max_cost,
+        price_per_hour=price,
+        gpus_per_node=request.settings.group.gpus_per_node,
+    )
 
 
 def shape_of(

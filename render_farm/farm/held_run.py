@@ -41,10 +41,6 @@ class HeldRun:
     texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
     """Every text by model; the values mean nothing."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    largest_group: int = 1
-    """Workers of its largest render group."""
-    most_workers: int = 1
-    """The most that one of its films may have when workers are idle."""
     encoding: set[str] = field(default_factory=set)
     """Models whose prompts are being encoded."""
     control: RunControl = RunControl()

@@ -104,6 +104,8 @@ class RunRecord:
 
     films: list[FilmKey] = field(default_factory=list)
     counts: Counter[JobState] = field(default_factory=Counter)
+    sizes: Counter[tuple[JobState, int, int]] = field(default_factory=Counter)
+    """The same by (state, workers of the smallest group that a film may have, of the largest)."""
     ready_models: set[str] = field(default_factory=set)
     sealed: bool = False
     ended: bool = False
@@ -158,10 +160,21 @@ class Book:
         assert state in MOVES[film.state], f"{key}: {film.state} -> {state}"
         if film.state.ended != state.ended:
             (self.close if state.ended else self.open)(key)
-        counts = self.runs[film.spec.run_id].counts
-        counts[film.state] -= 1
-        counts[state] += 1
+        self._count(film, -1)
         film.state = state
+        self._count(film, 1)
+
+    def add(self, key: FilmKey, film: FilmRecord) -> None:
+        """A film that is to be rendered."""
+        self.films[key] = film
+        self.run(film.spec.run_id).films.append(key)
+        self._count(film, 1)
+        self.open(key)
+
+    def _count(self, film: FilmRecord, change: int) -> None:
+        run, spec = self.runs[film.spec.run_id], film.spec
+        run.counts[film.state] += change
+        run.sizes[film.state, spec.group_size, spec.most_workers] += change
 
     # --- sums over the films that have not ended ---
 

@@ -47,6 +47,11 @@ class Film:
         return (self.run_id, self.job_id)
 
     @property
+    def most_workers(self) -> int:
+        """Of the largest group that it may have."""
+        return self.joined_sizes[-1] if self.joined_sizes else self.group_size
+
+    @property
     def groups(self) -> tuple[tuple[int, float], ...]:
         """(workers, times as fast as the smallest) of every group that it may have, the smallest first."""
         return _groups(self.group_size, self.joined_sizes, self.joined_speeds)

@@ -9,6 +9,7 @@ No event costs more than O(log films), but for the end or cancellation of a run,
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
@@ -56,6 +57,15 @@ class FarmMachine:
     def counts(self, run_id: str) -> dict[str, int]:
         """Jobs of a run by state."""
         return {state.value: number for state, number in self._runs[run_id].counts.items() if number}
+
+    def unfinished(self, run_id: str, *, begun_only: bool = False) -> dict[tuple[int, int], int]:
+        """Films of a run that have not ended by (workers of the smallest group that they may have, of the largest);
+        with `begun_only` those that are at work."""
+        found: Counter[tuple[int, int]] = Counter()
+        for (state, smallest, largest), number in self._runs[run_id].sizes.items():
+            if number and (state is JobState.RUNNING or (state is JobState.WAITING and not begun_only)):
+                found[smallest, largest] += number
+        return found
 
     def has_run(self, run_id: str) -> bool:
         return run_id in self._runs
@@ -169,7 +179,7 @@ class FarmMachine:
             key = spec.key
             assert key not in self._films, f"{key} was added before"
             self._number += 1
-            self._films[key] = FilmRecord(
+            film = FilmRecord(
                 spec=spec,
                 setting=self._book.setting_of(spec),
                 number=self._number,
@@ -179,10 +189,7 @@ class FarmMachine:
                 segments_done=spec.segments_done,
                 prior_left_s=0.0,
             )
-            run = self._book.run(spec.run_id)
-            run.films.append(key)
-            run.counts[JobState.WAITING] += 1
-            self._book.open(key)
+            self._book.add(key, film)
             self._dispatcher.shares.arrived(spec.share)
             self._enqueue(key)
 

@@ -1,15 +1,16 @@
 """How many workers a farm on an autoscaling cluster asks for, and which ones it lets go. Pure.
 
 A film is rendered by one render group at a time, so no more workers can be busy than the unfinished films' groups can
-hold. That falls as the tail empties, and the farm asks for less. Of a budget, only so many workers are asked for as can
-be paid until they could be gone again; when what is there can hardly be paid to its end, the run has to stop.
+hold, in whole packs of a machine where groups need them. That falls as the tail empties, and the farm asks for less. Of
+a budget, only so many workers are asked for as can be paid until they could be gone again; when what is there can
+hardly be paid to its end, the run has to stop.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 HOLD_S = 600.0
@@ -27,21 +28,29 @@ class ScaleLimits:
     max_cost: float | None = None
     price_per_hour: float | None = None
     """Of one worker's GPU; given where `max_cost` is."""
+    gpus_per_node: int | None = None
+    """Of a machine that is to come; None: not known, and none is asked for that holds more than a group needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
     """What is left to do, and what is there for it."""
 
-    num_films: int
-    """Films that are not finished and may be worked on."""
-    group_size: int = 1
-    """Workers of the largest render group among them."""
-    workers_a_film: int = 1
-    """The most that one of them can use at a time: its group, or a larger one where workers are idle."""
+    films: Mapping[tuple[int, int], int]
+    """How many films are not finished and may be worked on, by (workers of the smallest group that one may have, of the
+    largest, which it takes where workers are idle)."""
+    num_places: int
+    """Workers that the farm may have."""
+    pack_size: int = 1
+    """So many places in a row lie on one machine; the last ones may be fewer."""
     num_there: int = 0
     """GPUs (or slots) that the cluster has now."""
     spent: float = 0.0
+
+    @property
+    def useful(self) -> int:
+        """Workers that the films can use at a time."""
+        return sum(number * max(size) for size, number in self.films.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,34 +59,52 @@ class Decision:
 
     num_workers: int
     reason: str
+    bundles: tuple[int, ...] = ()
+    """What one machine each must have room for, `num_workers` in all: a group lies on one, which eight machines of one
+    GPU do not offer."""
     stop: bool = False
     """The budget is spent: the run must end now."""
 
 
 def decide(demand: Demand, limits: ScaleLimits) -> Decision:
     """How many workers the farm should have now."""
-    useful = demand.num_films * max(demand.group_size, demand.workers_a_film)
-    wanted, reason = useful, f"{demand.num_films} unfinished films"
-    if wanted > limits.max_workers:
-        wanted, reason = limits.max_workers, f"--max-gpus {limits.max_workers}"
+    useful = demand.useful
+    wanted, reason = useful, f"{sum(demand.films.values())} unfinished films"
+    ceiling = min(limits.max_workers, demand.num_places)
+    if wanted > ceiling:
+        wanted, reason = ceiling, f"--max-gpus {ceiling}"
+        if ceiling < limits.max_workers:
+            reason = f"this farm has {ceiling} workers at most"
     if limits.max_cost is not None and limits.price_per_hour:
         left = limits.max_cost - demand.spent
         if left <= demand.num_there * limits.price_per_hour * STOP_S / 3600 and useful:
             return Decision(num_workers=0, reason=_spent(demand, limits), stop=True)
         affordable = math.floor(max(left, 0.0) / (limits.price_per_hour * HOLD_S / 3600))
+        ceiling = min(ceiling, affordable)
         if affordable < wanted:
-            wanted, reason = affordable, f"--max-cost {limits.max_cost:g}, of which {demand.spent:.2f} is spent"
-    # A group that cannot be whole is of no use. What is there already is paid for, and may finish.
-    if demand.group_size > 1:
-        wanted = wanted // demand.group_size * demand.group_size
-    if wanted == 0 and useful and demand.num_there == 0 and limits.max_cost is not None:
+            reason = f"--max-cost {limits.max_cost:g}, of which {demand.spent:.2f} is spent"
+    # A pack that cannot be whole is of no use. What is there already is paid for, and may finish.
+    bundles = _bundles(demand, limits, ceiling) if useful else ()
+    if not bundles and useful and demand.num_there == 0 and limits.max_cost is not None:
         return Decision(num_workers=0, reason=_spent(demand, limits), stop=True)
-    return Decision(num_workers=wanted, reason=reason)
+    return Decision(num_workers=sum(bundles), reason=reason, bundles=bundles)
 
 
-def packs(num_workers: int, group_size: int) -> list[int]:
-    """What one machine each must have room for: a group lies on one, which eight machines of one GPU do not offer."""
-    return [group_size] * (num_workers // group_size)
+def _bundles(demand: Demand, limits: ScaleLimits, ceiling: int) -> tuple[int, ...]:
+    """As many packs as the films can use, as far as `ceiling` workers go; on larger machines where those are to come,
+    and larger groups may form on them."""
+    films = {size: number for size, number in demand.films.items() if number}
+    pack = max(demand.pack_size, *(group for group, _ in films))
+    num_whole, last = divmod(demand.num_places, pack)
+    num_packs = min(-(-demand.useful // pack), num_whole, ceiling // pack)
+    taken = num_packs * pack
+    is_last_used = num_packs == num_whole and min(films)[0] <= last <= ceiling - taken and taken < demand.useful
+    largest = max(most for _, most in films)
+    machine = max(min(largest, limits.gpus_per_node or 0) // pack * pack, pack)
+    num_larger = sum(number for (_, most), number in films.items() if most > pack)
+    num_machines = min(num_larger, taken // machine) if machine > pack else 0
+    num_packs -= num_machines * machine // pack
+    return (*[machine] * num_machines, *[pack] * num_packs, *([last] if is_last_used else []))
 
 
 def _spent(demand: Demand, limits: ScaleLimits) -> str:
