@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NOT_IN_TIME = 11
 _GROUP_SIZES = (2, 4, 8)
+_MOST_PER_HOUR = 60.0
+"""A node that dies every minute renders nothing; far beyond it there are more failures than can be simulated."""
+_MOST_SECONDS = 30 * 24 * 3600.0
 
 
 def simulate(
@@ -64,6 +67,8 @@ def simulate(
 
     if gantt is not None and Path(gantt).suffix not in (".html", ".svg"):
         raise UsageError(f"--gantt: {gantt!r} ends neither in .html nor in .svg")
+    _check_seconds("--repair", repair)
+    _check_seconds("--load", load)
     settings = load_settings()
     now = datetime.now(UTC)
     within_s = None if deadline is None else _seconds_until(deadline, now)
@@ -72,9 +77,9 @@ def simulate(
     farm = SimulatedFarm(
         num_gpus=gpus,
         gpus_per_node=min(gpus_per_node, gpus),
-        failures_per_hour=_rate("--failures", failures),
-        preemptions_per_hour=_rate("--preemptions", preemptions),
-        faults_per_segment=_rate("--faults", faults),
+        failures_per_hour=_rate("--failures", failures, _MOST_PER_HOUR),
+        preemptions_per_hour=_rate("--preemptions", preemptions, _MOST_PER_HOUR),
+        faults_per_segment=_rate("--faults", faults, 1.0),
         repair_s=repair,
         load_s=load,
         seed=seed,
@@ -114,13 +119,20 @@ def simulate(
 # --- what is given ---
 
 
-def _rate(option: str, text: str) -> float:
+def _check_seconds(option: str, value: float) -> None:
+    if not 0 <= value <= _MOST_SECONDS:
+        raise UsageError(f"{option}: {value:g} s is not between 0 and {_MOST_SECONDS:.0f}, 30 days")
+
+
+def _rate(option: str, text: str, most: float) -> float:
     try:
         rate = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
     except ValueError:
         rate = -1.0
     if not 0 <= rate < float("inf"):
         raise UsageError(f"{option}: {text!r} is neither a number of 0 or more nor a share like 1%")
+    if rate > most:
+        raise UsageError(f"{option}: {text!r} is more than {most:g}", advice=f"{option} 1% is 0.01")
     return rate
 
 

@@ -158,3 +158,8 @@ def watch(tmp_path, values: dict[str, str | None], *, fires: str = "none", at: s
     (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
     done = subprocess.run([promtool, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_runbook_has_a_row_for_every_alert() -> None:
+    runbook = (FOLDER.parent / "cluster/README.md").read_text().split("## Runbook")[1]
+    assert re.findall(r"^\| `(RenderFarm\w+)` \|", runbook, re.MULTILINE) == [alert.name for alert in ALERTS]

@@ -156,6 +156,11 @@ def test_groups_that_no_host_has_room_for_are_refused(tmp_path):
     [
         (["--failures", "many"], "--failures: 'many' is neither a number"),
         (["--deadline", "soon"], "--deadline: 'soon' is neither a length"),
+        (["--failures", "1e9"], "--failures: '1e9' is more than 60"),
+        (["--preemptions", "inf"], "--preemptions: 'inf' is neither a number"),
+        (["--faults", "200%"], "--faults: '200%' is more than 1"),
+        (["--load", "inf"], "--load: inf s is not between 0 and 2592000"),
+        (["--repair", "nan"], "--repair: nan s is not between 0 and 2592000"),
         (["--gantt", "a.png"], "ends neither in .html nor in .svg"),
     ],
 )
