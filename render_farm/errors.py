@@ -116,7 +116,7 @@ class ModelError(JobError):
 
 
 class HubError(ModelError):
-    """The hub cannot be reached or does not give a model; `status` is its HTTP status when it answered."""
+    """The hub cannot be reached or refuses a model; `status` is its HTTP status when it answered."""
 
     def __init__(self, message: str, *, status: int | None = None, advice: str = "") -> None:
         super().__init__(message, advice=advice)
@@ -178,6 +178,10 @@ class StorageUnavailableError(StorageError):
     """The store cannot be reached or refuses access: a wrong endpoint, a missing bucket, missing credentials."""
 
     exit_code = 2
+
+
+class HubUnavailableError(StorageUnavailableError):
+    """The hub of models answers that it is too busy or broken (HTTP 429, 5xx)."""
 
 
 class StorageFullError(StorageError):

@@ -33,7 +33,8 @@ class Hub:
     silent_s: float = 0.0
     """How long requests are left without an answer."""
     busy: int = 0
-    """How many of the next requests are answered 503."""
+    """How many of the next requests are answered `busy_status`."""
+    busy_status: int = 503
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, path, Range header)."""
 
@@ -85,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.hub.busy:
             self.hub.busy -= 1
-            return self._fail(503, "", "try later")
+            return self._fail(self.hub.busy_status, "", "try later")
         parts = path.split("/")
         is_api = parts[:2] == ["api", "models"]
         hub_id = "/".join(parts[2:4] if is_api else parts[:2])

@@ -35,8 +35,8 @@ def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
     """The local folder of a model: a preset's name, a folder, an fsspec URI or a hub id.
 
     A URI is copied once to `cache_folder` (default `~/.cache/render_farm/models`), a hub id to the hub's own cache
-    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`, or `StorageError` when a store does not
-    answer; whether the folder holds a usable model is `checkpoint.read_checkpoint`'s business.
+    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`, or `StorageError` when a store or the
+    hub has no proper answer; whether the folder holds a usable model is `checkpoint.read_checkpoint`'s business.
     """
     preset = PRESETS.get(name)
     if preset is not None:
@@ -62,7 +62,7 @@ def _built_in() -> Path:
 
 def _from_hub(hub_id: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     asked = f"model {name} ({hub_id} on the Hugging Face hub)"
     if name == hub_id:
@@ -70,6 +70,8 @@ def _from_hub(hub_id: str, name: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=hub_endpoint()))
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # the hub's answer, when there is no copy either
+            raise hub_error(error.__cause__, asked) from error
         raise HubError(
             f"{asked}: the hub cannot be reached and no copy is in its local cache", advice=way_out()
         ) from error

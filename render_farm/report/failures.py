@@ -22,6 +22,7 @@ ADVICE = {
     "StorageFullError": "Free space, then retry: finished segments are kept.",
     "StorageError": "The storage did not answer for long: check it (`render-farm doctor --output ...`), then retry.",
     "StorageUnavailableError": "Check the bucket's name and the credentials, then retry.",
+    "HubUnavailableError": "The hub was busy for long: retry, or use a folder made by `render-farm models pull`.",
     "MediaError": "ffmpeg failed: check the temporary folder's space on the workers, then retry.",
 }
 _ELSE = "Look at the run's log for this job, then retry; if it repeats, it is the job's own."

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from render_farm.errors import HubError, ModelError
+from render_farm.errors import HubError, HubUnavailableError, ModelError
 
 _BLOCK_BYTES = 1 << 20
 _IN_A_FOLDER = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -71,7 +71,7 @@ class HubRepository:
     """One repository at one commit, as it was when this was made."""
 
     def __init__(self, hub_id: str, *, revision: str | None = None, patience: Patience | None = None) -> None:
-        """Ask the hub what is there. Raises `HubError`, which says why not and what would work."""
+        """Ask the hub what is there. Raises `HubError` or `HubUnavailableError`: why not, and what would work."""
         from huggingface_hub import HfApi
 
         self.hub_id = hub_id
@@ -111,7 +111,7 @@ class HubRepository:
         """Download `file` to `path`, going on from what is there, and check it.
 
         `on_bytes` gets the size of each block. A body that does not have the checksum that the hub gives is fetched
-        once more from the start. Raises `HubError`; OSError is the local disk's.
+        once more from the start. Raises `HubError` or `HubUnavailableError`; OSError is the local disk's.
         """
         self._complete(file, path, on_bytes)
         if file.is_content(path):
@@ -206,16 +206,21 @@ def _may_pass(error: Exception) -> bool:
 
     if isinstance(error, HfHubHTTPError):
         status = _status(error)
-        return status is None or status >= 500 or status == _TOO_MANY
+        return status is None or _is_busy(status)
     return isinstance(error, _http_client().TransportError)
+
+
+def _is_busy(status: int) -> bool:
+    return status >= 500 or status == _TOO_MANY
 
 
 def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def hub_error(error: Exception | None, asked: str) -> HubError:
-    """`error` of the hub's client as the farm's; `asked` is what was wanted, as the message begins."""
+def hub_error(error: Exception | None, asked: str) -> HubError | HubUnavailableError:
+    """`error` of the hub's client as the farm's; `asked` is what was wanted, as the message begins. A hub that answers
+    that it is busy or broken is waited out, as stores are."""
     from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled, RevisionNotFoundError
 
     where = hub_endpoint() or "https://huggingface.co"
@@ -238,6 +243,8 @@ def hub_error(error: Exception | None, asked: str) -> HubError:
         )
     if status == 404:
         return HubError(f"{asked}: the hub has no such repository or file (404)", status=404, advice="check the name")
+    if status is not None and _is_busy(status):
+        return HubUnavailableError(f"{asked}: the hub at {where} answers {status}", advice="try again later")
     if status is not None:
         return HubError(f"{asked}: the hub at {where} answers {status}", status=status, advice="try again later")
     if isinstance(error, OfflineModeIsEnabled):

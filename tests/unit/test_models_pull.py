@@ -14,7 +14,8 @@ import pytest
 
 from render_farm.engine.fingerprint import fingerprint
 from render_farm.engine.locate import locate_model
-from render_farm.errors import HubError, ModelError, UsageError
+from render_farm.errors import Fault, HubError, ModelError, RenderFarmError, UsageError
+from render_farm.farm.failures import classify
 from render_farm.storage import documents
 from render_farm.storage.hashing import sha256_file
 from render_farm.storage.hub import Patience
@@ -169,6 +170,22 @@ def test_a_busy_hub_is_asked_again(hub: Hub, tmp_path: Path) -> None:
 
     pull(tmp_path / "target", on_bytes=busy)
     assert fingerprint(tmp_path / "target") == fingerprint(MODEL_DIR)
+
+
+@pytest.mark.parametrize(("status", "fault"), [(503, Fault.CLUSTER), (429, Fault.CLUSTER), (403, Fault.JOB)])
+def test_a_busy_hub_is_no_fault_of_the_job(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, status: int, fault: Fault
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.repositories[NAME].parent / "cache"))
+    hub.busy, hub.busy_status = 1_000, status
+    with pytest.raises(RenderFarmError, match=str(status)) as error:
+        locate_model(NAME)
+    assert classify(error.value).fault is fault
+    assert error.value.exit_code == 2
+    hub.busy = 0
+    with pytest.raises(HubError, match="404") as missing:
+        locate_model("someone/missing")
+    assert classify(missing.value).fault is Fault.JOB
 
 
 def test_names_and_access(hub: Hub, tmp_path: Path) -> None:
