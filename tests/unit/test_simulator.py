@@ -160,7 +160,7 @@ def test_groups_that_no_host_has_room_for_are_refused(tmp_path):
         (["--preemptions", "inf"], "--preemptions: 'inf' is neither a number"),
         (["--faults", "200%"], "--faults: '200%' is more than 1"),
         (["--load", "inf"], "--load: inf s is not between 0 and 2592000"),
-        (["--repair", "nan"], "--repair: nan s is not between 0 and 2592000"),
+        (["--repair", "1e9"], "--repair: 1e+09 s is not between 0 and 2592000"),
         (["--gantt", "a.png"], "ends neither in .html nor in .svg"),
     ],
 )
