@@ -19,6 +19,7 @@ from render_farm.storage.run_state import JobRow, RunControl, RunState, RunState
 from render_farm.storage.store import Store
 
 _LOOK_EVERY_S = 2.0
+_DIED = "Its coordinator died: a command that still waits for the run would go on with it; stop that one too"
 _ENDED = ("done", "failed", "cancelled")
 
 
@@ -57,6 +58,10 @@ def ask(
         return Outcome(answer=_explained(store, run_id, request, read_lease(store, run_id)), live=False)
     if request.verb is Verb.HOSTS:
         return Outcome(answer=apply_to_state(load_run_state(store, run_id), request, set)[2], live=False)
+    if _is_of_the_run(request):
+        answer = _answer_of_the_next(store, run_id, request, max(wait_s, timing.gone_after_s + 5))
+        if answer is not None:
+            return Outcome(answer=answer, live=True)
     try:
         handle = acquire(store, run_id, this_holder("command line"), timing)
     except LeaseHeldError:  # it was taken on in this moment
@@ -64,12 +69,33 @@ def ask(
     try:
         state = load_run_state(store, run_id)
         rows, control, answer = apply_to_state(state, request, lambda: job_ids(store, run_id))
+        if _is_of_the_run(request) and handle.is_taken_over:
+            answer = replace(answer, text=f"{answer.text}. {_DIED}")
         is_kept = answer.ok and (bool(rows) or control != state.control)
         if is_kept:
             RunStateWriter(store, run_id, state).write(rows, control)
         return Outcome(answer=answer, live=False, is_kept=is_kept)
     finally:
         handle.release()
+
+
+def _is_of_the_run(request: Request) -> bool:
+    """Whether it cancels a whole run: that is an act, and nothing that is kept for the next start."""
+    return request.verb is Verb.CANCEL and not request.jobs
+
+
+def _answer_of_the_next(store: Store, run_id: str, request: Request, wait_s: float) -> Answer | None:
+    """Of the coordinator that Ray starts in the place of one that died: the commands that wait for the run give it to
+    that one. None when the run was given back, or nobody takes it on in time; a private Ray starts none."""
+    lease = read_lease(store, run_id)
+    if lease is None or lease.released or lease.holder.address == "local":
+        return None
+    request_id = post(store, run_id, request)
+    try:
+        return wait_answer(store, run_id, request_id, wait_s)
+    except BaseException:  # Ctrl-C: it would cancel what somebody starts tomorrow
+        store.delete(RunKeys(run_id=run_id).request(request_id))
+        raise
 
 
 class _Silence:

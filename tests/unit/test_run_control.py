@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -126,6 +128,51 @@ def test_a_live_coordinator_answers_and_nothing_is_left_in_the_mailbox(store):
     assert (outcome.live, outcome.answer) == (True, Answer(ok=True, text="did pause", facts={"n": 1}))
     assert store.list(KEYS.control) == []
     handle.release()
+
+
+def died_holding(store, address: str) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    holder = this_holder(address)
+    acquire(store, "night", replace(holder, process=replace(holder.process, pid=dead.pid)), TIMING)
+
+
+def test_a_run_whose_coordinator_is_being_started_anew_is_cancelled_by_the_next(store):
+    died_holding(store, "10.0.0.1:6379")
+
+    def start_anew() -> None:
+        while not (requests := take_requests(store, "night")):
+            time.sleep(0.01)
+        handle = acquire(store, "night", this_holder("10.0.0.1:6379"), TIMING)
+        give_answer(store, "night", requests[0][0], Answer(ok=True, text="it stops", facts={}))
+        handle.release()
+
+    thread = threading.Thread(target=start_anew)
+    thread.start()
+    outcome = ask(store, "night", Request(verb=Verb.CANCEL, by="me"), timing=TIMING)
+    thread.join()
+    assert (outcome.live, outcome.answer.text) == (True, "it stops")
+    assert store.list(KEYS.control) == []
+
+
+def test_who_stops_waiting_for_the_next_coordinator_leaves_no_request_for_it(store, monkeypatch):
+    died_holding(store, "10.0.0.1:6379")
+
+    def interrupted(*_: object) -> None:
+        assert len(take_requests(store, "night")) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("render_farm.storage.mailbox.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(store, "night", Request(verb=Verb.CANCEL, by="me"), timing=TIMING)
+    assert store.list(KEYS.control) == []
+
+
+def test_cancelling_a_run_whose_coordinator_died_says_so(store):
+    died_holding(store, "local")
+    assert "Its coordinator died" in stored(store, "cancel").text
+    assert "died" not in stored(store, "cancel").text  # the lease was given back
+    assert store.list(KEYS.control) == []
 
 
 def test_a_holder_that_lives_and_does_not_answer_is_said_so_and_the_request_withdrawn(store):
