@@ -51,6 +51,8 @@ class Crew:
         self._keeper = keeper
         self._metrics = metrics
         self._drains = DrainWatch()
+        self._leaving: set[str] = set()
+        """Workers that were asked to end while they had work."""
         self._drains_looked_s = 0.0
         self._on_not_needed = on_not_needed
         self._idle_since_s = 0.0
@@ -196,13 +198,22 @@ class Crew:
                 self.pool.kill(work.worker)
 
     async def asked_to_end(self, worker: str) -> None:
-        """Let a worker that got a SIGTERM go, when it has no work; else it ends with that."""
-        if worker in self._machine.idle_workers:
+        """Let a worker that got a SIGTERM go, as soon as it has no work."""
+        self._leaving.add(worker)
+        await self._let_leaving_go()
+
+    async def _let_leaving_go(self) -> None:
+        gone = self._leaving.intersection(self._machine.idle_workers)
+        self._leaving = (self._leaving - gone).intersection(self._machine.workers)
+        for worker in sorted(gone):
             await self.let_go(worker)
+        if gone:
             self.start()
 
     def heed_drains(self, now: float) -> None:
-        """Now and then look for nodes that are told to go."""
+        """Let go who was asked to end and has no work now; now and then look for nodes that are told to go."""
+        if self._leaving:
+            self._dispatch.spawn(self._let_leaving_go())
         if now - self._drains_looked_s >= _DRAINS_EVERY_S:
             self._drains_looked_s = now
             self._dispatch.spawn(self._leave_drained())
@@ -216,6 +227,7 @@ class Crew:
                 time_left = "soon" if within_s is None else f"within {within_s:.0f} s"
                 self._log(f"the node of worker {worker} is drained: it ends {time_left}")
                 self.pool.handle(worker).preempt.remote(within_s)
+                self._leaving.add(worker)
         if draining:
             self.start()
         if not self._keeper.anything_left and ray.get_runtime_context().get_node_id() in draining:

@@ -10,6 +10,8 @@ import pytest
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator import Coordinator
 from render_farm.farm.run_spec import FarmShape, RunSpec
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.scaling import ScaleLimits
 
 SHAPE = FarmShape(num_workers=1, device="cpu")
@@ -71,3 +73,25 @@ def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path
             await asyncio.wait_for(coordinator.wait(spec.key), 20)
 
     asyncio.run(add())
+
+
+def test_a_worker_that_was_asked_to_end_goes_when_it_has_no_work(monkeypatch):
+    idle: list[str] = []
+    monkeypatch.setattr(FarmMachine, "idle_workers", property(lambda machine: tuple(idle)))
+
+    async def ask() -> None:
+        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        crew, machine = coordinator._crew, coordinator._machine
+        crew._drains_looked_s = float("inf")  # there is no Ray to ask
+        for worker in ("busy", "other"):
+            machine.apply(ev.WorkerUp(worker=worker, host="h"), 0.0)
+        await coordinator.asked_to_end("busy")
+        crew.heed_drains(0.0)
+        await asyncio.sleep(0)
+        assert machine.workers == ("busy", "other")
+        idle.extend(["busy", "other"])
+        crew.heed_drains(0.5)
+        await asyncio.sleep(0.1)
+        assert machine.workers == ("other",)
+
+    asyncio.run(ask())
