@@ -121,7 +121,8 @@ class World:
     def set_clock(self, seconds: int) -> None:
         """Set the farm's wall clock `seconds` off from now on."""
         assert self.clock is not None
-        self.clock.write_bytes(struct.pack("q", seconds))
+        with self.clock.open("r+b", buffering=0) as file:  # never empty: every process of the farm has it mapped
+            file.write(struct.pack("q", seconds))
 
     def calm(self) -> None:
         """End every trouble that is still going on."""
@@ -178,6 +179,7 @@ def world(folder: Path, place: Place) -> Iterator[World]:
             _start_cluster(built, ray_folder, num_cpus=1 if place is Place.TWO_NODES else 2)
         if place is Place.TWO_NODES:
             built.add_node()
+            _wait_for_node(built, 2)
         yield built
 
 
@@ -186,7 +188,7 @@ def _add_clock(built: World) -> None:
     source = Path(__file__).with_name("clock_shift.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-lpthread"], check=True)
     built.clock = built.folder / "clock"
-    built.set_clock(0)
+    built.clock.write_bytes(struct.pack("q", 0))
     built.environment |= {"LD_PRELOAD": str(library), "CHAOS_CLOCK_FILE": str(built.clock)}
 
 
@@ -200,12 +202,21 @@ def _start_cluster(built: World, ray_folder: Path, *, num_cpus: int) -> None:
     ]  # fmt: skip
     built.nodes.append(Node("node-0", _in_background(arguments, built.environment, built.folder)))
 
-    def answers() -> bool:
-        environment = {**built.environment, "RAY_AUTH_MODE": "token"}
-        status = [RAY, "status", f"--address={built.address}"]
-        return subprocess.run(status, capture_output=True, timeout=200, env=environment).returncode == 0
+    _wait_for_node(built, 1)
 
-    films.wait_for(answers, timeout_s=600, what="the Ray cluster's start")
+
+def _wait_for_node(built: World, number: int) -> None:
+    """Until the cluster knows `number` nodes. Ray gives up a node that takes longer than 30 s to start."""
+    status = [RAY, "status", f"--address={built.address}"]
+    environment = {**built.environment, "RAY_AUTH_MODE": "token"}
+
+    def is_there() -> bool:
+        if not all(node.is_up for node in built.nodes):
+            raise RuntimeError("Ray did not start here, see its log; is the machine too busy?")
+        answer = subprocess.run(status, capture_output=True, text=True, timeout=200, env=environment)
+        return answer.stdout.count(" node_") >= number
+
+    films.wait_for(is_there, timeout_s=600, what=f"node {number} of the Ray cluster")
 
 
 def _end(built: World) -> None:
