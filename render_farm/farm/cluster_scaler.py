@@ -1,4 +1,4 @@
-"""Asks Ray's autoscaler for what the farm can use, and keeps count of what that costs."""
+"""Asks Ray's autoscaler for what the farm can use, and says what that costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class ClusterScaler:
         """`resource` is Ray's name of what a worker takes one of: `GPU` or `CPU`."""
         self.limits = limits
         self.num_there = 0
-        self.spent = 0.0
         self._resource = resource
         self.num_asked = 0
         self._bundles: tuple[int, ...] = ()
@@ -44,21 +43,23 @@ class ClusterScaler:
         self._next_look_s = now + _LOOK_EVERY_S
         return True
 
-    async def look(self, films: Mapping[tuple[int, int], int], *, num_places: int, pack_size: int) -> Decision:
-        """See what is there, decide (arguments: those of `Demand`), and ask for it when that has changed (and now
-        and then again: a request is forgotten by a head that was restarted)."""
+    async def look(self) -> float:
+        """See what is there; returns what that has cost since the last look."""
         now = time.monotonic()
         there = await asyncio.to_thread(ray.cluster_resources)
+        cost = 0.0
         if self._looked_s is not None and self.limits.price_per_hour:
-            self.spent += self.num_there * self.limits.price_per_hour * (now - self._looked_s) / 3600
+            cost = self.num_there * self.limits.price_per_hour * (now - self._looked_s) / 3600
         self.num_there, self._looked_s = int(there.get(self._resource, 0)), now
-        demand = Demand(
-            films=films,
-            num_places=num_places,
-            pack_size=pack_size,
-            num_there=self.num_there,
-            spent=self.spent,
-        )
+        return cost
+
+    async def ask(
+        self, films: Mapping[tuple[int, int], int], *, num_places: int, pack_size: int, spent: float
+    ) -> Decision:
+        """Decide (arguments: those of `Demand`), and ask for it when that has changed (and now and then again: a
+        request is forgotten by a head that was restarted)."""
+        now = time.monotonic()
+        demand = Demand(films=films, num_places=num_places, pack_size=pack_size, num_there=self.num_there, spent=spent)
         decision = decide(demand, self.limits)
         if decision.bundles != self._bundles or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
             self._bundles, self.num_asked, self._asked_s = decision.bundles, decision.num_workers, now
@@ -68,7 +69,7 @@ class ClusterScaler:
 
     async def ask_for_nothing(self) -> None:
         """Nothing is left to render: let every machine go."""
-        self.num_asked, self.spent, self._asked_s, self._looked_s = 0, 0.0, None, None
+        self.num_asked, self._bundles, self._asked_s, self._looked_s = 0, (), None, None
         await asyncio.to_thread(request_resources, bundles=[])
 
 

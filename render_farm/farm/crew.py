@@ -167,7 +167,15 @@ class Crew:
         for run in at_work:
             films.update(self._machine.unfinished(run.key, begun_only=run.control.paused))
         asked = scaler.num_asked
-        decision = await scaler.look(films, num_places=self.shape.num_workers, pack_size=self.shape.pack_size)
+        cost = await scaler.look()
+        for run in at_work:
+            run.spent += cost
+        decision = await scaler.ask(
+            films,
+            num_places=self.shape.num_workers,
+            pack_size=self.shape.pack_size,
+            spent=max((run.spent for run in at_work), default=0.0),
+        )
         if decision.num_workers != asked:
             for run in at_work:
                 run.record.log.add(f"{scaler.note}: {decision.reason}")

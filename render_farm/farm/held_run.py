@@ -27,6 +27,7 @@ _RESULTS_EVERY_S = 20.0
 _RESULTS_AGAIN = 50
 """Results are written again after at least so many times as long as that takes: it is all rows, every time."""
 _LIVE_EVERY_S = 5.0
+_SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
 """A store that fails when a run ends; the next start would wait for the lease to grow old."""
 
@@ -44,7 +45,9 @@ class HeldRun:
     encoding: set[str] = field(default_factory=set)
     """Models whose prompts are being encoded."""
     control: RunControl = RunControl()
-    """What people asked of the run as a whole, as it is to be durable."""
+    """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
+    spent: float = 0.0
+    """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
     live: LiveRun | None = None
     """The run at this moment, for whoever looks at its folder."""
     answering: bool = False
@@ -57,6 +60,7 @@ class HeldRun:
     _results_took_s: float = 0.0
     _live_s: float = 0.0
     _state_s: float = 0.0
+    _spent_s: float = field(default_factory=time.monotonic)
 
     @property
     def run_id(self) -> str:
@@ -93,6 +97,9 @@ class HeldRun:
         async with self._writing:
             rows = record.take_unsaved(self.durable.state.jobs)
             results = record.results() if with_results else []
+            if rows or last or now - self._spent_s > _SPENT_EVERY_S:
+                self._spent_s = now
+                self.control = replace(self.control, spent=self.spent)
             try:
                 if rows or self.control != self.durable.state.control:
                     await asyncio.to_thread(self.durable.write, rows, self.control)
@@ -151,7 +158,8 @@ def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[
         lease.stop()
         raise
     kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
-    return HeldRun(record=RunRecord(kept, store), lease=lease, durable=durable, control=durable.state.control)
+    control = durable.state.control
+    return HeldRun(record=RunRecord(kept, store), lease=lease, durable=durable, control=control, spent=control.spent)
 
 
 def _ended_row(result: Result, render_key: str, before: JobRow | None) -> JobRow:

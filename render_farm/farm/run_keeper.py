@@ -86,6 +86,8 @@ class RunKeeper:
         for host, reason in run.control.quarantined:
             if not self._dispatch.machine.hosts.is_quarantined(host):
                 self._dispatch.apply(ev.QuarantineHost(host=host, reason=reason))
+        if run.spent:
+            run.record.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
         if run.control.paused:
             run.record.log.add(
                 f"the run is paused; `render-farm resume {run.run_id}` lets it go on",

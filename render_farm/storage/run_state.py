@@ -12,6 +12,7 @@ taken create-only, so a coordinator that lost its lease cannot add to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -80,11 +81,13 @@ _ROW_KINDS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunControl:
-    """What people asked of a run as a whole."""
+    """What people asked of a run as a whole, and what its budget has to know."""
 
     paused: bool = False
     quarantined: tuple[tuple[str, str], ...] = ()
     """(host, reason)."""
+    spent: float = 0.0
+    """What its cluster has cost while it was rendered, in all of its starts; 0 where that is not counted."""
 
     @classmethod
     def from_dict(cls, content: Any) -> RunControl:
@@ -96,7 +99,10 @@ class RunControl:
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in listed
         ):
             raise ValueError("a control block with malformed hosts")
-        return cls(paused=content["paused"], quarantined=tuple((host, reason) for host, reason in listed))
+        spent = content.get("spent", 0.0)
+        if isinstance(spent, bool) or not isinstance(spent, (int, float)) or not 0 <= spent < math.inf:
+            raise ValueError("a control block with a malformed cost")
+        return cls(paused=content["paused"], quarantined=tuple((host, reason) for host, reason in listed), spent=spent)
 
 
 @dataclass(kw_only=True)

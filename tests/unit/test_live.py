@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from render_farm.farm.cluster_scaler import ClusterScaler
 from render_farm.farm.film_preview import PreviewNews
 from render_farm.farm.held_run import hold
 from render_farm.farm.results import Result
@@ -16,6 +17,7 @@ from render_farm.farm.run_spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
+from render_farm.scheduling.scaling import ScaleLimits
 from render_farm.scheduling.states import RunState
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -94,3 +96,31 @@ def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
     assert rows["same"] == replace(known, state="cancelled", message="ugly")
     assert (rows["changed"].render_key, rows["changed"].segments_done) == ("ba9876543210", 0)
     assert rows["changed"].taken_out
+
+
+def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
+    store = open_store(tmp_path)
+    run.spent += 1.25
+    run.record.not_saved(["a"])
+    asyncio.run(run.write())
+    assert load_run_state(store, "night").control.spent == 1.25, "with what else has changed"
+    run.spent += 0.5
+    asyncio.run(run.write())
+    assert load_run_state(store, "night").control.spent == 1.25, "not every few seconds"
+    asyncio.run(run.give_back())
+    assert load_run_state(store, "night").control.spent == 1.75
+    again = hold(run.record.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    again.lease.stop()
+    assert again.spent == 1.75
+
+
+def test_a_cluster_costs_what_was_there_since_the_last_look(monkeypatch):
+    scaler, there, now = ClusterScaler(ScaleLimits(max_workers=8, price_per_hour=3.0), resource="GPU"), {}, [0.0]
+    monkeypatch.setattr("ray.cluster_resources", lambda: there)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def look(num_gpus: int, at_s: float) -> float:
+        there["GPU"], now[0] = num_gpus, at_s
+        return asyncio.run(scaler.look())
+
+    assert [look(4, 100.0), look(8, 700.0), look(0, 1000.0)] == [0.0, 4 * 3.0 / 6, 8 * 3.0 / 12]

@@ -40,6 +40,15 @@ def test_what_changed_last_counts_and_the_rest_stays(store):
     assert sorted(load_run_state(store, "night").jobs) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("spent", [-1.0, True, "much", float("inf"), None])
+def test_what_a_run_has_cost_is_read_where_it_is_a_number(store, spent):
+    writer(store).write({}, RunControl(spent=12.5))
+    assert load_run_state(store, "night").control.spent == 12.5
+    assert RunControl.from_dict({"paused": False, "quarantined": []}).spent == 0.0, "written before it was counted"
+    with pytest.raises(ValueError, match="malformed cost"):
+        RunControl.from_dict({"paused": False, "quarantined": [], "spent": spent})
+
+
 def test_snapshots_bound_what_is_read_and_hold_everything(store):
     many = writer(store)
     for number in range(5 * SNAPSHOT_EVERY):
