@@ -161,13 +161,19 @@ class LeaseHandle:
         self._held = False
 
     def _next(self, *, released: bool) -> None:
-        lease = Lease(number=self._number + 1, holder=self.holder, released=released)
-        if not self._held or not _put(self._store, self._keys, lease):
-            self._held = False
+        while self._held:
+            lease = Lease(number=self._number + 1, holder=self.holder, released=released)
+            if _put(self._store, self._keys, lease):
+                self._number = lease.number
+                return
             newest = read_lease(self._store, self.run_id)
-            taker = newest.holder if newest is not None else "someone who removed it"
-            raise LeaseHeldError(f"run {self.run_id} was taken over by {taker}; this process has given it up")
-        self._number = lease.number
+            if newest is None or newest.holder != self.holder or newest.number <= self._number:
+                self._held = False
+            else:  # of a call that failed after it had created it
+                self._number = newest.number
+        newest = read_lease(self._store, self.run_id)
+        taker = newest.holder if newest is not None else "someone who removed it"
+        raise LeaseHeldError(f"run {self.run_id} was taken over by {taker}; this process has given it up")
 
 
 class LeaseKeeper:

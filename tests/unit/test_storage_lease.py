@@ -71,6 +71,24 @@ def test_a_released_lease_is_taken_at_once(store):
     assert clock.now_s == 1000.0
 
 
+@pytest.mark.parametrize("call", ["renew", "release"])
+def test_a_renewal_that_failed_after_it_was_written_is_nobody_elses(store, monkeypatch, call):
+    lease = take(store)
+    read = type(store).read_bytes
+
+    def fail(*_):
+        raise StorageError("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "read_bytes", fail)
+        with pytest.raises(StorageError):
+            lease.renew()
+    assert type(store).read_bytes is read and read_lease(store, "night").number == 2
+    getattr(lease, call)()
+    seen = read_lease(store, "night")
+    assert (seen.number, seen.holder, seen.released) == (3, lease.holder, call == "release")
+
+
 def test_a_renewing_holder_is_named_after_its_first_renewal(store):
     handle = take(store, this_holder("head:6379"))
     clock = Clock(during=handle.renew)
