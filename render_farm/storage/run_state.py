@@ -20,6 +20,7 @@ from typing import Any
 
 from render_farm.errors import LeaseHeldError, NotFoundError
 from render_farm.storage import documents
+from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.layout import RunKeys, check_id, number_of
 from render_farm.storage.store import Store
 
@@ -177,24 +178,38 @@ class RunStateWriter:
         # Writers before this one count: a run that was taken up a thousand times is read as quickly as any other.
         since = state.number - max(state.snapshots, default=0)
         self._since_snapshot = SNAPSHOT_EVERY if state.problems else since
+        self._tried: set[str] = set()
+        """Checksums of what failed to be written as the next number: one of them may be there all the same."""
 
     def write(self, rows: Mapping[str, JobRow], control: RunControl | None = None) -> None:
         """Make `rows` (those that changed) and `control` durable. LeaseHeldError when somebody else has written: then
         this run is theirs. StorageError passes, and nothing is counted as written: give the same rows again."""
         is_snapshot = self._since_snapshot >= SNAPSHOT_EVERY
         wanted = control or self.state.control
-        jobs = {**self.state.jobs, **rows} if is_snapshot else dict(rows)
         number = self.state.number + 1
+        data = self._dump(number, is_snapshot, wanted, {**self.state.jobs, **rows} if is_snapshot else dict(rows))
+        earlier, self._tried = self._tried, self._tried | {sha256_bytes(data)}
         key = self._keys.state(number)
-        if not self._store.create(key, self._dump(number, is_snapshot, wanted, jobs)):
-            raise LeaseHeldError(
-                f"run {self._run_id}: {self._store.uri(key)} was written by somebody else; this process has given it up"
-            )
+        if not self._store.create(key, data):
+            there = self._store.read_bytes(key)
+            if sha256_bytes(there) not in earlier:
+                raise LeaseHeldError(
+                    f"run {self._run_id}: {self._store.uri(key)} was written by somebody else; this process has given "
+                    "it up"
+                )
+            self._count(_parse(there, self._run_id, number), number)
+            self.write(rows, control)
+            return
+        self._count(_Part(is_snapshot=is_snapshot, control=wanted, jobs=dict(rows)), number)
+
+    def _count(self, part: _Part, number: int) -> None:
+        """`part` is durable as `number`."""
+        self._tried = set()
         self.state.number = number
-        self.state.jobs.update(rows)
-        self.state.control = wanted
+        self.state.jobs.update(part.jobs)
+        self.state.control = part.control
         self._since_snapshot += 1
-        if is_snapshot:
+        if part.is_snapshot:
             self._since_snapshot = 0
             self._snapshots.append(number)
             self._clean()

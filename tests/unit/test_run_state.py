@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from render_farm.errors import LeaseHeldError
+from render_farm.errors import LeaseHeldError, StorageError
 from render_farm.storage import open_store
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.run_state import SNAPSHOT_EVERY, JobRow, RunControl, RunStateWriter, load_run_state
@@ -116,6 +116,25 @@ def test_the_second_of_two_writers_is_told(store):
     with pytest.raises(LeaseHeldError, match="written by somebody else"):
         second.write({"b": DONE})
     assert sorted(load_run_state(store, "night").jobs) == ["a"]
+
+
+def test_a_write_that_failed_after_all_was_done_is_nobody_elses(store, monkeypatch):
+    mine = writer(store)
+    create = type(store).create
+
+    def fail(*arguments):
+        create(*arguments)
+        raise StorageError("the answer was lost")
+
+    rows = {name: JobRow(state="done") for name in "ab"}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "create", fail)
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                mine.write({"a": rows["a"]}, RunControl(paused=True))
+    mine.write(rows)
+    assert (mine.state.number, load_run_state(store, "night").jobs) == (2, rows)
+    assert load_run_state(store, "night").control.paused
 
 
 @pytest.mark.parametrize(
