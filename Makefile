@@ -14,15 +14,16 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo test lint bench chaos fuzz groups monitoring format clean venv
+.PHONY: help demo test lint bench chaos fuzz long groups monitoring format clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
-	@echo "make test   run every test that needs no GPU"
+	@echo "make test   run the tests (no GPU is needed)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
 	@echo "make fuzz   10,000 damaged manifests and state files for each fuzz test"
+	@echo "make long   the tests that take most of a minute each, which make test leaves out"
 	@echo "make groups every film of the tests by every shape of render group, against one rank and diffusers"
 	@echo "make monitoring  Prometheus (and Grafana where installed) against the Ray of this machine"
 	@echo "make clean  remove what make created"
@@ -60,6 +61,9 @@ chaos: $(READY)
 fuzz: $(READY)
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/test_manifest_fuzz.py tests/unit/test_state_fuzz.py \
 		tests/unit/test_folder_fuzz.py
+
+long: $(READY)
+	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests/farm
 
 groups: $(READY)
 	EVERY_GROUP=1 $(BIN)/python -m pytest --timeout=0 tests/parallel/test_exactness.py

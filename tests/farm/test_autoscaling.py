@@ -116,6 +116,7 @@ def growing() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.long
 def test_machines_come_for_the_films_up_to_the_limit_and_go_when_they_are_done(growing, tmp_path):
     watch = Watch(growing)
     watch.start()

@@ -155,7 +155,7 @@ def test_bad_inputs_fail_their_rows_before_a_worker_is_taken_and_the_others_are_
     done = films.render(
         films.manifest(tmp_path, jobs),
         *("--output", str(tmp_path / "out"), "--device", "cpu", "--workers", "1", "--keep-latents"),
-        RENDER_FARM_INPUT_ALLOWED_ROOTS=f"{inputs},{tmp_path}/short.mp4,{tmp_path}/huge.png,{tmp_path}/text.png,"
+        RENDER_FARM_INPUT_ALLOWED_ROOTS=f"{inputs},{image_model},{tmp_path}/short.mp4,{tmp_path}/huge.png,{tmp_path}/text.png,"
         f"{tmp_path}/nowhere.png",
     )
     assert done.returncode == 11, done.stderr

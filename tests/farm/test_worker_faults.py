@@ -52,6 +52,7 @@ def test_a_killed_worker_costs_one_segment_at_most(tmp_path):
     assert np.array_equal(films.latents(tmp_path / "out", "slow"), films.latents(tmp_path / "calm", "slow"))
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_found_and_rendered_again(tmp_path):
     slow = films.job("slow", **{**films.THREE_SEGMENTS, "num_inference_steps": 60})
     manifest = films.manifest(tmp_path, [slow])
