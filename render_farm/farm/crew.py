@@ -52,7 +52,7 @@ class Crew:
         self._metrics = metrics
         self._drains = DrainWatch()
         self._leaving: set[str] = set()
-        """Workers that were asked to end while they had work."""
+        """Workers that were asked to end, or whose node is: they go as soon as they have no work."""
         self._drains_looked_s = 0.0
         self._on_not_needed = on_not_needed
         self._idle_since_s = 0.0
@@ -229,13 +229,12 @@ class Crew:
     async def _leave_drained(self) -> None:
         draining = await asyncio.to_thread(draining_nodes)
         for worker, within_s in self._drains.newly(draining, self.pool.nodes).items():
-            if worker in self._machine.idle_workers:
-                await self.let_go(worker)
-            elif self.pool.has(worker):
+            self._leaving.add(worker)
+            if worker not in self._machine.idle_workers and self.pool.has(worker):
                 time_left = "soon" if within_s is None else f"within {within_s:.0f} s"
                 self._log(f"the node of worker {worker} is drained: it ends {time_left}")
                 self.pool.handle(worker).preempt.remote(within_s)
-                self._leaving.add(worker)
+        await self._let_leaving_go()
         if draining:
             self.start()
         if not self._keeper.anything_left and ray.get_runtime_context().get_node_id() in draining:

@@ -172,11 +172,10 @@ class WorkerPool:
         """End a worker and start a fresh one in its place, which does not wait for the end of one that hangs: what that
         one has reserved, Ray gives it when it is free."""
         actor = self._handles.get(worker)
-        if actor is not None and self.forget(worker):
-            self.start()
+        was_there = self.forget(worker)
+        self.start()
+        if was_there:
             await self._close(actor)
-        else:
-            self.start()
 
     async def _close(self, actor: Any) -> None:
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):  # it is ended all the same
