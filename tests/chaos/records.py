@@ -51,6 +51,7 @@ def no_run(fault: str, seed: int) -> Record:
 
 def append(path: Path, record: Record) -> None:
     """Add a line at once: a sitting may end at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         file.write(json.dumps(asdict(record)) + "\n")
 
