@@ -22,7 +22,7 @@ ATTENTION_BACKENDS = (
     "sage",
     "torch_math",
 )
-"""What `engine/backends.py` has."""
+"""What `engine/transformer/attention_backends.py` has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from render_farm.farm.results import Result, write_results
+from render_farm.farm.run.results import Result, write_results
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.mp4 import Mp4Writer
@@ -31,7 +31,7 @@ from render_farm.storage.layout import (
     film_key,
     preview_part,
 )
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 START_S = datetime(2026, 11, 20, 22, 0, tzinfo=UTC).timestamp()
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script> & a fox"

@@ -104,7 +104,7 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
-    from render_farm.farm.control import ask
+    from render_farm.farm.control.client import ask
 
     place = find_run(run, output)
     outcome = ask(place.store, place.run_id, _request(**request))

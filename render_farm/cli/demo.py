@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Render the example films: no GPU, download or account is needed. Takes a minute or two."""
     from render_farm.cli.render import run
-    from render_farm.farm.request import RunRequest
+    from render_farm.farm.run.request import RunRequest
     from render_farm.manifest.build import build_manifest
     from render_farm.manifest.reader import load_manifest
 

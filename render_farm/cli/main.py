@@ -18,20 +18,20 @@ from render_farm.cli import (
     bench,
     control,
     demo,
-    doctor,
     gc,
     manifest,
     models,
-    plan,
     preview,
     render,
     report,
     simulate,
-    status,
     submit,
     verify,
 )
+from render_farm.cli.doctor import doctor
+from render_farm.cli.plan import plan
 from render_farm.cli.terminal import error_line
+from render_farm.cli.watch import status
 from render_farm.errors import RenderFarmError
 
 INTERRUPTED = 130

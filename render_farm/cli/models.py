@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.checks import gib
+from render_farm.cli.doctor.checks import gib
 from render_farm.cli.terminal import Json, hint, print_json, table
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.job import RenderJob

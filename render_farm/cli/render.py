@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.degrees import CfgParallel, Ring, Ulysses
+from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.prompt_inputs import input_columns
 from render_farm.cli.terminal import Json, error_line, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
-    from render_farm.farm.request import RunRequest
-    from render_farm.farm.snapshot import RunOutcome, RunSnapshot
+    from render_farm.farm.run.request import RunRequest
+    from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
 
 INTERRUPTED = 130
 _ONE_JOB = "The one film of --prompt"
@@ -143,10 +143,10 @@ def render(
 
 def run(request: RunRequest) -> RunOutcome:
     """Render `request` with progress on stderr."""
-    from render_farm.cli.notify import RunNotifier
-    from render_farm.cli.progress import watching
     from render_farm.cli.report import RunReporter, link_seconds, price_of
-    from render_farm.farm.driver import render_run
+    from render_farm.cli.watch.notify import RunNotifier
+    from render_farm.cli.watch.progress import watching
+    from render_farm.farm.driver.render_run import render_run
     from render_farm.storage import open_store
 
     store = open_store(request.output)
@@ -193,7 +193,7 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
     """The flags of `render`, each under its parameter's name, as one request. Raises `UsageError` for flags that do
     not go together."""
     from render_farm.config import load_settings
-    from render_farm.farm.request import RunRequest
+    from render_farm.farm.run.request import RunRequest
 
     manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
     overrides = {_COLUMNS.get(name, name): flags[name] for name in ONE_JOB_FLAGS if flags[name] not in (None, [])}

@@ -58,12 +58,12 @@ def simulate(
     now. Exit code 11 when a deadline is missed, or when --gpus are too few for --deadline.
     """
     from render_farm.config import load_settings
-    from render_farm.farm.cost_store import load_costs
-    from render_farm.farm.scheduling_policy import policy_of
+    from render_farm.farm.driver.scheduling_policy import policy_of
+    from render_farm.farm.run.cost_store import load_costs
     from render_farm.scheduling.simulator import SimulatedFarm
     from render_farm.scheduling.simulator import simulate as run_simulation
     from render_farm.scheduling.simulator.search import fewest_gpus
-    from render_farm.storage.store import open_store
+    from render_farm.storage.open import open_store
 
     if gantt is not None and Path(gantt).suffix not in (".html", ".svg"):
         raise UsageError(f"--gantt: {gantt!r} ends neither in .html nor in .svg")
@@ -160,10 +160,10 @@ def _films(
 ) -> list[Film]:
     """The manifest's films as the farm would hand them to its scheduler. Rows that cannot be rendered are left out, and
     said so."""
-    from render_farm.cli.plan import FactsOfModels, plan_row
-    from render_farm.farm.film_task import FilmTask
-    from render_farm.farm.run_spec import FilmEntry
-    from render_farm.farm.scheduled_film import scheduled, share_of
+    from render_farm.cli.plan.plan import FactsOfModels, plan_row
+    from render_farm.farm.run.film_task import FilmTask
+    from render_farm.farm.run.scheduled_film import scheduled, share_of
+    from render_farm.farm.run.spec import FilmEntry
     from render_farm.manifest.reader import load_manifest
     from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of

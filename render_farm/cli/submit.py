@@ -17,7 +17,7 @@ from render_farm.cli.terminal import hint, print_json
 from render_farm.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
-    from render_farm.farm.request import RunRequest
+    from render_farm.farm.run.request import RunRequest
 
 _SETTINGS_FILE = "farm.toml"
 
@@ -59,10 +59,10 @@ def submit(**flags: Any) -> None:
     Takes what `render` takes. --address is the cluster's job server, like http://HEAD:8265, or a Ray address.
     A run that the cluster renders already is joined. Errors of the manifest are found here, before anything is sent.
     """
-    from render_farm.farm.carried import carried_environment
-    from render_farm.farm.submit import Submission
-    from render_farm.farm.submit import submit as submit_job
-    from render_farm.storage.store import refuse_for_farm
+    from render_farm.farm.driver.ray_job import Submission
+    from render_farm.farm.driver.ray_job import submit as submit_job
+    from render_farm.farm.ray_cluster.environment import carried_environment
+    from render_farm.storage.open import refuse_for_farm
 
     request = request_of(flags)
     refuse_for_farm(request.output)
@@ -132,7 +132,7 @@ def _as_on_the_cluster(
     request: RunRequest, flags: Mapping[str, Any], run_id: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """`render`'s flags as they are to be given there, and the local files that they name."""
-    from render_farm.storage.store import open_store
+    from render_farm.storage.open import open_store
 
     output = open_store(request.output).root_uri
     there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}

@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from render_farm.engine.conditioning import Conditioning, Inputs
+    from render_farm.engine.conditioning.conditioning import Conditioning, Inputs
+    from render_farm.engine.decoding.streaming import StreamingDecoder
+    from render_farm.engine.decoding.video import Video
     from render_farm.engine.engine import Engine, load_engine
     from render_farm.engine.progress import StepProgress
-    from render_farm.engine.vae import StreamingDecoder
-    from render_farm.engine.video import Video
 
 __all__ = ["Conditioning", "Engine", "Inputs", "StepProgress", "StreamingDecoder", "Video", "load_engine"]
 
 _HOME = {
-    "Conditioning": "conditioning",
+    "Conditioning": "conditioning.conditioning",
     "Engine": "engine",
-    "Inputs": "conditioning",
+    "Inputs": "conditioning.conditioning",
     "StepProgress": "progress",
-    "StreamingDecoder": "vae",
-    "Video": "video",
+    "StreamingDecoder": "decoding.streaming",
+    "Video": "decoding.video",
     "load_engine": "engine",
 }
 

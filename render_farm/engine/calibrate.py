@@ -12,10 +12,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from render_farm.engine.denoising.window import render_window
 from render_farm.engine.engine import Engine, load_engine
-from render_farm.engine.fingerprint import MAGNITUDES
-from render_farm.engine.segment import render_window
-from render_farm.engine.step_cache import MagnitudeRecorder
+from render_farm.engine.transformer.step_cache import MagnitudeRecorder
+from render_farm.engine.weights.fingerprint import MAGNITUDES
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.job import RenderJob
 from render_farm.planning.magnitudes import Magnitudes

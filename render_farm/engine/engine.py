@@ -20,37 +20,37 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from render_farm.config import EngineOptions, InputLimits, load_settings
-from render_farm.engine.attention import AttentionBackend, BlockCausalAttention, SelfAttention
-from render_farm.engine.cache_plan import CachePlan
-from render_farm.engine.checkpoint import Checkpoint, read_checkpoint
-from render_farm.engine.choice import AttentionChoice, choose_backend
-from render_farm.engine.compilation import CompilePlan, compile_blocks, plan_compilation
-from render_farm.engine.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
-from render_farm.engine.denoiser import Denoiser, free_memory
+from render_farm.engine.conditioning.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
+from render_farm.engine.conditioning.image_encoder import encode_images
+from render_farm.engine.conditioning.inputs import given_inputs, read_inputs
+from render_farm.engine.conditioning.text_encoder import encode_texts
+from render_farm.engine.decoding.streaming import StreamingDecoder
+from render_farm.engine.decoding.tiles import FrameDecoder
+from render_farm.engine.decoding.video import Video
+from render_farm.engine.denoising.cache_plan import CachePlan
+from render_farm.engine.denoising.step_state import StepKeeper
+from render_farm.engine.denoising.window import Attention, render_window, window_cache_plan
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
-from render_farm.engine.group import Alone, RenderGroup
-from render_farm.engine.image_encoder import encode_images
-from render_farm.engine.inputs import given_inputs, read_inputs
-from render_farm.engine.loading import (
+from render_farm.engine.lora.branches import Adapters, WeightedLora
+from render_farm.engine.lora.shapes import linear_shapes_of
+from render_farm.engine.lora.weights import Lora, read_lora
+from render_farm.engine.progress import OnStep, StepProgress
+from render_farm.engine.transformer.attention import AttentionBackend, BlockCausalAttention, SelfAttention
+from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
+from render_farm.engine.transformer.compilation import CompilePlan, compile_blocks, plan_compilation
+from render_farm.engine.transformer.group import Alone, RenderGroup
+from render_farm.engine.transformer.transformer import EAGER, FrameTransformer
+from render_farm.engine.weights.checkpoint import Checkpoint, read_checkpoint
+from render_farm.engine.weights.loading import (
     load_image_encoder,
     load_image_processor,
     load_text_encoder,
     load_tokenizer,
     load_vae,
 )
-from render_farm.engine.locate import locate_model
-from render_farm.engine.lora.branches import Adapters, WeightedLora
-from render_farm.engine.lora.shapes import linear_shapes_of
-from render_farm.engine.lora.weights import Lora, read_lora
-from render_farm.engine.progress import OnStep, StepProgress
-from render_farm.engine.segment import Attention, render_window, window_cache_plan
-from render_farm.engine.shapes import read_shapes
-from render_farm.engine.step_state import StepKeeper
-from render_farm.engine.text import encode_texts
-from render_farm.engine.transformer import EAGER, FrameTransformer
-from render_farm.engine.vae import StreamingDecoder
-from render_farm.engine.vae_tiles import FrameDecoder
-from render_farm.engine.video import Video
+from render_farm.engine.weights.locate import locate_model
+from render_farm.engine.weights.part_sizes import read_shapes
+from render_farm.engine.weights.resident_transformer import Denoiser, free_memory
 from render_farm.errors import InputError, InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import MemoryMode, parse_memory

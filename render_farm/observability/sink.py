@@ -1,4 +1,4 @@
-"""Where metrics go. Ray's sink is `farm/ray_metrics.py`."""
+"""Where metrics go. Ray's sink is `farm/ray_cluster/ray_metrics.py`."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from render_farm.engine.attention import BlockCausalAttention, SelfAttention
-from render_farm.engine.kv_cache import KeyValueCache, Slot
-from render_farm.engine.span import FrameSpan
+from render_farm.engine.transformer.attention import BlockCausalAttention, SelfAttention
+from render_farm.engine.transformer.kv_cache import KeyValueCache, Slot
+from render_farm.engine.transformer.span import FrameSpan
 from render_farm.errors import UsageError
 from render_farm.parallel.library import xfuser
 from render_farm.parallel.log_sum_exp import LogSumExpBackend, require_log_sum_exp

@@ -18,7 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
 from torch import Tensor
 
-from render_farm.engine.vae_tiles import Features
+from render_farm.engine.decoding.tiles import Features
 from render_farm.errors import UsageError
 from render_farm.parallel.group import ParallelGroup
 

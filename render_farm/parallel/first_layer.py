@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_tensor
 
-from render_farm.engine.attention import SelfAttention
-from render_farm.engine.kv_cache import KeyValueCache, Slot
-from render_farm.engine.span import FrameSpan
+from render_farm.engine.transformer.attention import SelfAttention
+from render_farm.engine.transformer.kv_cache import KeyValueCache, Slot
+from render_farm.engine.transformer.span import FrameSpan
 from render_farm.planning.groups import GroupShape
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from render_farm.engine.attention import SelfAttention
+from render_farm.engine.transformer.attention import SelfAttention
 from render_farm.errors import UsageError
 from render_farm.parallel.attention import GroupAttention
 from render_farm.parallel.first_layer import SharedFirstLayer

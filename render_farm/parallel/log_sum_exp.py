@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from render_farm.engine.attention import AttentionBackend, LogSumExpBackend
+from render_farm.engine.transformer.attention import AttentionBackend, LogSumExpBackend
 from render_farm.errors import UsageError
 
 _MOST_ERROR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}

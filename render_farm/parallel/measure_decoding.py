@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from render_farm.engine.vae_tiles import FrameDecoder, Piece
+from render_farm.engine.decoding.tiles import FrameDecoder, Piece
 from render_farm.parallel.decoding import RowDecoder
 from render_farm.parallel.group import ParallelGroup
 from render_farm.planning.decoding import decoding_work

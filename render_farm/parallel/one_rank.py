@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from render_farm.config import EngineOptions
-from render_farm.engine.attention import SelfAttention
-from render_farm.engine.backends import BACKENDS
 from render_farm.engine.bench.device import device_name
 from render_farm.engine.bench.shapes import random_engine
 from render_farm.engine.device import resolve_device, resolve_dtype
 from render_farm.engine.progress import StepProgress
+from render_farm.engine.transformer.attention import SelfAttention
+from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.parallel.attention import GroupAttention
 from render_farm.parallel.group import ParallelGroup
 from render_farm.parallel.log_sum_exp import FAILURES, errors_of

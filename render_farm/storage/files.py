@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from render_farm.errors import NotFoundError
 from render_farm.storage.process import ProcessId, host_id, is_dead, this_process
 
 PART_PREFIX = ".part-"
@@ -172,3 +173,11 @@ def _age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def open_local(path: str | os.PathLike[str]):
+    """Open a local file that is to be uploaded, for reading. NotFoundError when it cannot be."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise NotFoundError(f"cannot upload {os.fspath(path)}: {error.strerror or error}") from error

@@ -13,8 +13,7 @@ from typing import Any
 import fsspec
 
 from render_farm.errors import NotFoundError, StorageError, StorageUnavailableError, UsageError
-from render_farm.storage.files import write_atomically
-from render_farm.storage.local import open_local
+from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
 from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix, content_type_for, protocol_of
 

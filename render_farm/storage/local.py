@@ -15,6 +15,7 @@ from render_farm.storage.files import (
     copy_stream,
     create_exclusively,
     link_or_copy,
+    open_local,
     sweep_parts,
     write_atomically,
 )
@@ -132,14 +133,6 @@ class LocalStore(Store):
             if not isinstance(found, NotFoundError):
                 self.meter.failed(operation, GIVEN_UP)
             raise found from error
-
-
-def open_local(path: str | os.PathLike[str]):
-    """Open a local file that is to be uploaded, for reading. NotFoundError when it cannot be."""
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise NotFoundError(f"cannot upload {os.fspath(path)}: {error.strerror or error}") from error
 
 
 def _raise_unless_missing(error: OSError) -> None:

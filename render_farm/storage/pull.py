@@ -22,7 +22,8 @@ from render_farm.storage.failures import from_os_error
 from render_farm.storage.hashing import sha256_file
 from render_farm.storage.hub import HubFile, HubRepository, Patience
 from render_farm.storage.local import LocalStore
-from render_farm.storage.store import Store, open_store
+from render_farm.storage.open import open_store
+from render_farm.storage.store import Store
 
 CHECKSUMS = "checksums.json"
 SCHEMA = "render_farm.model/1"

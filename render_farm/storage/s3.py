@@ -20,8 +20,7 @@ from fsspec.asyn import sync
 
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.storage.failures import from_s3_error, is_transient, s3_code
-from render_farm.storage.files import write_atomically
-from render_farm.storage.local import open_local
+from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, TRIED_AGAIN, WRITTEN
 from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix, content_type_for
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import ray
 
-from render_farm.farm.film_task import FilmTask
-from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.cost import TokenPasses

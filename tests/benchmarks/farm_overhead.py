@@ -18,9 +18,9 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from render_farm.farm.driver import render_run
-from render_farm.farm.request import RunRequest
-from render_farm.farm.snapshot import RunSnapshot
+from render_farm.farm.driver.render_run import render_run
+from render_farm.farm.run.request import RunRequest
+from render_farm.farm.run.snapshot import RunSnapshot
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 

@@ -30,7 +30,7 @@ from render_farm.config import EngineOptions
 from render_farm.engine import StepProgress, StreamingDecoder
 from render_farm.engine.bench.device import device_name
 from render_farm.engine.bench.shapes import MODES, SHAPES, random_engine
-from render_farm.engine.placement import convert_weights, place
+from render_farm.engine.weights.offloading import convert_weights, place
 from render_farm.memory_mode import MemoryMode, parse_memory
 
 OPTIONS = [

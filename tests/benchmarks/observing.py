@@ -27,23 +27,23 @@ import ray
 import torch
 
 from render_farm import load_engine
-from render_farm.engine.kv_cache import KeyValueCache
 from render_farm.engine.progress import StepProgress
-from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.farm_metrics import FarmMetrics
-from render_farm.farm.film_task import FilmTask
-from render_farm.farm.film_worker import FilmWorker
-from render_farm.farm.held_run import HeldRun, hold
-from render_farm.farm.ray_metrics import RayMetrics
-from render_farm.farm.run_spec import FilmEntry, RunSpec
-from render_farm.farm.worker_metrics import WorkerMetrics
+from render_farm.engine.transformer.kv_cache import KeyValueCache
+from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.owned_run import HeldRun, hold
+from render_farm.farm.run.spec import FilmEntry, RunSpec
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.film_worker import FilmWorker
+from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.job import RenderJob
 from render_farm.observability.metrics import PHASE_SECONDS
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import RunState
 from render_farm.storage.lease import LeaseTiming, this_holder
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 
 def seconds_of(work: Callable[[], object], times: int) -> float:

@@ -73,11 +73,13 @@ def _no_seams(module: ModuleType) -> None:
 
 
 _SILENCED: dict[str, Callable[[ModuleType], None]] = {
-    "render_farm.farm.ray_metrics": _silence(*(f"RayMetrics.{name}" for name in ("__init__", "add", "set", "observe"))),
-    "render_farm.farm.worker_metrics": _silence("WorkerMetrics.__init__", "WorkerMetrics.close"),
-    "render_farm.farm.farm_metrics": _silence("FarmMetrics.sample"),
-    "render_farm.farm.run_log": _silence("RunLog.add", "RunLog.flush"),
-    "render_farm.farm.held_run": _silence("HeldRun._write_live"),
+    "render_farm.farm.ray_cluster.ray_metrics": _silence(
+        *(f"RayMetrics.{name}" for name in ("__init__", "add", "set", "observe"))
+    ),
+    "render_farm.farm.worker.metrics": _silence("WorkerMetrics.__init__", "WorkerMetrics.close"),
+    "render_farm.farm.coordinator.metrics": _silence("FarmMetrics.sample"),
+    "render_farm.farm.run.log": _silence("RunLog.add", "RunLog.flush"),
+    "render_farm.farm.run.owned_run": _silence("HeldRun._write_live"),
     "render_farm.media.seams": _no_seams,
 }
 
@@ -195,22 +197,24 @@ def _count_written(module: ModuleType) -> None:
 
 
 _COUNTED: dict[str, Callable[[ModuleType], None]] = {
-    "render_farm.farm.ray_metrics": _count(metrics=[f"RayMetrics.{name}" for name in ("add", "set", "observe")]),
-    "render_farm.farm.worker_metrics": _count(metrics=["WorkerMetrics.say"]),
-    "render_farm.farm.farm_metrics": _count(metrics=["FarmMetrics.sample"]),
-    "render_farm.farm.run_log": _count(log=["RunLog.add", "RunLog.flush"]),
-    "render_farm.farm.run_record": _count(live=["RunRecord.live"]),
+    "render_farm.farm.ray_cluster.ray_metrics": _count(
+        metrics=[f"RayMetrics.{name}" for name in ("add", "set", "observe")]
+    ),
+    "render_farm.farm.worker.metrics": _count(metrics=["WorkerMetrics.say"]),
+    "render_farm.farm.coordinator.metrics": _count(metrics=["FarmMetrics.sample"]),
+    "render_farm.farm.run.log": _count(log=["RunLog.add", "RunLog.flush"]),
+    "render_farm.farm.run.progress": _count(live=["RunRecord.live"]),
     "render_farm.storage.local": _count_written,
     "render_farm.media.seams": _count(seams=[f"SeamMeter.{name}" for name in ("begin", "add", "seams")]),
     "render_farm.media.preview": _count(previews=["_feed"]),
     "render_farm.media.ffmpeg": _count_ffmpeg,
-    "render_farm.farm.film_preview": _count(
+    "render_farm.farm.worker.film_preview": _count(
         previews=[f"FilmPreview.{name}" for name in ("add", "end", "_make", "_end_playlist")]
     ),
     "render_farm.cli.report": _count(report=["RunReporter._work"]),
-    "render_farm.cli.progress": _count(log=["LineWatcher.show"]),
+    "render_farm.cli.watch.progress": _count(log=["LineWatcher.show"]),
     "render_farm.report.run_folder": _count(report=["RunFolderReader._bytes"]),
-    "render_farm.farm.film_worker": _count_steps,
+    "render_farm.farm.worker.film_worker": _count_steps,
 }
 
 

@@ -29,9 +29,9 @@ import numpy as np
 import ray
 
 from render_farm.farm import worker_pool
-from render_farm.farm.coordinator import Coordinator
-from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.run_spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.coordinator.actor import Coordinator
+from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling import events as ev
@@ -39,8 +39,8 @@ from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.storage.checkpoints import FilmState, SegmentMeta, load_film_state, record_segment, save_segment
 from render_farm.storage.claims import claim_job
 from render_farm.storage.layout import VIDEO
+from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
-from render_farm.storage.store import open_store
 
 LATENTS = np.zeros((1, 16, 5, 8, 8), np.float32)
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from render_farm.farm.prepare import PreparedRun, RunContext, prepare
+from render_farm.farm.driver.prepare import PreparedRun, RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
 from render_farm.planning import facts_of_preset, plan_film

@@ -18,10 +18,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from render_farm.farm.film_task import FilmTask
-from render_farm.farm.run_record import RunRecord
-from render_farm.farm.run_spec import FilmEntry, RunSpec
-from render_farm.farm.scheduled_film import scheduled
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.scheduled_film import scheduled
+from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.cost import segment_token_passes
@@ -30,7 +30,7 @@ from render_farm.scheduling.events import Film
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.simulator import Outcome, SimulatedFarm, simulate
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 SPEED = {1: 1.0, 2: 1.9, 4: 3.6, 8: 6.6}
 """Of groups, by size: assumed."""

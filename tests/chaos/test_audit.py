@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from render_farm.farm.results import Result, write_results
+from render_farm.farm.run.results import Result, write_results
 from render_farm.observability.events import EventKind, LogLine, dump_lines
 from render_farm.storage import open_store
 from render_farm.storage.checkpoints import FilmState, SegmentMeta, record_segment, save_segment

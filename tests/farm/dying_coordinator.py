@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from render_farm.farm import run_watch
-from render_farm.farm.cluster import connect
+from render_farm.farm.driver.connection import connect
 
 
 class Coordinator:

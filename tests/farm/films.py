@@ -18,7 +18,7 @@ from render_farm.manifest.writer import write_manifest
 from render_farm.media.mp4 import probe_mp4
 from render_farm.observability.events import EventKind, LogLine
 from render_farm.report.run_folder import RunFolderReader
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

@@ -16,14 +16,14 @@ import pytest
 
 from render_farm import load_engine
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
-from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.film_task import FilmTask
-from render_farm.farm.film_worker import FilmWorker
-from render_farm.farm.films_here import CheckpointBehindError
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.film_cache import CheckpointBehindError
+from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
+from render_farm.storage.open import open_store
 from render_farm.storage.scratch import clear_abandoned, make_folder
-from render_farm.storage.store import open_store
 from tests.farm import films
 
 
@@ -200,8 +200,8 @@ def finish_with_small_files(output: str, limit_bytes: int) -> subprocess.Complet
 
     script = (
         "import pickle, sys\n"
-        "from render_farm.farm.film_worker import FilmWorker\n"
-        "from render_farm.farm.failures import classify\n"
+        "from render_farm.farm.worker.film_worker import FilmWorker\n"
+        "from render_farm.farm.coordinator.failures import classify\n"
         "task = pickle.load(open(sys.argv[1] + '/task.pickle', 'rb'))\n"
         "try:\n"
         "    FilmWorker('w').finish_film(task)\n"

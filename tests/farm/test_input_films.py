@@ -11,14 +11,14 @@ from render_farm import load_engine
 from render_farm.config import InputLimits
 from render_farm.errors import StorageError
 from render_farm.farm import prepare as prepare_of_farm
-from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.film_task import FilmTask
-from render_farm.farm.film_worker import FilmWorker
-from render_farm.farm.prepare import RunContext, prepare
+from render_farm.farm.driver.prepare import RunContext, prepare
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.manifest.rows import Row
 from render_farm.media import inputs as inputs_of_media
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests.farm import films
 from tests.parity.reference import build_pipeline
 

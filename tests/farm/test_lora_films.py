@@ -14,11 +14,11 @@ from render_farm.config import InputLimits
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.shapes import linear_shapes_of
 from render_farm.farm import loras as farm_loras
-from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.film_worker import FilmWorker
-from render_farm.farm.prepare import RunContext, prepare
+from render_farm.farm.driver.prepare import RunContext, prepare
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.manifest.rows import Row
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests.farm import films
 
 

@@ -22,7 +22,7 @@ from dashboards.servers import SERVICE_DISCOVERY, scrape_yaml
 from render_farm.observability.events import EventKind
 from render_farm.observability.metrics import METRICS
 from render_farm.report.run_folder import RunFolderReader
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests import prometheus
 from tests.farm import films
 from tests.farm.films import RAY

@@ -15,11 +15,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from render_farm.farm import cluster as farm_cluster
-from render_farm.farm.farm_shape import groups_of
-from render_farm.farm.gpu_memory import least_gpu_memory, memory_here
-from render_farm.farm.group_choice import Host
-from render_farm.farm.node_packs import NodePacks
-from render_farm.farm.request import RunRequest
+from render_farm.farm.driver.farm_shape import groups_of
+from render_farm.farm.driver.group_choice import Host
+from render_farm.farm.ray_cluster.gpu_memory import least_gpu_memory, memory_here
+from render_farm.farm.ray_cluster.placement_groups import NodePacks
+from render_farm.farm.run.request import RunRequest
 
 NVIDIA_SMI = """#!/bin/sh
 echo "$@" | grep -q -- "--query-gpu=memory.total,memory.reserved --format=csv,noheader,nounits" || exit 2

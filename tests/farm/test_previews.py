@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from render_farm import load_engine
-from render_farm.farm.film_worker import FilmWorker
+from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.media import probe_mp4, read_frames
 from render_farm.media.preview import read_playlist
 from render_farm.storage.layout import FilmKeys
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests.farm import films
 from tests.farm.test_film_worker import film_task
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from render_farm import load_engine
-from render_farm.farm.driver import render_run
-from render_farm.farm.request import RunRequest
+from render_farm.farm.driver.render_run import render_run
+from render_farm.farm.run.request import RunRequest
 from tests.farm import films
 
 

@@ -13,8 +13,8 @@ from render_farm.cli.main import app
 from render_farm.errors import UsageError
 from render_farm.media import probe_mp4
 from render_farm.report.writer import ReportWriter
+from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
-from render_farm.storage.store import open_store
 from tests.synthetic_run import write_preview, write_run
 
 

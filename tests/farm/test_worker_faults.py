@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from render_farm.farm.driver import render_run
-from render_farm.farm.request import RunRequest
+from render_farm.farm.driver.render_run import render_run
+from render_farm.farm.run.request import RunRequest
 from render_farm.observability.events import EventKind
 from tests.farm import films
 

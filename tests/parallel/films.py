@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from render_farm.engine import Engine, Inputs, StepProgress, load_engine
-from render_farm.engine.group import RenderGroup
+from render_farm.engine.transformer.group import RenderGroup
 from render_farm.job import RenderJob
 from render_farm.planning import FilmPlan
 from tests.parity.reference import make_inputs

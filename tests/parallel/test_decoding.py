@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from render_farm.engine.vae import StreamingDecoder
-from render_farm.engine.vae_tiles import Piece
+from render_farm.engine.decoding.streaming import StreamingDecoder
+from render_farm.engine.decoding.tiles import Piece
 from render_farm.parallel import GroupShape, ParallelGroup
 from render_farm.parallel.decoding import RowDecoder
 from tests.parallel.ranks import RankFailed, RankPool, rank_pool

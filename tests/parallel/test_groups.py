@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from render_farm.engine.attention import BlockCausalAttention, TorchAttention
-from render_farm.engine.backends import BACKENDS
+from render_farm.engine.transformer.attention import BlockCausalAttention, TorchAttention
+from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.errors import UsageError
 from render_farm.parallel import GroupError, GroupShape, ParallelGroup, ProcessGroups, RendezvousHost, Seat
 from render_farm.parallel.log_sum_exp import require_log_sum_exp

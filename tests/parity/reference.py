@@ -34,7 +34,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from render_farm.engine import Inputs
-from render_farm.engine.noise import PrefixNoise
+from render_farm.engine.denoising.noise import PrefixNoise
 from render_farm.planning import FilmPlan
 
 VOCABULARY = "a red blue green ball cube moves left right up down slowly fast over grass sand water at night"

@@ -10,8 +10,8 @@ import torch
 from render_farm import RenderJob
 from render_farm.config import EngineOptions
 from render_farm.engine import load_engine
-from render_farm.engine.step_state import StepState
-from render_farm.farm.step_checkpoints import StepCheckpoints, maker_of
+from render_farm.engine.denoising.step_state import StepState
+from render_farm.farm.worker.step_checkpoints import StepCheckpoints, maker_of
 from render_farm.storage import open_store
 from render_farm.storage.layout import film_key
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from render_farm.cli import checks
-from render_farm.cli.checks import Probe, Status
+from render_farm.cli.doctor import checks
+from render_farm.cli.doctor.checks import Probe, Status
 
 ROOT = Path(__file__).parents[2]
 

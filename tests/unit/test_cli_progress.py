@@ -8,10 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
-from render_farm.cli.live import LiveWatcher, job_fraction, job_text
-from render_farm.cli.progress import LINE_EVERY_S, LineWatcher
 from render_farm.cli.terminal import duration, plural
-from render_farm.farm.snapshot import JobSnapshot, LogLine, RunSnapshot
+from render_farm.cli.watch.live import LiveWatcher, job_fraction, job_text
+from render_farm.cli.watch.progress import LINE_EVERY_S, LineWatcher
+from render_farm.farm.run.snapshot import JobSnapshot, LogLine, RunSnapshot
 
 
 def picture(**changes) -> RunSnapshot:

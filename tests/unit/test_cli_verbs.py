@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.errors import LeaseHeldError, NotFoundError, StorageUnavailableError
-from render_farm.farm.results import Result, write_results
-from render_farm.farm.snapshot import LogLine, RunOutcome, RunSnapshot
+from render_farm.farm.run.results import Result, write_results
+from render_farm.farm.run.snapshot import LogLine, RunOutcome, RunSnapshot
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.models import PRESETS
@@ -76,7 +76,7 @@ def rendered(monkeypatch):
     stand_in = SimpleNamespace(
         render_run=render_run, requests=[], error=None, state="done", jobs={"done": 1}, exit_code=0
     )
-    monkeypatch.setitem(sys.modules, "render_farm.farm.driver", stand_in)
+    monkeypatch.setitem(sys.modules, "render_farm.farm.driver.render_run", stand_in)
     return stand_in
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from render_farm.errors import UsageError
-from render_farm.farm.coordinator import Coordinator
-from render_farm.farm.run_spec import FarmShape, RunSpec
+from render_farm.farm.coordinator.actor import Coordinator
+from render_farm.farm.run.spec import FarmShape, RunSpec
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.scaling import ScaleLimits

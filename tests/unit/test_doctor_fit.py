@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from render_farm.cli import fit
-from render_farm.cli.checks import GIB, Status
-from render_farm.cli.fit import check_fit
+from render_farm.cli.doctor import fit
+from render_farm.cli.doctor.checks import GIB, Status
+from render_farm.cli.doctor.fit import check_fit
 from render_farm.cli.main import app
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from render_farm.farm.draining import DrainWatch
-from render_farm.farm.preemption import LastStep, Preemption
+from render_farm.farm.ray_cluster.draining import DrainWatch
+from render_farm.farm.worker.preemption import LastStep, Preemption
 
 NODES = {"worker-0.1": "x", "worker-1.1": "y", "worker-2.1": "x"}
 

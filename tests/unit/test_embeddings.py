@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from render_farm.farm.embeddings import EmbeddingStore, MissingEmbeddingError
+from render_farm.farm.worker.embeddings import EmbeddingStore, MissingEmbeddingError
 from render_farm.storage import open_store
 
 

@@ -11,9 +11,9 @@ import torch
 
 from render_farm.config import ATTENTION_BACKENDS, load_settings
 from render_farm.engine import load_engine
-from render_farm.engine.attention import TorchAttention
-from render_farm.engine.backends import BACKENDS
-from render_farm.engine.choice import AttentionChoice, choose_backend
+from render_farm.engine.transformer.attention import TorchAttention
+from render_farm.engine.transformer.attention_backends import BACKENDS
+from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
 from render_farm.errors import UsageError
 
 CPU = torch.device("cpu")

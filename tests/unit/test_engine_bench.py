@@ -17,7 +17,7 @@ from render_farm.engine.bench.main import main
 from render_farm.engine.bench.run import BenchRequest, run_bench
 from render_farm.engine.bench.shapes import SHAPES, Shape, random_engine
 from render_farm.engine.bench.work import engine_operations
-from render_farm.engine.transformer import FrameBlock, FrameTransformer
+from render_farm.engine.transformer.transformer import FrameBlock, FrameTransformer
 from render_farm.errors import UsageError
 
 LITTLE = Shape(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from render_farm.config import EngineOptions, load_settings
 from render_farm.engine import Engine, load_engine
-from render_farm.engine.compilation import compile_blocks, plan_compilation
-from render_farm.engine.transformer import EAGER
+from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation
+from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
 from render_farm.memory_mode import MemoryMode, parse_memory
 from tests.parity.reference import build_pipeline

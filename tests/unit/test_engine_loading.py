@@ -17,13 +17,13 @@ from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DMod
 
 from render_farm import RenderJob
 from render_farm.engine import load_engine
-from render_farm.engine.checkpoint import read_checkpoint
-from render_farm.engine.denoiser import Denoiser
 from render_farm.engine.device import device_errors
-from render_farm.engine.fingerprint import FULL_HASH_BYTES, fingerprint
-from render_farm.engine.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
-from render_farm.engine.locate import locate_model
-from render_farm.engine.plain_loading import read_transformer
+from render_farm.engine.weights.checkpoint import read_checkpoint
+from render_farm.engine.weights.fingerprint import FULL_HASH_BYTES, fingerprint
+from render_farm.engine.weights.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
+from render_farm.engine.weights.locate import locate_model
+from render_farm.engine.weights.resident_transformer import Denoiser
+from render_farm.engine.weights.transformer_loading import read_transformer
 from render_farm.errors import (
     Cancelled,
     DeviceError,
@@ -92,8 +92,8 @@ def test_a_uri_is_copied_once_and_again_when_it_changes(model: Path, tmp_path: P
 
 _HUB = """
 import sys
-from render_farm.engine.locate import locate_model
-from render_farm.engine.plain_loading import read_transformer
+from render_farm.engine.weights.locate import locate_model
+from render_farm.engine.weights.transformer_loading import read_transformer
 from render_farm.errors import ModelError
 for name in sys.argv[1:]:
     try:

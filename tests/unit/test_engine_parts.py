@@ -9,13 +9,13 @@ import torch
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2RotaryPosEmbed
 
 from render_farm import RenderJob
-from render_farm.engine.attention import BlockCausalAttention, TorchAttention
-from render_farm.engine.context import prompt_tokens
-from render_farm.engine.kv_cache import KeyValueCache, cache_bytes
-from render_farm.engine.noise import PrefixNoise, window_noise
-from render_farm.engine.rope import RopeTable, apply_rope, rope_table
-from render_farm.engine.segment import _span
-from render_farm.engine.span import FrameSpan
+from render_farm.engine.denoising.noise import PrefixNoise, window_noise
+from render_farm.engine.denoising.window import _span
+from render_farm.engine.transformer.attention import BlockCausalAttention, TorchAttention
+from render_farm.engine.transformer.context import prompt_tokens
+from render_farm.engine.transformer.kv_cache import KeyValueCache, cache_bytes
+from render_farm.engine.transformer.rope import RopeTable, apply_rope, rope_table
+from render_farm.engine.transformer.span import FrameSpan
 from render_farm.planning import facts_of_preset, make_schedule, plan_film
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
-from render_farm.engine.sampler import FrameSampler, unipc_table
+from render_farm.engine.denoising.sampler import FrameSampler, unipc_table
 from render_farm.planning.schedule import flow_sigmas
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from render_farm.farm.run_log import RunLog
+from render_farm.farm.run.log import RunLog
 from render_farm.observability.events import EventKind, dump_lines, parse_lines
 from render_farm.storage.layout import RunKeys
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 
 def test_lines_come_back_as_they_were_written(tmp_path):

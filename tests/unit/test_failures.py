@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from render_farm.errors import DeviceError, Fault, PreemptedError, StorageUnavailableError, UsageError
-from render_farm.farm.failures import classify, died
+from render_farm.farm.coordinator.failures import classify, died
 from render_farm.scheduling.retry import rule_for
 
 

@@ -10,8 +10,8 @@ from ray.exceptions import RayActorError
 
 from render_farm.errors import OutOfMemoryError, PreemptedError
 from render_farm.farm import helpers as module
-from render_farm.farm.group_place import Place
-from render_farm.farm.helpers import Helpers
+from render_farm.farm.coordinator.group_calls import Helpers
+from render_farm.farm.worker.group_seat import Place
 from render_farm.parallel import BrokenGroupError, GroupError, Rendezvous
 from render_farm.planning.groups import GroupShape
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from render_farm.farm.control.client.garbage import find_garbage
 
 from render_farm.errors import RenderFarmError
-from render_farm.farm.garbage import find_garbage
-from render_farm.farm.results import Result, write_results
+from render_farm.farm.run.results import Result, write_results
 from render_farm.job import columns
 from render_farm.manifest.schema import check_schema
 from render_farm.observability.events import EventKind, LogLine, dump_lines

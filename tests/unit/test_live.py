@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from render_farm.farm.cluster_scaler import ClusterScaler
-from render_farm.farm.film_preview import PreviewNews
-from render_farm.farm.held_run import hold
-from render_farm.farm.results import Result
-from render_farm.farm.run_record import RunRecord
-from render_farm.farm.run_spec import RunSpec
+from render_farm.farm.ray_cluster.autoscaler import ClusterScaler
+from render_farm.farm.run.film_task import PreviewNews
+from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.results import Result
+from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
@@ -21,8 +21,8 @@ from render_farm.scheduling.scaling import ScaleLimits
 from render_farm.scheduling.states import RunState
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import LeaseTiming, this_holder
+from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, load_run_state
-from render_farm.storage.store import open_store
 from tests.unit.test_metrics import entry
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from render_farm.farm.control.client.live import LiveControl
 
 from render_farm.errors import Fault
-from render_farm.farm.film_task import FilmTask
-from render_farm.farm.held_run import hold
-from render_farm.farm.live_control import LiveControl
-from render_farm.farm.run_spec import FilmEntry, RunSpec
-from render_farm.farm.scheduled_film import scheduled
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.scheduled_film import scheduled
+from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling import events as ev

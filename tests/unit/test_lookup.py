@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from render_farm.farm.lookup import Lookup
+from render_farm.farm.driver.existing_output import Lookup
 from render_farm.storage.layout import film_key
+from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
 from render_farm.storage.run_state import JobRow, RunState
-from render_farm.storage.store import open_store
 from tests.unit.test_metrics import entry
 
 

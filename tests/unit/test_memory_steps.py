@@ -1,6 +1,6 @@
 """A film that runs out of memory in the mode it names is tried in the smaller ones, and stays the same film."""
 
-from render_farm.farm.memory_steps import at_step, memory_modes
+from render_farm.farm.run.memory_steps import at_step, memory_modes
 from render_farm.job import RenderJob
 from render_farm.planning import plan_film
 from tests.unit.test_planning_film import FACTS

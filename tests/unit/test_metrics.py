@@ -11,12 +11,12 @@ import pytest
 
 import render_farm
 from render_farm.errors import Fault
-from render_farm.farm.farm_metrics import FarmMetrics
-from render_farm.farm.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.held_run import hold
-from render_farm.farm.run_spec import FilmEntry, RunSpec
-from render_farm.farm.text_worker import TextReport
-from render_farm.farm.worker_metrics import WorkerMetrics
+from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.spec import FilmEntry, RunSpec
+from render_farm.farm.worker.metrics import WorkerMetrics
+from render_farm.farm.worker.text_worker import TextReport
 from render_farm.job import RenderJob
 from render_farm.observability import metrics as m
 from render_farm.planning import facts_of_preset, plan_film
@@ -26,7 +26,7 @@ from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import JobState, RunState
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.meter import StorageMeter, Traffic
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 PACKAGE = Path(render_farm.__file__).parent
 

@@ -18,7 +18,7 @@ from diffusers import (
     SkyReelsV2Transformer3DModel,
 )
 
-from render_farm.engine.transformer import FrameTransformer
+from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.models import PRESETS, defaults_for
 from render_farm.planning.frames import rounded_num_frames
 from render_farm.tiny import MODEL_DIR

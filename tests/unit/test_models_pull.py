@@ -12,10 +12,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from render_farm.engine.fingerprint import fingerprint
-from render_farm.engine.locate import locate_model
+from render_farm.engine.weights.fingerprint import fingerprint
+from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import Fault, HubError, ModelError, RenderFarmError, UsageError
-from render_farm.farm.failures import classify
+from render_farm.farm.coordinator.failures import classify
 from render_farm.storage import documents
 from render_farm.storage.hashing import sha256_file
 from render_farm.storage.hub import Patience

@@ -14,14 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from render_farm.cli.main import app
-from render_farm.cli.notify import RunNotifier, channels_of
+from render_farm.cli.watch.notify import RunNotifier, channels_of
 from render_farm.config import load_settings
 from render_farm.errors import UsageError
-from render_farm.farm.snapshot import RunSnapshot
+from render_farm.farm.run.snapshot import RunSnapshot
 from render_farm.observability.mail import Mail
 from render_farm.observability.notices import NoticeKind, Notifier, RunNotices
 from render_farm.observability.webhook import Webhook, signature
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests.synthetic_run import write_run
 
 NOW = 1_763_700_000.0

@@ -9,7 +9,7 @@ import pytest
 
 from render_farm.errors import Cancelled, StorageError
 from render_farm.farm import patience
-from render_farm.farm.patience import SharedPatience
+from render_farm.storage.patience import SharedPatience
 
 
 @pytest.fixture(autouse=True)

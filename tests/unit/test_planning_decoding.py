@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
 from render_farm import RenderJob
-from render_farm.engine.vae_tiles import Piece
+from render_farm.engine.decoding.tiles import Piece
 from render_farm.planning import FilmPlan, facts_of_preset, plan_film
 from render_farm.planning.decoding import decodes_together, decoding_seconds, decoding_work
 from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE

@@ -13,10 +13,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 
 from render_farm import RenderJob
 from render_farm.engine import load_engine
-from render_farm.engine.attention import BlockCausalAttention
-from render_farm.engine.segment import Attention, render_window
-from render_farm.engine.shapes import read_shapes
-from render_farm.engine.transformer import FrameTransformer
+from render_farm.engine.denoising.window import Attention, render_window
+from render_farm.engine.transformer.attention import BlockCausalAttention
+from render_farm.engine.transformer.transformer import FrameTransformer
+from render_farm.engine.weights.part_sizes import read_shapes
 from render_farm.memory_mode import MemoryMode
 from render_farm.models import PRESETS
 from render_farm.planning import facts_of_preset, plan_film

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from render_farm.errors import StorageError
-from render_farm.farm.prepare import RunContext, prepare
+from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
 from render_farm.planning import ModelFacts, facts_of_preset

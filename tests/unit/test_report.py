@@ -26,7 +26,7 @@ from render_farm.report.serve import ReportServer, _range
 from render_farm.report.timeline import BETWEEN, PAUSED, RETRY, TAIL, TEXT, build_timeline
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.layout import RunKeys
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests.synthetic_run import HOSTILE, START_S, write_preview, write_run
 
 

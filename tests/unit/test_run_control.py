@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.errors import NotFoundError, RenderFarmError
-from render_farm.farm.control import ask
+from render_farm.farm.control.client import ask
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.storage import open_store

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from render_farm.farm.run_record import RunRecord
-from render_farm.farm.run_spec import RunSpec
-from render_farm.farm.standing import standing
+from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.spec import RunSpec
+from render_farm.farm.run.summary import standing
 from render_farm.scheduling.states import MOVES, JobState
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 from tests.unit.test_metrics import entry
 
 ENDS = [state for state in JobState if state.ended]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from render_farm.farm.cost_store import load_costs, save_costs
+from render_farm.farm.run.cost_store import load_costs, save_costs
 from render_farm.scheduling.costs import CostModel
 from render_farm.storage.layout import costs_key
-from render_farm.storage.store import open_store
+from render_farm.storage.open import open_store
 
 BIG, SMALL = ("m", "720x1280", "synchronous", "1"), ("m", "544x960", "synchronous", "1")
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from render_farm.errors import RenderFarmError
-from render_farm.farm.control import apply_to_state
-from render_farm.farm.results import Result
-from render_farm.farm.run_rows import result_of, row_of
+from render_farm.farm.control.stored import apply_to_state
+from render_farm.farm.run.results import Result
+from render_farm.farm.run.rows import result_of, row_of
 from render_farm.storage import documents, open_store
 from render_farm.storage.checkpoints import SegmentMeta, load_film, record_segment, save_segment
 from render_farm.storage.claims import Claim, claim_job, read_claim

@@ -12,15 +12,15 @@ from typer.testing import CliRunner
 
 from render_farm.cli import runs
 from render_farm.cli.main import app
-from render_farm.cli.status import status_lines
-from render_farm.cli.status_view import status_view
+from render_farm.cli.watch.status import status_lines
+from render_farm.cli.watch.status_view import status_view
 from render_farm.media import probe_mp4
 from render_farm.observability.live import LiveRun, LiveWork, dump_live, parse_live
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import RunStatus, Work, run_status
 from render_farm.storage.layout import RunKeys
+from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunControl, RunState, RunStateWriter, load_run_state
-from render_farm.storage.store import open_store
 from tests.synthetic_run import START_S, write_preview, write_run
 
 

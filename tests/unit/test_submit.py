@@ -14,15 +14,15 @@ from typing import ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from render_farm.cli.cluster_findings import findings_of
+from render_farm.cli.doctor.cluster_findings import findings_of
 from render_farm.cli.flags import arguments_of
 from render_farm.cli.main import app
 from render_farm.cli.render import render
 from render_farm.cli.submit import submit
 from render_farm.errors import UsageError
 from render_farm.farm import submit as farm_submit
-from render_farm.farm.carried import carried_environment, digest_of_environment, of_this_driver
-from render_farm.farm.cluster_check import MachineReport
+from render_farm.farm.ray_cluster.check import MachineReport
+from render_farm.farm.ray_cluster.environment import carried_environment, digest_of_environment, of_this_driver
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 

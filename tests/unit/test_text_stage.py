@@ -9,11 +9,11 @@ import torch
 from ray.exceptions import RayActorError
 
 from render_farm.errors import StorageError
-from render_farm.farm.embeddings import EmbeddingStore
-from render_farm.farm.run_record import RunRecord
-from render_farm.farm.run_spec import RunSpec
-from render_farm.farm.text_stage import TextStage
-from render_farm.farm.text_worker import TextReport
+from render_farm.farm.coordinator.text_stage import TextStage
+from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.spec import RunSpec
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.text_worker import TextReport
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.storage import open_store
 

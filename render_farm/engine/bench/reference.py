@@ -15,7 +15,7 @@ from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing impo
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from render_farm.engine.transformer import FrameTransformer
+from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.planning import FilmPlan
 
 

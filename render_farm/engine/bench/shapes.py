@@ -13,10 +13,10 @@ import torch
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 
 from render_farm.config import EngineOptions
-from render_farm.engine.checkpoint import Checkpoint
 from render_farm.engine.engine import Engine
-from render_farm.engine.plain_loading import restore_positions
-from render_farm.engine.transformer import FrameTransformer
+from render_farm.engine.transformer.transformer import FrameTransformer
+from render_farm.engine.weights.checkpoint import Checkpoint
+from render_farm.engine.weights.transformer_loading import restore_positions
 from render_farm.models import CUSTOM_DEFAULTS, CUSTOM_IMAGE_DEFAULTS, PRESETS, Family
 from render_farm.planning import ModelFacts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from render_farm.engine.segment import window_spans
+from render_farm.engine.denoising.window import window_spans
 from render_farm.planning import FilmPlan
 
 TEXT_TOKENS = 512

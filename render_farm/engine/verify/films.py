@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from render_farm.engine.conditioning import Inputs
+from render_farm.engine.conditioning.conditioning import Inputs
 from render_farm.job import RenderJob
 from render_farm.planning import ModelFacts
 

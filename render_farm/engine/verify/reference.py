@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from render_farm.engine.conditioning import Inputs
-from render_farm.engine.loading import without_progress_bars
+from render_farm.engine.conditioning.conditioning import Inputs
+from render_farm.engine.weights.loading import without_progress_bars
 from render_farm.models import Family
 from render_farm.planning import FilmPlan, ModelFacts
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.bench.device import Cost, device_name, measured
-from render_farm.engine.denoiser import free_memory
 from render_farm.engine.engine import Engine, load_engine
-from render_farm.engine.shapes import read_shapes
 from render_farm.engine.verify.compare import Difference, compare
 from render_farm.engine.verify.films import VerifyFilm, films
 from render_farm.engine.verify.reference import Reference
+from render_farm.engine.weights.part_sizes import read_shapes
+from render_farm.engine.weights.resident_transformer import free_memory
 from render_farm.errors import OutOfMemoryError, UsageError
 from render_farm.planning import FilmPlan
 from render_farm.planning.memory import estimate_memory

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from render_farm.scheduling.simulator.farm import SimulatedFarm, simulate
+from render_farm.scheduling.simulator.farm import SimulatedFarm
 from render_farm.scheduling.simulator.outcome import Outcome
+from render_farm.scheduling.simulator.simulate import simulate
 
 __all__ = ["Outcome", "SimulatedFarm", "simulate"]

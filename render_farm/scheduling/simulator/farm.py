@@ -1,16 +1,8 @@
-"""`SimulatedFarm`: what there is to render on and how it behaves; `simulate` runs films on it."""
+"""`SimulatedFarm`: what there is to render on and how it behaves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-from render_farm.scheduling.costs import CostModel
-from render_farm.scheduling.events import Film
-from render_farm.scheduling.policy import SchedulingPolicy
-from render_farm.scheduling.retry import RetryPolicy
-from render_farm.scheduling.simulator.outcome import Outcome
-from render_farm.scheduling.simulator.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +31,3 @@ class SimulatedFarm:
     noise: float = 0.03
     """Standard deviation of the logarithm of a segment's time by its expectation."""
     seed: int = 0
-
-
-def simulate(
-    films: Sequence[Film],
-    farm: SimulatedFarm,
-    *,
-    scheduling: SchedulingPolicy | None = None,
-    retry: RetryPolicy | None = None,
-    costs: CostModel | None = None,
-    horizon_s: float = 30 * 24 * 3600.0,
-    quotas: dict[str, int] | None = None,
-) -> Outcome:
-    """Render `films`, all of which are there at time 0, until every run is over. `quotas`: most workers by run.
-
-    Deadlines count from time 0. What is not over at `horizon_s` is given up and reported so.
-    """
-    return World(
-        films, farm, scheduling=scheduling, retry=retry, costs=costs, horizon_s=horizon_s, quotas=quotas or {}
-    ).run()

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
@@ -18,11 +17,9 @@ from render_farm.scheduling.costs import CostModel
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S, SchedulingPolicy
 from render_farm.scheduling.retry import Failure, RetryPolicy
+from render_farm.scheduling.simulator.farm import SimulatedFarm
 from render_farm.scheduling.simulator.outcome import LowerBound, Outcome, Span
 from render_farm.scheduling.states import JobState
-
-if TYPE_CHECKING:
-    from render_farm.scheduling.simulator.farm import SimulatedFarm
 
 _NODE_LOST = Failure(fault=Fault.CLUSTER, error_class="NodeLostError", message="its node died")
 _PREEMPTED = Failure(fault=Fault.CLUSTER, error_class="PreemptedError", message="its node was preempted")

@@ -1,0 +1,94 @@
+"""What `doctor --model` says: whether a job of a model fits the devices of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from render_farm.cli.doctor.checks import Finding, available_memory_bytes, broken, gib, note, ok
+from render_farm.errors import RenderFarmError
+from render_farm.job import RenderJob
+from render_farm.models import PRESETS
+from render_farm.planning import FilmPlan, ModelFacts, facts_of_preset, plan_film
+from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
+from render_farm.planning.shapes import ModelShapes, shapes_of_preset
+
+_ADVICE = (
+    "a smaller height, width or base_num_frames needs less, and so do the memory modes (column memory: weights "
+    "offloaded or cast, VAE tiles)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A job's need and the lines about it."""
+
+    findings: tuple[Finding, ...]
+    estimate: MemoryEstimate | None = None
+
+
+def check_fit(model: str, parameters: dict[str, Any], gpus: list[dict[str, Any]]) -> Fit:
+    """Hold a job of `model` with `parameters` (columns; others are the model's) against `gpus` (name, total bytes), or
+    against this machine's memory where there is none."""
+    name = f"model {model}"
+    try:
+        facts, shapes = _facts_and_shapes(model, "bfloat16" if gpus else "float32")
+        plan = plan_film(_job(parameters), facts)
+    except RenderFarmError as error:
+        return Fit(findings=(broken(name, error.message, error.advice or "see above"),))
+    estimate = estimate_memory(plan, shapes, num_decoders=FILMS_AT_ONCE)
+    findings = [ok(name, _described(plan, estimate))]
+    if gpus:
+        findings += [_on_gpu(f"{name} on GPU {i}", estimate, gpu) for i, gpu in enumerate(gpus)]
+    else:
+        findings.append(_on_cpu(f"{name} here", model, parameters, estimate))
+    return Fit(findings=tuple(findings), estimate=estimate)
+
+
+def _job(parameters: dict[str, Any]) -> RenderJob:
+    uris: dict[str, tuple[str, ...]] = {"i2v": ("image",), "flf2v": ("image", "last_image"), "v2v": ("video",)}
+    inputs: dict[str, Any] = {column: f"{column}.any" for column in uris.get(parameters.get("task", ""), ())}
+    return RenderJob(job_id="doctor", prompt="any", **inputs, **parameters)
+
+
+def _facts_and_shapes(model: str, dtype: str) -> tuple[ModelFacts, ModelShapes]:
+    preset = PRESETS.get(model.lower())
+    if preset is not None and preset.hub_id:
+        return facts_of_preset(preset.name, dtype=dtype), shapes_of_preset(preset)
+    from render_farm.engine.weights.checkpoint import read_checkpoint
+    from render_farm.engine.weights.locate import locate_model
+    from render_farm.engine.weights.part_sizes import read_shapes
+
+    folder = locate_model(model)
+    return read_checkpoint(folder, name=model, dtype=dtype).facts, read_shapes(folder)
+
+
+def _described(plan: FilmPlan, estimate: MemoryEstimate) -> str:
+    job = plan.job
+    cache = f", and {gib(estimate.cache_bytes)} for finished blocks where there is room" if estimate.cache_bytes else ""
+    return (
+        f"{job.task} {job.width}x{job.height}, windows of {min(job.num_frames, job.base_num_frames)} frames, "
+        f"{plan.facts.dtype}: {gib(estimate.least_bytes)} (transformer {gib(estimate.transformer_bytes)}, its largest "
+        f"pass {gib(estimate.activation_bytes)}, decoding {gib(estimate.decoding_bytes)}; before: prompts "
+        f"{gib(estimate.text_stage_bytes)}){cache}"
+    )
+
+
+def _on_gpu(name: str, estimate: MemoryEstimate, gpu: dict[str, Any]) -> Finding:
+    total = int(gpu["total"])
+    if estimate.least_bytes > total:
+        return broken(name, f"{gpu['name']} has {gib(total)}, {gib(estimate.least_bytes)} are needed", _ADVICE)
+    if estimate.full_bytes > total:
+        advice = "finished blocks are computed anew at every step; a render group or a smaller window makes room"
+        return note(name, f"fits {gpu['name']} ({gib(total)}), without room to keep finished blocks", advice)
+    return ok(name, f"fits {gpu['name']} ({gib(total)})")
+
+
+def _on_cpu(name: str, model: str, parameters: dict[str, Any], estimate: MemoryEstimate) -> Finding:
+    available = available_memory_bytes()
+    if available is not None and estimate.least_bytes <= available:
+        return ok(name, f"fits this machine's memory ({gib(available)} free); there is no GPU")
+    facts, shapes = _facts_and_shapes(model, "bfloat16")
+    least = estimate_memory(plan_film(_job(parameters), facts), shapes, num_decoders=FILMS_AT_ONCE).least_bytes
+    here = "unknown memory" if available is None else f"{gib(available)} of memory free"
+    return note(name, f"no GPU and {here}; it would fit a GPU of {gib(least)} (bfloat16)", _ADVICE)

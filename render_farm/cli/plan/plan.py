@@ -1,0 +1,251 @@
+"""`render-farm plan`: what a manifest would render, without rendering anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
+from render_farm.cli.terminal import Json, duration, error_line, plural, print_json
+from render_farm.errors import InvalidJobError, ManifestError, ModelError
+
+if TYPE_CHECKING:
+    from render_farm.manifest.rows import Row
+    from render_farm.planning import FilmPlan, ModelFacts
+
+ALL_FAILED, SOME_FAILED = 10, 11
+
+
+@dataclass
+class Totals:
+    """Sums over all films of a manifest."""
+
+    films: int = 0
+    segments: int = 0
+    steps: int = 0
+    frames: int = 0
+    video_s: float = 0.0
+    refused: int = 0
+    models: dict[str, int] = field(default_factory=dict)
+
+    def add(self, film: FilmPlan) -> None:
+        """Count one more film."""
+        self.films += 1
+        self.segments += film.num_segments
+        self.steps += sum(film.schedule(segment).num_rows for segment in range(film.num_segments))
+        self.frames += film.num_frames
+        self.video_s += film.num_frames / film.job.fps
+        self.models[film.job.model] = self.models.get(film.job.model, 0) + 1
+
+    @property
+    def exit_code(self) -> int:
+        """What `render` would end with, if refused rows were all that fails."""
+        if not self.refused:
+            return 0
+        return SOME_FAILED if self.films else ALL_FAILED
+
+
+def plan(
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")],
+    jobs: Annotated[int, typer.Option("--jobs", "-n", min=0, help="How many films to draw; all are counted.")] = 20,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A row that cannot be rendered makes it exit code 2.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="GPU workers of one host, for `auto`.")] = 8,
+    ulysses: Ulysses = None,
+    ring: Ring = None,
+    cfg_parallel: CfgParallel = None,
+    as_json: Json = False,
+) -> None:
+    """Show every film's segments, without rendering.
+
+    What cannot be rendered is refused, with the reason and what would work. Exit code 11 when some rows are refused,
+    10 when all are, 2 for a manifest that cannot be used.
+    """
+    from render_farm.cli.plan.plan_groups import GroupPlanner
+    from render_farm.config import load_settings
+    from render_farm.manifest.reader import load_manifest
+    from render_farm.uris import shown_uri
+
+    settings = load_settings()
+    facts = FactsOfModels(settings.model)
+    groups = GroupPlanner(settings, workers, {"ulysses": ulysses, "ring": ring, "cfg_parallel": cfg_parallel})
+    totals = Totals()
+    films: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for row in load_manifest(manifest):
+        try:
+            film = plan_row(row, facts, groups.flags)
+        except InvalidJobError as error:
+            totals.refused += 1
+            lines = [f"{row.label}: {problem}" for problem in error.problems]
+            refused.append({"row": row.number, "job_id": row.job_id, "problems": lines})
+            continue
+        totals.add(film)
+        if totals.films > jobs:
+            continue
+        if as_json:
+            films.append({**_described(film), "groups": groups.described(film)})
+        else:
+            notes = (f"  note: {warning}" for warning in film.warnings)
+            print("\n".join([*_drawn(film), *(f"  {line}" for line in groups.lines(film)), *notes, ""]))
+    problems = [line for entry in refused for line in entry["problems"]]
+    exit_code = 2 if strict and refused else totals.exit_code
+    if as_json:
+        sums = {name: value for name, value in vars(totals).items() if name != "models"}
+        print_json(
+            {
+                "manifest": shown_uri(manifest),
+                "jobs": films,
+                "refused": refused,
+                "totals": {**sums, "models": totals.models},
+            }
+        )
+    else:
+        _print_totals(totals, jobs)
+        _print_notes([*facts.notes, *problems])
+    if strict and problems:
+        raise ManifestError(f"{shown_uri(manifest)}: {plural(len(refused), 'row')} cannot be rendered")
+    raise typer.Exit(exit_code)
+
+
+class FactsOfModels:
+    """Looks each model up once. `notes` say which ones are planned with assumed defaults."""
+
+    def __init__(self, default_model: str) -> None:
+        self.notes: list[str] = []
+        self._default = default_model
+        self._known: dict[str, ModelFacts | ModelError] = {}
+
+    def of(self, model: str | None) -> ModelFacts:
+        """The facts of `model`. Raises `ModelError` for a folder that holds no model."""
+        name = model or self._default
+        if name not in self._known:
+            try:
+                self._known[name] = self._look_up(name)
+            except ModelError as error:
+                self._known[name] = error
+        found = self._known[name]
+        if isinstance(found, ModelError):
+            raise found
+        return found
+
+    def _look_up(self, name: str) -> ModelFacts:
+        from pathlib import Path
+
+        from render_farm.models import (
+            CUSTOM_DEFAULTS,
+            CUSTOM_IMAGE_DEFAULTS,
+            CUSTOM_VIDEO_DEFAULTS,
+            DIFFUSION_FORCING_TASKS,
+            PRESETS,
+            Family,
+        )
+        from render_farm.planning import ModelFacts, facts_of_preset
+
+        if name in PRESETS:
+            return facts_of_preset(name)
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            from render_farm.engine.weights.checkpoint import read_checkpoint
+
+            return read_checkpoint(folder, name=name, dtype="float32").facts
+        self.notes.append(f"model {name} was not looked at: planned with the defaults of custom models")
+        return ModelFacts(
+            name=name,
+            fingerprint="",
+            family=Family.DIFFUSION_FORCING,
+            tasks=DIFFUSION_FORCING_TASKS,
+            num_heads=0,
+            dtype="float32",
+            defaults=CUSTOM_DEFAULTS,
+            image_defaults=CUSTOM_IMAGE_DEFAULTS,
+            video_defaults=CUSTOM_VIDEO_DEFAULTS,
+        )
+
+
+def plan_row(row: Row, facts: FactsOfModels, group: Mapping[str, int] = MappingProxyType({})) -> FilmPlan:
+    """Raises `InvalidJobError` for a row that cannot be rendered. `group` are degrees for jobs that name none."""
+    from render_farm.errors import Problem
+    from render_farm.planning import plan_film
+
+    if row.job is None:
+        raise InvalidJobError(row.problems, job_id=row.job_id)
+    given: dict[str, Any] = {name: degree for name, degree in group.items() if getattr(row.job, name) is None}
+    try:
+        return plan_film(replace(row.job, **given), facts.of(row.job.model))
+    except ModelError as error:
+        raise InvalidJobError([Problem(field="model", message=str(error))], job_id=row.job_id) from error
+
+
+def _described(film: FilmPlan) -> dict[str, Any]:
+    job = film.job
+    return {
+        "job_id": job.job_id,
+        "model": job.model,
+        "task": job.task,
+        "num_frames": film.num_frames,
+        "num_latent_frames": film.num_latent_frames,
+        "height": job.height,
+        "width": job.width,
+        "fps": job.fps,
+        "seed": job.seed,
+        "segments": [
+            {
+                "start": window.start,
+                "num_latent_frames": window.num_latent_frames,
+                "num_prefix_frames": window.num_prefix_frames,
+                "num_dropped_frames": window.num_dropped_frames,
+                "num_kept_frames": window.num_kept_frames,
+                "num_steps": film.schedule(window.index).num_rows,
+                "prompt": job.prompt_of(window.index),
+            }
+            for window in film.windows
+        ],
+        "warnings": list(film.warnings),
+    }
+
+
+def _drawn(film: FilmPlan) -> list[str]:
+    from render_farm.planning.drawing import draw_timeline, draw_windows
+    from render_farm.uris import shown_uri
+
+    job = film.job
+    steps = sum(film.schedule(segment).num_rows for segment in range(film.num_segments))
+    mode = f"asynchronous, ar_step {job.ar_step}" if job.ar_step else "synchronous"
+    return [
+        f"{job.job_id}: {job.task} with {job.model}, {film.num_frames} frames of {job.width}x{job.height} "
+        f"({film.num_frames / job.fps:.1f} s at {job.fps}), {film.num_latent_frames} latent frames",
+        f"  {plural(film.num_segments, 'segment')}, {plural(steps, 'step')}, {mode}, seed {job.seed}",
+        *(f"  {line}" for line in draw_windows(film) + draw_timeline(film)),
+        *(f"  LoRA {shown_uri(lora.path)}, weight {lora.weight:g}" for lora in job.loras),
+        *(f"  prompt {number}: {prompt}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
+    ]
+
+
+def _prompts(film: FilmPlan) -> Iterable[tuple[str, str]]:
+    prompts = film.job.prompts[: film.num_segments]
+    for index, prompt in enumerate(prompts):
+        repeats = index == len(prompts) - 1 and film.num_segments > len(prompts)
+        yield (f"{index + 1}-{film.num_segments}" if repeats else f"{index + 1}"), prompt
+
+
+def _print_totals(totals: Totals, num_drawn: int) -> None:
+    if totals.films > num_drawn:
+        print(f"... {plural(totals.films - num_drawn, 'film')} not drawn (--jobs)\n")
+    models = ", ".join(f"{name} ({count})" for name, count in totals.models.items())
+    print(
+        f"total: {plural(totals.films, 'film')}, {plural(totals.segments, 'segment')}, {plural(totals.steps, 'step')}, "
+        f"{plural(totals.frames, 'frame')}, {duration(totals.video_s)} of video"
+        + (f"; models: {models}" if models else "")
+        + (f"; {plural(totals.refused, 'row')} refused" if totals.refused else "")
+    )
+
+
+def _print_notes(lines: list[str]) -> None:
+    for line in lines:
+        error_line(line)

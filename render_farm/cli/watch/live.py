@@ -1,0 +1,137 @@
+"""Live bars on a terminal: one for the run, one for each film that is being rendered."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from render_farm.cli.terminal import duration
+from render_farm.cli.watch.log_lines import LogReader, clock_text, log_text
+from render_farm.farm.run.snapshot import JobSnapshot, RunSnapshot
+
+_STYLES = {"warning": "yellow", "error": "red"}
+_FEWEST_BARS = 3
+
+
+class LiveWatcher:
+    """See the module. A context manager: the terminal is restored on leaving, and the last picture stays."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._log = LogReader()
+        self._run = _bars()
+        self._jobs = _bars()
+        self._run_task = self._run.add_task("starting", total=1.0, info="")
+        self._tasks: dict[str, TaskID] = {}
+        self._clocks: dict[str, _Clock] = {}
+        self._note = Text("", style="dim")
+        group = Group(self._run, self._jobs, self._note)
+        self._live = Live(group, console=self._console, refresh_per_second=8, redirect_stdout=False)
+
+    def __enter__(self) -> LiveWatcher:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._note.plain = ""
+        self._live.stop()
+
+    def show(self, snapshot: RunSnapshot) -> None:
+        """Redraw the bars and print new events above them."""
+        for line in self._log.new_lines(snapshot):
+            text = f"{clock_text(line.time_s)} {log_text(line)}"
+            self._console.print(Text(text, style=_STYLES.get(line.level, "")))
+        running = [job for job in snapshot.jobs if job.state == "running"]
+        room = max(self._console.height - 4, _FEWEST_BARS)
+        self._show_run(snapshot)
+        self._show_jobs(running[:room])
+        hidden = f"{len(running) - room} more films are being rendered" if len(running) > room else ""
+        self._note.plain = "; ".join(filter(None, [snapshot.note, hidden]))
+
+    def _show_run(self, snapshot: RunSnapshot) -> None:
+        counts = snapshot.counts
+        parts = [f"{counts.get('done', 0)}/{snapshot.num_jobs} films"]
+        if counts.get("failed"):
+            parts.append(f"{counts['failed']} failed")
+        parts.append(f"segments {snapshot.segments_done}/{snapshot.num_segments}")
+        if snapshot.num_workers:
+            parts.append(f"workers {snapshot.workers_busy}/{snapshot.num_workers}")
+        if snapshot.eta_s is not None and counts.get("running"):
+            parts.append(f"ETA {duration(snapshot.eta_s)}")
+        ended = sum(counts.get(state, 0) for state in ("done", "failed", "cancelled"))
+        complete = bool(snapshot.num_jobs) and ended == snapshot.num_jobs
+        # Steps of running segments count, so that the bar moves in runs of one long film too.
+        begun = sum(job.step / job.num_steps for job in snapshot.jobs if job.state == "running" and job.num_steps)
+        fraction = (snapshot.segments_done + begun) / snapshot.num_segments if snapshot.num_segments else 0.0
+        self._run.update(
+            self._run_task,
+            description=escape(f"{snapshot.run_id} {snapshot.state}"),
+            completed=1.0 if complete else min(fraction, 1.0),
+            info="  ".join(parts),
+        )
+
+    def _show_jobs(self, running: list[JobSnapshot]) -> None:
+        names = {job.job_id for job in running}
+        for gone in [job_id for job_id in self._tasks if job_id not in names]:
+            self._jobs.remove_task(self._tasks.pop(gone))
+            self._clocks.pop(gone)
+        for job in running:
+            if job.job_id not in self._tasks:
+                self._tasks[job.job_id] = self._jobs.add_task("", total=1.0, info="")
+                self._clocks[job.job_id] = _Clock()
+            fraction = job_fraction(job)
+            left_s = self._clocks[job.job_id].left_s(fraction, self._jobs.get_time())
+            self._jobs.update(
+                self._tasks[job.job_id],
+                description=escape(_cut(job.job_id)),
+                completed=fraction,
+                info=job_text(job) + (f"  ETA {duration(left_s)}" if left_s is not None else ""),
+            )
+
+
+class _Clock:
+    """Time left of one film, from how far it came since it was first seen."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def left_s(self, fraction: float, now_s: float) -> float | None:
+        if self._first is None:
+            if fraction > 0:
+                self._first = (fraction, now_s)
+            return None
+        made, spent_s = fraction - self._first[0], now_s - self._first[1]
+        return (1 - fraction) * spent_s / made if made > 0.01 and spent_s > 1 else None
+
+
+def job_fraction(job: JobSnapshot) -> float:
+    """How much of a film's segments is rendered, the current one by its steps."""
+    if not job.num_segments:
+        return 0.0
+    begun = job.step / job.num_steps if job.num_steps else 0.0
+    return min((job.segments_done + begun) / job.num_segments, 1.0)
+
+
+def job_text(job: JobSnapshot) -> str:
+    """What a film does now: `segment 2/3  step 5/16`."""
+    if job.segments_done >= job.num_segments and job.num_segments:
+        return job.phase or "finishing"
+    segment = f"segment {job.segments_done + 1}/{job.num_segments}"
+    if job.num_steps:
+        return f"{segment}  step {job.step}/{job.num_steps}"
+    return f"{segment}  {job.phase}".rstrip()
+
+
+def _bars() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(bar_width=32), TextColumn("{task.fields[info]}"))
+
+
+def _cut(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

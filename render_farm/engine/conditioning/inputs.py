@@ -1,0 +1,55 @@
+"""The inputs of a job that is rendered here: read from their URIs, or taken as pixels from the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from render_farm.config import InputLimits
+from render_farm.engine.conditioning.conditioning import Inputs
+from render_farm.planning import FilmPlan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadInputs:
+    """A film's inputs, ready to be encoded."""
+
+    pixels: Inputs
+    digests: dict[str, str]
+    """Column to sha256 in hex, for the render key."""
+    lead_in: Callable[[], Iterator[np.ndarray]] | None
+    """Makes an iterator over the frames of the video that the film extends."""
+
+
+def given_inputs(pixels: Inputs) -> ReadInputs:
+    """Inputs that come as pixels. All frames of `pixels.video` are taken for the whole input video."""
+    video = pixels.video
+    return ReadInputs(pixels=pixels, digests=pixels.digests(), lead_in=None if video is None else lambda: iter(video))
+
+
+def read_inputs(plan: FilmPlan, limits: InputLimits) -> ReadInputs:
+    """Read the plan's inputs from their URIs, at the job's size. Raises `InputError` for what cannot be used."""
+    from render_farm.media.inputs import fitted, open_image, open_video_tail
+    from render_farm.media.whole_video import read_video
+
+    job = plan.job
+    size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+    pixels: dict[str, np.ndarray] = {}
+    digests: dict[str, str] = {}
+    for name, uri in job.inputs.items():
+        if name == "video":
+            pixels[name], digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)
+            continue
+        picture, digests[name] = open_image(uri, limits)
+        pixels[name] = fitted(picture, **size)
+        if job.fit == "stretch":  # as diffusers, whose image encoder is given the picture as it is
+            pixels[f"whole_{name}"] = np.asarray(picture)
+    return ReadInputs(
+        pixels=Inputs(**pixels),
+        digests=digests,
+        lead_in=partial(read_video, job.video, **size, limits=limits) if job.video else None,
+    )

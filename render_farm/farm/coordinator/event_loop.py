@@ -1,0 +1,66 @@
+"""Events in, actions out: the one place that drives the scheduling machine, and the tasks that its actions become."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.machine import FarmMachine
+
+
+class Dispatch:
+    """For one event loop. `on_mistake` is told when a task fails: a mistake in the farm itself."""
+
+    def __init__(self, machine: FarmMachine, metrics: FarmMetrics, *, on_mistake: Callable[[str], None]) -> None:
+        self.machine = machine
+        self._metrics = metrics
+        self._on_mistake = on_mistake
+        self._handlers: dict[type, Callable[[Any], Any]] = {ev.WakeAt: self._wake_at}
+        self._on_hosts_changed: Callable[[], None] = lambda: None
+        self._tasks: set[asyncio.Task] = set()
+        self._wake_at_s = float("inf")
+
+    def connect(self, handlers: dict[type, Callable[[Any], Any]], *, on_hosts_changed: Callable[[], None]) -> None:
+        """Who does which action. What returns a coroutine goes on as a task. `on_hosts_changed` comes before the
+        actions: they may start workers."""
+        self._handlers |= handlers
+        self._on_hosts_changed = on_hosts_changed
+
+    def apply(self, event: ev.Event) -> None:
+        """Tell the machine what happened, and have done what it says."""
+        now = time.monotonic()
+        actions = self.machine.apply(event, now)
+        self._metrics.applied(event, actions, now)
+        if isinstance(event, ev.QuarantineHost | ev.ReleaseHost) or any(
+            isinstance(action, ev.HostQuarantined) for action in actions
+        ):
+            self._on_hosts_changed()
+        for action in actions:
+            going_on = self._handlers[type(action)](action)
+            if asyncio.iscoroutine(going_on):
+                self.spawn(going_on)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
+        """Have it done beside everything else."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # No run may wait for ever because of it.
+            self._on_mistake(f"internal error: {task.exception()!r}")
+
+    def _wake_at(self, action: ev.WakeAt) -> None:
+        """Tick at a time, when that is before the next one that is waited for."""
+        now = time.monotonic()
+        if now < self._wake_at_s <= action.time_s:
+            return
+        self._wake_at_s = action.time_s
+        asyncio.get_running_loop().call_later(max(0.0, action.time_s - now), self.apply, ev.Tick())

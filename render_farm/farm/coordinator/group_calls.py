@@ -1,0 +1,131 @@
+"""The calls of a render group's helpers, made beside that of its leader; and what they tell of a failure.
+
+A worker is free when its own call has ended. A leader that is gone, or a helper that stays in a group that is over, is
+ended: in an exchange each would wait for the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from render_farm.farm.coordinator.worker_pool import WorkerPool
+from render_farm.farm.worker.group_seat import Place
+
+LEAVE_S = 20.0
+"""How long a rank may stay in a group after another has failed in it or it is over."""
+_ANSWER_S = 5.0
+"""How long a leader's answer is kept back for those of its helpers."""
+_OF_THE_GROUP = ("GroupError", "BrokenGroupError")
+"""What a rank raises because of another's failure."""
+
+
+class Helpers:
+    """One group's helpers. `on_worker_ended` is told of a helper whose process ended, `on_left` of one that left late.
+
+    `in_exchanges()` says whether the leader is between its first step and its last: then it cannot go on without them.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        leader: str,
+        names: tuple[str, ...],
+        *,
+        in_exchanges: Callable[[], bool],
+        on_worker_ended: Callable[[str, BaseException], None],
+        on_left: Callable[[str], None],
+        on_engine_time: Callable[[str, float], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._pool = pool
+        self._leader = leader
+        self._names = names
+        self._in_exchanges = in_exchanges
+        self._on_worker_ended = on_worker_ended
+        self._on_left = on_left
+        self._on_engine_time = on_engine_time
+        self._warn = warn
+        self._calls: dict[str, asyncio.Task] = {}
+        self._background: set[asyncio.Task] = set()
+        self._errors: dict[str, BaseException] = {}
+        self._is_over = False
+
+    def call(self, leaders: Place, *arguments: Any) -> None:
+        """Have each of them take its place: ranks 1, 2 ... in order."""
+        for rank, name in enumerate(self._names, start=1):
+            self._calls[name] = asyncio.create_task(self._help(name, replace(leaders, rank=rank), *arguments))
+
+    async def _help(self, name: str, place: Place, *arguments: Any) -> None:
+        try:
+            if self._pool.has(name):
+                engine_s = await self._pool.handle(name).help_segment.remote(*arguments, place)
+                self._on_engine_time(name, engine_s)
+                return
+        except RayActorError as error:
+            self._errors[name] = error
+            self._on_worker_ended(name, error)
+        except Exception as error:  # noqa: BLE001  (the leader's failure is told by it, see `cause`)
+            self._errors[name] = error
+        # In an exchange the leader notices by itself; before they have met it would wait for this one.
+        if not self._is_over and self._pool.has(self._leader):
+            self._pool.handle(self._leader).end_group.remote(place.rendezvous)
+            self._in_background(self._end_leader())
+
+    async def _end_leader(self) -> None:
+        """It hangs, when it does not answer."""
+        await asyncio.sleep(LEAVE_S)
+        if not self._is_over and self._in_exchanges():
+            self._kill(self._leader)
+
+    def _kill(self, name: str) -> None:
+        if self._pool.has(name):
+            self._warn(f"worker {name} did not leave its group within {LEAVE_S:.0f} s of its end; it is ended")
+            self._pool.kill(name)
+
+    async def over(self, leave_s: float) -> tuple[str, ...]:
+        """The leader's call has ended. Returns those who have not left after some seconds; what is still there
+        `leave_s` later is ended."""
+        self._is_over = True
+        if not self._calls:
+            return ()
+        await asyncio.wait(self._calls.values(), timeout=_ANSWER_S)
+        staying = tuple(name for name, call in self._calls.items() if not call.done())
+        for name in staying:
+            self._in_background(self._leave(name, leave_s))
+        return staying
+
+    async def _leave(self, name: str, within_s: float) -> None:
+        await asyncio.wait([self._calls[name]], timeout=within_s)
+        if not self._calls[name].done():
+            self._kill(name)
+        await asyncio.wait([self._calls[name]])
+        self._on_left(name)
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def cause(self, error: BaseException) -> tuple[str, BaseException]:
+        """Whose failure it is that the leader reports as `error`, and that failure; "" for the leader itself."""
+        if _name(error) not in _OF_THE_GROUP:
+            return "", error
+        for name, found in self._errors.items():
+            if _name(found) not in _OF_THE_GROUP:
+                return name, found
+        silent = next((name for name, call in self._calls.items() if not call.done()), "")
+        return silent, error
+
+    def ending(self, error: BaseException) -> tuple[str, ...]:
+        """Workers of the group whose processes must not go on, the leader's failure being `error`."""
+        failed = {self._leader: error, **self._errors}
+        return tuple(name for name, found in failed.items() if _name(found) == "BrokenGroupError")
+
+
+def _name(error: BaseException) -> str:
+    return type(getattr(error, "cause", None) or error).__name__

@@ -1,0 +1,157 @@
+"""The coordinator's metrics: what happens is counted as it does, how things stand is said every few seconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import nan
+
+from render_farm.farm.run.film_task import FilmReport, SegmentReport
+from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.summary import Standing, standing
+from render_farm.farm.worker.metrics import say_traffic
+from render_farm.farm.worker.text_worker import TextReport
+from render_farm.observability.metrics import (
+    ATTEMPTS,
+    DEADLINE_SLACK,
+    ETA,
+    FAILURES,
+    GROUP_SEGMENTS,
+    JOBS,
+    JOBS_ENDED,
+    LATE_JOBS,
+    LEASE_CHANGES,
+    PHASE_SECONDS,
+    PREPARING,
+    QUARANTINED_HOSTS,
+    QUEUE_WAIT,
+    RUNS,
+    SEAM_SCORE,
+    SEGMENTS,
+    STEPS,
+    VIDEO_SECONDS,
+    WORK_SECONDS,
+    WORKERS,
+)
+from render_farm.observability.sink import MetricSink
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.machine import FarmMachine
+from render_farm.scheduling.retry import Failure
+from render_farm.scheduling.states import JobState
+
+_SAMPLE_EVERY_S = 5.0
+_CANCELLED = "Cancelled"
+
+
+class FarmMetrics:
+    """See the module. Times are seconds of the coordinator's monotonic clock, but where Unix time is said."""
+
+    def __init__(self, sink: MetricSink) -> None:
+        self._sink = sink
+        self._given_s: dict[ev.FilmKey, float] = {}
+        """When the films were added that no worker has begun on yet."""
+        self._steps: dict[str, int] = {}
+        """Steps that are counted already, by run."""
+        self._sampled_s = -_SAMPLE_EVERY_S
+
+    # --- what happens ---
+
+    def applied(self, event: ev.Event, actions: Iterable[ev.Action], now: float) -> None:
+        """The machine took an event in."""
+        match event:
+            case ev.FilmsAdded():
+                self._given_s.update((film.key, now) for film in event.films)
+            case ev.WorkFailed() | ev.TextFailed():
+                self.failed(event.failure)
+        for action in actions:
+            match action:
+                case ev.RenderSegment():
+                    self._handed_out(action.film, now, "segment")
+                    self._sink.add(GROUP_SEGMENTS, size=str(1 + len(action.helpers)))
+                case ev.FinishFilm():
+                    self._handed_out(action.film, now, "finish")
+                case ev.FilmEnded():
+                    self._given_s.pop(action.film, None)
+                    self._sink.add(JOBS_ENDED, state=str(action.state))
+
+    def failed(self, failure: Failure) -> None:
+        """Work failed, or a worker ended."""
+        if failure.error_class != _CANCELLED:
+            self._sink.add(FAILURES, error_class=failure.error_class, fault=str(failure.fault))
+
+    def _handed_out(self, film: ev.FilmKey, now: float, work: str) -> None:
+        self._sink.add(ATTEMPTS, work=work)
+        given_s = self._given_s.pop(film, None)
+        if given_s is not None:
+            self._sink.observe(QUEUE_WAIT, now - given_s)
+
+    def encoded(self, report: TextReport) -> None:
+        """Prompts were encoded."""
+        self._took((("text", report.seconds),))
+        say_traffic(self._sink, report.traffic)
+
+    def rendered(self, report: SegmentReport) -> None:
+        """A segment is stored."""
+        self._took(report.phases)
+
+    def published(self, report: FilmReport, *, fps: float) -> None:
+        """A film is published."""
+        self._took(report.phases)
+        self._sink.add(VIDEO_SECONDS, report.num_frames / fps)
+        if report.seam_score is not None:
+            self._sink.observe(SEAM_SCORE, report.seam_score)
+
+    def _took(self, phases: Sequence[tuple[str, float]]) -> None:
+        for phase, seconds in phases:
+            self._sink.observe(PHASE_SECONDS, seconds, phase=phase)
+            self._sink.add(WORK_SECONDS, seconds, phase=phase)
+
+    def lease(self, change: str) -> None:
+        """A run's lease was `taken`, `taken_over`, `given_back` or `lost`."""
+        self._sink.add(LEASE_CHANGES, change=change)
+
+    # --- how things stand ---
+
+    def sample(
+        self,
+        runs: Mapping[str, HeldRun],
+        machine: FarmMachine,
+        *,
+        now: float,
+        now_unix_s: float,
+        num_preparing: int = 0,
+    ) -> None:
+        """Say how the farm stands, when it is time to. `num_preparing` segments were handed out and have
+        made no step yet."""
+        if now - self._sampled_s < _SAMPLE_EVERY_S:
+            return
+        self._sampled_s = now
+        going_on = [run for run in runs.values() if not run.is_over]
+        shown = going_on or list(runs.values())[-1:]
+        self._say_runs(going_on, [standing(run.record, now_unix_s) for run in shown])
+        num_idle = len(machine.idle_workers)
+        self._sink.set(WORKERS, num_idle, state="idle")
+        self._sink.set(WORKERS, len(machine.workers) - num_idle, state="busy")
+        self._sink.set(PREPARING, sum(len(run.encoding) for run in going_on), work="text")
+        self._sink.set(PREPARING, num_preparing, work="segment")
+        self._sink.set(QUARANTINED_HOSTS, len(machine.hosts.quarantined))
+        for run_id, run in runs.items():
+            self._sink.add(STEPS, run.record.steps_made - self._steps.get(run_id, 0))
+            self._steps[run_id] = run.record.steps_made
+            say_traffic(self._sink, run.record.store.meter.take())
+        self._steps = {run_id: steps for run_id, steps in self._steps.items() if run_id in runs}
+
+    def _say_runs(self, going_on: Sequence[HeldRun], stands: Sequence[Standing]) -> None:
+        states = Counter("paused" if run.control.paused else str(run.record.state) for run in going_on)
+        for state in ("waiting", "running", "paused"):
+            self._sink.set(RUNS, states[state], state=state)
+        for job_state in JobState:
+            self._sink.set(JOBS, sum(stand.jobs.get(job_state, 0) for stand in stands), state=str(job_state))
+        self._sink.set(SEGMENTS, sum(stand.segments_waiting for stand in stands), state="waiting")
+        self._sink.set(SEGMENTS, sum(stand.segments_running for stand in stands), state="running")
+        self._sink.set(SEGMENTS, sum(stand.segments_done for stand in stands), state="done")
+        self._sink.set(LATE_JOBS, sum(stand.num_late for stand in stands))
+        etas = [stand.eta_s for stand in stands if stand.eta_s is not None]
+        self._sink.set(ETA, max(etas, default=nan) if going_on else 0.0)
+        slacks = [stand.slack_s for stand in stands if stand.slack_s is not None]
+        self._sink.set(DEADLINE_SLACK, min(slacks, default=nan))

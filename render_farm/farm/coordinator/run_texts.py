@@ -1,0 +1,41 @@
+"""The prompts of the runs: encoded when a run is sealed, and again when an embedding was lost."""
+
+from __future__ import annotations
+
+from render_farm.farm.coordinator.event_loop import Dispatch
+from render_farm.farm.coordinator.runs import RunKeeper
+from render_farm.farm.coordinator.text_stage import TextStage
+from render_farm.farm.run.owned_run import HeldRun
+from render_farm.scheduling import events as ev
+
+
+class RunTexts:
+    """Has the text stage at work and tells the machine whose films are ready."""
+
+    def __init__(self, stage: TextStage, dispatch: Dispatch, keeper: RunKeeper) -> None:
+        self._stage = stage
+        self._dispatch = dispatch
+        self._keeper = keeper
+
+    async def encode_all(self, run: HeldRun) -> None:
+        """Have every prompt of the run encoded, a model at a time; its films become ready."""
+        for model in run.texts:
+            await self._encode(run, model)
+
+    async def _encode(self, run: HeldRun, model: str) -> None:
+        run.encoding.add(model)
+        try:
+            failure = await self._stage.encode(run.record, model, run.fingerprints[model], list(run.texts[model]))
+        finally:
+            run.encoding.discard(model)
+        if failure is None:
+            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
+        else:
+            self._dispatch.apply(ev.TextFailed(run_id=run.key, model=model, failure=failure))
+
+    def missing(self, key: str, model: str) -> None:
+        """An embedding was lost or damaged after it was stored: the films that need it wait until it is made again."""
+        run = self._keeper.runs[key]
+        if model not in run.encoding and not run.is_over:
+            self._dispatch.apply(ev.TextMissing(run_id=run.key, model=model))
+            self._dispatch.spawn(self._encode(run, model))

@@ -1,0 +1,82 @@
+"""The prompts of a run, encoded ahead of rendering by a process of its own that then ends, encoder and all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from ray.exceptions import RayActorError
+
+from render_farm.farm.coordinator.failures import classify, died
+from render_farm.farm.coordinator.worker_pool import WorkerPool
+from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.text_worker import TextReport
+from render_farm.observability.events import EventKind
+from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
+
+
+class TextStage:
+    """Encodes one run at a time. On GPUs the encoder takes a worker's place: `free_a_place` sees to it."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        policy: RetryPolicy,
+        *,
+        takes_a_place: bool,
+        free_a_place: Callable[[], Awaitable[None]],
+        on_encoded: Callable[[TextReport], None],
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._takes_a_place = takes_a_place
+        self._free_a_place = free_a_place
+        self._on_encoded = on_encoded
+        self._turn = asyncio.Lock()
+
+    async def encode(self, record: RunRecord, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
+        """Encode what the run's storage does not hold yet; None when all is there, else why it cannot be."""
+        spec = record.spec
+        stored = EmbeddingStore(record.store, spec.run_id, fingerprint)
+        async with self._turn:
+            counted = waits = num_missing = 0
+            waiting_since_s = 0.0
+            while True:
+                try:
+                    missing = await asyncio.to_thread(stored.missing, texts)
+                    if len(missing) < num_missing:  # the last try made some: its failure begins a new row
+                        counted = waits = 0
+                    num_missing = len(missing)
+                    if not missing:
+                        return None
+                    record.note = f"encoding {len(missing)} prompts"
+                    record.log.add(record.note, level="debug", kind=EventKind.TEXT_STARTED)
+                    if self._takes_a_place:
+                        await self._free_a_place()
+                    report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
+                    self._on_encoded(report)
+                except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
+                    is_dead = isinstance(error, RayActorError)
+                    failure = died("that encodes the prompts", error) if is_dead else classify(error)
+                    now, is_waited_out = time.monotonic(), rule_for(failure).then is Then.ANYWHERE
+                    if is_waited_out and waits == 0:
+                        waiting_since_s = now
+                    verdict = judge(
+                        failure,
+                        counted_before=counted,
+                        waits_before=waits,
+                        waiting_for_s=now - waiting_since_s,
+                        policy=self._policy,
+                    )
+                    if not verdict.retry:
+                        return failure
+                    counted += verdict.counted
+                    waits += is_waited_out
+                    record.log.add(f"encoding the prompts again: {failure.message}", level="warning")
+                    await asyncio.sleep(verdict.delay_s)
+                finally:
+                    if record.note:
+                        record.log.add("the prompts are encoded", level="debug", kind=EventKind.TEXT_DONE)
+                    record.note = ""

@@ -1,0 +1,228 @@
+"""The coordinator's errands: work is handed to a worker, its answer comes back as an event of the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from render_farm.farm.coordinator.failures import classify, died
+from render_farm.farm.coordinator.group_calls import LEAVE_S, Helpers
+from render_farm.farm.coordinator.hang_watch import HangWatch
+from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.farm.coordinator.worker_pool import WorkerPool
+from render_farm.farm.ray_cluster.task_names import TaskNames, finish_name, segment_name
+from render_farm.farm.run.film_task import FilmTask, SegmentReport
+from render_farm.farm.run.memory_steps import at_step
+from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.spec import FilmEntry
+from render_farm.farm.worker.embeddings import MissingEmbeddingError
+from render_farm.farm.worker.group_seat import Place
+from render_farm.planning.groups import GroupShape
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.states import JobState
+
+
+class Errands:
+    """Calls of workers. `apply` takes events, `on_worker_ended` and `on_prompt_missing` what is not the machine's."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        runs: Mapping[str, HeldRun],
+        watch: HangWatch,
+        *,
+        group_timeout_s: float,
+        metrics: FarmMetrics,
+        names: TaskNames,
+        apply: Callable[[ev.Event], None],
+        on_worker_ended: Callable[[str, BaseException], None],
+        on_prompt_missing: Callable[[str, str], None],
+    ) -> None:
+        self._pool = pool
+        self._runs = runs
+        self._watch = watch
+        self._group_timeout_s = group_timeout_s
+        self._metrics = metrics
+        self._names = names
+        self._apply = apply
+        self._on_worker_ended = on_worker_ended
+        self._on_prompt_missing = on_prompt_missing
+
+    async def render(self, action: ev.RenderSegment) -> None:
+        """Have a segment rendered."""
+        key, job_id = action.film
+        record = self._runs[key].record
+        entry = record.films[job_id].entry
+        task, shape = self._at_memory_step(action, entry), entry.group_of_size(1 + len(action.helpers))
+        number = self._watch.begin(
+            action.worker,
+            action.film,
+            action.segment,
+            time.monotonic(),
+            model=task.model,
+            step_cost=entry.step_cost(action.segment),
+        )
+        record.started(job_id, action.worker, "denoise", helpers=action.helpers)
+        record.log.add(
+            f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
+            + (f" with {', '.join(action.helpers)} ({shape})" if action.helpers else "")
+            + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
+            job_id=job_id,
+            level="debug",
+        )
+        if action.helpers:
+            await self._render_together(action, number, task, shape)
+            return
+        report = await self._ask(action, number, "render_segment", _name_of(action, task), task, action.segment, number)
+        if report is not None:
+            self._rendered(action, report)
+
+    def _rendered(self, action: ev.RenderSegment, report: SegmentReport, staying: tuple[str, ...] = ()) -> None:
+        key, job_id = action.film
+        if key in self._runs:
+            record = self._runs[key].record
+            record.engine_time(action.worker, report.engine_s)
+            self._metrics.rendered(report)
+            for note in report.notes:
+                record.log.add(f"{action.worker}: {note}", job_id=job_id)
+            if not JobState(record.films[job_id].result.state).ended:
+                record.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
+        self._apply(
+            ev.SegmentDone(
+                worker=action.worker,
+                film=action.film,
+                segment=action.segment,
+                staying=staying,
+                seconds=report.seconds,
+                loading_s=report.loading_s,
+            )
+        )
+
+    async def finish(self, action: ev.FinishFilm) -> None:
+        """Have a film decoded, encoded and published."""
+        key, job_id = action.film
+        record = self._runs[key].record
+        number = self._watch.begin(action.worker, action.film, None, time.monotonic())
+        record.started(job_id, action.worker, "publish")
+        entry = record.films[job_id].entry
+        task = self._at_memory_step(action, entry)
+        report = await self._ask(action, number, "finish_film", finish_name(job_id), task, action.attempt, number)
+        if report is None:
+            return
+        record.engine_time(action.worker, report.engine_s)
+        self._metrics.published(report, fps=task.plan.job.fps)
+        record.published(job_id, report)
+        self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
+
+    def _at_memory_step(self, action: ev.RenderSegment | ev.FinishFilm, entry: FilmEntry) -> FilmTask:
+        plan = at_step(entry.task.plan, action.memory_step, self._pool.device, in_groups=entry.in_groups)
+        return replace(entry.task, plan=plan)
+
+    def stop(self, action: ev.StopWork) -> None:
+        """Have a worker drop a film's segment at its next step."""
+        if self._pool.has(action.worker):
+            for number in self._watch.segments_of(action.worker, action.film):
+                self._pool.handle(action.worker).stop.remote(number)
+
+    def stepped(self, number: int, step: int, num_steps: int) -> None:
+        """A segment made a step."""
+        work = self._watch.stepped(number, step, num_steps, time.monotonic())
+        if work is not None and work.segment is not None and work.film[0] in self._runs:
+            self._runs[work.film[0]].record.stepped(work.film[1], work.segment, step, num_steps)
+
+    async def _ask(
+        self, action: ev.RenderSegment | ev.FinishFilm, number: int, method: str, name: str, *arguments: Any
+    ) -> Any | None:
+        """The worker's answer, or None when it failed and the machine has been told."""
+        try:
+            if not self._pool.has(action.worker):
+                return None  # it ended in this moment; the machine is told so by whoever noticed
+            called = getattr(self._pool.handle(action.worker), method)
+            return await self._names.named(called, name).remote(*arguments)
+        except RayActorError as error:
+            self._on_worker_ended(action.worker, error)
+        except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
+            self._failed(action.worker, action.film, error)
+        finally:
+            self._watch.end(number)
+        return None
+
+    async def _render_together(self, action: ev.RenderSegment, number: int, task: FilmTask, shape: GroupShape) -> None:
+        """Have a segment rendered by a group."""
+        leader, timeout_s = action.worker, self._group_timeout_s
+        record = self._runs[action.film[0]].record
+        report: SegmentReport | None = None
+        failed: BaseException | None = None
+        ended: BaseException | None = None
+        helpers = Helpers(
+            self._pool,
+            leader,
+            action.helpers,
+            in_exchanges=lambda: self._watch.is_stepping(number),
+            on_worker_ended=self._on_worker_ended,
+            on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
+            on_engine_time=record.engine_time,
+            warn=lambda text: record.log.add(text, job_id=action.film[1], level="warning"),
+        )
+        try:
+            if self._pool.has(leader):
+                handle = self._pool.handle(leader)
+                rendezvous = await handle.open_group.remote()
+                place = Place(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                helpers.call(place, task, action.segment, number)
+                called = self._names.named(handle.render_segment, _name_of(action, task))
+                report = await called.remote(task, action.segment, number, place)
+        except RayActorError as error:
+            ended = error
+        except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
+            failed = error
+        had_met = self._watch.has_stepped(number)
+        self._watch.end(number)
+        staying = await helpers.over(LEAVE_S if had_met else task.meeting_s + timeout_s)  # they may be loading
+        if report is not None:
+            self._rendered(action, report, staying)
+        elif failed is not None:
+            blamed, cause = helpers.cause(failed)
+            self._failed(leader, action.film, cause, blamed, staying, helpers.ending(failed))
+        elif ended is not None:
+            self._on_worker_ended(leader, ended)
+        if not self._pool.has(leader):
+            for name in action.helpers:
+                if name not in staying:
+                    self._apply(ev.HelperLeft(worker=name, leader=leader))
+
+    def _failed(
+        self,
+        worker: str,
+        film: ev.FilmKey,
+        error: BaseException,
+        blamed: str = "",
+        staying: tuple[str, ...] = (),
+        ending: tuple[str, ...] = (),
+    ) -> None:
+        cause = getattr(error, "cause", None) or error
+        behind = getattr(cause, "segments_done", None)
+        run = self._runs.get(film[0])
+        if behind is not None and run is not None:
+            run.record.set_back(film[1], str(cause), behind)
+        if isinstance(cause, MissingEmbeddingError) and run is not None:
+            self._on_prompt_missing(film[0], run.record.films[film[1]].entry.task.model)
+        self._apply(
+            ev.WorkFailed(
+                worker=worker,
+                film=film,
+                failure=died(blamed, error) if isinstance(error, RayActorError) else classify(error),
+                segments_done=behind,
+                blamed=blamed,
+                staying=staying,
+                ending=ending,
+            )
+        )
+
+
+def _name_of(action: ev.RenderSegment, task: FilmTask) -> str:
+    return segment_name(task.job_id, action.segment, task.plan.num_segments)

@@ -1,0 +1,218 @@
+"""Connecting to Ray: a private local one, or a running cluster; and the coordinator on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from render_farm.config import NAMESPACE
+from render_farm.errors import RenderFarmError, UsageError
+from render_farm.farm.ray_cluster.environment import digest_of_environment, of_this_driver
+
+_ANSWER_WITHIN_S = 10.0
+_ON_THE_HEAD = "node:__internal_head__"
+"""Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or let go."""
+_START_TRIES = 3
+_OBJECT_STORE_BYTES = 256 << 20
+"""Of a private Ray: latents go through storage, so little more than calls travels through it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A Ray that this process is connected to."""
+
+    address: str
+    private: bool
+    num_gpus: int
+    num_cpus: int
+    most_gpus: int = 0
+    """Of one host."""
+    most_cpus: int = 1
+    dashboard: str = ""
+    """Address of this run's job in Ray's dashboard; empty where there is none."""
+
+    def coordinator(self, shape: Any) -> Any:
+        """The cluster's coordinator, started when there is none. `shape` is used only then. One that was started with
+        other credentials or settings, and renders nothing now, gives way to a new one."""
+        from render_farm.farm.coordinator.actor import NAME, Coordinator
+
+        options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
+        if self.private:
+            return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
+        options |= {
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "max_restarts": -1,
+            "resources": {_ON_THE_HEAD: 0.001},
+        }
+        environment = digest_of_environment()
+        _end_outdated(NAME, environment)
+        return Coordinator.options(**options).remote(shape, self.address, environment)  # type: ignore[attr-defined]
+
+    def least_gpu_memory(self) -> int | None:
+        """See `gpu_memory`."""
+        from render_farm.farm.ray_cluster.gpu_memory import least_gpu_memory
+
+        return least_gpu_memory()
+
+
+def resolve_address(address: str | None) -> str:
+    """`address`, else `$RAY_ADDRESS`, else `local` (a private Ray on this machine)."""
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+@contextlib.contextmanager
+def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+    """Connect to `local`, `auto` or a Ray address for the length of a block. A private Ray ends with the block.
+    `metadata` is shown with the Ray job. Raises `UsageError` when no Ray answers at the address."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    private = address == "local"
+    if not private:
+        _check_answers(address)
+        use_token_at_hand()
+    with contextlib.ExitStack() as stack:
+        if private:
+            stack.enter_context(_on_loopback())
+        yield stack.enter_context(_connected(address, private, num_workers, metadata or {}))
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have every process of a Ray that is started here listen on this machine's loopback address only. Ray has this
+    switch for Windows and macOS, where it is the default; elsewhere it listens on all interfaces."""
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        del os.environ[name]
+        if before[1] is not None:
+            os.environ[name] = before[1]
+
+
+@contextlib.contextmanager
+def _connected(address: str, private: bool, num_workers: int | None, metadata: Mapping[str, str]) -> Iterator[Cluster]:
+    import ray
+
+    dashboard = ""
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if private:
+            _start(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, (num_workers or 1) + 2),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **common,
+            )
+        else:
+            variables = of_this_driver()
+            environment = {"env_vars": variables} if variables else None
+            job_config = ray.job_config.JobConfig(metadata=dict(metadata))
+            context = ray.init(address=address, runtime_env=environment, job_config=job_config, **common)
+            if context.dashboard_url:
+                job_id = ray.get_runtime_context().get_job_id()
+                dashboard = f"http://{context.dashboard_url}/#/jobs/{job_id}"
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}: {' '.join(str(error).split())[:300]}",
+            advice="start one with `ray start --head`, or use --address local; where the cluster asks for a token, set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
+        ) from error
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(
+            address=address,
+            private=private,
+            num_gpus=int(resources.get("GPU", 0)),
+            num_cpus=int(resources.get("CPU", 1)) if not private else os.cpu_count() or 1,
+            most_gpus=_most("GPU"),
+            most_cpus=_most("CPU"),
+            dashboard=dashboard,
+        )
+    finally:
+        ray.shutdown()
+
+
+def _end_outdated(name: str, environment: str) -> None:
+    """Its workers would go on with credentials that may have expired since: actors keep what they were started with."""
+    import ray
+
+    with contextlib.suppress(ValueError, ray.exceptions.RayActorError):  # there is none, or it has just ended
+        coordinator = ray.get_actor(name, namespace=NAMESPACE)
+        if ray.get(coordinator.gives_way_to.remote(environment)):
+            ray.kill(coordinator)
+            _wait_until_gone(name)
+
+
+def _wait_until_gone(name: str) -> None:
+    import ray
+
+    stop = time.monotonic() + _ANSWER_WITHIN_S
+    while time.monotonic() < stop:
+        try:
+            ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.1)
+
+
+def _most(resource: str) -> int:
+    """How much of it the host has that has most."""
+    import ray
+
+    return int(max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0))
+
+
+def _start(**options: Any) -> None:
+    """Start a private Ray, again where its own limit of 30 s for a process is too short: on a busy machine."""
+    import ray
+
+    for number in range(1, _START_TRIES + 1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises no class of its own here
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if number == _START_TRIES:
+                raise RenderFarmError(
+                    f"a private Ray did not start in {_START_TRIES} tries: {error}",
+                    advice="this machine is very busy, or short of memory; run the same command again later",
+                ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray tries for minutes to reach an address where nothing listens: ask with a socket first."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S).close()
+    except OSError as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address!r}: {error.strerror or error}",
+            advice="start one with `ray start --head`, or use --address local",
+        ) from error
+
+
+def use_token_at_hand() -> None:
+    """Present the token that lies ready. A head that finds one when it starts asks for it, but a driver that attaches
+    sends it only in token mode."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if given or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,0 +1,95 @@
+"""What the output already holds of a run's films, asked for all of them together: a big run must go on in seconds.
+
+The run's own state says what it knew last; a few listings say which final files and work folders exist. Only what
+neither settles is read film by film.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from render_farm.farm.run.results import Result
+from render_farm.farm.run.rows import result_of
+from render_farm.planning import FilmPlan
+from render_farm.scheduling.states import JobState
+from render_farm.storage.checkpoints import load_film_state
+from render_farm.storage.done import read_done
+from render_farm.storage.layout import LATENTS, POSTER, REPLACED, VIDEO, WORK, JobKeys, film_key
+from render_farm.storage.run_state import JobRow, RunState
+from render_farm.storage.segments import worker_seconds
+from render_farm.storage.store import Store
+
+_READS_AT_ONCE = 16
+_FILES = (VIDEO, POSTER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What there is of one film."""
+
+    done: Result | None = None
+    """It is there already, unchanged and complete."""
+    segments_done: int = 0
+
+
+class Lookup:
+    """The output tree as one run sees it at its start."""
+
+    def __init__(self, store: Store, state: RunState, *, keep_latents: bool) -> None:
+        self._store = store
+        self._state = state
+        self._files = (*_FILES, LATENTS) if keep_latents else _FILES
+        self._replaced: set[str] = set()
+        """Jobs that another run may have published with other pixels since."""
+
+    def look_up(self, plans: Sequence[FilmPlan]) -> list[Found]:
+        """What there is of each film, in order. StorageError passes."""
+        keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
+        there = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
+        finished = [all(key.final(name) in there for name in ("job.json", *self._files)) for key in keys]
+        self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
+        rows = [self._row(plan) for plan in plans]
+        unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
+        folders = set(self._store.list_folders(WORK)) if unknown else set()
+
+        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool) -> Found:
+            if is_finished and (done := self._done(plan, row)) is not None:
+                return Found(done=done)
+            if row is not None:
+                return Found(segments_done=min(row.segments_done, plan.num_segments))
+            film = film_key(plan.job.job_id, plan.render_key)
+            if film not in folders:
+                return Found()
+            return Found(segments_done=min(len(load_film_state(self._store, film).segments), plan.num_segments))
+
+        with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+            return list(pool.map(find, plans, rows, finished))
+
+    def _row(self, plan: FilmPlan) -> JobRow | None:
+        """What the run knew of this very film, and still holds."""
+        row = self._state.jobs.get(plan.job.job_id)
+        if row is None or row.render_key != plan.render_key:
+            return None
+        return None if row.state == JobState.DONE and plan.job.job_id in self._replaced else row
+
+    def _done(self, plan: FilmPlan, row: JobRow | None) -> Result | None:
+        job_id, uri = plan.job.job_id, self._store.uri(JobKeys(job_id=plan.job.job_id).video)
+        if row is not None and row.state == JobState.DONE:
+            return result_of(job_id, row, uri)
+        done = read_done(self._store, job_id)
+        if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):
+            return None
+        return Result(
+            job_id=job_id,
+            state=JobState.DONE,
+            message="was there already, unchanged",
+            segments=plan.num_segments,
+            frames=done.get("num_frames"),
+            attempts=int(done.get("attempts", 0)),
+            gpu_s=round(sum(map(worker_seconds, done.get("segments", ()))), 3),
+            uri=uri,
+            sha256=done.get("sha256"),
+            seam_score=done.get("seam_score"),
+        )

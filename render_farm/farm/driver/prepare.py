@@ -1,0 +1,225 @@
+"""From a manifest to what is left to do: rows are planned, compared with what the output already holds, and sorted
+into films to render and rows that need no work (bad ones, and jobs that are done and unchanged)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from threading import Event
+from typing import Any
+
+from render_farm.config import GroupOptions, InputLimits, Timeouts
+from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
+from render_farm.farm.driver.existing_output import Found, Lookup
+from render_farm.farm.driver.loras import LoraShelf
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.results import Result
+from render_farm.farm.run.scheduled_film import share_of
+from render_farm.farm.run.spec import FilmEntry
+from render_farm.manifest.rows import Row
+from render_farm.media.inputs import open_image, open_video_tail
+from render_farm.media.uris import check_model_uri
+from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
+from render_farm.planning.cost import TokenPasses
+from render_farm.planning.group_choice import FilmGroups
+from render_farm.planning.groups import group_of
+from render_farm.scheduling.states import JobState
+from render_farm.storage.patience import SharedPatience
+from render_farm.storage.run_state import JobRow, RunState
+from render_farm.storage.store import Store
+
+log = logging.getLogger(__name__)
+_INPUTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """A manifest, sorted."""
+
+    entries: tuple[FilmEntry, ...]
+    ended: tuple[Result, ...]
+    render_keys: dict[str, str] = field(default_factory=dict)
+    """Of every film, the ended ones too."""
+
+    @property
+    def num_bad(self) -> int:
+        return sum(result.state == JobState.FAILED for result in self.ended)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """What is the same for every film of a run."""
+
+    run_id: str
+    output: str
+    store: Store
+    default_model: str
+    default_memory: str = "auto"
+    keep_latents: bool
+    create_only: bool
+    group: dict[str, int]
+    """Group degrees from the command line, for jobs that name none."""
+    limits: InputLimits = InputLimits()
+    model_cache: str | None = None
+    """Local folder for models that come from a URI."""
+    timeouts: Timeouts = Timeouts()
+    patience_s: float = Timeouts().cluster_patience_s
+    """How long stores of inputs that do not answer are waited for."""
+    previews: bool = True
+    share_by: str = "owner"
+    """What the workers are shared by (`config.SchedulingSettings`)."""
+    group_options: GroupOptions = GroupOptions()
+    groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
+    """The render groups that a film has."""
+    state: RunState = field(default_factory=RunState)
+    """What the run knew when it was last at work."""
+
+
+def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
+    """Sort `rows`. `facts_of` looks at a model by its name and raises `ModelError` when it cannot be used; every job
+    of such a model fails with that message. Errors of the output's store pass."""
+    over = Event()
+    patience = SharedPatience(
+        context.patience_s,
+        stopped=over.is_set,
+        on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
+    )
+    planner = _Planner(context, lambda model: patience(lambda: facts_of(model)))
+    planned = [planner.plan(row) for row in rows]
+    shelf = LoraShelf(context.limits, context.model_cache)
+    with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
+        try:
+            read = list(pool.map(lambda item: _with_contents(item, context.limits, shelf, patience), planned))
+        finally:
+            over.set()  # Ctrl-C: nobody waits for a store any more
+    ended = [item for item in read if isinstance(item, Result)]
+    films = [item for item in read if not isinstance(item, Result)]
+    lookup = Lookup(context.store, context.state, keep_latents=context.keep_latents)
+    found = lookup.look_up([film.plan for film in films])
+    entries, render_keys, costs = [], {}, TokenPasses()
+    for film, there in zip(films, found, strict=True):
+        render_keys[film.plan.job.job_id] = film.plan.render_key
+        row = context.state.jobs.get(film.plan.job.job_id, JobRow())
+        if there.done is not None:
+            ended.append(there.done)
+        elif row.taken_out:
+            ended.append(_taken_out(film.plan, row))
+        else:
+            entries.append(_entry(film, row, there, context, costs.of(film.plan)))
+    return PreparedRun(entries=tuple(entries), ended=tuple(ended), render_keys=render_keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Film:
+    plan: FilmPlan
+    deadline_s: float | None
+    share: str = ""
+
+
+class _Planner:
+    """Plans rows, looking at each model once."""
+
+    def __init__(self, context: RunContext, facts_of: Callable[[str], ModelFacts]) -> None:
+        self._context = context
+        self._facts_of = facts_of
+        self._facts: dict[str, ModelFacts | RenderFarmError] = {}
+
+    def plan(self, row: Row) -> _Film | Result:
+        if row.job is None:
+            error = InvalidJobError(row.problems)
+            return _failed(row.job_id or f"row-{row.number}", error, message="; ".join(row.lines))
+        job = row.job
+        group: dict[str, Any] = {
+            name: degree for name, degree in self._context.group.items() if getattr(job, name) is None
+        }
+        job = replace(job, memory=job.memory or self._context.default_memory, **group)
+        try:
+            check_model_uri(job.model or "", self._context.limits)
+            plan = plan_film(job, self._facts_for(job.model or self._context.default_model))
+            return _Film(
+                plan=plan,
+                deadline_s=job.deadline.timestamp() if job.deadline else None,
+                share=share_of(self._context.share_by, job.owner, job.tags),
+            )
+        except InvalidJobError as error:
+            lines = "; ".join(f"{row.label}: {problem}" for problem in error.problems)
+            return _failed(job.job_id, error, message=lines)
+        except (ModelError, InputError, StorageError) as error:
+            return _failed(job.job_id, error, message=f"{row.label}: model: {error}")
+
+    def _facts_for(self, model: str) -> ModelFacts:
+        if model not in self._facts:
+            try:
+                self._facts[model] = self._facts_of(model)
+            except (ModelError, StorageError) as error:
+                self._facts[model] = error
+        found = self._facts[model]
+        if isinstance(found, RenderFarmError):
+            raise found
+        return found
+
+
+def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
+    return Result(job_id=job_id, state=JobState.FAILED, error_class=type(error).__name__, message=message)
+
+
+def _taken_out(plan: FilmPlan, row: JobRow) -> Result:
+    message = row.message or "cancelled by name"
+    return Result(job_id=plan.job.job_id, state=JobState.CANCELLED, message=message, segments=plan.num_segments)
+
+
+def _entry(film: _Film, row: JobRow, there: Found, context: RunContext, costs: tuple[int, ...]) -> FilmEntry:
+    plan, groups = film.plan, context.groups_of(film.plan)
+    return FilmEntry(
+        task=FilmTask(
+            run_id=context.run_id,
+            output=context.output,
+            model=plan.facts.name,
+            plan=plan,
+            keep_latents=context.keep_latents,
+            create_only=context.create_only,
+            limits=context.limits,
+            patience_s=context.timeouts.cluster_patience_s,
+            grace_s=context.timeouts.preemption_grace_s,
+            group_options=context.group_options,
+            step_checkpoint_s=context.timeouts.step_checkpoint_s,
+            meeting_s=context.timeouts.first_step_floor_s,
+            previews=context.previews,
+        ),
+        segments_done=there.segments_done,
+        costs=costs,
+        priority=plan.job.priority if row.priority is None else row.priority,
+        deadline_s=film.deadline_s,
+        share=film.share,
+        texts=plan.texts,
+        group=groups.group,
+        joined=groups.joined,
+        joined_speeds=groups.joined_speeds,
+    )
+
+
+def _with_contents(
+    film: _Film | Result, limits: InputLimits, shelf: LoraShelf, patience: SharedPatience
+) -> _Film | Result:
+    """The film once its inputs and LoRAs are known by their content. They are opened, so that a bad one fails before a
+    worker is taken; a store that does not answer is waited for."""
+    if isinstance(film, Result):
+        return film
+    try:
+        return patience(lambda: _read(film, limits, shelf))
+    except (InputError, StorageError, MediaError) as error:
+        return _failed(film.plan.job.job_id, error, message=str(error))
+
+
+def _read(film: _Film, limits: InputLimits, shelf: LoraShelf) -> _Film:
+    job, digests = film.plan.job, {}
+    for name, uri in job.inputs.items():
+        if name == "video":
+            size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
+            digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
+        else:
+            digests[name] = open_image(uri, limits)[1]
+    plan = with_inputs_read(film.plan, digests) if digests else film.plan
+    return replace(film, plan=shelf.with_loras(plan))

@@ -1,0 +1,187 @@
+"""One run on a coordinator, from adding it to its end; its time limit, and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from render_farm.errors import RenderFarmError
+from render_farm.farm.driver.connection import Cluster
+from render_farm.farm.driver.prepare import PreparedRun
+from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
+from render_farm.farm.run.spec import FarmShape, RunSpec
+from render_farm.scheduling.states import RunState, exit_code
+
+OnSnapshot = Callable[[RunSnapshot], None]
+
+_POLL_S = 0.2
+_STOP_WITHIN_S = 120.0
+_FILMS_A_CALL = 200
+_ADD_WITHIN_S = 60.0
+_ADD_AGAIN_S = 1.0
+EXIT_TIMED_OUT = 13
+EXIT_INTERRUPTED = 130
+
+
+class RunClock:
+    """The run's time limit."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        return math.inf if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
+
+class CoordinatorEndedError(RenderFarmError):
+    """The coordinator's process ended while it was asked something."""
+
+
+class RunWatch:
+    """See the module."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        shape: FarmShape,
+        spec: RunSpec,
+        prepared: PreparedRun,
+        on_snapshot: OnSnapshot,
+        clock: RunClock,
+        signals: Signals,
+    ) -> None:
+        self._signals = signals
+        self._cluster = cluster
+        self._shape = shape
+        self._spec = spec
+        self._prepared = prepared
+        self._on_snapshot = on_snapshot
+        self._clock = clock
+        self._line = 0
+        self._coordinator: Any = None
+        self._is_added = False
+        self._is_cancelled = False
+
+    def run(self) -> RunOutcome:
+        """Add the run and stay until it is over."""
+        special: int | None = None
+        try:
+            self._add()
+            special = self._watch()
+        except KeyboardInterrupt:
+            special = self._interrupted()
+        counts = self._ask("wait", self._spec.key)
+        final = self._picture()
+        if self._cluster.private:
+            self._ask("close")
+        code = exit_code(counts)
+        if special == EXIT_TIMED_OUT or (special == EXIT_INTERRUPTED and code != 0):
+            code = special
+        return RunOutcome(
+            run_id=self._spec.run_id, output=self._spec.output, state=str(final.state), jobs=counts, exit_code=code
+        )
+
+    def _add(self) -> None:
+        """Add the run; again where the coordinator of a shared cluster ends meanwhile, for Ray starts it anew."""
+        stop = time.monotonic() + _ADD_WITHIN_S
+        while True:
+            try:
+                return self._add_once()
+            except CoordinatorEndedError:
+                if self._cluster.private or time.monotonic() > stop:
+                    raise
+            time.sleep(_ADD_AGAIN_S)
+
+    def _add_once(self) -> None:
+        self._coordinator = self._cluster.coordinator(self._shape)
+        is_new = self._ask("add_run", self._spec, self._shape)
+        self._is_added = True
+        if not is_new:
+            return  # it is being rendered there already: join it
+        entries = list(self._prepared.entries)
+        for start in range(0, len(entries), _FILMS_A_CALL):
+            self._ask("add_films", self._spec.key, entries[start : start + _FILMS_A_CALL])
+        self._ask("seal_run", self._spec.key)
+
+    def _watch(self) -> int | None:
+        special = None
+        while not RunState(self._picture().state).ended:
+            if self._signals.seen:
+                raise KeyboardInterrupt
+            if self._clock.is_over and special is None:
+                special = EXIT_TIMED_OUT
+                self._is_cancelled = True
+                self._ask("cancel_run", self._spec.key, "the run's time limit was reached")
+            time.sleep(_POLL_S)
+        return special
+
+    def _interrupted(self) -> int:
+        if not self._is_added:
+            raise KeyboardInterrupt
+        self._is_cancelled = True
+        self._ask("cancel_run", self._spec.key, "interrupted; the same command again continues it")
+        stop_by = time.monotonic() + _STOP_WITHIN_S
+        while not RunState(self._picture().state).ended and time.monotonic() < stop_by:
+            time.sleep(_POLL_S)
+        return EXIT_INTERRUPTED
+
+    def _picture(self) -> RunSnapshot:
+        snapshot = self._ask("snapshot", self._spec.key, self._line)
+        if snapshot.log:
+            self._line = snapshot.log[-1].number
+        self._on_snapshot(snapshot)
+        return snapshot
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, RenderFarmError):
+                raise error.cause from None
+            if not isinstance(error.cause, KeyError) or self._cluster.private or self._is_cancelled:
+                raise
+            self._add()  # a coordinator that Ray restarted does not know the run
+            return self._ask(method, *arguments)
+        except ray.exceptions.RayActorError as error:
+            if self._cluster.private or self._is_cancelled or method in ("add_run", "add_films", "seal_run"):
+                raise CoordinatorEndedError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error
+            self._add()  # Ray restarted it without its memory
+            return self._ask(method, *arguments)
+
+
+class Signals:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt and are remembered: one that is raised where Python ignores exceptions
+    (a callback of a library) is still seen at the next look."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """For the length of a block, where signals can be handled (the main thread)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt

@@ -1,0 +1,121 @@
+"""Whether every machine of a cluster can do its part: same software, same storage. Asked by `doctor --address`.
+
+Ray's workers have their machine's environment and disks, not the driver's: a store that opens here may be closed there,
+and a folder here may be another folder there. So each machine reads what the driver wrote, and the driver reads what
+each machine wrote.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import render_farm
+from render_farm.errors import RenderFarmError
+from render_farm.storage.layout import WORK
+from render_farm.storage.open import open_store
+from render_farm.storage.probe import check_access
+
+_ANSWER_WITHIN_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineReport:
+    """What one machine of the cluster said."""
+
+    host: str
+    problems: tuple[str, ...]
+    num_gpus: int = 0
+    has_gpu_driver: bool = False
+    """`nvidia-smi` is there."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def check_machines(output: str | None) -> list[MachineReport]:
+    """Ask every machine of the cluster that this process is connected to. `output` is where films are to go; None
+    leaves storage out. Writes and removes small objects there. StorageError passes when this machine cannot."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    token, folder = secrets.token_hex(16), f"{WORK}/probe-{secrets.token_hex(8)}"
+    if output is None:
+        return _ask(nodes, None, folder, token)
+    store = open_store(output)
+    try:
+        store.write_bytes(f"{folder}/driver", token.encode())
+        reports = _ask(nodes, output, folder, token)
+        written = set(store.list(folder))
+        return [_seen_from_here(node, report, written, folder) for node, report in zip(nodes, reports, strict=True)]
+    finally:
+        store.delete_tree(folder)
+
+
+def _ask(nodes: Sequence[dict[str, Any]], output: str | None, folder: str, token: str) -> list[MachineReport]:
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_examine)
+    asked = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            output, f"{folder}/{node['NodeID']}", f"{folder}/driver", token, render_farm.__version__
+        )
+        for node in nodes
+    ]
+    ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+    return [_answer(node, reference) for node, reference in zip(nodes, asked, strict=True)]
+
+
+def _answer(node: dict[str, Any], reference: Any) -> MachineReport:
+    host, num_gpus = str(node["NodeName"]), int(node["Resources"].get("GPU", 0))
+    try:
+        problems, has_driver = ray.get(reference, timeout=0.1)
+    except ray.exceptions.GetTimeoutError:
+        problems, has_driver = (f"does not answer within {_ANSWER_WITHIN_S:g} s",), False
+    except ray.exceptions.RayError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        problems, has_driver = (f"cannot run render_farm: {lines[-1].strip()[:300] if lines else error!r}",), False
+    return MachineReport(host=host, problems=problems, num_gpus=num_gpus, has_gpu_driver=has_driver)
+
+
+def _seen_from_here(node: dict[str, Any], report: MachineReport, written: set[str], folder: str) -> MachineReport:
+    if not report.ok or f"{folder}/{node['NodeID']}" in written:
+        return report
+    problem = "what it writes to the output is not seen from here: a folder of its own, not a shared one"
+    return MachineReport(
+        host=report.host, problems=(problem,), num_gpus=report.num_gpus, has_gpu_driver=report.has_gpu_driver
+    )
+
+
+def _examine(output: str | None, mine: str, drivers: str, token: str, version: str) -> tuple[tuple[str, ...], bool]:
+    """Runs on a machine of the cluster: its problems, and whether it has the driver of a GPU."""
+    problems = []
+    if render_farm.__version__ != version:
+        problems.append(f"has render_farm {render_farm.__version__}, and this machine {version}")
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        problems.append(f"has no ffmpeg: {error}")
+    if output is not None:
+        problems += _storage_problems(output, mine, drivers, token)
+    return tuple(problems), shutil.which("nvidia-smi") is not None
+
+
+def _storage_problems(output: str, mine: str, drivers: str, token: str) -> list[str]:
+    store = open_store(output)
+    failed = [check for check in check_access(store) if not check.ok and check.name != "create-only"]
+    if failed:
+        return [f"cannot {check.name} at {output}: {check.detail}" for check in failed]
+    try:
+        if store.read_bytes(drivers) != token.encode():
+            return [f"reads other bytes at {output} than were written here"]
+        store.write_bytes(mine, platform.node().encode())
+    except RenderFarmError as error:
+        return [f"does not see at {output} what was written here: {error.message}"]
+    return []

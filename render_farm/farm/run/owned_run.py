@@ -1,0 +1,170 @@
+"""A run as its coordinator holds it: its book, its lease, its durable state."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from render_farm.errors import LeaseHeldError, RenderFarmError
+from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.results import Result, write_results
+from render_farm.farm.run.rows import row_of
+from render_farm.farm.run.spec import RunSpec
+from render_farm.observability.live import LiveRun, dump_live
+from render_farm.scheduling.states import JobState
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.lease import Holder, LeaseKeeper, LeaseTiming, acquire
+from render_farm.storage.open import open_store
+from render_farm.storage.patience import Patience
+from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, load_run_state
+
+_STATE_EVERY_S = 2.0
+_RESULTS_EVERY_S = 20.0
+_RESULTS_AGAIN = 50
+"""Results are written again after at least so many times as long as that takes: it is all rows, every time."""
+_LIVE_EVERY_S = 5.0
+_SPENT_EVERY_S = 60.0
+_RELEASE_WITHIN_S = 60.0
+"""A store that fails when a run ends; the next start would wait for the lease to grow old."""
+
+
+@dataclass
+class HeldRun:
+    """See the module. Everything but `write` and `give_back` is for the coordinator's one event loop."""
+
+    record: RunRecord
+    lease: LeaseKeeper
+    durable: RunStateWriter
+    texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
+    """Every text by model; the values mean nothing."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    encoding: set[str] = field(default_factory=set)
+    """Models whose prompts are being encoded."""
+    control: RunControl = RunControl()
+    """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
+    spent: float = 0.0
+    """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
+    live: LiveRun | None = None
+    """The run at this moment, for whoever looks at its folder."""
+    answering: bool = False
+    """Requests of its mailbox are being answered."""
+    lease_lost: bool = False
+    sealed: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _results_s: float = 0.0
+    _results_took_s: float = 0.0
+    _live_s: float = 0.0
+    _state_s: float = 0.0
+    _spent_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def run_id(self) -> str:
+        return self.record.spec.run_id
+
+    @property
+    def key(self) -> str:
+        """What the scheduling machine knows it by."""
+        return self.record.spec.key
+
+    def ask(self, job_id: str, **asked: Any) -> None:
+        """Note what somebody asked for a job (`priority`, `taken_out`); it becomes durable with the next write."""
+        jobs = self.durable.state.jobs
+        jobs[job_id] = replace(jobs.get(job_id, JobRow()), **asked)
+        self.record.not_saved([job_id])
+
+    @property
+    def is_over(self) -> bool:
+        return self.over.is_set()
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to write again."""
+        if self.is_over or self.lease_lost or now - self._state_s <= _STATE_EVERY_S or self._writing.locked():
+            return False
+        self._state_s = now
+        return True
+
+    async def write(self, *, last: bool = False) -> None:
+        """Make durable what changed, and now and then (and at the end) `results.parquet` and the log. What fails is
+        logged, and written the next time; LeaseHeldError (the run is another's now) passes."""
+        record, now = self.record, time.monotonic()
+        pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
+        with_results = last or now - self._results_s > pause_s
+        async with self._writing:
+            rows = record.take_unsaved(self.durable.state.jobs)
+            results = record.results() if with_results else []
+            if rows or last or now - self._spent_s > _SPENT_EVERY_S:
+                self._spent_s = now
+                self.control = replace(self.control, spent=self.spent)
+            try:
+                if rows or self.control != self.durable.state.control:
+                    await asyncio.to_thread(self.durable.write, rows, self.control)
+                rows = {}
+                if with_results:
+                    self._results_s = now
+                    await asyncio.to_thread(write_results, record.store, record.spec.run_id, results)
+                    self._results_took_s = time.monotonic() - now
+                if with_results or record.log.is_urgent:
+                    await asyncio.to_thread(record.log.flush, record.store)
+                await self._write_live(now, last=last)
+            except LeaseHeldError:
+                raise
+            except RenderFarmError as error:
+                record.not_saved(rows)
+                record.log.add(f"the run's state could not be written: {error}", level="error")
+
+    async def _write_live(self, now: float, *, last: bool) -> None:
+        key, store = RunKeys(run_id=self.run_id).live, self.record.store
+        if last:
+            await asyncio.to_thread(store.delete, key)
+        elif self.live is not None and now - self._live_s > _LIVE_EVERY_S:
+            self._live_s = now
+            await asyncio.to_thread(store.write_bytes, key, dump_live(self.live))
+
+    async def give_back(self) -> None:
+        """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""
+        try:
+            if not self.lease_lost:
+                await self.write(last=True)
+            await asyncio.to_thread(Patience(_RELEASE_WITHIN_S), self.lease.stop)
+        except RenderFarmError as error:
+            self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
+
+
+def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> HeldRun:
+    """Take a run's lease, and only then write to its folder. `on_lost` is called in another thread when the lease is
+    lost. LeaseHeldError names whoever holds it; StorageError passes, and the lease is given back then."""
+    store = open_store(spec.output)
+    lease = LeaseKeeper(acquire(store, spec.run_id, holder, timing), on_lost)
+    try:
+        keys = RunKeys(run_id=spec.run_id)
+        store.write_bytes(keys.manifest, spec.manifest)
+        store.write_bytes(keys.run, spec.document)
+        durable = RunStateWriter(store, spec.run_id, load_run_state(store, spec.run_id))
+        ended = {
+            result.job_id: _ended_row(
+                result, spec.render_keys.get(result.job_id, ""), durable.state.jobs.get(result.job_id)
+            )
+            for result in spec.ended
+        }
+        new = {job_id: row for job_id, row in ended.items() if row != durable.state.jobs.get(job_id)}
+        if new:
+            durable.write(new)
+    except RenderFarmError:
+        lease.stop()
+        raise
+    kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
+    control = durable.state.control
+    return HeldRun(record=RunRecord(kept, store), lease=lease, durable=durable, control=control, spent=control.spent)
+
+
+def _ended_row(result: Result, render_key: str, before: JobRow | None) -> JobRow:
+    """The row of a job that needs no work now. One that was cancelled by name may be retried: what it had stays."""
+    if before is not None and result.state == JobState.CANCELLED and before.render_key == render_key:
+        return replace(before, state=str(result.state), message=result.message)
+    segments_done = (result.segments or 0) if result.state == JobState.DONE else 0
+    return row_of(result, render_key=render_key, segments_done=segments_done, before=before)

@@ -1,0 +1,407 @@
+"""The coordinator's book of one run: what each film does now, how it ended, and pictures of it for whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from render_farm.farm.run.film_task import FilmReport, PreviewNews
+from render_farm.farm.run.log import RunLog
+from render_farm.farm.run.results import Result
+from render_farm.farm.run.rows import row_of
+from render_farm.farm.run.snapshot import JobSnapshot, RunSnapshot
+from render_farm.farm.run.spec import FilmEntry, RunSpec
+from render_farm.observability.events import EventKind
+from render_farm.observability.live import LiveRun, LiveWork
+from render_farm.scheduling.states import JobState, RunState
+from render_farm.storage.run_state import JobRow
+from render_farm.storage.store import Store
+
+_JOBS_SHOWN = 200
+_WORK_SHOWN = 1000
+_RATE_OVER_S = 20.0
+_LAST_WRITER_WINS = (
+    "this store does not honour create-only writes, so of two attempts at one film the last to be written wins; render "
+    "into it with one farm at a time"
+)
+
+
+@dataclass(slots=True)
+class FilmRecord:
+    """One film in the book."""
+
+    entry: FilmEntry
+    result: Result
+    segments_done: int
+    step: int = 0
+    num_steps: int = 0
+    phase: str = ""
+    worker: str = ""
+    helpers: tuple[str, ...] = ()
+    """The other workers of its render group."""
+    started_s: float | None = None
+    work_began_s: float = 0.0
+    """When its worker was given what it does now."""
+    attempt: int = 1
+    """Counts every time its work is handed out again after a failure."""
+
+    def picture(self) -> JobSnapshot:
+        return JobSnapshot(
+            job_id=self.result.job_id,
+            state=self.result.state,
+            num_segments=self.entry.task.plan.num_segments,
+            segments_done=self.segments_done,
+            step=self.step,
+            num_steps=self.num_steps,
+            phase=self.phase,
+            worker=self.worker,
+            message=self.result.message or "",
+        )
+
+    def live(self) -> LiveWork:
+        return LiveWork(
+            worker=self.worker,
+            helpers=self.helpers,
+            job_id=self.result.job_id,
+            phase=self.phase,
+            segment=self.segments_done,
+            num_segments=self.entry.task.plan.num_segments,
+            step=self.step,
+            num_steps=self.num_steps,
+            attempt=self.attempt,
+            seconds=round(time.monotonic() - self.work_began_s, 1),
+        )
+
+
+class RunRecord:
+    """See the module. Times are `time.monotonic`'s, those in results are UTC."""
+
+    def __init__(self, spec: RunSpec, store: Store) -> None:
+        self.spec = spec
+        self.store = store
+        self.log = RunLog(spec.run_id)
+        self._state = RunState.WAITING
+        self.stop_reason = ""
+        self.note = ""
+        self.films: dict[str, FilmRecord] = {}
+        self._ended_before = Counter(str(result.state) for result in spec.ended)
+        self._states: Counter[str] = Counter()
+        """Films by state. With the sums below, nothing that is asked often looks at every film."""
+        self.segments_left = 0
+        """Of films that have not ended."""
+        self.deadlines: Counter[float] = Counter()
+        """Films that have not ended by their deadline (Unix time), where they have one."""
+        self._running: set[str] = set()
+        self._changed: set[str] = set()
+        """Since the last picture."""
+        self._unsaved: set[str] = set()
+        """Since the last rows that were taken to be made durable."""
+        self._work_total = 0
+        self._work_done = 0.0
+        self._first_step_s: float | None = None
+        self._work_at_first_step = 0.0
+        self._steps: deque[tuple[float, int]] = deque()
+        self._engine_s: dict[str, float] = {}
+        self.segments_done = 0
+        self.num_segments = 0
+        self.steps_made = 0
+
+    @property
+    def state(self) -> RunState:
+        return self._state
+
+    @state.setter
+    def state(self, state: RunState) -> None:
+        if state is RunState.RUNNING and self._state is RunState.WAITING:
+            number = len(self.films)
+            noun = "film" if number == 1 else "films"
+            self.log.add(f"{number} {noun} to render", kind=EventKind.RUN_STARTED, num_films=number)
+        self._state = state
+
+    def add(self, entry: FilmEntry) -> FilmRecord:
+        """Enter a film that waits."""
+        plan = entry.task.plan
+        result = Result(job_id=entry.task.job_id, state=JobState.WAITING, segments=plan.num_segments)
+        film = FilmRecord(entry=entry, result=result, segments_done=entry.segments_done)
+        if not entry.task.create_only and not self.films:
+            self.log.add(f"{self.spec.output}: {_LAST_WRITER_WINS}", level="warning")
+        self.films[entry.task.job_id] = film
+        self.num_segments += plan.num_segments
+        self.segments_done += entry.segments_done
+        self._work_total += sum(entry.costs[entry.segments_done :])
+        self._states[JobState.WAITING] += 1
+        self._count_open(film, 1)
+        return film
+
+    def _count_open(self, film: FilmRecord, change: int) -> None:
+        self.segments_left += change * (film.entry.task.plan.num_segments - film.segments_done)
+        deadline_s = film.entry.deadline_s
+        if deadline_s is not None:
+            self.deadlines[deadline_s] += change
+            if not self.deadlines[deadline_s]:
+                del self.deadlines[deadline_s]
+
+    def _set_state(self, film: FilmRecord, state: JobState) -> None:
+        before = JobState(film.result.state)
+        self._states[before] -= 1
+        self._states[state] += 1
+        film.result.state = state
+        if before.ended != state.ended:
+            self._count_open(film, -1 if state.ended else 1)
+
+    # --- what happens to a film ---
+
+    def _touch(self, film: FilmRecord) -> None:
+        job_id = film.result.job_id
+        self._changed.add(job_id)
+        self._unsaved.add(job_id)
+        if film.result.state == JobState.RUNNING:
+            self._running.add(job_id)
+        else:
+            self._running.discard(job_id)
+
+    def started(self, job_id: str, worker: str, phase: str, helpers: tuple[str, ...] = ()) -> None:
+        """A worker began a segment (`denoise`), with the others of its group, or the finishing (`publish`)."""
+        film = self.films[job_id]
+        if film.started_s is None:
+            film.started_s = time.monotonic()
+            film.result.started_at = datetime.now(UTC)
+        self._set_state(film, JobState.RUNNING)
+        film.worker, film.phase = worker, phase
+        film.step = film.num_steps = 0
+        film.work_began_s, film.helpers = time.monotonic(), helpers
+        if phase == "publish":
+            self._note(film, EventKind.FINISH_STARTED, "finishing")
+        else:
+            others = {"helpers": list(helpers)} if helpers else {}
+            self._note(film, EventKind.SEGMENT_STARTED, f"began on {worker}", segment=film.segments_done, **others)
+        self._touch(film)
+
+    def _note(self, film: FilmRecord, kind: EventKind, message: str, **details: Any) -> None:
+        """Log what happens to a film, for those who look closely."""
+        self.log.add(
+            message,
+            kind=kind,
+            level="debug",
+            job_id=film.result.job_id,
+            worker=film.worker,
+            attempt=film.attempt,
+            **details,
+        )
+
+    def stepped(self, job_id: str, segment: int, step: int, num_steps: int) -> None:
+        """A film's segment made a step."""
+        film, now = self.films[job_id], time.monotonic()
+        made = step - film.step
+        film.step, film.num_steps = step, num_steps
+        if self._first_step_s is None:
+            self._first_step_s, self._work_at_first_step = now, self._work_done
+        self._work_done += film.entry.costs[segment] * made / num_steps
+        self._steps.append((now, made))
+        self.steps_made += made
+        while self._steps and self._steps[0][0] < now - _RATE_OVER_S:
+            self._steps.popleft()
+        self._changed.add(job_id)  # steps are shown, and not made durable
+
+    def engine_time(self, worker: str, seconds: float) -> None:
+        """A worker process said how long it has been in its engine."""
+        self._engine_s[worker] = max(seconds, self._engine_s.get(worker, 0.0))
+
+    def segment_done(self, job_id: str, seconds: float, *, num_workers: int = 1) -> None:
+        """A film's segment is stored, that so many workers rendered together."""
+        film = self.films[job_id]
+        segment = film.segments_done
+        self._note(
+            film, EventKind.SEGMENT_DONE, f"segment {segment + 1} is stored", segment=segment, seconds=round(seconds, 3)
+        )
+        film.segments_done += 1
+        self.segments_left -= 1
+        film.step = film.num_steps = 0
+        film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds * num_workers, 3)
+        self.segments_done += 1
+        self._touch(film)
+
+    def previewed(self, news: PreviewNews) -> None:
+        """A film's finished segments can be watched, or why there will be no more of them."""
+        film = self.films[news.job_id]
+        if news.problem:
+            self.log.add(f"its preview ends: {news.problem}", level="warning", job_id=news.job_id, worker=film.worker)
+            return
+        job = film.entry.task.plan.job
+        self._note(
+            film,
+            EventKind.PREVIEW_READY,
+            f"{news.num_segments} of {film.entry.task.plan.num_segments} segments can be watched",
+            segment=news.num_segments - 1,
+            folder=news.film,
+            num_frames=news.num_frames,
+            fps=job.fps,
+        )
+
+    def set_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
+        """A film's work failed and will be tried again. Nothing happens to one that has ended meanwhile."""
+        film = self.films[job_id]
+        if JobState(film.result.state).ended:
+            return
+        if film.worker:
+            behind = {} if segments_done is None else {"segments_done": segments_done}
+            self._note(film, EventKind.WORK_FAILED, message, segment=film.segments_done, **behind)
+            film.attempt += 1
+        if segments_done is not None and segments_done < film.segments_done:
+            self.segments_done -= film.segments_done - segments_done
+            self.segments_left += film.segments_done - segments_done
+            self._work_total += sum(film.entry.costs[segments_done : film.segments_done])
+            film.segments_done = segments_done
+        if film.num_steps:
+            self._work_total += int(film.entry.costs[film.segments_done] * film.step / film.num_steps)
+        self._set_state(film, JobState.WAITING)
+        film.worker = film.phase = ""
+        film.step = film.num_steps = 0
+        film.result.message = message
+        self._touch(film)
+
+    def waits_again(self, job_id: str) -> None:
+        """A film that had ended is retried."""
+        film = self.films[job_id]
+        self._set_state(film, JobState.WAITING)
+        film.result = Result(job_id=job_id, state=JobState.WAITING, segments=film.result.segments)
+        film.started_s = None
+        self._work_total += sum(film.entry.costs[film.segments_done :])
+        self._touch(film)
+
+    def published(self, job_id: str, report: FilmReport) -> None:
+        """A film's files have their final names (the state follows with `ended`)."""
+        film = self.films[job_id]
+        result, job = film.result, film.entry.task.plan.job
+        self._note(
+            film,
+            EventKind.FILM_PUBLISHED,
+            "published",
+            seconds=round(report.seconds, 3),
+            num_frames=report.num_frames,
+            fps=job.fps,
+            width=job.width,
+            height=job.height,
+            seam_score=report.seam_score,
+        )
+        result.uri, result.sha256, result.frames = report.uri, report.sha256, report.num_frames
+        result.gpu_s = round(report.render_s, 3)
+        result.seam_score = report.seam_score
+        result.message = None
+
+    def ended(self, job_id: str, state: JobState, *, error_class: str, message: str, attempts: int) -> None:
+        """A film reached its last state."""
+        film = self.films[job_id]
+        result = film.result
+        self._set_state(film, state)
+        result.attempts = attempts
+        if state is JobState.DONE and not message and film.entry.task.plan.approximations:
+            message = f"approximate: {', '.join(film.entry.task.plan.approximations)}"
+        result.error_class, result.message = error_class or None, message or None
+        result.finished_at = datetime.now(UTC)
+        if film.started_s is not None:
+            result.wall_s = round(time.monotonic() - film.started_s, 3)
+        self._note(film, EventKind.FILM_ENDED, str(state), state=str(state), error_class=error_class)
+        film.worker = film.phase = ""
+        if state is not JobState.DONE:
+            self._work_total -= sum(film.entry.costs[film.segments_done :])
+        self._touch(film)
+
+    # --- pictures ---
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Jobs by state, the ones that needed no work included."""
+        return {str(state): number for state, number in (self._states + self._ended_before).items()}
+
+    @property
+    def num_rendering(self) -> int:
+        """Films of which a segment is being rendered."""
+        return sum(self.films[job_id].phase == "denoise" for job_id in self._running)
+
+    def results(self) -> list[Result]:
+        """Every row of `results.parquet` as it stands."""
+        return [*self.spec.ended, *(film.result for film in self.films.values())]
+
+    def take_unsaved(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
+        """The durable rows of the jobs that changed since the last call; what people asked for of `known` stays."""
+        taken, self._unsaved = self._unsaved, set()
+        rows = {}
+        for job_id in taken:
+            film = self.films[job_id]
+            key = film.entry.task.plan.render_key
+            rows[job_id] = row_of(
+                film.result, render_key=key, segments_done=film.segments_done, before=known.get(job_id)
+            )
+        return rows
+
+    def not_saved(self, job_ids: Iterable[str]) -> None:
+        """Rows that were taken could not be written: they are given out again."""
+        self._unsaved.update(job_ids)
+
+    def picture(self, *, counts: dict[str, int], after_line: int, workers: int, busy: int) -> RunSnapshot:
+        """The run now. `counts` are the machine's; jobs that ended before they began are added here."""
+        total = Counter(counts) + self._ended_before
+        shown, self._changed = sorted(self._running | self._changed), set()
+        return RunSnapshot(
+            run_id=self.spec.run_id,
+            output=self.spec.output,
+            state=self.state,
+            num_jobs=sum(total.values()),
+            counts={str(state): number for state, number in total.items()},
+            num_segments=self.num_segments,
+            segments_done=self.segments_done,
+            steps_per_s=round(self._steps_per_s(), 2),
+            eta_s=self.eta_s,
+            num_workers=workers,
+            workers_busy=busy,
+            engine_s=round(sum(self._engine_s.values()), 3),
+            jobs=tuple(self.films[job_id].picture() for job_id in shown[:_JOBS_SHOWN]),
+            log=self.log.after(after_line),
+            note=self.note,
+        )
+
+    def live(
+        self,
+        *,
+        num_workers: int,
+        workers_busy: int,
+        paused: bool = False,
+        quarantined: Mapping[str, str] | None = None,
+    ) -> LiveRun:
+        """The run now, for its folder."""
+        running = [self.films[job_id] for job_id in sorted(self._running)]
+        return LiveRun(
+            time_s=round(time.time(), 1),
+            state=str(self.state),
+            jobs=self.counts,
+            segments_done=self.segments_done,
+            num_segments=self.num_segments,
+            steps_per_s=round(self._steps_per_s(), 2),
+            eta_s=self.eta_s,
+            num_workers=num_workers,
+            workers_busy=workers_busy,
+            paused=paused,
+            quarantined=dict(quarantined or {}),
+            note=self.note,
+            work=tuple(film.live() for film in running[:_WORK_SHOWN]),
+        )
+
+    def _steps_per_s(self) -> float:
+        if len(self._steps) < 2:
+            return 0.0
+        span = time.monotonic() - self._steps[0][0]
+        return sum(made for _, made in self._steps) / span if span > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Until all its work is done, by its pace so far; None before there is one."""
+        if self._first_step_s is None:
+            return None
+        span, made = time.monotonic() - self._first_step_s, self._work_done - self._work_at_first_step
+        left = max(0.0, self._work_total - self._work_done)
+        return round(left * span / made, 1) if made > 0 and span > 1 else None

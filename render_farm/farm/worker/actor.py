@@ -1,0 +1,130 @@
+"""`RenderWorker`: one Ray actor a GPU, or a CPU slot. Thin: everything it does is `FilmWorker`, which knows no Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from render_farm.config import EngineOptions
+from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
+from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
+from render_farm.farm.worker.film_worker import FilmWorker
+from render_farm.farm.worker.group_seat import Place
+from render_farm.farm.worker.log import log_to_ray
+from render_farm.farm.worker.metrics import WorkerMetrics
+from render_farm.farm.worker.signals import on_signal
+
+if TYPE_CHECKING:
+    from render_farm.engine.progress import StepProgress
+
+_REPORT_EVERY_S = 0.25
+_ALIVE_EVERY_S = 1.0
+log = logging.getLogger(__name__)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class RenderWorker:
+    """Renders segments and finishes films. Calls run side by side: one segment, finishing, and control."""
+
+    def __init__(
+        self,
+        name: str,
+        coordinator: Any,
+        *,
+        runs: str,
+        device: str,
+        dtype: str | None,
+        num_threads: int | None,
+        cache_folder: str | None,
+        options: EngineOptions,
+    ) -> None:
+        self._name = name
+        self._runs = runs
+        self._coordinator = coordinator
+        log_to_ray()
+        self._worker = FilmWorker(
+            name,
+            device=device,
+            dtype=dtype,
+            num_threads=num_threads,
+            cache_folder=cache_folder,
+            options=options,
+            on_preview=lambda news: coordinator.previewed.remote(news),
+        )
+        self._metrics = WorkerMetrics(self._worker, RayMetrics())
+        on_signal(signal.SIGTERM, self._asked_to_end)
+
+    def __repr__(self) -> str:
+        return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
+
+    def ready(self) -> dict[str, Any]:
+        """Load what every job needs and say where this is."""
+        import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
+
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def open_group(self) -> Any:
+        """See `FilmWorker.open_group`."""
+        return self._worker.open_group()
+
+    def end_group(self, rendezvous: Any) -> None:
+        """See `FilmWorker.end_group`."""
+        self._worker.end_group(rendezvous)
+
+    def help_segment(self, task: FilmTask, segment: int, work: int, place: Place) -> float:
+        """See `FilmWorker.help_segment`."""
+        return self._worker.help_segment(task, segment, work=work, place=place)
+
+    def render_segment(self, task: FilmTask, segment: int, work: int, place: Place | None = None) -> SegmentReport:
+        """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""
+        last = 0.0
+        log.info("run %s: segment %d of film %s begins", task.run_id, segment + 1, task.job_id)
+
+        def on_step(progress: StepProgress) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _REPORT_EVERY_S or progress.step in (1, progress.num_steps):
+                last = now
+                self._coordinator.step_done.remote(work, progress.step, progress.num_steps)
+
+        return self._worker.render_segment(task, segment, work=work, on_step=on_step, place=place)
+
+    def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
+        """See `FilmWorker.finish_film`; that it goes on is reported to the coordinator now and then."""
+        last = time.monotonic()
+        log.info("run %s: film %s is being finished", task.run_id, task.job_id)
+
+        def on_progress() -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _ALIVE_EVERY_S:
+                last = now
+                self._coordinator.still_finishing.remote(work)
+
+        return self._worker.finish_film(task, attempts=attempts, on_progress=on_progress)
+
+    def stop(self, work: int) -> None:
+        """See `FilmWorker.stop`."""
+        self._worker.stop(work)
+
+    def preempt(self, within_s: float | None) -> None:
+        """See `FilmWorker.preempt`."""
+        self._worker.preempt(within_s)
+
+    def _asked_to_end(self) -> None:
+        self._worker.preempt()
+        self._coordinator.asked_to_end.remote(self._name)
+
+    def drop_films(self) -> None:
+        """See `FilmWorker.drop_films`."""
+        self._worker.drop_films()
+
+    def close(self) -> None:
+        """Drop all films; the actor may be killed then."""
+        self._metrics.close()
+        self._worker.close()

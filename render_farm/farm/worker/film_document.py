@@ -1,0 +1,60 @@
+"""What `job.json` says of a film, beside what publishing adds."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import render_farm
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.worker.film_output import RenderedFilm
+from render_farm.media.seams import worst
+from render_farm.storage.checkpoints import FilmState
+from render_farm.uris import shown_uri
+
+_SOFTWARE = ("torch", "diffusers", "transformers")
+
+
+def film_document(
+    task: FilmTask, state: FilmState, rendered: RenderedFilm, *, attempts: int, device: str
+) -> dict[str, Any]:
+    """`state` is of all its segments; `device` is that of the worker that finishes it."""
+    return {
+        "parameters": _shown_parameters(task),
+        "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
+        "model": {
+            "name": shown_uri(task.plan.facts.name),
+            "fingerprint": task.plan.facts.fingerprint,
+            "dtype": task.plan.facts.dtype,
+        },
+        "software": {
+            "render_farm": render_farm.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _SOFTWARE},
+        },
+        "device": device,
+        "run_id": task.run_id,
+        "num_frames": rendered.num_frames,
+        "decode_s": rendered.decode_s,
+        "seam_score": worst(rendered.seams),
+        "seams": [asdict(seam) for seam in rendered.seams],
+        "segments": [record.to_dict() for record in state.segments],
+        "approximations": list(task.plan.approximations),
+        "warnings": list(task.plan.warnings),
+        "attempts": attempts,
+    }
+
+
+def _shown_parameters(task: FilmTask) -> dict[str, Any]:
+    """The resolved parameters for `job.json`, without the secrets that an input's URI may hold."""
+    job = task.plan.job
+    shown = {name: shown_uri(uri) for name, uri in job.inputs.items()}
+    shown |= {"model": shown_uri(job.model)} if job.model else {}
+    loras = [
+        {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
+        for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
+    ]
+    parameters = {name: value for name, value in asdict(job).items() if name != "lora_digests"}
+    return {**parameters, "prompts": list(job.prompts), **shown, "loras": loras}

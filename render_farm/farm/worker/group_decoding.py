@@ -1,0 +1,119 @@
+"""Decoding a film with the workers that render it, between two of its segments: each decodes some rows of the picture.
+
+Every worker of the group keeps the features of its rows, so the film goes on where it was while each has the same rank
+of as many. In another group it begins anew, from the film's first latent frame. A film that one worker decodes already
+stays with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from render_farm.errors import ModelError
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.worker.film_output import FilmOutput
+from render_farm.planning.decoding import decodes_together
+from render_farm.planning.group_cost import machine_of
+
+if TYPE_CHECKING:
+    from render_farm.engine import Engine, StreamingDecoder
+    from render_farm.parallel import ParallelGroup
+    from render_farm.parallel.decoding import RowDecoder
+
+
+@dataclass(kw_only=True)
+class _Film:
+    """As far as it is decoded, on one rank."""
+
+    name: str
+    rows: RowDecoder
+    stream: StreamingDecoder
+    num_segments: int = 0
+
+    def goes_on(self, group: ParallelGroup, name: str, num_segments: int) -> bool:
+        """Whether `group` can decode what follows `num_segments` segments of a film."""
+        here = (self.name, self.num_segments, self.rows.rank, self.rows.num_ranks)
+        return here == (name, num_segments, group.rank, group.num_ranks)
+
+
+class SharedDecoding:
+    """A worker's part. It holds the features of one film, until it renders another one."""
+
+    def __init__(self) -> None:
+        self._film: _Film | None = None
+
+    def keep_only(self, film: str) -> None:
+        """Free what other films hold."""
+        if self._film is not None and self._film.name != film:
+            self._film = None
+
+    def decode(
+        self,
+        group: ParallelGroup,
+        engine: Engine,
+        task: FilmTask,
+        segments: Sequence[np.ndarray],
+        output: FilmOutput | None,
+        new_output: Callable[[], FilmOutput],
+    ) -> FilmOutput | None:
+        """Decode the last of `segments` (kept latents, 1 C T H W float32) with the group, where that pays; every rank
+        makes this call with the film's segments so far.
+
+        `output` is the film's on rank 0, and so is what is returned: the same, or a new one for all of `segments`.
+        """
+        leads, num_before = group.rank == 0, len(segments) - 1
+        film, self._film = self._film, None  # an exchange that fails leaves nothing that could go on
+        is_free = not leads or output is None or output.is_shared
+        if not group.all_agree(is_free and _pays(group, engine, task)):
+            return output
+        at_hand = film is not None and film.goes_on(group, task.film, num_before)
+        if leads:
+            at_hand = at_hand and output is not None and output.num_segments == num_before
+        if not group.all_agree(at_hand) or film is None:
+            film = _begin(group, engine, task)
+            if output is not None:
+                output.remove()
+            output = new_output() if leads else None
+        for latents in segments[film.num_segments :]:
+            with film.rows.joined(group):
+                _decode(film.stream, latents, output)
+            film.num_segments += 1
+        self._film = film
+        return output
+
+
+def _pays(group: ParallelGroup, engine: Engine, task: FilmTask) -> bool:
+    from render_farm.engine.weights.part_sizes import read_shapes
+
+    try:
+        vae = read_shapes(engine.checkpoint.folder).vae
+    except ModelError:
+        return False
+    machine = machine_of(task.group_options, engine.device.type)
+    return decodes_together(task.plan, vae, group.shape, machine, asked=task.group_options.decode)
+
+
+def _begin(group: ParallelGroup, engine: Engine, task: FilmTask) -> _Film:
+    from render_farm.parallel.decoding import RowDecoder
+
+    rows = RowDecoder(engine.vae, rank=group.rank, num_ranks=group.num_ranks)
+    return _Film(name=task.film, rows=rows, stream=engine.decoder(task.plan, rows))
+
+
+def _decode(stream: StreamingDecoder, latents: np.ndarray, output: FilmOutput | None) -> None:
+    import torch
+
+    if output is not None:
+        output.begin_segment()
+    for latent in torch.from_numpy(latents).split(1, dim=2):
+        started = time.monotonic()
+        frames = list(stream.push(latent))
+        if output is not None:
+            output.take(frames, decode_s=time.monotonic() - started)
+    if output is not None:
+        output.end_segment()

@@ -1,0 +1,56 @@
+"""`TextWorker`: a short-lived Ray actor that encodes the prompts of a run and is then let go, encoder and all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.storage.meter import StorageMeter, Traffic
+from render_farm.storage.open import open_store
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReport:
+    """Prompts are encoded and stored."""
+
+    num_new: int
+    seconds: float
+    """Loading the encoder, encoding and storing."""
+    traffic: Traffic = Traffic()
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class TextWorker:
+    """Encodes each text once; what the run's storage already holds is not encoded again."""
+
+    def encode(
+        self,
+        *,
+        model: str,
+        device: str,
+        dtype: str | None,
+        output: str,
+        run_id: str,
+        texts: list[str],
+        cache_folder: str | None,
+    ) -> TextReport:
+        """Encode `texts` with `model`'s text encoder into the run's storage, but for those that it holds."""
+        from render_farm.engine import load_engine
+
+        started, meter = time.monotonic(), StorageMeter()
+        engine = load_engine(
+            model, device=device, dtype=dtype, cache_folder=Path(cache_folder) if cache_folder else None
+        )
+        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.facts.fingerprint)
+        missing = stored.missing(texts)
+        for start in range(0, len(missing), _BATCH):
+            for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():
+                stored.save(text, embedding)
+        seconds = time.monotonic() - started
+        return TextReport(num_new=len(missing), seconds=seconds, traffic=meter.take())
