@@ -18,7 +18,7 @@ def gc(output: Output = None, yes: Yes = False, as_json: Json = False) -> None:
     --yes it asks, or only shows where nobody can answer. Latents that were not asked for (--keep-latents) go, too.
     """
     from render_farm.config import load_settings
-    from render_farm.farm.control.client.garbage import find_garbage, remove
+    from render_farm.farm.control.garbage import find_garbage, remove
     from render_farm.storage import open_store
 
     place = load_settings(output=output).output

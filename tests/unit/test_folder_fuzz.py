@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from render_farm.farm.control.client.garbage import find_garbage
 
 from render_farm.errors import RenderFarmError
+from render_farm.farm.control.garbage import find_garbage
 from render_farm.farm.run.results import Result, write_results
 from render_farm.job import columns
 from render_farm.manifest.schema import check_schema

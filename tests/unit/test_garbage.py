@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from render_farm.farm.control.client.garbage import find_garbage, remove
 from typer.testing import CliRunner
 
 from render_farm.cli.main import app
+from render_farm.farm.control.garbage import find_garbage, remove
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.storage import open_store, publish

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from render_farm.farm.control.client.live import LiveControl
 
 from render_farm.errors import Fault
+from render_farm.farm.control.live import LiveControl
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.owned_run import hold
 from render_farm.farm.run.scheduled_film import scheduled

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 
 from render_farm.errors import LeaseHeldError, StorageError
-from render_farm.farm.control.client.live import LiveControl
+from render_farm.farm.control.live import LiveControl
 from render_farm.farm.coordinator.event_loop import Dispatch
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.cost_store import load_costs, save_costs
