@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.pages import Page, Row, Shows, lines, number
+from dashboards.pages import Page, PanelRow, Shows, lines, number
 from dashboards.queries import grown, or_zero, quantile, rate, series, total
 from render_farm.observability import metrics as m
 
@@ -20,7 +20,7 @@ FARM = Page(
     title="render_farm: tonight",
     help="Is tonight all right? Everything green in the first row says yes.",
     rows=(
-        Row(
+        PanelRow(
             title="Is tonight all right?",
             panels=(
                 number(
@@ -80,7 +80,7 @@ FARM = Page(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             title="Progress",
             panels=(
                 lines("Films", "By state.", (total(m.JOBS, by="state"), "{{state}}"), shows=Shows.STACK, decimals=0),
@@ -108,7 +108,7 @@ FARM = Page(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             title="What goes wrong",
             panels=(
                 lines(

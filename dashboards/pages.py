@@ -67,7 +67,7 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PanelRow:
     """A heading and the panels below it."""
 
     title: str
@@ -82,7 +82,7 @@ class Page:
     """Of its file, and in its address."""
     title: str
     help: str
-    rows: tuple[Row, ...]
+    rows: tuple[PanelRow, ...]
     since: str = "now-12h"
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from render_farm.observability.metrics import Kind, Metric
+from render_farm.observability.metrics import Metric, MetricKind
 
 RATE = "$__rate_interval"
 """Grafana's: a range that holds at least four scrapes."""
@@ -23,14 +23,14 @@ def total(metric: Metric, *, by: str = "", **labels: str) -> str:
 
 def rate(metric: Metric, *, by: str = "", over: str = RATE, **labels: str) -> str:
     """How fast a counter grows, a second."""
-    assert metric.kind is Kind.COUNTER
+    assert metric.kind is MetricKind.COUNTER
     return f"sum{_by(by)}(rate({series(metric, **labels)}[{over}]))"
 
 
 def grown(metric: Metric, *, over: str, by: str = "", **labels: str) -> str:
     """By how much a counter of rare events grew. `increase` would miss the first event of each kind, with which its
     series begins."""
-    assert metric.kind is Kind.COUNTER
+    assert metric.kind is MetricKind.COUNTER
     now = f"sum{_by(by)}({series(metric, **labels)})"
     before = f"sum{_by(by)}({series(metric, **labels)} offset {over})"
     return f"clamp_min({now} - ({before} or {now} * 0), 0)"
@@ -38,7 +38,7 @@ def grown(metric: Metric, *, over: str, by: str = "", **labels: str) -> str:
 
 def quantile(share: float, metric: Metric, *, by: str = "", over: str = RATE, **labels: str) -> str:
     """A quantile of a histogram."""
-    assert metric.kind is Kind.HISTOGRAM
+    assert metric.kind is MetricKind.HISTOGRAM
     kept = ", ".join(name for name in (by, "le") if name)
     buckets = series(metric, suffix="_bucket", **labels)
     return f"histogram_quantile({share:g}, sum by ({kept}) (rate({buckets}[{over}])))"

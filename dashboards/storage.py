@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.pages import Page, Row, lines, number
+from dashboards.pages import Page, PanelRow, lines, number
 from dashboards.queries import grown, or_zero, quantile, rate
 from render_farm.observability import metrics as m
 
@@ -11,7 +11,7 @@ STORAGE = Page(
     title="render_farm: storage",
     help="What goes to and from the output's storage, what fails there, and how long storing takes.",
     rows=(
-        Row(
+        PanelRow(
             title="Now",
             panels=(
                 number("Written", "A second.", rate(m.STORAGE_BYTES, direction="written"), unit="Bps"),
@@ -36,7 +36,7 @@ STORAGE = Page(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             title="Over time",
             panels=(
                 lines(

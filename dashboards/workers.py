@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dashboards.farm import BUSY_SHARE
-from dashboards.pages import Page, Row, Shows, lines, number
+from dashboards.pages import Page, PanelRow, Shows, lines, number
 from dashboards.queries import grown, quantile, rate, series, total
 from render_farm.observability import metrics as m
 
@@ -14,7 +14,7 @@ WORKERS = Page(
     title="render_farm: workers and GPUs",
     help="What every worker does, how long work takes, and what it holds.",
     rows=(
-        Row(
+        PanelRow(
             title="Now",
             panels=(
                 number("Workers busy", "That have work.", total(m.WORKERS, state="busy")),
@@ -42,7 +42,7 @@ WORKERS = Page(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             title="Workers",
             panels=(
                 lines(
@@ -102,7 +102,7 @@ WORKERS = Page(
                 ),
             ),
         ),
-        Row(
+        PanelRow(
             title="How long work takes",
             panels=(
                 lines(

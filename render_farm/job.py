@@ -24,7 +24,7 @@ JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_PROMPT_CHARACTERS = 20_000
 
 
-class Kind(StrEnum):
+class ValueKind(StrEnum):
     """What a column holds. `TEXTS` is a string or a list of strings."""
 
     TEXT = "text"
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 class Column:
     """What is known of one manifest column."""
 
-    kind: Kind
+    kind: ValueKind
     doc: str
     low: float | None = None
     high: float | None = None
@@ -62,7 +62,7 @@ class LoraRef:
     """0 is as if it were not there."""
 
 
-def _column(kind: Kind, doc: str, default: Any = None, **details: Any) -> Any:
+def _column(kind: ValueKind, doc: str, default: Any = None, **details: Any) -> Any:
     return field(default=default, metadata={"column": Column(kind=kind, doc=doc, **details)})
 
 
@@ -71,76 +71,86 @@ class RenderJob:
     """One film. Raises `InvalidJobError`, which lists every wrong field, when built with impossible values."""
 
     job_id: str = field(
-        metadata={"column": Column(kind=Kind.TEXT, doc="unique name; the folder of the film in the output")}
+        metadata={"column": Column(kind=ValueKind.TEXT, doc="unique name; the folder of the film in the output")}
     )
     prompt: str | tuple[str, ...] = field(
         metadata={
-            "column": Column(kind=Kind.TEXTS, doc="what to show; a list gives one prompt a segment, the last repeating")
+            "column": Column(
+                kind=ValueKind.TEXTS, doc="what to show; a list gives one prompt a segment, the last repeating"
+            )
         }
     )
-    model: str | None = _column(Kind.TEXT, "a preset's name, or a folder or URI in diffusers format")
-    task: str | None = _column(Kind.TEXT, "inferred from the inputs when null", choices=("t2v", "i2v", "flf2v", "v2v"))
-    negative_prompt: str | None = _column(Kind.TEXT, "what not to show; used when guidance is on")
-    image: str | None = _column(Kind.TEXT, "URI of the first frame")
-    last_image: str | None = _column(Kind.TEXT, "URI of the last frame")
-    video: str | None = _column(Kind.TEXT, "URI of a video to extend")
-    num_frames: int | None = _column(Kind.INTEGER, "pixel frames; rounded to 4n+1", low=1, high=100_000)
-    height: int | None = _column(Kind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
-    width: int | None = _column(Kind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
-    fps: int | None = _column(Kind.INTEGER, "frames a second of the video", low=1, high=240)
-    seed: int | None = _column(
-        Kind.INTEGER, "null: the first 4 bytes of sha256(job_id), big-endian", low=0, high=2**63 - 1
+    model: str | None = _column(ValueKind.TEXT, "a preset's name, or a folder or URI in diffusers format")
+    task: str | None = _column(
+        ValueKind.TEXT, "inferred from the inputs when null", choices=("t2v", "i2v", "flf2v", "v2v")
     )
-    num_inference_steps: int | None = _column(Kind.INTEGER, "denoising steps", low=1, high=1000)
-    guidance_scale: float | None = _column(Kind.NUMBER, "classifier-free guidance; off at 1 and below", low=0, high=100)
-    flow_shift: float | None = _column(Kind.NUMBER, "shift of the noise schedule", low=0.01, high=100)
-    base_num_frames: int | None = _column(Kind.INTEGER, "pixel frames of a window", low=1, high=10_000)
+    negative_prompt: str | None = _column(ValueKind.TEXT, "what not to show; used when guidance is on")
+    image: str | None = _column(ValueKind.TEXT, "URI of the first frame")
+    last_image: str | None = _column(ValueKind.TEXT, "URI of the last frame")
+    video: str | None = _column(ValueKind.TEXT, "URI of a video to extend")
+    num_frames: int | None = _column(ValueKind.INTEGER, "pixel frames; rounded to 4n+1", low=1, high=100_000)
+    height: int | None = _column(ValueKind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
+    width: int | None = _column(ValueKind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
+    fps: int | None = _column(ValueKind.INTEGER, "frames a second of the video", low=1, high=240)
+    seed: int | None = _column(
+        ValueKind.INTEGER, "null: the first 4 bytes of sha256(job_id), big-endian", low=0, high=2**63 - 1
+    )
+    num_inference_steps: int | None = _column(ValueKind.INTEGER, "denoising steps", low=1, high=1000)
+    guidance_scale: float | None = _column(
+        ValueKind.NUMBER, "classifier-free guidance; off at 1 and below", low=0, high=100
+    )
+    flow_shift: float | None = _column(ValueKind.NUMBER, "shift of the noise schedule", low=0.01, high=100)
+    base_num_frames: int | None = _column(ValueKind.INTEGER, "pixel frames of a window", low=1, high=10_000)
     overlap_history: int | None = _column(
-        Kind.INTEGER, "pixel frames a window shares with the one before", low=1, high=10_000
+        ValueKind.INTEGER, "pixel frames a window shares with the one before", low=1, high=10_000
     )
     addnoise_condition: float | None = _column(
-        Kind.NUMBER, "noise on the shared frames, in thousandths; 20 suits long films", low=0, high=1000
+        ValueKind.NUMBER, "noise on the shared frames, in thousandths; 20 suits long films", low=0, high=1000
     )
     ar_step: int | None = _column(
-        Kind.INTEGER, "steps that a block lags behind the one before; 0: none", low=0, high=1000
+        ValueKind.INTEGER, "steps that a block lags behind the one before; 0: none", low=0, high=1000
     )
     causal_block_size: int | None = _column(
-        Kind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1, high=10_000
+        ValueKind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1, high=10_000
     )
     sampler: str | None = _column(
-        Kind.TEXT, "`reference` is diffusers' loop to the letter", choices=("reference", "corrected")
+        ValueKind.TEXT, "`reference` is diffusers' loop to the letter", choices=("reference", "corrected")
     )
     prefix_noise: str | None = _column(
-        Kind.TEXT, "when addnoise is drawn: each step, or once a segment", choices=("per_step", "once")
+        ValueKind.TEXT, "when addnoise is drawn: each step, or once a segment", choices=("per_step", "once")
     )
-    fit: str | None = _column(Kind.TEXT, "how an input image meets the size", choices=("crop", "stretch", "pad"))
-    keep_overlap: bool | None = _column(Kind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
-    loras: tuple[LoraRef, ...] | None = _column(Kind.LORAS, "LoRAs (URIs of safetensors files) and their weights")
+    fit: str | None = _column(ValueKind.TEXT, "how an input image meets the size", choices=("crop", "stretch", "pad"))
+    keep_overlap: bool | None = _column(ValueKind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
+    loras: tuple[LoraRef, ...] | None = _column(ValueKind.LORAS, "LoRAs (URIs of safetensors files) and their weights")
     cache: str | None = _column(
-        Kind.TEXT, "approximate step cache: `off`, `first_block:0.05`, `mag:0.06`", canonical=canonical_cache
+        ValueKind.TEXT, "approximate step cache: `off`, `first_block:0.05`, `mag:0.06`", canonical=canonical_cache
     )
     memory: str | None = _column(
-        Kind.TEXT,
+        ValueKind.TEXT,
         "where weights lie and how they are stored: `auto`, `offload_block`, `fp8_cast+vae_tiling`...",
         canonical=canonical_memory,
         touches_pixels=False,
     )
     ulysses: int | None = _column(
-        Kind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
+        ValueKind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
     )
     ring: int | None = _column(
-        Kind.INTEGER, "workers that share tokens in a ring", low=1, high=1024, touches_pixels=False
+        ValueKind.INTEGER, "workers that share tokens in a ring", low=1, high=1024, touches_pixels=False
     )
     cfg_parallel: int | None = _column(
-        Kind.INTEGER, "2 runs both guidance branches at once", choices=(1, 2), touches_pixels=False
+        ValueKind.INTEGER, "2 runs both guidance branches at once", choices=(1, 2), touches_pixels=False
     )
-    priority: int | None = _column(Kind.INTEGER, "higher goes first; default 50", low=0, high=100, touches_pixels=False)
-    deadline: datetime | None = _column(Kind.TIMESTAMP, "UTC; orders work, never stops a job", touches_pixels=False)
-    owner: str | None = _column(Kind.TEXT, "who wants it", touches_pixels=False)
+    priority: int | None = _column(
+        ValueKind.INTEGER, "higher goes first; default 50", low=0, high=100, touches_pixels=False
+    )
+    deadline: datetime | None = _column(
+        ValueKind.TIMESTAMP, "UTC; orders work, never stops a job", touches_pixels=False
+    )
+    owner: str | None = _column(ValueKind.TEXT, "who wants it", touches_pixels=False)
     quality: float | None = _column(
-        Kind.NUMBER, "of the MP4, as imageio's; default 8", low=0, high=10, touches_pixels=False
+        ValueKind.NUMBER, "of the MP4, as imageio's; default 8", low=0, high=10, touches_pixels=False
     )
-    tags: Mapping[str, str] | None = _column(Kind.TAGS, "free labels", touches_pixels=False)
+    tags: Mapping[str, str] | None = _column(ValueKind.TAGS, "free labels", touches_pixels=False)
 
     def __post_init__(self) -> None:
         given = ((name, getattr(self, name)) for name in columns())
@@ -338,12 +348,12 @@ def _lora(item: Any) -> LoraRef:
 
 
 _READERS = {
-    Kind.TEXT: _text,
-    Kind.TEXTS: _texts,
-    Kind.INTEGER: _integer,
-    Kind.NUMBER: _number,
-    Kind.BOOLEAN: _boolean,
-    Kind.TIMESTAMP: _timestamp,
-    Kind.TAGS: _tags,
-    Kind.LORAS: _loras,
+    ValueKind.TEXT: _text,
+    ValueKind.TEXTS: _texts,
+    ValueKind.INTEGER: _integer,
+    ValueKind.NUMBER: _number,
+    ValueKind.BOOLEAN: _boolean,
+    ValueKind.TIMESTAMP: _timestamp,
+    ValueKind.TAGS: _tags,
+    ValueKind.LORAS: _loras,
 }

@@ -21,13 +21,13 @@ class Mode(StrEnum):
     SYNC = "sync"
 
 
-class Against(StrEnum):
+class BenchReference(StrEnum):
     """What the engine is compared with."""
 
     DIFFUSERS = "diffusers"
 
 
-class Device(StrEnum):
+class BenchDevice(StrEnum):
     """Where to measure."""
 
     AUTO = "auto"
@@ -44,7 +44,7 @@ def engine(
         str | None, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small (the default).")
     ] = None,
     mode: Annotated[Mode, typer.Option("--mode", help="async: ar_step 5, blocks of 5 latent frames.")] = Mode.ASYNC,
-    against: Annotated[Against | None, typer.Option("--against", help="Run diffusers too, and compare.")] = None,
+    against: Annotated[BenchReference | None, typer.Option("--against", help="Run diffusers too, and compare.")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Inference steps. Default: 12 async, 2 sync.")
     ] = None,
@@ -52,7 +52,7 @@ def engine(
         int | None, typer.Option("--reference-steps", min=1, help="Stop diffusers after so many, and extrapolate.")
     ] = None,
     ar_step: Annotated[int | None, typer.Option("--ar-step", min=0, help="Of --mode async. Default: 5.")] = None,
-    device: Annotated[Device, typer.Option("--device", help="Where to measure.")] = Device.AUTO,
+    device: Annotated[BenchDevice, typer.Option("--device", help="Where to measure.")] = BenchDevice.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="On the CPU.")] = None,
     config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
@@ -98,7 +98,7 @@ def parallel(
     mode: Annotated[Mode, typer.Option("--mode", help="async: ar_step 5, blocks of 5 latent frames.")] = Mode.SYNC,
     num_frames: Annotated[int | None, typer.Option("--num-frames", min=5, help="Default: those of the shape.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Inference steps; the first is not counted.")] = 3,
-    device: Annotated[Device, typer.Option("--device", help="Where to measure.")] = Device.AUTO,
+    device: Annotated[BenchDevice, typer.Option("--device", help="Where to measure.")] = BenchDevice.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
     decode: Annotated[bool, typer.Option("--decode", help="The VAE's decoder too, by rows.")] = False,
     one_rank: Annotated[

@@ -16,7 +16,7 @@ from render_farm.job import RenderJob
 from render_farm.models import PRESETS, Preset
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
-from render_farm.planning.shapes import shapes_of_preset
+from render_farm.planning.model_sizes import shapes_of_preset
 from render_farm.planning.tasks import IMAGE_TASKS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from render_farm.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from render_farm.report.previews import Watchable
     from render_farm.storage import Store
-    from render_farm.storage.run_state import RunState
+    from render_farm.storage.run_state import StoredRun
 
 
 def preview(
@@ -60,7 +60,7 @@ def _line(film: Watchable) -> str:
     return f"{film.job_id}: {film.segments_shown}{of} segments, {film.seconds:g} s: {film.playlist}"
 
 
-def _nothing_yet(job: str, state: RunState, run_id: str) -> NotFoundError:
+def _nothing_yet(job: str, state: StoredRun, run_id: str) -> NotFoundError:
     row = state.jobs.get(job)
     if row is None:
         return NotFoundError(
@@ -75,7 +75,7 @@ def _nothing_yet(job: str, state: RunState, run_id: str) -> NotFoundError:
     )
 
 
-def _write(store: Store, state: RunState, film: Watchable, save: str | None) -> str:
+def _write(store: Store, state: StoredRun, film: Watchable, save: str | None) -> str:
     """Have the film as a local file, and return where."""
     from render_farm.report.previews import joined_preview
     from render_farm.storage.layout import FilmKeys, JobKeys, film_key

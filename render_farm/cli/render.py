@@ -26,7 +26,7 @@ _MOST_FAILURES = 20
 _LIMIT = re.compile(r"[0-9]+%?")
 
 
-class Device(StrEnum):
+class WorkerDevice(StrEnum):
     """Where to render."""
 
     AUTO = "auto"
@@ -62,7 +62,7 @@ def render(
         float | None,
         typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster has cost more."),
     ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Where to render.")] = Device.AUTO,
+    device: Annotated[WorkerDevice, typer.Option("--device", help="Where to render.")] = WorkerDevice.AUTO,
     ulysses: Ulysses = None,
     ring: Ring = None,
     cfg_parallel: CfgParallel = None,
@@ -235,7 +235,7 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         num_workers=flags["workers"],
         max_gpus=flags["max_gpus"],
         max_cost=flags["max_cost"],
-        device=Device(flags["device"]).value,
+        device=WorkerDevice(flags["device"]).value,
         ulysses=flags["ulysses"],
         ring=flags["ring"],
         cfg_parallel=flags["cfg_parallel"],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.render import Device
+from render_farm.cli.render import WorkerDevice
 from render_farm.cli.terminal import Json, hint, print_json, table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _ALL_FAILED, _SOME_FAILED = 10, 11
 _GIB = 1 << 30
 
 
-class Against(StrEnum):
+class VerifyReference(StrEnum):
     """What to compare with."""
 
     DIFFUSERS = "diffusers"
@@ -27,9 +27,9 @@ class Against(StrEnum):
 def verify(
     model: Annotated[str, typer.Argument(help="A preset's name, a folder, a URI or a hub id.")],
     against: Annotated[
-        Against | None, typer.Option("--against", help="Render with this too, and compare latents and frames.")
+        VerifyReference | None, typer.Option("--against", help="Render with this too, and compare latents and frames.")
     ] = None,
-    device: Annotated[Device, typer.Option("--device", help="Where to render.")] = Device.AUTO,
+    device: Annotated[WorkerDevice, typer.Option("--device", help="Where to render.")] = WorkerDevice.AUTO,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="Default: bfloat16 on a GPU, float32 on the CPU.")
     ] = None,

@@ -29,16 +29,16 @@ from render_farm.engine.decoding.tiles import FrameDecoder
 from render_farm.engine.decoding.video import Video
 from render_farm.engine.denoising.cache_plan import CachePlan
 from render_farm.engine.denoising.step_state import StepKeeper
-from render_farm.engine.denoising.window import Attention, render_window, window_cache_plan
+from render_farm.engine.denoising.window import AttentionPolicy, render_window, window_cache_plan
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
 from render_farm.engine.lora.branches import Adapters, WeightedLora
-from render_farm.engine.lora.shapes import linear_shapes_of
+from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.engine.lora.weights import Lora, read_lora
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.transformer.attention import AttentionBackend, BlockCausalAttention, SelfAttention
 from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
 from render_farm.engine.transformer.compilation import CompilePlan, compile_blocks, plan_compilation
-from render_farm.engine.transformer.group import Alone, RenderGroup
+from render_farm.engine.transformer.group import RenderGroup, SingleRank
 from render_farm.engine.transformer.transformer import EAGER, FrameTransformer
 from render_farm.engine.weights.checkpoint import Checkpoint, read_checkpoint
 from render_farm.engine.weights.loading import (
@@ -50,11 +50,11 @@ from render_farm.engine.weights.loading import (
 )
 from render_farm.engine.weights.locate import locate_model
 from render_farm.engine.weights.part_sizes import read_shapes
-from render_farm.engine.weights.resident_transformer import Denoiser, free_memory
+from render_farm.engine.weights.resident_transformer import ResidentTransformer, free_memory
 from render_farm.errors import InputError, InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import MemoryMode, parse_memory
-from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read, with_loras_read
+from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read, with_loras_read
 from render_farm.planning.groups import group_of
 from render_farm.planning.memory_modes import device_bytes
 
@@ -138,12 +138,12 @@ class Engine:
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
         self._num_skipped = 0
-        self._denoiser = Denoiser(checkpoint.folder, device=device, dtype=dtype, prepare=self._prepare)
+        self._denoiser = ResidentTransformer(checkpoint.folder, device=device, dtype=dtype, prepare=self._prepare)
         self._loras: OrderedDict[str, Lora] = OrderedDict()
         """By the sha256 of their files, the last used at the end."""
 
     @property
-    def facts(self) -> ModelFacts:
+    def facts(self) -> ModelSpec:
         """What planning needs to know of the model."""
         return self.checkpoint.facts
 
@@ -191,9 +191,9 @@ class Engine:
         return choice
 
     @property
-    def attention(self) -> Attention:
+    def attention(self) -> AttentionPolicy:
         """How segments attend, and how much they may keep."""
-        return Attention(
+        return AttentionPolicy(
             own=self._self_attention or BlockCausalAttention(self.attention_choice.backend),
             cross=self._cross_attention or self.attention_choice.backend,
             cache_budget_bytes=cache_budget_bytes(self.transformer, self.device),
@@ -202,7 +202,7 @@ class Engine:
 
     def cache_plan(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> CachePlan:
         """Whether segment `index` keeps the keys and values of its finished blocks, and why."""
-        return window_cache_plan(self.transformer, plan, index, self.attention, group or Alone())
+        return window_cache_plan(self.transformer, plan, index, self.attention, group or SingleRank())
 
     def decisions(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> dict[str, Any]:
         """What was chosen for computing segment `index`, for `job.json`."""

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as types
 
-from render_farm.job import Kind
+from render_farm.job import ValueKind
 from render_farm.manifest.schema import is_list, is_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,7 +31,7 @@ class WrongColumnTypeError(ValueError):
     """A float column that holds numbers where its kind allows none; only NaN, which means null, may be there."""
 
 
-def column_values(array: pa.Array, kind: Kind) -> list[Any] | None:
+def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     """The values of `array` for `job.normalise`, None for a column that is all null.
 
     The array's type is one that `schema.accepts`. Raises `WrongColumnTypeError`.
@@ -41,16 +41,16 @@ def column_values(array: pa.Array, kind: Kind) -> list[Any] | None:
     array = _plain(array)
     if types.is_floating(array.type):
         return _floats(array, kind)
-    if kind is Kind.TIMESTAMP and not is_text(array.type):
+    if kind is ValueKind.TIMESTAMP and not is_text(array.type):
         return _times(array)
     values = _to_pylist(array)
-    if kind is Kind.TAGS and types.is_struct(array.type):
+    if kind is ValueKind.TAGS and types.is_struct(array.type):
         # Writers that store a dictionary as a struct give every row every key: null means the key is not there.
         return [value and {key: item for key, item in value.items() if item is not None} for value in values]
-    if kind is Kind.TEXTS and is_list(array.type):
+    if kind is ValueKind.TEXTS and is_list(array.type):
         # A manifest with one prompt list stores every prompt as a list; a list of one is that prompt.
         return [value[0] if value is not None and len(value) == 1 else value for value in values]
-    if kind is Kind.LORAS:
+    if kind is ValueKind.LORAS:
         return [value and [_without_decimals(item) for item in value] for value in values]
     if types.is_decimal(array.type):
         return [_from_decimal(value) for value in values]
@@ -67,9 +67,9 @@ def _plain(array: pa.Array) -> pa.Array:
             return array
 
 
-def _floats(array: pa.Array, kind: Kind) -> list[Any] | None:
+def _floats(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     values = array.to_pylist()
-    if kind in (Kind.INTEGER, Kind.NUMBER):
+    if kind in (ValueKind.INTEGER, ValueKind.NUMBER):
         return values
     if all(value is None or math.isnan(value) for value in values):
         return None

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
-from render_farm.job import REQUIRED, Kind, RenderJob, columns, normalise
+from render_farm.job import REQUIRED, RenderJob, ValueKind, columns, normalise
 from render_farm.manifest.cells import BadCell
 
 LARGEST = 2**63 - 1
@@ -70,7 +70,7 @@ def make_row(number: int, values: Mapping[str, Any], *, place: str = "row") -> R
 @cache
 def _without_limit() -> tuple[str, ...]:
     """Integer columns that only their storage limits."""
-    return tuple(name for name, column in columns().items() if column.kind is Kind.INTEGER and column.high is None)
+    return tuple(name for name, column in columns().items() if column.kind is ValueKind.INTEGER and column.high is None)
 
 
 def _field_problems(name: str, value: Any) -> list[Problem]:

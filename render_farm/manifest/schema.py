@@ -14,28 +14,28 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.types as types
 
-from render_farm.job import REQUIRED, Kind, columns
+from render_farm.job import REQUIRED, ValueKind, columns
 
-_WRITTEN: dict[Kind, pa.DataType] = {
-    Kind.TEXT: pa.string(),
-    Kind.TEXTS: pa.string(),
-    Kind.INTEGER: pa.int64(),
-    Kind.NUMBER: pa.float64(),
-    Kind.BOOLEAN: pa.bool_(),
-    Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
-    Kind.TAGS: pa.map_(pa.string(), pa.string()),
-    Kind.LORAS: pa.list_(pa.struct([("path", pa.string()), ("weight", pa.float64())])),
+_WRITTEN: dict[ValueKind, pa.DataType] = {
+    ValueKind.TEXT: pa.string(),
+    ValueKind.TEXTS: pa.string(),
+    ValueKind.INTEGER: pa.int64(),
+    ValueKind.NUMBER: pa.float64(),
+    ValueKind.BOOLEAN: pa.bool_(),
+    ValueKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    ValueKind.TAGS: pa.map_(pa.string(), pa.string()),
+    ValueKind.LORAS: pa.list_(pa.struct([("path", pa.string()), ("weight", pa.float64())])),
 }
 
-_WANTED: dict[Kind, str] = {
-    Kind.TEXT: "string",
-    Kind.TEXTS: "string or list<string>",
-    Kind.INTEGER: "an integer type (int64), or floats without a fraction",
-    Kind.NUMBER: "a float or integer type (double)",
-    Kind.BOOLEAN: "bool",
-    Kind.TIMESTAMP: "timestamp in UTC, or text like 2030-01-31T06:00:00Z",
-    Kind.TAGS: "map<string, string>",
-    Kind.LORAS: "list<struct<path: string, weight: double>>",
+_WANTED: dict[ValueKind, str] = {
+    ValueKind.TEXT: "string",
+    ValueKind.TEXTS: "string or list<string>",
+    ValueKind.INTEGER: "an integer type (int64), or floats without a fraction",
+    ValueKind.NUMBER: "a float or integer type (double)",
+    ValueKind.BOOLEAN: "bool",
+    ValueKind.TIMESTAMP: "timestamp in UTC, or text like 2030-01-31T06:00:00Z",
+    ValueKind.TAGS: "map<string, string>",
+    ValueKind.LORAS: "list<struct<path: string, weight: double>>",
 }
 
 
@@ -47,7 +47,7 @@ def manifest_schema(*, prompt_lists: bool = False) -> pa.Schema:
     return pa.schema(
         pa.field(
             name,
-            pa.list_(pa.string()) if prompt_lists and column.kind is Kind.TEXTS else _WRITTEN[column.kind],
+            pa.list_(pa.string()) if prompt_lists and column.kind is ValueKind.TEXTS else _WRITTEN[column.kind],
             nullable=name not in REQUIRED,
         )
         for name, column in columns().items()
@@ -93,7 +93,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"known columns are {', '.join(known)}"
 
 
-def accepts(kind: Kind, stored: pa.DataType) -> bool:
+def accepts(kind: ValueKind, stored: pa.DataType) -> bool:
     """Whether a column stored as `stored` can hold values of `kind`."""
     stored = unwrap(stored)
     if types.is_null(stored) or types.is_floating(stored):
@@ -161,14 +161,14 @@ def _is_loras(stored: pa.DataType) -> bool:
 
 
 _ACCEPTS = {
-    Kind.TEXT: is_text,
-    Kind.TEXTS: _is_texts,
-    Kind.INTEGER: _is_numeric,
-    Kind.NUMBER: _is_numeric,
-    Kind.BOOLEAN: types.is_boolean,
-    Kind.TIMESTAMP: _is_time,
-    Kind.TAGS: _is_tags,
-    Kind.LORAS: _is_loras,
+    ValueKind.TEXT: is_text,
+    ValueKind.TEXTS: _is_texts,
+    ValueKind.INTEGER: _is_numeric,
+    ValueKind.NUMBER: _is_numeric,
+    ValueKind.BOOLEAN: types.is_boolean,
+    ValueKind.TIMESTAMP: _is_time,
+    ValueKind.TAGS: _is_tags,
+    ValueKind.LORAS: _is_loras,
 }
 
 

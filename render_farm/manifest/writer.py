@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.job import Kind, RenderJob, columns
+from render_farm.job import RenderJob, ValueKind, columns
 from render_farm.manifest.files import clear_errors, file_system, is_local
 from render_farm.manifest.schema import manifest_schema
 
@@ -57,12 +57,12 @@ def _table(jobs: list[RenderJob], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _stored(values: list[Any], kind: Kind, stored: pa.DataType) -> list[Any]:
-    if kind is Kind.TEXTS and pa.types.is_list(stored):
+def _stored(values: list[Any], kind: ValueKind, stored: pa.DataType) -> list[Any]:
+    if kind is ValueKind.TEXTS and pa.types.is_list(stored):
         return [[value] if isinstance(value, str) else value for value in values]
-    if kind is Kind.TAGS:
+    if kind is ValueKind.TAGS:
         return [value and list(value.items()) if value is not None else None for value in values]
-    if kind is Kind.LORAS:
+    if kind is ValueKind.LORAS:
         return [
             None if value is None else [{"path": lora.path, "weight": lora.weight} for lora in value]
             for value in values

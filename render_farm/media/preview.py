@@ -34,7 +34,7 @@ _ENTRY = re.compile(r"#EXTINF:([0-9.]+),\s*\n([^#\s]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PreviewPart:
     """One segment of a film as bytes."""
 
     init: bytes
@@ -53,7 +53,7 @@ def small_frame(frame: np.ndarray) -> np.ndarray:
     return small[: small.shape[0] // 2 * 2, : small.shape[1] // 2 * 2]
 
 
-def encode_part(frames: Sequence[np.ndarray], *, fps: float | Fraction, first_frame: int, number: int) -> Part:
+def encode_part(frames: Sequence[np.ndarray], *, fps: float | Fraction, first_frame: int, number: int) -> PreviewPart:
     """Encode frames of one size that begin at frame `first_frame` of the film, as its part `number` (from 0).
 
     Runs at low priority. MediaError when ffmpeg fails, StorageFullError when the disk is full.
@@ -88,7 +88,7 @@ def encode_part(frames: Sequence[np.ndarray], *, fps: float | Fraction, first_fr
         for kind, box in boxes
         if kind in (b"moof", b"mdat")
     )
-    return Part(init=init, media=media, num_frames=len(frames))
+    return PreviewPart(init=init, media=media, num_frames=len(frames))
 
 
 def playlist(parts: Sequence[tuple[str, float]], *, init: str, longest_s: float, ended: bool) -> str:

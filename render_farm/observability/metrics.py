@@ -19,7 +19,7 @@ OTHER = "other"
 _PLACE = re.compile(r"worker-[0-9]{1,5}")
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """What Prometheus makes of a metric."""
 
     COUNTER = "counter"
@@ -47,7 +47,7 @@ class Metric:
     """One metric."""
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     """Of its values; `1` for numbers of things and ratios."""
     help: str
@@ -102,38 +102,42 @@ _SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0
 
 JOBS = Metric(
     name="render_farm_jobs",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="1",
     labels=(STATE,),
     help="Jobs by state, of the runs that are not over; when all are, of the one that ended last.",
 )
 SEGMENTS = Metric(
     name="render_farm_segments",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="1",
     labels=(SEGMENT_STATE,),
     help="Segments by state, of the films of the same runs that have not failed.",
 )
 RUNS = Metric(
-    name="render_farm_runs", kind=Kind.GAUGE, unit="1", labels=(RUN_STATE,), help="Runs that are not over, by state."
+    name="render_farm_runs",
+    kind=MetricKind.GAUGE,
+    unit="1",
+    labels=(RUN_STATE,),
+    help="Runs that are not over, by state.",
 )
 JOBS_ENDED = Metric(
     name="render_farm_jobs_ended_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="1",
     labels=(STATE,),
     help="Jobs that reached their last state.",
 )
 QUEUE_WAIT = Metric(
     name="render_farm_queue_wait_seconds",
-    kind=Kind.HISTOGRAM,
+    kind=MetricKind.HISTOGRAM,
     unit="seconds",
     buckets=(1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0),
     help="From when a film was given to the farm to when a worker first began on it.",
 )
 PHASE_SECONDS = Metric(
     name="render_farm_phase_seconds",
-    kind=Kind.HISTOGRAM,
+    kind=MetricKind.HISTOGRAM,
     unit="seconds",
     labels=(PHASE,),
     buckets=_SECONDS,
@@ -142,23 +146,23 @@ PHASE_SECONDS = Metric(
 )
 WORK_SECONDS = Metric(
     name="render_farm_work_seconds_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="seconds",
     labels=(PHASE,),
     help="The same added up; Ray makes a histogram's own sum from the middles of its buckets.",
 )
 STEPS = Metric(
-    name="render_farm_denoising_steps_total", kind=Kind.COUNTER, unit="1", help="Denoising steps that were made."
+    name="render_farm_denoising_steps_total", kind=MetricKind.COUNTER, unit="1", help="Denoising steps that were made."
 )
 VIDEO_SECONDS = Metric(
     name="render_farm_video_seconds_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="seconds",
     help="Playing time of the films that were published.",
 )
 WORKER_SECONDS = Metric(
     name="render_farm_worker_seconds_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="seconds",
     labels=(WORKER,),
     help="How long workers were up, each with its GPU. Video seconds per GPU-hour are "
@@ -166,101 +170,105 @@ WORKER_SECONDS = Metric(
 )
 BUSY_SECONDS = Metric(
     name="render_farm_worker_busy_seconds_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="seconds",
     labels=(WORKER,),
     help="How long workers were denoising or decoding; both at once counts once. Its rate is the share of the time in "
     "which the GPU has work.",
 )
 WORKERS = Metric(
-    name="render_farm_workers", kind=Kind.GAUGE, unit="1", labels=(ACTIVITY,), help="Workers that are up, by state."
+    name="render_farm_workers",
+    kind=MetricKind.GAUGE,
+    unit="1",
+    labels=(ACTIVITY,),
+    help="Workers that are up, by state.",
 )
 PREPARING = Metric(
     name="render_farm_preparing",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="1",
     labels=(PREPARED,),
     help="What goes on before steps can be made: models whose prompts are being encoded (`text`), and segments that "
     "were handed out and have made no step yet (`segment`), whose workers load weights, compile, or meet in a group.",
 )
 QUARANTINED_HOSTS = Metric(
-    name="render_farm_quarantined_hosts", kind=Kind.GAUGE, unit="1", help="Hosts that get no work."
+    name="render_farm_quarantined_hosts", kind=MetricKind.GAUGE, unit="1", help="Hosts that get no work."
 )
 GROUP_SEGMENTS = Metric(
     name="render_farm_group_segments_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="1",
     labels=(GROUP_SIZE,),
     help="Segments that were handed out, by the number of workers that render them together.",
 )
 ATTEMPTS = Metric(
     name="render_farm_attempts_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="1",
     labels=(WORK,),
     help="Work that was handed to workers: segments, and films to finish. What is tried again counts again.",
 )
 FAILURES = Metric(
     name="render_farm_failures_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="1",
     labels=(ERROR_CLASS, FAULT),
     help="Work that failed, whether it is tried again or not.",
 )
 STORAGE_BYTES = Metric(
     name="render_farm_storage_bytes_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="bytes",
     labels=(DIRECTION,),
     help="Bytes from and to the output's storage.",
 )
 STORAGE_ERRORS = Metric(
     name="render_farm_storage_errors_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="1",
     labels=(OPERATION, OUTCOME),
     help="Requests to the output's storage that failed; an object that is not there is no failure.",
 )
 LEASE_CHANGES = Metric(
     name="render_farm_lease_changes_total",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     unit="1",
     labels=(LEASE_CHANGE,),
     help="Runs' leases that changed hands; `taken_over` is from a holder that had fallen silent.",
 )
 KV_CACHE_BYTES = Metric(
     name="render_farm_kv_cache_bytes",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="bytes",
     labels=(WORKER,),
     help="Keys and values of finished blocks that the segment in work keeps.",
 )
 WORKER_MEMORY = Metric(
     name="render_farm_worker_memory_bytes",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="bytes",
     labels=(WORKER, MEMORY),
     help="What a worker's process holds: resident memory of the host, and what torch has reserved on the GPU.",
 )
 ETA = Metric(
     name="render_farm_run_eta_seconds",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="seconds",
     help="Until the runs that are not over will be, by their pace; the longest. NaN while nothing is known.",
 )
 DEADLINE_SLACK = Metric(
     name="render_farm_run_deadline_slack_seconds",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     unit="seconds",
     help="From when a run will be over, by its pace, to the last deadline of its unfinished films; negative when it "
     "will be late. The least of all runs. NaN while nothing is known, and without deadlines.",
 )
 LATE_JOBS = Metric(
-    name="render_farm_late_jobs", kind=Kind.GAUGE, unit="1", help="Films that wait or run past their deadline."
+    name="render_farm_late_jobs", kind=MetricKind.GAUGE, unit="1", help="Films that wait or run past their deadline."
 )
 SEAM_SCORE = Metric(
     name="render_farm_seam_score",
-    kind=Kind.HISTOGRAM,
+    kind=MetricKind.HISTOGRAM,
     unit="1",
     buckets=(0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0),
     help="The most visible join of each published film: the frame difference there over the usual one. From 3 on a "

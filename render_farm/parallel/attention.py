@@ -25,9 +25,9 @@ from render_farm.engine.transformer.attention import BlockCausalAttention, SelfA
 from render_farm.engine.transformer.kv_cache import KeyValueCache, Slot
 from render_farm.engine.transformer.span import FrameSpan
 from render_farm.errors import UsageError
-from render_farm.parallel.library import xfuser
 from render_farm.parallel.log_sum_exp import LogSumExpBackend, require_log_sum_exp
 from render_farm.parallel.slices import Slices, from_frames, to_frames
+from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning.groups import GroupShape
 
 _BACKEND = "render_farm"

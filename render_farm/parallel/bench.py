@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from render_farm.engine.bench.shapes import MODES, SHAPES
+from render_farm.engine.bench.cases import MODES, SHAPES
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.parallel.measure import GroupBenchRequest, GroupResult, measure
 from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines

@@ -12,9 +12,9 @@ from render_farm.engine.transformer.attention import SelfAttention
 from render_farm.errors import UsageError
 from render_farm.parallel.attention import GroupAttention
 from render_farm.parallel.first_layer import SharedFirstLayer
-from render_farm.parallel.library import xfuser
 from render_farm.parallel.process_group import ProcessGroups
 from render_farm.parallel.slices import Slices
+from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning.groups import GroupShape
 
 

@@ -20,21 +20,21 @@ from torch import Tensor
 
 from render_farm.config import EngineOptions
 from render_farm.engine import Engine
-from render_farm.engine.bench.shapes import MODES, SHAPES, random_engine
+from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
 from render_farm.engine.device import resolve_device, resolve_dtype
 from render_farm.errors import DeviceError, UsageError
 from render_farm.job import RenderJob
 from render_farm.parallel.coefficients import ExchangeCost, measure_exchanges
 from render_farm.parallel.group import ParallelGroup
-from render_farm.parallel.library import xfuser
 from render_farm.parallel.measure_decoding import DecodingTime, measure_decoding
 from render_farm.parallel.process_group import ProcessGroups, Seat
 from render_farm.parallel.rendezvous import RendezvousHost
-from render_farm.parallel.traffic import Traffic
+from render_farm.parallel.traffic import GroupTraffic
+from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning import FilmPlan
 from render_farm.planning.group_cost import GroupMachine, StepWork, rank_bytes, rank_operations, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, possible_shapes
-from render_farm.planning.shapes import TransformerShape
+from render_farm.planning.model_sizes import TransformerShape
 
 _START_S = 300.0
 _USED_TOKENS = 60
@@ -48,7 +48,7 @@ class GroupBenchRequest:
     shapes: tuple[GroupShape, ...] = ()
     """Measure these instead of those of `num_ranks`."""
     shape: str = "small"
-    """A name of `engine.bench.shapes.SHAPES`."""
+    """A name of `engine.bench.cases.SHAPES`."""
     mode: str = "sync"
     num_frames: int | None = None
     """Pixel frames; None: those of `shape`."""
@@ -264,7 +264,7 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
                 stack.enter_context(ProcessGroups(seat, device=engine.device, timeout_s=request.timeout_s))
             )
             forming_s = time.perf_counter() - started
-            with Traffic() as traffic:
+            with GroupTraffic() as traffic:
                 engine.render_segment(brief, 0, **common, group=group)
             sent = {name: count for name, count in traffic.sent_bytes.items() if count}
             exchanges = measure_exchanges(group.ranks, engine.device)

@@ -17,7 +17,7 @@ from render_farm.engine.decoding.tiles import FrameDecoder, Piece
 from render_farm.parallel.decoding import RowDecoder
 from render_farm.parallel.group import ParallelGroup
 from render_farm.planning.decoding import decoding_work
-from render_farm.planning.shapes import VaeShape
+from render_farm.planning.model_sizes import VaeShape
 
 _CPU_SIZE = 128
 """Pixels on a side, where a frame of full size would take minutes."""

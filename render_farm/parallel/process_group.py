@@ -17,8 +17,8 @@ from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.tensor.experimental._attention import set_rotate_method
 
 from render_farm.errors import UsageError, WorkerError
-from render_farm.parallel.library import xfuser
 from render_farm.parallel.rendezvous import Rendezvous
+from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning.groups import GroupShape
 
 _CONNECT_S = 10.0

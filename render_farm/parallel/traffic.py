@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from render_farm.parallel.library import xfuser
+from render_farm.parallel.xfuser_modules import xfuser
 
 
-class Traffic(TorchDispatchMode):
+class GroupTraffic(TorchDispatchMode):
     """Inside this context, `sent_bytes` grows by what leaves the process: `ulysses`, `ring`, `first_layer`,
     `predictions`, and of decoding `rows`: what goes to the neighbours."""
 

@@ -17,7 +17,7 @@ from math import ceil
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import GroupMachine
 from render_farm.planning.groups import GroupShape
-from render_farm.planning.shapes import VaeShape
+from render_farm.planning.model_sizes import VaeShape
 
 _FLOAT32 = 4
 _KEPT_FRAMES = 2

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import parse_memory
-from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
+from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.refusals import check
 from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
 from render_farm.planning.schedule import StepSchedule, make_schedule
@@ -25,7 +25,7 @@ class FilmPlan:
     """A job that can be rendered: its parameters, its windows, and what the renderer warns of."""
 
     job: ResolvedJob
-    facts: ModelFacts
+    facts: ModelSpec
     windows: tuple[Window, ...]
     warnings: tuple[str, ...]
     render_key: str
@@ -96,7 +96,7 @@ class FilmPlan:
         return tuple(dict.fromkeys([*used, self.job.negative_prompt] if self.job.guided else used))
 
 
-def plan_film(job: RenderJob, facts: ModelFacts, *, input_digests: Mapping[str, str] | None = None) -> FilmPlan:
+def plan_film(job: RenderJob, facts: ModelSpec, *, input_digests: Mapping[str, str] | None = None) -> FilmPlan:
     """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered.
 
     `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
@@ -130,7 +130,7 @@ def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Itera
     return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=plan.warnings + fresh)
 
 
-def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelFacts) -> list[str]:
+def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelSpec) -> list[str]:
     warnings = []
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
@@ -156,7 +156,7 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
 _OF_WINDOWS = ("overlap_history", "addnoise_condition", "prefix_noise", "keep_overlap")
 
 
-def _of_one_window(job: RenderJob, resolved: ResolvedJob, facts: ModelFacts) -> Iterator[str]:
+def _of_one_window(job: RenderJob, resolved: ResolvedJob, facts: ModelSpec) -> Iterator[str]:
     """What a checkpoint without diffusion forcing does otherwise than the job may expect."""
     usual = facts.defaults_for(resolved.task).base_num_frames
     if resolved.num_frames > usual:

@@ -16,7 +16,7 @@ from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import GroupMachine, StepWork, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, group_of, possible_shapes
 from render_farm.planning.memory import FILMS_AT_ONCE, Shares, estimate_memory
-from render_farm.planning.shapes import ModelShapes
+from render_farm.planning.model_sizes import ModelShapes
 
 WORTH = 0.5
 """The least efficiency (time on one worker / number of workers / time of the group) of a larger group."""

@@ -23,8 +23,8 @@ from render_farm.config import GroupOptions
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.memory import ELEMENT_BYTES
+from render_farm.planning.model_sizes import TransformerShape
 from render_farm.planning.passes import passes
-from render_farm.planning.shapes import TransformerShape
 
 TEXT_TOKENS = 512
 

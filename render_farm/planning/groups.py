@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from render_farm.errors import Problem
 
 if TYPE_CHECKING:
-    from render_farm.planning.facts import ModelFacts
+    from render_farm.planning.model_spec import ModelSpec
     from render_farm.planning.resolve import ResolvedJob
 
 MOST_WORKERS = 16
@@ -55,7 +55,7 @@ def group_of(job: ResolvedJob) -> GroupShape:
     return GroupShape(cfg=(job.cfg_parallel or 1) if job.guided else 1, ulysses=job.ulysses or 1, ring=job.ring or 1)
 
 
-def check_group(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def check_group(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     """Degrees that no group can have, with the nearest that one can."""
     asked, heads = group_of(job), facts.num_heads
     rows, columns = (size // facts.spatial_factor // facts.patch for size in (job.height, job.width))

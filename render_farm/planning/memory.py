@@ -15,8 +15,8 @@ from math import ceil
 
 from render_farm.models import Family
 from render_farm.planning.film import FilmPlan
+from render_farm.planning.model_sizes import ModelShapes, TransformerShape
 from render_farm.planning.passes import Pass, num_cacheable_frames, passes
-from render_farm.planning.shapes import ModelShapes, TransformerShape
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.vae_memory import decoding_memory, encoding_memory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from render_farm.memory_mode import MemoryMode, Placement, WeightForm
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.memory import ELEMENT_BYTES, FLOAT32_BYTES, estimate_memory, weight_bytes
-from render_farm.planning.shapes import ModelShapes, TransformerShape
+from render_farm.planning.model_sizes import ModelShapes, TransformerShape
 from render_farm.planning.vae_memory import decoding_memory
 
 _BYTE = 1

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from render_farm.errors import Problem
 from render_farm.models import PRESETS
-from render_farm.planning.facts import ModelFacts
 from render_farm.planning.groups import check_group
+from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import INPUT_COLUMNS, ResolvedJob
 from render_farm.planning.schedule import most_inference_steps
 from render_farm.planning.tasks import INPUTS
@@ -18,7 +18,7 @@ from render_farm.planning.window_refusals import check_windows
 from render_farm.step_cache import CacheKind, parse_cache
 
 
-def check(job: ResolvedJob, facts: ModelFacts) -> list[Problem]:
+def check(job: ResolvedJob, facts: ModelSpec) -> list[Problem]:
     """Every reason why `job` cannot be rendered with `facts`; empty when it can."""
     return [
         *_check_served(job, facts),
@@ -30,7 +30,7 @@ def check(job: ResolvedJob, facts: ModelFacts) -> list[Problem]:
     ]
 
 
-def _check_served(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def _check_served(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     if job.task not in facts.tasks:
         yield Problem(
             field="task", message=f"{job.task} is not served by {facts.name}; {_what_serves(job.task, facts)}"
@@ -51,14 +51,14 @@ def _check_served(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
         )
 
 
-def _what_serves(task: str, facts: ModelFacts) -> str:
+def _what_serves(task: str, facts: ModelSpec) -> str:
     """The tasks of the model with their inputs, and the presets for `task`."""
     own = [f"{name} ({' and '.join(INPUTS[name]) or 'no inputs'})" for name in facts.tasks]
     others = [name for name, preset in PRESETS.items() if task in preset.tasks]
     return f"it serves {', '.join(own)}; {task} is served by {', '.join(others)}"
 
 
-def _check_size(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def _check_size(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     multiple = facts.spatial_factor * facts.patch
     for name in ("height", "width"):
         value = getattr(job, name)

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.memory_mode import parse_memory
-from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import rounded_num_frames
+from render_farm.planning.model_spec import ModelSpec
 from render_farm.step_cache import CacheKind, parse_cache
 
 INPUT_COLUMNS = ("image", "last_image", "video")
@@ -92,7 +92,7 @@ def infer_task(job: RenderJob) -> str:
     return "i2v" if job.image else "t2v"
 
 
-def resolve_job(job: RenderJob, facts: ModelFacts) -> ResolvedJob:
+def resolve_job(job: RenderJob, facts: ModelSpec) -> ResolvedJob:
     """Fill a job's nulls from `facts`. The frame count is rounded as diffusers does; nothing is refused here."""
     task = infer_task(job)
     defaults = facts.defaults_for(task)
@@ -150,7 +150,7 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     return parameters
 
 
-def render_key(job: ResolvedJob, facts: ModelFacts) -> str:
+def render_key(job: ResolvedJob, facts: ModelSpec) -> str:
     """12 hex of the sha256 of the canonical JSON of everything that decides the pixels.
 
     The model counts by its fingerprint and dtype, an input or LoRA that was read by the sha256 of its bytes, not by

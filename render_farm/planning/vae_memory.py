@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from render_farm.planning.shapes import VaeShape
+from render_farm.planning.model_sizes import VaeShape
 
 _FLOAT32 = 4
 _KEPT_FRAMES = 2

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from render_farm.errors import Problem
 from render_farm.models import PRESETS, Family
-from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
+from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
 from render_farm.planning.tasks import IMAGE_TASKS, num_given_frames
 from render_farm.planning.windows import Window, windows_of
@@ -17,12 +17,12 @@ _SEARCH_FRAMES = 400
 """How far, in pixel frames, a working frame count is looked for."""
 
 
-def check_windows(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def check_windows(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     """What is wrong with the film's windows, each with what would work."""
     yield from _check_overlapping(job, facts) if facts.renders_windows else _check_single(job, facts)
 
 
-def _check_single(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def _check_single(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     """A film by a checkpoint without diffusion forcing: one window, all of its frames at the same step."""
     only = "only diffusion-forcing checkpoints"
     if job.base_num_frames < job.num_frames:
@@ -53,7 +53,7 @@ def _windowed_models() -> str:
     return ", ".join(name for name, preset in PRESETS.items() if preset.family is Family.DIFFUSION_FORCING)
 
 
-def _check_positions(job: ResolvedJob, windows: Iterable[Window], facts: ModelFacts) -> Iterator[Problem]:
+def _check_positions(job: ResolvedJob, windows: Iterable[Window], facts: ModelSpec) -> Iterator[Problem]:
     """Whether the model has rotary positions for the longest window and for the size; diffusers fails in the first
     step where it has not."""
     most, longest = facts.rope_max_len, max(windows, key=lambda window: window.num_seen_frames)
@@ -75,7 +75,7 @@ def _check_positions(job: ResolvedJob, windows: Iterable[Window], facts: ModelFa
             )
 
 
-def _check_overlapping(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def _check_overlapping(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     factor = facts.temporal_factor
     if _leaves_nothing_new(job, facts):
         most = num_pixel_frames(num_latent_frames(job.base_num_frames, factor) - 1, factor)
@@ -100,7 +100,7 @@ def _check_overlapping(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]
         yield from _check_positions(job, windows, facts)
 
 
-def _check_room(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
+def _check_room(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     """Whether the inputs' frames are whole, and leave something to render in the first window."""
     overlap, factor = job.overlap_history, facts.temporal_factor
     if job.task == "v2v" and (overlap - 1) % factor:
@@ -120,7 +120,7 @@ def _check_room(job: ResolvedJob, facts: ModelFacts) -> Iterator[Problem]:
 
 
 def _check_blocks(
-    job: ResolvedJob, windows: Iterable[Window], facts: ModelFacts, *, explain: bool = True
+    job: ResolvedJob, windows: Iterable[Window], facts: ModelSpec, *, explain: bool = True
 ) -> Iterator[Problem]:
     """The first window whose frames do not fall into blocks; `explain` adds what would work (a search)."""
     block = job.causal_block_size
@@ -143,18 +143,18 @@ def _check_blocks(
             return
 
 
-def _fits(job: ResolvedJob, facts: ModelFacts) -> bool:
+def _fits(job: ResolvedJob, facts: ModelSpec) -> bool:
     if _leaves_nothing_new(job, facts) or any(_check_room(job, facts)):
         return False
     return not any(_check_blocks(job, windows_of(job, facts), facts, explain=False))
 
 
-def _leaves_nothing_new(job: ResolvedJob, facts: ModelFacts) -> bool:
+def _leaves_nothing_new(job: ResolvedJob, facts: ModelSpec) -> bool:
     base, overlap = (num_latent_frames(n, facts.temporal_factor) for n in (job.base_num_frames, job.overlap_history))
     return facts.renders_windows and job.num_frames > job.base_num_frames and overlap >= base
 
 
-def _what_works(job: ResolvedJob, facts: ModelFacts) -> str:
+def _what_works(job: ResolvedJob, facts: ModelSpec) -> str:
     """The nearest frame counts that work; when none does, the window itself must change."""
     factor = facts.temporal_factor
     base_frames = num_latent_frames(job.base_num_frames, factor)
@@ -172,7 +172,7 @@ def _what_works(job: ResolvedJob, facts: ModelFacts) -> str:
     return "causal_block_size 1 would work"
 
 
-def _nearest_counts(job: ResolvedJob, facts: ModelFacts, *, include_own: bool = False) -> list[int]:
+def _nearest_counts(job: ResolvedJob, facts: ModelSpec, *, include_own: bool = False) -> list[int]:
     own, factor = job.num_frames, facts.temporal_factor
     if include_own and _fits(job, facts):
         return [own]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from render_farm.planning.facts import ModelFacts
 from render_farm.planning.frames import num_latent_frames
+from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
 from render_farm.planning.tasks import IMAGE_TASKS, num_closing_frames, num_given_frames
 
@@ -61,7 +61,7 @@ class Window:
         return self.start + self.num_latent_frames
 
 
-def windows_of(job: ResolvedJob, facts: ModelFacts) -> tuple[Window, ...]:
+def windows_of(job: ResolvedJob, facts: ModelSpec) -> tuple[Window, ...]:
     """The windows of `job`'s film, by what its checkpoint is."""
     if not facts.renders_windows:
         return single_window(num_frames=job.num_frames, temporal_factor=facts.temporal_factor, task=job.task)

@@ -14,7 +14,7 @@ from render_farm.storage.layout import (
     JobKeys,
     film_key,
 )
-from render_farm.storage.run_state import RunState
+from render_farm.storage.run_state import StoredRun
 from render_farm.storage.store import Store
 
 
@@ -36,7 +36,7 @@ class Watchable:
     sheet: str = ""
 
 
-def watchable(store: Store, state: RunState, job_ids: list[str] | None = None) -> list[Watchable]:
+def watchable(store: Store, state: StoredRun, job_ids: list[str] | None = None) -> list[Watchable]:
     """What can be watched of a run's jobs, in their order; of all of them, or of `job_ids`. `state` is what the run
     knows of them."""
     names = [name for name in job_ids or state.jobs if name in state.jobs]

@@ -20,7 +20,7 @@ _STATES = ("done", "running", "waiting", "failed", "cancelled")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class SegmentWork:
     """What a worker does now."""
 
     worker: str
@@ -84,7 +84,7 @@ class RunStatus:
     """Hosts that get no work, each with its reason."""
     note: str = ""
     """What it waits for, when it does."""
-    workers: list[Work] = field(default_factory=list)
+    workers: list[SegmentWork] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     """Causes, each with `error_class`, `message`, `advice`, `retry` and `num_jobs`."""
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -146,13 +146,13 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     )
 
 
-def _live_work(live: LiveRun) -> list[Work]:
+def _live_work(live: LiveRun) -> list[SegmentWork]:
     work = []
     for item in live.work:
         steps = f" step {item.step}/{item.num_steps}" if item.num_steps else ""
         doing = "finishing" if item.phase == "publish" else f"segment {item.segment + 1}/{item.num_segments}{steps}"
         work.append(
-            Work(
+            SegmentWork(
                 worker=item.worker,
                 job_id=item.job_id,
                 doing=doing,
@@ -197,16 +197,16 @@ def _segments(folder: RunFolder, now_s: float) -> tuple[int, int, float | None]:
     return total, done, sum(time_s > begin_s for time_s in recent) / span_s if span_s > 0 else None
 
 
-def _workers(folder: RunFolder, now_s: float) -> list[Work]:
+def _workers(folder: RunFolder, now_s: float) -> list[SegmentWork]:
     segments = {row["job_id"]: row.get("segments") for row in folder.results}
-    begun: dict[tuple[str, str], Work] = {}
+    begun: dict[tuple[str, str], SegmentWork] = {}
     for line in folder.events:
         key = (line.worker, line.job_id)
         if line.kind == EventKind.RUN_STARTED:
             begun.clear()
         elif line.kind in (EventKind.SEGMENT_STARTED, EventKind.FINISH_STARTED):
             place = f"segment {(line.segment or 0) + 1}/{segments.get(line.job_id) or '?'}"
-            begun[key] = Work(
+            begun[key] = SegmentWork(
                 worker=line.worker,
                 job_id=line.job_id,
                 doing=place if line.kind == EventKind.SEGMENT_STARTED else "finishing",

@@ -24,7 +24,7 @@ BETWEEN = "between segments"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class BusySpan:
     """Something a worker did."""
 
     worker: str
@@ -53,7 +53,7 @@ class Timeline:
 
     start_s: float
     end_s: float
-    spans: list[Span] = field(default_factory=list)
+    spans: list[BusySpan] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     up_s: dict[str, float] = field(default_factory=dict)
     """Seconds that each worker was held."""
@@ -84,9 +84,9 @@ def build_timeline(events: Iterable[LogLine], *, now_s: float | None = None) -> 
     return Timeline(start_s=lines[0].time_s, end_s=end_s, spans=spans, idle=idle, up_s=held)
 
 
-def _spans(lines: list[LogLine], end_s: float) -> tuple[list[Span], dict[str, list[tuple[float, float]]]]:
+def _spans(lines: list[LogLine], end_s: float) -> tuple[list[BusySpan], dict[str, list[tuple[float, float]]]]:
     """Work, and when each worker was up."""
-    spans: list[Span] = []
+    spans: list[BusySpan] = []
     open_work: dict[tuple[str, str], LogLine] = {}
     open_up: dict[str, float] = {}
     up: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -94,7 +94,7 @@ def _spans(lines: list[LogLine], end_s: float) -> tuple[list[Span], dict[str, li
     def close(begin: LogLine, time_s: float, *, failed: bool) -> None:
         for worker in _workers_of(begin):
             spans.append(
-                Span(
+                BusySpan(
                     worker=worker,
                     start_s=begin.time_s,
                     end_s=time_s,
@@ -141,10 +141,10 @@ def _spans(lines: list[LogLine], end_s: float) -> tuple[list[Span], dict[str, li
     return spans, dict(up)
 
 
-def _idle(lines: list[LogLine], spans: list[Span], up: dict[str, list[tuple[float, float]]]) -> list[Idle]:
+def _idle(lines: list[LogLine], spans: list[BusySpan], up: dict[str, list[tuple[float, float]]]) -> list[Idle]:
     """The gaps of every worker, each with its reason."""
     reasons = _Reasons(lines)
-    by_worker: dict[str, list[Span]] = defaultdict(list)
+    by_worker: dict[str, list[BusySpan]] = defaultdict(list)
     for span in spans:
         by_worker[span.worker].append(span)
     idle: list[Idle] = []

@@ -17,23 +17,23 @@ from dataclasses import dataclass, field
 
 from render_farm.scheduling.affinity import Match, better_waits
 from render_farm.scheduling.aging import takes_over
-from render_farm.scheduling.book import Book, FilmRecord
+from render_farm.scheduling.deadline_search import MOST_FILMS, DatedFilm, best_order
 from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
 from render_farm.scheduling.elastic import (
     MOVE_GAIN,
     Options,
-    part_of,
     sizes_at_tail,
     sizes_for_deadline,
     speed_of,
+    tail_share,
 )
 from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.farm_state import FarmState, FilmState
+from render_farm.scheduling.idle_workers import IdleWorkers
 from render_farm.scheduling.model_ends import ModelEnds
-from render_farm.scheduling.placement import Floor
 from render_farm.scheduling.policy import SchedulingPolicy
-from render_farm.scheduling.queue import FINISHING, Lane, ReadyQueue, Ticket
+from render_farm.scheduling.queue import FINISHING, QueueEntry, QueueKey, ReadyQueue
 from render_farm.scheduling.quotas import QuotaBook
-from render_farm.scheduling.rescue import MOST_FILMS, DatedFilm, find_picks
 from render_farm.scheduling.shares import ShareBook
 
 _FIRST = -1
@@ -57,7 +57,7 @@ class _Plan:
 
     picks: list[FilmKey]
     changes: int = -1
-    """`Book.dated_changes` when it was made."""
+    """`FarmState.dated_changes` when it was made."""
 
 
 @dataclass
@@ -72,10 +72,10 @@ class _Blocked:
 class Dispatcher:
     """See the module."""
 
-    def __init__(self, book: Book, policy: SchedulingPolicy) -> None:
+    def __init__(self, book: FarmState, policy: SchedulingPolicy) -> None:
         self.policy = policy
         self.queue = ReadyQueue()
-        self.floor = Floor()
+        self.floor = IdleWorkers()
         self.shares = ShareBook(policy.shares, policy.share_slack_s)
         self.quotas = QuotaBook(policy.quotas)
         self.ends = ModelEnds(book)
@@ -88,7 +88,7 @@ class Dispatcher:
 
     # --- in ---
 
-    def ticket(self, key: FilmKey) -> Ticket:
+    def ticket(self, key: FilmKey) -> QueueEntry:
         """A film's place in the queue, as things are now."""
         film, margin = self._book.films[key], self.policy.deadline_margin
         spec = film.spec
@@ -100,9 +100,9 @@ class Dispatcher:
         else:
             begin = latest_begin_s(deadline_s, left_s)
             risky = risky_from_s(deadline_s, left_s, self._book.longest_segment_s, margin)
-        return Ticket(
+        return QueueEntry(
             level=film.level,
-            lane=Lane(spec.run_id, spec.share, spec.model, size),
+            lane=QueueKey(spec.run_id, spec.share, spec.model, size),
             setting=film.setting,
             number=film.number,
             is_begun=film.segments_done > 0,
@@ -173,9 +173,9 @@ class Dispatcher:
                     break
         return None
 
-    def _lanes_in_order(self, level: int, blocked: _Blocked) -> Iterator[Lane]:
+    def _lanes_in_order(self, level: int, blocked: _Blocked) -> Iterator[QueueKey]:
         """Lanes that have quota, the best first. Those of a share that has its turn later are not looked at before."""
-        turns: dict[int, list[Lane]] = {}
+        turns: dict[int, list[QueueKey]] = {}
         turn_of: dict[str, int] = {}
         for lane in self.queue.lanes(level):
             if max(lane.size, 1) < blocked.size:
@@ -193,13 +193,13 @@ class Dispatcher:
                 ranked.sort()
             yield from (entry[-1] for entry in ranked)
 
-    def _best_match(self, lane: Lane) -> Match:
+    def _best_match(self, lane: QueueKey) -> Match:
         """Whether some idle worker has the lane's model."""
         if next(iter(self.floor.settings_of(lane.model)), None) is not None:
             return Match.ALL_LOADED
         return Match.OTHER_MODEL
 
-    def _of_lane(self, level: int, lane: Lane) -> Iterator[FilmKey]:
+    def _of_lane(self, level: int, lane: QueueKey) -> Iterator[FilmKey]:
         """Films of a lane to try: for what idle workers have loaded, then the first ones."""
         if lane.size == 1:
             for setting in self.floor.settings_of(lane.model):
@@ -212,10 +212,10 @@ class Dispatcher:
             yield first
             yield from self.queue.in_lane(level, lane, _TRIED)[1:]
 
-    def _has_quota(self, lane: Lane) -> bool:
+    def _has_quota(self, lane: QueueKey) -> bool:
         return lane.size == FINISHING or self.quotas.room(lane.run_id, lane.share) >= lane.size
 
-    def _should_wait_for_model(self, film: FilmRecord, lane: Lane, now: float, blocked: _Blocked) -> bool:
+    def _should_wait_for_model(self, film: FilmState, lane: QueueKey, now: float, blocked: _Blocked) -> bool:
         load_s = self._book.costs.load_s(lane.model)
         if lane.size != 1 or load_s is None or self.floor.best_match(film.setting) < Match.NOTHING_LOADED:
             return False
@@ -228,7 +228,7 @@ class Dispatcher:
 
     # --- groups ---
 
-    def _place(self, film: FilmRecord, now: float) -> tuple[str, ...] | None:
+    def _place(self, film: FilmState, now: float) -> tuple[str, ...] | None:
         """Idle workers for a film's next work, in the best group there is room for."""
         if film.is_rendered:
             return self.floor.one(film.setting, film.level, film.avoid)
@@ -241,7 +241,7 @@ class Dispatcher:
                 return workers
         return None
 
-    def _sizes(self, film: FilmRecord, now: float) -> list[int]:
+    def _sizes(self, film: FilmState, now: float) -> list[int]:
         """The groups to try, the best first."""
         smallest = film.spec.group_size
         if not film.spec.joined_sizes or not self.policy.elastic or film.counted > 1:
@@ -250,7 +250,7 @@ class Dispatcher:
         is_its_turn = film.worker is not None  # then it is neither in the queue nor at work
         if self.num_wanted + is_its_turn * smallest <= self.floor.num_workers:
             num_films = len(self.queue) + self._book.num_rendering + is_its_turn
-            part = part_of(left_s, self._book.left_of_all_s(), self.floor.num_workers, num_films)
+            part = tail_share(left_s, self._book.left_of_all_s(), self.floor.num_workers, num_films)
             return sizes_at_tail(self._options(film), part)
         if spec.deadline_s is not None:
             time_s = spec.deadline_s - now
@@ -258,7 +258,7 @@ class Dispatcher:
                 return sizes_for_deadline(self._options(film), left_s, time_s)
         return [smallest]
 
-    def _options(self, film: FilmRecord) -> Options:
+    def _options(self, film: FilmState) -> Options:
         """The groups that it may have within its quotas."""
         room = max(self.quotas.room(film.spec.run_id, film.spec.share), film.spec.group_size)
         return [option for option in self._book.groups(film) if option[0] <= room]
@@ -290,7 +290,7 @@ class Dispatcher:
                 return elsewhere
         return here
 
-    def _with_leader(self, worker: str, host: str, film: FilmRecord, size: int) -> tuple[str, ...] | None:
+    def _with_leader(self, worker: str, host: str, film: FilmState, size: int) -> tuple[str, ...] | None:
         if size == 1:
             return (worker,)
         found = self.floor.on_host(host, film.setting, size, film.level, film.avoid)
@@ -299,12 +299,12 @@ class Dispatcher:
         others = [other for other in found if other != worker]
         return (worker, *others[: size - 1])
 
-    def _gain(self, film: FilmRecord, size: int, larger: int) -> float:
+    def _gain(self, film: FilmState, size: int, larger: int) -> float:
         """How many times as fast a larger group is."""
         groups = self._book.groups(film)
         return speed_of(groups, larger) / speed_of(groups, size)
 
-    def _gives_way(self, key: FilmKey, film: FilmRecord, worker: str, now: float) -> bool:
+    def _gives_way(self, key: FilmKey, film: FilmState, worker: str, now: float) -> bool:
         """Whether a begun film lets its worker go to another one."""
         if self.floor.is_held_from(self._book.workers[worker].host, film.level, film.spec.group_size):
             return True
@@ -357,7 +357,7 @@ class Dispatcher:
                         self.floor.hold(level, size, film.avoid)
                         break
 
-    def _groups(self, level: int, size: int) -> Iterator[FilmRecord]:
+    def _groups(self, level: int, size: int) -> Iterator[FilmState]:
         """The first film of each lane that waits for a group of that size and has quota for it."""
         for lane in list(self.queue.group_lanes(level, size)):
             if self._has_quota(lane):
@@ -395,7 +395,7 @@ class Dispatcher:
             ready_s = max(now, work.ends_s) if work is not None and is_rendering else now
             dated.append(DatedFilm(segments_s=segments_s, deadline_s=film.spec.deadline_s, ready_s=ready_s))
         free_s = [self._free_s(worker, now) for worker in self._book.workers]
-        return [keys[i] for i in find_picks(dated, free_s or [now])]
+        return [keys[i] for i in best_order(dated, free_s or [now])]
 
     def _free_s(self, worker: str, now: float) -> float:
         record = self._book.workers[worker]

@@ -32,7 +32,7 @@ def as_learned(options: Options, ratio: Callable[[int], float], num_seen: Callab
     return found
 
 
-def part_of(left_s: float, left_of_all_s: float, num_workers: int, num_films: int) -> float:
+def tail_share(left_s: float, left_of_all_s: float, num_workers: int, num_films: int) -> float:
     """Workers that a film may have at the tail."""
     by_work = num_workers * left_s / left_of_all_s if left_of_all_s > 0 else 0.0
     return max(by_work, num_workers / max(1, num_films))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from render_farm.scheduling.retry import Failure
-from render_farm.scheduling.states import JobState, RunState
+from render_farm.scheduling.states import State
 
 _USUAL_EXPONENT = 0.85
 """A group of n times as many workers is taken to be n to this power times as fast, where nothing else is known."""
@@ -275,7 +275,7 @@ class RenderSegment:
     attempt: int
     helpers: tuple[str, ...] = ()
     """The other workers of its render group; `worker` stores the segment."""
-    memory_step: int = 0
+    fallback_level: int = 0
     """How many memory modes below the one that was asked for."""
 
 
@@ -286,7 +286,7 @@ class FinishFilm:
     worker: str
     film: FilmKey
     attempt: int
-    memory_step: int = 0
+    fallback_level: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +310,7 @@ class FilmEnded:
     """A film reached its last state."""
 
     film: FilmKey
-    state: JobState
+    state: State
     error_class: str = ""
     message: str = ""
     attempts: int = 0
@@ -330,7 +330,7 @@ class RunEnded:
     """Every film of a run ended."""
 
     run_id: str
-    state: RunState
+    state: State
 
 
 @dataclass(frozen=True, kw_only=True)

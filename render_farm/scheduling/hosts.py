@@ -9,7 +9,7 @@ from render_farm.scheduling.retry import RetryPolicy
 
 
 @dataclass
-class _Host:
+class _HostRecord:
     workers: set[str] = field(default_factory=set)
     faults: deque[tuple[float, str]] = field(default_factory=deque)
     """(when, error class), oldest first."""
@@ -27,16 +27,16 @@ class HostView:
     quarantined_for: str = ""
 
 
-class HostBook:
+class HostRecords:
     """Hosts by name. The last host that is left is never set aside by itself: a farm without hosts helps nobody."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, _HostRecord] = {}
 
     def up(self, worker: str, host: str) -> None:
         """A worker started on a host."""
-        self._hosts.setdefault(host, _Host()).workers.add(worker)
+        self._hosts.setdefault(host, _HostRecord()).workers.add(worker)
 
     def lost(self, worker: str, host: str) -> None:
         """A worker's process ended."""
@@ -58,7 +58,7 @@ class HostBook:
 
     def quarantine(self, host: str, reason: str) -> tuple[str, ...]:
         """Set a host aside; returns its workers."""
-        found = self._hosts.setdefault(host, _Host())
+        found = self._hosts.setdefault(host, _HostRecord())
         found.quarantined_for = reason
         return tuple(sorted(found.workers))
 

@@ -14,16 +14,16 @@ from collections import Counter
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.aging import level_of
-from render_farm.scheduling.book import NOBODY, Book, FilmRecord, RunRecord, WorkerRecord, WorkInHand
 from render_farm.scheduling.costs import CostModel
 from render_farm.scheduling.dispatch import Dispatcher
 from render_farm.scheduling.elastic import speed_of
 from render_farm.scheduling.events import Action, Event, Film, FilmKey
+from render_farm.scheduling.farm_state import NO_WORKERS, FarmState, FilmState, RunEntry, WorkerRecord, WorkInHand
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.reasons import why_waiting
 from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
-from render_farm.scheduling.states import JobState, run_state
-from render_farm.scheduling.workforce import Workforce
+from render_farm.scheduling.states import State, run_state
+from render_farm.scheduling.worker_index import WorkerIndex
 
 
 class FarmMachine:
@@ -39,14 +39,14 @@ class FarmMachine:
         self._policy = policy or RetryPolicy()
         self._scheduling = scheduling or SchedulingPolicy()
         self.costs = costs or CostModel()
-        self._book = Book(self.costs)
+        self._book = FarmState(self.costs)
         self._films = self._book.films
         self._workers = self._book.workers
         self._runs = self._book.runs
         self._dispatcher = Dispatcher(self._book, self._scheduling)
         self._ready = self._dispatcher.queue
         self._floor = self._dispatcher.floor
-        self._workforce = Workforce(self._book, self._floor, self._policy)
+        self._workforce = WorkerIndex(self._book, self._floor, self._policy)
         self.hosts = self._workforce.hosts
         self._delayed: list[tuple[float, int, FilmKey]] = []
         self._unread_text: dict[tuple[str, str], list[FilmKey]] = {}
@@ -63,7 +63,7 @@ class FarmMachine:
         with `begun_only` those that are at work."""
         found: Counter[tuple[int, int]] = Counter()
         for (state, smallest, largest), number in self._runs[run_id].sizes.items():
-            if number and (state is JobState.RUNNING or (state is JobState.WAITING and not begun_only)):
+            if number and (state is State.RUNNING or (state is State.WAITING and not begun_only)):
                 found[smallest, largest] += number
         return found
 
@@ -75,7 +75,7 @@ class FarmMachine:
         run = self._runs[run_id]
         return run.ended or bool(run.stopping)
 
-    def state_of(self, film: FilmKey) -> JobState:
+    def state_of(self, film: FilmKey) -> State:
         return self._films[film].state
 
     @property
@@ -104,7 +104,7 @@ class FarmMachine:
     def why_waiting(self, key: FilmKey, now: float) -> str:
         """Why a film that waits is not being rendered, in a sentence for people."""
         film = self._films[key]
-        assert film.state is JobState.WAITING
+        assert film.state is State.WAITING
         if key in self._runs[key[0]].held:
             return "its run is paused"
         delayed = [time_s for time_s, _, delayed_key in self._delayed if delayed_key == key]
@@ -137,7 +137,7 @@ class FarmMachine:
             case ev.TextFailed():
                 for key in self._unread_text.pop((event.run_id, event.model), ()):
                     if not self._films[key].state.ended:
-                        self._end_film(key, JobState.FAILED, actions, event.failure)
+                        self._end_film(key, State.FAILED, actions, event.failure)
             case ev.WorkerUp():
                 self._workforce.up(event, actions)
             case ev.WorkerLost():
@@ -179,7 +179,7 @@ class FarmMachine:
             key = spec.key
             assert key not in self._films, f"{key} was added before"
             self._number += 1
-            film = FilmRecord(
+            film = FilmState(
                 spec=spec,
                 setting=self._book.setting_of(spec),
                 number=self._number,
@@ -215,7 +215,7 @@ class FarmMachine:
                 return
         self._ready.push(key, self._dispatcher.ticket(key))
 
-    def _end_film(self, key: FilmKey, state: JobState, actions: list[Action], failure: Failure | None = None) -> None:
+    def _end_film(self, key: FilmKey, state: State, actions: list[Action], failure: Failure | None = None) -> None:
         film = self._films[key]
         self._ready.discard(key)
         self._runs[film.spec.run_id].held.pop(key, None)
@@ -235,14 +235,14 @@ class FarmMachine:
 
     def _check_failures(self, run_id: str, actions: list[Action]) -> None:
         run = self._runs[run_id]
-        failed = run.counts[JobState.FAILED] + run.failed_before
+        failed = run.counts[State.FAILED] + run.failed_before
         if run.max_failed is not None and failed > run.max_failed and not run.stopping:
             reason = f"the run stopped: {failed} jobs failed, more than the {run.max_failed} that --max-failed allows"
             self._cancel(ev.CancelRun(run_id=run_id, reason=reason), actions)
 
     def _end_run_if_over(self, run_id: str, actions: list[Action]) -> None:
         run = self._runs[run_id]
-        if run.ended or not run.sealed or run.counts[JobState.WAITING] or run.counts[JobState.RUNNING]:
+        if run.ended or not run.sealed or run.counts[State.WAITING] or run.counts[State.RUNNING]:
             return
         run.ended = True
         actions.append(ev.RunEnded(run_id=run_id, state=run_state(self.counts(run_id))))
@@ -282,12 +282,14 @@ class FarmMachine:
         film, worker = self._films[key], workers[0]
         film.worker = worker
         film.attempts += 1
-        self._book.move(key, JobState.RUNNING)
+        self._book.move(key, State.RUNNING)
         if film.is_rendered:
             film.finishing = True
             self._workers[worker].finishing.add(key)
             self._workforce.refresh(worker)
-            actions.append(ev.FinishFilm(worker=worker, film=key, attempt=film.attempts, memory_step=film.memory_step))
+            actions.append(
+                ev.FinishFilm(worker=worker, film=key, attempt=film.attempts, fallback_level=film.fallback_level)
+            )
             return
         self._begin(workers, key, now)
         actions.append(
@@ -297,7 +299,7 @@ class FarmMachine:
                 segment=film.segments_done,
                 attempt=film.attempts,
                 helpers=workers[1:],
-                memory_step=film.memory_step,
+                fallback_level=film.fallback_level,
             )
         )
 
@@ -331,7 +333,7 @@ class FarmMachine:
         self._dispatcher.picked(key)
 
     @staticmethod
-    def _prior_s(film: FilmRecord, segment: int, size: int) -> float:
+    def _prior_s(film: FilmState, segment: int, size: int) -> float:
         """What a segment should take in a group of `size`, by arithmetic."""
         return film.prior_of(segment) / speed_of(film.spec.groups, size)
 
@@ -384,7 +386,7 @@ class FarmMachine:
         workers = self._dispatcher.goes_on(event.film, event.worker, now) if may_go_on else None
         if workers is None:
             film.worker = None
-            self._book.move(event.film, JobState.WAITING)
+            self._book.move(event.film, State.WAITING)
             self._enqueue(event.film)
             return
         self._hand_out(workers, event.film, now, actions)
@@ -397,7 +399,7 @@ class FarmMachine:
         if film is None or film.worker != event.worker or film.state.ended:
             return
         film.worker, film.finishing = None, False
-        self._end_film(event.film, JobState.DONE, actions)
+        self._end_film(event.film, State.DONE, actions)
 
     # --- failures ---
 
@@ -439,19 +441,19 @@ class FarmMachine:
             waits_before=film.waits,
             waiting_for_s=now - film.waiting_since_s,
             policy=self._policy,
-            memory_modes_left=film.spec.num_memory_modes - 1 - film.memory_step,
+            memory_modes_left=film.spec.num_memory_modes - 1 - film.fallback_level,
             seed="/".join(key),
         )
         film.counted += verdict.counted
         film.waits += waits
-        film.memory_step += verdict.step_down
+        film.fallback_level += verdict.step_down
         if verdict.avoid_worker:
             film.avoid |= {worker}
         if not verdict.retry:
-            self._end_film(key, JobState.FAILED, actions, failure)
+            self._end_film(key, State.FAILED, actions, failure)
             return
         film.attempts -= not verdict.counted
-        self._book.move(key, JobState.WAITING)
+        self._book.move(key, State.WAITING)
         self._number += 1
         heapq.heappush(self._delayed, (now + verdict.delay_s, self._number, key))
         actions.append(ev.FilmDelayed(film=key, message=failure.message, delay_s=verdict.delay_s))
@@ -489,11 +491,11 @@ class FarmMachine:
         for job_id in event.job_ids:
             key = (event.run_id, job_id)
             film = self._films.get(key)
-            if film is None or film.state not in (JobState.FAILED, JobState.CANCELLED) or run.ended or run.stopping:
+            if film is None or film.state not in (State.FAILED, State.CANCELLED) or run.ended or run.stopping:
                 continue
-            film.counted = film.waits = film.attempts = film.memory_step = 0
-            film.avoid = NOBODY
-            self._book.move(key, JobState.WAITING)
+            film.counted = film.waits = film.attempts = film.fallback_level = 0
+            film.avoid = NO_WORKERS
+            self._book.move(key, State.WAITING)
             self._dispatcher.shares.arrived(film.spec.share)
             self._enqueue(key)
 
@@ -517,7 +519,7 @@ class FarmMachine:
                 self._enqueue(key)
 
     def _cancel(self, event: ev.CancelRun, actions: list[Action]) -> None:
-        run: RunRecord | None = self._runs.get(event.run_id)
+        run: RunEntry | None = self._runs.get(event.run_id)
         if run is None:
             return
         if event.job_ids is None:
@@ -533,4 +535,4 @@ class FarmMachine:
             if film.worker is not None:
                 actions.append(ev.StopWork(worker=film.worker, film=key))
             film.worker, film.finishing = None, False
-            self._end_film(key, JobState.CANCELLED, actions, reason)
+            self._end_film(key, State.CANCELLED, actions, reason)

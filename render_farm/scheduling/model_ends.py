@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 
-from render_farm.scheduling.book import Book
 from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.farm_state import FarmState
 
 
 class ModelEnds:
     """A heap for every model; films that moved or ended are dropped as they come up."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: FarmState) -> None:
         self._book = book
         self._ends: dict[str, list[tuple[float, str, FilmKey]]] = {}
 

@@ -23,7 +23,7 @@ FINISHING = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class QueueKey:
     """Films that are equals in every respect but length and adapters."""
 
     run_id: str
@@ -34,11 +34,11 @@ class Lane:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ticket:
+class QueueEntry:
     """A film's place in the queue."""
 
     level: int
-    lane: Lane
+    lane: QueueKey
     setting: Setting
     number: int
     """Of its arrival."""
@@ -68,13 +68,13 @@ _Entry = tuple[tuple[bool, float, int], int, FilmKey]
 
 @dataclass
 class _Level:
-    lanes: dict[Lane, list[_Entry]] = field(default_factory=dict)
-    by_setting: dict[tuple[Lane, Setting], list[_Entry]] = field(default_factory=dict)
+    lanes: dict[QueueKey, list[_Entry]] = field(default_factory=dict)
+    by_setting: dict[tuple[QueueKey, Setting], list[_Entry]] = field(default_factory=dict)
     dated: list[_Entry] = field(default_factory=list)
     """By urgency."""
     risky: list[_Entry] = field(default_factory=list)
     """By the time from which a film is at risk."""
-    groups: dict[int, dict[Lane, None]] = field(default_factory=dict)
+    groups: dict[int, dict[QueueKey, None]] = field(default_factory=dict)
     """Lanes by size of their groups, where that is above 1."""
     num_films: int = 0
     dated_left_s: float = 0.0
@@ -83,7 +83,7 @@ class _Level:
 
 @dataclass(slots=True)
 class _Waiting:
-    ticket: Ticket
+    ticket: QueueEntry
     serial: int
     num_passed_over: int = 0
 
@@ -111,7 +111,7 @@ class ReadyQueue:
     def __contains__(self, film: FilmKey) -> bool:
         return film in self._waiting
 
-    def ticket(self, film: FilmKey) -> Ticket:
+    def ticket(self, film: FilmKey) -> QueueEntry:
         return self._waiting[film].ticket
 
     def num_of_model(self, model: str) -> int:
@@ -122,13 +122,13 @@ class ReadyQueue:
         """Sizes above 1 of the groups that films of a level wait for."""
         return self._levels[level].groups if level in self._levels else ()
 
-    def group_lanes(self, level: int, size: int) -> Iterable[Lane]:
+    def group_lanes(self, level: int, size: int) -> Iterable[QueueKey]:
         """Lanes of a level whose films need groups of that size."""
         return self._levels[level].groups.get(size, ()) if level in self._levels else ()
 
     # --- in and out ---
 
-    def push(self, film: FilmKey, ticket: Ticket) -> None:
+    def push(self, film: FilmKey, ticket: QueueEntry) -> None:
         """Add a film that is not in the queue."""
         assert film not in self._waiting
         waiting = _Waiting(ticket=ticket, serial=next(self._serials))
@@ -207,7 +207,7 @@ class ReadyQueue:
     def top_level(self) -> int | None:
         return next(self.levels(), None)
 
-    def lanes(self, level: int) -> Iterator[Lane]:
+    def lanes(self, level: int) -> Iterator[QueueKey]:
         """Lanes of a level, in the order in which they came to be."""
         return iter(self._levels[level].lanes)
 
@@ -218,7 +218,7 @@ class ReadyQueue:
         """What is left of all films of a level with a deadline."""
         return self._levels[level].dated_left_s if level in self._levels else 0.0
 
-    def first_risky(self, level: int) -> Ticket | None:
+    def first_risky(self, level: int) -> QueueEntry | None:
         """The film of a level that is at risk before all others."""
         found = self._head(self._levels[level].risky) if level in self._levels else None
         return self._waiting[found].ticket if found is not None else None
@@ -227,22 +227,22 @@ class ReadyQueue:
         """The `most` films of a level that must go on first."""
         return self._some(self._levels[level].dated, most) if level in self._levels else []
 
-    def in_lane(self, level: int, lane: Lane, most: int) -> list[FilmKey]:
+    def in_lane(self, level: int, lane: QueueKey, most: int) -> list[FilmKey]:
         """The `most` first films of a lane."""
         return self._some(self._levels[level].lanes.get(lane, []), most)
 
-    def first(self, level: int, lane: Lane) -> FilmKey | None:
+    def first(self, level: int, lane: QueueKey) -> FilmKey | None:
         """The first film of a lane."""
         heap = self._levels[level].lanes.get(lane)
         return self._head(heap) if heap is not None else None
 
-    def first_key(self, level: int, lane: Lane) -> tuple[bool, float, int]:
+    def first_key(self, level: int, lane: QueueKey) -> tuple[bool, float, int]:
         """The order of the first film of a lane."""
         heap = self._levels[level].lanes[lane]
         self._head(heap)
         return heap[0][0]
 
-    def for_setting(self, level: int, lane: Lane, setting: Setting) -> FilmKey | None:
+    def for_setting(self, level: int, lane: QueueKey, setting: Setting) -> FilmKey | None:
         """The first film of a lane for a setting; None when the lane's first was passed over often enough."""
         found = self._levels[level]
         first = self._head(found.lanes[lane])
@@ -282,6 +282,6 @@ def _add(counts: dict[_Name, int], name: _Name, change: int) -> None:
         del counts[name]
 
 
-def _standing(ticket: Ticket) -> tuple[int, float, bool, float, int]:
+def _standing(ticket: QueueEntry) -> tuple[int, float, bool, float, int]:
     begin = float("inf") if ticket.latest_begin_s is None else ticket.latest_begin_s
     return (-ticket.level, begin, *ticket.key)

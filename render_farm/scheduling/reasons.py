@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from render_farm.scheduling.affinity import Match, better_waits
-from render_farm.scheduling.book import Book
 from render_farm.scheduling.dispatch import Dispatcher
 from render_farm.scheduling.events import FilmKey
-from render_farm.scheduling.hosts import HostBook
+from render_farm.scheduling.farm_state import FarmState
+from render_farm.scheduling.hosts import HostRecords
 from render_farm.scheduling.queue import FINISHING
 
 
-def why_waiting(key: FilmKey, now: float, *, book: Book, dispatcher: Dispatcher, hosts: HostBook) -> str:
+def why_waiting(key: FilmKey, now: float, *, book: FarmState, dispatcher: Dispatcher, hosts: HostRecords) -> str:
     """See the module. Looks at everything: for a person's question, not for every event."""
     film, queue, floor = book.films[key], dispatcher.queue, dispatcher.floor
     ticket = queue.ticket(key)
@@ -47,7 +47,7 @@ def why_waiting(key: FilmKey, now: float, *, book: Book, dispatcher: Dispatcher,
     return f"{busy}; {ahead} films are before it ({by}, deadline, share, length, then order)"
 
 
-def _most_beside(book: Book, hosts: HostBook, avoid: frozenset[str]) -> int:
+def _most_beside(book: FarmState, hosts: HostRecords, avoid: frozenset[str]) -> int:
     """Workers of the host that has most of those that a film may have."""
     beside: dict[str, int] = {}
     for worker, record in book.workers.items():

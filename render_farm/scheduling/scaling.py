@@ -41,7 +41,7 @@ class Demand:
     largest, which it takes where workers are idle)."""
     num_places: int
     """Workers that the farm may have."""
-    pack_size: int = 1
+    bundle_size: int = 1
     """So many places in a row lie on one machine; the last ones may be fewer."""
     num_there: int = 0
     """GPUs (or slots) that the cluster has now."""
@@ -94,7 +94,7 @@ def _bundles(demand: Demand, limits: ScaleLimits, ceiling: int) -> tuple[int, ..
     """As many packs as the films can use, as far as `ceiling` workers go; on larger machines where those are to come,
     and larger groups may form on them."""
     films = {size: number for size, number in demand.films.items() if number}
-    pack = max(demand.pack_size, *(group for group, _ in films))
+    pack = max(demand.bundle_size, *(group for group, _ in films))
     num_whole, last = divmod(demand.num_places, pack)
     num_packs = min(-(-demand.useful // pack), num_whole, ceiling // pack)
     taken = num_packs * pack

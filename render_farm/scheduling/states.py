@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class JobState(StrEnum):
-    """What `results.parquet` and `status` say of a job."""
+class State(StrEnum):
+    """The state of a job or of a run, as `results.parquet` and `status` show it."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -16,29 +16,15 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+        return self in (State.DONE, State.FAILED, State.CANCELLED)
 
 
-class RunState(StrEnum):
-    """The state of a run as a whole."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        return self in (RunState.DONE, RunState.FAILED, RunState.CANCELLED)
-
-
-MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.WAITING: frozenset({JobState.RUNNING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
-    JobState.RUNNING: frozenset({JobState.WAITING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
-    JobState.DONE: frozenset(),
-    JobState.FAILED: frozenset({JobState.WAITING}),
-    JobState.CANCELLED: frozenset({JobState.WAITING}),
+MOVES: dict[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.RUNNING, State.DONE, State.FAILED, State.CANCELLED}),
+    State.RUNNING: frozenset({State.WAITING, State.DONE, State.FAILED, State.CANCELLED}),
+    State.DONE: frozenset(),
+    State.FAILED: frozenset({State.WAITING}),
+    State.CANCELLED: frozenset({State.WAITING}),
 }
 """waiting -> running when its first work is handed out; running -> waiting when that work is taken back; failed or
 cancelled -> waiting when somebody asks to retry it."""
@@ -46,15 +32,15 @@ cancelled -> waiting when somebody asks to retry it."""
 
 def exit_code(counts: dict[str, int]) -> int:
     """The exit code of a run whose jobs all ended, by the contract: 0, 10 (every job failed), 11 (some), 12."""
-    failed, done = counts.get(JobState.FAILED, 0), counts.get(JobState.DONE, 0)
-    cancelled = counts.get(JobState.CANCELLED, 0)
+    failed, done = counts.get(State.FAILED, 0), counts.get(State.DONE, 0)
+    cancelled = counts.get(State.CANCELLED, 0)
     if failed:
         return 11 if done or cancelled else 10
     return 12 if cancelled else 0
 
 
-def run_state(counts: dict[str, int]) -> RunState:
+def run_state(counts: dict[str, int]) -> State:
     """The state of a run whose jobs all ended."""
-    if counts.get(JobState.FAILED):
-        return RunState.FAILED
-    return RunState.CANCELLED if counts.get(JobState.CANCELLED) else RunState.DONE
+    if counts.get(State.FAILED):
+        return State.FAILED
+    return State.CANCELLED if counts.get(State.CANCELLED) else State.DONE

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.layout import FilmKeys, number_of, split_film_key
 from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_segment
 from render_farm.storage.store import Store, check_key
 
 __all__ = [
-    "FilmState",
     "LoadedFilm",
     "SegmentMeta",
     "SegmentRecord",
+    "StoredFilm",
     "load_film",
     "load_film_state",
     "load_segment",
@@ -34,7 +34,7 @@ SCHEMA = "render_farm.film/1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilmState:
+class StoredFilm:
     """What a film has so far. `segments` are 0..k without a gap."""
 
     film: str
@@ -51,7 +51,7 @@ class FilmState:
     def num_latent_frames(self) -> int:
         return sum(record.num_latent_frames for record in self.segments)
 
-    def truncated(self, num_segments: int, problem: str = "") -> FilmState:
+    def truncated(self, num_segments: int, problem: str = "") -> StoredFilm:
         """This state as if only the first `num_segments` existed. Nothing is written: the next recorded segment
         makes it durable."""
         problems = self.problems + ((problem,) if problem else ())
@@ -63,11 +63,11 @@ class FilmState:
 class LoadedFilm:
     """A film's state and the latents of all its segments, verified, in order (each float32, 1 C T H W)."""
 
-    state: FilmState
+    state: StoredFilm
     latents: tuple[np.ndarray, ...]
 
 
-def load_film_state(store: Store, film: str) -> FilmState:
+def load_film_state(store: Store, film: str) -> StoredFilm:
     """The newest whole snapshot of a film, or an empty state when there is none.
 
     Reads one listing and usually one object; segments are not read (`load_film` does). Snapshots that are torn,
@@ -86,11 +86,11 @@ def load_film_state(store: Store, film: str) -> FilmState:
         except ValueError as error:
             problems.append(f"{store.uri(key)} is skipped: {error}")
             continue
-        return FilmState(
+        return StoredFilm(
             film=film, render_key=render_key, number=numbers[0], segments=segments, problems=tuple(problems)
         )
     number = numbers[0] if numbers else 0
-    return FilmState(film=film, render_key=render_key, number=number, problems=tuple(problems))
+    return StoredFilm(film=film, render_key=render_key, number=number, problems=tuple(problems))
 
 
 def load_film(store: Store, film: str) -> LoadedFilm:
@@ -107,7 +107,7 @@ def load_film(store: Store, film: str) -> LoadedFilm:
     return LoadedFilm(state=state, latents=tuple(latents))
 
 
-def record_segment(store: Store, previous: FilmState, record: SegmentRecord) -> FilmState:
+def record_segment(store: Store, previous: StoredFilm, record: SegmentRecord) -> StoredFilm:
     """Make a saved segment part of the film: writes the next snapshot and returns the new state.
 
     `record.index` is at most `len(previous.segments)`; later segments are dropped, but for those set aside because of
@@ -135,18 +135,18 @@ def record_segment(store: Store, previous: FilmState, record: SegmentRecord) -> 
     return replace(previous, number=number, segments=segments, problems=(), set_aside=())
 
 
-def _snapshot(state: FilmState, segments: Sequence[SegmentRecord], number: int) -> bytes:
+def _snapshot(state: StoredFilm, segments: Sequence[SegmentRecord], number: int) -> bytes:
     content = {
         "film": state.film,
         "render_key": state.render_key,
         "number": number,
         "segments": [record.to_dict() for record in segments],
     }
-    return documents.dump(content, schema=SCHEMA)
+    return checked_json.dump(content, schema=SCHEMA)
 
 
 def _read_snapshot(data: bytes, film: str, render_key: str) -> tuple[SegmentRecord, ...]:
-    content = documents.load(data, schema=SCHEMA)
+    content = checked_json.load(data, schema=SCHEMA)
     if content.get("film") != film or content.get("render_key") != render_key:
         raise ValueError(f"it belongs to {content.get('film')!r}")
     listed = content.get("segments")

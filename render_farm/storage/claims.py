@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from render_farm.errors import ClusterError, JobError, NotFoundError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.layout import ClaimKeys, number_of, split_film_key
 from render_farm.storage.lease import read_lease
 from render_farm.storage.process import is_dead
@@ -51,7 +51,7 @@ def read_claim(store: Store, job_id: str) -> Claim | None:
         if not numbers:
             return None
         try:
-            content = documents.load(store.read_bytes(keys.claim(numbers[-1])), schema=SCHEMA)
+            content = checked_json.load(store.read_bytes(keys.claim(numbers[-1])), schema=SCHEMA)
             return Claim(
                 number=numbers[-1],
                 run_id=str(content["run_id"]),
@@ -60,7 +60,7 @@ def read_claim(store: Store, job_id: str) -> Claim | None:
             )
         except NotFoundError:
             continue
-        except (documents.DamagedDocument, KeyError):
+        except (checked_json.DamagedDocument, KeyError):
             return Claim(number=numbers[-1], run_id="", film="")
 
 
@@ -88,7 +88,7 @@ def claim_job(store: Store, run_id: str, film: str, *, gone_after_s: float = 30.
             number=1 if seen is None else seen.number + 1, run_id=run_id, film=film, token=secrets.token_hex(8)
         )
         content = {name: value for name, value in asdict(mine).items() if name != "number"}
-        if store.create(keys.claim(mine.number), documents.dump(content, schema=SCHEMA)):
+        if store.create(keys.claim(mine.number), checked_json.dump(content, schema=SCHEMA)):
             if seen is not None:
                 store.delete(keys.claim(seen.number))
             return mine

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import NotFoundError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_file
 from render_farm.storage.layout import JobKeys
 from render_farm.storage.store import Store
@@ -17,15 +17,15 @@ SCHEMA = "render_farm.job/1"
 
 def dump_job(content: dict[str, Any]) -> bytes:
     """The bytes of a `job.json`. TypeError or ValueError for what JSON cannot hold."""
-    return documents.dump(content, schema=SCHEMA)
+    return checked_json.dump(content, schema=SCHEMA)
 
 
 def read_done(store: Store, job_id: str) -> dict[str, Any] | None:
     """What `job.json` of a finished job says (with `render_key`, `attempt`, `sha256` of the video and `files`), or
     None when the job is not done or its `job.json` is damaged or another job's. StorageError passes."""
     try:
-        content = documents.load(store.read_bytes(JobKeys(job_id=job_id).job), schema=SCHEMA)
-    except (NotFoundError, documents.DamagedDocument):
+        content = checked_json.load(store.read_bytes(JobKeys(job_id=job_id).job), schema=SCHEMA)
+    except (NotFoundError, checked_json.DamagedDocument):
         return None
     return content if content.get("job_id") == job_id and _is_well_formed(content) else None
 

@@ -1,7 +1,7 @@
 """Whole files or none, on a local disk: a temporary sibling, fsync, rename.
 
 A writer that is killed leaves its temporary file (`.part-...`), never half a target; `sweep_parts` removes what the
-dead left. Names starting with `.part-` are never listed or read as objects.
+dead left. Keys starting with `.part-` are never listed or read as objects.
 """
 
 from __future__ import annotations

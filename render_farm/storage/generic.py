@@ -15,7 +15,7 @@ import fsspec
 from render_farm.errors import NotFoundError, StorageError, StorageUnavailableError, UsageError
 from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
-from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix, content_type_for, protocol_of
+from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix, content_type_for, protocol_of
 
 _memory_lock = threading.RLock()
 _NO_LISTING = (FileNotFoundError, NotADirectoryError)
@@ -41,20 +41,20 @@ class FsspecStore(Store):
         self._root = self._fs._strip_protocol(root_uri).rstrip("/")
 
     def read_bytes(self, key: str) -> bytes:
-        with self._doing("read", key):
+        with self._translated_errors("read", key):
             data = self._fs.cat_file(self._path(key))
         self.meter.moved(READ, len(data))
         return data
 
     def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
-        with self._doing("write", key):
+        with self._translated_errors("write", key):
             self._make_parent(key)
             self._fs.pipe_file(self._path(key), data, **self._kind(key, content_type))
         self.meter.moved(WRITTEN, len(data))
 
     def put_file(self, local_path: str | os.PathLike[str], key: str, content_type: str | None = None) -> None:
         open_local(local_path).close()
-        with self._doing("write", key):
+        with self._translated_errors("write", key):
             self._make_parent(key)
             self._fs.put_file(os.fspath(local_path), self._path(key), **self._kind(key, content_type))
         self.meter.moved(WRITTEN, Path(local_path).stat().st_size)
@@ -62,12 +62,12 @@ class FsspecStore(Store):
     def get_file(self, key: str, local_path: str | os.PathLike[str]) -> None:
         if not self.exists(key):
             raise NotFoundError(f"cannot read {self.uri(key)}: there is no such object")
-        with self._doing("read", key), write_atomically(Path(local_path)) as file:
+        with self._translated_errors("read", key), write_atomically(Path(local_path)) as file:
             self._fs.get_file(self._path(key), file.name)
             self.meter.moved(READ, Path(file.name).stat().st_size)
 
     def create(self, key: str, data: bytes, content_type: str | None = None) -> bool:
-        with self._doing("create", key):
+        with self._translated_errors("create", key):
             try:
                 self._make_parent(key)
                 self._fs.pipe_file(self._path(key), data, mode="create", **self._kind(key, content_type))
@@ -77,33 +77,33 @@ class FsspecStore(Store):
         return True
 
     def exists(self, key: str) -> bool:
-        with self._doing("look for", key):
+        with self._translated_errors("look for", key):
             return self._fs.isfile(self._path(key))
 
     def size(self, key: str) -> int:
-        with self._doing("look at", key):
+        with self._translated_errors("look at", key):
             return int(self._fs.size(self._path(key)))
 
     def delete(self, key: str) -> None:
-        with self._doing("delete", key), suppress(FileNotFoundError):
+        with self._translated_errors("delete", key), suppress(FileNotFoundError):
             self._fs.rm_file(self._path(key))
 
     def delete_tree(self, prefix: str) -> None:
         path = self._path(check_key(prefix.removesuffix("/")))
-        with self._doing("delete", prefix), suppress(FileNotFoundError):
+        with self._translated_errors("delete", prefix), suppress(FileNotFoundError):
             self._fs.rm(path, recursive=True)
 
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "") -> Keys:
         folder = self._folder(prefix)
-        with self._doing("list", prefix):
+        with self._translated_errors("list", prefix):
             try:
                 paths = self._fs.find(folder)
             except _NO_LISTING:
                 return []
         return sorted(path.removeprefix(f"{self._root}/") for path in paths if path.startswith(f"{folder}/"))
 
-    def list_folders(self, prefix: str = "") -> Names:
-        with self._doing("list", prefix):
+    def list_folders(self, prefix: str = "") -> Keys:
+        with self._translated_errors("list", prefix):
             try:
                 entries = self._fs.ls(self._folder(prefix), detail=True)
             except _NO_LISTING:
@@ -111,7 +111,7 @@ class FsspecStore(Store):
         return sorted(entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "directory")
 
     def copy(self, source_key: str, target_key: str, content_type: str | None = None) -> None:
-        with self._doing("copy", source_key):
+        with self._translated_errors("copy", source_key):
             self._make_parent(target_key)
             self._fs.cp_file(self._path(source_key), self._path(target_key))
 
@@ -135,7 +135,7 @@ class FsspecStore(Store):
         return {}
 
     @contextmanager
-    def _doing(self, operation: str, key: str) -> Iterator[None]:
+    def _translated_errors(self, operation: str, key: str) -> Iterator[None]:
         where = f"{self.root_uri}/{key}"
         lock = _memory_lock if self._protocol == "memory" else None
         try:

@@ -24,7 +24,7 @@ _PAST_THE_END, _TOO_MANY = 416, 429
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class HubRetryOptions:
     """How long a hub that fails is tried."""
 
     timeout_s: float = 30.0
@@ -48,7 +48,7 @@ class HubFile:
 
     @property
     def content_id(self) -> str:
-        """Names the content."""
+        """Keys the content."""
         return self.sha256 or self.blob_id or hashlib.sha256(self.path.encode()).hexdigest()
 
     def is_content(self, path: Path) -> bool:
@@ -70,12 +70,12 @@ class HubFile:
 class HubRepository:
     """One repository at one commit, as it was when this was made."""
 
-    def __init__(self, hub_id: str, *, revision: str | None = None, patience: Patience | None = None) -> None:
+    def __init__(self, hub_id: str, *, revision: str | None = None, patience: HubRetryOptions | None = None) -> None:
         """Ask the hub what is there. Raises `HubError` or `HubUnavailableError`: why not, and what would work."""
         from huggingface_hub import HfApi
 
         self.hub_id = hub_id
-        self._patience = patience or Patience()
+        self._patience = patience or HubRetryOptions()
         self._endpoint = hub_endpoint()
         api = HfApi(endpoint=self._endpoint)
         try:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from render_farm.errors import LeaseHeldError, NotFoundError, StorageError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.layout import RunKeys, number_of
 from render_farm.storage.process import ProcessId, is_dead, this_process
 from render_farm.storage.store import Store
@@ -247,21 +247,21 @@ def _numbers(store: Store, keys: RunKeys) -> list[int]:
 
 
 def _dump(lease: Lease) -> bytes:
-    return documents.dump({"released": lease.released, "holder": asdict(lease.holder)}, schema=SCHEMA)
+    return checked_json.dump({"released": lease.released, "holder": asdict(lease.holder)}, schema=SCHEMA)
 
 
 def _parse(data: bytes, number: int) -> Lease:
     """A damaged object counts as a lease of nobody known: it is waited for like any silent holder."""
     unknown = Lease(number=number, holder=Holder(address="?", process=ProcessId(host="?", pid=0, started=0), token=""))
     try:
-        content: dict[str, Any] = documents.load(data, schema=SCHEMA)
+        content: dict[str, Any] = checked_json.load(data, schema=SCHEMA)
         holder = content["holder"]
         process = ProcessId(**holder["process"])
         if not (isinstance(process.host, str) and _is_count(process.pid, 31) and _is_count(process.started, 63)):
             raise TypeError(f"no process: {holder['process']!r:.120}")
         found = Holder(address=str(holder["address"]), process=process, token=str(holder["token"]))
         return replace(unknown, holder=found, released=bool(content["released"]))
-    except (documents.DamagedDocument, KeyError, TypeError) as error:
+    except (checked_json.DamagedDocument, KeyError, TypeError) as error:
         log.warning("lease object %d is damaged: %s", number, error)
         return unknown
 

@@ -20,7 +20,7 @@ from render_farm.storage.files import (
     write_atomically,
 )
 from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
-from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix
+from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix
 
 
 class LocalStore(Store):
@@ -34,23 +34,27 @@ class LocalStore(Store):
         return str(self._path(key))
 
     def read_bytes(self, key: str) -> bytes:
-        with self._doing("read", key):
+        with self._translated_errors("read", key):
             data = self._path(key).read_bytes()
         self.meter.moved(READ, len(data))
         return data
 
     def write_bytes(self, key: str, data: bytes, content_type: str | None = None) -> None:
-        with self._doing("write", key), write_atomically(self._path(key)) as file:
+        with self._translated_errors("write", key), write_atomically(self._path(key)) as file:
             file.write(data)
         self.meter.moved(WRITTEN, len(data))
 
     def put_file(self, local_path: str | os.PathLike[str], key: str, content_type: str | None = None) -> None:
-        with open_local(local_path) as reader, self._doing("write", key), write_atomically(self._path(key)) as writer:
+        with (
+            open_local(local_path) as reader,
+            self._translated_errors("write", key),
+            write_atomically(self._path(key)) as writer,
+        ):
             copy_stream(reader, writer)
             self.meter.moved(WRITTEN, writer.tell())
 
     def get_file(self, key: str, local_path: str | os.PathLike[str]) -> None:
-        with self._doing("read", key), open(self._path(key), "rb") as reader:
+        with self._translated_errors("read", key), open(self._path(key), "rb") as reader:
             try:
                 with write_atomically(Path(local_path)) as writer:
                     copy_stream(reader, writer)
@@ -59,30 +63,30 @@ class LocalStore(Store):
                 raise from_os_error(error, "write", str(local_path)) from error
 
     def create(self, key: str, data: bytes, content_type: str | None = None) -> bool:
-        with self._doing("create", key):
+        with self._translated_errors("create", key):
             is_created = create_exclusively(self._path(key), data)
         if is_created:
             self.meter.moved(WRITTEN, len(data))
         return is_created
 
     def exists(self, key: str) -> bool:
-        with self._doing("look for", key):
+        with self._translated_errors("look for", key):
             try:
                 return self._path(key).is_file()
             except NotADirectoryError:
                 return False
 
     def size(self, key: str) -> int:
-        with self._doing("look at", key):
+        with self._translated_errors("look at", key):
             return self._path(key).stat().st_size
 
     def delete(self, key: str) -> None:
-        with self._doing("delete", key), suppress(FileNotFoundError, NotADirectoryError):
+        with self._translated_errors("delete", key), suppress(FileNotFoundError, NotADirectoryError):
             self._path(key).unlink()
 
     def delete_tree(self, prefix: str) -> None:
         folder = self._path(check_key(prefix.removesuffix("/")))
-        with self._doing("delete", prefix):
+        with self._translated_errors("delete", prefix):
             for _ in range(3):  # a writer that was given up may add a file while its folder goes
                 try:
                     shutil.rmtree(folder)
@@ -95,17 +99,17 @@ class LocalStore(Store):
                     return
             shutil.rmtree(folder)
 
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "") -> Keys:
         folder = self._root / check_prefix(prefix)
-        keys: Names = []
-        with self._doing("list", prefix):
+        keys: Keys = []
+        with self._translated_errors("list", prefix):
             for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
                 inside = Path(parent).relative_to(self._root)
                 keys += [(inside / name).as_posix() for name in names if not name.startswith(PART_PREFIX)]
         return sorted(keys)
 
-    def list_folders(self, prefix: str = "") -> Names:
-        with self._doing("list", prefix):
+    def list_folders(self, prefix: str = "") -> Keys:
+        with self._translated_errors("list", prefix):
             try:
                 with os.scandir(self._root / check_prefix(prefix)) as entries:
                     return sorted(entry.name for entry in entries if entry.is_dir())
@@ -113,18 +117,18 @@ class LocalStore(Store):
                 return []
 
     def copy(self, source_key: str, target_key: str, content_type: str | None = None) -> None:
-        with self._doing("copy", source_key, to=target_key):
+        with self._translated_errors("copy", source_key, to=target_key):
             link_or_copy(self._path(source_key), self._path(target_key))
 
     def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
-        with self._doing("clean", prefix):
+        with self._translated_errors("clean", prefix):
             return sweep_parts(self._root / check_prefix(prefix), older_than_s)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
     @contextmanager
-    def _doing(self, operation: str, key: str, *, to: str = "") -> Iterator[None]:
+    def _translated_errors(self, operation: str, key: str, *, to: str = "") -> Iterator[None]:
         try:
             yield
         except OSError as error:

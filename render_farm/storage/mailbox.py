@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 
 from render_farm.errors import NotFoundError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.layout import RunKeys, check_id
 from render_farm.storage.store import Store
 
@@ -77,7 +77,7 @@ class Answer:
 def post(store: Store, run_id: str, request: Request) -> str:
     """Put a request; returns its id."""
     request_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(8)}"
-    store.create(RunKeys(run_id=run_id).request(request_id), documents.dump(asdict(request), schema=SCHEMA))
+    store.create(RunKeys(run_id=run_id).request(request_id), checked_json.dump(asdict(request), schema=SCHEMA))
     return request_id
 
 
@@ -90,7 +90,7 @@ def wait_answer(
     while True:
         late = time.monotonic() >= stop or is_over()
         try:
-            content = documents.load(store.read_bytes(keys.answer(request_id)), schema=SCHEMA)
+            content = checked_json.load(store.read_bytes(keys.answer(request_id)), schema=SCHEMA)
             answer = Answer(ok=content["ok"] is True, text=str(content["text"]), facts=dict(content["facts"]))
         except NotFoundError:
             if late:
@@ -98,7 +98,7 @@ def wait_answer(
                 return None
             time.sleep(_POLL_S)
             continue
-        except (documents.DamagedDocument, KeyError, TypeError, ValueError) as error:
+        except (checked_json.DamagedDocument, KeyError, TypeError, ValueError) as error:
             answer = Answer(ok=False, text=f"the coordinator's answer is damaged: {error}", facts={})
         store.delete(keys.answer(request_id))
         return answer
@@ -127,13 +127,13 @@ def take_requests(store: Store, run_id: str) -> list[tuple[str, Request]]:
 def give_answer(store: Store, run_id: str, request_id: str, answer: Answer) -> None:
     """Answer a request and remove it."""
     keys = RunKeys(run_id=run_id)
-    store.write_bytes(keys.answer(request_id), documents.dump(asdict(answer), schema=SCHEMA))
+    store.write_bytes(keys.answer(request_id), checked_json.dump(asdict(answer), schema=SCHEMA))
     store.delete(keys.request(request_id))
 
 
 def _parse(data: bytes) -> Request:
     """ValueError for anything else than a request."""
-    content = documents.load(data, schema=SCHEMA)
+    content = checked_json.load(data, schema=SCHEMA)
     jobs = content.get("jobs")
     if not isinstance(jobs, list):
         raise ValueError("it names no jobs")

@@ -15,7 +15,7 @@ _LONGEST_PAUSE_S = 15.0
 _LOOK_EVERY_S = 0.25
 
 
-class Patience:
+class StoreRetry:
     """Repeats what a store refuses until `patience_s` are spent, all calls together. `stopped` ends the waiting."""
 
     def __init__(self, patience_s: float, *, stopped: Callable[[], bool] = lambda: False) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import CorruptCheckpointError, NotFoundError, StorageError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.claims import Claim, ClaimLostError, is_current, read_claim
 from render_farm.storage.done import dump_job, read_done
 from render_farm.storage.hashing import sha256_bytes, sha256_file
@@ -139,7 +139,7 @@ def commit(store: Store, staged: Attempt, *, create_only: bool = True) -> Attemp
     """Try to make `staged` the film's one attempt. Returns the committed one: `staged`, or another that was first
     (then the files of `staged` are removed)."""
     key = FilmKeys(film=staged.film).commit
-    data = documents.dump(
+    data = checked_json.dump(
         {"film": staged.film, "attempt": staged.attempt, "files": [asdict(file) for file in staged.files]},
         schema=SCHEMA,
     )
@@ -161,11 +161,11 @@ def pending_commit(store: Store, film: str) -> Attempt | None:
     left to do; nothing needs rendering. A damaged commit.json is removed, with a warning."""
     key = FilmKeys(film=film).commit
     try:
-        content = documents.load(store.read_bytes(key), schema=SCHEMA)
+        content = checked_json.load(store.read_bytes(key), schema=SCHEMA)
         files = tuple(_staged_file(file) for file in content["files"])
         attempt = Attempt(film=film, attempt=check_id(content["attempt"], "attempt"), files=files)
         if content["film"] != film or not files or files[-1].name != JOB:
-            raise documents.DamagedDocument(f"it belongs to {content['film']!r:.80}")
+            raise checked_json.DamagedDocument(f"it belongs to {content['film']!r:.80}")
     except NotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

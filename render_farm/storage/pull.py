@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from render_farm.errors import NotFoundError, UsageError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.failures import from_os_error
 from render_farm.storage.hashing import sha256_file
-from render_farm.storage.hub import HubFile, HubRepository, Patience
+from render_farm.storage.hub import HubFile, HubRepository, HubRetryOptions
 from render_farm.storage.local import LocalStore
 from render_farm.storage.open import open_store
 from render_farm.storage.store import Store
@@ -54,7 +54,7 @@ def pull_model(
     target: str,
     *,
     revision: str | None = None,
-    patience: Patience | None = None,
+    patience: HubRetryOptions | None = None,
     staging: Path | None = None,
     on_file: OnFile | None = None,
     on_bytes: Callable[[int], None] | None = None,
@@ -87,7 +87,7 @@ def pull_model(
             sums[file.path] = {"size": file.size, "sha256": known}
         _remove_former(store, sums)
         document = {"hub_id": hub_id, "commit": repository.commit, "files": sums}
-        store.write_bytes(CHECKSUMS, documents.dump(document, schema=SCHEMA))
+        store.write_bytes(CHECKSUMS, checked_json.dump(document, schema=SCHEMA))
         shutil.rmtree(folder, ignore_errors=True)
     return PullReport(
         hub_id=hub_id,
@@ -141,8 +141,8 @@ def _place(store: Store, part: Path, file: HubFile) -> None:
 def _remove_former(store: Store, sums: dict[str, dict]) -> None:
     """Remove what an earlier pull brought and this commit does not have."""
     try:
-        former = documents.load(store.read_bytes(CHECKSUMS), schema=SCHEMA)["files"]
-    except (NotFoundError, documents.DamagedDocument, KeyError):
+        former = checked_json.load(store.read_bytes(CHECKSUMS), schema=SCHEMA)["files"]
+    except (NotFoundError, checked_json.DamagedDocument, KeyError):
         return
     for path in set(former) - set(sums):
         store.delete(path)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from render_farm.errors import LeaseHeldError, NotFoundError
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.layout import RunKeys, check_id, number_of
 from render_farm.storage.store import Store
@@ -107,7 +107,7 @@ class RunControl:
 
 
 @dataclass(kw_only=True)
-class RunState:
+class StoredRun:
     """A run as storage knows it."""
 
     number: int = 0
@@ -133,7 +133,7 @@ class _Part:
     jobs: dict[str, JobRow]
 
 
-def load_run_state(store: Store, run_id: str) -> RunState:
+def load_run_state(store: Store, run_id: str) -> StoredRun:
     """The run as far as it is known; an empty state when nothing is. One listing of one folder, then a bounded number
     of small objects. StorageError passes."""
     keys = RunKeys(run_id=run_id)
@@ -152,7 +152,7 @@ def load_run_state(store: Store, run_id: str) -> RunState:
         parts = dict(zip(numbers, pool.map(read, numbers), strict=True))
     snapshots = [number for number, part in parts.items() if isinstance(part, _Part) and part.is_snapshot]
     first = snapshots[-1] if snapshots else (numbers[0] if numbers else 1)
-    state = RunState(number=numbers[-1] if numbers else 0)
+    state = StoredRun(number=numbers[-1] if numbers else 0)
     for number in range(first, state.number + 1):
         part = parts.get(number, f"{store.uri(keys.state(number))} is missing")
         if isinstance(part, str):
@@ -168,7 +168,7 @@ def load_run_state(store: Store, run_id: str) -> RunState:
 class RunStateWriter:
     """Adds to a run's state. One writer at a time: the holder of the run's lease."""
 
-    def __init__(self, store: Store, run_id: str, state: RunState) -> None:
+    def __init__(self, store: Store, run_id: str, state: StoredRun) -> None:
         """`state` as `load_run_state` gave it; from here on it is this writer's, and kept up to date."""
         self.state = state
         self._store = store
@@ -222,7 +222,7 @@ class RunStateWriter:
             "control": asdict(control),
             "jobs": {job_id: row.to_dict() for job_id, row in jobs.items()},
         }
-        return documents.dump(content, schema=SCHEMA)
+        return checked_json.dump(content, schema=SCHEMA)
 
     def _clean(self) -> None:
         """Remove what lies before the last snapshot but one: should the last be torn, that one counts."""
@@ -238,7 +238,7 @@ class RunStateWriter:
 
 def _parse(data: bytes, run_id: str, number: int) -> _Part:
     """ValueError for anything that is not a whole object of this run and number."""
-    content = documents.load(data, schema=SCHEMA)
+    content = checked_json.load(data, schema=SCHEMA)
     if content.get("run_id") != run_id or content.get("number") != number:
         raise ValueError(f"it belongs to {content.get('run_id')!r:.80}, number {content.get('number')!r:.20}")
     jobs = content.get("jobs")

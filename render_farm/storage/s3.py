@@ -22,7 +22,7 @@ from render_farm.errors import NotFoundError, UsageError
 from render_farm.storage.failures import from_s3_error, is_transient, s3_code
 from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, TRIED_AGAIN, WRITTEN
-from render_farm.storage.store import Names, Store, StoreOptions, check_key, check_prefix, content_type_for
+from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix, content_type_for
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -141,7 +141,7 @@ class S3Store(Store):
             parts = pool.map(self._existing, [wanted[at : at + chunk] for at in range(0, len(wanted), chunk)])
             return {key.removeprefix(self._prefix) for part in parts for key in part}
 
-    def _existing(self, wanted: Names) -> set[str]:
+    def _existing(self, wanted: Keys) -> set[str]:
         """Of full keys, sorted."""
         found: set[str] = set()
         at = 0
@@ -172,12 +172,12 @@ class S3Store(Store):
                 error = ClientError({"Error": failed}, "DeleteObjects")
                 raise from_s3_error(error, "delete", f"s3://{self._bucket}/{failed.get('Key')}", self._endpoint())
 
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "") -> Keys:
         pages = self._pages(prefix, delimiter="")
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
 
-    def list_folders(self, prefix: str = "") -> Names:
+    def list_folders(self, prefix: str = "") -> Keys:
         pages = self._pages(prefix, delimiter="/")
         folders = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
         return sorted(folder.removesuffix("/").rpartition("/")[2] for folder in folders)
@@ -196,7 +196,7 @@ class S3Store(Store):
         # Newer buckets refuse the older signatures that botocore still makes for some regions.
         fs = self._open(signature_version="s3v4")
 
-        async def sign() -> Names:
+        async def sign() -> Keys:
             client = await fs.set_session()
             return [
                 await client.generate_presigned_url(

@@ -37,7 +37,7 @@ _CONTENT_TYPES = {
     ".csv": "text/csv",
     ".parquet": "application/vnd.apache.parquet",
 }
-Names = list[str]  # inside the classes, `list` is a method
+Keys = list[str]  # inside the classes, `list` is a method
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
@@ -131,12 +131,12 @@ class Store(ABC):
         """Remove every object below the folder `prefix`; fine when there is none. Not atomic."""
 
     @abstractmethod
-    def list(self, prefix: str = "") -> Names:
+    def list(self, prefix: str = "") -> Keys:
         """Keys of all objects below the folder `prefix`, at any depth, sorted; [] when there is no such folder."""
 
     @abstractmethod
-    def list_folders(self, prefix: str = "") -> Names:
-        """Names of the folders directly below `prefix`, sorted, from one listing that does not descend."""
+    def list_folders(self, prefix: str = "") -> Keys:
+        """Keys of the folders directly below `prefix`, sorted, from one listing that does not descend."""
 
     @abstractmethod
     def copy(self, source_key: str, target_key: str, content_type: str | None = None) -> None:

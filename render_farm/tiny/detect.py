@@ -18,7 +18,7 @@ MIN_AREA = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Detection:
     """What a clip shows; None where no shape was found."""
 
     background: str
@@ -31,7 +31,7 @@ class Finding:
     """Centroid in each frame (T, 2), unwrapped: moving right for long gives x far beyond 64."""
 
 
-def detect(clip: NDArray[np.uint8]) -> Finding:
+def detect(clip: NDArray[np.uint8]) -> Detection:
     """Find the background, and the shape's colour, kind and motion."""
     pixels = clip.astype(np.float32) / 255
     ground = np.median(pixels.reshape(-1, 3), axis=0).astype(np.float32)
@@ -41,9 +41,11 @@ def detect(clip: NDArray[np.uint8]) -> Finding:
     path = _centroids(mask)
     background = _nearest(ground, BACKGROUNDS)
     if np.median(areas) < MIN_AREA:
-        return Finding(background=background, colour=None, shape=None, motion=None, area=float(areas.mean()), path=path)
+        return Detection(
+            background=background, colour=None, shape=None, motion=None, area=float(areas.mean()), path=path
+        )
     core = distance > 0.7 * np.quantile(distance[mask], 0.9)
-    return Finding(
+    return Detection(
         background=background,
         colour=_nearest(np.median(pixels[core], axis=0), COLOURS),
         shape=_kind(mask, areas, path),

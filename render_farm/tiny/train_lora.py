@@ -33,7 +33,7 @@ class LoraConfig:
     seed: int = 0
 
 
-class LowRank(nn.Module):
+class TrainedLowRank(nn.Module):
     """A weight (out, in) plus `up @ down`; starts as the weight alone."""
 
     def __init__(self, weight: Tensor, rank: int) -> None:
@@ -52,7 +52,7 @@ def adapt(denoiser: Denoiser, config: LoraConfig) -> None:
     denoiser.requires_grad_(False)
     for name, layer in list(denoiser.transformer.blocks.named_modules()):
         if isinstance(layer, nn.Linear) and name.endswith(TARGETS):
-            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, config.rank))
+            parametrize.register_parametrization(layer, "weight", TrainedLowRank(layer.weight, config.rank))
 
 
 def lora_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:

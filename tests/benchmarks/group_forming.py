@@ -24,7 +24,7 @@ import torch
 
 from render_farm.engine import Engine, load_engine
 from render_farm.parallel import GroupShape, ParallelGroup, ProcessGroups, RendezvousHost, Seat
-from render_farm.parallel.library import xfuser
+from render_farm.parallel.xfuser_modules import xfuser
 from tests.parallel.ranks import RankPool, rank_pool
 
 NUM_RANKS = 4

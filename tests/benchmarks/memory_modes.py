@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.memory_modes [--shape 1.3b-540p] [--option resident offload_block ...] [--mode async]
 
-Random weights (`render_farm.engine.bench.shapes`), bfloat16 on CUDA and float32 on the CPU, guidance on; the first step
+Random weights (`render_farm.engine.bench.cases`), bfloat16 on CUDA and float32 on the CPU, guidance on; the first step
 warms up; each option in a process of its own. VAE rows decode three latent frames with a random VAE of the
 published size (`--vae-width` makes it smaller). Needs torch, transformers, diffusers and safetensors only. On a CPU the
 default shape is `small`, and memory is what the process holds (VmRSS, VmHWM), Python and torch included.
@@ -28,8 +28,8 @@ from diffusers import AutoencoderKLWan
 from render_farm import RenderJob
 from render_farm.config import EngineOptions
 from render_farm.engine import StepProgress, StreamingDecoder
+from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
 from render_farm.engine.bench.device import device_name
-from render_farm.engine.bench.shapes import MODES, SHAPES, random_engine
 from render_farm.engine.weights.offloading import convert_weights, place
 from render_farm.memory_mode import MemoryMode, parse_memory
 

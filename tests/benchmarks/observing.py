@@ -32,7 +32,7 @@ from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.owned_run import HeldRun, hold
+from render_farm.farm.run.owned_run import OwnedRun, hold
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
@@ -41,7 +41,7 @@ from render_farm.job import RenderJob
 from render_farm.observability.metrics import PHASE_SECONDS
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.states import RunState
+from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.open import open_store
 
@@ -66,7 +66,7 @@ def full_size_cache() -> KeyValueCache:
     return cache
 
 
-def render_film(folder: str, run: HeldRun, told: FarmMetrics | None, sink: RayMetrics) -> float:
+def render_film(folder: str, run: OwnedRun, told: FarmMetrics | None, sink: RayMetrics) -> float:
     """CPU seconds of a film of three segments, observed when `told` is given."""
     engine = load_engine("tiny", device="cpu")
     plan = engine.plan(RenderJob(job_id="film", prompt="a red circle moving right", num_frames=257))
@@ -134,7 +134,7 @@ def main() -> None:
             film = run.record.add(entry)
             run.record.films[f"shot-{index}"] = film
         run.record.films.pop("a")
-        run.record.state = RunState.RUNNING
+        run.record.state = State.RUNNING
         steps = iter(range(10**9))
         stepped_s = seconds_of(lambda: run.record.stepped("shot-1", 0, next(steps), 10**9), options.steps)
         print(f"a report of steps, coordinator: the run's book             {stepped_s * 1e6:9.2f} us")

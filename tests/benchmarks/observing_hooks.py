@@ -79,7 +79,7 @@ _SILENCED: dict[str, Callable[[ModuleType], None]] = {
     "render_farm.farm.worker.metrics": _silence("WorkerMetrics.__init__", "WorkerMetrics.close"),
     "render_farm.farm.coordinator.metrics": _silence("FarmMetrics.sample"),
     "render_farm.farm.run.log": _silence("RunLog.add", "RunLog.flush"),
-    "render_farm.farm.run.owned_run": _silence("HeldRun._write_live"),
+    "render_farm.farm.run.owned_run": _silence("OwnedRun._write_live"),
     "render_farm.media.seams": _no_seams,
 }
 
@@ -203,7 +203,7 @@ _COUNTED: dict[str, Callable[[ModuleType], None]] = {
     "render_farm.farm.worker.metrics": _count(metrics=["WorkerMetrics.say"]),
     "render_farm.farm.coordinator.metrics": _count(metrics=["FarmMetrics.sample"]),
     "render_farm.farm.run.log": _count(log=["RunLog.add", "RunLog.flush"]),
-    "render_farm.farm.run.progress": _count(live=["RunRecord.live"]),
+    "render_farm.farm.run.progress": _count(live=["RunProgress.live"]),
     "render_farm.storage.local": _count_written,
     "render_farm.media.seams": _count(seams=[f"SeamMeter.{name}" for name in ("begin", "add", "seams")]),
     "render_farm.media.preview": _count(previews=["_feed"]),

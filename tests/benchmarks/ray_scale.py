@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from render_farm.farm import worker_pool
+from render_farm.farm.coordinator import worker_pool
 from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
@@ -36,7 +36,7 @@ from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.policy import SchedulingPolicy
-from render_farm.storage.checkpoints import FilmState, SegmentMeta, load_film_state, record_segment, save_segment
+from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, load_film_state, record_segment, save_segment
 from render_farm.storage.claims import claim_job
 from render_farm.storage.layout import VIDEO
 from render_farm.storage.open import open_store
@@ -51,7 +51,7 @@ class StubWorker:
 
     def __init__(self, name: str, *arguments: Any, **options: Any) -> None:
         self._name = name
-        self._films: dict[str, FilmState] = {}
+        self._films: dict[str, StoredFilm] = {}
         self._seconds = float(os.environ["STUB_SECONDS"])
         self._log = Path(os.environ["STUB_LOG"], f"{name}.jsonl")
 

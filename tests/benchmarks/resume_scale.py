@@ -24,10 +24,10 @@ from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.storage import open_store
-from render_farm.storage.checkpoints import FilmState, SegmentMeta, record_segment, save_segment
+from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
 from render_farm.storage.done import dump_job
 from render_farm.storage.layout import JobKeys, film_key
-from render_farm.storage.run_state import JobRow, RunState, RunStateWriter, load_run_state
+from render_farm.storage.run_state import JobRow, RunStateWriter, StoredRun, load_run_state
 from render_farm.storage.store import Store
 
 Result = TypeVar("Result")
@@ -66,7 +66,7 @@ def measure(store: Store, num_jobs: int) -> None:
     state = timed("loading the run's state", lambda: load_run_state(store, "night"))
     assert len(state.jobs) == 2 * (num_jobs // 3)
     with_state = timed("what is left, with the state", lambda: look(store, rows, state))
-    without = timed("what is left, without it", lambda: look(store, rows, RunState()))
+    without = timed("what is left, without it", lambda: look(store, rows, StoredRun()))
     for prepared in (with_state, without):
         assert len(prepared.ended) == num_jobs // 3, len(prepared.ended)
         assert sum(entry.segments_done for entry in prepared.entries) == num_jobs // 3
@@ -88,12 +88,12 @@ def build(store: Store, rows: list[Row]) -> None:
         else:
             film = film_key(row.job_id, key)
             record = save_segment(store, film, 0, LATENTS, SegmentMeta(attempt="x"))
-            record_segment(store, FilmState(film=film, render_key=key), record)
+            record_segment(store, StoredFilm(film=film, render_key=key), record)
             known[row.job_id] = JobRow(state="running", render_key=key, segments_done=1, segments=3)
     RunStateWriter(store, "night", load_run_state(store, "night")).write(known)
 
 
-def look(store: Store, rows: list[Row], state: RunState) -> PreparedRun:
+def look(store: Store, rows: list[Row], state: StoredRun) -> PreparedRun:
     context = RunContext(
         run_id="night",
         output=store.root_uri,

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
@@ -162,7 +162,7 @@ def memory() -> None:
     before = rss_bytes()
     with tempfile.TemporaryDirectory() as folder:
         spec = RunSpec(run_id="night", output=folder)
-        record, machine = RunRecord(spec, open_store(folder)), FarmMachine()
+        record, machine = RunProgress(spec, open_store(folder)), FarmMachine()
         draw, templates = random.Random(1), {}
         for segments in range(SEGMENTS[0], SEGMENTS[1] + 1):
             job = RenderJob(

@@ -32,7 +32,7 @@ from render_farm.engine import Engine
 from render_farm.tiny import MODEL_DIR
 from render_farm.tiny.captions import Scene, held_out_scenes
 from render_farm.tiny.clips import render_clip
-from render_farm.tiny.detect import Finding, detect
+from render_farm.tiny.detect import Detection, detect
 
 SEGMENT_1, SEGMENT_3 = slice(0, 97), slice(177, 257)
 BOUNDARIES = (97, 177)
@@ -54,7 +54,7 @@ def reconstruction_db(num_clips: int = 24, num_frames: int = 33) -> float:
     return float(-10 * np.log10(np.mean(errors)))
 
 
-def judge(scene: Scene, seed: int, found: Finding, frames: slice) -> dict[str, bool]:
+def judge(scene: Scene, seed: int, found: Detection, frames: slice) -> dict[str, bool]:
     """Return which attributes of a clip are right; the area within a third of the ideal clip's."""
     subject = scene.subjects[0]
     ideal = detect(to_uint8(render_clip(scene, seed, frames.stop)[frames]))

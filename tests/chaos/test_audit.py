@@ -7,7 +7,7 @@ import numpy as np
 from render_farm.farm.run.results import Result, write_results
 from render_farm.observability.events import EventKind, LogLine, dump_lines
 from render_farm.storage import open_store
-from render_farm.storage.checkpoints import FilmState, SegmentMeta, record_segment, save_segment
+from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
 from render_farm.storage.layout import RunKeys, split_film_key
 from render_farm.storage.publish import publish
 from tests.chaos.audit import Audit
@@ -19,7 +19,7 @@ LATENTS = np.zeros((1, 1, 1, 1, 1), np.float32)
 def audit_of(tmp_path, *, stored: list[int], events: list[tuple[EventKind, int, dict]]) -> Audit:
     """Of a film of three segments: objects were `stored` in this order, and this was logged."""
     store = open_store(tmp_path)
-    state = FilmState(film=FILM, render_key=split_film_key(FILM)[1])
+    state = StoredFilm(film=FILM, render_key=split_film_key(FILM)[1])
     for number, index in enumerate(stored):
         record = save_segment(
             store, FILM, index, np.zeros((1, 1, 1, 1, 1), np.float32), SegmentMeta(attempt=str(number))

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from render_farm.farm import run_watch
+from render_farm.farm.driver import run_watch
 from render_farm.farm.driver.connection import connect
 
 

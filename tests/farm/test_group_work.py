@@ -22,7 +22,7 @@ from render_farm.config import GroupOptions
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.memory_steps import at_step
 from render_farm.farm.worker.film_worker import FilmWorker
-from render_farm.farm.worker.group_seat import Place
+from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.media.whole_video import read_video
 from render_farm.parallel import ParallelGroup
 from render_farm.planning.groups import GroupShape, group_of
@@ -60,14 +60,14 @@ def open_group(rank: int, task: FilmTask) -> Any:
     return worker_of(rank, task).open_group()
 
 
-def render(rank: int, task: FilmTask, segment: int, place: Place) -> tuple[float, int]:
+def render(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> tuple[float, int]:
     """Lead; returns seconds and the identity of the weights."""
     started, here = time.monotonic(), worker_of(rank, task)
     here.render_segment(task, segment, work=segment, place=place)
     return time.monotonic() - started, id(here._engine.transformer)
 
 
-def help_out(rank: int, task: FilmTask, segment: int, place: Place, strike: Callable[[], None] | None) -> int:
+def help_out(rank: int, task: FilmTask, segment: int, place: GroupSeat, strike: Callable[[], None] | None) -> int:
     here = worker_of(rank, task)
     if strike is not None:
         strike()
@@ -91,7 +91,7 @@ def run_out_of_memory() -> None:
     ParallelGroup.gather = full  # type: ignore[method-assign]
 
 
-def stop_soon(rank: int, task: FilmTask, segment: int, place: Place) -> None:
+def stop_soon(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> None:
     here = worker_of(rank, task)
     here.stop(0)
     here.render_segment(task, segment, work=0, place=place)
@@ -114,7 +114,7 @@ def together(
     pool.send(leader, open_group, (leader, task))
     rendezvous, shape = pool.result(leader), shape or group_of(task.plan.job)
     for number, rank in enumerate(ranks):
-        place = Place(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
+        place = GroupSeat(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
         if rank == leader:
             pool.send(leader, lead, (leader, task, segment, place))
         else:
@@ -190,7 +190,7 @@ def test_a_stopped_group_stops_at_one_step_on_all_ranks(engine, pool, tmp_path: 
     assert "GroupError" in str(helped) and "stopped at step 1" in str(helped)
 
 
-def lead_alone(rank: int, task: FilmTask, place: Place) -> None:
+def lead_alone(rank: int, task: FilmTask, place: GroupSeat) -> None:
     here = worker_of(rank, task)
     threading.Timer(3.0, lambda: here.end_group(place.rendezvous)).start()
     here.render_segment(task, 0, work=0, place=place)
@@ -199,7 +199,7 @@ def lead_alone(rank: int, task: FilmTask, place: Place) -> None:
 def test_a_leader_does_not_wait_for_a_worker_that_will_not_come(engine, pool, tmp_path: Path) -> None:
     task = film_task(engine, tmp_path, ulysses=2, height=64, width=64)
     pool.send(0, open_group, (0, task))
-    place = Place(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
+    place = GroupSeat(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
     pool.send(0, lead_alone, (0, task, place))
     with pytest.raises(RankFailed, match=r"could not join|failed before it began"):
         pool.result(0, patience_s=100)

@@ -10,7 +10,7 @@ from PIL import Image
 from render_farm import load_engine
 from render_farm.config import InputLimits
 from render_farm.errors import StorageError
-from render_farm.farm import prepare as prepare_of_farm
+from render_farm.farm.driver import prepare as prepare_of_farm
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore

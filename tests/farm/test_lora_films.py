@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from render_farm import load_engine
 from render_farm.config import InputLimits
 from render_farm.engine.lora.file import save_lora
-from render_farm.engine.lora.shapes import linear_shapes_of
-from render_farm.farm import loras as farm_loras
+from render_farm.engine.lora.linear_layers import linear_shapes_of
+from render_farm.farm.driver import loras as farm_loras
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker

@@ -3,7 +3,7 @@
 import torch
 
 import render_farm.engine  # noqa: F401
-from render_farm.parallel.library import xfuser
+from render_farm.parallel.xfuser_modules import xfuser
 
 torch.set_num_threads(1)
 xfuser()

@@ -13,9 +13,9 @@ from render_farm.engine import load_engine
 from render_farm.parallel import GroupShape, ParallelGroup
 from render_farm.parallel.decoding import RowDecoder
 from render_farm.parallel.measure import expected_bytes
-from render_farm.parallel.traffic import Traffic
+from render_farm.parallel.traffic import GroupTraffic
 from render_farm.planning.decoding import decoding_work
-from render_farm.planning.shapes import VaeShape
+from render_farm.planning.model_sizes import VaeShape
 from tests.parallel.films import make_job
 from tests.parallel.ranks import RankPool, rank_pool
 from tests.parity.reference import build_pipeline
@@ -38,7 +38,7 @@ def one_step(group: ParallelGroup, folder: Path) -> tuple[dict[str, int], dict[s
     engine: Any = load_engine(folder, device="cpu", dtype="float32")
     plan = engine.plan(make_job("synchronous", num_inference_steps=1))
     embeddings = engine.encode_prompts(plan.texts)
-    with torch.inference_mode(), Traffic() as traffic:
+    with torch.inference_mode(), GroupTraffic() as traffic:
         engine.render_segment(plan, 0, history=None, embeddings=embeddings, group=group)
     sent = {name: count for name, count in traffic.sent_bytes.items() if count}
     return sent, expected_bytes(engine, plan, group.shape), dict(traffic.num_exchanges)
@@ -74,7 +74,7 @@ def decode_one_frame(group: ParallelGroup, folder: Path) -> int:
     with rows.joined(group):
         rows.decode(latents[:, :, :1])
         rows.decode(latents[:, :, 1:2])
-        with Traffic() as traffic:
+        with GroupTraffic() as traffic:
             rows.decode(latents[:, :, 2:])
     return traffic.sent_bytes["rows"]
 

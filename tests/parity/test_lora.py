@@ -14,7 +14,7 @@ from render_farm.engine import Engine, load_engine
 from render_farm.engine.lora.branches import Adapters, BranchedLayer, WeightedLora
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.keys import original_name
-from render_farm.engine.lora.shapes import linear_shapes_of
+from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.engine.lora.weights import Lora, LowRank
 from render_farm.errors import InputError, UsageError
 from render_farm.planning import with_loras_read

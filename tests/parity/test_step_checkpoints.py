@@ -11,7 +11,7 @@ from render_farm import RenderJob
 from render_farm.config import EngineOptions
 from render_farm.engine import load_engine
 from render_farm.engine.denoising.step_state import StepState
-from render_farm.farm.worker.step_checkpoints import StepCheckpoints, maker_of
+from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
 from render_farm.storage import open_store
 from render_farm.storage.layout import film_key
 
@@ -88,7 +88,7 @@ def test_a_state_without_keys_and_values_is_of_no_use_to_an_engine_that_keeps_th
     columns = CASES["asynchronous blocks"]
     plan = engine.plan(RenderJob(job_id="a", prompt="a red circle", overlap_history=5, height=32, width=32, **columns))
     other = load_engine("tiny", device="cpu", options=EngineOptions(kv_cache="off"))
-    assert maker_of(engine, plan, 1) == maker_of(engine, plan, 0) != maker_of(other, plan, 1)
+    assert environment_key(engine, plan, 1) == environment_key(engine, plan, 0) != environment_key(other, plan, 1)
 
 
 def test_states_in_storage_are_checked_and_only_used_by_what_made_them(tmp_path):

@@ -63,7 +63,7 @@ def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path
         coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
         assert await coordinator.add_run(busy, SHAPE)
         with pytest.raises(UsageError, match="needs 4 workers together, and this cluster's farm has 1"):
-            await coordinator.add_run(beside, replace(SHAPE, num_workers=4, pack_size=4))
+            await coordinator.add_run(beside, replace(SHAPE, num_workers=4, bundle_size=4))
         with pytest.raises(UsageError, match="--max-cost 10 cannot be kept"):
             await coordinator.add_run(beside, replace(SHAPE, scaling=budget))
         assert await coordinator.add_run(beside, replace(SHAPE, num_workers=3))
@@ -85,12 +85,12 @@ def test_a_worker_that_was_asked_to_end_goes_when_it_has_no_work(monkeypatch):
         crew._drains_looked_s = float("inf")  # there is no Ray to ask
         for worker in ("busy", "other"):
             machine.apply(ev.WorkerUp(worker=worker, host="h"), 0.0)
-        await coordinator.asked_to_end("busy")
-        crew.heed_drains(0.0)
+        await coordinator.on_sigterm("busy")
+        crew.check_drains(0.0)
         await asyncio.sleep(0)
         assert machine.workers == ("busy", "other")
         idle.extend(["busy", "other"])
-        crew.heed_drains(0.5)
+        crew.check_drains(0.5)
         await asyncio.sleep(0.1)
         assert machine.workers == ("other",)
 

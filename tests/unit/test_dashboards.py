@@ -18,7 +18,7 @@ import dashboards
 from dashboards.alerts import ALERTS
 from dashboards.generate import PAGES, generated
 from dashboards.pages import WIDTH, Shows
-from render_farm.observability.metrics import METRICS, Kind
+from render_farm.observability.metrics import METRICS, MetricKind
 from tests import prometheus
 
 FOLDER = Path(dashboards.__file__).parent
@@ -49,7 +49,7 @@ def test_grafanas_own_models_read_a_page_without_loss(page):
 def exposed() -> set[str]:
     names = set(OF_RAY)
     for metric in METRICS:
-        suffixes = ("_bucket", "_sum", "_count") if metric.kind is Kind.HISTOGRAM else ("",)
+        suffixes = ("_bucket", "_sum", "_count") if metric.kind is MetricKind.HISTOGRAM else ("",)
         names |= {metric.exposed + suffix for suffix in suffixes}
     return names
 

@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from render_farm.config import EngineOptions
 from render_farm.engine.bench import run
+from render_farm.engine.bench.cases import SHAPES, BenchCase, random_engine
 from render_farm.engine.bench.main import main
 from render_farm.engine.bench.run import BenchRequest, run_bench
-from render_farm.engine.bench.shapes import SHAPES, Shape, random_engine
 from render_farm.engine.bench.work import engine_operations
 from render_farm.engine.transformer.transformer import FrameBlock, FrameTransformer
 from render_farm.errors import UsageError
 
-LITTLE = Shape(
+LITTLE = BenchCase(
     config={**SHAPES["small"].config, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64},
     height=32,
     width=48,

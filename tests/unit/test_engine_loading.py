@@ -22,7 +22,6 @@ from render_farm.engine.weights.checkpoint import read_checkpoint
 from render_farm.engine.weights.fingerprint import FULL_HASH_BYTES, fingerprint
 from render_farm.engine.weights.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from render_farm.engine.weights.locate import locate_model
-from render_farm.engine.weights.resident_transformer import Denoiser
 from render_farm.engine.weights.transformer_loading import read_transformer
 from render_farm.errors import (
     Cancelled,
@@ -241,7 +240,9 @@ def test_weights_go_from_their_file_to_the_device_one_by_one(image_model: Path) 
     held = {}
     for dtype in (torch.float32, torch.bfloat16):
         with LiveMemory(device="cpu") as memory:
-            denoiser = Denoiser(image_model, device=torch.device("meta"), dtype=dtype, prepare=lambda *_: None)
+            denoiser = ResidentTransformer(
+                image_model, device=torch.device("meta"), dtype=dtype, prepare=lambda *_: None
+            )
             weights = [p.numel() * p.element_size() for p in denoiser.model().parameters()]
         held[dtype] = memory.peak_bytes
     assert held[torch.bfloat16] - held[torch.float32] <= max(weights) < sum(weights) / 8

@@ -22,7 +22,7 @@ from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, facts_of_preset, plan_film
 from render_farm.planning.group_choice import FilmGroups
 from render_farm.planning.groups import GroupShape
-from render_farm.planning.shapes import ModelShapes, shapes_of_preset
+from render_farm.planning.model_sizes import ModelShapes, shapes_of_preset
 
 MODEL = "df-14b-540p"
 EIGHT_GPUS = Host(device="cuda", num_workers=8)

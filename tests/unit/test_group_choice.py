@@ -27,7 +27,7 @@ from render_farm.planning.group_cost import (
 )
 from render_farm.planning.groups import MOST_WORKERS, GroupShape, check_group, nearest_shape, possible_shapes
 from render_farm.planning.memory import FILMS_AT_ONCE, Shares, estimate_memory
-from render_farm.planning.shapes import shapes_of_preset
+from render_farm.planning.model_sizes import shapes_of_preset
 
 GIB = 1 << 30
 

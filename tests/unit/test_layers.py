@@ -29,7 +29,8 @@ PACKAGES = [
 ENGINE = [
     {"device", "dtypes", "progress"},
     {"transformer"},
-    {"conditioning", "denoising"},
+    {"conditioning"},
+    {"denoising"},
     {"lora"},
     {"weights", "decoding"},
     {"engine"},

@@ -11,14 +11,14 @@ import pytest
 from render_farm.farm.ray_cluster.autoscaler import ClusterScaler
 from render_farm.farm.run.film_task import PreviewNews
 from render_farm.farm.run.owned_run import hold
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
 from render_farm.scheduling.scaling import ScaleLimits
-from render_farm.scheduling.states import RunState
+from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.open import open_store
@@ -32,7 +32,7 @@ def run(tmp_path):
     run = hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     for job_id in ("a", "b"):
         run.record.add(entry(job_id, tmp_path))
-    run.record.state = RunState.RUNNING
+    run.record.state = State.RUNNING
     yield run
     run.lease.stop()
 
@@ -75,7 +75,7 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
 
 
 def test_a_store_where_the_last_writer_wins_is_said_once(run, tmp_path):
-    other = RunRecord(run.record.spec, run.record.store)
+    other = RunProgress(run.record.spec, run.record.store)
     for job_id in ("c", "d"):
         film = entry(job_id, tmp_path)
         other.add(replace(film, task=replace(film.task, create_only=False)))
@@ -101,7 +101,7 @@ def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
 def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     store = open_store(tmp_path)
     run.spent += 1.25
-    run.record.not_saved(["a"])
+    run.record.mark_dirty(["a"])
     asyncio.run(run.write())
     assert load_run_state(store, "night").control.spent == 1.25, "with what else has changed"
     run.spent += 0.5

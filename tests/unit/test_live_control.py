@@ -15,7 +15,7 @@ from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.mailbox import Request, Verb
 
@@ -53,7 +53,7 @@ def ask(run, verb: str, *jobs: str):
 
 def test_what_failed_waits_again(run):
     assert ask(run, "retry").facts == {"jobs": ["a"]}
-    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == JobState.WAITING
+    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
 
 
 def test_nothing_is_promised_of_a_run_that_is_ending(run):
@@ -61,4 +61,4 @@ def test_nothing_is_promised_of_a_run_that_is_ending(run):
     answer = ask(run, "retry", "a")
     assert not answer.ok
     assert "just ending" in answer.text
-    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == JobState.FAILED
+    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.FAILED

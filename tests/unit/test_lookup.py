@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from render_farm.farm.driver.existing_output import Lookup
+from render_farm.farm.driver.existing_output import ExistingOutput
 from render_farm.storage.layout import film_key
 from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
-from render_farm.storage.run_state import JobRow, RunState
+from render_farm.storage.run_state import JobRow, StoredRun
 from tests.unit.test_metrics import entry
 
 
@@ -17,7 +17,7 @@ def test_a_film_that_another_run_replaced_is_not_done(tmp_path):
     rows = {"a": JobRow(state="done", render_key=plan.render_key, segments=2, segments_done=2, sha256="of the film")}
 
     def found():
-        return Lookup(store, RunState(jobs=rows), keep_latents=False).look_up([plan])[0]
+        return ExistingOutput(store, StoredRun(jobs=rows), keep_latents=False).look_up([plan])[0]
 
     mine, other = film_key("a", plan.render_key), film_key("a", "0123456789ab")
     publish(store, mine, "a1", files, {"prompt": "p"})

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.keys import KeyReader, original_name
 from render_farm.engine.lora.layout import lay_out
-from render_farm.engine.lora.shapes import linear_shapes
+from render_farm.engine.lora.linear_layers import linear_shapes
 from render_farm.engine.lora.weights import read_lora
 from render_farm.errors import InputError
 from render_farm.media.weights import TensorInfo, WeightsHeader

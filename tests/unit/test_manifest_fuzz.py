@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from render_farm.errors import InvalidJobError
-from render_farm.job import Kind, LoraRef, RenderJob, columns, normalise
+from render_farm.job import LoraRef, RenderJob, ValueKind, columns, normalise
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.rows import make_row
 from render_farm.manifest.schema import check_schema
@@ -69,11 +69,11 @@ times = st.datetimes(
 paths = text.map(lambda name: f"/{name}")
 loras = st.lists(st.builds(LoraRef, path=paths, weight=st.floats(-10, 10)), max_size=3).map(tuple)
 BY_KIND = {
-    Kind.TEXT: text.filter(str.strip),
-    Kind.BOOLEAN: st.booleans(),
-    Kind.TIMESTAMP: times,
-    Kind.TAGS: st.dictionaries(text, text, max_size=3),
-    Kind.LORAS: loras,
+    ValueKind.TEXT: text.filter(str.strip),
+    ValueKind.BOOLEAN: st.booleans(),
+    ValueKind.TIMESTAMP: times,
+    ValueKind.TAGS: st.dictionaries(text, text, max_size=3),
+    ValueKind.LORAS: loras,
 }
 FIXED = {
     "job_id": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
@@ -94,9 +94,9 @@ def column_strategy(name):
         strategy = FIXED[name]
     elif column.choices:
         strategy = st.sampled_from(column.choices)
-    elif column.kind is Kind.INTEGER:
+    elif column.kind is ValueKind.INTEGER:
         strategy = st.integers(int(column.low or 0), int(min(column.high or 2**63 - 1, 2**63 - 1)))
-    elif column.kind is Kind.NUMBER:
+    elif column.kind is ValueKind.NUMBER:
         strategy = st.floats(column.low, column.high)
     else:
         strategy = BY_KIND[column.kind]

@@ -12,7 +12,7 @@ from render_farm.models import PRESETS
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.memory import estimate_memory
 from render_farm.planning.memory_modes import device_bytes, transformer_bytes
-from render_farm.planning.shapes import shapes_of_preset
+from render_farm.planning.model_sizes import shapes_of_preset
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
-from render_farm.scheduling.states import JobState, RunState
+from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.meter import StorageMeter, Traffic
 from render_farm.storage.open import open_store
@@ -42,15 +42,15 @@ class Remembered:
         return (metric.name, *metric.label_values(labels).values())
 
     def add(self, metric, value=1.0, **labels):
-        assert metric.kind is m.Kind.COUNTER and value >= 0
+        assert metric.kind is m.MetricKind.COUNTER and value >= 0
         self.values[self._key(metric, labels)] += value
 
     def set(self, metric, value, **labels):
-        assert metric.kind is m.Kind.GAUGE
+        assert metric.kind is m.MetricKind.GAUGE
         self.values[self._key(metric, labels)] = value
 
     def observe(self, metric, value, **labels):
-        assert metric.kind is m.Kind.HISTOGRAM
+        assert metric.kind is m.MetricKind.HISTOGRAM
         self.observed[self._key(metric, labels)].append(value)
 
     def of(self, metric: m.Metric, *labels: str) -> float:
@@ -63,8 +63,8 @@ def test_every_metric_is_complete_and_named_as_prometheus_asks():
     for metric in m.METRICS:
         assert re.fullmatch(r"render_farm_[a-z_]+", metric.name)
         assert metric.help.endswith(".") and metric.unit
-        assert metric.name.endswith("_total") == (metric.kind is m.Kind.COUNTER)
-        assert bool(metric.buckets) == (metric.kind is m.Kind.HISTOGRAM)
+        assert metric.name.endswith("_total") == (metric.kind is m.MetricKind.COUNTER)
+        assert bool(metric.buckets) == (metric.kind is m.MetricKind.HISTOGRAM)
         assert list(metric.buckets) == sorted(metric.buckets)
         if metric.unit != "1":
             assert metric.unit in metric.name
@@ -119,7 +119,7 @@ def farm(tmp_path):
         run.record.add(made)
         films.append(ev.Film(run_id="night", job_id=job_id, num_segments=2, model="tiny", deadline_s=deadline_s))
     apply(ev.FilmsAdded(films=tuple(films)), 0.0)
-    run.record.state = RunState.RUNNING
+    run.record.state = State.RUNNING
     yield run, machine, told, sink, apply
     run.lease.stop()
 
@@ -174,7 +174,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
 def test_the_last_run_stays_to_be_seen(farm):
     run, machine, told, sink, _ = farm
     for job_id in ("a", "b", "c"):
-        run.record.ended(job_id, JobState.DONE, error_class="", message="", attempts=1)
+        run.record.ended(job_id, State.DONE, error_class="", message="", attempts=1)
     run.over.set()
     told.sample({"night": run}, machine, now=5.0, now_unix_s=0.0)
     assert (sink.of(m.JOBS, "done"), sink.of(m.RUNS, "running"), sink.of(m.ETA)) == (3, 0, 0.0)

@@ -16,16 +16,16 @@ from render_farm.engine.weights.fingerprint import fingerprint
 from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import Fault, HubError, ModelError, RenderFarmError, UsageError
 from render_farm.farm.coordinator.failures import classify
-from render_farm.storage import documents
+from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_file
-from render_farm.storage.hub import Patience
+from render_farm.storage.hub import HubRetryOptions
 from render_farm.storage.pull import CHECKSUMS, SCHEMA, PullReport, pull_model
 from render_farm.tiny import MODEL_DIR
 from tests.hub_server import Hub, commit_of, serve_hub
 
 NAME = "someone/small-Diffusers"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-HASTY = Patience(timeout_s=5.0, num_tries=2, pause_s=0.01)
+HASTY = HubRetryOptions(timeout_s=5.0, num_tries=2, pause_s=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_pulled_folder_is_the_model_with_checksums(hub: Hub, tmp_path: Path) -
     assert files_of(target) == files_of(MODEL_DIR) | {CHECKSUMS}
     assert fingerprint(target) == fingerprint(MODEL_DIR)
     assert locate_model(str(target)) == target
-    document = documents.load((target / CHECKSUMS).read_bytes(), schema=SCHEMA)
+    document = checked_json.load((target / CHECKSUMS).read_bytes(), schema=SCHEMA)
     assert document["commit"] == report.commit == commit_of(hub.repositories[NAME])
     assert set(document["files"]) == files_of(MODEL_DIR)
     for path, facts in document["files"].items():
@@ -209,7 +209,7 @@ def test_names_and_access(hub: Hub, tmp_path: Path) -> None:
 def test_a_hub_that_answers_nothing(hub: Hub, tmp_path: Path) -> None:
     hub.silent_s = 3.0
     with pytest.raises(HubError, match=r"cannot be reached.*models pull") as error:
-        pull(tmp_path / "target", patience=Patience(timeout_s=0.3, num_tries=1))
+        pull(tmp_path / "target", patience=HubRetryOptions(timeout_s=0.3, num_tries=1))
     assert error.value.exit_code == 2
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from render_farm.errors import Cancelled, StorageError
-from render_farm.farm import patience
+from render_farm.storage import patience
 from render_farm.storage.patience import SharedPatience
 
 

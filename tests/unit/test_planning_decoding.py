@@ -15,7 +15,7 @@ from render_farm.planning import FilmPlan, facts_of_preset, plan_film
 from render_farm.planning.decoding import decodes_together, decoding_seconds, decoding_work
 from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE
 from render_farm.planning.groups import GroupShape
-from render_farm.planning.shapes import VaeShape
+from render_farm.planning.model_sizes import VaeShape
 
 EIGHT = GroupShape(cfg=2, ulysses=4)
 

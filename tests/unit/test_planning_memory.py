@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 
 from render_farm import RenderJob
 from render_farm.engine import load_engine
-from render_farm.engine.denoising.window import Attention, render_window
+from render_farm.engine.denoising.window import AttentionPolicy, render_window
 from render_farm.engine.transformer.attention import BlockCausalAttention
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.part_sizes import read_shapes
@@ -30,7 +30,7 @@ from render_farm.planning.memory import (
     window_cache_bytes,
 )
 from render_farm.planning.memory_modes import device_bytes
-from render_farm.planning.shapes import (
+from render_farm.planning.model_sizes import (
     ImageEncoderShape,
     TextEncoderShape,
     TransformerShape,
@@ -38,7 +38,7 @@ from render_farm.planning.shapes import (
     shapes_of_preset,
 )
 from render_farm.planning.vae_memory import decoding_memory, encoding_memory
-from render_farm.scheduling.workforce import MOST_FINISHING
+from render_farm.scheduling.worker_index import MOST_FINISHING
 from render_farm.tiny import MODEL_DIR
 from tests.live_memory import LiveMemory
 
@@ -138,7 +138,7 @@ def test_denoising_at_full_size(case: str) -> None:
             segment,
             history=torch.empty((1, 16, *size), device="meta") if window.num_history_frames else None,
             embeddings={text: torch.empty((512, 4096), dtype=torch.bfloat16) for text in plan.texts},
-            attention=Attention(
+            attention=AttentionPolicy(
                 own=BlockCausalAttention(ShapeOnlyAttention()), cross=ShapeOnlyAttention(), cache_budget_bytes=1 << 62
             ),
         )

@@ -6,14 +6,14 @@ from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
-from render_farm.planning import ModelFacts, facts_of_preset
+from render_farm.planning import ModelSpec, facts_of_preset
 from render_farm.storage import open_store
 
 
 def prepared(folder, *, failures: int, patience_s: float):
     left = [failures]
 
-    def facts_of(model: str) -> ModelFacts:
+    def spec_of(model: str) -> ModelSpec:
         left[0] -= 1
         if left[0] >= 0:
             raise StorageError("s3://b/model: the store does not answer properly (503)")
@@ -29,7 +29,7 @@ def prepared(folder, *, failures: int, patience_s: float):
         group={},
         patience_s=patience_s,
     )
-    return prepare([Row(number=1, job_id="a", job=RenderJob(job_id="a", prompt="p"))], context, facts_of)
+    return prepare([Row(number=1, job_id="a", job=RenderJob(job_id="a", prompt="p"))], context, spec_of)
 
 
 def test_a_model_s_store_that_fails_for_a_moment_fails_no_job(tmp_path):

@@ -5,37 +5,37 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.spec import RunSpec
 from render_farm.farm.run.summary import standing
-from render_farm.scheduling.states import MOVES, JobState
+from render_farm.scheduling.states import MOVES, State
 from render_farm.storage.open import open_store
 from tests.unit.test_metrics import entry
 
-ENDS = [state for state in JobState if state.ended]
+ENDS = [state for state in State if state.ended]
 
 
 def test_the_sums_over_films_are_right_after_whatever_happened(tmp_path):
-    record, draw = RunRecord(RunSpec(run_id="r", output=str(tmp_path)), open_store(tmp_path)), random.Random(1)
+    record, draw = RunProgress(RunSpec(run_id="r", output=str(tmp_path)), open_store(tmp_path)), random.Random(1)
     for number in range(30):
         record.add(entry(f"f{number}", tmp_path, draw.choice([None, 100.0, 200.0, 300.0])))
     for _ in range(600):
         job_id = f"f{draw.randrange(30)}"
         film = record.films[job_id]
-        state = JobState(film.result.state)
+        state = State(film.result.state)
         match draw.choice(["start", "done", "back", "end", "again"]):
             case "start" if not state.ended:
                 record.started(job_id, "w", "denoise" if film.segments_done < 2 else "publish")
-            case "done" if state is JobState.RUNNING and film.segments_done < 2:
+            case "done" if state is State.RUNNING and film.segments_done < 2:
                 record.segment_done(job_id, 1.0)
             case "back":
-                record.set_back(job_id, "why", draw.randint(0, film.segments_done))
+                record.roll_back(job_id, "why", draw.randint(0, film.segments_done))
             case "end" if draw.random() < 0.1 and not state.ended:
                 record.ended(job_id, draw.choice(ENDS), error_class="", message="", attempts=1)
-            case "again" if JobState.WAITING in MOVES[state] and state.ended:
-                record.waits_again(job_id)
+            case "again" if State.WAITING in MOVES[state] and state.ended:
+                record.requeue(job_id)
         films = record.films.values()
-        left = [film for film in films if not JobState(film.result.state).ended]
+        left = [film for film in films if not State(film.result.state).ended]
         now = standing(record, 150.0)
         assert now.jobs == Counter(str(film.result.state) for film in films)
         assert now.segments_running == sum(film.phase == "denoise" for film in left)

@@ -30,11 +30,11 @@ def test_as_many_as_films_can_use_up_to_the_limit():
 def test_films_of_several_sizes_ask_for_what_they_can_use():
     limits = ScaleLimits(max_workers=64)
     mixed = {(8, 8): 1, (1, 1): 3}
-    assert decide(demand(mixed, num_places=11, pack_size=8), limits).bundles == (8, 3)
-    assert decide(demand(mixed, num_places=28, pack_size=8), limits).bundles == (8, 8), "its places come by eights"
-    assert decide(demand(mixed, num_places=11, pack_size=8), ScaleLimits(max_workers=10)).bundles == (8,)
-    assert decide(demand({(8, 8): 2}, num_places=12, pack_size=8), ScaleLimits(max_workers=12)).bundles == (8,)
-    assert decide(demand({(1, 1): 3}, num_places=28, pack_size=8), limits).bundles == (8,)
+    assert decide(demand(mixed, num_places=11, bundle_size=8), limits).bundles == (8, 3)
+    assert decide(demand(mixed, num_places=28, bundle_size=8), limits).bundles == (8, 8), "its places come by eights"
+    assert decide(demand(mixed, num_places=11, bundle_size=8), ScaleLimits(max_workers=10)).bundles == (8,)
+    assert decide(demand({(8, 8): 2}, num_places=12, bundle_size=8), ScaleLimits(max_workers=12)).bundles == (8,)
+    assert decide(demand({(1, 1): 3}, num_places=28, bundle_size=8), limits).bundles == (8,)
 
 
 def test_groups_are_asked_for_whole():
@@ -79,7 +79,7 @@ SIZES = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=2, max_size=2).map(
 @given(
     films=st.dictionaries(SIZES, st.integers(0, 200), max_size=6),
     num_places=st.integers(1, 1000),
-    pack_size=st.sampled_from([1, 2, 4, 8, 16]),
+    bundle_size=st.sampled_from([1, 2, 4, 8, 16]),
     num_there=st.integers(0, 600),
     spent=st.floats(0, 2000),
     max_workers=st.integers(1, 512),
@@ -88,12 +88,12 @@ SIZES = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=2, max_size=2).map(
     gpus_per_node=st.none() | st.integers(1, 16),
 )
 def test_limits_hold_always(
-    films, num_places, pack_size, num_there, spent, max_workers, max_cost, price, gpus_per_node
+    films, num_places, bundle_size, num_there, spent, max_workers, max_cost, price, gpus_per_node
 ):
     limits = ScaleLimits(max_workers=max_workers, max_cost=max_cost, price_per_hour=price, gpus_per_node=gpus_per_node)
-    asked = demand(films, num_places=num_places, pack_size=pack_size, num_there=num_there, spent=spent)
+    asked = demand(films, num_places=num_places, bundle_size=bundle_size, num_there=num_there, spent=spent)
     decision = decide(asked, limits)
-    pack = max(pack_size, *(group for (group, _), number in films.items() if number), 0)
+    pack = max(bundle_size, *(group for (group, _), number in films.items() if number), 0)
     assert 0 <= decision.num_workers <= min(max_workers, num_places)
     assert decision.num_workers < asked.useful + pack, "no more than is of use, but for the pack of the last one"
     assert sum(decision.bundles) == decision.num_workers

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
+from render_farm.scheduling.deadline_search import DatedFilm, best_order
 from render_farm.scheduling.events import Film
-from render_farm.scheduling.rescue import DatedFilm, find_picks
 from render_farm.scheduling.simulator import SimulatedFarm, simulate
 
 
@@ -103,7 +103,7 @@ def test_the_search_finds_what_neither_simple_order_does():
         DatedFilm(segments_s=(15.0,), deadline_s=31.0),
         DatedFilm(segments_s=(15.0,), deadline_s=31.0),
     ]
-    picks = find_picks(films, [0.0, 0.0])
+    picks = best_order(films, [0.0, 0.0])
     ends = _ends([film.segments_s for film in films], 2, _by_picks(picks))
     assert all(end <= film.deadline_s for film, end in zip(films, ends, strict=True))
 

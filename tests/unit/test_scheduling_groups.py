@@ -6,7 +6,7 @@ from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure, RetryPolicy
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 GROUP_FAULT = Failure(fault=Fault.WORKER, error_class="GroupError", message="rank 1 hangs")
 
@@ -165,7 +165,7 @@ def test_a_group_out_of_memory_steps_down_and_keeps_its_processes():
     failure = Failure(fault=Fault.JOB, error_class="OutOfMemoryError", message="does not fit")
     actions = farm.apply(failed(action, failure, blamed=action.helpers[0]))
     [again] = renders([*actions, *farm.apply(ev.Tick())])
-    assert (again.memory_step, replaced(actions)) == (1, set())
+    assert (again.fallback_level, replaced(actions)) == (1, set())
 
 
 def test_a_film_that_was_cancelled_and_is_tried_again_does_not_free_the_helpers_of_its_new_group():
@@ -185,7 +185,7 @@ def test_a_cancelled_group_gives_all_its_workers_back():
     [action] = renders(farm.first)
     farm.apply(ev.FilmsAdded(films=(film("next", size=1),)))
     farm.apply(ev.CancelRun(run_id="r", reason="asked to", job_ids=("g",)))
-    assert farm.machine.state_of(action.film) is JobState.CANCELLED
+    assert farm.machine.state_of(action.film) is State.CANCELLED
     failure = Failure(fault=Fault.USER, error_class="Cancelled", message="stopped")
     [after] = renders(farm.apply(ev.WorkFailed(worker=action.worker, film=action.film, failure=failure)))
     assert after.film[1] == "next"

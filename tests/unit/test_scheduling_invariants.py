@@ -12,7 +12,7 @@ from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure, RetryPolicy
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 
 class World:
@@ -29,7 +29,7 @@ class World:
         self.segments = {f"f{i}": self.random.randint(1, 4) for i in range(num_films)}
         self.groups = {name: (1, 1 + int(name[1:]) % 2) for name in self.segments}
         """The smallest and the largest that a film may have."""
-        self.ended: dict[ev.FilmKey, JobState] = {}
+        self.ended: dict[ev.FilmKey, State] = {}
         self.run_ended = 0
         films = tuple(
             ev.Film(
@@ -96,9 +96,7 @@ class World:
         assert self.machine.unfinished("r") == sizes
         begun = self.machine.unfinished("r", begun_only=True)
         assert sum(begun.values()) == counts.get("running", 0)
-        assert Counter(self.ended.values()) == Counter(
-            {state: n for state, n in counts.items() if JobState(state).ended}
-        )
+        assert Counter(self.ended.values()) == Counter({state: n for state, n in counts.items() if State(state).ended})
 
     def step(self) -> None:
         self.now += self.random.random()
@@ -147,7 +145,7 @@ def test_whatever_happens_every_film_ends_once(trouble):
         assert world.run_ended == 1, f"seed {seed}: the run did not end"
         assert len(world.ended) == 12
         if trouble == 0:
-            assert set(world.ended.values()) == {JobState.DONE}
+            assert set(world.ended.values()) == {State.DONE}
 
 
 def test_the_same_history_gives_the_same_decisions():

@@ -11,7 +11,7 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.queue import MOST_PASSED_OVER
 from render_farm.scheduling.retry import POLICY, Failure, RetryPolicy, judge, rule_for
-from render_farm.scheduling.states import JobState, RunState, exit_code
+from render_farm.scheduling.states import State, exit_code
 
 WORKER_FAULT = Failure(fault=Fault.WORKER, error_class="MediaError", message="broken")
 JOB_FAULT = Failure(fault=Fault.JOB, error_class="OutOfMemoryError", message="too large")
@@ -70,9 +70,9 @@ def test_segments_in_order_then_finish_then_done():
     assert (second.segment, second.worker) == (1, first.worker)
     finish = only(farm.done(second), ev.FinishFilm)
     actions = farm.published(finish)
-    assert only(actions, ev.FilmEnded).state is JobState.DONE
+    assert only(actions, ev.FilmEnded).state is State.DONE
     assert only(actions, ev.FilmEnded).attempts == 1
-    assert only(actions, ev.RunEnded).state is RunState.DONE
+    assert only(actions, ev.RunEnded).state is State.DONE
 
 
 def test_a_worker_renders_the_next_film_while_it_finishes_the_last():
@@ -132,7 +132,7 @@ def test_a_film_stays_on_its_worker_unless_a_higher_priority_waits():
     farm.machine.apply(ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="c", num_segments=1, priority=80),)), farm.now)
     farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
     assert only(farm.done(second), ev.RenderSegment).film == ("q", "c")
-    assert farm.machine.state_of(("r", "a")) is JobState.WAITING
+    assert farm.machine.state_of(("r", "a")) is State.WAITING
 
 
 def test_a_loaded_model_is_kept_among_equals_but_not_over_priority():
@@ -148,7 +148,7 @@ def test_the_jobs_fault_fails_it_at_once_and_the_worker_goes_on():
     farm = Farm(film("a", 1), film("b", 1))
     actions = farm.failed(only(farm.first, ev.RenderSegment), JOB_FAULT)
     ended = only(actions, ev.FilmEnded)
-    assert (ended.state, ended.error_class, ended.message) == (JobState.FAILED, "OutOfMemoryError", "too large")
+    assert (ended.state, ended.error_class, ended.message) == (State.FAILED, "OutOfMemoryError", "too large")
     assert only(actions, ev.RenderSegment).film == ("r", "b")
 
 
@@ -162,7 +162,7 @@ def test_the_workers_fault_is_tried_on_another_worker_and_counted():
     replaced = only(farm.tick(2.0), ev.ReplaceWorker)
     third = only(farm.apply(ev.WorkerUp(worker=replaced.worker + "'")), ev.RenderSegment)
     ended = only(farm.failed(third, WORKER_FAULT), ev.FilmEnded)
-    assert (ended.state, ended.attempts) == (JobState.FAILED, 3)
+    assert (ended.state, ended.attempts) == (State.FAILED, 3)
 
 
 def test_the_only_worker_is_replaced_rather_than_given_the_film_again():
@@ -182,7 +182,7 @@ def test_the_clusters_fault_is_waited_out_uncounted_with_growing_delays():
         work = only(farm.tick(delays[-1] / 2), ev.RenderSegment)
     assert delays == [1, 2, 4, 8, 16]
     farm.now += 100
-    assert only(farm.failed(work, CLUSTER_FAULT), ev.FilmEnded).state is JobState.FAILED
+    assert only(farm.failed(work, CLUSTER_FAULT), ev.FilmEnded).state is State.FAILED
 
 
 def test_a_lost_workers_segment_goes_to_another_and_its_late_answer_is_ignored():
@@ -201,7 +201,7 @@ def test_a_worker_lost_while_finishing_has_the_film_finished_elsewhere():
     farm.apply(ev.WorkerLost(worker=finish.worker, failure=WORKER_FAULT))
     again = only(farm.tick(1.0), ev.FinishFilm)
     assert again.worker != finish.worker
-    assert only(farm.published(again), ev.RunEnded).state is RunState.DONE
+    assert only(farm.published(again), ev.RunEnded).state is State.DONE
 
 
 def test_a_poisoned_process_is_replaced():
@@ -223,7 +223,7 @@ def test_cancelling_stops_what_runs_and_ends_the_run():
     work = only(farm.first, ev.RenderSegment)
     actions = farm.apply(ev.CancelRun(run_id="r", reason="enough"))
     assert only(actions, ev.StopWork).film == work.film
-    assert only(actions, ev.RunEnded).state is RunState.CANCELLED
+    assert only(actions, ev.RunEnded).state is State.CANCELLED
     assert farm.machine.counts("r") == {"cancelled": 2}
     assert farm.failed(work, Failure(fault=Fault.CLUSTER, error_class="Cancelled", message="")) == []
     assert farm.machine.idle_workers == ("w0",)
@@ -240,14 +240,14 @@ def test_too_many_failed_jobs_stop_the_run_and_leave_the_rest_resumable():
     farm = Farm(*(film(name) for name in "abcd"), max_failed=1)
     work = only(farm.failed(only(farm.first, ev.RenderSegment), JOB_FAULT), ev.RenderSegment)
     actions = farm.failed(work, JOB_FAULT)
-    assert only(actions, ev.RunEnded).state is RunState.FAILED
+    assert only(actions, ev.RunEnded).state is State.FAILED
     assert farm.machine.counts("r") == {"failed": 2, "cancelled": 2}
 
 
 def test_a_run_is_over_only_when_sealed():
     farm = Farm(film(segments=1), seal=False)
     none(farm.published(only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)), ev.RunEnded)
-    assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is RunState.DONE
+    assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is State.DONE
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_films_that_only_have_to_be_finished_are_spread_over_the_workers():
 def test_a_run_that_is_cancelled_before_it_is_sealed_ends_when_it_is():
     farm = Farm(film("a"), seal=False)
     none(farm.apply(ev.CancelRun(run_id="r", reason="interrupted")), ev.RunEnded)
-    assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is RunState.CANCELLED
+    assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is State.CANCELLED
 
 
 def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures():
@@ -292,7 +292,7 @@ def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures()
     machine.apply(ev.FilmsAdded(films=(film("a"),)), 0)
     actions = machine.apply(ev.RunSealed(run_id="r", max_failed=1, failed_before=2), 0)
     assert "2 jobs failed, more than the 1" in only(actions, ev.FilmEnded).message
-    assert only(actions, ev.RunEnded).state is RunState.CANCELLED
+    assert only(actions, ev.RunEnded).state is State.CANCELLED
 
 
 RED, BLUE = (("red", 1.0),), (("blue", 1.0),)
@@ -385,7 +385,7 @@ def test_a_paused_run_still_finishes_films_whose_segments_are_done():
     farm = Farm(film("a", 1))
     farm.apply(ev.PauseRun(run_id="r"))
     finish = only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)
-    assert only(farm.published(finish), ev.RunEnded).state is RunState.DONE
+    assert only(farm.published(finish), ev.RunEnded).state is State.DONE
 
 
 def test_a_cancelled_film_of_a_paused_run_stays_cancelled():
@@ -393,7 +393,7 @@ def test_a_cancelled_film_of_a_paused_run_stays_cancelled():
     farm.apply(ev.PauseRun(run_id="r"))
     farm.apply(ev.CancelRun(run_id="r", reason="no", job_ids=("b",)))
     farm.apply(ev.ResumeRun(run_id="r"))
-    assert farm.machine.state_of(("r", "b")) is JobState.CANCELLED
+    assert farm.machine.state_of(("r", "b")) is State.CANCELLED
 
 
 def test_failed_and_cancelled_films_can_be_retried_while_the_run_goes_on():
@@ -431,9 +431,9 @@ def test_out_of_memory_steps_down_the_memory_modes_and_then_fails():
     work = only(farm.first, ev.RenderSegment)
     for step in (1, 2):
         work = only(farm.failed(work, JOB_FAULT), ev.RenderSegment)
-        assert (work.memory_step, work.segment) == (step, 0)
+        assert (work.fallback_level, work.segment) == (step, 0)
     second = only(farm.done(work), ev.RenderSegment)
-    assert second.memory_step == 2
+    assert second.fallback_level == 2
     assert only(farm.failed(second, JOB_FAULT), ev.FilmEnded).error_class == "OutOfMemoryError"
 
 
@@ -501,7 +501,7 @@ def test_preemption_costs_no_attempt_no_delay_and_never_gives_up():
         work = only(farm.apply(ev.WorkerUp(worker=f"fresh{number}")), ev.RenderSegment)
         assert work.attempt == 1
     ended = only(farm.published(only(farm.done(work), ev.FinishFilm)), ev.FilmEnded)
-    assert (ended.state, ended.attempts) == (JobState.DONE, 1)
+    assert (ended.state, ended.attempts) == (State.DONE, 1)
 
 
 def test_a_lost_machine_does_not_use_up_the_patience_with_the_store():

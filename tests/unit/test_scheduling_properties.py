@@ -14,7 +14,7 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import Failure, RetryPolicy
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 RUNS, SHARES = ("r", "q"), ("a", "b")
 RUN_QUOTA, SHARE_QUOTA = {"q": 3}, {"b": 4}
@@ -49,12 +49,12 @@ class World:
         self.busy: dict[str, ev.FilmKey] = {}
         """Workers that render, helpers included."""
         self.leaving: set[str] = set()
-        """Helpers that are not out of a group that is over."""
+        """GroupCalls that are not out of a group that is over."""
         self.rendering: dict[ev.FilmKey, ev.RenderSegment] = {}
         self.finishing: dict[ev.FilmKey, ev.FinishFilm] = {}
         self.stopping: list[tuple[str, ev.FilmKey]] = []
         self.stored: Counter[ev.FilmKey] = Counter()
-        self.ended: dict[ev.FilmKey, JobState] = {}
+        self.ended: dict[ev.FilmKey, State] = {}
         self.runs_ended: list[str] = []
         self.coming: list[str] = []
         self.number = 0
@@ -142,7 +142,7 @@ class World:
         assert all(by_run[run_id] <= quota for run_id, quota in RUN_QUOTA.items()), "a run over its quota"
         assert all(by_share[share] <= quota for share, quota in SHARE_QUOTA.items()), "a share over its quota"
         for key in self.films:
-            if self.machine.has_run(key[0]) and self.machine.state_of(key) is JobState.WAITING:
+            if self.machine.has_run(key[0]) and self.machine.state_of(key) is State.WAITING:
                 assert self.machine.why_waiting(key, self.now)
 
     # --- what can happen ---

@@ -11,9 +11,9 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.affinity import Match, Setting, better_waits, match
 from render_farm.scheduling.aging import level_of, takes_over
 from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
-from render_farm.scheduling.elastic import as_learned, part_of, sizes_at_tail, sizes_for_deadline
+from render_farm.scheduling.elastic import as_learned, sizes_at_tail, sizes_for_deadline, tail_share
+from render_farm.scheduling.idle_workers import IdleWorker, IdleWorkers
 from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.placement import Floor, IdleWorker
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.queue import MOST_PASSED_OVER
 from render_farm.scheduling.quotas import QuotaBook
@@ -240,8 +240,8 @@ def test_adapters_are_passed_over_at_most_so_often():
 # --- placement ---
 
 
-def floor_of(hosts: dict[str, int], idle: dict[str, int]) -> Floor:
-    floor = Floor()
+def floor_of(hosts: dict[str, int], idle: dict[str, int]) -> IdleWorkers:
+    floor = IdleWorkers()
     for host, number in hosts.items():
         for i in range(number):
             floor.enter(f"{host}{i}", host)
@@ -284,8 +284,8 @@ OPTIONS = ((1, 1.0), (2, 1.9), (4, 3.5), (8, 6.0))
 
 
 def test_parts_of_the_tail():
-    assert part_of(30.0, 120.0, 64, 8) == 16.0
-    assert part_of(1.0, 120.0, 64, 8) == 8.0
+    assert tail_share(30.0, 120.0, 64, 8) == 16.0
+    assert tail_share(1.0, 120.0, 64, 8) == 8.0
     assert sizes_at_tail(OPTIONS, 7.9) == [4, 2, 1]
     assert sizes_at_tail(OPTIONS, 0.3) == [1]
 

@@ -19,7 +19,7 @@ from render_farm.errors import RenderFarmError
 from render_farm.farm.control.stored import apply_to_state
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of, row_of
-from render_farm.storage import documents, open_store
+from render_farm.storage import checked_json, open_store
 from render_farm.storage.checkpoints import SegmentMeta, load_film, record_segment, save_segment
 from render_farm.storage.claims import Claim, claim_job, read_claim
 from render_farm.storage.done import read_done
@@ -27,7 +27,7 @@ from render_farm.storage.layout import ClaimKeys, FilmKeys, JobKeys, RunKeys, fi
 from render_farm.storage.lease import Lease, acquire, read_lease, this_holder
 from render_farm.storage.mailbox import Request, Verb, post, take_requests
 from render_farm.storage.publish import Attempt, finish_publish, pending_commit, publish
-from render_farm.storage.run_state import JobRow, RunControl, RunState, RunStateWriter, load_run_state
+from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, StoredRun, load_run_state
 from tests.fuzzing import damaged, forget_memory, num_examples, values
 
 
@@ -54,7 +54,7 @@ def fill(store, tmp_path) -> None:
         state = record_segment(store, state, record)
     (tmp_path / "v").write_bytes(b"video")
     publish(store, FILM, "attempt", {"video.mp4": tmp_path / "v"}, {"segments": [], "num_frames": 3})
-    writer = RunStateWriter(store, "night", RunState())
+    writer = RunStateWriter(store, "night", StoredRun())
     writer.write({"job": JobRow(state="done", segments=2, gpu_s=1.5)}, RunControl(quarantined=(("h", "why"),)))
     acquire(store, "night", this_holder())
     claim_job(store, "night", FILM)
@@ -90,7 +90,7 @@ def made_up(draw, data: bytes) -> bytes:
             else:
                 del place[key]
             break
-    return documents.dump(body, schema=schema)
+    return checked_json.dump(body, schema=schema)
 
 
 def read_everything(store, value: str) -> None:

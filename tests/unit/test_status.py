@@ -17,10 +17,10 @@ from render_farm.cli.watch.status_view import status_view
 from render_farm.media import probe_mp4
 from render_farm.observability.live import LiveRun, LiveWork, dump_live, parse_live
 from render_farm.report.run_folder import RunFolderReader
-from render_farm.report.status import RunStatus, Work, run_status
+from render_farm.report.status import RunStatus, SegmentWork, run_status
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.open import open_store
-from render_farm.storage.run_state import JobRow, RunControl, RunState, RunStateWriter, load_run_state
+from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, StoredRun, load_run_state
 from tests.synthetic_run import START_S, write_preview, write_run
 
 
@@ -107,7 +107,9 @@ def test_what_the_coordinator_said_lately_is_shown_and_what_is_old_is_not(tmp_pa
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_gets_all_of_it_in_its_width(width):
     works = [
-        Work(worker=f"worker-{n}.{n}", job_id=f"a-film-with-a-long-name-{n}", doing="segment 2/5 step 14/50", since_s=9)
+        SegmentWork(
+            worker=f"worker-{n}.{n}", job_id=f"a-film-with-a-long-name-{n}", doing="segment 2/5 step 14/50", since_s=9
+        )
         for n in range(40)
     ]
     works[0] = replace(works[0], attempt=2, helpers=("worker-1.1",), fraction=0.5)
@@ -163,7 +165,7 @@ def test_deadlines_at_the_present_pace(tmp_path):
 def test_a_run_that_was_paused_while_nobody_rendered_it_says_so(cli, tmp_path):
     write_run(tmp_path, num_jobs=9, num_films=0, still_running=True)
     control = RunControl(paused=True, quarantined=(("gpu-7", "set aside"),))
-    RunStateWriter(open_store(tmp_path), "night", RunState()).write({}, control)
+    RunStateWriter(open_store(tmp_path), "night", StoredRun()).write({}, control)
     said = cli("status", "night", "--output", tmp_path).stdout
     assert said.startswith("night: paused, 6 of 9 films done")
     assert "host gpu-7 is quarantined: set aside" in said

@@ -20,9 +20,9 @@ from render_farm.cli.main import app
 from render_farm.cli.render import render
 from render_farm.cli.submit import submit
 from render_farm.errors import UsageError
-from render_farm.farm import submit as farm_submit
+from render_farm.farm.driver import ray_job as farm_submit
 from render_farm.farm.ray_cluster.check import MachineReport
-from render_farm.farm.ray_cluster.environment import carried_environment, digest_of_environment, of_this_driver
+from render_farm.farm.ray_cluster.environment import carried_environment, digest_of_environment, driver_environment
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 
@@ -149,7 +149,7 @@ def test_drivers_with_other_credentials_are_told_apart(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"env_vars": {"MINE": "1"}}}))
     in_job = digest_of_environment()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "one")
-    assert digest_of_environment() == in_job and of_this_driver() == {}
+    assert digest_of_environment() == in_job and driver_environment() == {}
 
 
 def test_machines_with_the_same_problem_are_on_one_line():

@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 
 from render_farm.errors import StorageError
 from render_farm.farm.coordinator.text_stage import TextStage
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.spec import RunSpec
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.text_worker import TextReport
@@ -48,13 +48,13 @@ class Encoder:
 )
 def test_what_fails_is_tried_again_as_the_table_says(tmp_path, monkeypatch, errors, makes, attempts, fails):
     monkeypatch.setattr("render_farm.scheduling.retry._FIRST_DELAY_S", 0.0)
-    record = RunRecord(RunSpec(run_id="night", output=str(tmp_path)), open_store(tmp_path))
+    record = RunProgress(RunSpec(run_id="night", output=str(tmp_path)), open_store(tmp_path))
     stored = EmbeddingStore(record.store, "night", "f")
     stage = TextStage(
         Encoder(stored, list(errors), seconds=0.03, makes=makes),
         RetryPolicy(attempts=attempts, patience_s=0.02),
         takes_a_place=False,
-        free_a_place=lambda: asyncio.sleep(0),
+        free_slot=lambda: asyncio.sleep(0),
         on_encoded=lambda report: None,
     )
     failure = asyncio.run(stage.encode(record, "tiny", "f", TEXTS))

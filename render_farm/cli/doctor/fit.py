@@ -9,9 +9,9 @@ from render_farm.cli.doctor.checks import Finding, available_memory_bytes, broke
 from render_farm.errors import RenderFarmError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS
-from render_farm.planning import FilmPlan, ModelFacts, facts_of_preset, plan_film
+from render_farm.planning import FilmPlan, ModelSpec, facts_of_preset, plan_film
 from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
-from render_farm.planning.shapes import ModelShapes, shapes_of_preset
+from render_farm.planning.model_sizes import ModelShapes, shapes_of_preset
 
 _ADVICE = (
     "a smaller height, width or base_num_frames needs less, and so do the memory modes (column memory: weights "
@@ -51,7 +51,7 @@ def _job(parameters: dict[str, Any]) -> RenderJob:
     return RenderJob(job_id="doctor", prompt="any", **inputs, **parameters)
 
 
-def _facts_and_shapes(model: str, dtype: str) -> tuple[ModelFacts, ModelShapes]:
+def _facts_and_shapes(model: str, dtype: str) -> tuple[ModelSpec, ModelShapes]:
     preset = PRESETS.get(model.lower())
     if preset is not None and preset.hub_id:
         return facts_of_preset(preset.name, dtype=dtype), shapes_of_preset(preset)

@@ -15,7 +15,7 @@ from render_farm.errors import InvalidJobError, ManifestError, ModelError
 
 if TYPE_CHECKING:
     from render_farm.manifest.rows import Row
-    from render_farm.planning import FilmPlan, ModelFacts
+    from render_farm.planning import FilmPlan, ModelSpec
 
 ALL_FAILED, SOME_FAILED = 10, 11
 
@@ -119,9 +119,9 @@ class FactsOfModels:
     def __init__(self, default_model: str) -> None:
         self.notes: list[str] = []
         self._default = default_model
-        self._known: dict[str, ModelFacts | ModelError] = {}
+        self._known: dict[str, ModelSpec | ModelError] = {}
 
-    def of(self, model: str | None) -> ModelFacts:
+    def of(self, model: str | None) -> ModelSpec:
         """The facts of `model`. Raises `ModelError` for a folder that holds no model."""
         name = model or self._default
         if name not in self._known:
@@ -134,7 +134,7 @@ class FactsOfModels:
             raise found
         return found
 
-    def _look_up(self, name: str) -> ModelFacts:
+    def _look_up(self, name: str) -> ModelSpec:
         from pathlib import Path
 
         from render_farm.models import (
@@ -145,7 +145,7 @@ class FactsOfModels:
             PRESETS,
             Family,
         )
-        from render_farm.planning import ModelFacts, facts_of_preset
+        from render_farm.planning import ModelSpec, facts_of_preset
 
         if name in PRESETS:
             return facts_of_preset(name)
@@ -155,7 +155,7 @@ class FactsOfModels:
 
             return read_checkpoint(folder, name=name, dtype="float32").facts
         self.notes.append(f"model {name} was not looked at: planned with the defaults of custom models")
-        return ModelFacts(
+        return ModelSpec(
             name=name,
             fingerprint="",
             family=Family.DIFFUSION_FORCING,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from render_farm.planning import FilmPlan
     from render_farm.planning.group_choice import FilmGroups
     from render_farm.planning.groups import GroupShape
-    from render_farm.planning.shapes import ModelShapes
+    from render_farm.planning.model_sizes import ModelShapes
 
 
 class GroupPlanner:
@@ -78,7 +78,7 @@ class GroupPlanner:
 def _shapes_of(model: str) -> ModelShapes | None:
     """None for a model that is not looked at here."""
     from render_farm.models import PRESETS
-    from render_farm.planning.shapes import shapes_of_preset
+    from render_farm.planning.model_sizes import shapes_of_preset
 
     preset = PRESETS.get(model)
     if preset is not None and preset.hub_id is not None:

@@ -20,7 +20,7 @@ from render_farm.engine.denoising.step_state import StepKeeper, WindowState
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.transformer.attention import AttentionBackend, SelfAttention
 from render_farm.engine.transformer.context import WindowContext, prompt_tokens
-from render_farm.engine.transformer.group import Alone, RenderGroup
+from render_farm.engine.transformer.group import RenderGroup, SingleRank
 from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.engine.transformer.rope import rope_table
 from render_farm.engine.transformer.span import FrameSpan
@@ -33,7 +33,7 @@ _ADDNOISE_UNIT = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
+class AttentionPolicy:
     """How a segment attends: to itself (blocks and cache) and to its prompt."""
 
     own: SelfAttention
@@ -76,7 +76,7 @@ def render_window(
     *,
     history: Tensor | None,
     embeddings: Mapping[str, Tensor],
-    attention: Attention,
+    attention: AttentionPolicy,
     conditioning: Conditioning | None = None,
     group: RenderGroup | None = None,
     step_cache: StepCache | None = None,
@@ -101,7 +101,7 @@ def render_window(
     latents[:, :, : prefix.num_frames] = prefix.latents
     steps = _frame_steps(schedule)
     sampler = FrameSampler(latents, sigmas=schedule.sigmas, steps=steps, corrected=_is_corrected(plan))
-    context = _window_context(transformer, plan, window, embeddings, attention, conditioning, group or Alone())
+    context = _window_context(transformer, plan, window, embeddings, attention, conditioning, group or SingleRank())
     timesteps = _frame_timesteps(schedule, prefix, window.num_closing_frames)
     if step_cache is None:
         step_cache = new_step_cache(
@@ -193,7 +193,7 @@ def _window_context(
     plan: FilmPlan,
     window: Window,
     embeddings: Mapping[str, Tensor],
-    attention: Attention,
+    attention: AttentionPolicy,
     conditioning: Conditioning | None,
     group: RenderGroup,
 ) -> WindowContext:
@@ -225,7 +225,7 @@ def _window_context(
         sample_info=0 if plan.job.fps == 16 else 1,
         attention=group.attention(attention.own, plan.tokens_per_frame),
         cross_attention=attention.cross,
-        keeps_states=transformer.keeps_states,
+        caches_text_states=transformer.caches_text_states,
         cache=KeyValueCache(capacity_frames=cache.num_frames) if keeps else None,
         group=group,
         images=_image_states(window, conditioning, transformer),
@@ -240,7 +240,7 @@ def _image_states(window: Window, conditioning: Conditioning | None, transformer
 
 
 def window_cache_plan(
-    transformer: FrameTransformer, plan: FilmPlan, segment: int, attention: Attention, group: RenderGroup
+    transformer: FrameTransformer, plan: FilmPlan, segment: int, attention: AttentionPolicy, group: RenderGroup
 ) -> CachePlan:
     """Whether `render_window` keeps keys and values in this segment, and why; all ranks of a group must agree."""
     return plan_cache(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.transformer.attention import AttentionBackend, SelfAttention
-from render_farm.engine.transformer.group import Alone, RenderGroup
+from render_farm.engine.transformer.group import RenderGroup, SingleRank
 from render_farm.engine.transformer.kv_cache import KeyValueCache, Slot
 from render_farm.engine.transformer.rope import RopeTable
 from render_farm.engine.transformer.span import FrameSpan
@@ -95,11 +95,11 @@ class WindowContext:
     cross_attention: AttentionBackend
     cache: KeyValueCache | None = None
     """None when nothing in this window is final before its end."""
-    group: RenderGroup = field(default_factory=Alone)
+    group: RenderGroup = field(default_factory=SingleRank)
     """Who computes the other tokens and branches."""
     step_cache: StepCache | None = None
     """Approximate; None computes every layer in every pass."""
-    keeps_states: bool = True
+    caches_text_states: bool = True
     """False has every pass compute the states and keys of texts and images anew."""
     text_states: list[Tensor] = field(default_factory=list)
     """Per branch, (B S E)."""

@@ -53,7 +53,7 @@ class RenderGroup(Protocol):
         ...
 
 
-class Alone:
+class SingleRank:
     """A group of one: nothing is shared, nothing is sent."""
 
     head_shares = 1

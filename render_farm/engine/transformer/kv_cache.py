@@ -20,7 +20,7 @@ Slot = tuple[int, ...]
 
 
 @dataclass
-class _Kept:
+class _CachedKeys:
     key: Tensor
     value: Tensor
     num_tokens: int
@@ -35,7 +35,7 @@ class KeyValueCache:
 
     def __init__(self, capacity_frames: int) -> None:
         self._capacity_frames = capacity_frames
-        self._kept: dict[Slot, _Kept] = {}
+        self._kept: dict[Slot, _CachedKeys] = {}
 
     def join(
         self, slot: Slot, key: Tensor, value: Tensor, *, num_stored_frames: int, tokens_per_frame: int
@@ -59,7 +59,7 @@ class KeyValueCache:
         kept = self._kept.get(slot)
         if kept is None:
             shape = (key.shape[0], capacity, *key.shape[2:])
-            kept = self._kept[slot] = _Kept(key=key.new_empty(shape), value=value.new_empty(shape), num_tokens=0)
+            kept = self._kept[slot] = _CachedKeys(key=key.new_empty(shape), value=value.new_empty(shape), num_tokens=0)
         end = kept.num_tokens + key.shape[1]
         assert end <= capacity
         kept.key[:, kept.num_tokens : end] = key

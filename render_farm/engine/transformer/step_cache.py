@@ -21,7 +21,7 @@ from render_farm.planning.magnitudes import Magnitudes
 from render_farm.step_cache import CacheKind, StepCacheMode
 
 
-class _Kept:
+class _CachedPass:
     """What a computed pass leaves for the passes after it: tensors (B S E) of its output frames."""
 
     def __init__(self, ctx: PassContext, *groups: Streams) -> None:
@@ -43,7 +43,7 @@ def _outputs(hidden: Tensor, ctx: PassContext) -> Tensor:
     return hidden[:, (ctx.span.output_start - ctx.span.start) * ctx.tokens_per_frame :]
 
 
-def _may_skip(kept: _Kept | None, ctx: PassContext) -> bool:
+def _may_skip(kept: _CachedPass | None, ctx: PassContext) -> bool:
     return kept is not None and kept.covers(ctx) and not ctx.span.num_stored
 
 
@@ -57,7 +57,7 @@ class FirstBlockCache:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._kept: _Kept | None = None
+        self._kept: _CachedPass | None = None
         self.num_skipped = 0
 
     def run(self, hidden: Tensor, num_layers: int, layers: RunLayers, ctx: PassContext) -> Streams:
@@ -74,7 +74,7 @@ class FirstBlockCache:
                 return tuple(a + b for a, b in zip(outputs, self._kept.of(ctx, 1), strict=True))
         left = layers(entered, 1, num_layers)
         rest = tuple(after - before for after, before in zip(left, outputs, strict=True))
-        self._kept = _Kept(ctx, added, rest)
+        self._kept = _CachedPass(ctx, added, rest)
         return left
 
     @staticmethod
@@ -118,7 +118,7 @@ class MagCache:
         self._errors: dict[tuple[int, int], float] = {}
         """(frame, branch) to the sum since then."""
         self._num_in_a_row = 0
-        self._kept: _Kept | None = None
+        self._kept: _CachedPass | None = None
         self.num_skipped = 0
 
     def run(self, hidden: Tensor, num_layers: int, layers: RunLayers, ctx: PassContext) -> Streams:
@@ -131,7 +131,7 @@ class MagCache:
             self._num_in_a_row += 1
             return tuple(entered + added for added in self._kept.of(ctx, 0))
         left = layers((hidden,), 0, num_layers)
-        self._kept = _Kept(ctx, tuple(stream - entered for stream in left))
+        self._kept = _CachedPass(ctx, tuple(stream - entered for stream in left))
         self._num_in_a_row = 0
         self._errors = {}
         self._computed_at = {frame: self._timesteps[self._row][frame] for frame in frames}

@@ -195,7 +195,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
 
     _no_split_modules = ["FrameBlock"]  # noqa: RUF012
     _repeated_blocks = ["FrameBlock"]  # noqa: RUF012
-    keeps_states = True
+    caches_text_states = True
     """False where a layer that is not used in every pass would be fetched in vain: hooks that fetch weights ahead learn
     the order of the layers in one pass (`offload_leaf`)."""
 
@@ -230,7 +230,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         """
         height, width = latents.shape[3:]
         temb, modulation = self._time_embedding(timesteps, window)
-        if not window.keeps_states:
+        if not window.caches_text_states:
             for kept in (window.text_states, window.text_keys, window.image_states, window.image_keys):
                 kept.clear()
         if not window.text_states:

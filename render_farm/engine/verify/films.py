@@ -10,7 +10,7 @@ import numpy as np
 
 from render_farm.engine.conditioning.conditioning import Inputs
 from render_farm.job import RenderJob
-from render_farm.planning import ModelFacts
+from render_farm.planning import ModelSpec
 
 OVERLAP = 17
 _ASYNCHRONOUS = {"causal_block_size": 5, "ar_step": 2}
@@ -31,7 +31,7 @@ class VerifyFilm:
 
 
 def films(
-    facts: ModelFacts, *, tasks: Sequence[str], num_frames: int, num_inference_steps: int, height: int, width: int
+    facts: ModelSpec, *, tasks: Sequence[str], num_frames: int, num_inference_steps: int, height: int, width: int
 ) -> Iterator[VerifyFilm]:
     """Films of `tasks` for a model. `num_frames` (pixel frames) is a whole window's; a second segment adds all but the
     overlap. Deterministic."""

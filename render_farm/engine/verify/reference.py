@@ -16,13 +16,13 @@ from torch import Tensor
 from render_farm.engine.conditioning.conditioning import Inputs
 from render_farm.engine.weights.loading import without_progress_bars
 from render_farm.models import Family
-from render_farm.planning import FilmPlan, ModelFacts
+from render_farm.planning import FilmPlan, ModelSpec
 
 
 class Reference:
     """Renders films with diffusers, as its documentation says: transformer in `dtype`, VAE in float32."""
 
-    def __init__(self, folder: Path, facts: ModelFacts, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, facts: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> None:
         import diffusers
 
         self._facts = facts

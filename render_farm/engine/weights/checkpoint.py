@@ -18,7 +18,7 @@ from render_farm.models import (
     PRESETS,
     Family,
 )
-from render_farm.planning import ModelFacts
+from render_farm.planning import ModelSpec
 from render_farm.planning.magnitudes import Magnitudes
 
 FAMILY_OF_PIPELINE = {
@@ -64,7 +64,7 @@ class Checkpoint:
     """A model folder that can be rendered with, as far as its configuration tells."""
 
     folder: Path
-    facts: ModelFacts
+    facts: ModelSpec
     image_encoder: str | None = None
     """Class of its image encoder, if it has one."""
 
@@ -101,7 +101,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
         image_encoder=_read_json(folder / "image_encoder" / "config.json", name) if has_images else None,
     )
     try:
-        facts = ModelFacts(
+        facts = ModelSpec(
             name=name,
             fingerprint=fingerprint(folder),
             family=family,

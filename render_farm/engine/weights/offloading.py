@@ -74,7 +74,7 @@ def place(model: FrameTransformer, placement: Placement, *, device: torch.device
         record_stream=streams,
         offload_to_disk_path=str(_disk_folder(model)) if placement is Placement.OFFLOAD_DISK else None,
     )
-    model.keeps_states = placement is not Placement.OFFLOAD_LEAF
+    model.caches_text_states = placement is not Placement.OFFLOAD_LEAF
 
 
 def _disk_folder(model: nn.Module) -> Path:
@@ -92,4 +92,4 @@ def unplace(model: FrameTransformer) -> None:
     registry = HookRegistry.check_if_exists_or_initialize(model)
     for hook in _OFFLOADING_HOOKS:
         registry.remove_hook(hook, recurse=True)
-    model.keeps_states = True
+    model.caches_text_states = True

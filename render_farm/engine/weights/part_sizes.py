@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import ModelError
-from render_farm.planning.shapes import ImageEncoderShape, ModelShapes, TextEncoderShape, TransformerShape, VaeShape
+from render_farm.planning.model_sizes import (
+    ImageEncoderShape,
+    ModelShapes,
+    TextEncoderShape,
+    TransformerShape,
+    VaeShape,
+)
 
 
 def read_shapes(folder: Path) -> ModelShapes:

@@ -1,4 +1,4 @@
-"""`Denoiser`: an engine's transformer in the memory mode that a job asks for; smaller ones when it does not fit."""
+"""An engine's transformer in the memory mode that a job asks for, or in a smaller one if it does not fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 _CPU = torch.device("cpu")
 
 
-class Denoiser:
+class ResidentTransformer:
     """Loads the weights when they are first needed, and moves or loads them again when another mode is asked for."""
 
     def __init__(

@@ -19,7 +19,7 @@ _DIED = "Its coordinator died: a command that still waits for the run would go o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class RequestOutcome:
     """What came of a request."""
 
     answer: Answer
@@ -31,7 +31,7 @@ class Outcome:
 
 def ask(
     store: Store, run_id: str, request: Request, *, timing: LeaseTiming | None = None, wait_s: float = 20.0
-) -> Outcome:
+) -> RequestOutcome:
     """Have `request` done. NotFoundError when there is no such run; RenderFarmError when its coordinator is alive and
     does not answer within `wait_s`; StorageError passes."""
     timing = timing or LeaseTiming()
@@ -43,20 +43,20 @@ def ask(
         request_id = post(store, run_id, request)
         answer = wait_answer(store, run_id, request_id, max(wait_s, timing.gone_after_s + 5), is_over=silence.is_over)
         if answer is not None:
-            return Outcome(answer=answer, live=True)
+            return RequestOutcome(answer=answer, live=True)
         if not silence.holder_left:
             raise RenderFarmError(
                 f"run {run_id} is held by {seen.holder}, which does not answer; the request was withdrawn",
                 advice="try again; a coordinator with bad access to the output answers late",
             )
     if request.verb is Verb.EXPLAIN:
-        return Outcome(answer=explained(store, run_id, request, read_lease(store, run_id)), live=False)
+        return RequestOutcome(answer=explained(store, run_id, request, read_lease(store, run_id)), live=False)
     if request.verb is Verb.HOSTS:
-        return Outcome(answer=apply_to_state(load_run_state(store, run_id), request, set)[2], live=False)
+        return RequestOutcome(answer=apply_to_state(load_run_state(store, run_id), request, set)[2], live=False)
     if _is_of_the_run(request):
         answer = _answer_of_the_next(store, run_id, request, max(wait_s, timing.gone_after_s + 5))
         if answer is not None:
-            return Outcome(answer=answer, live=True)
+            return RequestOutcome(answer=answer, live=True)
     try:
         handle = acquire(store, run_id, this_holder("command line"), timing)
     except LeaseHeldError:  # it was taken on in this moment
@@ -69,7 +69,7 @@ def ask(
         is_kept = answer.ok and (bool(rows) or control != state.control)
         if is_kept:
             RunStateWriter(store, run_id, state).write(rows, control)
-        return Outcome(answer=answer, live=False, is_kept=is_kept)
+        return RequestOutcome(answer=answer, live=False, is_kept=is_kept)
     finally:
         handle.release()
 

@@ -27,7 +27,7 @@ from render_farm.storage.layout import (
 from render_farm.storage.lease import read_lease
 from render_farm.storage.process import is_dead
 from render_farm.storage.publish import clean_work
-from render_farm.storage.run_state import RunState, load_run_state
+from render_farm.storage.run_state import StoredRun, load_run_state
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
@@ -105,7 +105,7 @@ def remove(store: Store, garbage: Iterable[Garbage]) -> int:
 def _look_at_runs(store: Store) -> _Runs:
     ids = store.list_folders(RUNS)
 
-    def look(run_id: str) -> tuple[str, set[str] | None, RunState]:
+    def look(run_id: str) -> tuple[str, set[str] | None, StoredRun]:
         lease = read_lease(store, run_id)
         is_live = lease is not None and not lease.released and not is_dead(lease.holder.process)
         return run_id, job_ids(store, run_id) if is_live else None, load_run_state(store, run_id)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 from render_farm.storage.mailbox import Answer, Request, Verb
 
 _LOG_LINES = 5
@@ -25,7 +25,7 @@ class LiveControl:
         self._machine = machine
         self._apply = apply
 
-    def answer(self, run: HeldRun, request: Request) -> Answer:
+    def answer(self, run: OwnedRun, request: Request) -> Answer:
         """Do what is asked and say what came of it."""
         known = {*run.record.films, *(result.job_id for result in run.record.spec.ended)}
         unknown = [job for job in request.jobs if job not in known]
@@ -40,54 +40,54 @@ class LiveControl:
 
     # --- runs and jobs ---
 
-    def _pause(self, run: HeldRun, request: Request) -> Answer:
+    def _pause(self, run: OwnedRun, request: Request) -> Answer:
         self._apply(ev.PauseRun(run_id=run.key))
         run.control = replace(run.control, paused=True)
         return _done(
             f"run {run.run_id} is paused: segments that are being rendered go on, no others begin", state="paused"
         )
 
-    def _resume(self, run: HeldRun, request: Request) -> Answer:
+    def _resume(self, run: OwnedRun, request: Request) -> Answer:
         self._apply(ev.ResumeRun(run_id=run.key))
         run.control = replace(run.control, paused=False)
         return _done(f"run {run.run_id} goes on", state="running")
 
-    def _cancel(self, run: HeldRun, request: Request) -> Answer:
+    def _cancel(self, run: OwnedRun, request: Request) -> Answer:
         reason = f"cancelled by {request.by or 'request'}" + (f": {request.reason}" if request.reason else "")
         if not request.jobs:
             run.record.stop_reason = reason
             self._apply(ev.CancelRun(run_id=run.key, reason=reason))
             return _done(f"run {run.run_id} is cancelled; what is stored stays", jobs=[])
-        jobs = self._films_in(run, request, JobState.WAITING, JobState.RUNNING)
+        jobs = self._films_in(run, request, State.WAITING, State.RUNNING)
         for job_id in jobs:
             run.ask(job_id, taken_out=True)
         self._apply(ev.CancelRun(run_id=run.key, reason=reason, job_ids=tuple(jobs)))
         return _done(f"{_jobs(jobs)} cancelled", jobs=jobs)
 
-    def _retry(self, run: HeldRun, request: Request) -> Answer:
+    def _retry(self, run: OwnedRun, request: Request) -> Answer:
         if self._machine.is_ending(run.key):
             return _refused(f"run {run.run_id} is just ending", advice="try again in a few seconds")
-        jobs = self._films_in(run, request, JobState.FAILED, JobState.CANCELLED)
+        jobs = self._films_in(run, request, State.FAILED, State.CANCELLED)
         for job_id in jobs:
             run.ask(job_id, taken_out=False)
-            run.record.waits_again(job_id)
+            run.record.requeue(job_id)
         self._apply(ev.RetryFilms(run_id=run.key, job_ids=tuple(jobs)))
         return _done(f"{_jobs(jobs)} waiting again", jobs=jobs)
 
-    def _priority(self, run: HeldRun, request: Request) -> Answer:
+    def _priority(self, run: OwnedRun, request: Request) -> Answer:
         if request.priority is None:
             return _refused(f"priority {request.value!r:.40} is not a number from 0 to 100")
-        jobs = self._films_in(run, request, JobState.WAITING, JobState.RUNNING)
+        jobs = self._films_in(run, request, State.WAITING, State.RUNNING)
         for job_id in jobs:
             run.ask(job_id, priority=request.priority)
         self._apply(ev.SetPriority(run_id=run.key, job_ids=tuple(jobs), priority=request.priority))
         return _done(f"{_jobs(jobs)} of priority {request.priority} now", jobs=jobs)
 
-    def _films_in(self, run: HeldRun, request: Request, *states: JobState) -> list[str]:
+    def _films_in(self, run: OwnedRun, request: Request, *states: State) -> list[str]:
         """The jobs that are meant and in one of `states`; without names, all in the last of them that can be."""
         named = request.jobs or tuple(run.record.films)
         if not request.jobs and request.verb is Verb.RETRY:
-            states = (JobState.FAILED,)
+            states = (State.FAILED,)
         return [
             job_id
             for job_id in named
@@ -96,11 +96,11 @@ class LiveControl:
 
     # --- explaining ---
 
-    def _explain(self, run: HeldRun, request: Request) -> Answer:
+    def _explain(self, run: OwnedRun, request: Request) -> Answer:
         views = [self._view(run, job_id) for job_id in request.jobs]
         return _done("\n".join(str(view["text"]) for view in views), jobs=views)
 
-    def _view(self, run: HeldRun, job_id: str) -> dict[str, Any]:
+    def _view(self, run: OwnedRun, job_id: str) -> dict[str, Any]:
         film = run.record.films.get(job_id)
         if film is None:
             result = next(result for result in run.record.spec.ended if result.job_id == job_id)
@@ -117,18 +117,18 @@ class LiveControl:
         }
         far = f"{film.segments_done} of {picture.num_segments} segments are stored"
         match state:
-            case JobState.WAITING:
+            case State.WAITING:
                 view["why"] = self._machine.why_waiting((run.key, job_id), time.monotonic())
                 text = f"waits: {view['why']}; {far}"
                 text += f"; last error: {result.message}" if result.message else ""
                 for host, reason in sorted(self._machine.hosts.quarantined.items()):
                     text += f"; host {host} is quarantined: {reason}"
                 text += f"; the run is held by {run.lease.holder}"
-            case JobState.RUNNING:
+            case State.RUNNING:
                 what = "being finished" if film.phase == "publish" else f"rendering segment {film.segments_done + 1}"
                 step = f", step {film.step} of {film.num_steps}" if film.num_steps else ""
                 text = f"{what} on {film.worker}{step}; {far}"
-            case JobState.DONE:
+            case State.DONE:
                 text = f"done: {result.uri}"
             case _:
                 text = f"{state} after {result.attempts} attempts: {result.message}; {far}"
@@ -137,7 +137,7 @@ class LiveControl:
 
     # --- hosts ---
 
-    def _hosts(self, run: HeldRun, request: Request) -> Answer:
+    def _hosts(self, run: OwnedRun, request: Request) -> Answer:
         views = self._machine.hosts.views()
         lines = [
             f"{view.host}: {view.num_workers} workers, {view.recent_faults} recent faults"
@@ -146,13 +146,13 @@ class LiveControl:
         ]
         return _done("\n".join(lines) or "no worker has started yet", hosts=[asdict(view) for view in views])
 
-    def _quarantine(self, run: HeldRun, request: Request) -> Answer:
+    def _quarantine(self, run: OwnedRun, request: Request) -> Answer:
         if request.value not in {view.host for view in self._machine.hosts.views()}:
             return _refused(f"no worker has run on a host {request.value!r}", not_found=True)
         self._apply(ev.QuarantineHost(host=request.value, reason=request.reason or f"by {request.by or 'request'}"))
         return _done(f"{request.value} gets no more work until it is released", host=request.value)
 
-    def _release(self, run: HeldRun, request: Request) -> Answer:
+    def _release(self, run: OwnedRun, request: Request) -> Answer:
         if not self._machine.hosts.is_quarantined(request.value):
             return _refused(f"host {request.value!r} is not quarantined", not_found=True)
         self._apply(ev.ReleaseHost(host=request.value))

@@ -13,14 +13,14 @@ from render_farm.manifest.parquet_rows import read_rows
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Lease
 from render_farm.storage.mailbox import Answer, Request, Verb
-from render_farm.storage.run_state import JobRow, RunControl, RunState, load_run_state
+from render_farm.storage.run_state import JobRow, RunControl, StoredRun, load_run_state
 from render_farm.storage.store import Store
 
 _ENDED = ("done", "failed", "cancelled")
 
 
 def apply_to_state(
-    state: RunState, request: Request, read_jobs: Callable[[], set[str]]
+    state: StoredRun, request: Request, read_jobs: Callable[[], set[str]]
 ) -> tuple[dict[str, JobRow], RunControl, Answer]:
     """What a request changes in a run that nobody renders. `read_jobs` gives every job it has."""
     control, rows = state.control, {}

@@ -14,23 +14,23 @@ import time
 import ray
 
 from render_farm.errors import UsageError
-from render_farm.farm.coordinator.event_loop import Dispatch
+from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.run_texts import RunTexts
-from render_farm.farm.coordinator.runs import RunKeeper
+from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.text_stage import TextStage
-from render_farm.farm.coordinator.worker_calls import Errands
-from render_farm.farm.coordinator.worker_lifecycle import Crew
+from render_farm.farm.coordinator.worker_calls import WorkerCalls
+from render_farm.farm.coordinator.worker_lifecycle import WorkerLifecycle
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.ray_cluster.task_names import TaskNames
 from render_farm.farm.run.film_task import PreviewNews
-from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.snapshot import RunSnapshot
 from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec, run_key
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.states import RunState
+from render_farm.scheduling.states import State
 
 NAME = "coordinator"
 _TICK_S = 0.5
@@ -46,23 +46,23 @@ class Coordinator:
         self._environment = environment
         self._machine = FarmMachine(shape.policy, scheduling=shape.scheduling)
         self._metrics = FarmMetrics(RayMetrics())
-        self._dispatch = Dispatch(self._machine, self._metrics, on_mistake=lambda text: self._keeper.stop_all(text))
-        self._keeper = RunKeeper(
+        self._dispatch = EventLoop(self._machine, self._metrics, on_mistake=lambda text: self._keeper.stop_all(text))
+        self._keeper = ActiveRuns(
             self._dispatch,
             self._metrics,
             device=lambda: self._crew.shape.device,
-            on_all_over=lambda: self._crew.all_over(),
+            on_all_over=lambda: self._crew.on_idle(),
         )
-        self._crew = Crew(shape, self._dispatch, self._keeper, self._metrics, on_not_needed=self._end)
+        self._crew = WorkerLifecycle(shape, self._dispatch, self._keeper, self._metrics, on_not_needed=self._end)
         stage = TextStage(
             self._crew.pool,
             shape.policy,
             takes_a_place=shape.device == "cuda",
-            free_a_place=self._crew.free_a_place,
+            free_slot=self._crew.free_slot,
             on_encoded=self._metrics.encoded,
         )
         self._texts = RunTexts(stage, self._dispatch, self._keeper)
-        self._errands = Errands(
+        self._errands = WorkerCalls(
             self._crew.pool,
             self._keeper.runs,
             self._crew.watch,
@@ -128,9 +128,9 @@ class Coordinator:
             )
         if shape.scaling == present.scaling:
             self._crew.grow(shape)
-        if shape.pack_size > self._crew.shape.num_workers:
+        if shape.bundle_size > self._crew.shape.num_workers:
             raise UsageError(
-                f"a film of this run needs {shape.pack_size} workers together, and this cluster's farm has "
+                f"a film of this run needs {shape.bundle_size} workers together, and this cluster's farm has "
                 f"{self._crew.shape.num_workers} for another run",
                 advice="wait until that one is over",
             )
@@ -155,7 +155,7 @@ class Coordinator:
         if run.sealed:
             return
         run.sealed = True
-        run.record.state = RunState.RUNNING
+        run.record.state = State.RUNNING
         self._crew.show(run)
         if self._ticking is None:
             self._ticking = self._dispatch.spawn(self._tick())
@@ -164,11 +164,11 @@ class Coordinator:
             self._crew.start()
         self._seal(run)
 
-    async def _encode_and_start(self, run: HeldRun) -> None:
+    async def _encode_and_start(self, run: OwnedRun) -> None:
         await self._texts.encode_all(run)
         self._crew.start()
 
-    def _seal(self, run: HeldRun) -> None:
+    def _seal(self, run: OwnedRun) -> None:
         spec = run.record.spec
         self._dispatch.apply(
             ev.RunSealed(
@@ -182,7 +182,7 @@ class Coordinator:
     async def snapshot(self, key: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
         run = self._keeper.runs[key]
-        if run.record.state is RunState.RUNNING and not self._machine.workers:
+        if run.record.state is State.RUNNING and not self._machine.workers:
             if not run.record.note or run.record.note.startswith("starting"):
                 run.record.note = f"starting {self._crew.expected}"
         elif run.record.note.startswith("starting"):
@@ -248,9 +248,9 @@ class Coordinator:
         if run is not None and not run.is_over:
             run.record.previewed(news)
 
-    async def asked_to_end(self, worker: str) -> None:
+    async def on_sigterm(self, worker: str) -> None:
         """A worker's process got a SIGTERM."""
-        await self._crew.asked_to_end(worker)
+        await self._crew.on_sigterm(worker)
 
     # --- time ---
 
@@ -259,7 +259,7 @@ class Coordinator:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
             self._crew.end_silent(now)
-            self._crew.heed_drains(now)
+            self._crew.check_drains(now)
             self._crew.scale(now)
             self._dispatch.apply(ev.Tick())
             self._metrics.sample(

@@ -12,7 +12,7 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 
 
-class Dispatch:
+class EventLoop:
     """For one event loop. `on_mistake` is told when a task fails: a mistake in the farm itself."""
 
     def __init__(self, machine: FarmMachine, metrics: FarmMetrics, *, on_mistake: Callable[[str], None]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from render_farm.farm.coordinator.worker_pool import WorkerPool
-from render_farm.farm.worker.group_seat import Place
+from render_farm.farm.worker.group_seat import GroupSeat
 
 LEAVE_S = 20.0
 """How long a rank may stay in a group after another has failed in it or it is over."""
@@ -24,7 +24,7 @@ _OF_THE_GROUP = ("GroupError", "BrokenGroupError")
 """What a rank raises because of another's failure."""
 
 
-class Helpers:
+class GroupCalls:
     """One group's helpers. `on_worker_ended` is told of a helper whose process ended, `on_left` of one that left late.
 
     `in_exchanges()` says whether the leader is between its first step and its last: then it cannot go on without them.
@@ -55,12 +55,12 @@ class Helpers:
         self._errors: dict[str, BaseException] = {}
         self._is_over = False
 
-    def call(self, leaders: Place, *arguments: Any) -> None:
+    def call(self, leaders: GroupSeat, *arguments: Any) -> None:
         """Have each of them take its place: ranks 1, 2 ... in order."""
         for rank, name in enumerate(self._names, start=1):
             self._calls[name] = asyncio.create_task(self._help(name, replace(leaders, rank=rank), *arguments))
 
-    async def _help(self, name: str, place: Place, *arguments: Any) -> None:
+    async def _help(self, name: str, place: GroupSeat, *arguments: Any) -> None:
         try:
             if self._pool.has(name):
                 engine_s = await self._pool.handle(name).help_segment.remote(*arguments, place)

@@ -17,7 +17,7 @@ _SLOW_FACTOR = 10
 
 
 @dataclass(kw_only=True)
-class Work:
+class WorkerCall:
     """A segment, or a film's finishing, on a worker."""
 
     worker: str
@@ -38,7 +38,7 @@ class HangWatch:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
-        self._works: dict[int, Work] = {}
+        self._works: dict[int, WorkerCall] = {}
         self._last_number = 0
         self._s_per_cost: dict[str, float] = {}
         """Of one step, by model: the slowest usual step seen, divided by what it cost."""
@@ -55,12 +55,12 @@ class HangWatch:
     ) -> int:
         """Note work that is handed out; its number is for the calls below."""
         self._last_number += 1
-        self._works[self._last_number] = Work(
+        self._works[self._last_number] = WorkerCall(
             worker=worker, film=film, segment=segment, last_sign_s=now, model=model, step_cost=step_cost
         )
         return self._last_number
 
-    def stepped(self, number: int, step: int, num_steps: int, now: float) -> Work | None:
+    def stepped(self, number: int, step: int, num_steps: int, now: float) -> WorkerCall | None:
         """A segment has made `step` of its steps. None when the work is over already."""
         work = self._works.get(number)
         if work is None:
@@ -105,8 +105,8 @@ class HangWatch:
             if (work.worker, work.film) == (worker, film) and work.segment is not None
         ]
 
-    def silent(self, now: float) -> list[tuple[Work, str]]:
-        """Work without a sign for longer than its rule allows, each with what it did not do."""
+    def silent(self, now: float) -> list[tuple[WorkerCall, str]]:
+        """WorkerCall without a sign for longer than its rule allows, each with what it did not do."""
         return [
             (work, doing)
             for work in self._works.values()
@@ -114,7 +114,7 @@ class HangWatch:
             if now - work.last_sign_s > allowed_s
         ]
 
-    def _rule(self, work: Work) -> tuple[float, str]:
+    def _rule(self, work: WorkerCall) -> tuple[float, str]:
         timeouts = self.timeouts
         if work.segment is None:
             return timeouts.finish_floor_s, f"made no progress finishing the film for {timeouts.finish_floor_s:g} s"

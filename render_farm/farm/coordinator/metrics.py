@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 
 from render_farm.farm.run.film_task import FilmReport, SegmentReport
-from render_farm.farm.run.owned_run import HeldRun
-from render_farm.farm.run.summary import Standing, standing
-from render_farm.farm.worker.metrics import say_traffic
+from render_farm.farm.run.owned_run import OwnedRun
+from render_farm.farm.run.summary import RunSummary, standing
+from render_farm.farm.worker.metrics import report_traffic
 from render_farm.farm.worker.text_worker import TextReport
 from render_farm.observability.metrics import (
     ATTEMPTS,
@@ -37,7 +37,7 @@ from render_farm.observability.sink import MetricSink
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 _SAMPLE_EVERY_S = 5.0
 _CANCELLED = "Cancelled"
@@ -88,7 +88,7 @@ class FarmMetrics:
     def encoded(self, report: TextReport) -> None:
         """Prompts were encoded."""
         self._took((("text", report.seconds),))
-        say_traffic(self._sink, report.traffic)
+        report_traffic(self._sink, report.traffic)
 
     def rendered(self, report: SegmentReport) -> None:
         """A segment is stored."""
@@ -114,7 +114,7 @@ class FarmMetrics:
 
     def sample(
         self,
-        runs: Mapping[str, HeldRun],
+        runs: Mapping[str, OwnedRun],
         machine: FarmMachine,
         *,
         now: float,
@@ -138,14 +138,14 @@ class FarmMetrics:
         for run_id, run in runs.items():
             self._sink.add(STEPS, run.record.steps_made - self._steps.get(run_id, 0))
             self._steps[run_id] = run.record.steps_made
-            say_traffic(self._sink, run.record.store.meter.take())
+            report_traffic(self._sink, run.record.store.meter.take())
         self._steps = {run_id: steps for run_id, steps in self._steps.items() if run_id in runs}
 
-    def _say_runs(self, going_on: Sequence[HeldRun], stands: Sequence[Standing]) -> None:
+    def _say_runs(self, going_on: Sequence[OwnedRun], stands: Sequence[RunSummary]) -> None:
         states = Counter("paused" if run.control.paused else str(run.record.state) for run in going_on)
         for state in ("waiting", "running", "paused"):
             self._sink.set(RUNS, states[state], state=state)
-        for job_state in JobState:
+        for job_state in State:
             self._sink.set(JOBS, sum(stand.jobs.get(job_state, 0) for stand in stands), state=str(job_state))
         self._sink.set(SEGMENTS, sum(stand.segments_waiting for stand in stands), state="waiting")
         self._sink.set(SEGMENTS, sum(stand.segments_running for stand in stands), state="running")

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from render_farm.farm.coordinator.event_loop import Dispatch
-from render_farm.farm.coordinator.runs import RunKeeper
+from render_farm.farm.coordinator.event_loop import EventLoop
+from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.text_stage import TextStage
-from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.scheduling import events as ev
 
 
 class RunTexts:
     """Has the text stage at work and tells the machine whose films are ready."""
 
-    def __init__(self, stage: TextStage, dispatch: Dispatch, keeper: RunKeeper) -> None:
+    def __init__(self, stage: TextStage, dispatch: EventLoop, keeper: ActiveRuns) -> None:
         self._stage = stage
         self._dispatch = dispatch
         self._keeper = keeper
 
-    async def encode_all(self, run: HeldRun) -> None:
+    async def encode_all(self, run: OwnedRun) -> None:
         """Have every prompt of the run encoded, a model at a time; its films become ready."""
         for model in run.texts:
             await self._encode(run, model)
 
-    async def _encode(self, run: HeldRun, model: str) -> None:
+    async def _encode(self, run: OwnedRun, model: str) -> None:
         run.encoding.add(model)
         try:
             failure = await self._stage.encode(run.record, model, run.fingerprints[model], list(run.texts[model]))

@@ -8,32 +8,32 @@ from dataclasses import replace
 
 from render_farm.errors import LeaseHeldError, StorageError
 from render_farm.farm.control.live import LiveControl
-from render_farm.farm.coordinator.event_loop import Dispatch
+from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.cost_store import load_costs, save_costs
-from render_farm.farm.run.owned_run import HeldRun, hold
+from render_farm.farm.run.owned_run import OwnedRun, hold
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.states import RunState
+from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.mailbox import give_answer, take_requests
 
 _ENDED_RUNS_KEPT = 20
 
 
-class RunKeeper:
+class ActiveRuns:
     """See the module. `runs` (by `RunSpec.key`) has the ended ones too, until newer ones push them out."""
 
     def __init__(
         self,
-        dispatch: Dispatch,
+        dispatch: EventLoop,
         metrics: FarmMetrics,
         *,
         device: Callable[[], str],
         on_all_over: Callable[[], Awaitable[None]],
     ) -> None:
-        self.runs: dict[str, HeldRun] = {}
+        self.runs: dict[str, OwnedRun] = {}
         self._dispatch = dispatch
         self._metrics = metrics
         self._device = device
@@ -41,7 +41,7 @@ class RunKeeper:
         self._control = LiveControl(dispatch.machine, dispatch.apply)
 
     @property
-    def at_work(self) -> Iterator[HeldRun]:
+    def at_work(self) -> Iterator[OwnedRun]:
         """The runs that are not over."""
         return (run for run in self.runs.values() if not run.is_over)
 
@@ -67,13 +67,13 @@ class RunKeeper:
         self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
         self._as_asked_before(run)
 
-    async def _recall_costs(self, run: HeldRun) -> None:
+    async def _recall_costs(self, run: OwnedRun) -> None:
         """Go by what earlier runs of that output have learned, as long as this farm has learned nothing."""
         costs = self._dispatch.machine.costs
         if not costs.num_observed():
             costs.take(await asyncio.to_thread(load_costs, run.record.store, self._device()))
 
-    async def _save_costs(self, run: HeldRun) -> None:
+    async def _save_costs(self, run: OwnedRun) -> None:
         costs = self._dispatch.machine.costs
         try:
             if not run.lease_lost and costs.num_observed():
@@ -81,7 +81,7 @@ class RunKeeper:
         except StorageError as error:
             run.record.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
 
-    def _as_asked_before(self, run: HeldRun) -> None:
+    def _as_asked_before(self, run: OwnedRun) -> None:
         """What people asked of the run while another coordinator held it, or nobody."""
         for host, reason in run.control.quarantined:
             if not self._dispatch.machine.hosts.is_quarantined(host):
@@ -118,7 +118,7 @@ class RunKeeper:
     def film_delayed(self, action: ev.FilmDelayed) -> None:
         key, job_id = action.film
         record = self.runs[key].record
-        record.set_back(job_id, action.message)
+        record.roll_back(job_id, action.message)
         record.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
 
     def host_quarantined(self, action: ev.HostQuarantined) -> None:
@@ -144,7 +144,7 @@ class RunKeeper:
                 self._dispatch.spawn(self._write(run))
                 self._dispatch.spawn(self._answer_requests(run))
 
-    async def _write(self, run: HeldRun) -> None:
+    async def _write(self, run: OwnedRun) -> None:
         machine = self._dispatch.machine
         run.live = run.record.live(
             num_workers=len(machine.workers),
@@ -157,7 +157,7 @@ class RunKeeper:
         except LeaseHeldError as error:
             self._lease_lost(run.key, str(error))
 
-    async def _answer_requests(self, run: HeldRun) -> None:
+    async def _answer_requests(self, run: OwnedRun) -> None:
         """Do what others asked through the run's mailbox. What was done is durable before it is answered."""
         if run.answering:
             return
@@ -179,8 +179,8 @@ class RunKeeper:
         run = self.runs[action.run_id]
         counts = run.record.counts
         state = action.state
-        if state is RunState.DONE and counts.get("failed"):
-            state = RunState.FAILED  # rows that were bad from the start
+        if state is State.DONE and counts.get("failed"):
+            state = State.FAILED  # rows that were bad from the start
         try:
             await self._save_costs(run)
             await run.give_back()
@@ -192,7 +192,7 @@ class RunKeeper:
         if not self.anything_left:
             await self._on_all_over()
 
-    def stop(self, run: HeldRun, reason: str, *, level: str = "error") -> None:
+    def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
         """Stop a run at its workers' next steps; what is stored stays."""
         run.record.stop_reason = reason
         run.record.log.add(reason, level=level)

@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 
 from render_farm.farm.coordinator.failures import classify, died
 from render_farm.farm.coordinator.worker_pool import WorkerPool
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.text_worker import TextReport
 from render_farm.observability.events import EventKind
@@ -18,7 +18,7 @@ from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule
 
 
 class TextStage:
-    """Encodes one run at a time. On GPUs the encoder takes a worker's place: `free_a_place` sees to it."""
+    """Encodes one run at a time. On GPUs the encoder takes a worker's place: `free_slot` sees to it."""
 
     def __init__(
         self,
@@ -26,17 +26,17 @@ class TextStage:
         policy: RetryPolicy,
         *,
         takes_a_place: bool,
-        free_a_place: Callable[[], Awaitable[None]],
+        free_slot: Callable[[], Awaitable[None]],
         on_encoded: Callable[[TextReport], None],
     ) -> None:
         self._pool = pool
         self._policy = policy
         self._takes_a_place = takes_a_place
-        self._free_a_place = free_a_place
+        self._free_a_place = free_slot
         self._on_encoded = on_encoded
         self._turn = asyncio.Lock()
 
-    async def encode(self, record: RunRecord, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
+    async def encode(self, record: RunProgress, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
         """Encode what the run's storage does not hold yet; None when all is there, else why it cannot be."""
         spec = record.spec
         stored = EmbeddingStore(record.store, spec.run_id, fingerprint)

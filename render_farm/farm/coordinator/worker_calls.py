@@ -10,29 +10,29 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from render_farm.farm.coordinator.failures import classify, died
-from render_farm.farm.coordinator.group_calls import LEAVE_S, Helpers
+from render_farm.farm.coordinator.group_calls import LEAVE_S, GroupCalls
 from render_farm.farm.coordinator.hang_watch import HangWatch
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.worker_pool import WorkerPool
 from render_farm.farm.ray_cluster.task_names import TaskNames, finish_name, segment_name
 from render_farm.farm.run.film_task import FilmTask, SegmentReport
 from render_farm.farm.run.memory_steps import at_step
-from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.worker.embeddings import MissingEmbeddingError
-from render_farm.farm.worker.group_seat import Place
+from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 
-class Errands:
+class WorkerCalls:
     """Calls of workers. `apply` takes events, `on_worker_ended` and `on_prompt_missing` what is not the machine's."""
 
     def __init__(
         self,
         pool: WorkerPool,
-        runs: Mapping[str, HeldRun],
+        runs: Mapping[str, OwnedRun],
         watch: HangWatch,
         *,
         group_timeout_s: float,
@@ -89,7 +89,7 @@ class Errands:
             self._metrics.rendered(report)
             for note in report.notes:
                 record.log.add(f"{action.worker}: {note}", job_id=job_id)
-            if not JobState(record.films[job_id].result.state).ended:
+            if not State(record.films[job_id].result.state).ended:
                 record.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
         self._apply(
             ev.SegmentDone(
@@ -119,7 +119,7 @@ class Errands:
         self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
 
     def _at_memory_step(self, action: ev.RenderSegment | ev.FinishFilm, entry: FilmEntry) -> FilmTask:
-        plan = at_step(entry.task.plan, action.memory_step, self._pool.device, in_groups=entry.in_groups)
+        plan = at_step(entry.task.plan, action.fallback_level, self._pool.device, in_groups=entry.in_groups)
         return replace(entry.task, plan=plan)
 
     def stop(self, action: ev.StopWork) -> None:
@@ -158,7 +158,7 @@ class Errands:
         report: SegmentReport | None = None
         failed: BaseException | None = None
         ended: BaseException | None = None
-        helpers = Helpers(
+        helpers = GroupCalls(
             self._pool,
             leader,
             action.helpers,
@@ -172,7 +172,7 @@ class Errands:
             if self._pool.has(leader):
                 handle = self._pool.handle(leader)
                 rendezvous = await handle.open_group.remote()
-                place = Place(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                place = GroupSeat(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
                 helpers.call(place, task, action.segment, number)
                 called = self._names.named(handle.render_segment, _name_of(action, task))
                 report = await called.remote(task, action.segment, number, place)
@@ -208,7 +208,7 @@ class Errands:
         behind = getattr(cause, "segments_done", None)
         run = self._runs.get(film[0])
         if behind is not None and run is not None:
-            run.record.set_back(film[1], str(cause), behind)
+            run.record.roll_back(film[1], str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
             self._on_prompt_missing(film[0], run.record.films[film[1]].entry.task.model)
         self._apply(

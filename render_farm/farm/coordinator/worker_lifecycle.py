@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import ray
 
-from render_farm.farm.coordinator.event_loop import Dispatch
+from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.failures import died
 from render_farm.farm.coordinator.hang_watch import HangWatch
 from render_farm.farm.coordinator.metrics import FarmMetrics
-from render_farm.farm.coordinator.runs import RunKeeper
+from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.worker_pool import WorkerPool
 from render_farm.farm.ray_cluster.autoscaler import ClusterScaler, scaler_of
 from render_farm.farm.ray_cluster.draining import DrainWatch, draining_nodes
-from render_farm.farm.run.owned_run import HeldRun
+from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.spec import FarmShape
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
@@ -28,14 +28,14 @@ _PLACE_EVERY_S = 0.5
 _DRAINS_EVERY_S = 2.0
 
 
-class Crew:
+class WorkerLifecycle:
     """See the module."""
 
     def __init__(
         self,
         shape: FarmShape,
-        dispatch: Dispatch,
-        keeper: RunKeeper,
+        dispatch: EventLoop,
+        keeper: ActiveRuns,
         metrics: FarmMetrics,
         *,
         on_not_needed: Callable[[], None],
@@ -73,7 +73,7 @@ class Crew:
 
     def grow(self, shape: FarmShape) -> None:
         """Have as many workers as another run asks for beside those at work, where any place will do for each."""
-        if self.shape.pack_size == shape.pack_size == 1 and shape.num_workers > self.shape.num_workers:
+        if self.shape.bundle_size == shape.bundle_size == 1 and shape.num_workers > self.shape.num_workers:
             self.shape = replace(self.shape, num_workers=shape.num_workers)
             self.pool.grow(self.shape)
 
@@ -82,7 +82,7 @@ class Crew:
         if self._keeper.anything_left:
             self.pool.start()
 
-    def show(self, run: HeldRun) -> None:
+    def show(self, run: OwnedRun) -> None:
         """Tell a run's log who is up already."""
         for worker in self._machine.workers:
             _log_up(run, worker)
@@ -118,7 +118,7 @@ class Crew:
         self._dispatch.apply(ev.WorkerLost(worker=worker, failure=died(worker)))
         await self.pool.end(worker)
 
-    async def all_over(self) -> None:
+    async def on_idle(self) -> None:
         """Nothing is left to render: give the devices back, at once or after a while. The next run starts them anew."""
         self._idle_since_s = time.monotonic()
         if self.shape.timeouts.keep_workers_s > 0:
@@ -135,7 +135,7 @@ class Crew:
     def _kept_until_s(self) -> float:
         return self._idle_since_s + self.shape.timeouts.keep_workers_s
 
-    async def free_a_place(self) -> None:
+    async def free_slot(self) -> None:
         """Let an idle worker go, when all places are taken."""
         # On a cluster that has no GPU yet, the encoder is the first to ask for one.
         places = self.shape.num_workers if self._scaler is None else max(1, self._scaler.num_there)
@@ -173,7 +173,7 @@ class Crew:
         decision = await scaler.ask(
             films,
             num_places=self.shape.num_workers,
-            pack_size=self.shape.pack_size,
+            bundle_size=self.shape.bundle_size,
             spent=max((run.spent for run in at_work), default=0.0),
         )
         if decision.num_workers != asked:
@@ -205,7 +205,7 @@ class Crew:
                 )
                 self.pool.kill(work.worker)
 
-    async def asked_to_end(self, worker: str) -> None:
+    async def on_sigterm(self, worker: str) -> None:
         """Let a worker that got a SIGTERM go, as soon as it has no work."""
         self._leaving.add(worker)
         await self._let_leaving_go()
@@ -218,7 +218,7 @@ class Crew:
         if gone:
             self.start()
 
-    def heed_drains(self, now: float) -> None:
+    def check_drains(self, now: float) -> None:
         """Let go who was asked to end and has no work now; now and then look for nodes that are told to go."""
         if self._leaving:
             self._dispatch.spawn(self._let_leaving_go())
@@ -251,5 +251,5 @@ class Crew:
             run.record.log.add(text, level=level, kind=EventKind.WORKER_ENDED, worker=worker)
 
 
-def _log_up(run: HeldRun, worker: str) -> None:
+def _log_up(run: OwnedRun, worker: str) -> None:
     run.record.log.add(f"worker {worker} is up", level="debug", kind=EventKind.WORKER_UP, worker=worker)

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from render_farm.farm.ray_cluster.placement_groups import NodePacks
+from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
 from render_farm.farm.run.spec import FarmShape
 from render_farm.farm.worker.actor import RenderWorker
 from render_farm.farm.worker.text_worker import TextReport, TextWorker
@@ -53,7 +53,7 @@ class WorkerPool:
         """Start workers as `shape` says from now on. Only while there are none."""
         self._shape = shape
         resources = {"CPU": shape.cpus_per_worker, "GPU": shape.gpus_per_worker}
-        self._packs = NodePacks(size=shape.pack_size, num_places=shape.num_workers, resources=resources)
+        self._packs = PlacementGroups(size=shape.bundle_size, num_places=shape.num_workers, resources=resources)
 
     def grow(self, shape: FarmShape) -> None:
         """Have more places from the next `start` on; those of `shape` are as the present ones, and in no packs."""

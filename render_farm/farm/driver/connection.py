@@ -14,7 +14,7 @@ from typing import Any
 
 from render_farm.config import NAMESPACE
 from render_farm.errors import RenderFarmError, UsageError
-from render_farm.farm.ray_cluster.environment import digest_of_environment, of_this_driver
+from render_farm.farm.ray_cluster.environment import digest_of_environment, driver_environment
 
 _ANSWER_WITHIN_S = 10.0
 _ON_THE_HEAD = "node:__internal_head__"
@@ -117,7 +117,7 @@ def _connected(address: str, private: bool, num_workers: int | None, metadata: M
                 **common,
             )
         else:
-            variables = of_this_driver()
+            variables = driver_environment()
             environment = {"env_vars": variables} if variables else None
             job_config = ray.job_config.JobConfig(metadata=dict(metadata))
             context = ray.init(address=address, runtime_env=environment, job_config=job_config, **common)

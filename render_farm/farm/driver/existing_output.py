@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.layout import LATENTS, POSTER, REPLACED, VIDEO, WORK, JobKeys, film_key
-from render_farm.storage.run_state import JobRow, RunState
+from render_farm.storage.run_state import JobRow, StoredRun
 from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
 
@@ -26,7 +26,7 @@ _FILES = (VIDEO, POSTER)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ExistingFilm:
     """What there is of one film."""
 
     done: Result | None = None
@@ -34,17 +34,17 @@ class Found:
     segments_done: int = 0
 
 
-class Lookup:
+class ExistingOutput:
     """The output tree as one run sees it at its start."""
 
-    def __init__(self, store: Store, state: RunState, *, keep_latents: bool) -> None:
+    def __init__(self, store: Store, state: StoredRun, *, keep_latents: bool) -> None:
         self._store = store
         self._state = state
         self._files = (*_FILES, LATENTS) if keep_latents else _FILES
         self._replaced: set[str] = set()
         """Jobs that another run may have published with other pixels since."""
 
-    def look_up(self, plans: Sequence[FilmPlan]) -> list[Found]:
+    def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
         """What there is of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
         there = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
@@ -54,15 +54,15 @@ class Lookup:
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
 
-        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool) -> Found:
+        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool) -> ExistingFilm:
             if is_finished and (done := self._done(plan, row)) is not None:
-                return Found(done=done)
+                return ExistingFilm(done=done)
             if row is not None:
-                return Found(segments_done=min(row.segments_done, plan.num_segments))
+                return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
             film = film_key(plan.job.job_id, plan.render_key)
             if film not in folders:
-                return Found()
-            return Found(segments_done=min(len(load_film_state(self._store, film).segments), plan.num_segments))
+                return ExistingFilm()
+            return ExistingFilm(segments_done=min(len(load_film_state(self._store, film).segments), plan.num_segments))
 
         with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
             return list(pool.map(find, plans, rows, finished))
@@ -72,18 +72,18 @@ class Lookup:
         row = self._state.jobs.get(plan.job.job_id)
         if row is None or row.render_key != plan.render_key:
             return None
-        return None if row.state == JobState.DONE and plan.job.job_id in self._replaced else row
+        return None if row.state == State.DONE and plan.job.job_id in self._replaced else row
 
     def _done(self, plan: FilmPlan, row: JobRow | None) -> Result | None:
         job_id, uri = plan.job.job_id, self._store.uri(JobKeys(job_id=plan.job.job_id).video)
-        if row is not None and row.state == JobState.DONE:
+        if row is not None and row.state == State.DONE:
             return result_of(job_id, row, uri)
         done = read_done(self._store, job_id)
         if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):
             return None
         return Result(
             job_id=job_id,
-            state=JobState.DONE,
+            state=State.DONE,
             message="was there already, unchanged",
             segments=plan.num_segments,
             frames=done.get("num_frames"),

@@ -157,7 +157,7 @@ def shape_of(
         dtype=dtype,
         num_threads=max(1, cluster.num_cpus // num_workers) if device == "cpu" else None,
         cpus_per_worker=0.0 if cluster.private else 1.0,
-        pack_size=1 if cluster.private else group.size,  # a private Ray is one node
+        bundle_size=1 if cluster.private else group.size,  # a private Ray is one node
         policy=RetryPolicy(
             attempts=settings.attempts,
             patience_s=settings.timeouts.cluster_patience_s,

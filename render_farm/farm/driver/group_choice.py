@@ -13,7 +13,7 @@ from render_farm.planning import FilmPlan
 from render_farm.planning.group_choice import FilmGroups, film_groups
 from render_farm.planning.group_cost import machine_of
 from render_farm.planning.groups import group_of
-from render_farm.planning.shapes import ModelShapes
+from render_farm.planning.model_sizes import ModelShapes
 
 MOST_CPU_WORKERS = 4
 """Of a run that does not say how many."""

@@ -56,7 +56,7 @@ class LoraShelf:
         return self._once((model, path), look)
 
     def _shapes(self, model: str) -> Mapping[str, tuple[int, int]]:
-        from render_farm.engine.lora.shapes import linear_shapes_of
+        from render_farm.engine.lora.linear_layers import linear_shapes_of
         from render_farm.engine.weights.locate import locate_model
 
         return linear_shapes_of(locate_model(model, cache_folder=self._cache_folder))

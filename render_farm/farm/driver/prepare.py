@@ -12,7 +12,7 @@ from typing import Any
 
 from render_farm.config import GroupOptions, InputLimits, Timeouts
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
-from render_farm.farm.driver.existing_output import Found, Lookup
+from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
@@ -21,13 +21,13 @@ from render_farm.farm.run.spec import FilmEntry
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.uris import check_model_uri
-from render_farm.planning import FilmPlan, ModelFacts, plan_film, with_inputs_read
+from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
 from render_farm.planning.cost import TokenPasses
 from render_farm.planning.group_choice import FilmGroups
 from render_farm.planning.groups import group_of
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 from render_farm.storage.patience import SharedPatience
-from render_farm.storage.run_state import JobRow, RunState
+from render_farm.storage.run_state import JobRow, StoredRun
 from render_farm.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class PreparedRun:
 
     @property
     def num_bad(self) -> int:
-        return sum(result.state == JobState.FAILED for result in self.ended)
+        return sum(result.state == State.FAILED for result in self.ended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,12 @@ class RunContext:
     group_options: GroupOptions = GroupOptions()
     groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
     """The render groups that a film has."""
-    state: RunState = field(default_factory=RunState)
+    state: StoredRun = field(default_factory=StoredRun)
     """What the run knew when it was last at work."""
 
 
-def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], ModelFacts]) -> PreparedRun:
-    """Sort `rows`. `facts_of` looks at a model by its name and raises `ModelError` when it cannot be used; every job
+def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], ModelSpec]) -> PreparedRun:
+    """Sort `rows`. `spec_of` looks at a model by its name and raises `ModelError` when it cannot be used; every job
     of such a model fails with that message. Errors of the output's store pass."""
     over = Event()
     patience = SharedPatience(
@@ -86,7 +86,7 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
         stopped=over.is_set,
         on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
     )
-    planner = _Planner(context, lambda model: patience(lambda: facts_of(model)))
+    planner = _Planner(context, lambda model: patience(lambda: spec_of(model)))
     planned = [planner.plan(row) for row in rows]
     shelf = LoraShelf(context.limits, context.model_cache)
     with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
@@ -96,7 +96,7 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
             over.set()  # Ctrl-C: nobody waits for a store any more
     ended = [item for item in read if isinstance(item, Result)]
     films = [item for item in read if not isinstance(item, Result)]
-    lookup = Lookup(context.store, context.state, keep_latents=context.keep_latents)
+    lookup = ExistingOutput(context.store, context.state, keep_latents=context.keep_latents)
     found = lookup.look_up([film.plan for film in films])
     entries, render_keys, costs = [], {}, TokenPasses()
     for film, there in zip(films, found, strict=True):
@@ -112,7 +112,7 @@ def prepare(rows: Iterable[Row], context: RunContext, facts_of: Callable[[str], 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Film:
+class _PreparedRow:
     plan: FilmPlan
     deadline_s: float | None
     share: str = ""
@@ -121,12 +121,12 @@ class _Film:
 class _Planner:
     """Plans rows, looking at each model once."""
 
-    def __init__(self, context: RunContext, facts_of: Callable[[str], ModelFacts]) -> None:
+    def __init__(self, context: RunContext, spec_of: Callable[[str], ModelSpec]) -> None:
         self._context = context
-        self._facts_of = facts_of
-        self._facts: dict[str, ModelFacts | RenderFarmError] = {}
+        self._facts_of = spec_of
+        self._facts: dict[str, ModelSpec | RenderFarmError] = {}
 
-    def plan(self, row: Row) -> _Film | Result:
+    def plan(self, row: Row) -> _PreparedRow | Result:
         if row.job is None:
             error = InvalidJobError(row.problems)
             return _failed(row.job_id or f"row-{row.number}", error, message="; ".join(row.lines))
@@ -138,7 +138,7 @@ class _Planner:
         try:
             check_model_uri(job.model or "", self._context.limits)
             plan = plan_film(job, self._facts_for(job.model or self._context.default_model))
-            return _Film(
+            return _PreparedRow(
                 plan=plan,
                 deadline_s=job.deadline.timestamp() if job.deadline else None,
                 share=share_of(self._context.share_by, job.owner, job.tags),
@@ -149,7 +149,7 @@ class _Planner:
         except (ModelError, InputError, StorageError) as error:
             return _failed(job.job_id, error, message=f"{row.label}: model: {error}")
 
-    def _facts_for(self, model: str) -> ModelFacts:
+    def _facts_for(self, model: str) -> ModelSpec:
         if model not in self._facts:
             try:
                 self._facts[model] = self._facts_of(model)
@@ -162,15 +162,17 @@ class _Planner:
 
 
 def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
-    return Result(job_id=job_id, state=JobState.FAILED, error_class=type(error).__name__, message=message)
+    return Result(job_id=job_id, state=State.FAILED, error_class=type(error).__name__, message=message)
 
 
 def _taken_out(plan: FilmPlan, row: JobRow) -> Result:
     message = row.message or "cancelled by name"
-    return Result(job_id=plan.job.job_id, state=JobState.CANCELLED, message=message, segments=plan.num_segments)
+    return Result(job_id=plan.job.job_id, state=State.CANCELLED, message=message, segments=plan.num_segments)
 
 
-def _entry(film: _Film, row: JobRow, there: Found, context: RunContext, costs: tuple[int, ...]) -> FilmEntry:
+def _entry(
+    film: _PreparedRow, row: JobRow, there: ExistingFilm, context: RunContext, costs: tuple[int, ...]
+) -> FilmEntry:
     plan, groups = film.plan, context.groups_of(film.plan)
     return FilmEntry(
         task=FilmTask(
@@ -201,8 +203,8 @@ def _entry(film: _Film, row: JobRow, there: Found, context: RunContext, costs: t
 
 
 def _with_contents(
-    film: _Film | Result, limits: InputLimits, shelf: LoraShelf, patience: SharedPatience
-) -> _Film | Result:
+    film: _PreparedRow | Result, limits: InputLimits, shelf: LoraShelf, patience: SharedPatience
+) -> _PreparedRow | Result:
     """The film once its inputs and LoRAs are known by their content. They are opened, so that a bad one fails before a
     worker is taken; a store that does not answer is waited for."""
     if isinstance(film, Result):
@@ -213,7 +215,7 @@ def _with_contents(
         return _failed(film.plan.job.job_id, error, message=str(error))
 
 
-def _read(film: _Film, limits: InputLimits, shelf: LoraShelf) -> _Film:
+def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _PreparedRow:
     job, digests = film.plan.job, {}
     for name, uri in job.inputs.items():
         if name == "video":

@@ -16,7 +16,7 @@ from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
 from render_farm.farm.run.spec import FarmShape, RunSpec
-from render_farm.scheduling.states import RunState, exit_code
+from render_farm.scheduling.states import State, exit_code
 
 OnSnapshot = Callable[[RunSnapshot], None]
 
@@ -116,7 +116,7 @@ class RunWatch:
 
     def _watch(self) -> int | None:
         special = None
-        while not RunState(self._picture().state).ended:
+        while not State(self._picture().state).ended:
             if self._signals.seen:
                 raise KeyboardInterrupt
             if self._clock.is_over and special is None:
@@ -132,7 +132,7 @@ class RunWatch:
         self._is_cancelled = True
         self._ask("cancel_run", self._spec.key, "interrupted; the same command again continues it")
         stop_by = time.monotonic() + _STOP_WITHIN_S
-        while not RunState(self._picture().state).ended and time.monotonic() < stop_by:
+        while not State(self._picture().state).ended and time.monotonic() < stop_by:
             time.sleep(_POLL_S)
         return EXIT_INTERRUPTED
 

@@ -54,12 +54,14 @@ class ClusterScaler:
         return cost
 
     async def ask(
-        self, films: Mapping[tuple[int, int], int], *, num_places: int, pack_size: int, spent: float
+        self, films: Mapping[tuple[int, int], int], *, num_places: int, bundle_size: int, spent: float
     ) -> Decision:
         """Decide (arguments: those of `Demand`), and ask for it when that has changed (and now and then again: a
         request is forgotten by a head that was restarted)."""
         now = time.monotonic()
-        demand = Demand(films=films, num_places=num_places, pack_size=pack_size, num_there=self.num_there, spent=spent)
+        demand = Demand(
+            films=films, num_places=num_places, bundle_size=bundle_size, num_there=self.num_there, spent=spent
+        )
         decision = decide(demand, self.limits)
         if decision.bundles != self._bundles or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
             self._bundles, self.num_asked, self._asked_s = decision.bundles, decision.num_workers, now

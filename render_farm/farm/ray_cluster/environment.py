@@ -50,7 +50,7 @@ def carried_environment(
     return carried
 
 
-def of_this_driver() -> dict[str, str]:
+def driver_environment() -> dict[str, str]:
     """What a driver that attaches to a cluster gives its workers; nothing inside a Ray Job, which has given it."""
     return {} if _IN_A_JOB in os.environ else carried_environment(os.environ)
 

@@ -18,7 +18,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
-class NodePacks:
+class PlacementGroups:
     """Placement groups by need; with a `size` of 1, or where a place reserves nothing, there are none.
 
     Threads may share it: Ray takes its time over a group, and a second one for the same places would wait for the room

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.util import metrics as ray_metrics
 
-from render_farm.observability.metrics import METRICS, Kind, Metric
+from render_farm.observability.metrics import METRICS, Metric, MetricKind
 
 
 class RayMetrics:
@@ -28,9 +28,9 @@ class RayMetrics:
 
 def _make(metric: Metric) -> Any:
     keys = tuple(label.name for label in metric.labels)
-    if metric.kind is Kind.HISTOGRAM:
+    if metric.kind is MetricKind.HISTOGRAM:
         return ray_metrics.Histogram(
             metric.name, description=metric.help, boundaries=list(metric.buckets), tag_keys=keys
         )
-    made = ray_metrics.Counter if metric.kind is Kind.COUNTER else ray_metrics.Gauge
+    made = ray_metrics.Counter if metric.kind is MetricKind.COUNTER else ray_metrics.Gauge
     return made(metric.name, description=metric.help, tag_keys=keys)

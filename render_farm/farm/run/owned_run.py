@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, write_results
 from render_farm.farm.run.rows import row_of
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.live import LiveRun, dump_live
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Holder, LeaseKeeper, LeaseTiming, acquire
 from render_farm.storage.open import open_store
-from render_farm.storage.patience import Patience
+from render_farm.storage.patience import StoreRetry
 from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, load_run_state
 
 _STATE_EVERY_S = 2.0
@@ -33,10 +33,10 @@ _RELEASE_WITHIN_S = 60.0
 
 
 @dataclass
-class HeldRun:
+class OwnedRun:
     """See the module. Everything but `write` and `give_back` is for the coordinator's one event loop."""
 
-    record: RunRecord
+    record: RunProgress
     lease: LeaseKeeper
     durable: RunStateWriter
     texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
@@ -75,7 +75,7 @@ class HeldRun:
         """Note what somebody asked for a job (`priority`, `taken_out`); it becomes durable with the next write."""
         jobs = self.durable.state.jobs
         jobs[job_id] = replace(jobs.get(job_id, JobRow()), **asked)
-        self.record.not_saved([job_id])
+        self.record.mark_dirty([job_id])
 
     @property
     def is_over(self) -> bool:
@@ -95,7 +95,7 @@ class HeldRun:
         pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
         with_results = last or now - self._results_s > pause_s
         async with self._writing:
-            rows = record.take_unsaved(self.durable.state.jobs)
+            rows = record.pop_dirty(self.durable.state.jobs)
             results = record.results() if with_results else []
             if rows or last or now - self._spent_s > _SPENT_EVERY_S:
                 self._spent_s = now
@@ -114,7 +114,7 @@ class HeldRun:
             except LeaseHeldError:
                 raise
             except RenderFarmError as error:
-                record.not_saved(rows)
+                record.mark_dirty(rows)
                 record.log.add(f"the run's state could not be written: {error}", level="error")
 
     async def _write_live(self, now: float, *, last: bool) -> None:
@@ -130,12 +130,12 @@ class HeldRun:
         try:
             if not self.lease_lost:
                 await self.write(last=True)
-            await asyncio.to_thread(Patience(_RELEASE_WITHIN_S), self.lease.stop)
+            await asyncio.to_thread(StoreRetry(_RELEASE_WITHIN_S), self.lease.stop)
         except RenderFarmError as error:
             self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
 
-def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> HeldRun:
+def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
     """Take a run's lease, and only then write to its folder. `on_lost` is called in another thread when the lease is
     lost. LeaseHeldError names whoever holds it; StorageError passes, and the lease is given back then."""
     store = open_store(spec.output)
@@ -159,12 +159,12 @@ def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[
         raise
     kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
     control = durable.state.control
-    return HeldRun(record=RunRecord(kept, store), lease=lease, durable=durable, control=control, spent=control.spent)
+    return OwnedRun(record=RunProgress(kept, store), lease=lease, durable=durable, control=control, spent=control.spent)
 
 
 def _ended_row(result: Result, render_key: str, before: JobRow | None) -> JobRow:
     """The row of a job that needs no work now. One that was cancelled by name may be retried: what it had stays."""
-    if before is not None and result.state == JobState.CANCELLED and before.render_key == render_key:
+    if before is not None and result.state == State.CANCELLED and before.render_key == render_key:
         return replace(before, state=str(result.state), message=result.message)
-    segments_done = (result.segments or 0) if result.state == JobState.DONE else 0
+    segments_done = (result.segments or 0) if result.state == State.DONE else 0
     return row_of(result, render_key=render_key, segments_done=segments_done, before=before)

@@ -17,7 +17,7 @@ from render_farm.farm.run.snapshot import JobSnapshot, RunSnapshot
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.observability.live import LiveRun, LiveWork
-from render_farm.scheduling.states import JobState, RunState
+from render_farm.scheduling.states import State
 from render_farm.storage.run_state import JobRow
 from render_farm.storage.store import Store
 
@@ -31,7 +31,7 @@ _LAST_WRITER_WINS = (
 
 
 @dataclass(slots=True)
-class FilmRecord:
+class FilmProgress:
     """One film in the book."""
 
     entry: FilmEntry
@@ -77,17 +77,17 @@ class FilmRecord:
         )
 
 
-class RunRecord:
+class RunProgress:
     """See the module. Times are `time.monotonic`'s, those in results are UTC."""
 
     def __init__(self, spec: RunSpec, store: Store) -> None:
         self.spec = spec
         self.store = store
         self.log = RunLog(spec.run_id)
-        self._state = RunState.WAITING
+        self._state = State.WAITING
         self.stop_reason = ""
         self.note = ""
-        self.films: dict[str, FilmRecord] = {}
+        self.films: dict[str, FilmProgress] = {}
         self._ended_before = Counter(str(result.state) for result in spec.ended)
         self._states: Counter[str] = Counter()
         """Films by state. With the sums below, nothing that is asked often looks at every film."""
@@ -111,33 +111,33 @@ class RunRecord:
         self.steps_made = 0
 
     @property
-    def state(self) -> RunState:
+    def state(self) -> State:
         return self._state
 
     @state.setter
-    def state(self, state: RunState) -> None:
-        if state is RunState.RUNNING and self._state is RunState.WAITING:
+    def state(self, state: State) -> None:
+        if state is State.RUNNING and self._state is State.WAITING:
             number = len(self.films)
             noun = "film" if number == 1 else "films"
             self.log.add(f"{number} {noun} to render", kind=EventKind.RUN_STARTED, num_films=number)
         self._state = state
 
-    def add(self, entry: FilmEntry) -> FilmRecord:
+    def add(self, entry: FilmEntry) -> FilmProgress:
         """Enter a film that waits."""
         plan = entry.task.plan
-        result = Result(job_id=entry.task.job_id, state=JobState.WAITING, segments=plan.num_segments)
-        film = FilmRecord(entry=entry, result=result, segments_done=entry.segments_done)
+        result = Result(job_id=entry.task.job_id, state=State.WAITING, segments=plan.num_segments)
+        film = FilmProgress(entry=entry, result=result, segments_done=entry.segments_done)
         if not entry.task.create_only and not self.films:
             self.log.add(f"{self.spec.output}: {_LAST_WRITER_WINS}", level="warning")
         self.films[entry.task.job_id] = film
         self.num_segments += plan.num_segments
         self.segments_done += entry.segments_done
         self._work_total += sum(entry.costs[entry.segments_done :])
-        self._states[JobState.WAITING] += 1
+        self._states[State.WAITING] += 1
         self._count_open(film, 1)
         return film
 
-    def _count_open(self, film: FilmRecord, change: int) -> None:
+    def _count_open(self, film: FilmProgress, change: int) -> None:
         self.segments_left += change * (film.entry.task.plan.num_segments - film.segments_done)
         deadline_s = film.entry.deadline_s
         if deadline_s is not None:
@@ -145,8 +145,8 @@ class RunRecord:
             if not self.deadlines[deadline_s]:
                 del self.deadlines[deadline_s]
 
-    def _set_state(self, film: FilmRecord, state: JobState) -> None:
-        before = JobState(film.result.state)
+    def _set_state(self, film: FilmProgress, state: State) -> None:
+        before = State(film.result.state)
         self._states[before] -= 1
         self._states[state] += 1
         film.result.state = state
@@ -155,11 +155,11 @@ class RunRecord:
 
     # --- what happens to a film ---
 
-    def _touch(self, film: FilmRecord) -> None:
+    def _touch(self, film: FilmProgress) -> None:
         job_id = film.result.job_id
         self._changed.add(job_id)
         self._unsaved.add(job_id)
-        if film.result.state == JobState.RUNNING:
+        if film.result.state == State.RUNNING:
             self._running.add(job_id)
         else:
             self._running.discard(job_id)
@@ -170,7 +170,7 @@ class RunRecord:
         if film.started_s is None:
             film.started_s = time.monotonic()
             film.result.started_at = datetime.now(UTC)
-        self._set_state(film, JobState.RUNNING)
+        self._set_state(film, State.RUNNING)
         film.worker, film.phase = worker, phase
         film.step = film.num_steps = 0
         film.work_began_s, film.helpers = time.monotonic(), helpers
@@ -181,7 +181,7 @@ class RunRecord:
             self._note(film, EventKind.SEGMENT_STARTED, f"began on {worker}", segment=film.segments_done, **others)
         self._touch(film)
 
-    def _note(self, film: FilmRecord, kind: EventKind, message: str, **details: Any) -> None:
+    def _note(self, film: FilmProgress, kind: EventKind, message: str, **details: Any) -> None:
         """Log what happens to a film, for those who look closely."""
         self.log.add(
             message,
@@ -242,10 +242,10 @@ class RunRecord:
             fps=job.fps,
         )
 
-    def set_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
+    def roll_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
         """A film's work failed and will be tried again. Nothing happens to one that has ended meanwhile."""
         film = self.films[job_id]
-        if JobState(film.result.state).ended:
+        if State(film.result.state).ended:
             return
         if film.worker:
             behind = {} if segments_done is None else {"segments_done": segments_done}
@@ -258,17 +258,17 @@ class RunRecord:
             film.segments_done = segments_done
         if film.num_steps:
             self._work_total += int(film.entry.costs[film.segments_done] * film.step / film.num_steps)
-        self._set_state(film, JobState.WAITING)
+        self._set_state(film, State.WAITING)
         film.worker = film.phase = ""
         film.step = film.num_steps = 0
         film.result.message = message
         self._touch(film)
 
-    def waits_again(self, job_id: str) -> None:
+    def requeue(self, job_id: str) -> None:
         """A film that had ended is retried."""
         film = self.films[job_id]
-        self._set_state(film, JobState.WAITING)
-        film.result = Result(job_id=job_id, state=JobState.WAITING, segments=film.result.segments)
+        self._set_state(film, State.WAITING)
+        film.result = Result(job_id=job_id, state=State.WAITING, segments=film.result.segments)
         film.started_s = None
         self._work_total += sum(film.entry.costs[film.segments_done :])
         self._touch(film)
@@ -293,13 +293,13 @@ class RunRecord:
         result.seam_score = report.seam_score
         result.message = None
 
-    def ended(self, job_id: str, state: JobState, *, error_class: str, message: str, attempts: int) -> None:
+    def ended(self, job_id: str, state: State, *, error_class: str, message: str, attempts: int) -> None:
         """A film reached its last state."""
         film = self.films[job_id]
         result = film.result
         self._set_state(film, state)
         result.attempts = attempts
-        if state is JobState.DONE and not message and film.entry.task.plan.approximations:
+        if state is State.DONE and not message and film.entry.task.plan.approximations:
             message = f"approximate: {', '.join(film.entry.task.plan.approximations)}"
         result.error_class, result.message = error_class or None, message or None
         result.finished_at = datetime.now(UTC)
@@ -307,7 +307,7 @@ class RunRecord:
             result.wall_s = round(time.monotonic() - film.started_s, 3)
         self._note(film, EventKind.FILM_ENDED, str(state), state=str(state), error_class=error_class)
         film.worker = film.phase = ""
-        if state is not JobState.DONE:
+        if state is not State.DONE:
             self._work_total -= sum(film.entry.costs[film.segments_done :])
         self._touch(film)
 
@@ -327,7 +327,7 @@ class RunRecord:
         """Every row of `results.parquet` as it stands."""
         return [*self.spec.ended, *(film.result for film in self.films.values())]
 
-    def take_unsaved(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
+    def pop_dirty(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
         """The durable rows of the jobs that changed since the last call; what people asked for of `known` stays."""
         taken, self._unsaved = self._unsaved, set()
         rows = {}
@@ -339,7 +339,7 @@ class RunRecord:
             )
         return rows
 
-    def not_saved(self, job_ids: Iterable[str]) -> None:
+    def mark_dirty(self, job_ids: Iterable[str]) -> None:
         """Rows that were taken could not be written: they are given out again."""
         self._unsaved.update(job_ids)
 

@@ -27,7 +27,7 @@ class FarmShape:
     """Of each worker on the CPU."""
     cpus_per_worker: float = 0.0
     """What Ray reserves; 0 on a private Ray, where the number of workers is the limit."""
-    pack_size: int = 1
+    bundle_size: int = 1
     """So many workers in a row are started on one node: those of a render group."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     scheduling: SchedulingPolicy = field(default_factory=SchedulingPolicy)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from render_farm.farm.run.progress import RunRecord
+from render_farm.farm.run.progress import RunProgress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class RunSummary:
     """One run at one moment."""
 
     jobs: Mapping[str, int]
@@ -25,10 +25,10 @@ class Standing:
     without deadlines, or before there is a pace."""
 
 
-def standing(record: RunRecord, now_unix_s: float) -> Standing:
+def standing(record: RunProgress, now_unix_s: float) -> RunSummary:
     """The run of `record` now, from its sums."""
     eta_s, deadlines = record.eta_s, record.deadlines
-    return Standing(
+    return RunSummary(
         jobs=record.counts,
         segments_waiting=record.segments_left - record.num_rendering,
         segments_running=record.num_rendering,

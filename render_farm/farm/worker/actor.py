@@ -14,10 +14,10 @@ from render_farm.config import EngineOptions
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
-from render_farm.farm.worker.group_seat import Place
+from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
-from render_farm.farm.worker.signals import on_signal
+from render_farm.farm.worker.signals import call_on_signal
 
 if TYPE_CHECKING:
     from render_farm.engine.progress import StepProgress
@@ -57,7 +57,7 @@ class RenderWorker:
             on_preview=lambda news: coordinator.previewed.remote(news),
         )
         self._metrics = WorkerMetrics(self._worker, RayMetrics())
-        on_signal(signal.SIGTERM, self._asked_to_end)
+        call_on_signal(signal.SIGTERM, self._asked_to_end)
 
     def __repr__(self) -> str:
         return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
@@ -76,11 +76,11 @@ class RenderWorker:
         """See `FilmWorker.end_group`."""
         self._worker.end_group(rendezvous)
 
-    def help_segment(self, task: FilmTask, segment: int, work: int, place: Place) -> float:
+    def help_segment(self, task: FilmTask, segment: int, work: int, place: GroupSeat) -> float:
         """See `FilmWorker.help_segment`."""
         return self._worker.help_segment(task, segment, work=work, place=place)
 
-    def render_segment(self, task: FilmTask, segment: int, work: int, place: Place | None = None) -> SegmentReport:
+    def render_segment(self, task: FilmTask, segment: int, work: int, place: GroupSeat | None = None) -> SegmentReport:
         """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""
         last = 0.0
         log.info("run %s: segment %d of film %s begins", task.run_id, segment + 1, task.job_id)
@@ -118,7 +118,7 @@ class RenderWorker:
 
     def _asked_to_end(self) -> None:
         self._worker.preempt()
-        self._coordinator.asked_to_end.remote(self._name)
+        self._coordinator.on_sigterm.remote(self._name)
 
     def drop_films(self) -> None:
         """See `FilmWorker.drop_films`."""

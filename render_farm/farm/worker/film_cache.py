@@ -13,7 +13,7 @@ from render_farm.errors import ClusterError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.film_output import FilmOutput
 from render_farm.planning.memory import FILMS_AT_ONCE
-from render_farm.storage.checkpoints import FilmState, load_film
+from render_farm.storage.checkpoints import StoredFilm, load_film
 from render_farm.storage.layout import FilmKeys
 from render_farm.storage.store import Store
 
@@ -33,7 +33,7 @@ class CheckpointBehindError(ClusterError):
 class FilmHere:
     """A film as this worker has it in memory."""
 
-    state: FilmState
+    state: StoredFilm
     latents: list[np.ndarray] = field(default_factory=list)
     output: FilmOutput | None = None
     is_finishing: bool = False
@@ -42,7 +42,7 @@ class FilmHere:
     """Its inputs as latents, once a segment needed them."""
 
 
-class FilmsHere:
+class FilmCache:
     """See the module. For several threads."""
 
     def __init__(self) -> None:

@@ -11,14 +11,14 @@ import render_farm
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.film_output import RenderedFilm
 from render_farm.media.seams import worst
-from render_farm.storage.checkpoints import FilmState
+from render_farm.storage.checkpoints import StoredFilm
 from render_farm.uris import shown_uri
 
 _SOFTWARE = ("torch", "diffusers", "transformers")
 
 
 def film_document(
-    task: FilmTask, state: FilmState, rendered: RenderedFilm, *, attempts: int, device: str
+    task: FilmTask, state: StoredFilm, rendered: RenderedFilm, *, attempts: int, device: str
 ) -> dict[str, Any]:
     """`state` is of all its segments; `device` is that of the worker that finishes it."""
     return {

@@ -21,15 +21,15 @@ from render_farm.config import EngineOptions
 from render_farm.errors import Cancelled, LeaseHeldError, PreemptedError
 from render_farm.farm.run.film_task import FilmReport, FilmTask, PreviewNews, SegmentReport
 from render_farm.farm.worker.busy_clock import BusyClock
-from render_farm.farm.worker.film_cache import FilmHere, FilmsHere
+from render_farm.farm.worker.film_cache import FilmCache, FilmHere
 from render_farm.farm.worker.film_document import film_document
 from render_farm.farm.worker.film_output import FilmOutput
 from render_farm.farm.worker.film_preview import FilmPreview
 from render_farm.farm.worker.group_decoding import SharedDecoding
-from render_farm.farm.worker.group_seat import Place, in_group
+from render_farm.farm.worker.group_seat import GroupSeat, in_group
 from render_farm.farm.worker.preemption import LastStep, Preemption
 from render_farm.farm.worker.segment_inputs import KnownTexts, conditioning_of, history_of
-from render_farm.farm.worker.step_checkpoints import StepCheckpoints, maker_of
+from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
 from render_farm.media.fitting import Fit
 from render_farm.media.whole_video import read_video
 from render_farm.planning.memory import FILMS_AT_ONCE
@@ -43,7 +43,7 @@ from render_farm.storage.done import read_done
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.open import open_store
-from render_farm.storage.patience import Patience
+from render_farm.storage.patience import StoreRetry
 from render_farm.storage.publish import finish_publish, pending_commit, publish
 from render_farm.storage.scratch import clear_abandoned
 from render_farm.storage.segments import worker_seconds
@@ -81,7 +81,7 @@ class FilmWorker:
         self._engine: Engine | None = None
         self._engine_model = ""
         self._engine_lock = threading.Lock()
-        self._films = FilmsHere()
+        self._films = FilmCache()
         self._rendering = threading.Lock()
         self._group_host: RendezvousHost | None = None
         self._shared = SharedDecoding()
@@ -108,7 +108,7 @@ class FilmWorker:
         *,
         work: int = 0,
         on_step: Callable[[StepProgress], None] | None = None,
-        place: Place | None = None,
+        place: GroupSeat | None = None,
     ) -> SegmentReport:
         """Render one segment, store its latents and record it; start decoding it.
 
@@ -139,7 +139,7 @@ class FilmWorker:
         if host is not None:
             host.close()
 
-    def help_segment(self, task: FilmTask, segment: int, *, work: int, place: Place) -> float:
+    def help_segment(self, task: FilmTask, segment: int, *, work: int, place: GroupSeat) -> float:
         """Compute this worker's share of a segment that rank 0 stores; `SegmentReport.engine_s`. Raises as
         `render_segment`, and `GroupError` when another worker of the group fails."""
         with self._rendering:
@@ -160,7 +160,7 @@ class FilmWorker:
         segment: int,
         work: int,
         on_step: Callable[[StepProgress], None] | None,
-        place: Place | None,
+        place: GroupSeat | None,
     ) -> SegmentReport:
         self._check_goes_on(task)
         store = open_store(task.output, meter=self.meter)
@@ -175,7 +175,7 @@ class FilmWorker:
             task.film,
             segment,
             every_s=task.step_checkpoint_s,
-            maker=maker_of(engine, task.plan, segment),
+            maker=environment_key(engine, task.plan, segment),
             is_last=is_last,
         )
         started = time.monotonic()
@@ -201,7 +201,7 @@ class FilmWorker:
             engine=decisions,
             group_shape=place.shape.degrees if place is not None else (1, 1, 1),
         )
-        patience = Patience(task.patience_s, stopped=lambda: work in self._stopped)
+        patience = StoreRetry(task.patience_s, stopped=lambda: work in self._stopped)
         try:
             record = patience(lambda: save_segment(store, task.film, segment, latents, meta))
             film.state = patience(lambda: record_segment(store, film.state, record))
@@ -238,7 +238,7 @@ class FilmWorker:
         segment: int,
         *,
         work: int,
-        place: Place | None,
+        place: GroupSeat | None,
         is_last: LastStep,
         keeper: StepCheckpoints | None = None,
         on_step: Callable[[StepProgress], None] | None = None,
@@ -329,7 +329,7 @@ class FilmWorker:
                 if on_progress is not None:
                     on_progress()
                 attempt, upload_began = self._attempt(), time.monotonic()
-                patience = Patience(task.patience_s)
+                patience = StoreRetry(task.patience_s)
                 job = patience(
                     lambda: (
                         publish(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class _Film:
+class _FilmDecoding:
     """As far as it is decoded, on one rank."""
 
     name: str
@@ -45,7 +45,7 @@ class SharedDecoding:
     """A worker's part. It holds the features of one film, until it renders another one."""
 
     def __init__(self) -> None:
-        self._film: _Film | None = None
+        self._film: _FilmDecoding | None = None
 
     def keep_only(self, film: str) -> None:
         """Free what other films hold."""
@@ -98,11 +98,11 @@ def _pays(group: ParallelGroup, engine: Engine, task: FilmTask) -> bool:
     return decodes_together(task.plan, vae, group.shape, machine, asked=task.group_options.decode)
 
 
-def _begin(group: ParallelGroup, engine: Engine, task: FilmTask) -> _Film:
+def _begin(group: ParallelGroup, engine: Engine, task: FilmTask) -> _FilmDecoding:
     from render_farm.parallel.decoding import RowDecoder
 
     rows = RowDecoder(engine.vae, rank=group.rank, num_ranks=group.num_ranks)
-    return _Film(name=task.film, rows=rows, stream=engine.decoder(task.plan, rows))
+    return _FilmDecoding(name=task.film, rows=rows, stream=engine.decoder(task.plan, rows))
 
 
 def _decode(stream: StreamingDecoder, latents: np.ndarray, output: FilmOutput | None) -> None:

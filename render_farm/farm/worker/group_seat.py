@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class GroupSeat:
     """Sent to each worker of the group with the segment."""
 
     shape: GroupShape
@@ -26,7 +26,7 @@ class Place:
 
 
 @contextmanager
-def in_group(place: Place | None, engine: Engine, *, meeting_s: float) -> Iterator[ParallelGroup | None]:
+def in_group(place: GroupSeat | None, engine: Engine, *, meeting_s: float) -> Iterator[ParallelGroup | None]:
     """Be in the group for the length of a block; None without a place. Weights are loaded before the others wait.
 
     `meeting_s` is how long the others may take to come. Raises `GroupError` when one does not come, fails or hangs.
@@ -35,7 +35,7 @@ def in_group(place: Place | None, engine: Engine, *, meeting_s: float) -> Iterat
         yield None
         return
     from render_farm.parallel import ParallelGroup, ProcessGroups, Seat
-    from render_farm.parallel.library import xfuser
+    from render_farm.parallel.xfuser_modules import xfuser
 
     xfuser()
     _ = engine.transformer

@@ -58,10 +58,10 @@ class WorkerMetrics:
 
     def _work(self) -> None:
         while not self._closed.wait(self._every_s):
-            self.say()
-        self.say()
+            self.report()
+        self.report()
 
-    def say(self) -> None:
+    def report(self) -> None:
         """Say how things are now; the thread does."""
         now, engine_s, place = time.monotonic(), self._worker.engine_s, self._place
         self._sink.add(WORKER_SECONDS, now - self._since, worker=place)
@@ -72,10 +72,10 @@ class WorkerMetrics:
         reserved_bytes = _device_bytes()
         if reserved_bytes is not None:
             self._sink.set(WORKER_MEMORY, reserved_bytes, worker=place, kind="device")
-        say_traffic(self._sink, self._worker.meter.take())
+        report_traffic(self._sink, self._worker.meter.take())
 
 
-def say_traffic(sink: MetricSink, traffic: Traffic) -> None:
+def report_traffic(sink: MetricSink, traffic: Traffic) -> None:
     """Count what a store moved and failed at."""
     for direction, num_bytes in traffic.num_bytes.items():
         sink.add(STORAGE_BYTES, num_bytes, direction=direction)

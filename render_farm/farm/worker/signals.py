@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 
-def on_signal(number: int, notice: Callable[[], None]) -> bool:
+def call_on_signal(number: int, notice: Callable[[], None]) -> bool:
     """Call `notice` in a thread of its own whenever signal `number` comes, and nothing else: Ray's own handler would
     end the process in the midst of its work, as soon as the main thread runs a line of Python. False, and nothing is
     done, outside the main thread, where Python allows none of this."""

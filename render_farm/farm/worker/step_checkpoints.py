@@ -1,7 +1,7 @@
 """The state of a segment in the middle of its steps, as objects in its film's work folder; the engine's `StepKeeper`.
 
 An object's name holds the sha256 of its bytes, so that a torn or flipped one is known and set aside. A state is gone on
-from only by what `maker_of` calls the same, for bit-exact results.
+from only by what `environment_key` calls the same, for bit-exact results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_BYTES = 4 << 30
 """A state with more (large key/value caches) is not stored: it would cost more than it saves."""
 
 
-def maker_of(engine: Engine, plan: FilmPlan, segment: int) -> str:
+def environment_key(engine: Engine, plan: FilmPlan, segment: int) -> str:
     """All that a segment's bits depend on beside its plan: kind of device, dtype, torch, number of threads, attention,
     and whether keys and values are kept (a state holds them, or it does not)."""
     import torch

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
-from render_farm.job import Kind, columns
+from render_farm.job import ValueKind, columns
 from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import open_binary
 from render_farm.uris import shown_uri
@@ -52,9 +52,9 @@ def open_text(uri: str) -> Iterator[io.TextIOWrapper]:
             text.detach()
 
 
-def from_cell(cell: str, kind: Kind) -> Any:
+def from_cell(cell: str, kind: ValueKind) -> Any:
     """The value of a CSV cell. An empty one is null; what cannot be read is a `BadCell`."""
-    if kind is Kind.TEXT:
+    if kind is ValueKind.TEXT:
         return cell or None
     stripped = cell.strip()
     if not stripped:
@@ -99,13 +99,13 @@ def _json_of(shape: str) -> Any:
 
 
 _CELL_READERS = {
-    Kind.TEXTS: _texts,
-    Kind.INTEGER: _number,
-    Kind.NUMBER: _number,
-    Kind.BOOLEAN: _boolean,
-    Kind.TIMESTAMP: lambda cell: cell,
-    Kind.TAGS: _json_of('{"scene": "12"}'),
-    Kind.LORAS: _json_of('[{"path": "style.safetensors", "weight": 0.8}]'),
+    ValueKind.TEXTS: _texts,
+    ValueKind.INTEGER: _number,
+    ValueKind.NUMBER: _number,
+    ValueKind.BOOLEAN: _boolean,
+    ValueKind.TIMESTAMP: lambda cell: cell,
+    ValueKind.TAGS: _json_of('{"scene": "12"}'),
+    ValueKind.LORAS: _json_of('[{"path": "style.safetensors", "weight": 0.8}]'),
 }
 
 
@@ -113,7 +113,7 @@ def from_document(name: str, value: Any) -> Any:
     """A value of a JSON or YAML document for column `name`: what was written, where the parser guessed otherwise."""
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
-    if columns()[name].kind is Kind.TEXT and isinstance(value, bool | int | float) and value == value:
+    if columns()[name].kind is ValueKind.TEXT and isinstance(value, bool | int | float) and value == value:
         return BadCell(f"{_short(value)} is not text; put it in quotes")
     return value
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from render_farm.scheduling.events import FilmKey
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +81,7 @@ class Outcome:
     @property
     def num_left(self) -> int:
         """Films that did not end: no host has room for their groups, or time was up."""
-        return sum(number for state, number in self.counts.items() if not JobState(state).ended)
+        return sum(number for state, number in self.counts.items() if not State(state).ended)
 
     @property
     def over_bound(self) -> float:

@@ -10,7 +10,7 @@ from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.scheduling.simulator.farm import SimulatedFarm
 from render_farm.scheduling.simulator.outcome import Outcome
-from render_farm.scheduling.simulator.world import World
+from render_farm.scheduling.simulator.simulation import Simulation
 
 
 def simulate(
@@ -27,6 +27,6 @@ def simulate(
 
     Deadlines count from time 0. What is not over at `horizon_s` is given up and reported so.
     """
-    return World(
+    return Simulation(
         films, farm, scheduling=scheduling, retry=retry, costs=costs, horizon_s=horizon_s, quotas=quotas or {}
     ).run()

@@ -9,13 +9,13 @@ import pytest
 from ray.exceptions import RayActorError
 
 from render_farm.errors import OutOfMemoryError, PreemptedError
-from render_farm.farm import helpers as module
-from render_farm.farm.coordinator.group_calls import Helpers
-from render_farm.farm.worker.group_seat import Place
+from render_farm.farm.coordinator import group_calls as module
+from render_farm.farm.coordinator.group_calls import GroupCalls
+from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.parallel import BrokenGroupError, GroupError, Rendezvous
 from render_farm.planning.groups import GroupShape
 
-PLACE = Place(shape=GroupShape(ulysses=3), rank=0, rendezvous=Rendezvous(host="h", port=1, name="n"), timeout_s=1.0)
+PLACE = GroupSeat(shape=GroupShape(ulysses=3), rank=0, rendezvous=Rendezvous(host="h", port=1, name="n"), timeout_s=1.0)
 LOST = GroupError("rank 0 lost an exchange")
 
 
@@ -39,7 +39,7 @@ class Pool:
         if name in self.calls:
             self.calls[name].set()
 
-    async def _help(self, name: str, task: str, place: Place) -> float:
+    async def _help(self, name: str, task: str, place: GroupSeat) -> float:
         end = self.ends[name]
         if end is None:
             await self.calls[name].wait()
@@ -65,7 +65,7 @@ class _Method:
 class Case:
     def __init__(self, pool: Pool, in_exchanges: bool = True) -> None:
         self.pool, self.ended, self.left, self.said = pool, [], [], []
-        self.helpers = Helpers(
+        self.helpers = GroupCalls(
             pool,  # type: ignore[arg-type]
             "leader",
             tuple(pool.ends),
@@ -75,7 +75,7 @@ class Case:
             on_engine_time=lambda name, seconds: None,
             warn=self.said.append,
         )
-        self.helpers.call(PLACE, "task")
+        self.group_calls.call(PLACE, "task")
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +88,11 @@ def test_the_failure_of_a_group_is_that_of_the_rank_that_had_one_of_its_own() ->
     async def run() -> None:
         full = OutOfMemoryError("does not fit")
         case = Case(Pool(b=LOST, c=full))
-        assert await case.helpers.over(1.0) == ()
-        assert case.helpers.cause(LOST) == ("c", full)
+        assert await case.group_calls.over(1.0) == ()
+        assert case.group_calls.cause(LOST) == ("c", full)
         own = PreemptedError("asked to end")
-        assert case.helpers.cause(own) == ("", own), "the leader's own failure"
-        assert case.helpers.ending(LOST) == ()
+        assert case.group_calls.cause(own) == ("", own), "the leader's own failure"
+        assert case.group_calls.ending(LOST) == ()
 
     asyncio.run(run())
 
@@ -100,8 +100,8 @@ def test_the_failure_of_a_group_is_that_of_the_rank_that_had_one_of_its_own() ->
 def test_processes_that_a_lost_exchange_broke_are_named() -> None:
     async def run() -> None:
         case = Case(Pool(b=BrokenGroupError("lost"), c=1.0))
-        await case.helpers.over(1.0)
-        assert case.helpers.ending(BrokenGroupError("lost")) == ("leader", "b")
+        await case.group_calls.over(1.0)
+        assert case.group_calls.ending(BrokenGroupError("lost")) == ("leader", "b")
 
     asyncio.run(run())
 
@@ -109,8 +109,8 @@ def test_processes_that_a_lost_exchange_broke_are_named() -> None:
 def test_a_helper_that_hangs_is_blamed_and_ended() -> None:
     async def run() -> None:
         case = Case(Pool(b=None, c=LOST))
-        assert await case.helpers.over(0.05) == ("b",)
-        assert case.helpers.cause(LOST) == ("b", LOST)
+        assert await case.group_calls.over(0.05) == ("b",)
+        assert case.group_calls.cause(LOST) == ("b", LOST)
         await asyncio.sleep(0.3)
         assert (case.pool.killed, case.ended, case.left) == (["b"], ["b"], ["b"])
         assert "b did not leave its group" in case.said[0]
@@ -121,7 +121,7 @@ def test_a_helper_that_hangs_is_blamed_and_ended() -> None:
 def test_a_helper_that_is_late_is_free_when_it_has_left() -> None:
     async def run() -> None:
         case = Case(Pool(b=None))
-        assert await case.helpers.over(5.0) == ("b",)
+        assert await case.group_calls.over(5.0) == ("b",)
         case.pool.calls["b"].set()
         await asyncio.sleep(0.1)
         assert (case.pool.killed, case.left) == ([], ["b"])

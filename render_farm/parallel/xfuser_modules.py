@@ -41,7 +41,7 @@ def xfuser() -> Xfuser:
     quiet.setLevel(logging.ERROR)  # xfuser imports processors that this project does not use, and each says so
     try:
         if not torch.cuda.is_available():
-            from render_farm.parallel.without_accelerator import correct_envs
+            from render_farm.parallel.cpu_shim import correct_envs
 
             correct_envs()
         state = importlib.import_module("xfuser.core.distributed.parallel_state")
@@ -62,7 +62,7 @@ def xfuser() -> Xfuser:
     finally:
         quiet.setLevel(level)
     if not torch.cuda.is_available():
-        from render_farm.parallel.without_accelerator import correct_usp
+        from render_farm.parallel.cpu_shim import correct_usp
 
         correct_usp(usp)
     # xfuser and `first_layer` call what torch now has under other names, and those are not in older ones.

@@ -9,7 +9,7 @@ from render_farm.planning.magnitudes import Magnitudes
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelSpec:
     """A checkpoint, as far as the arithmetic goes."""
 
     name: str
@@ -50,10 +50,10 @@ class ModelFacts:
         return self.image_defaults if task in ("i2v", "flf2v") else self.defaults
 
 
-def facts_of_preset(name: str, *, dtype: str = "bfloat16", fingerprint: str = "") -> ModelFacts:
+def facts_of_preset(name: str, *, dtype: str = "bfloat16", fingerprint: str = "") -> ModelSpec:
     """Facts of a preset by its short name, without looking at the checkpoint. Raises KeyError for other names."""
     preset = PRESETS[name]
-    return ModelFacts(
+    return ModelSpec(
         name=name,
         fingerprint=fingerprint,
         family=preset.family,

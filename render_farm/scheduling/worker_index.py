@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.book import Book, WorkerRecord
 from render_farm.scheduling.events import Action
-from render_farm.scheduling.hosts import HostBook
-from render_farm.scheduling.placement import Floor, IdleWorker
+from render_farm.scheduling.farm_state import FarmState, WorkerRecord
+from render_farm.scheduling.hosts import HostRecords
+from render_farm.scheduling.idle_workers import IdleWorker, IdleWorkers
 from render_farm.scheduling.retry import Failure, RetryPolicy, rule_for
 
 MOST_FINISHING = 2
 """Films that one worker decodes and publishes at a time; one that has as many is given nothing new."""
 
 
-class Workforce:
+class WorkerIndex:
     """Keeps `book.workers`, and on `floor` those that could begin a segment now. What follows is added to `actions`."""
 
-    def __init__(self, book: Book, floor: Floor, policy: RetryPolicy) -> None:
-        self.hosts = HostBook(policy)
+    def __init__(self, book: FarmState, floor: IdleWorkers, policy: RetryPolicy) -> None:
+        self.hosts = HostRecords(policy)
         self._book = book
         self._workers = book.workers
         self._floor = floor

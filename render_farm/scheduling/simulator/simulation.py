@@ -19,7 +19,7 @@ from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S, SchedulingPolicy
 from render_farm.scheduling.retry import Failure, RetryPolicy
 from render_farm.scheduling.simulator.farm import SimulatedFarm
 from render_farm.scheduling.simulator.outcome import LowerBound, Outcome, Span
-from render_farm.scheduling.states import JobState
+from render_farm.scheduling.states import State
 
 _NODE_LOST = Failure(fault=Fault.CLUSTER, error_class="NodeLostError", message="its node died")
 _PREEMPTED = Failure(fault=Fault.CLUSTER, error_class="PreemptedError", message="its node was preempted")
@@ -54,7 +54,7 @@ class _Work:
     loading_s: float
 
 
-class World:
+class Simulation:
     """See the module. `run` may be called once."""
 
     def __init__(
@@ -88,7 +88,7 @@ class World:
         self._spans: list[Span] = []
         self._down: list[tuple[int, float, float]] = []
         self._ends: dict[ev.FilmKey, float] = {}
-        self._states: dict[ev.FilmKey, JobState] = {}
+        self._states: dict[ev.FilmKey, State] = {}
         self._runs = dict.fromkeys(film.run_id for film in films)
         self._open_runs = set(self._runs)
         self._open_of_share: dict[str, int] = {}
@@ -337,7 +337,7 @@ class World:
         dated = [film for film in self._films.values() if film.deadline_s is not None]
         lateness = [
             self._ends.get(film.key, end_s) - (film.deadline_s or 0.0)
-            if self._states.get(film.key) is JobState.DONE
+            if self._states.get(film.key) is State.DONE
             else float("inf")
             for film in dated
         ]

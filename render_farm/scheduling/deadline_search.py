@@ -34,7 +34,7 @@ class DatedFilm:
     """When its next segment can begin: the end of the one that is being rendered."""
 
 
-def find_picks(films: Sequence[DatedFilm], free_s: Sequence[float]) -> Picks:
+def best_order(films: Sequence[DatedFilm], free_s: Sequence[float]) -> Picks:
     """The order of segments with the fewest late films, and the least lateness. `free_s`: when each worker is free."""
     best: _Found | None = None
     for order in _orders(films, free_s):

@@ -18,14 +18,14 @@ from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.checkpoint import Checkpoint
 from render_farm.engine.weights.transformer_loading import restore_positions
 from render_farm.models import CUSTOM_DEFAULTS, CUSTOM_IMAGE_DEFAULTS, PRESETS, Family
-from render_farm.planning import ModelFacts
+from render_farm.planning import ModelSpec
 
 MODES = {"sync": (0, 1), "async": (5, 5)}
 """`ar_step` and `causal_block_size` by mode, as the model's documentation recommends them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class BenchCase:
     """A transformer and the film it renders; sizes in pixels and pixel frames."""
 
     config: dict[str, Any]
@@ -35,16 +35,16 @@ class Shape:
     """By mode: 121 frames (31 latent ones, the 720P checkpoints' own) do not divide into blocks."""
 
 
-def _published(preset: str, height: int, width: int, sync_frames: int) -> Shape:
+def _published(preset: str, height: int, width: int, sync_frames: int) -> BenchCase:
     config = {name: value for name, value in PRESETS[preset].transformer_config().items() if name[0] != "_"}
-    return Shape(config=config, height=height, width=width, num_frames={"sync": sync_frames, "async": 97})
+    return BenchCase(config=config, height=height, width=width, num_frames={"sync": sync_frames, "async": 97})
 
 
 SHAPES = {
     "1.3b-540p": _published("df-1.3b-540p", 544, 960, 97),
     "14b-540p": _published("df-14b-540p", 544, 960, 97),
     "14b-720p": _published("df-14b-720p", 720, 1280, 121),
-    "small": Shape(
+    "small": BenchCase(
         config={
             "num_attention_heads": 4,
             "attention_head_dim": 64,
@@ -64,7 +64,7 @@ SHAPES = {
 def random_engine(name: str, *, device: torch.device, dtype: torch.dtype, options: EngineOptions) -> Engine:
     """An engine of shape `name` with random weights; it renders embeddings and has neither text encoder nor VAE."""
     config = SHAPES[name].config
-    facts = ModelFacts(
+    facts = ModelSpec(
         name=name,
         fingerprint="random",
         family=Family.DIFFUSION_FORCING,

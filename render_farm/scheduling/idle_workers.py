@@ -41,7 +41,7 @@ class Hold:
     size: int
 
 
-class Floor:
+class IdleWorkers:
     """The workers that are idle, by host and by what they have loaded. No operation looks at all of them."""
 
     def __init__(self) -> None:

@@ -10,13 +10,13 @@ from render_farm.scheduling.costs import CostClass, CostModel
 from render_farm.scheduling.elastic import Options, as_learned
 from render_farm.scheduling.events import Film, FilmKey
 from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S
-from render_farm.scheduling.states import MOVES, JobState
+from render_farm.scheduling.states import MOVES, State
 
-NOBODY: frozenset[str] = frozenset()
+NO_WORKERS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
-class FilmRecord:
+class FilmState:
     """A film."""
 
     spec: Film
@@ -29,7 +29,7 @@ class FilmRecord:
     segments_done: int
     prior_left_s: float
     """Of the segments that are not done, by arithmetic."""
-    state: JobState = JobState.WAITING
+    state: State = State.WAITING
     worker: str | None = None
     """Who renders or finishes it now."""
     finishing: bool = False
@@ -39,9 +39,9 @@ class FilmRecord:
     """Failures of its present work by workers' fault."""
     waits: int = 0
     waiting_since_s: float = 0.0
-    avoid: frozenset[str] = NOBODY
+    avoid: frozenset[str] = NO_WORKERS
     """Workers that failed it once: none of them gets it again."""
-    memory_step: int = 0
+    fallback_level: int = 0
 
     @property
     def is_rendered(self) -> bool:
@@ -99,12 +99,12 @@ class WorkerRecord:
 
 
 @dataclass
-class RunRecord:
+class RunEntry:
     """A run."""
 
     films: list[FilmKey] = field(default_factory=list)
-    counts: Counter[JobState] = field(default_factory=Counter)
-    sizes: Counter[tuple[JobState, int, int]] = field(default_factory=Counter)
+    counts: Counter[State] = field(default_factory=Counter)
+    sizes: Counter[tuple[State, int, int]] = field(default_factory=Counter)
     """The same by (state, workers of the smallest group that a film may have, of the largest)."""
     ready_models: set[str] = field(default_factory=set)
     sealed: bool = False
@@ -118,14 +118,14 @@ class RunRecord:
     """Films that would be ready, were the run not paused."""
 
 
-class Book:
+class FarmState:
     """The records, and what is summed over them."""
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
-        self.films: dict[FilmKey, FilmRecord] = {}
+        self.films: dict[FilmKey, FilmState] = {}
         self.workers: dict[str, WorkerRecord] = {}
-        self.runs: dict[str, RunRecord] = {}
+        self.runs: dict[str, RunEntry] = {}
         self.num_rendering = 0
         """Segments that are being rendered."""
         self.num_wanted = 0
@@ -141,10 +141,10 @@ class Book:
         """That is expected of any film so far."""
         self._settings: dict[Setting, Setting] = {}
 
-    def run(self, run_id: str) -> RunRecord:
+    def run(self, run_id: str) -> RunEntry:
         found = self.runs.get(run_id)
         if found is None:
-            found = self.runs[run_id] = RunRecord()
+            found = self.runs[run_id] = RunEntry()
         return found
 
     def setting_of(self, film: Film) -> Setting:
@@ -152,7 +152,7 @@ class Book:
         setting = Setting(model=film.model, adapters=film.adapters)
         return self._settings.setdefault(setting, setting)
 
-    def move(self, key: FilmKey, state: JobState) -> None:
+    def move(self, key: FilmKey, state: State) -> None:
         """Change a film's state."""
         film = self.films[key]
         if film.state is state:
@@ -164,14 +164,14 @@ class Book:
         film.state = state
         self._count(film, 1)
 
-    def add(self, key: FilmKey, film: FilmRecord) -> None:
+    def add(self, key: FilmKey, film: FilmState) -> None:
         """A film that is to be rendered."""
         self.films[key] = film
         self.run(film.spec.run_id).films.append(key)
         self._count(film, 1)
         self.open(key)
 
-    def _count(self, film: FilmRecord, change: int) -> None:
+    def _count(self, film: FilmState, change: int) -> None:
         run, spec = self.runs[film.spec.run_id], film.spec
         run.counts[film.state] += change
         run.sizes[film.state, spec.group_size, spec.most_workers] += change
@@ -230,15 +230,15 @@ class Book:
 
     # --- expectations ---
 
-    def ratio(self, film: FilmRecord, size: int | None = None) -> float:
+    def ratio(self, film: FilmState, size: int | None = None) -> float:
         """Measured by expected time, in a group of `size` (None: the smallest it may have)."""
         return self.costs.ratio(_class_of(film, film.spec.group_size if size is None else size))
 
-    def observe(self, film: FilmRecord, size: int, prior_s: float, measured_s: float) -> None:
+    def observe(self, film: FilmState, size: int, prior_s: float, measured_s: float) -> None:
         """A group of `size` rendered a segment of it."""
         self.costs.observe(_class_of(film, size), prior_s, measured_s)
 
-    def groups(self, film: FilmRecord) -> Options:
+    def groups(self, film: FilmState) -> Options:
         """(workers, times as fast as the smallest) of the groups that it may have, as far as is known by now."""
         return as_learned(
             film.spec.groups,
@@ -246,7 +246,7 @@ class Book:
             lambda size: self.costs.num_observed(_class_of(film, size)),
         )
 
-    def left_s(self, film: FilmRecord) -> float:
+    def left_s(self, film: FilmState) -> float:
         """What is left of a film in the smallest group it may have."""
         return film.prior_left_s * self.ratio(film)
 
@@ -255,5 +255,5 @@ class Book:
         return sum(left * self.costs.ratio(cost_class) for cost_class, left in self._prior_left_s.items())
 
 
-def _class_of(film: FilmRecord, size: int) -> CostClass:
+def _class_of(film: FilmState, size: int) -> CostClass:
     return (*film.spec.cost_class, str(size))
