@@ -22,6 +22,7 @@ from render_farm.engine.weights.checkpoint import read_checkpoint
 from render_farm.engine.weights.fingerprint import FULL_HASH_BYTES, fingerprint
 from render_farm.engine.weights.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
 from render_farm.engine.weights.locate import locate_model
+from render_farm.engine.weights.resident_transformer import ResidentTransformer
 from render_farm.engine.weights.transformer_loading import read_transformer
 from render_farm.errors import (
     Cancelled,

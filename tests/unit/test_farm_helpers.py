@@ -75,7 +75,7 @@ class Case:
             on_engine_time=lambda name, seconds: None,
             warn=self.said.append,
         )
-        self.group_calls.call(PLACE, "task")
+        self.helpers.call(PLACE, "task")
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +88,11 @@ def test_the_failure_of_a_group_is_that_of_the_rank_that_had_one_of_its_own() ->
     async def run() -> None:
         full = OutOfMemoryError("does not fit")
         case = Case(Pool(b=LOST, c=full))
-        assert await case.group_calls.over(1.0) == ()
-        assert case.group_calls.cause(LOST) == ("c", full)
+        assert await case.helpers.over(1.0) == ()
+        assert case.helpers.cause(LOST) == ("c", full)
         own = PreemptedError("asked to end")
-        assert case.group_calls.cause(own) == ("", own), "the leader's own failure"
-        assert case.group_calls.ending(LOST) == ()
+        assert case.helpers.cause(own) == ("", own), "the leader's own failure"
+        assert case.helpers.ending(LOST) == ()
 
     asyncio.run(run())
 
@@ -100,8 +100,8 @@ def test_the_failure_of_a_group_is_that_of_the_rank_that_had_one_of_its_own() ->
 def test_processes_that_a_lost_exchange_broke_are_named() -> None:
     async def run() -> None:
         case = Case(Pool(b=BrokenGroupError("lost"), c=1.0))
-        await case.group_calls.over(1.0)
-        assert case.group_calls.ending(BrokenGroupError("lost")) == ("leader", "b")
+        await case.helpers.over(1.0)
+        assert case.helpers.ending(BrokenGroupError("lost")) == ("leader", "b")
 
     asyncio.run(run())
 
@@ -109,8 +109,8 @@ def test_processes_that_a_lost_exchange_broke_are_named() -> None:
 def test_a_helper_that_hangs_is_blamed_and_ended() -> None:
     async def run() -> None:
         case = Case(Pool(b=None, c=LOST))
-        assert await case.group_calls.over(0.05) == ("b",)
-        assert case.group_calls.cause(LOST) == ("b", LOST)
+        assert await case.helpers.over(0.05) == ("b",)
+        assert case.helpers.cause(LOST) == ("b", LOST)
         await asyncio.sleep(0.3)
         assert (case.pool.killed, case.ended, case.left) == (["b"], ["b"], ["b"])
         assert "b did not leave its group" in case.said[0]
@@ -121,7 +121,7 @@ def test_a_helper_that_hangs_is_blamed_and_ended() -> None:
 def test_a_helper_that_is_late_is_free_when_it_has_left() -> None:
     async def run() -> None:
         case = Case(Pool(b=None))
-        assert await case.group_calls.over(5.0) == ("b",)
+        assert await case.helpers.over(5.0) == ("b",)
         case.pool.calls["b"].set()
         await asyncio.sleep(0.1)
         assert (case.pool.killed, case.left) == ([], ["b"])
