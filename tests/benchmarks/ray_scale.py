@@ -31,7 +31,7 @@ import ray
 from render_farm.farm.coordinator import worker_pool
 from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.scheduling import events as ev
@@ -176,7 +176,7 @@ def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
     """Render the films; how the run ended, and what the coordinator used."""
     started = time.monotonic()
     with started_ray(options.workers):
-        shape = FarmShape(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
+        shape = FarmConfig(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
         shape = replace(shape, timeouts=replace(shape.timeouts, worker_start_s=900.0))
         actor = ray.remote(num_cpus=0, max_restarts=0)(BenchCoordinator)
         coordinator = actor.options(name="coordinator").remote(shape, "local")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from render_farm import load_engine
+from render_farm.config import Timeouts
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore
@@ -26,6 +27,8 @@ from render_farm.storage.open import open_store
 from render_farm.storage.scratch import clear_abandoned, make_folder
 from tests.farm import films
 
+TIMEOUTS = Timeouts(cluster_patience_s=0.0, preemption_grace_s=0.0)
+
 
 @pytest.fixture(scope="module")
 def engine():
@@ -35,7 +38,7 @@ def engine():
 def film_task(engine, output: Path, job_id: str = "a", **values) -> FilmTask:
     """A film whose prompts are encoded already."""
     plan = engine.plan(films.job(job_id, **{**films.THREE_SEGMENTS, **values}))
-    task = FilmTask(run_id="r", output=str(output), model="tiny", plan=plan, keep_latents=True)
+    task = FilmTask(run_id="r", output=str(output), model="tiny", plan=plan, keep_latents=True, timeouts=TIMEOUTS)
     stored = EmbeddingStore(open_store(task.output), "r", engine.facts.fingerprint)
     for text, embedding in engine.encode_prompts(stored.missing(plan.texts)).items():
         stored.save(text, embedding)
@@ -147,7 +150,9 @@ def test_stopping_ends_at_the_next_step_and_leaves_no_segment(engine, tmp_path):
 
 
 def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_for_bit(engine, tmp_path):
-    task = replace(film_task(engine, tmp_path / "moving", num_inference_steps=6), grace_s=3600.0)
+    task = replace(
+        film_task(engine, tmp_path / "moving", num_inference_steps=6), timeouts=Timeouts(preemption_grace_s=3600.0)
+    )
     first, second, steps = FilmWorker("first", num_threads=1), FilmWorker("second", num_threads=1), []
     first.render_segment(task, 0, on_step=lambda step: step.step == 2 and first.preempt())  # it has the time
     first = FilmWorker("first", num_threads=1)

@@ -45,11 +45,9 @@ def prepared(engine, output, job):
         run_id="r",
         output=str(output),
         store=open_store(str(output)),
-        default_model="tiny",
         keep_latents=True,
         create_only=True,
         group={},
-        limits=InputLimits(),
     )
     return prepare([Row(number=1, job_id=job.job_id, job=job)], context, lambda model: engine.facts)
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from render_farm import load_engine
-from render_farm.config import InputLimits
+from render_farm.config import InputLimits, Settings
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.farm.driver import loras as farm_loras
@@ -52,11 +52,10 @@ def prepared(engine, output, *jobs, **limits):
         run_id="r",
         output=str(output),
         store=open_store(str(output)),
-        default_model="tiny",
         keep_latents=True,
         create_only=True,
         group={},
-        limits=InputLimits(**limits),
+        settings=Settings(inputs=InputLimits(**limits)),
     )
     rows = [Row(number=i + 1, job_id=job.job_id, job=job) for i, job in enumerate(jobs)]
     return prepare(rows, context, lambda model: engine.facts)

@@ -14,8 +14,8 @@ from render_farm.cli.render import render, request_of
 from render_farm.config import GroupOptions, Settings, load_settings
 from render_farm.errors import ModelError, UsageError
 from render_farm.farm.driver.connection import Cluster
-from render_farm.farm.driver.farm_shape import groups_of
 from render_farm.farm.driver.group_choice import GroupChooser, Host, this_host
+from render_farm.farm.driver.resolved_farm import groups_of
 from render_farm.farm.run.request import RunRequest
 from render_farm.manifest.writer import write_manifest
 from render_farm.models import PRESETS

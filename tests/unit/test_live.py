@@ -10,7 +10,7 @@ import pytest
 
 from render_farm.farm.ray_cluster.autoscaler import ClusterScaler
 from render_farm.farm.run.film_task import PreviewNews
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.spec import RunSpec
@@ -29,7 +29,7 @@ from tests.unit.test_metrics import entry
 @pytest.fixture
 def run(tmp_path):
     spec = RunSpec(run_id="night", output=str(tmp_path), document=b'{"run_id": "night", "device": "cuda"}')
-    run = hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    run = acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     for job_id in ("a", "b"):
         run.record.add(entry(job_id, tmp_path))
     run.record.state = State.RUNNING
@@ -91,7 +91,7 @@ def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
     RunStateWriter(store, "night", load_run_state(store, "night")).write(dict.fromkeys(keys, known))
     ended = tuple(Result(job_id=job_id, state="cancelled", message="ugly", segments=4) for job_id in keys)
     spec = RunSpec(run_id="night", output=str(tmp_path), ended=ended, render_keys=keys)
-    hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None).lease.stop()
+    acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None).lease.stop()
     rows = load_run_state(store, "night").jobs
     assert rows["same"] == replace(known, state="cancelled", message="ugly")
     assert (rows["changed"].render_key, rows["changed"].segments_done) == ("ba9876543210", 0)
@@ -109,7 +109,7 @@ def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     assert load_run_state(store, "night").control.spent == 1.25, "not every few seconds"
     asyncio.run(run.give_back())
     assert load_run_state(store, "night").control.spent == 1.75
-    again = hold(run.record.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    again = acquire_run(run.record.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     again.lease.stop()
     assert again.spent == 1.75
 

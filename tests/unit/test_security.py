@@ -143,7 +143,6 @@ def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
         run_id="night",
         output=str(tmp_path),
         store=open_store(tmp_path),
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},

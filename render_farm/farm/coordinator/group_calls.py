@@ -55,15 +55,15 @@ class GroupCalls:
         self._errors: dict[str, BaseException] = {}
         self._is_over = False
 
-    def call(self, leaders: GroupSeat, *arguments: Any) -> None:
+    def call(self, leader_seat: GroupSeat, *arguments: Any) -> None:
         """Have each of them take its place: ranks 1, 2 ... in order."""
         for rank, name in enumerate(self._names, start=1):
-            self._calls[name] = asyncio.create_task(self._help(name, replace(leaders, rank=rank), *arguments))
+            self._calls[name] = asyncio.create_task(self._help(name, replace(leader_seat, rank=rank), *arguments))
 
-    async def _help(self, name: str, place: GroupSeat, *arguments: Any) -> None:
+    async def _help(self, name: str, seat: GroupSeat, *arguments: Any) -> None:
         try:
             if self._pool.has(name):
-                engine_s = await self._pool.handle(name).help_segment.remote(*arguments, place)
+                engine_s = await self._pool.handle(name).help_segment.remote(*arguments, seat)
                 self._on_engine_time(name, engine_s)
                 return
         except RayActorError as error:
@@ -73,7 +73,7 @@ class GroupCalls:
             self._errors[name] = error
         # In an exchange the leader notices by itself; before they have met it would wait for this one.
         if not self._is_over and self._pool.has(self._leader):
-            self._pool.handle(self._leader).end_group.remote(place.rendezvous)
+            self._pool.handle(self._leader).end_group.remote(seat.rendezvous)
             self._in_background(self._end_leader())
 
     async def _end_leader(self) -> None:

@@ -11,7 +11,7 @@ from render_farm.farm.control.live import LiveControl
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.cost_store import load_costs, save_costs
-from render_farm.farm.run.owned_run import OwnedRun, hold
+from render_farm.farm.run.owned_run import OwnedRun, acquire_run
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
@@ -27,18 +27,18 @@ class ActiveRuns:
 
     def __init__(
         self,
-        dispatch: EventLoop,
+        events: EventLoop,
         metrics: FarmMetrics,
         *,
         device: Callable[[], str],
         on_all_over: Callable[[], Awaitable[None]],
     ) -> None:
         self.runs: dict[str, OwnedRun] = {}
-        self._dispatch = dispatch
+        self._events = events
         self._metrics = metrics
         self._device = device
         self._on_all_over = on_all_over
-        self._control = LiveControl(dispatch.machine, dispatch.apply)
+        self._control = LiveControl(events.machine, events.apply)
 
     @property
     def at_work(self) -> Iterator[OwnedRun]:
@@ -58,7 +58,7 @@ class ActiveRuns:
             loop.call_soon_threadsafe(self._lease_lost, spec.key, str(error))
 
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
-        run = await asyncio.to_thread(hold, spec, this_holder(address), timing, on_lost)
+        run = await asyncio.to_thread(acquire_run, spec, this_holder(address), timing, on_lost)
         for problem in run.durable.state.problems:
             run.record.log.add(problem, level="warning")
         self._forget_old(spec.key)
@@ -69,12 +69,12 @@ class ActiveRuns:
 
     async def _recall_costs(self, run: OwnedRun) -> None:
         """Go by what earlier runs of that output have learned, as long as this farm has learned nothing."""
-        costs = self._dispatch.machine.costs
+        costs = self._events.machine.costs
         if not costs.num_observed():
             costs.take(await asyncio.to_thread(load_costs, run.record.store, self._device()))
 
     async def _save_costs(self, run: OwnedRun) -> None:
-        costs = self._dispatch.machine.costs
+        costs = self._events.machine.costs
         try:
             if not run.lease_lost and costs.num_observed():
                 await asyncio.to_thread(save_costs, run.record.store, self._device(), costs)
@@ -84,8 +84,8 @@ class ActiveRuns:
     def _as_asked_before(self, run: OwnedRun) -> None:
         """What people asked of the run while another coordinator held it, or nobody."""
         for host, reason in run.control.quarantined:
-            if not self._dispatch.machine.hosts.is_quarantined(host):
-                self._dispatch.apply(ev.QuarantineHost(host=host, reason=reason))
+            if not self._events.machine.hosts.is_quarantined(host):
+                self._events.apply(ev.QuarantineHost(host=host, reason=reason))
         if run.spent:
             run.record.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
         if run.control.paused:
@@ -94,13 +94,13 @@ class ActiveRuns:
                 level="warning",
                 kind=EventKind.RUN_PAUSED,
             )
-            self._dispatch.apply(ev.PauseRun(run_id=run.key))
+            self._events.apply(ev.PauseRun(run_id=run.key))
 
     def _forget_old(self, again: str) -> None:
         """Drop the runs that ended longest ago, and an ended one that is to be run again."""
         ended = [key for key, run in self.runs.items() if run.is_over]
         for key in [*ended[:-_ENDED_RUNS_KEPT], *([again] if again in ended[-_ENDED_RUNS_KEPT:] else [])]:
-            self._dispatch.machine.forget_run(key)
+            self._events.machine.forget_run(key)
             del self.runs[key]
 
     # --- the books ---
@@ -131,7 +131,7 @@ class ActiveRuns:
 
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
-        quarantined = tuple(sorted(self._dispatch.machine.hosts.quarantined.items()))
+        quarantined = tuple(sorted(self._events.machine.hosts.quarantined.items()))
         for run in self.at_work:
             run.control = replace(run.control, quarantined=quarantined)
 
@@ -141,11 +141,11 @@ class ActiveRuns:
         """Write what changed and answer what was asked, where it is time."""
         for run in self.runs.values():
             if run.due(now):
-                self._dispatch.spawn(self._write(run))
-                self._dispatch.spawn(self._answer_requests(run))
+                self._events.spawn(self._write(run))
+                self._events.spawn(self._answer_requests(run))
 
     async def _write(self, run: OwnedRun) -> None:
-        machine = self._dispatch.machine
+        machine = self._events.machine
         run.live = run.record.live(
             num_workers=len(machine.workers),
             workers_busy=len(machine.workers) - len(machine.idle_workers),
@@ -196,7 +196,7 @@ class ActiveRuns:
         """Stop a run at its workers' next steps; what is stored stays."""
         run.record.stop_reason = reason
         run.record.log.add(reason, level=level)
-        self._dispatch.apply(ev.CancelRun(run_id=run.key, reason=reason))
+        self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):

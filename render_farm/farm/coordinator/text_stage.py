@@ -18,21 +18,21 @@ from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule
 
 
 class TextStage:
-    """Encodes one run at a time. On GPUs the encoder takes a worker's place: `free_slot` sees to it."""
+    """Encodes one run at a time. On GPUs the encoder takes a worker's slot, which `free_slot` empties."""
 
     def __init__(
         self,
         pool: WorkerPool,
         policy: RetryPolicy,
         *,
-        takes_a_place: bool,
+        takes_slot: bool,
         free_slot: Callable[[], Awaitable[None]],
         on_encoded: Callable[[TextReport], None],
     ) -> None:
         self._pool = pool
         self._policy = policy
-        self._takes_a_place = takes_a_place
-        self._free_a_place = free_slot
+        self._takes_slot = takes_slot
+        self._free_slot = free_slot
         self._on_encoded = on_encoded
         self._turn = asyncio.Lock()
 
@@ -53,8 +53,8 @@ class TextStage:
                         return None
                     record.note = f"encoding {len(missing)} prompts"
                     record.log.add(record.note, level="debug", kind=EventKind.TEXT_STARTED)
-                    if self._takes_a_place:
-                        await self._free_a_place()
+                    if self._takes_slot:
+                        await self._free_slot()
                     report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)

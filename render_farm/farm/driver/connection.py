@@ -15,6 +15,7 @@ from typing import Any
 from render_farm.config import NAMESPACE
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.farm.ray_cluster.environment import digest_of_environment, driver_environment
+from render_farm.farm.run.spec import FarmConfig
 
 _ANSWER_WITHIN_S = 10.0
 _ON_THE_HEAD = "node:__internal_head__"
@@ -38,14 +39,14 @@ class Cluster:
     dashboard: str = ""
     """Address of this run's job in Ray's dashboard; empty where there is none."""
 
-    def coordinator(self, shape: Any) -> Any:
-        """The cluster's coordinator, started when there is none. `shape` is used only then. One that was started with
+    def coordinator(self, config: FarmConfig) -> Any:
+        """The cluster's coordinator, started when there is none. `config` is used only then. One that was started with
         other credentials or settings, and renders nothing now, gives way to a new one."""
         from render_farm.farm.coordinator.actor import NAME, Coordinator
 
         options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
         if self.private:
-            return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
+            return Coordinator.options(**options).remote(config, self.address)  # type: ignore[attr-defined]
         options |= {
             "lifetime": "detached",
             "get_if_exists": True,
@@ -54,7 +55,7 @@ class Cluster:
         }
         environment = digest_of_environment()
         _end_outdated(NAME, environment)
-        return Coordinator.options(**options).remote(shape, self.address, environment)  # type: ignore[attr-defined]
+        return Coordinator.options(**options).remote(config, self.address, environment)  # type: ignore[attr-defined]
 
     def least_gpu_memory(self) -> int | None:
         """See `gpu_memory`."""

@@ -47,8 +47,8 @@ class ExistingOutput:
     def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
         """What there is of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
-        there = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
-        finished = [all(key.final(name) in there for name in ("job.json", *self._files)) for key in keys]
+        existing = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
+        finished = [all(key.final(name) in existing for name in ("job.json", *self._files)) for key in keys]
         self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
         rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]

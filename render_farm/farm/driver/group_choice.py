@@ -54,11 +54,11 @@ class GroupChooser:
 
 
 def this_host(device: str, num_workers: int | None) -> Host:
-    """This machine, with as many workers as are asked for, or as it has places."""
+    """This machine, with as many workers as are asked for, or as it has slots."""
     if device == "cpu":
         return Host(device=device, num_workers=num_workers or min(os.cpu_count() or 1, MOST_CPU_WORKERS))
     import torch
 
-    places = torch.cuda.device_count()
-    memory = min((torch.cuda.get_device_properties(index).total_memory for index in range(places)), default=None)
-    return Host(device=device, num_workers=min(num_workers or places, places), memory_bytes=memory)
+    slots = torch.cuda.device_count()
+    memory = min((torch.cuda.get_device_properties(index).total_memory for index in range(slots)), default=None)
+    return Host(device=device, num_workers=min(num_workers or slots, slots), memory_bytes=memory)

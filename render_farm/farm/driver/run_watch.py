@@ -15,7 +15,7 @@ from render_farm.errors import RenderFarmError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
-from render_farm.farm.run.spec import FarmShape, RunSpec
+from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.scheduling.states import State, exit_code
 
 OnSnapshot = Callable[[RunSnapshot], None]
@@ -54,7 +54,7 @@ class RunWatch:
     def __init__(
         self,
         cluster: Cluster,
-        shape: FarmShape,
+        config: FarmConfig,
         spec: RunSpec,
         prepared: PreparedRun,
         on_snapshot: OnSnapshot,
@@ -63,7 +63,7 @@ class RunWatch:
     ) -> None:
         self._signals = signals
         self._cluster = cluster
-        self._shape = shape
+        self._config = config
         self._spec = spec
         self._prepared = prepared
         self._on_snapshot = on_snapshot
@@ -104,8 +104,8 @@ class RunWatch:
             time.sleep(_ADD_AGAIN_S)
 
     def _add_once(self) -> None:
-        self._coordinator = self._cluster.coordinator(self._shape)
-        is_new = self._ask("add_run", self._spec, self._shape)
+        self._coordinator = self._cluster.coordinator(self._config)
+        is_new = self._ask("add_run", self._spec, self._config)
         self._is_added = True
         if not is_new:
             return  # it is being rendered there already: join it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import GroupOptions, InputLimits
+from render_farm.config import GroupOptions, InputLimits, Timeouts
 from render_farm.planning import FilmPlan
 from render_farm.storage.layout import film_key
 
@@ -24,18 +24,9 @@ class FilmTask:
     """Whether the output's store honours create-only writes."""
     limits: InputLimits = InputLimits()
     """What the job's images and videos may be."""
-    patience_s: float = 0.0
-    """How long a store that fails is tried again before a rendered segment is given up."""
-    grace_s: float = 0.0
-    """How long a worker that is to end may go on to complete the segment."""
-
-    meeting_s: float = 600.0
-    """How long the workers of a render group may take to load what they need and come together."""
+    timeouts: Timeouts = Timeouts()
     group_options: GroupOptions = GroupOptions()
     """Whether a render group decodes together."""
-    step_checkpoint_s: float = 0.0
-    """How often to store a segment's state in the middle of its steps; 0: never."""
-
     previews: bool = False
     """Whether its segments can be watched while it renders."""
 

@@ -135,7 +135,7 @@ class OwnedRun:
             self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
 
-def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
+def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
     """Take a run's lease, and only then write to its folder. `on_lost` is called in another thread when the lease is
     lost. LeaseHeldError names whoever holds it; StorageError passes, and the lease is given back then."""
     store = open_store(spec.output)

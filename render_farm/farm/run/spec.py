@@ -15,7 +15,7 @@ from render_farm.scheduling.scaling import ScaleLimits
 
 
 @dataclass(frozen=True, kw_only=True)
-class FarmShape:
+class FarmConfig:
     """The workers of a farm."""
 
     num_workers: int

@@ -174,7 +174,7 @@ class FilmWorker:
             store,
             task.film,
             segment,
-            every_s=task.step_checkpoint_s,
+            every_s=task.timeouts.step_checkpoint_s,
             maker=environment_key(engine, task.plan, segment),
             is_last=is_last,
         )
@@ -201,7 +201,7 @@ class FilmWorker:
             engine=decisions,
             group_shape=place.shape.degrees if place is not None else (1, 1, 1),
         )
-        patience = StoreRetry(task.patience_s, stopped=lambda: work in self._stopped)
+        patience = StoreRetry(task.timeouts.cluster_patience_s, stopped=lambda: work in self._stopped)
         try:
             record = patience(lambda: save_segment(store, task.film, segment, latents, meta))
             film.state = patience(lambda: record_segment(store, film.state, record))
@@ -255,7 +255,7 @@ class FilmWorker:
         loras = engine.read_loras(task.plan, task.limits)
         if place is not None and place.rank == 0 and self._group_host is None:
             raise GroupError(f"film {task.film}: another worker of the group failed before it began")
-        with in_group(place, engine, meeting_s=task.meeting_s) as group:
+        with in_group(place, engine, meeting_s=task.timeouts.first_step_floor_s) as group:
             is_last.begin()
 
             def step(progress: StepProgress) -> None:
@@ -329,7 +329,7 @@ class FilmWorker:
                 if on_progress is not None:
                     on_progress()
                 attempt, upload_began = self._attempt(), time.monotonic()
-                patience = StoreRetry(task.patience_s)
+                patience = StoreRetry(task.timeouts.cluster_patience_s)
                 job = patience(
                     lambda: (
                         publish(
@@ -395,7 +395,9 @@ class FilmWorker:
             raise PreemptedError(f"film {task.film}: this worker was asked to end")
 
     def _last_step(self, task: FilmTask, segment: int) -> LastStep:
-        return LastStep(self._preemption, task.plan.schedule(segment).num_rows, grace_s=task.grace_s)
+        return LastStep(
+            self._preemption, task.plan.schedule(segment).num_rows, grace_s=task.timeouts.preemption_grace_s
+        )
 
     def drop_films(self) -> None:
         """Forget all films and remove their temporary files, and those of processes that were killed here."""
