@@ -46,14 +46,37 @@ def run(tmp_path):
     held.lease.stop()
 
 
-def ask(run, verb: str, *jobs: str):
+def ask(run, verb: str, *jobs: str, value: str = ""):
     control = LiveControl(run.machine, lambda event: run.machine.apply(event, 1.0))
-    return control.answer(run, Request(verb=Verb(verb), jobs=jobs, by="me"))
+    return control.answer(run, Request(verb=Verb(verb), jobs=jobs, value=value, by="me"))
 
 
 def test_what_failed_waits_again(run):
-    assert ask(run, "retry").facts == {"jobs": ["a"]}
+    assert ask(run, "retry").data == {"jobs": ["a"]}
     assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
+
+
+def test_a_job_that_is_named_twice_is_retried_once(run):
+    before = run.record._work_total
+    assert ask(run, "retry", "a", "a").data == {"jobs": ["a"]}
+    assert run.record._work_total == before + 1
+
+
+def test_pausing_and_quarantining_outlive_the_coordinator(run):
+    assert ask(run, "pause").data == {"state": "paused"}
+    assert ask(run, "quarantine", value="h").data == {"host": "h"}
+    assert (run.control.paused, run.control.quarantined) == (True, (("h", "by me"),))
+    assert ask(run, "quarantine", value="elsewhere").not_found
+    assert ask(run, "release", value="h").ok
+    assert run.control.quarantined == ()
+
+
+def test_what_is_asked_of_jobs_outlives_the_coordinator(run):
+    assert ask(run, "priority", "b", value="90").text == "1 job is now of priority 90"
+    assert run.durable.state.jobs["b"].priority == 90
+    assert ask(run, "cancel", "a", "b").data == {"jobs": ["b"]}
+    assert run.durable.state.jobs["b"].taken_out
+    assert run.machine.state_of((run.key, "b")) == State.CANCELLED
 
 
 def test_nothing_is_promised_of_a_run_that_is_ending(run):

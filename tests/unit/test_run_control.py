@@ -74,12 +74,12 @@ def test_a_job_cancelled_by_name_is_left_out_until_it_is_retried(store):
 
 
 def test_retrying_all_that_failed(store):
-    assert stored(store, "retry").facts == {"jobs": ["b"]}
+    assert stored(store, "retry").data == {"jobs": ["b"]}
     assert load_run_state(store, "night").jobs["b"] == JobRow(state="waiting", segments=3, segments_done=1)
 
 
 def test_a_priority_is_kept_for_the_jobs_that_are_left(store):
-    assert stored(store, "priority", value="90").facts == {"jobs": ["c"]}
+    assert stored(store, "priority", value="90").data == {"jobs": ["c"]}
     assert load_run_state(store, "night").jobs["c"].priority == 90
     assert not stored(store, "priority", value="101").ok
 
@@ -93,7 +93,7 @@ def test_what_is_no_priority_is_refused_wherever_it_comes_from(store, value):
 
 def test_hosts_are_quarantined_and_released(store):
     assert stored(store, "quarantine", value="gpu-7", reason="ECC").ok
-    assert stored(store, "hosts").facts == {"hosts": [{"host": "gpu-7", "quarantined_for": "ECC"}]}
+    assert stored(store, "hosts").data == {"hosts": [{"host": "gpu-7", "quarantined_for": "ECC"}]}
     assert stored(store, "release", value="gpu-7").ok
     assert not stored(store, "release", value="gpu-7").ok
 
@@ -107,7 +107,7 @@ def test_explaining_jobs_of_a_run_that_nobody_renders(store):
 
 def test_unknown_jobs_and_runs_are_not_found(store):
     answer = stored(store, "cancel", "nobody")
-    assert (answer.ok, answer.facts) == (False, {"not_found": True})
+    assert (answer.ok, answer.data) == (False, {"not_found": True})
     with pytest.raises(NotFoundError):
         ask(store, "other", Request(verb=Verb.PAUSE))
 
@@ -119,15 +119,20 @@ def test_a_live_coordinator_answers_and_nothing_is_left_in_the_mailbox(store):
         while not (requests := take_requests(store, "night")):
             time.sleep(0.01)
         [(request_id, request)] = requests
-        give_answer(store, "night", request_id, Answer(ok=True, text=f"did {request.verb}", facts={"n": 1}))
+        give_answer(store, "night", request_id, Answer(ok=True, text=f"did {request.verb}", data={"n": 1}))
 
     thread = threading.Thread(target=answer)
     thread.start()
     outcome = ask(store, "night", Request(verb=Verb.PAUSE), timing=TIMING)
     thread.join()
-    assert (outcome.live, outcome.answer) == (True, Answer(ok=True, text="did pause", facts={"n": 1}))
+    assert (outcome.live, outcome.answer) == (True, Answer(ok=True, text="did pause", data={"n": 1}))
     assert store.list(KEYS.control) == []
     handle.release()
+
+
+def test_an_answer_keeps_its_key_in_the_store(store):
+    give_answer(store, "night", "20200101T000000-00", Answer(ok=True, text="t", data={"n": 1}))
+    assert json.loads(store.read_bytes(KEYS.answer("20200101T000000-00")))["facts"] == {"n": 1}
 
 
 def died_holding(store, address: str) -> None:
@@ -144,7 +149,7 @@ def test_a_run_whose_coordinator_is_being_started_anew_is_cancelled_by_the_next(
         while not (requests := take_requests(store, "night")):
             time.sleep(0.01)
         handle = acquire(store, "night", this_holder("10.0.0.1:6379"), TIMING)
-        give_answer(store, "night", requests[0][0], Answer(ok=True, text="it stops", facts={}))
+        give_answer(store, "night", requests[0][0], Answer(ok=True, text="it stops", data={}))
         handle.release()
 
     thread = threading.Thread(target=start_anew)

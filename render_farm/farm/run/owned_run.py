@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
 from render_farm.farm.run.progress import RunProgress
@@ -71,10 +70,10 @@ class OwnedRun:
         """What the scheduling machine knows it by."""
         return self.record.spec.key
 
-    def ask(self, job_id: str, **asked: Any) -> None:
-        """Note what somebody asked for a job (`priority`, `taken_out`); it becomes durable with the next write."""
+    def change(self, job_id: str, change: Callable[[JobRow], JobRow]) -> None:
+        """Change a job's row by request (`priority`, `taken_out`). It becomes durable with the next write."""
         jobs = self.durable.state.jobs
-        jobs[job_id] = replace(jobs.get(job_id, JobRow()), **asked)
+        jobs[job_id] = change(jobs.get(job_id, JobRow()))
         self.record.mark_dirty([job_id])
 
     @property
