@@ -253,7 +253,8 @@ def _time(text: str | None) -> datetime | None:
     clean, problems = normalise({"deadline": text})
     if problems:
         raise UsageError(f"--{problems[0]}")
-    return clean["deadline"]
+    deadline: datetime | None = clean["deadline"]
+    return deadline
 
 
 def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:

@@ -135,19 +135,19 @@ def _as_on_the_cluster(
     from render_farm.storage.open import open_store
 
     output = open_store(request.output).root_uri
-    there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
-    there |= input_flags(request.overrides)
+    given = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
+    given |= input_flags(request.overrides)
     files: dict[str, str] = {}
     if request.manifest is not None and "://" not in request.manifest:
         path = Path(request.manifest).expanduser().absolute()
         files[path.name] = str(path)
-        there["manifest"] = path.name
-        there["relative_to"] = _everywhere(request.relative_to or str(path.parent))
+        given["manifest"] = path.name
+        given["relative_to"] = _everywhere(request.relative_to or str(path.parent))
     settings = flags["config"] or os.environ.get("RENDER_FARM_CONFIG")
     if settings:
         files[_SETTINGS_FILE] = settings
-        there["config"] = _SETTINGS_FILE
-    return there, files
+        given["config"] = _SETTINGS_FILE
+    return given, files
 
 
 def _everywhere(place: str) -> str:
@@ -176,4 +176,5 @@ def _runtime_env(file: str | None, packages: list[str] | None) -> dict[str, Any]
         if not isinstance(env.get("pip", []), list):
             raise UsageError(f"--pip: {file} has `pip` of its own that is not a list", advice="put it there")
         env["pip"] = [*env.get("pip", []), *packages]
-    return env
+    found: dict[str, Any] = env
+    return found

@@ -105,12 +105,12 @@ class BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ig
         super().__init__(*arguments)
 
     async def _encode_and_start(self, run: Any) -> None:
-        self._crew.start()
-        while len(self._machine.workers) < self._crew.shape.num_workers:
+        self._lifecycle.start()
+        while len(self._machine.workers) < self._lifecycle.config.num_workers:
             await asyncio.sleep(0.5)
         self._used_before_s = time.process_time()
         for model in run.texts:
-            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
+            self._events.apply(ev.TextReady(run_id=run.key, model=model))
 
     def used_s(self) -> float:
         """Processor time of the coordinator's process since all workers were up."""

@@ -2,7 +2,7 @@
 
 It turns what happens (workers answer, die, report steps) into events, and the machine's actions into calls. Runs are
 added to it; each is owned through its lease, so that two clusters never render the same run at once. Nothing durable
-lives here: what is finished lies in storage, and whoever starts next reads it there.
+lives here: everything that is finished is in storage, where the next coordinator reads it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from typing import Any
 
 import ray
 
@@ -53,7 +54,7 @@ class Coordinator:
             self._events,
             self._metrics,
             device=lambda: self._lifecycle.config.device,
-            on_all_over=lambda: self._lifecycle.on_idle(),
+            on_idle=lambda: self._lifecycle.on_idle(),
         )
         self._lifecycle = WorkerLifecycle(config, self._events, self._active, self._metrics)
         self._scaling = WorkerScaling(self._lifecycle, self._events, self._active)
@@ -91,7 +92,7 @@ class Coordinator:
             on_hosts_changed=self._hosts_changed,
         )
         self._adding = asyncio.Lock()
-        self._ticking: asyncio.Task | None = None
+        self._ticking: asyncio.Task[Any] | None = None
 
     # --- calls of the driver; `key` is the `RunSpec.key` of its run ---
 
@@ -115,20 +116,20 @@ class Coordinator:
             return True
 
     async def _reconfigure(self, config: FarmConfig) -> None:
-        """Have workers as this run asks for them, or others that will do."""
+        """Have the workers that this run asks for, or others that will do."""
         present = self._lifecycle.config
         if config == present or await self._lifecycle.reconfigure(config):
             return
         if (config.device, config.dtype) != (present.device, present.dtype):
             raise UsageError(
-                f"this cluster's farm renders on {present.device} in {present.dtype} for another run",
-                advice="wait until that one is over, or ask for the same",
+                f"the cluster is already rendering another run on {present.device} in {present.dtype}",
+                advice="wait until that run has ended, or ask for the same",
             )
         if config.scaling != present.scaling and config.scaling is not None and config.scaling.max_cost is not None:
             raise UsageError(
-                f"--max-cost {config.scaling.max_cost:g} cannot be kept: this cluster's farm is at work for another "
-                "run, which has not the same --max-gpus and --max-cost",
-                advice="wait until that one is over, or ask for the same",
+                f"--max-cost {config.scaling.max_cost:g} cannot be kept: the cluster is already rendering another "
+                "run with a different --max-gpus or --max-cost",
+                advice="wait until that run has ended, or ask for the same",
             )
         if config.scaling == present.scaling:
             self._lifecycle.grow(config)
@@ -136,7 +137,7 @@ class Coordinator:
             raise UsageError(
                 f"a film of this run needs {config.bundle_size} workers together, and this cluster's farm has "
                 f"{self._lifecycle.config.num_workers} for another run",
-                advice="wait until that one is over",
+                advice="wait until that run has ended",
             )
 
     async def add_films(self, key: str, entries: list[FilmEntry]) -> None:

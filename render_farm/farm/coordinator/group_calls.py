@@ -1,4 +1,4 @@
-"""The calls of a render group's helpers, made beside that of its leader; and what they tell of a failure.
+"""The calls of a render group's helpers, made alongside that of its leader, and whose failure ended the group.
 
 A worker is free when its own call has ended. A leader that is gone, or a helper that stays in a group that is over, is
 ended: in an exchange each would wait for the other.
@@ -25,9 +25,9 @@ _OF_THE_GROUP = ("GroupError", "BrokenGroupError")
 
 
 class GroupCalls:
-    """One group's helpers. `on_worker_ended` is told of a helper whose process ended, `on_left` of one that left late.
+    """One group's helpers. `on_worker_ended` reports a helper whose process ended, `on_left` one that left late.
 
-    `in_exchanges()` says whether the leader is between its first step and its last: then it cannot go on without them.
+    `in_exchanges()` says whether the leader is between its first step and its last, where it needs the helpers.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class GroupCalls:
         self._on_left = on_left
         self._on_engine_time = on_engine_time
         self._warn = warn
-        self._calls: dict[str, asyncio.Task] = {}
-        self._background: set[asyncio.Task] = set()
+        self._calls: dict[str, asyncio.Task[Any]] = {}
+        self._background: set[asyncio.Task[Any]] = set()
         self._errors: dict[str, BaseException] = {}
         self._is_over = False
 
     def call(self, leader_seat: GroupSeat, *arguments: Any) -> None:
-        """Have each of them take its place: ranks 1, 2 ... in order."""
+        """Have each helper take its seat: ranks 1, 2 ... in order."""
         for rank, name in enumerate(self._names, start=1):
             self._calls[name] = asyncio.create_task(self._help(name, replace(leader_seat, rank=rank), *arguments))
 
@@ -122,7 +122,7 @@ class GroupCalls:
         return silent, error
 
     def ending(self, error: BaseException) -> tuple[str, ...]:
-        """Workers of the group whose processes must not go on, the leader's failure being `error`."""
+        """Workers of the group whose processes must end, when the leader failed with `error`."""
         failed = {self._leader: error, **self._errors}
         return tuple(name for name, found in failed.items() if _name(found) == "BrokenGroupError")
 

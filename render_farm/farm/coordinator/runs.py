@@ -1,4 +1,4 @@
-"""The runs that a coordinator holds: their books, their durable state, what people ask of them, how they end."""
+"""The runs that a coordinator owns: their progress, their durable state, requests to them, and their end."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class ActiveRuns:
         metrics: FarmMetrics,
         *,
         device: Callable[[], str],
-        on_all_over: Callable[[], Awaitable[None]],
+        on_idle: Callable[[], Awaitable[None]],
     ) -> None:
         self.runs: dict[str, OwnedRun] = {}
         self._events = events
         self._metrics = metrics
         self._device = device
-        self._on_all_over = on_all_over
+        self._on_idle = on_idle
         self._control = LiveControl(events.machine, events.apply)
 
     @property
@@ -65,10 +65,10 @@ class ActiveRuns:
         self.runs[spec.key] = run
         await self._recall_costs(run)
         self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
-        self._as_asked_before(run)
+        self._apply_earlier_requests(run)
 
     async def _recall_costs(self, run: OwnedRun) -> None:
-        """Go by what earlier runs of that output have learned, as long as this farm has learned nothing."""
+        """Use the costs that earlier runs of that output measured, as long as this farm has measured none."""
         costs = self._events.machine.costs
         if not costs.num_observed():
             costs.take(await asyncio.to_thread(load_costs, run.record.store, self._device()))
@@ -81,8 +81,8 @@ class ActiveRuns:
         except StorageError as error:
             run.record.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
 
-    def _as_asked_before(self, run: OwnedRun) -> None:
-        """What people asked of the run while another coordinator held it, or nobody."""
+    def _apply_earlier_requests(self, run: OwnedRun) -> None:
+        """Requests that were made while another coordinator owned the run, or nobody did."""
         for host, reason in run.control.quarantined:
             if not self._events.machine.hosts.is_quarantined(host):
                 self._events.apply(ev.QuarantineHost(host=host, reason=reason))
@@ -103,7 +103,7 @@ class ActiveRuns:
             self._events.machine.forget_run(key)
             del self.runs[key]
 
-    # --- the books ---
+    # --- progress ---
 
     def film_ended(self, action: ev.FilmEnded) -> None:
         key, job_id = action.film
@@ -190,7 +190,7 @@ class ActiveRuns:
             run.record.state = state
             run.over.set()
         if not self.anything_left:
-            await self._on_all_over()
+            await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
         """Stop a run at its workers' next steps; what is stored stays."""

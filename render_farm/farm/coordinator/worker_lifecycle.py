@@ -64,7 +64,7 @@ class WorkerLifecycle:
             self.pool.start()
 
     def show(self, run: OwnedRun) -> None:
-        """Tell a run's log who is up already."""
+        """Note in a run's log which workers are up already."""
         for worker in self._machine.workers:
             _log_up(run, worker)
 
@@ -100,7 +100,7 @@ class WorkerLifecycle:
         await self.pool.end(worker)
 
     async def on_idle(self) -> None:
-        """Nothing is left to render: give the devices back, at once or after a while. The next run starts them anew."""
+        """Nothing is left to render: give the devices back, now or after a while. The next run starts new workers."""
         self._idle_since_s = time.monotonic()
         if self.config.timeouts.keep_workers_s > 0:
             await asyncio.gather(*(self.pool.drop_films(worker) for worker in self._machine.idle_workers))
@@ -110,7 +110,7 @@ class WorkerLifecycle:
         if self.scaler is not None:
             await self.scaler.ask_for_nothing()
         await asyncio.gather(*(self.release(worker) for worker in self._machine.idle_workers))
-        self.start()  # a run that was added meanwhile
+        self.start()  # for a run that was added in between
 
     @property
     def kept_until_s(self) -> float:

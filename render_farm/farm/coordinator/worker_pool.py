@@ -40,7 +40,7 @@ class WorkerPool:
         self._slots: dict[int, str] = {}
         self._generation = 0
         self._failed_starts = 0
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._avoided: frozenset[str] = frozenset()
         """Hosts on which no worker is started."""
         self.limit: int | None = None
@@ -56,7 +56,7 @@ class WorkerPool:
         self._placement = PlacementGroups(size=config.bundle_size, num_places=config.num_workers, resources=resources)
 
     def grow(self, config: FarmConfig) -> None:
-        """Have more places from the next `start` on; those of `config` are as the present ones, and in no packs."""
+        """Have more slots from the next `start` on. They are like the present ones, and in no placement group."""
         self._config = config
 
     def avoid_hosts(self, hosts: Iterable[str]) -> None:
@@ -79,7 +79,7 @@ class WorkerPool:
         return self._handles[worker]
 
     def start(self) -> None:
-        """Start a worker in every place that has none, as far as the limit allows."""
+        """Start a worker in every slot that has none, as far as the limit allows."""
         most = self._config.num_workers if self.limit is None else min(self.limit, self._config.num_workers)
         for slot in range(self._config.num_workers):
             if len(self._slots) >= most:
@@ -135,11 +135,11 @@ class WorkerPool:
 
     def _where(self, slot: int) -> dict[str, Any]:
         """Options that keep an actor with those of its render group, and off the avoided hosts."""
-        nodes = [node["NodeID"] for node in ray.nodes() if node["NodeName"] in self._avoided] if self._avoided else []
+        nodes = [node["NodeID"] for node in _nodes() if node["NodeName"] in self._avoided] if self._avoided else []
         return self._placement.options(slot, avoided_nodes=nodes)
 
     def forget(self, worker: str, *, kill: bool = False) -> bool:
-        """Free the place of a worker whose process ended; False when that is known already."""
+        """Free the slot of a worker whose process ended; False when that is known already."""
         actor = self._handles.pop(worker, None)
         if actor is None:
             return False
@@ -163,7 +163,7 @@ class WorkerPool:
             await asyncio.wait_for(self._handles[worker].drop_films.remote(), _CLOSE_S)
 
     async def end(self, worker: str) -> None:
-        """Let a worker that has nothing to do go."""
+        """End a worker that has nothing to do."""
         actor = self._handles.get(worker)
         if actor is not None and self.forget(worker):
             await self._close(actor)
@@ -190,7 +190,7 @@ class WorkerPool:
             num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
         ).remote()
         try:
-            return await actor.encode.remote(
+            report: TextReport = await actor.encode.remote(
                 model=model,
                 device=config.device,
                 dtype=config.dtype,
@@ -199,10 +199,16 @@ class WorkerPool:
                 texts=texts,
                 cache_folder=config.model_cache,
             )
+            return report
         finally:
             ray.kill(actor)
 
 
 def _host_of(node_id: str) -> str:
     """The name of a node (`ray start --node-name`, else its address), which outlives its raylet."""
-    return next((str(node["NodeName"]) for node in ray.nodes() if node["NodeID"] == node_id), node_id)
+    return next((str(node["NodeName"]) for node in _nodes() if node["NodeID"] == node_id), node_id)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found

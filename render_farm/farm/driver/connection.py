@@ -19,7 +19,7 @@ from render_farm.farm.run.spec import FarmConfig
 
 _ANSWER_WITHIN_S = 10.0
 _ON_THE_HEAD = "node:__internal_head__"
-"""Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or let go."""
+"""Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or released."""
 _START_TRIES = 3
 _OBJECT_STORE_BYTES = 256 << 20
 """Of a private Ray: latents go through storage, so little more than calls travels through it."""
@@ -40,8 +40,8 @@ class Cluster:
     """Address of this run's job in Ray's dashboard; empty where there is none."""
 
     def coordinator(self, config: FarmConfig) -> Any:
-        """The cluster's coordinator, started when there is none. `config` is used only then. One that was started with
-        other credentials or settings, and renders nothing now, gives way to a new one."""
+        """The cluster's coordinator, started with `config` when there is none. An idle one that was started with other
+        credentials or settings gives way to a new one."""
         from render_farm.farm.coordinator.actor import NAME, Coordinator
 
         options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
@@ -132,7 +132,7 @@ def _connected(address: str, private: bool, num_workers: int | None, metadata: M
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
         ) from error
     try:
-        resources = ray.cluster_resources()
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield Cluster(
             address=address,
             private=private,
@@ -147,7 +147,7 @@ def _connected(address: str, private: bool, num_workers: int | None, metadata: M
 
 
 def _end_outdated(name: str, environment: str) -> None:
-    """Its workers would go on with credentials that may have expired since: actors keep what they were started with."""
+    """Its workers would keep credentials that may have expired: actors keep the environment that they started with."""
     import ray
 
     with contextlib.suppress(ValueError, ray.exceptions.RayActorError):  # there is none, or it has just ended
@@ -173,7 +173,8 @@ def _most(resource: str) -> int:
     """How much of it the host has that has most."""
     import ray
 
-    return int(max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0))
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return int(max((node["Resources"].get(resource, 0) for node in nodes if node["Alive"]), default=0))
 
 
 def _start(**options: Any) -> None:

@@ -93,7 +93,7 @@ class RunWatch:
         )
 
     def _add(self) -> None:
-        """Add the run; again where the coordinator of a shared cluster ends meanwhile, for Ray starts it anew."""
+        """Add the run. Try again when the coordinator of a shared cluster ends, because Ray restarts it."""
         stop = time.monotonic() + _ADD_WITHIN_S
         while True:
             try:
@@ -137,7 +137,7 @@ class RunWatch:
         return EXIT_INTERRUPTED
 
     def _picture(self) -> RunSnapshot:
-        snapshot = self._ask("snapshot", self._spec.key, self._line)
+        snapshot: RunSnapshot = self._ask("snapshot", self._spec.key, self._line)
         if snapshot.log:
             self._line = snapshot.log[-1].number
         self._on_snapshot(snapshot)
