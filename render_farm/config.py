@@ -80,6 +80,8 @@ class InputLimits:
     """Longest silence of an https server, and the longest wait for a connection."""
     decode_timeout_s: float = 1800.0
     """Longest time that decoding one video may take."""
+    image_timeout_s: float = 30.0
+    """Longest time that decoding one image may take."""
     protocols: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "https", "memory")
     """What may stand before `://`; `file` is also a plain path."""
     allowed_roots: tuple[str, ...] | None = None
