@@ -70,6 +70,8 @@ class InputLimits:
     """The same for a video's."""
     max_lora_bytes: int = 4 << 30
     """The same for a LoRA's."""
+    max_lora_header_bytes: int = 8 << 20
+    """Size of the header of a LoRA's file, which takes some ten times as much memory when it is read."""
     max_image_pixels: int = 89_478_485
     """Width x height of an image (Pillow's own threshold). An image with more is refused before it is decoded."""
     max_frame_pixels: int = 8192 * 4320
