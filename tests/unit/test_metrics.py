@@ -13,7 +13,7 @@ import render_farm
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.farm.worker.text_worker import TextReport
@@ -104,7 +104,9 @@ def entry(job_id: str, output: Path, deadline_s: float | None = None) -> FilmEnt
 @pytest.fixture
 def farm(tmp_path):
     """A run of three films on a machine with one worker, its metrics told as the coordinator tells them."""
-    run = hold(RunSpec(run_id="night", output=str(tmp_path)), this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    run = acquire_run(
+        RunSpec(run_id="night", output=str(tmp_path)), this_holder(), LeaseTiming(), on_lost=lambda error: None
+    )
     sink, machine = Remembered(), FarmMachine()
     told = FarmMetrics(sink)
 
