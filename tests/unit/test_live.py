@@ -60,8 +60,10 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
     reader = RunFolderReader(open_store(tmp_path), "night")
     asyncio.run(run.write())
     num_lines = len(reader.events())
-    run.record.previewed(PreviewNews(run_id="night", job_id="a", film="a-0123456789ab", num_segments=1, num_frames=21))
-    run.record.previewed(PreviewNews(run_id="night", job_id="b", film="b-0123456789ab", problem="the disk is full"))
+    run.record.previewed(
+        PreviewNews(run_id="night", job_id="a", work_key="a-0123456789ab", num_segments=1, num_frames=21)
+    )
+    run.record.previewed(PreviewNews(run_id="night", job_id="b", work_key="b-0123456789ab", problem="the disk is full"))
     asyncio.run(run.write())
     assert len(reader.events()) == num_lines  # it is written every 20 s
     run.record.log.add("host gpu-7 is quarantined", level="error")

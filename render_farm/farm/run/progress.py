@@ -212,7 +212,7 @@ class RunProgress:
             EventKind.PREVIEW_READY,
             f"{news.num_segments} of {film.entry.task.plan.num_segments} segments can be watched",
             segment=news.num_segments - 1,
-            folder=news.film,
+            folder=news.work_key,
             num_frames=news.num_frames,
             fps=job.fps,
         )
