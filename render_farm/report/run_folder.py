@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from render_farm.errors import NotFoundError
 from render_farm.manifest.parquet_rows import read_rows
 from render_farm.observability.events import LogLine, is_kind, parse_lines
-from render_farm.observability.live import LiveRun, parse_live
+from render_farm.observability.snapshot import RunSnapshot, parse_live
 from render_farm.storage.layout import RUNS, RunKeys
 from render_farm.storage.run_state import RunControl, load_run_state
 from render_farm.storage.store import Store
@@ -63,13 +63,13 @@ class RunFolder:
     """Rows of `results.parquet`."""
     events: list[LogLine] = field(default_factory=list)
     """In the order of time."""
-    live: LiveRun | None = None
-    """What its coordinator said last, while it renders."""
+    live: RunSnapshot | None = None
+    """`live.json`, as its coordinator wrote it last."""
     control: RunControl = RunControl()
     """What people asked of it, as it is stored."""
 
-    def live_at(self, now_s: float) -> LiveRun | None:
-        """What its coordinator said lately; None for a run that nobody renders."""
+    def live_at(self, now_s: float) -> RunSnapshot | None:
+        """The last snapshot, if it is recent. None for a run that nobody renders."""
         return self.live if self.live is not None and abs(now_s - self.live.time_s) < _LIVE_FOR_S else None
 
 
@@ -118,7 +118,7 @@ class RunFolderReader:
         lines = [line for key in sorted(self._logs) for line in self._logs[key]]
         return sorted(lines, key=lambda line: line.time_s)
 
-    def _control(self, live: LiveRun | None) -> RunControl:
+    def _control(self, live: RunSnapshot | None) -> RunControl:
         if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
             return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
         return load_run_state(self._store, self._keys.run_id).control

@@ -9,7 +9,7 @@ from typing import Any
 
 from render_farm.observability.deadlines import will_be_late
 from render_farm.observability.events import EventKind
-from render_farm.observability.live import LiveRun
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
 from render_farm.report.timeline import natural
@@ -146,7 +146,7 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     )
 
 
-def _live_work(live: LiveRun) -> list[SegmentWork]:
+def _live_work(live: RunSnapshot) -> list[SegmentWork]:
     work = []
     for item in live.work:
         steps = f" step {item.step}/{item.num_steps}" if item.num_steps else ""

@@ -9,18 +9,18 @@ import pytest
 from rich.console import Console
 
 from render_farm.cli.terminal import duration, plural
-from render_farm.cli.watch.live import LiveWatcher, job_fraction, job_text
+from render_farm.cli.watch.live import LiveWatcher, film_fraction, work_text
 from render_farm.cli.watch.progress import LINE_EVERY_S, LineWatcher
-from render_farm.farm.run.snapshot import JobSnapshot, LogLine, RunSnapshot
+from render_farm.observability.events import LogLine
+from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot
 
 
-def picture(**changes) -> RunSnapshot:
+def snapshot(**changes) -> RunSnapshot:
     values = {
         "run_id": "demo-1",
         "output": "out",
         "state": "running",
-        "num_jobs": 4,
-        "counts": {"running": 1, "waiting": 2, "done": 1},
+        "jobs": {"running": 1, "waiting": 2, "done": 1},
         "num_segments": 8,
         "segments_done": 3,
         "steps_per_s": 2.5,
@@ -57,9 +57,9 @@ PROGRESS = "demo-1: running, 1 of 4 done, 1 running, segments 3/8, 2.5 steps/s, 
 def test_events_are_printed_once_and_debug_ones_never(lines):
     watcher, _, printed = lines
     log = (line(1, "done", job_id="a"), line(2, "x", "debug"), line(3, "slow", "warning"))
-    watcher.show(picture(log=log[:1]))
-    watcher.show(picture(log=log))
-    watcher.show(picture(log=log))
+    watcher.show(snapshot(log=log[:1]))
+    watcher.show(snapshot(log=log))
+    watcher.show(snapshot(log=log))
     assert printed() == ["a: done", PROGRESS, "warning: slow"]
 
 
@@ -67,19 +67,19 @@ def test_progress_is_printed_when_the_state_changes_and_now_and_then(lines):
     watcher, clock, printed = lines
     for second in range(int(LINE_EVERY_S) + 2):
         clock[0] = float(second)
-        watcher.show(picture(segments_done=min(second, 7)))
+        watcher.show(snapshot(segments_done=min(second, 7)))
     assert len(printed()) == 2
     clock[0] += 1000
-    watcher.show(picture(segments_done=7))
+    watcher.show(snapshot(segments_done=7))
     assert printed() == []  # nothing moved
-    watcher.show(picture(state="done", counts={"done": 4}, segments_done=8, steps_per_s=0.0))
+    watcher.show(snapshot(state="done", jobs={"done": 4}, segments_done=8, steps_per_s=0.0))
     assert printed() == ["demo-1: done, 4 of 4 done, segments 8/8"]
 
 
 def test_what_a_run_waits_for_is_printed_once(lines):
     watcher, _, printed = lines
     for _ in range(3):
-        watcher.show(picture(note="starting 2 workers"))
+        watcher.show(snapshot(note="starting 2 workers"))
     assert printed() == ["demo-1: starting 2 workers", PROGRESS]
 
 
@@ -87,46 +87,46 @@ def live(snapshots: list[RunSnapshot], height: int = 20) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=160, height=height, color_system=None)
     with LiveWatcher(console) as watcher:
-        for snapshot in snapshots:
-            watcher.show(snapshot)
+        for shown in snapshots:
+            watcher.show(shown)
             watcher._live.refresh()
     return stream.getvalue()
 
 
-def running(job_id: str, **changes) -> JobSnapshot:
-    values = {"num_segments": 3, "segments_done": 1, "step": 5, "num_steps": 16, "phase": "denoise"}
-    return JobSnapshot(job_id=job_id, state="running", **{**values, **changes})
+def running(job_id: str, **changes) -> WorkSnapshot:
+    values = {"worker": "w", "num_segments": 3, "segment": 1, "step": 5, "num_steps": 16, "phase": "denoise"}
+    return WorkSnapshot(job_id=job_id, **{**values, **changes})
 
 
 def test_bars_show_the_run_and_its_running_films():
-    text = live([picture(jobs=(running("[bold]a"), JobSnapshot(job_id="b", state="done")), log=(line(1, "hello"),))])
+    text = live([snapshot(work=(running("[bold]a"),), log=(line(1, "hello"),))])
     assert "05:00:00Z hello" in text
     assert "demo-1 running" in text and "1/4 films  segments 3/8  workers 1/2  ETA 0:02:10" in text
     assert "[bold]a" in text and "segment 2/3  step 5/16" in text
 
 
 def test_bars_of_films_that_ended_go_away():
-    text = live([picture(jobs=(running("first"),)), picture(jobs=(running("second"),))])
+    text = live([snapshot(work=(running("first"),)), snapshot(work=(running("second"),))])
     assert "second" in text.rpartition("demo-1 running")[2]
     assert "first" not in text.rpartition("demo-1 running")[2]
 
 
 def test_many_films_do_not_overflow_the_terminal():
-    text = live([picture(jobs=tuple(running(f"film-{i}") for i in range(50)), note="busy")], height=10)
+    text = live([snapshot(work=tuple(running(f"film-{i}") for i in range(50)), note="busy")], height=10)
     assert "film-5" in text and "film-6" not in text
     assert "busy; 44 more films are being rendered" in text
 
 
 def test_live_needs_nothing_to_be_known():
-    live([RunSnapshot(run_id="r", output="o", state="waiting", num_jobs=0), picture(num_segments=0, jobs=())])
+    live([RunSnapshot(run_id="r", output="o", state="waiting"), snapshot(num_segments=0)])
 
 
 def test_a_film_in_words():
-    assert job_text(running("a")) == "segment 2/3  step 5/16"
-    assert job_text(running("a", num_steps=0, phase="text")) == "segment 2/3  text"
-    assert job_text(running("a", segments_done=3, phase="publish")) == "publish"
-    assert job_fraction(running("a", step=8)) == 0.5
-    assert job_fraction(running("a", num_segments=0)) == 0.0
+    assert work_text(running("a")) == "segment 2/3  step 5/16"
+    assert work_text(running("a", num_steps=0, phase="text")) == "segment 2/3  text"
+    assert work_text(running("a", segment=3, phase="publish")) == "publish"
+    assert film_fraction(running("a", step=8)) == 0.5
+    assert film_fraction(running("a", num_segments=0)) == 0.0
 
 
 def test_durations_and_plurals():
@@ -136,5 +136,13 @@ def test_durations_and_plurals():
 
 def test_what_others_wrote_does_not_steer_the_terminal(lines):
     watcher, _, printed = lines
-    watcher.show(picture(log=(line(1, "cancelled by x: \x1b[2J\rall is done\x9b0m", job_id="a"),)))
+    watcher.show(snapshot(log=(line(1, "cancelled by x: \x1b[2J\rall is done\x9b0m", job_id="a"),)))
     assert printed()[0] == r"a: cancelled by x: \x1b[2J\x0dall is done\x9b0m"
+
+
+def test_the_log_of_a_restarted_coordinator_is_shown(lines):
+    watcher, _, printed = lines
+    watcher.show(snapshot(log=(line(7, "before"),)))
+    again = LogLine(number=1, time_s=3600.0 * 5 + 9, level="info", job_id="", message="after")
+    watcher.show(snapshot(log=(again,)))
+    assert [text for text in printed() if text != PROGRESS] == ["before", "after"]

@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.errors import LeaseHeldError, NotFoundError, StorageUnavailableError
+from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.results import Result, write_results
-from render_farm.farm.run.snapshot import LogLine, RunOutcome, RunSnapshot
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.models import PRESETS
+from render_farm.observability.events import LogLine
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.storage import open_store
 
 ROOT = Path(__file__).parents[2]
@@ -63,8 +65,8 @@ def rendered(monkeypatch):
         if stand_in.error:
             raise stand_in.error
         line = LogLine(number=1, time_s=0.0, level="info", job_id="a", message="something happened")
-        picture = {"run_id": "run-1", "output": request.output, "state": "running", "num_jobs": 1}
-        on_snapshot(RunSnapshot(**picture, log=(line,), note="starting"))
+        values = {"run_id": "run-1", "output": request.output, "state": "running", "jobs": {"running": 1}}
+        on_snapshot(RunSnapshot(**values, log=(line,), note="starting"))
         return RunOutcome(
             run_id="run-1",
             output=request.output,

@@ -15,6 +15,7 @@ from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
+from render_farm.observability.snapshot import parse_live
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
 from render_farm.scheduling.scaling import ScaleLimits
@@ -42,8 +43,9 @@ def test_a_run_says_how_it_goes_until_it_is_over(run, tmp_path):
     record.started("a", "w-0.1", "denoise", helpers=("w-1.2",))
     record.stepped("a", 0, 3, 8)
     run.control = RunControl(paused=True)
-    run.live = record.live(num_workers=2, workers_busy=2, paused=True, quarantined={"gpu-7": "set aside"})
-    asyncio.run(run.write())
+    snapshot = record.snapshot(num_workers=2, workers_busy=2, paused=True, quarantined={"gpu-7": "set aside"})
+    asyncio.run(run.write(snapshot))
+    assert parse_live(open_store(tmp_path).read_bytes(RunKeys(run_id="night").live)).work == snapshot.work
     now = run_status(reader.read(), now_s=time.time(), root_uri="out")
     assert (now.is_live, now.state, now.paused, now.quarantined) == (True, "running", True, {"gpu-7": "set aside"})
     assert (now.num_workers, now.workers_busy, now.device) == (2, 2, "cuda")
@@ -58,8 +60,10 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
     reader = RunFolderReader(open_store(tmp_path), "night")
     asyncio.run(run.write())
     num_lines = len(reader.events())
-    run.record.previewed(PreviewNews(run_id="night", job_id="a", film="a-0123456789ab", num_segments=1, num_frames=21))
-    run.record.previewed(PreviewNews(run_id="night", job_id="b", film="b-0123456789ab", problem="the disk is full"))
+    run.record.previewed(
+        PreviewNews(run_id="night", job_id="a", work_key="a-0123456789ab", num_segments=1, num_frames=21)
+    )
+    run.record.previewed(PreviewNews(run_id="night", job_id="b", work_key="b-0123456789ab", problem="the disk is full"))
     asyncio.run(run.write())
     assert len(reader.events()) == num_lines  # it is written every 20 s
     run.record.log.add("host gpu-7 is quarantined", level="error")

@@ -57,9 +57,9 @@ def test_what_failed_waits_again(run):
 
 
 def test_a_job_that_is_named_twice_is_retried_once(run):
-    before = run.record._work_total
+    before = run.record.pace.work_left
     assert ask(run, "retry", "a", "a").data == {"jobs": ["a"]}
-    assert run.record._work_total == before + 1
+    assert run.record.pace.work_left == before + 1
 
 
 def test_pausing_and_quarantining_outlive_the_coordinator(run):

@@ -14,6 +14,7 @@ from render_farm.farm.run.cost_store import load_costs, save_costs
 from render_farm.farm.run.owned_run import OwnedRun, acquire_run
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -144,16 +145,20 @@ class ActiveRuns:
                 self._events.spawn(self._write(run))
                 self._events.spawn(self._answer_requests(run))
 
-    async def _write(self, run: OwnedRun) -> None:
+    def snapshot(self, run: OwnedRun, *, after_line: int | None = None) -> RunSnapshot:
+        """The run now, with the log lines after `after_line` where that is given."""
         machine = self._events.machine
-        run.live = run.record.live(
+        return run.record.snapshot(
             num_workers=len(machine.workers),
             workers_busy=len(machine.workers) - len(machine.idle_workers),
             paused=run.control.paused,
             quarantined=machine.hosts.quarantined,
+            after_line=after_line,
         )
+
+    async def _write(self, run: OwnedRun) -> None:
         try:
-            await run.write()
+            await run.write(self.snapshot(run))
         except LeaseHeldError as error:
             self._lease_lost(run.key, str(error))
 

@@ -11,10 +11,11 @@ from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.farm.driver.resolved_farm import resolve_farm
 from render_farm.farm.driver.run_source import read_source
 from render_farm.farm.driver.run_watch import OnSnapshot, RunClock, RunWatch, Signals
+from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.request import RunRequest
-from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
 from render_farm.farm.run.spec import RunSpec
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import exit_code, run_state
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.run_state import load_run_state
@@ -70,7 +71,5 @@ def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> Ru
     run = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
     asyncio.run(run.give_back())
     state = str(run_state(counts))
-    on_snapshot(
-        RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, num_jobs=len(spec.ended), counts=counts)
-    )
+    on_snapshot(RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, jobs=counts))
     return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=exit_code(counts))
