@@ -32,8 +32,8 @@ def run(tmp_path):
         job = RenderJob(job_id=name, prompt="p", num_frames=9, height=32, width=32, base_num_frames=9)
         plan = plan_film(job, facts_of_preset("tiny", fingerprint="f"))
         task = FilmTask(run_id="night", output=str(tmp_path), model="tiny", plan=plan)
-        held.record.add(FilmEntry(task=task, costs=(1,)))
-        film = scheduled(held.key, held.record.films[name].entry, "cpu", clock_ahead_s=0.0)
+        held.progress.add(FilmEntry(task=task, costs=(1,)))
+        film = scheduled(held.key, held.progress.films[name].entry, "cpu", clock_ahead_s=0.0)
         held.machine.apply(ev.FilmsAdded(films=(film,)), 0.0)
     held.sealed = True
     held.machine.apply(ev.TextReady(run_id=held.key, model="tiny"), 0.0)
@@ -41,7 +41,7 @@ def run(tmp_path):
     held.machine.apply(ev.WorkerUp(worker="w", host="h"), 0.0)
     for action in held.machine.apply(ev.WorkFailed(worker="w", film=(held.key, "a"), failure=BAD), 0.0):
         if isinstance(action, ev.FilmEnded):
-            held.record.ended("a", action.state, error_class="InputError", message="no such file", attempts=1)
+            held.progress.ended("a", action.state, error_class="InputError", message="no such file", attempts=1)
     yield held
     held.lease.stop()
 
@@ -53,13 +53,13 @@ def ask(run, verb: str, *jobs: str, value: str = ""):
 
 def test_what_failed_waits_again(run):
     assert ask(run, "retry").data == {"jobs": ["a"]}
-    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
+    assert run.progress.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
 
 
 def test_a_job_that_is_named_twice_is_retried_once(run):
-    before = run.record.pace.work_left
+    before = run.progress.pace.work_left
     assert ask(run, "retry", "a", "a").data == {"jobs": ["a"]}
-    assert run.record.pace.work_left == before + 1
+    assert run.progress.pace.work_left == before + 1
 
 
 def test_pausing_and_quarantining_outlive_the_coordinator(run):
@@ -84,4 +84,4 @@ def test_nothing_is_promised_of_a_run_that_is_ending(run):
     answer = ask(run, "retry", "a")
     assert not answer.ok
     assert "just ending" in answer.text
-    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.FAILED
+    assert run.progress.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.FAILED

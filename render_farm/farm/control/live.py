@@ -28,14 +28,14 @@ class LiveControl:
 
     def answer(self, run: OwnedRun, request: Request) -> Answer:
         """Carry a request out."""
-        known = {*run.record.films, *(result.job_id for result in run.record.spec.ended)}
+        known = {*run.progress.films, *(result.job_id for result in run.progress.spec.ended)}
         if (refusal := check(request, run.run_id, known.__contains__)) is not None:
             return refusal
         if not run.sealed:
             return refused(f"run {run.run_id} is just starting", advice="try again in a few seconds")
         if request.verb not in (Verb.EXPLAIN, Verb.HOSTS):
             kind = _KINDS.get(request.verb, EventKind.REMARK)
-            run.record.log.add(_reported(request), level="warning", kind=kind)
+            run.progress.log.add(_reported(request), level="warning", kind=kind)
         return self._carry_out(run, request)
 
     def _carry_out(self, run: OwnedRun, request: Request) -> Answer:
@@ -47,8 +47,8 @@ class LiveControl:
             case Verb.RESUME:
                 event, data = ev.ResumeRun(run_id=run.key), {"state": "running"}
             case Verb.CANCEL if not request.jobs:
-                run.record.stop_reason = reason_of(request)
-                self._apply(ev.CancelRun(run_id=run.key, reason=run.record.stop_reason))
+                run.progress.stop_reason = reason_of(request)
+                self._apply(ev.CancelRun(run_id=run.key, reason=run.progress.stop_reason))
                 return done(f"run {run.run_id} is cancelled. Everything that is stored stays", jobs=[])
             case Verb.CANCEL | Verb.RETRY | Verb.PRIORITY:
                 return self._change_jobs(run, request, JOB_RULES[verb])
@@ -73,7 +73,7 @@ class LiveControl:
     def _change_jobs(self, run: OwnedRun, request: Request, rule: JobRule) -> Answer:
         if request.verb is Verb.RETRY and self._machine.is_ending(run.key):
             return refused(f"run {run.run_id} is just ending", advice="try again in a few seconds")
-        films = run.record.films
+        films = run.progress.films
         jobs = rule.jobs(
             request,
             rule.live,
@@ -83,14 +83,14 @@ class LiveControl:
         for job_id in jobs:
             run.change(job_id, lambda row: rule.change(row, request))
             if request.verb is Verb.RETRY:
-                run.record.requeue(job_id)
+                run.progress.requeue(job_id)
         self._apply(_event(run.key, request, tuple(jobs)))
         return rule.done(request, jobs)
 
     def _view(self, run: OwnedRun, job_id: str) -> dict[str, object]:
-        film = run.record.films.get(job_id)
+        film = run.progress.films.get(job_id)
         if film is None:
-            result = next(result for result in run.record.spec.ended if result.job_id == job_id)
+            result = next(result for result in run.progress.spec.ended if result.job_id == job_id)
             return {"job_id": job_id, "state": str(result.state), "text": f"{job_id}: {result.state}: {result.message}"}
         state = self._machine.state_of((run.key, job_id))
         result, num_segments = film.result, film.entry.task.plan.num_segments
@@ -103,7 +103,7 @@ class LiveControl:
             "attempts": result.attempts,
             "error_class": result.error_class,
             "held_by": str(run.lease.holder),
-            "log": [line.message for line in run.record.log.after(0) if line.job_id == job_id][-_LOG_LINES:],
+            "log": [line.message for line in run.progress.log.after(0) if line.job_id == job_id][-_LOG_LINES:],
         }
         progress = f"{film.segments_done} of {num_segments} segments are stored"
         match state:

@@ -106,7 +106,7 @@ class Coordinator:
         async with self._adding:
             known = self._active.runs.get(spec.key)
             if known is not None and not known.is_over:
-                spec.check_joins(known.record.spec)
+                spec.check_joins(known.progress.spec)
                 return not known.sealed
             await self._reconfigure(config)
             timeouts = config.timeouts
@@ -145,9 +145,9 @@ class Coordinator:
         run = self._active.runs[key]
         films = []
         for entry in entries:
-            if entry.task.job_id in run.record.films:
+            if entry.task.job_id in run.progress.films:
                 continue  # from a driver that died while it added them
-            run.record.add(entry)
+            run.progress.add(entry)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
             run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
             clock_ahead_s = time.monotonic() - time.time()
@@ -160,7 +160,7 @@ class Coordinator:
         if run.sealed:
             return
         run.sealed = True
-        run.record.state = State.RUNNING
+        run.progress.state = State.RUNNING
         self._lifecycle.show(run)
         if self._ticking is None:
             self._ticking = self._events.spawn(self._tick())
@@ -174,7 +174,7 @@ class Coordinator:
         self._lifecycle.start()
 
     def _seal(self, run: OwnedRun) -> None:
-        spec = run.record.spec
+        spec = run.progress.spec
         self._events.apply(
             ev.RunSealed(
                 run_id=spec.key,
@@ -187,15 +187,15 @@ class Coordinator:
     async def snapshot(self, key: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
         run = self._active.runs[key]
-        if run.record.state is State.RUNNING and not self._machine.workers:
-            if not run.record.note or run.record.note.startswith("starting"):
-                run.record.note = f"starting {self._lifecycle.expected}"
-        elif run.record.note.startswith("starting"):
-            run.record.note = ""
-        if not run.record.note and run.control.paused:
-            run.record.note = _PAUSED
-        elif run.record.note == _PAUSED and not run.control.paused:
-            run.record.note = ""
+        if run.progress.state is State.RUNNING and not self._machine.workers:
+            if not run.progress.note or run.progress.note.startswith("starting"):
+                run.progress.note = f"starting {self._lifecycle.expected}"
+        elif run.progress.note.startswith("starting"):
+            run.progress.note = ""
+        if not run.progress.note and run.control.paused:
+            run.progress.note = _PAUSED
+        elif run.progress.note == _PAUSED and not run.control.paused:
+            run.progress.note = ""
         return self._active.snapshot(run, after_line=after_line)
 
     async def cancel_run(self, key: str, reason: str) -> None:
@@ -210,7 +210,7 @@ class Coordinator:
         """Wait until the run is over and its results are written; jobs by state."""
         run = self._active.runs[key]
         await run.over.wait()
-        return run.record.counts
+        return run.progress.counts
 
     async def gives_way_to(self, environment: str) -> bool:
         """Whether a new coordinator with `environment` should take this one's place: it renders nothing, and was
@@ -246,7 +246,7 @@ class Coordinator:
         """A film can be watched a segment further."""
         run = self._active.runs.get(run_key(news.output, news.run_id))
         if run is not None and not run.is_over:
-            run.record.previewed(news)
+            run.progress.previewed(news)
 
     async def on_sigterm(self, worker: str) -> None:
         """A worker's process got a SIGTERM."""

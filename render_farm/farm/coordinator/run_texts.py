@@ -25,7 +25,7 @@ class RunTexts:
     async def _encode(self, run: OwnedRun, model: str) -> None:
         run.encoding.add(model)
         try:
-            failure = await self._stage.encode(run.record, model, run.fingerprints[model], list(run.texts[model]))
+            failure = await self._stage.encode(run.progress, model, run.fingerprints[model], list(run.texts[model]))
         finally:
             run.encoding.discard(model)
         if failure is None:

@@ -61,7 +61,7 @@ class ActiveRuns:
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
         run = await asyncio.to_thread(acquire_run, spec, this_holder(address), timing, on_lost)
         for problem in run.durable.state.problems:
-            run.record.log.add(problem, level="warning")
+            run.progress.log.add(problem, level="warning")
         self._forget_old(spec.key)
         self.runs[spec.key] = run
         await self._recall_costs(run)
@@ -72,15 +72,15 @@ class ActiveRuns:
         """Use the costs that earlier runs of that output measured, as long as this farm has measured none."""
         costs = self._events.machine.costs
         if not costs.num_observed():
-            costs.take(await asyncio.to_thread(load_costs, run.record.store, self._device()))
+            costs.take(await asyncio.to_thread(load_costs, run.progress.store, self._device()))
 
     async def _save_costs(self, run: OwnedRun) -> None:
         costs = self._events.machine.costs
         try:
             if not run.lease_lost and costs.num_observed():
-                await asyncio.to_thread(save_costs, run.record.store, self._device(), costs)
+                await asyncio.to_thread(save_costs, run.progress.store, self._device(), costs)
         except StorageError as error:
-            run.record.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
+            run.progress.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
 
     def _apply_earlier_requests(self, run: OwnedRun) -> None:
         """Requests that were made while another coordinator owned the run, or nobody did."""
@@ -88,9 +88,9 @@ class ActiveRuns:
             if not self._events.machine.hosts.is_quarantined(host):
                 self._events.apply(ev.QuarantineHost(host=host, reason=reason))
         if run.spent:
-            run.record.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
+            run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
         if run.control.paused:
-            run.record.log.add(
+            run.progress.log.add(
                 f"the run is paused; `render-farm resume {run.run_id}` lets it go on",
                 level="warning",
                 kind=EventKind.RUN_PAUSED,
@@ -109,22 +109,22 @@ class ActiveRuns:
     def film_ended(self, action: ev.FilmEnded) -> None:
         key, job_id = action.film
         run = self.runs[key]
-        run.record.ended(
+        run.progress.ended(
             job_id, action.state, error_class=action.error_class, message=action.message, attempts=action.attempts
         )
         level = "info" if action.state == "done" else "error"
-        uri = run.record.films[job_id].result.uri
-        run.record.log.add(f"{action.state}: {action.message or uri or 'published'}", job_id=job_id, level=level)
+        uri = run.progress.films[job_id].result.uri
+        run.progress.log.add(f"{action.state}: {action.message or uri or 'published'}", job_id=job_id, level=level)
 
     def film_delayed(self, action: ev.FilmDelayed) -> None:
         key, job_id = action.film
-        record = self.runs[key].record
-        record.roll_back(job_id, action.message)
-        record.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
+        progress = self.runs[key].progress
+        progress.roll_back(job_id, action.message)
+        progress.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
 
     def host_quarantined(self, action: ev.HostQuarantined) -> None:
         for run in self.at_work:
-            run.record.log.add(
+            run.progress.log.add(
                 f"host {action.host} is quarantined: {action.reason}; "
                 f"`render-farm hosts release {run.run_id} {action.host}` gives it work again",
                 level="error",
@@ -148,7 +148,7 @@ class ActiveRuns:
     def snapshot(self, run: OwnedRun, *, after_line: int | None = None) -> RunSnapshot:
         """The run now, with the log lines after `after_line` where that is given."""
         machine = self._events.machine
-        return run.record.snapshot(
+        return run.progress.snapshot(
             num_workers=len(machine.workers),
             workers_busy=len(machine.workers) - len(machine.idle_workers),
             paused=run.control.paused,
@@ -167,14 +167,14 @@ class ActiveRuns:
         if run.answering:
             return
         run.answering = True
-        store = run.record.store
+        store = run.progress.store
         try:
             for request_id, request in await asyncio.to_thread(take_requests, store, run.run_id):
                 answer = self._control.answer(run, request)
                 await self._write(run)
                 await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
         except StorageError as error:
-            run.record.log.add(f"requests to this run are not answered: {error}", level="warning")
+            run.progress.log.add(f"requests to this run are not answered: {error}", level="warning")
         finally:
             run.answering = False
 
@@ -182,7 +182,7 @@ class ActiveRuns:
 
     async def run_ended(self, action: ev.RunEnded) -> None:
         run = self.runs[action.run_id]
-        counts = run.record.counts
+        counts = run.progress.counts
         state = action.state
         if state is State.DONE and counts.get("failed"):
             state = State.FAILED  # rows that were bad from the start
@@ -192,15 +192,15 @@ class ActiveRuns:
             if not run.lease_lost:
                 self._metrics.lease("given_back")
         finally:  # whatever happens, nobody may wait for this run for ever
-            run.record.state = state
+            run.progress.state = state
             run.over.set()
         if not self.anything_left:
             await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
         """Stop a run at its workers' next steps; what is stored stays."""
-        run.record.stop_reason = reason
-        run.record.log.add(reason, level=level)
+        run.progress.stop_reason = reason
+        run.progress.log.add(reason, level=level)
         self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def stop_all(self, reason: str) -> None:

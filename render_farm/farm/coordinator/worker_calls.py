@@ -55,8 +55,8 @@ class WorkerCalls:
     async def render(self, action: ev.RenderSegment) -> None:
         """Have a segment rendered."""
         key, job_id = action.film
-        record = self._runs[key].record
-        entry = record.films[job_id].entry
+        progress = self._runs[key].progress
+        entry = progress.films[job_id].entry
         task, shape = self._with_memory_fallback(action, entry), entry.group_of_size(1 + len(action.helpers))
         call_id = self._watch.begin(
             action.worker,
@@ -66,8 +66,8 @@ class WorkerCalls:
             model=task.model,
             step_cost=entry.step_cost(action.segment),
         )
-        record.started(job_id, action.worker, "denoise", helpers=action.helpers)
-        record.log.add(
+        progress.started(job_id, action.worker, "denoise", helpers=action.helpers)
+        progress.log.add(
             f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
             + (f" with {', '.join(action.helpers)} ({shape})" if action.helpers else "")
             + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
@@ -86,13 +86,13 @@ class WorkerCalls:
     def _rendered(self, action: ev.RenderSegment, report: SegmentReport, staying: tuple[str, ...] = ()) -> None:
         key, job_id = action.film
         if key in self._runs:
-            record = self._runs[key].record
-            record.engine_time(action.worker, report.engine_s)
+            progress = self._runs[key].progress
+            progress.engine_time(action.worker, report.engine_s)
             self._metrics.rendered(report)
             for note in report.notes:
-                record.log.add(f"{action.worker}: {note}", job_id=job_id)
-            if not State(record.films[job_id].result.state).ended:
-                record.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
+                progress.log.add(f"{action.worker}: {note}", job_id=job_id)
+            if not State(progress.films[job_id].result.state).ended:
+                progress.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
         self._apply(
             ev.SegmentDone(
                 worker=action.worker,
@@ -107,17 +107,17 @@ class WorkerCalls:
     async def finish(self, action: ev.FinishFilm) -> None:
         """Have a film decoded, encoded and published."""
         key, job_id = action.film
-        record = self._runs[key].record
+        progress = self._runs[key].progress
         call_id = self._watch.begin(action.worker, action.film, None, time.monotonic())
-        record.started(job_id, action.worker, "publish")
-        entry = record.films[job_id].entry
+        progress.started(job_id, action.worker, "publish")
+        entry = progress.films[job_id].entry
         task = self._with_memory_fallback(action, entry)
         report = await self._call(action, call_id, "finish_film", finish_name(job_id), task, action.attempt, call_id)
         if report is None:
             return
-        record.engine_time(action.worker, report.engine_s)
+        progress.engine_time(action.worker, report.engine_s)
         self._metrics.published(report, fps=task.plan.job.fps)
-        record.published(job_id, report)
+        progress.published(job_id, report)
         self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
 
     def _with_memory_fallback(self, action: ev.RenderSegment | ev.FinishFilm, entry: FilmEntry) -> FilmTask:
@@ -136,7 +136,7 @@ class WorkerCalls:
         """A segment made a step."""
         call = self._watch.stepped(call_id, step, num_steps, time.monotonic())
         if call is not None and call.segment is not None and call.film[0] in self._runs:
-            self._runs[call.film[0]].record.stepped(call.film[1], call.segment, step, num_steps)
+            self._runs[call.film[0]].progress.stepped(call.film[1], call.segment, step, num_steps)
 
     async def _call(
         self, action: ev.RenderSegment | ev.FinishFilm, call_id: int, method: str, name: str, *arguments: Any
@@ -158,7 +158,7 @@ class WorkerCalls:
     async def _render_together(self, action: ev.RenderSegment, call_id: int, task: FilmTask, shape: GroupShape) -> None:
         """Have a segment rendered by a group."""
         leader, timeout_s = action.worker, self._group_timeout_s
-        record = self._runs[action.film[0]].record
+        progress = self._runs[action.film[0]].progress
         report: SegmentReport | None = None
         failed: BaseException | None = None
         ended: BaseException | None = None
@@ -169,8 +169,8 @@ class WorkerCalls:
             in_exchanges=lambda: self._watch.is_stepping(call_id),
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
-            on_engine_time=record.engine_time,
-            warn=lambda text: record.log.add(text, job_id=action.film[1], level="warning"),
+            on_engine_time=progress.engine_time,
+            warn=lambda text: progress.log.add(text, job_id=action.film[1], level="warning"),
         )
         try:
             if self._pool.has(leader):
@@ -213,9 +213,9 @@ class WorkerCalls:
         behind = getattr(cause, "segments_done", None)
         run = self._runs.get(film[0])
         if behind is not None and run is not None:
-            run.record.roll_back(film[1], str(cause), behind)
+            run.progress.roll_back(film[1], str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
-            self._on_prompt_missing(film[0], run.record.films[film[1]].entry.task.model)
+            self._on_prompt_missing(film[0], run.progress.films[film[1]].entry.task.model)
         self._apply(
             ev.WorkFailed(
                 worker=worker,

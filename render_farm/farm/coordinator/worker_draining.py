@@ -64,7 +64,9 @@ class WorkerDraining:
             if worker not in self._events.machine.idle_workers and pool.has(worker):
                 time_left = "soon" if within_s is None else f"within {within_s:.0f} s"
                 for run in self._active.at_work:
-                    run.record.log.add(f"the node of worker {worker} is drained: it ends {time_left}", level="warning")
+                    run.progress.log.add(
+                        f"the node of worker {worker} is drained: it ends {time_left}", level="warning"
+                    )
                 pool.handle(worker).preempt.remote(within_s)
         await self._release_idle()
         if draining:

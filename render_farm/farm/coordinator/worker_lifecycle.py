@@ -136,7 +136,7 @@ class WorkerLifecycle:
         """Kill workers that stopped reporting progress."""
         for call, problem in self.watch.silent(now):
             if self.pool.has(call.worker):
-                self._active.runs[call.film[0]].record.log.add(
+                self._active.runs[call.film[0]].progress.log.add(
                     f"worker {call.worker} {problem}; it is ended", job_id=call.film[1], level="warning"
                 )
                 self.pool.kill(call.worker)
@@ -145,8 +145,8 @@ class WorkerLifecycle:
 
     def _log_ended(self, worker: str, text: str, *, level: str) -> None:
         for run in self._active.at_work:
-            run.record.log.add(text, level=level, kind=EventKind.WORKER_ENDED, worker=worker)
+            run.progress.log.add(text, level=level, kind=EventKind.WORKER_ENDED, worker=worker)
 
 
 def _log_up(run: OwnedRun, worker: str) -> None:
-    run.record.log.add(f"worker {worker} is up", level="debug", kind=EventKind.WORKER_UP, worker=worker)
+    run.progress.log.add(f"worker {worker} is up", level="debug", kind=EventKind.WORKER_UP, worker=worker)

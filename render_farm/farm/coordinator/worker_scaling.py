@@ -46,7 +46,7 @@ class WorkerScaling:
         )
         if decision.num_workers != asked:
             for run in at_work:
-                run.record.log.add(f"{scaler.note}: {decision.reason}")
+                run.progress.log.add(f"{scaler.note}: {decision.reason}")
         if decision.stop:
             self._active.stop_all(decision.reason)
             return
