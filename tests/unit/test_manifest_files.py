@@ -90,7 +90,7 @@ def test_unknown_scheme():
 
 
 def test_empty_name():
-    assert refusal("").startswith("the manifest's name is empty")
+    assert refusal("").startswith("the address is empty")
 
 
 def test_s3_reads_writes_and_what_is_missing_there(s3_uri):

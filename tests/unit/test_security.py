@@ -59,7 +59,7 @@ CHAINED = ["s3://bucket/a::https://10.0.0.1/", "file::https://10.0.0.1/model", "
 
 @pytest.mark.parametrize("name", NOWHERE)
 def test_models_of_a_manifest_come_from_nowhere_else(name):
-    with pytest.raises(InputError, match="models are not read from") as caught:
+    with pytest.raises(InputError, match=r"models are not read from|chained addresses") as caught:
         check_model_uri(name, InputLimits())
     assert "secret" not in str(caught.value)
 
