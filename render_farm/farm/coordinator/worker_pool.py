@@ -53,7 +53,7 @@ class WorkerPool:
         """Start workers as `config` says from now on. Only while there are none."""
         self._config = config
         resources = {"CPU": config.cpus_per_worker, "GPU": config.gpus_per_worker}
-        self._placement = PlacementGroups(size=config.bundle_size, num_places=config.num_workers, resources=resources)
+        self._placement = PlacementGroups(size=config.bundle_size, num_slots=config.num_workers, resources=resources)
 
     def grow(self, config: FarmConfig) -> None:
         """Have more slots from the next `start` on. They are like the present ones, and in no placement group."""
@@ -120,7 +120,7 @@ class WorkerPool:
             )
             self._slots.pop(slot, None)
             ray.kill(actor)
-            self._placement.left(tuple(self._slots))
+            self._placement.release_unused(tuple(self._slots))
             if self._failed_starts >= _START_ATTEMPTS and not self._handles:
                 self._failed_starts = 0
                 self._on_cannot_start(f"workers cannot be started: {reason}")
@@ -150,7 +150,7 @@ class WorkerPool:
         for slot, name in list(self._slots.items()):
             if name == worker:
                 del self._slots[slot]
-        self._placement.left(tuple(self._slots))
+        self._placement.release_unused(tuple(self._slots))
         return True
 
     def kill(self, worker: str) -> None:
