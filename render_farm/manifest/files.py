@@ -24,7 +24,8 @@ def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not uri:
         raise ManifestError("the manifest's name is empty", advice="give a path or a URI like s3://bucket/jobs.parquet")
     with clear_errors(uri):
-        return url_to_fs(uri, **_options(uri))
+        system, path = url_to_fs(uri, **_options(uri))
+    return system, str(path)
 
 
 @contextmanager

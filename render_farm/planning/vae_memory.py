@@ -102,7 +102,7 @@ def _ends_of_decoder(vae: VaeShape, height: int, width: int) -> int:
     scale = 2 ** len(vae.temporal_downsample)
     pixels = (height // scale) * (width // scale)
     dims = [vae.decoder_base_dim * factor for factor in reversed(vae.dim_mult)]
-    values = vae.z_dim * pixels + dims[-1] * height * width
+    values: int = vae.z_dim * pixels + dims[-1] * height * width
     for level, doubles in enumerate(reversed(vae.temporal_downsample)):
         values += dims[level] * pixels * 4**level if doubles else 0
     return _KEPT_FRAMES * values * _FLOAT32

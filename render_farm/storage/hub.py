@@ -150,7 +150,11 @@ class HubRepository:
 
     def _stream(self, file: HubFile, path: Path, have: int, on_bytes: Callable[[int], None] | None) -> None:
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+        )
 
         url = hf_hub_url(self.hub_id, file.path, revision=self.commit, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
