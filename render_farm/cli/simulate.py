@@ -16,7 +16,7 @@ from render_farm.errors import InvalidJobError, UsageError
 if TYPE_CHECKING:
     from render_farm.planning import FilmPlan
     from render_farm.scheduling.costs import CostModel
-    from render_farm.scheduling.events import Film
+    from render_farm.scheduling.events import QueuedFilm
     from render_farm.scheduling.simulator import Outcome, SimulatedFarm
 
 NOT_IN_TIME = 11
@@ -157,7 +157,7 @@ def _seconds_until(text: str, now: datetime) -> float:
 
 def _films(
     manifest: str, default_model: str, share_by: str, now_s: float, gpus_per_node: int, elastic: bool
-) -> list[Film]:
+) -> list[QueuedFilm]:
     """The manifest's films as the farm would hand them to its scheduler. Rows that cannot be rendered are left out, and
     said so."""
     from render_farm.cli.plan.plan import FactsOfModels, plan_row
@@ -199,7 +199,7 @@ def _films(
     return films
 
 
-def _check_groups(films: list[Film], most: int) -> None:
+def _check_groups(films: list[QueuedFilm], most: int) -> None:
     largest = max(films, key=lambda film: film.group_size)
     if largest.group_size > most:
         raise UsageError(
@@ -288,7 +288,9 @@ def _curve(outcome: Outcome, width: int = 60) -> str:
     return "".join(" ▁▂▃▄▅▆▇█"[min(8, round(8 * seconds / full))] for seconds in busy)
 
 
-def _draw(path: str, outcome: Outcome, films: list[Film], gpus_per_node: int, manifest: str, lines: list[str]) -> None:
+def _draw(
+    path: str, outcome: Outcome, films: list[QueuedFilm], gpus_per_node: int, manifest: str, lines: list[str]
+) -> None:
     from render_farm.scheduling.simulator.gantt import draw_html, draw_svg
 
     svg = draw_svg(outcome, {film.key: film.model for film in films}, gpus_per_node=gpus_per_node)
@@ -299,7 +301,7 @@ def _draw(path: str, outcome: Outcome, films: list[Film], gpus_per_node: int, ma
         raise UsageError(f"--gantt: {path}: {error.strerror}") from error
 
 
-def _document(manifest: str, outcome: Outcome, films: list[Film], within_s: float | None) -> dict[str, Any]:
+def _document(manifest: str, outcome: Outcome, films: list[QueuedFilm], within_s: float | None) -> dict[str, Any]:
     models = Counter(film.model for film in films)
     return {
         "manifest": manifest,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from render_farm.scheduling.affinity import Setting
 from render_farm.scheduling.costs import CostClass, CostModel
 from render_farm.scheduling.elastic import Options, as_learned
-from render_farm.scheduling.events import Film, FilmKey
+from render_farm.scheduling.events import JobKey, QueuedFilm
 from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S
 from render_farm.scheduling.states import MOVES, State
 
@@ -19,7 +19,7 @@ NO_WORKERS: frozenset[str] = frozenset()
 class FilmState:
     """A film."""
 
-    spec: Film
+    spec: QueuedFilm
     setting: Setting
     number: int
     """Of its arrival."""
@@ -57,8 +57,8 @@ class FilmState:
 class WorkInHand:
     """A segment that is being rendered, as its leader has it. The film may have gone on elsewhere meanwhile."""
 
-    film: FilmKey
-    spec: Film
+    film: JobKey
+    spec: QueuedFilm
     helpers: tuple[str, ...]
     begun_s: float
     ends_s: float
@@ -80,12 +80,12 @@ class WorkerRecord:
     """The segment that it renders, with helpers or alone."""
     leader: str = ""
     """Whom it helps with a segment."""
-    finishing: set[FilmKey] = field(default_factory=set)
+    finishing: set[JobKey] = field(default_factory=set)
     setting: Setting | None = None
     """What it has loaded."""
 
     @property
-    def rendering(self) -> FilmKey | None:
+    def rendering(self) -> JobKey | None:
         return self.work.film if self.work is not None else None
 
     @property
@@ -102,7 +102,7 @@ class WorkerRecord:
 class RunEntry:
     """A run."""
 
-    films: list[FilmKey] = field(default_factory=list)
+    films: list[JobKey] = field(default_factory=list)
     counts: Counter[State] = field(default_factory=Counter)
     sizes: Counter[tuple[State, int, int]] = field(default_factory=Counter)
     """The same by (state, workers of the smallest group that a film may have, of the largest)."""
@@ -114,7 +114,7 @@ class RunEntry:
     """Jobs that failed before the run began (bad rows)."""
     stopping: str = ""
     paused: bool = False
-    held: dict[FilmKey, None] = field(default_factory=dict)
+    held: dict[JobKey, None] = field(default_factory=dict)
     """Films that would be ready, were the run not paused."""
 
 
@@ -123,7 +123,7 @@ class FarmState:
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
-        self.films: dict[FilmKey, FilmState] = {}
+        self.films: dict[JobKey, FilmState] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.runs: dict[str, RunEntry] = {}
         self.num_rendering = 0
@@ -133,7 +133,7 @@ class FarmState:
         self._prior_left_s: dict[tuple[str, ...], float] = {}
         """Of all films that have not ended, by cost class."""
         self._num_open: Counter[tuple[str, ...]] = Counter()
-        self.dated: dict[int, dict[FilmKey, None]] = {}
+        self.dated: dict[int, dict[JobKey, None]] = {}
         """Films with a deadline that have not ended, by level."""
         self.dated_changes = 0
         """Counts what makes a plan for dated films void."""
@@ -147,12 +147,12 @@ class FarmState:
             found = self.runs[run_id] = RunEntry()
         return found
 
-    def setting_of(self, film: Film) -> Setting:
+    def setting_of(self, film: QueuedFilm) -> Setting:
         """What a worker must have loaded for a film; one object for all films that need the same."""
         setting = Setting(model=film.model, adapters=film.adapters)
         return self._settings.setdefault(setting, setting)
 
-    def move(self, key: FilmKey, state: State) -> None:
+    def move(self, key: JobKey, state: State) -> None:
         """Change a film's state."""
         film = self.films[key]
         if film.state is state:
@@ -164,7 +164,7 @@ class FarmState:
         film.state = state
         self._count(film, 1)
 
-    def add(self, key: FilmKey, film: FilmState) -> None:
+    def add(self, key: JobKey, film: FilmState) -> None:
         """A film that is to be rendered."""
         self.films[key] = film
         self.run(film.spec.run_id).films.append(key)
@@ -178,7 +178,7 @@ class FarmState:
 
     # --- sums over the films that have not ended ---
 
-    def open(self, key: FilmKey) -> None:
+    def open(self, key: JobKey) -> None:
         """A film is to be rendered."""
         film = self.films[key]
         film.prior_left_s = sum(map(film.prior_of, range(film.segments_done, film.spec.num_segments)))
@@ -189,7 +189,7 @@ class FarmState:
         self._prior_left_s[cost_class] = self._prior_left_s.get(cost_class, 0.0) + film.prior_left_s
         self._set_dated(key)
 
-    def close(self, key: FilmKey) -> None:
+    def close(self, key: JobKey) -> None:
         """A film ended."""
         film = self.films[key]
         cost_class = film.spec.cost_class
@@ -202,18 +202,18 @@ class FarmState:
         if film.spec.deadline_s is not None:
             self._forget_dated(key, film.level)
 
-    def _set_dated(self, key: FilmKey) -> None:
+    def _set_dated(self, key: JobKey) -> None:
         film = self.films[key]
         if film.spec.deadline_s is not None:
             self.dated.setdefault(film.level, {})[key] = None
             self.dated_changes += 1
 
-    def _forget_dated(self, key: FilmKey, level: int) -> None:
+    def _forget_dated(self, key: JobKey, level: int) -> None:
         del self.dated[level][key]
         if not self.dated[level]:
             del self.dated[level]
 
-    def relevel(self, key: FilmKey, level: int) -> None:
+    def relevel(self, key: JobKey, level: int) -> None:
         """A film that has not ended gets another level."""
         film = self.films[key]
         if film.spec.deadline_s is not None:
@@ -221,7 +221,7 @@ class FarmState:
         film.level = level
         self._set_dated(key)
 
-    def stored(self, key: FilmKey, segments_done: int) -> None:
+    def stored(self, key: JobKey, segments_done: int) -> None:
         """A film has so many segments now, more or fewer."""
         film = self.films[key]
         left_s = sum(map(film.prior_of, range(segments_done, film.spec.num_segments)))

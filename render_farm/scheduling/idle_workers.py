@@ -143,7 +143,7 @@ class IdleWorkers:
 
     # --- placing ---
 
-    def one(self, needed: Setting, level: int, avoid: Collection[str]) -> tuple[str, ...] | None:
+    def find_worker(self, needed: Setting, level: int, avoid: Collection[str]) -> tuple[str, ...] | None:
         """An idle worker for a film alone: the best match, of a host with few idle ones; None when there is none."""
         for alike in self._from_best_match(needed):
             able = (self._idle[worker] for worker in alike if self._may(worker, level, 1, avoid))
@@ -166,7 +166,7 @@ class IdleWorkers:
             if other is not None and other.model != needed.model:
                 yield self._by_setting[other]
 
-    def gang(
+    def find_group(
         self, needed: Setting, size: int, level: int, avoid: Collection[str], *, least_idle: int = 0
     ) -> tuple[str, ...] | None:
         """Idle workers of one host for a group, the leader first; None when no host has as many."""
@@ -220,7 +220,7 @@ class IdleWorkers:
         if large:
             self.held[max(large, key=lambda name: len(self._hosts[name].idle))] = wanted
 
-    def let_go(self, host: str) -> None:
+    def release(self, host: str) -> None:
         """The host is held no more."""
         self.held.pop(host, None)
 

@@ -17,7 +17,7 @@ from render_farm.scheduling.aging import level_of
 from render_farm.scheduling.costs import CostModel
 from render_farm.scheduling.dispatch import Dispatcher
 from render_farm.scheduling.elastic import speed_of
-from render_farm.scheduling.events import Action, Event, Film, FilmKey
+from render_farm.scheduling.events import Action, Event, JobKey, QueuedFilm
 from render_farm.scheduling.farm_state import NO_WORKERS, FarmState, FilmState, RunEntry, WorkerRecord, WorkInHand
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.reasons import why_waiting
@@ -39,17 +39,17 @@ class FarmMachine:
         self._policy = policy or RetryPolicy()
         self._scheduling = scheduling or SchedulingPolicy()
         self.costs = costs or CostModel()
-        self._book = FarmState(self.costs)
-        self._films = self._book.films
-        self._workers = self._book.workers
-        self._runs = self._book.runs
-        self._dispatcher = Dispatcher(self._book, self._scheduling)
+        self._state = FarmState(self.costs)
+        self._films = self._state.films
+        self._workers = self._state.workers
+        self._runs = self._state.runs
+        self._dispatcher = Dispatcher(self._state, self._scheduling)
         self._ready = self._dispatcher.queue
-        self._floor = self._dispatcher.floor
-        self._workforce = WorkerIndex(self._book, self._floor, self._policy)
-        self.hosts = self._workforce.hosts
-        self._delayed: list[tuple[float, int, FilmKey]] = []
-        self._unread_text: dict[tuple[str, str], list[FilmKey]] = {}
+        self._idle_workers = self._dispatcher.idle_workers
+        self._worker_index = WorkerIndex(self._state, self._idle_workers, self._policy)
+        self.hosts = self._worker_index.hosts
+        self._delayed: list[tuple[float, int, JobKey]] = []
+        self._unread_text: dict[tuple[str, str], list[JobKey]] = {}
         self._number = 0
 
     # --- questions ---
@@ -75,7 +75,7 @@ class FarmMachine:
         run = self._runs[run_id]
         return run.ended or bool(run.stopping)
 
-    def state_of(self, film: FilmKey) -> State:
+    def state_of(self, film: JobKey) -> State:
         return self._films[film].state
 
     @property
@@ -85,7 +85,7 @@ class FarmMachine:
     @property
     def idle_workers(self) -> tuple[str, ...]:
         """Workers without any work, finishing included."""
-        return self._workforce.idle
+        return self._worker_index.idle
 
     @property
     def num_workers_wanted(self) -> int:
@@ -97,22 +97,22 @@ class FarmMachine:
         """Worker-seconds of each share so far."""
         return dict(self._dispatcher.shares.used_s)
 
-    def left_s(self, film: FilmKey) -> float:
+    def left_s(self, film: JobKey) -> float:
         """What is left of a film, in the smallest group it may have."""
-        return self._book.left_s(self._films[film])
+        return self._state.left_s(self._films[film])
 
-    def why_waiting(self, key: FilmKey, now: float) -> str:
+    def why_waiting(self, key: JobKey, now: float) -> str:
         """Why a film that waits is not being rendered, in a sentence for people."""
         film = self._films[key]
         assert film.state is State.WAITING
-        if key in self._runs[key[0]].held:
+        if key in self._runs[film.spec.run_id].held:
             return "its run is paused"
         delayed = [time_s for time_s, _, delayed_key in self._delayed if delayed_key == key]
         if delayed and delayed[0] > now:
             return f"its last try failed; it is tried again in {delayed[0] - now:.0f} s"
         if key not in self._ready:
             return "its prompts are not encoded yet"
-        return why_waiting(key, now, book=self._book, dispatcher=self._dispatcher, hosts=self.hosts)
+        return why_waiting(key, now, state=self._state, dispatcher=self._dispatcher, hosts=self.hosts)
 
     # --- the transition function ---
 
@@ -129,21 +129,21 @@ class FarmMachine:
             case ev.RunSealed():
                 self._seal(event, actions)
             case ev.TextReady():
-                self._book.run(event.run_id).ready_models.add(event.model)
+                self._state.run(event.run_id).ready_models.add(event.model)
                 for key in self._unread_text.pop((event.run_id, event.model), ()):
                     self._enqueue(key)
             case ev.TextMissing():
-                self._book.run(event.run_id).ready_models.discard(event.model)
+                self._state.run(event.run_id).ready_models.discard(event.model)
             case ev.TextFailed():
                 for key in self._unread_text.pop((event.run_id, event.model), ()):
                     if not self._films[key].state.ended:
                         self._end_film(key, State.FAILED, actions, event.failure)
             case ev.WorkerUp():
-                self._workforce.up(event, actions)
+                self._worker_index.up(event, actions)
             case ev.WorkerLost():
                 if event.worker in self._workers:
                     if self._workers[event.worker].is_at_work:
-                        self._workforce.count_against_host(event.worker, event.failure, now, actions)
+                        self._worker_index.count_against_host(event.worker, event.failure, now, actions)
                     self._lose_worker(event, now, actions)
             case ev.HelperLeft():
                 self._helper_left(event.worker, event.leader)
@@ -160,9 +160,9 @@ class FarmMachine:
             case ev.SetPriority():
                 self._set_priority(event)
             case ev.QuarantineHost():
-                self._workforce.set_aside(event.host, event.reason, actions)
+                self._worker_index.set_aside(event.host, event.reason, actions)
             case ev.ReleaseHost():
-                self._workforce.release_host(event.host)
+                self._worker_index.release_host(event.host)
             case ev.Tick():
                 pass
         self._release_delayed(now)
@@ -174,14 +174,14 @@ class FarmMachine:
 
     # --- films and runs ---
 
-    def _add_films(self, films: tuple[Film, ...], now: float) -> None:
+    def _add_films(self, films: tuple[QueuedFilm, ...], now: float) -> None:
         for spec in films:
             key = spec.key
             assert key not in self._films, f"{key} was added before"
             self._number += 1
             film = FilmState(
                 spec=spec,
-                setting=self._book.setting_of(spec),
+                setting=self._state.setting_of(spec),
                 number=self._number,
                 added_s=now,
                 priority=spec.priority,
@@ -189,18 +189,18 @@ class FarmMachine:
                 segments_done=spec.segments_done,
                 prior_left_s=0.0,
             )
-            self._book.add(key, film)
+            self._state.add(key, film)
             self._dispatcher.shares.arrived(spec.share)
             self._enqueue(key)
 
     def _seal(self, event: ev.RunSealed, actions: list[Action]) -> None:
-        run = self._book.run(event.run_id)
+        run = self._state.run(event.run_id)
         run.sealed, run.max_failed, run.failed_before = True, event.max_failed, event.failed_before
         self._dispatcher.quotas.limit_run(event.run_id, event.max_workers)
         self._check_failures(event.run_id, actions)
         self._end_run_if_over(event.run_id, actions)
 
-    def _enqueue(self, key: FilmKey) -> None:
+    def _enqueue(self, key: JobKey) -> None:
         film = self._films[key]
         if film.state.ended or film.worker is not None or key in self._ready:
             return
@@ -213,13 +213,13 @@ class FarmMachine:
             if run.paused:
                 run.held[key] = None
                 return
-        self._ready.push(key, self._dispatcher.ticket(key))
+        self._ready.push(key, self._dispatcher.entry(key))
 
-    def _end_film(self, key: FilmKey, state: State, actions: list[Action], failure: Failure | None = None) -> None:
+    def _end_film(self, key: JobKey, state: State, actions: list[Action], failure: Failure | None = None) -> None:
         film = self._films[key]
         self._ready.discard(key)
         self._runs[film.spec.run_id].held.pop(key, None)
-        self._book.move(key, state)
+        self._state.move(key, state)
         self._dispatcher.shares.left(film.spec.share)
         actions.append(
             ev.FilmEnded(
@@ -262,31 +262,33 @@ class FarmMachine:
         while (choice := self._dispatcher.next_choice(now)) is not None:
             self._ready.take(choice.film)
             self._hand_out(choice.workers, choice.film, now, actions)
-        if len(self._ready) and len(self._floor):
+        if len(self._ready) and len(self._idle_workers):
             self._replace_avoided(actions)
 
     def _replace_avoided(self, actions: list[Action]) -> None:
         """Only films that every worker has failed are left, or whose groups lack one that has not: a fresh process
         counts as another worker."""
-        if not self._workforce.is_idle:
+        if not self._worker_index.is_idle:
             return
         for level in self._ready.levels():
-            for lane in self._ready.lanes(level):
-                first = self._ready.first(level, lane)
+            for queue_key in self._ready.keys(level):
+                first = self._ready.first(level, queue_key)
                 for worker in self._films[first].avoid if first is not None else ():
-                    if worker in self._floor and self._floor.has_enough(self._workers[worker].host, lane.size, ()):
-                        self._workforce.replace(worker, "it failed the films that are left", actions)
+                    if worker in self._idle_workers and self._idle_workers.has_enough(
+                        self._workers[worker].host, queue_key.size, ()
+                    ):
+                        self._worker_index.replace(worker, "it failed the films that are left", actions)
                         return
 
-    def _hand_out(self, workers: tuple[str, ...], key: FilmKey, now: float, actions: list[Action]) -> None:
+    def _hand_out(self, workers: tuple[str, ...], key: JobKey, now: float, actions: list[Action]) -> None:
         film, worker = self._films[key], workers[0]
         film.worker = worker
         film.attempts += 1
-        self._book.move(key, State.RUNNING)
+        self._state.move(key, State.RUNNING)
         if film.is_rendered:
             film.finishing = True
             self._workers[worker].finishing.add(key)
-            self._workforce.refresh(worker)
+            self._worker_index.refresh(worker)
             actions.append(
                 ev.FinishFilm(worker=worker, film=key, attempt=film.attempts, fallback_level=film.fallback_level)
             )
@@ -303,11 +305,11 @@ class FarmMachine:
             )
         )
 
-    def _begin(self, workers: tuple[str, ...], key: FilmKey, now: float) -> None:
+    def _begin(self, workers: tuple[str, ...], key: JobKey, now: float) -> None:
         """Enter what a film's next segment takes of the farm."""
         film, leader = self._films[key], workers[0]
         spec, size = film.spec, len(workers)
-        segment_s = self._prior_s(film, film.segments_done, size) * self._book.ratio(film, size)
+        segment_s = self._prior_s(film, film.segments_done, size) * self._state.ratio(film, size)
         work = WorkInHand(
             film=key,
             spec=spec,
@@ -318,8 +320,8 @@ class FarmMachine:
         )
         self._dispatcher.shares.charge(spec.share, work.charged_s)
         self._dispatcher.quotas.took(spec.run_id, spec.share, size)
-        self._book.num_wanted += spec.group_size
-        self._book.num_rendering += 1
+        self._state.num_wanted += spec.group_size
+        self._state.num_rendering += 1
         for worker in workers:
             record = self._workers[worker]
             record.setting = film.setting
@@ -327,9 +329,9 @@ class FarmMachine:
                 record.work = work
             else:
                 record.leader = leader
-            self._workforce.refresh(worker)
+            self._worker_index.refresh(worker)
         if self.costs.load_s(spec.model) is not None:
-            self._dispatcher.ends.began(spec.model, leader, key, now + self._book.left_s(film))
+            self._dispatcher.ends.began(spec.model, leader, key, now + self._state.left_s(film))
         self._dispatcher.picked(key)
 
     @staticmethod
@@ -344,14 +346,14 @@ class FarmMachine:
             spec = work.spec
             self._dispatcher.shares.charge(spec.share, (now - work.begun_s) * work.size - work.charged_s)
             self._dispatcher.quotas.took(spec.run_id, spec.share, -work.size)
-            self._book.num_wanted -= spec.group_size
-            self._book.num_rendering -= 1
+            self._state.num_wanted -= spec.group_size
+            self._state.num_rendering -= 1
         return work
 
     def _free(self, worker: str, now: float, staying: tuple[str, ...] = ()) -> None:
         """A worker's segment is over, and its helpers are free; those of `staying` when they have left the group."""
         work = self._over(self._workers[worker], now)
-        self._workforce.refresh(worker)
+        self._worker_index.refresh(worker)
         for helper in work.helpers if work is not None else ():
             if helper not in staying:
                 self._helper_left(helper, worker)
@@ -360,7 +362,7 @@ class FarmMachine:
         record = self._workers.get(helper)
         if record is not None and record.leader == leader:
             record.leader = ""
-            self._workforce.refresh(helper)
+            self._worker_index.refresh(helper)
 
     def _segment_done(self, event: ev.SegmentDone, now: float, actions: list[Action]) -> None:
         film, worker = self._films.get(event.film), self._workers.get(event.worker)
@@ -375,8 +377,8 @@ class FarmMachine:
         assert film.segments_done == event.segment
         if event.seconds is not None:
             prior_s = self._prior_s(film, event.segment, size)
-            self._book.observe(film, size, prior_s, event.seconds)
-        self._book.stored(event.film, film.segments_done + 1)
+            self._state.observe(film, size, prior_s, event.seconds)
+        self._state.stored(event.film, film.segments_done + 1)
         film.counted = film.waits = 0
         film.attempts -= 1
         if film.is_rendered:
@@ -386,7 +388,7 @@ class FarmMachine:
         workers = self._dispatcher.goes_on(event.film, event.worker, now) if may_go_on else None
         if workers is None:
             film.worker = None
-            self._book.move(event.film, State.WAITING)
+            self._state.move(event.film, State.WAITING)
             self._enqueue(event.film)
             return
         self._hand_out(workers, event.film, now, actions)
@@ -395,7 +397,7 @@ class FarmMachine:
         worker, film = self._workers.get(event.worker), self._films.get(event.film)
         if worker is not None:
             worker.finishing.discard(event.film)
-            self._workforce.refresh(event.worker)
+            self._worker_index.refresh(event.worker)
         if film is None or film.worker != event.worker or film.state.ended:
             return
         film.worker, film.finishing = None, False
@@ -411,27 +413,27 @@ class FarmMachine:
             if record.work is not None and record.work.film == event.film:
                 in_group = record.work.size > 1
                 self._free(event.worker, now, event.staying)
-            self._workforce.refresh(event.worker)
+            self._worker_index.refresh(event.worker)
         blamed = event.blamed or event.worker
         film = self._films.get(event.film)
         if film is not None and film.worker == event.worker and not film.state.ended:
             if event.segments_done is not None and event.segments_done < film.segments_done:
-                self._book.stored(event.film, event.segments_done)
+                self._state.stored(event.film, event.segments_done)
             self._failed_once(event.film, blamed, event.failure, now, actions)
         rule = rule_for(event.failure)
         # A group must not lack for ever the one that failed it.
         ends_process = event.failure.poisons_process or rule.ends_process or (in_group and rule.then is Then.ELSEWHERE)
         if blamed in self._workers:
-            self._workforce.count_against_host(blamed, event.failure, now, actions)
+            self._worker_index.count_against_host(blamed, event.failure, now, actions)
         for worker in dict.fromkeys([*([blamed] if ends_process else []), *event.ending]):
             if worker in self._workers:
                 self._lose_worker(ev.WorkerLost(worker=worker, failure=event.failure), now, actions)
                 actions.append(ev.ReplaceWorker(worker=worker, reason=event.failure.message))
 
-    def _failed_once(self, key: FilmKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
+    def _failed_once(self, key: JobKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
         film = self._films[key]
         film.worker, film.finishing = None, False
-        self._book.dated_changes += film.spec.deadline_s is not None
+        self._state.dated_changes += film.spec.deadline_s is not None
         waits = rule_for(failure).then is Then.ANYWHERE  # a lost machine is not waited for, and begins no waiting
         if waits and film.waits == 0:
             film.waiting_since_s = now
@@ -453,14 +455,14 @@ class FarmMachine:
             self._end_film(key, State.FAILED, actions, failure)
             return
         film.attempts -= not verdict.counted
-        self._book.move(key, State.WAITING)
+        self._state.move(key, State.WAITING)
         self._number += 1
         heapq.heappush(self._delayed, (now + verdict.delay_s, self._number, key))
         actions.append(ev.FilmDelayed(film=key, message=failure.message, delay_s=verdict.delay_s))
 
     def _lose_worker(self, event: ev.WorkerLost, now: float, actions: list[Action]) -> None:
         """Its helpers are free when `HelperLeft` says so."""
-        record = self._workforce.forget(event.worker)
+        record = self._worker_index.forget(event.worker)
         if record is None:
             return
         work = self._over(record, now)
@@ -472,7 +474,7 @@ class FarmMachine:
     # --- what people ask for ---
 
     def _pause(self, run_id: str) -> None:
-        run = self._book.run(run_id)
+        run = self._state.run(run_id)
         run.paused = True
         for key in run.films:
             if key in self._ready and not self._films[key].is_rendered:
@@ -480,7 +482,7 @@ class FarmMachine:
                 run.held[key] = None
 
     def _resume(self, run_id: str) -> None:
-        run = self._book.run(run_id)
+        run = self._state.run(run_id)
         run.paused = False
         held, run.held = run.held, {}
         for key in held:
@@ -489,28 +491,28 @@ class FarmMachine:
     def _retry(self, event: ev.RetryFilms) -> None:
         run = self._runs[event.run_id]
         for job_id in event.job_ids:
-            key = (event.run_id, job_id)
+            key = JobKey(event.run_id, job_id)
             film = self._films.get(key)
             if film is None or film.state not in (State.FAILED, State.CANCELLED) or run.ended or run.stopping:
                 continue
             film.counted = film.waits = film.attempts = film.fallback_level = 0
             film.avoid = NO_WORKERS
-            self._book.move(key, State.WAITING)
+            self._state.move(key, State.WAITING)
             self._dispatcher.shares.arrived(film.spec.share)
             self._enqueue(key)
 
     def _set_priority(self, event: ev.SetPriority) -> None:
         for job_id in event.job_ids:
-            key = (event.run_id, job_id)
+            key = JobKey(event.run_id, job_id)
             film = self._films.get(key)
             if film is None or film.state.ended:
                 continue
             waits = key in self._ready
             self._ready.discard(key)
             film.priority = event.priority
-            self._book.relevel(key, level_of(event.priority, film.added_s, self._scheduling.aging_s))
+            self._state.relevel(key, level_of(event.priority, film.added_s, self._scheduling.aging_s))
             if waits:
-                self._ready.push(key, self._dispatcher.ticket(key))
+                self._ready.push(key, self._dispatcher.entry(key))
 
     def _release_delayed(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
@@ -526,7 +528,7 @@ class FarmMachine:
             run.stopping = event.reason
             keys = list(run.films)
         else:
-            keys = [(event.run_id, job_id) for job_id in event.job_ids if (event.run_id, job_id) in self._films]
+            keys = [key for job_id in event.job_ids if (key := JobKey(event.run_id, job_id)) in self._films]
         reason = Failure(fault=Fault.USER, error_class="Cancelled", message=event.reason)
         for key in keys:
             film = self._films[key]

@@ -39,7 +39,7 @@ class Demand:
     films: Mapping[tuple[int, int], int]
     """How many films are not finished and may be worked on, by (workers of the smallest group that one may have, of the
     largest, which it takes where workers are idle)."""
-    num_places: int
+    num_slots: int
     """Workers that the farm may have."""
     bundle_size: int = 1
     """So many places in a row lie on one machine; the last ones may be fewer."""
@@ -70,7 +70,7 @@ def decide(demand: Demand, limits: ScaleLimits) -> Decision:
     """How many workers the farm should have now."""
     useful = demand.useful
     wanted, reason = useful, f"{sum(demand.films.values())} unfinished films"
-    ceiling = min(limits.max_workers, demand.num_places)
+    ceiling = min(limits.max_workers, demand.num_slots)
     if wanted > ceiling:
         wanted, reason = ceiling, f"--max-gpus {ceiling}"
         if ceiling < limits.max_workers:
@@ -95,7 +95,7 @@ def _bundles(demand: Demand, limits: ScaleLimits, ceiling: int) -> tuple[int, ..
     and larger groups may form on them."""
     films = {size: number for size, number in demand.films.items() if number}
     pack = max(demand.bundle_size, *(group for group, _ in films))
-    num_whole, last = divmod(demand.num_places, pack)
+    num_whole, last = divmod(demand.num_slots, pack)
     num_packs = min(-(-demand.useful // pack), num_whole, ceiling // pack)
     taken = num_packs * pack
     is_last_used = num_packs == num_whole and min(films)[0] <= last <= ceiling - taken and taken < demand.useful
@@ -120,7 +120,7 @@ class Present:
     is_idle: bool
 
 
-def leavers(workers: Iterable[Present], wanted: int) -> list[str]:
+def to_release(workers: Iterable[Present], wanted: int) -> list[str]:
     """Idle workers to let go, so that `wanted` are left where that is possible. The hosts with the fewest busy workers
     are emptied first: a machine can only be given back as a whole."""
     present = list(workers)

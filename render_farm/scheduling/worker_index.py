@@ -14,13 +14,13 @@ MOST_FINISHING = 2
 
 
 class WorkerIndex:
-    """Keeps `book.workers`, and on `floor` those that could begin a segment now. What follows is added to `actions`."""
+    """Keeps `state.workers`, and in `idle_workers` those that could start a segment now."""
 
-    def __init__(self, book: FarmState, floor: IdleWorkers, policy: RetryPolicy) -> None:
+    def __init__(self, state: FarmState, idle_workers: IdleWorkers, policy: RetryPolicy) -> None:
         self.hosts = HostRecords(policy)
-        self._book = book
-        self._workers = book.workers
-        self._floor = floor
+        self._state = state
+        self._workers = state.workers
+        self._idle_workers = idle_workers
         self._idle: dict[str, None] = {}
         """Workers that render nothing, those included that may not begin anything now."""
 
@@ -38,12 +38,12 @@ class WorkerIndex:
         """A worker's process is there."""
         self._workers[event.worker] = WorkerRecord(host=event.host)
         self.hosts.up(event.worker, event.host)
-        self._book.dated_changes += 1
+        self._state.dated_changes += 1
         if self.hosts.is_quarantined(event.host):
             self.refresh(event.worker)
             self._end_quarantined((event.worker,), actions)
             return
-        self._floor.enter(event.worker, event.host)
+        self._idle_workers.enter(event.worker, event.host)
         self.refresh(event.worker)
 
     def refresh(self, worker: str) -> None:
@@ -51,26 +51,26 @@ class WorkerIndex:
         record = self._workers.get(worker)
         if record is None or not record.is_idle:
             self._idle.pop(worker, None)
-            self._floor.discard(worker)
+            self._idle_workers.discard(worker)
             return
         self._idle.setdefault(worker)
         if len(record.finishing) >= MOST_FINISHING or self.hosts.is_quarantined(record.host):
-            self._floor.discard(worker)
+            self._idle_workers.discard(worker)
         else:
             idle = IdleWorker(
                 worker=worker, host=record.host, setting=record.setting, num_finishing=len(record.finishing)
             )
-            self._floor.add(idle)
+            self._idle_workers.add(idle)
 
     def forget(self, worker: str) -> WorkerRecord | None:
         """A worker's process is gone."""
         record = self._workers.pop(worker, None)
         self.refresh(worker)
         if record is not None:
-            self._book.dated_changes += 1
+            self._state.dated_changes += 1
             self.hosts.lost(worker, record.host)
             if not self.hosts.is_quarantined(record.host):
-                self._floor.leave(worker, record.host)
+                self._idle_workers.leave(worker, record.host)
         return record
 
     def replace(self, worker: str, reason: str, actions: list[Action]) -> None:
@@ -93,9 +93,9 @@ class WorkerIndex:
         was_open = not self.hosts.is_quarantined(host)
         workers = self.hosts.quarantine(host, reason)
         if was_open:
-            self._floor.let_go(host)
+            self._idle_workers.release(host)
             for worker in workers:
-                self._floor.leave(worker, host)
+                self._idle_workers.leave(worker, host)
         self._end_quarantined(workers, actions)
 
     def _end_quarantined(self, workers: tuple[str, ...], actions: list[Action]) -> None:
@@ -111,5 +111,5 @@ class WorkerIndex:
             return
         for worker, record in self._workers.items():
             if record.host == host:
-                self._floor.enter(worker, host)
+                self._idle_workers.enter(worker, host)
                 self.refresh(worker)

@@ -26,7 +26,7 @@ from render_farm.job import RenderJob
 from render_farm.planning import facts_of_preset, plan_film
 from render_farm.planning.cost import segment_token_passes
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.events import Film
+from render_farm.scheduling.events import QueuedFilm
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.simulator import Outcome, SimulatedFarm, simulate
@@ -39,7 +39,7 @@ KINDS = (("df-1.3b-540p", 90.0), ("df-14b-540p", 540.0), ("df-14b-720p", 1100.0)
 SEGMENTS = 1, 15
 
 
-def films_of(number: int, *, seed: int = 1, run_id: str = "night") -> list[Film]:
+def films_of(number: int, *, seed: int = 1, run_id: str = "night") -> list[QueuedFilm]:
     """Jobs of 1 to 15 segments of three models, a tenth of the large ones pinned to groups of 2, 4 or 8; a fifth with
     LoRAs, three owners."""
     draw, films = random.Random(seed), []
@@ -49,7 +49,7 @@ def films_of(number: int, *, seed: int = 1, run_id: str = "night") -> list[Film]
         segments = draw.randint(*SEGMENTS)
         joined = tuple(larger for larger in (2, 4, 8) if larger > size)
         films.append(
-            Film(
+            QueuedFilm(
                 run_id=run_id,
                 job_id=f"f{i}",
                 num_segments=segments,
@@ -126,7 +126,7 @@ def decisions() -> None:
 def tail() -> None:
     """8 films of 6 segments on 64 GPUs: fixed groups of 1 and of 2, elastic ones."""
     one = [
-        Film(
+        QueuedFilm(
             run_id="r",
             job_id=f"f{i}",
             num_segments=6,

@@ -117,7 +117,7 @@ def farm(tmp_path):
     for job_id, deadline_s in (("a", None), ("b", 900.0), ("c", 5000.0)):
         made = entry(job_id, tmp_path, deadline_s)
         run.record.add(made)
-        films.append(ev.Film(run_id="night", job_id=job_id, num_segments=2, model="tiny", deadline_s=deadline_s))
+        films.append(ev.QueuedFilm(run_id="night", job_id=job_id, num_segments=2, model="tiny", deadline_s=deadline_s))
     apply(ev.FilmsAdded(films=tuple(films)), 0.0)
     run.record.state = State.RUNNING
     yield run, machine, told, sink, apply

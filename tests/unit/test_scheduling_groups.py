@@ -14,7 +14,7 @@ GROUP_FAULT = Failure(fault=Fault.WORKER, error_class="GroupError", message="ran
 class Farm:
     """A machine with workers on hosts, and the films of one run."""
 
-    def __init__(self, *films: ev.Film, hosts: str = "aaaa") -> None:
+    def __init__(self, *films: ev.QueuedFilm, hosts: str = "aaaa") -> None:
         self.machine = FarmMachine(RetryPolicy(jitter=0.0))
         self.apply(ev.FilmsAdded(films=films))
         self.apply(ev.TextReady(run_id="r", model=""))
@@ -32,8 +32,8 @@ class Farm:
         return self.apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
 
 
-def film(job_id: str = "g", segments: int = 2, size: int = 3, **values) -> ev.Film:
-    return ev.Film(run_id="r", job_id=job_id, num_segments=segments, group_size=size, **values)
+def film(job_id: str = "g", segments: int = 2, size: int = 3, **values) -> ev.QueuedFilm:
+    return ev.QueuedFilm(run_id="r", job_id=job_id, num_segments=segments, group_size=size, **values)
 
 
 def renders(actions: list[ev.Action]) -> list[ev.RenderSegment]:
@@ -195,7 +195,7 @@ def test_a_cancelled_group_gives_all_its_workers_back():
 # --- when fewer films than workers are left ---
 
 
-def elastic(job_id: str, segments: int = 3, **values) -> ev.Film:
+def elastic(job_id: str, segments: int = 3, **values) -> ev.QueuedFilm:
     return film(job_id, segments=segments, size=1, joined_sizes=(2, 4, 8), **values)
 
 

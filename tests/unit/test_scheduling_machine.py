@@ -21,7 +21,7 @@ CLUSTER_FAULT = Failure(fault=Fault.CLUSTER, error_class="StorageError", message
 class Farm:
     """A machine with a clock, and the films of one run."""
 
-    def __init__(self, *films: ev.Film, workers: int = 1, seal: bool = True, max_failed=None, **policy) -> None:
+    def __init__(self, *films: ev.QueuedFilm, workers: int = 1, seal: bool = True, max_failed=None, **policy) -> None:
         self.machine = FarmMachine(RetryPolicy(**{"jitter": 0.0, **policy}))
         self.now = 0.0
         self.apply(ev.FilmsAdded(films=films))
@@ -48,8 +48,8 @@ class Farm:
         return self.apply(ev.FilmPublished(worker=action.worker, film=action.film))
 
 
-def film(job_id: str = "a", segments: int = 2, **values) -> ev.Film:
-    return ev.Film(run_id="r", job_id=job_id, num_segments=segments, **values)
+def film(job_id: str = "a", segments: int = 2, **values) -> ev.QueuedFilm:
+    return ev.QueuedFilm(run_id="r", job_id=job_id, num_segments=segments, **values)
 
 
 def only(actions, kind):
@@ -129,7 +129,9 @@ def test_a_film_stays_on_its_worker_unless_a_higher_priority_waits():
     farm = Farm(film("a", 3), film("b", 3))
     second = only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment)
     assert second.film == ("r", "a")
-    farm.machine.apply(ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="c", num_segments=1, priority=80),)), farm.now)
+    farm.machine.apply(
+        ev.FilmsAdded(films=(ev.QueuedFilm(run_id="q", job_id="c", num_segments=1, priority=80),)), farm.now
+    )
     farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
     assert only(farm.done(second), ev.RenderSegment).film == ("q", "c")
     assert farm.machine.state_of(("r", "a")) is State.WAITING
@@ -298,7 +300,7 @@ def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures()
 RED, BLUE = (("red", 1.0),), (("blue", 1.0),)
 
 
-def order_on_one_worker(*films: ev.Film) -> list[str]:
+def order_on_one_worker(*films: ev.QueuedFilm) -> list[str]:
     farm, order = Farm(*films), []
     actions = farm.first
     while work := next((action for action in actions if isinstance(action, ev.RenderSegment)), None):
@@ -358,7 +360,7 @@ def test_each_worker_goes_on_with_its_own_adapters():
 
 
 def test_adapters_of_their_own_cost_films_little():
-    def seconds(*films: ev.Film) -> float:
+    def seconds(*films: ev.QueuedFilm) -> float:
         started = time.process_time()
         assert len(order_on_one_worker(*films)) == len(films)
         return time.process_time() - started
@@ -445,7 +447,9 @@ def test_a_worker_that_failed_a_film_once_never_gets_it_again():
     assert other.worker != first.worker
     farm.apply(ev.PauseRun(run_id="r"))
     farm.done(other)
-    farm.machine.apply(ev.FilmsAdded(films=(ev.Film(run_id="q", job_id="x", num_segments=1, priority=99),)), farm.now)
+    farm.machine.apply(
+        ev.FilmsAdded(films=(ev.QueuedFilm(run_id="q", job_id="x", num_segments=1, priority=99),)), farm.now
+    )
     farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
     # whoever took the urgent film, the failed worker is not given `a` back
     assert farm.machine._films["r", "a"].avoid == {first.worker}

@@ -26,7 +26,7 @@ M, N = Setting(model="m"), Setting(model="n")
 class Farm:
     """A machine with a clock; every host has as many workers as `hosts` has its letter."""
 
-    def __init__(self, *films: ev.Film, hosts: str = "a", max_workers: int | None = None, **policy) -> None:
+    def __init__(self, *films: ev.QueuedFilm, hosts: str = "a", max_workers: int | None = None, **policy) -> None:
         self.machine = FarmMachine(RetryPolicy(jitter=0.0), scheduling=SchedulingPolicy(**policy))
         self.now = 0.0
         self.add(*films)
@@ -37,7 +37,7 @@ class Farm:
             for action in self.apply(ev.WorkerUp(worker=f"w{number}", host=host))
         ]
 
-    def add(self, *films: ev.Film) -> list[ev.Action]:
+    def add(self, *films: ev.QueuedFilm) -> list[ev.Action]:
         actions = self.apply(ev.FilmsAdded(films=films))
         for run_id, model in dict.fromkeys((film.run_id, film.model) for film in films):
             actions += self.apply(ev.TextReady(run_id=run_id, model=model))
@@ -65,8 +65,8 @@ class Farm:
         return order
 
 
-def film(job_id: str, segments: int = 1, *, run_id: str = "r", **values) -> ev.Film:
-    return ev.Film(run_id=run_id, job_id=job_id, num_segments=segments, **values)
+def film(job_id: str, segments: int = 1, *, run_id: str = "r", **values) -> ev.QueuedFilm:
+    return ev.QueuedFilm(run_id=run_id, job_id=job_id, num_segments=segments, **values)
 
 
 def renders(actions: list[ev.Action]) -> list[ev.RenderSegment]:
@@ -127,7 +127,7 @@ def test_of_films_at_risk_the_one_that_must_begin_first_goes_first():
     assert missed(Farm(*films), films) == 0
 
 
-def missed(farm: Farm, films: list[ev.Film], segment_s: float = 60.0) -> int:
+def missed(farm: Farm, films: list[ev.QueuedFilm], segment_s: float = 60.0) -> int:
     """Films that end late on one worker."""
     deadlines = {film.job_id: film.deadline_s for film in films}
     ends = {name: (index + 1) * segment_s for index, name in enumerate(farm.order(segment_s))}
@@ -240,27 +240,27 @@ def test_adapters_are_passed_over_at_most_so_often():
 # --- placement ---
 
 
-def floor_of(hosts: dict[str, int], idle: dict[str, int]) -> IdleWorkers:
-    floor = IdleWorkers()
+def idle_workers_of(hosts: dict[str, int], num_idle: dict[str, int]) -> IdleWorkers:
+    idle = IdleWorkers()
     for host, number in hosts.items():
         for i in range(number):
-            floor.enter(f"{host}{i}", host)
-            if i < idle[host]:
-                floor.add(IdleWorker(worker=f"{host}{i}", host=host, setting=None, num_finishing=0))
-    return floor
+            idle.enter(f"{host}{i}", host)
+            if i < num_idle[host]:
+                idle.add(IdleWorker(worker=f"{host}{i}", host=host, setting=None, num_finishing=0))
+    return idle
 
 
 def test_a_group_goes_to_the_host_where_it_leaves_the_fewest_idle():
-    floor = floor_of({"a": 8, "b": 8, "c": 8}, {"a": 8, "b": 5, "c": 3})
-    assert floor.gang(M, 4, 50, ()) == ("b0", "b1", "b2", "b3")
-    assert floor.gang(M, 2, 50, ()) == ("c0", "c1")
-    assert floor.gang(M, 9, 50, ()) is None
+    idle = idle_workers_of({"a": 8, "b": 8, "c": 8}, {"a": 8, "b": 5, "c": 3})
+    assert idle.find_group(M, 4, 50, ()) == ("b0", "b1", "b2", "b3")
+    assert idle.find_group(M, 2, 50, ()) == ("c0", "c1")
+    assert idle.find_group(M, 9, 50, ()) is None
 
 
 def test_a_film_alone_breaks_up_no_whole_host():
-    floor = floor_of({"a": 8, "b": 8}, {"a": 8, "b": 2})
-    assert floor.one(M, 50, ()) == ("b0",)
-    assert floor.one(M, 50, ("b0", "b1")) == ("a0",)
+    idle = idle_workers_of({"a": 8, "b": 8}, {"a": 8, "b": 2})
+    assert idle.find_worker(M, 50, ()) == ("b0",)
+    assert idle.find_worker(M, 50, ("b0", "b1")) == ("a0",)
 
 
 def test_a_host_is_held_for_a_group_until_it_has_room():
