@@ -1,9 +1,9 @@
 """Who renders what next: the rules in their order. Looks at nothing it has not indexed, and changes only its indexes.
 
 1. level: priority with aging (`aging.py`)
-2. films whose deadline is at risk (`deadlines.py`, `rescue.py`)
+2. films whose deadline is at risk (`deadlines.py`, `deadline_search.py`)
 3. the share that has had least (`shares.py`)
-4. larger groups before smaller ones, on hosts that fit (`placement.py`)
+4. larger groups before smaller ones, on hosts that fit (`idle_workers.py`)
 5. what an idle worker has loaded (`affinity.py`)
 6. begun films, then the longest, then first come (`queue.py`)
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from render_farm.scheduling.affinity import Match, better_waits
 from render_farm.scheduling.aging import takes_over
-from render_farm.scheduling.deadline_search import MOST_FILMS, DatedFilm, best_order
+from render_farm.scheduling.deadline_search import DeadlinePlans
 from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
 from render_farm.scheduling.elastic import (
     MOVE_GAIN,
@@ -52,15 +52,6 @@ class Choice:
 
 
 @dataclass
-class _Plan:
-    """An order of segments that was searched for."""
-
-    picks: list[JobKey]
-    changes: int = -1
-    """`FarmState.dated_changes` when it was made."""
-
-
-@dataclass
 class _Blocked:
     """What cannot be placed any more in this round."""
 
@@ -80,7 +71,7 @@ class Dispatcher:
         self.quotas = QuotaBook(policy.quotas)
         self.ends = ModelEnds(state)
         self._state = state
-        self._plans: dict[int, _Plan] = {}
+        self.plans = DeadlinePlans(state, self.idle_workers)
         self._held_for: tuple[int, int, int | None] | None = None
         """What the held hosts were chosen for; None: it has to be looked at."""
         self.wake_s = float("inf")
@@ -148,13 +139,11 @@ class Dispatcher:
         margin = self.policy.deadline_margin
         return is_at_risk(first.risky_s, self.queue.dated_left_s(level), self.idle_workers.num_workers, now, margin)
 
-    def _in_order_of_risk(self, level: int, now: float) -> Iterator[JobKey]:
-        plan = self._plan(level, now)
-        if plan is not None:
-            picked = dict.fromkeys(key for key in plan.picks if key in self.queue)
-            yield from list(picked)[:_TRIED]
-            return
-        yield from self.queue.dated(level, _TRIED)
+    def _in_order_of_risk(self, level: int, now: float) -> list[JobKey]:
+        picks = self.plans.of(level, now)
+        if not picks:
+            return self.queue.dated(level, _TRIED)
+        return list(dict.fromkeys(key for key in picks if key in self.queue))[:_TRIED]
 
     def _in_turn(self, level: int, now: float, blocked: _Blocked) -> Choice | None:
         """The best film of a level by share, group size, loaded models and length."""
@@ -250,8 +239,8 @@ class Dispatcher:
         is_its_turn = film.worker is not None  # then it is neither in the queue nor at work
         if self.num_wanted + is_its_turn * smallest <= self.idle_workers.num_workers:
             num_films = len(self.queue) + self._state.num_rendering + is_its_turn
-            part = tail_share(left_s, self._state.left_of_all_s(), self.idle_workers.num_workers, num_films)
-            return sizes_at_tail(self._options(film), part)
+            share = tail_share(left_s, self._state.left_of_all_s(), self.idle_workers.num_workers, num_films)
+            return sizes_at_tail(self._options(film), share)
         if spec.deadline_s is not None:
             time_s = spec.deadline_s - now
             if left_s * self.policy.deadline_margin > time_s > 0:
@@ -268,7 +257,7 @@ class Dispatcher:
         """Workers that all films which could be rendered now need, were all groups as small as may be."""
         return self.queue.num_workers_wanted + self._state.num_wanted
 
-    def goes_on(self, key: JobKey, worker: str, now: float) -> tuple[str, ...] | None:
+    def next_workers(self, key: JobKey, worker: str, now: float) -> tuple[str, ...] | None:
         """Who renders the next segment of a film whose last one `worker` led, which is idle now, as its helpers are;
         None when the film has to wait its turn. The leader stays where it can."""
         film = self._state.films[key]
@@ -319,10 +308,9 @@ class Dispatcher:
                 return True
         if not self.queue.num_dated(film.level) or not self._is_risky(film.level, now):
             return False
-        plan = self._plan(film.level, now)
-        if plan is not None:
-            first = next((pick for pick in plan.picks if pick == key or pick in self.queue), key)
-            return first != key
+        picks = self.plans.of(film.level, now)
+        if picks:
+            return next((pick for pick in picks if pick == key or pick in self.queue), key) != key
         rival = self.queue.entry(self.queue.dated(film.level, 1)[0])
         own = self.entry(key)
         assert rival.latest_begin_s is not None
@@ -365,48 +353,3 @@ class Dispatcher:
                 first = self.queue.first(level, queue_key)
                 if first is not None:
                     yield self._state.films[first]
-
-    # --- what was searched for ---
-
-    def _plan(self, level: int, now: float) -> _Plan | None:
-        """The order in which workers take the segments of a level's dated films; None where no search is made: for
-        many films, for fewer than workers, or for groups."""
-        films = self._state.dated.get(level, {})
-        if not self.idle_workers.num_workers < len(films) <= MOST_FILMS:
-            self._plans.pop(level, None)
-            return None
-        plan = self._plans.get(level)
-        if plan is None or plan.changes != self._state.dated_changes:
-            plan = _Plan(picks=self._search(list(films), now), changes=self._state.dated_changes)
-            self._plans[level] = plan
-        return plan if plan.picks else None
-
-    def _search(self, keys: list[JobKey], now: float) -> list[JobKey]:
-        records = [self._state.films[key] for key in keys]
-        if any(film.spec.group_size > 1 for film in records):
-            return []
-        dated = []
-        for key, film in zip(keys, records, strict=True):
-            ratio = self._state.ratio(film)
-            work = self._state.workers[film.worker].work if film.worker is not None else None
-            is_rendering = work is not None and work.film == key
-            first = film.segments_done + is_rendering
-            segments_s = tuple(film.prior_of(i) * ratio for i in range(first, film.spec.num_segments))
-            assert film.spec.deadline_s is not None
-            ready_s = max(now, work.ends_s) if work is not None and is_rendering else now
-            dated.append(DatedFilm(segments_s=segments_s, deadline_s=film.spec.deadline_s, ready_s=ready_s))
-        free_s = [self._free_s(worker, now) for worker in self._state.workers]
-        return [keys[i] for i in best_order(dated, free_s or [now])]
-
-    def _free_s(self, worker: str, now: float) -> float:
-        record = self._state.workers[worker]
-        work = record.work
-        if record.leader in self._state.workers:
-            work = self._state.workers[record.leader].work
-        return now if work is None else max(now, work.ends_s)
-
-    def picked(self, key: JobKey) -> None:
-        """A film's segment was handed out: it is taken from the plan."""
-        plan = self._plans.get(self._state.films[key].level)
-        if plan is not None and key in plan.picks:
-            plan.picks.remove(key)

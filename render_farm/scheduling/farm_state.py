@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 
 from render_farm.scheduling.affinity import Setting
 from render_farm.scheduling.costs import CostClass, CostModel
-from render_farm.scheduling.elastic import Options, as_learned
+from render_farm.scheduling.elastic import Options, as_learned, speed_of
 from render_farm.scheduling.events import JobKey, QueuedFilm
 from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S
 from render_farm.scheduling.states import MOVES, State
-
-NO_WORKERS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -39,8 +37,8 @@ class FilmState:
     """Failures of its present work by workers' fault."""
     waits: int = 0
     waiting_since_s: float = 0.0
-    avoid: frozenset[str] = NO_WORKERS
-    """Workers that failed it once: none of them gets it again."""
+    avoid: tuple[str, ...] = ()
+    """Workers that failed it, in the order in which they did. None of them gets it again."""
     fallback_level: int = 0
 
     @property
@@ -55,11 +53,12 @@ class FilmState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkInHand:
-    """A segment that is being rendered, as its leader has it. The film may have gone on elsewhere meanwhile."""
+    """A segment that is being rendered, as its leader has it. The film may have continued elsewhere since."""
 
     film: JobKey
     spec: QueuedFilm
-    helpers: tuple[str, ...]
+    workers: tuple[str, ...]
+    """The leader first."""
     begun_s: float
     ends_s: float
     """When it should be done."""
@@ -68,7 +67,7 @@ class WorkInHand:
 
     @property
     def size(self) -> int:
-        return 1 + len(self.helpers)
+        return len(self.workers)
 
 
 @dataclass(slots=True)
@@ -116,6 +115,11 @@ class RunEntry:
     paused: bool = False
     held: dict[JobKey, None] = field(default_factory=dict)
     """Films that would be ready, were the run not paused."""
+
+    @property
+    def counts_by_name(self) -> dict[str, int]:
+        """Jobs by state, without states that no job is in."""
+        return {state.value: number for state, number in self.counts.items() if number}
 
 
 class FarmState:
@@ -234,9 +238,13 @@ class FarmState:
         """Measured by expected time, in a group of `size` (None: the smallest it may have)."""
         return self.costs.ratio(_class_of(film, film.spec.group_size if size is None else size))
 
-    def observe(self, film: FilmState, size: int, prior_s: float, measured_s: float) -> None:
+    def expected_s(self, film: FilmState, segment: int, size: int) -> float:
+        """Seconds that a group of `size` should need for a segment."""
+        return _prior_s(film, segment, size) * self.ratio(film, size)
+
+    def observe(self, film: FilmState, segment: int, size: int, measured_s: float) -> None:
         """A group of `size` rendered a segment of it."""
-        self.costs.observe(_class_of(film, size), prior_s, measured_s)
+        self.costs.observe(_class_of(film, size), _prior_s(film, segment, size), measured_s)
 
     def groups(self, film: FilmState) -> Options:
         """(workers, times as fast as the smallest) of the groups that it may have, as far as is known by now."""
@@ -253,6 +261,11 @@ class FarmState:
     def left_of_all_s(self) -> float:
         """The same of all films that have not ended."""
         return sum(left * self.costs.ratio(cost_class) for cost_class, left in self._prior_left_s.items())
+
+
+def _prior_s(film: FilmState, segment: int, size: int) -> float:
+    """Seconds of a segment in a group of `size`, by arithmetic."""
+    return film.prior_of(segment) / speed_of(film.spec.groups, size)
 
 
 def _class_of(film: FilmState, size: int) -> CostClass:

@@ -123,7 +123,7 @@ class ReadyQueue:
         return self._levels[level].groups if level in self._levels else ()
 
     def group_keys(self, level: int, size: int) -> Iterable[QueueKey]:
-        """Lanes of a level whose films need groups of that size."""
+        """Queues of a level whose films need groups of that size."""
         return self._levels[level].groups.get(size, ()) if level in self._levels else ()
 
     # --- in and out ---

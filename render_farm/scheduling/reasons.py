@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from render_farm.scheduling.affinity import Match, better_waits
 from render_farm.scheduling.dispatch import Dispatcher
 from render_farm.scheduling.events import JobKey
@@ -47,7 +49,7 @@ def why_waiting(key: JobKey, now: float, *, state: FarmState, dispatcher: Dispat
     return f"{busy}; {ahead} films are before it ({by}, deadline, share, length, then order)"
 
 
-def _most_beside(state: FarmState, hosts: HostRecords, avoid: frozenset[str]) -> int:
+def _most_beside(state: FarmState, hosts: HostRecords, avoid: Collection[str]) -> int:
     """Workers of the host that has most of those that a film may have."""
     beside: dict[str, int] = {}
     for worker, record in state.workers.items():

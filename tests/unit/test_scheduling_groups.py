@@ -172,7 +172,7 @@ def test_a_film_that_was_cancelled_and_is_tried_again_does_not_free_the_helpers_
     farm = Farm(film(size=2))
     [old] = renders(farm.first)
     farm.apply(ev.CancelRun(run_id="r", reason="asked to", job_ids=("g",)))
-    farm.machine._runs["r"].ended = False  # another film of it would keep it going
+    farm.machine._state.runs["r"].ended = False  # another film of it would keep it going
     [new] = renders(farm.apply(ev.RetryFilms(run_id="r", job_ids=("g",))))
     cancelled = Failure(fault=Fault.USER, error_class="Cancelled", message="stopped")
     farm.apply(failed(old, cancelled))

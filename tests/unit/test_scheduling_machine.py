@@ -452,7 +452,20 @@ def test_a_worker_that_failed_a_film_once_never_gets_it_again():
     )
     farm.machine.apply(ev.TextReady(run_id="q", model=""), farm.now)
     # whoever took the urgent film, the failed worker is not given `a` back
-    assert farm.machine._films["r", "a"].avoid == {first.worker}
+    assert farm.machine._state.films["r", "a"].avoid == (first.worker,)
+
+
+def test_of_the_workers_that_failed_a_film_the_first_one_is_replaced_first():
+    """Not one that depends on Python's hash seed: the same events give the same actions in every process."""
+    farm = Farm(film("a", 1), workers=6, attempts=99)
+    work = only(farm.first, ev.RenderSegment)
+    failed = [work.worker]
+    for _ in range(5):
+        farm.failed(work, WORKER_FAULT)
+        work = only(farm.tick(70.0), ev.RenderSegment)
+        failed.append(work.worker)
+    farm.failed(work, WORKER_FAULT)
+    assert only(farm.tick(70.0), ev.ReplaceWorker).worker == failed[0]
 
 
 def hosts(*names: str, **policy) -> Farm:
