@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
 
 from render_farm.scheduling.affinity import Setting
 from render_farm.scheduling.events import JobKey
@@ -56,12 +55,16 @@ class QueueEntry:
         return (not self.is_begun, -self.left_s, self.number)
 
     @property
+    def is_dated(self) -> bool:
+        """Whether it can be late: it has a deadline, and segments left to render."""
+        return self.latest_begin_s is not None and self.queue_key.size != FINISHING
+
+    @property
     def urgency(self) -> tuple[bool, float, int]:
         assert self.latest_begin_s is not None
         return (False, self.latest_begin_s, self.number)
 
 
-_Name = TypeVar("_Name")
 _HeapItem = tuple[tuple[bool, float, int], int, JobKey]
 """(order, serial number of the entry, film)."""
 
@@ -79,6 +82,9 @@ class _Level:
     num_films: int = 0
     dated_left_s: float = 0.0
     num_dated: int = 0
+
+
+_EMPTY = _Level()
 
 
 @dataclass(slots=True)
@@ -99,7 +105,6 @@ class ReadyQueue:
         """What is in it."""
         self._waiting: dict[JobKey, _Waiting] = {}
         self._serials = count()
-        self._by_model: dict[str, int] = {}
         self.num_workers_wanted = 0
         """Of all films that wait, in groups of the size of their queue."""
         self.group_changes = 0
@@ -114,17 +119,13 @@ class ReadyQueue:
     def entry(self, film: JobKey) -> QueueEntry:
         return self._waiting[film].entry
 
-    def num_of_model(self, model: str) -> int:
-        """Films that wait for a model."""
-        return self._by_model.get(model, 0)
-
     def group_sizes(self, level: int) -> Iterable[int]:
         """Sizes above 1 of the groups that films of a level wait for."""
-        return self._levels[level].groups if level in self._levels else ()
+        return self._levels.get(level, _EMPTY).groups
 
     def group_keys(self, level: int, size: int) -> Iterable[QueueKey]:
         """Queues of a level whose films need groups of that size."""
-        return self._levels[level].groups.get(size, ()) if level in self._levels else ()
+        return self._levels.get(level, _EMPTY).groups.get(size, ())
 
     # --- in and out ---
 
@@ -139,48 +140,46 @@ class ReadyQueue:
             if entry.level not in self._ordered:
                 heapq.heappush(self._order, -entry.level)
                 self._ordered.add(entry.level)
-        item = (entry.order, waiting.serial, film)
-        heapq.heappush(level.by_key.setdefault(entry.queue_key, []), item)
-        heapq.heappush(level.by_setting.setdefault((entry.queue_key, entry.setting), []), item)
-        if entry.latest_begin_s is not None and entry.queue_key.size != FINISHING:
+        key, item = entry.queue_key, (entry.order, waiting.serial, film)
+        heapq.heappush(level.by_key.setdefault(key, []), item)
+        heapq.heappush(level.by_setting.setdefault((key, entry.setting), []), item)
+        if entry.is_dated:
             assert entry.risky_s is not None
             heapq.heappush(level.dated, (entry.urgency, waiting.serial, film))
             heapq.heappush(level.risky, ((False, entry.risky_s, entry.number), waiting.serial, film))
             level.dated_left_s += entry.left_s
             level.num_dated += 1
         level.num_films += 1
-        self.num_workers_wanted += entry.queue_key.size
-        _add(self._by_model, entry.queue_key.model, 1)
-        if entry.queue_key.size > 1:
+        self.num_workers_wanted += key.size
+        if key.size > 1:
             self.group_changes += 1
-            level.groups.setdefault(entry.queue_key.size, {})[entry.queue_key] = None
+            level.groups.setdefault(key.size, {})[key] = None
 
     def discard(self, film: JobKey) -> None:
-        """Take a film out wherever it is; nothing happens when it is not there."""
+        """Take a film out. Nothing happens when it is not there."""
         waiting = self._waiting.pop(film, None)
         if waiting is None:
             return
-        entry = waiting.entry
+        entry, key = waiting.entry, waiting.entry.queue_key
         level = self._levels[entry.level]
         level.num_films -= 1
-        self.group_changes += entry.queue_key.size > 1
-        if entry.latest_begin_s is not None and entry.queue_key.size != FINISHING:
+        self.group_changes += key.size > 1
+        if entry.is_dated:
             level.num_dated -= 1
             level.dated_left_s = level.dated_left_s - entry.left_s if level.num_dated else 0.0
-        self.num_workers_wanted -= entry.queue_key.size
-        _add(self._by_model, entry.queue_key.model, -1)
+        self.num_workers_wanted -= key.size
         if not level.num_films:
             del self._levels[entry.level]
             return
-        # Lanes and settings come and go: the heap of one that no film is in any more is dropped by looking.
-        if self._head(level.by_setting[entry.queue_key, entry.setting]) is None:
-            del level.by_setting[entry.queue_key, entry.setting]
-        if self._head(level.by_key[entry.queue_key]) is None:
-            del level.by_key[entry.queue_key]
-            if entry.queue_key.size > 1:
-                del level.groups[entry.queue_key.size][entry.queue_key]
-                if not level.groups[entry.queue_key.size]:
-                    del level.groups[entry.queue_key.size]
+        # Queues and settings come and go: looking for the head empties the heap of one that no film is left in.
+        if self._head(level.by_setting[key, entry.setting]) is None:
+            del level.by_setting[key, entry.setting]
+        if self._head(level.by_key[key]) is None:
+            del level.by_key[key]
+            if key.size > 1:
+                del level.groups[key.size][key]
+                if not level.groups[key.size]:
+                    del level.groups[key.size]
 
     def take(self, film: JobKey) -> None:
         """Take out a film to work on it. The first of its queue is counted as passed over when it is another."""
@@ -212,20 +211,20 @@ class ReadyQueue:
         return iter(self._levels[level].by_key)
 
     def num_dated(self, level: int) -> int:
-        return self._levels[level].num_dated if level in self._levels else 0
+        return self._levels.get(level, _EMPTY).num_dated
 
     def dated_left_s(self, level: int) -> float:
         """What is left of all films of a level with a deadline."""
-        return self._levels[level].dated_left_s if level in self._levels else 0.0
+        return self._levels.get(level, _EMPTY).dated_left_s
 
     def first_risky(self, level: int) -> QueueEntry | None:
         """The film of a level that is at risk before all others."""
-        found = self._head(self._levels[level].risky) if level in self._levels else None
+        found = self._head(self._levels.get(level, _EMPTY).risky)
         return self._waiting[found].entry if found is not None else None
 
     def dated(self, level: int, most: int) -> list[JobKey]:
         """The `most` films of a level that must go on first."""
-        return self._some(self._levels[level].dated, most) if level in self._levels else []
+        return self._some(self._levels.get(level, _EMPTY).dated, most)
 
     def first_films(self, level: int, queue_key: QueueKey, most: int) -> list[JobKey]:
         """The `most` first films of a queue."""
@@ -253,8 +252,8 @@ class ReadyQueue:
 
     def num_before(self, film: JobKey) -> int:
         """How many films have a better place. Looks at all of them: for a person's question, not for every event."""
-        own = _standing(self._waiting[film].entry)
-        return sum(_standing(waiting.entry) < own for waiting in self._waiting.values())
+        own = _rank(self._waiting[film].entry)
+        return sum(_rank(waiting.entry) < own for waiting in self._waiting.values())
 
     def _head(self, heap: list[_HeapItem]) -> JobKey | None:
         while heap:
@@ -274,14 +273,6 @@ class ReadyQueue:
         return [film for _, _, film in found]
 
 
-def _add(counts: dict[_Name, int], name: _Name, change: int) -> None:
-    number = counts.get(name, 0) + change
-    if number:
-        counts[name] = number
-    else:
-        del counts[name]
-
-
-def _standing(entry: QueueEntry) -> tuple[int, float, bool, float, int]:
+def _rank(entry: QueueEntry) -> tuple[int, float, bool, float, int]:
     begin = float("inf") if entry.latest_begin_s is None else entry.latest_begin_s
     return (-entry.level, begin, *entry.order)
