@@ -1,13 +1,13 @@
-"""Who renders what next: the rules in their order. Looks at nothing it has not indexed, and changes only its indexes.
+"""Chooses who renders what next, by the rules in their order. It reads indexes only, and changes only its own.
 
 1. level: priority with aging (`aging.py`)
 2. films whose deadline is at risk (`deadlines.py`, `deadline_search.py`)
 3. the share that has had least (`shares.py`)
 4. larger groups before smaller ones, on hosts that fit (`idle_workers.py`)
 5. what an idle worker has loaded (`affinity.py`)
-6. begun films, then the longest, then first come (`queue.py`)
+6. films that have started, then the longest, then the first to arrive (`queue.py`)
 
-Quotas (`quotas.py`) take films out of the contest, and `elastic.py` says how large a group becomes.
+Films over a quota (`quotas.py`) are skipped, and `elastic.py` says how large a group becomes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Dispatcher:
         self._state = state
         self.plans = DeadlinePlans(state, self.idle_workers)
         self._held_for: tuple[int, int, int | None] | None = None
-        """What the held hosts were chosen for; None: it has to be looked at."""
+        """The changes that the held hosts were last chosen after. None: they must be chosen again."""
         self.wake_s = float("inf")
         """When a decision to wait should be looked at again."""
 
@@ -324,7 +324,7 @@ class Dispatcher:
         return found
 
     def _hold_hosts(self) -> None:
-        """Hold hosts for the groups of the highest level that find no room, and those no more that no group needs."""
+        """Release hosts that no group needs any more, and hold hosts for groups of the top level that find no room."""
         level = self.queue.top_level
         changes = (self.queue.group_changes, self.idle_workers.changes, level)
         as_before = None if len(self.idle_workers) or self.quotas.has_limits else changes

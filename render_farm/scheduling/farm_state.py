@@ -1,4 +1,4 @@
-"""What the machine knows of films, workers and runs, and sums over films that are kept as they change."""
+"""Films, workers and runs as the machine knows them, and sums over films that are kept up to date."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class FilmState:
     spec: QueuedFilm
     setting: Setting
     number: int
-    """Of its arrival."""
+    """Position in the order of arrival."""
     added_s: float
     priority: int
     level: int
     segments_done: int
     prior_left_s: float
-    """Of the segments that are not done, by arithmetic."""
+    """Time of the segments that are not done, by arithmetic."""
     state: State = State.WAITING
     worker: str | None = None
-    """Who renders or finishes it now."""
+    """The worker that renders or finishes it now, the leader of a group."""
     finishing: bool = False
     attempts: int = 0
     """Tries that failed and count, plus one for the work in hand or done."""
@@ -78,7 +78,7 @@ class WorkerRecord:
     work: WorkInHand | None = None
     """The segment that it renders, with helpers or alone."""
     leader: str = ""
-    """Whom it helps with a segment."""
+    """The worker that it helps with a segment."""
     finishing: set[JobKey] = field(default_factory=set)
     setting: Setting | None = None
     """What it has loaded."""
@@ -140,9 +140,9 @@ class FarmState:
         self.dated: dict[int, dict[JobKey, None]] = {}
         """Films with a deadline that have not ended, by level."""
         self.dated_changes = 0
-        """Counts what makes a plan for dated films void."""
+        """Goes up whenever a plan for dated films becomes void."""
         self.longest_segment_s = 0.0
-        """That is expected of any film so far."""
+        """The longest that was expected of any film so far."""
         self._settings: dict[Setting, Setting] = {}
 
     def run(self, run_id: str) -> RunEntry:
