@@ -1,3 +1,3 @@
 """Fixtures that every folder of tests shares."""
 
-pytest_plugins = ["tests.fixtures_s3"]
+pytest_plugins = ["tests.helpers.fixtures_s3"]

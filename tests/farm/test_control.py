@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.farm import films
+from tests.helpers import films
 
 
 def farm(*arguments: str) -> dict:

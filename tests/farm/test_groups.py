@@ -15,11 +15,11 @@ import torch
 
 from render_farm import RenderJob, load_engine
 from render_farm.planning.groups import GroupShape
-from tests.farm import films
-from tests.farm.test_film_worker import film_task
-from tests.farm.test_group_work import render_alone, stored, together
-from tests.farm.test_worker_faults import children_named
-from tests.parallel.ranks import rank_pool
+from tests.helpers import films
+from tests.helpers.film_tasks import film_task
+from tests.helpers.group_work import render_alone, stored, together
+from tests.helpers.processes import children_named
+from tests.helpers.ranks import rank_pool
 
 NO_COST = {"RENDER_FARM_GROUP_EXCHANGE_S": "1e-12", "RENDER_FARM_GROUP_BYTES_PER_S": "1e18"}
 """Of exchanges: by the cost model such small films are rendered and decoded by one worker otherwise."""

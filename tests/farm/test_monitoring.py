@@ -23,11 +23,10 @@ from render_farm.observability.events import EventKind
 from render_farm.observability.metrics import METRICS
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.storage.open import open_store
-from tests import prometheus
-from tests.farm import films
-from tests.farm.films import RAY
-from tests.fixtures_s3 import free_port
-from tests.s3_proxy import proxied
+from tests.helpers import films, prometheus
+from tests.helpers.films import RAY
+from tests.helpers.fixtures_s3 import free_port
+from tests.helpers.s3_proxy import proxied
 
 _SCRAPE = "3s"
 _RATE_OVER = "60s"

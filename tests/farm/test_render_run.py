@@ -13,7 +13,7 @@ import pytest
 from render_farm import load_engine
 from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
-from tests.farm import films
+from tests.helpers import films
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The store's promises on a real S3 server (the same ones on other stores: tests/unit/test_storage_store.py)."""
+"""The store's promises on a real S3 server (the same ones on other stores: tests/unit/storage/test_store.py)."""
 
 import pickle
 import subprocess

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from render_farm.storage import open_store
-from tests.farm import films
-from tests.farm.conftest import ray_command
+from tests.helpers import films
+from tests.helpers.ray_head import ray_command
 
 NIGHTLY = str(Path(__file__).parents[2] / "jobs" / "nightly.py")
 

@@ -17,9 +17,9 @@ from render_farm.config import InputLimits
 from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, UsageError
 from render_farm.planning import with_inputs_read
-from tests.parity.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference
-from tests.parity.repaired import RepairedImagePipeline
-from tests.parity.test_parity import LONG, TOLERANCE, make_job
+from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
+from tests.helpers.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference
+from tests.helpers.repaired import RepairedImagePipeline
 
 
 def image_job(task: str, **parameters: Any) -> RenderJob:

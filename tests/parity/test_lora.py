@@ -18,8 +18,8 @@ from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.engine.lora.weights import Lora, LowRank
 from render_farm.errors import InputError, UsageError
 from render_farm.planning import with_loras_read
-from tests.parity.reference import load_pipeline, render_reference
-from tests.parity.test_parity import LONG, make_job
+from tests.helpers.parity_jobs import LONG, make_job
+from tests.helpers.reference import load_pipeline, render_reference
 
 TOLERANCE = 1e-4
 BLOCKS = {"causal_block_size": 5, "ar_step": 2}
