@@ -12,54 +12,15 @@ from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.queue import MOST_PASSED_OVER
 from render_farm.scheduling.retry import POLICY, Failure, RetryPolicy, judge, rule_for
 from render_farm.scheduling.states import State, exit_code
+from tests.helpers.farm import Farm, none, only
 
 WORKER_FAULT = Failure(fault=Fault.WORKER, error_class="MediaError", message="broken")
 JOB_FAULT = Failure(fault=Fault.JOB, error_class="OutOfMemoryError", message="too large")
 CLUSTER_FAULT = Failure(fault=Fault.CLUSTER, error_class="StorageError", message="503")
 
 
-class Farm:
-    """A machine with a clock, and the films of one run."""
-
-    def __init__(self, *films: ev.Film, workers: int = 1, seal: bool = True, max_failed=None, **policy) -> None:
-        self.machine = FarmMachine(RetryPolicy(**{"jitter": 0.0, **policy}))
-        self.now = 0.0
-        self.apply(ev.FilmsAdded(films=films))
-        for model in {film.model for film in films}:
-            self.apply(ev.TextReady(run_id="r", model=model))
-        if seal:
-            self.apply(ev.RunSealed(run_id="r", max_failed=max_failed))
-        self.first = [action for i in range(workers) for action in self.apply(ev.WorkerUp(worker=f"w{i}"))]
-
-    def apply(self, event):
-        return self.machine.apply(event, self.now)
-
-    def tick(self, seconds: float):
-        self.now += seconds
-        return self.apply(ev.Tick())
-
-    def done(self, action: ev.RenderSegment):
-        return self.apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment))
-
-    def failed(self, action, failure: Failure, **more):
-        return self.apply(ev.WorkFailed(worker=action.worker, film=action.film, failure=failure, **more))
-
-    def published(self, action: ev.FinishFilm):
-        return self.apply(ev.FilmPublished(worker=action.worker, film=action.film))
-
-
 def film(job_id: str = "a", segments: int = 2, **values) -> ev.Film:
     return ev.Film(run_id="r", job_id=job_id, num_segments=segments, **values)
-
-
-def only(actions, kind):
-    found = [action for action in actions if isinstance(action, kind)]
-    assert len(found) == 1, actions
-    return found[0]
-
-
-def none(actions, kind):
-    assert not [action for action in actions if isinstance(action, kind)], actions
 
 
 def test_segments_in_order_then_finish_then_done():
@@ -367,17 +328,13 @@ def test_adapters_of_their_own_cost_films_little():
     assert seconds(*(film(f"f{i}", 1, adapters=((f"lora{i}", 1.0),)) for i in range(2000))) < 3 * without + 0.5
 
 
-def waiting_for(farm: Farm, job_id: str) -> str:
-    return farm.machine.why_waiting(("r", job_id), farm.now)
-
-
 def test_a_paused_run_gets_no_new_segments_until_it_is_resumed():
     farm = Farm(film("a", 2), film("b", 1))
     first = only(farm.first, ev.RenderSegment)
     farm.apply(ev.PauseRun(run_id="r"))
     none(farm.done(first), ev.RenderSegment)
     assert farm.machine.counts("r") == {"waiting": 2}
-    assert waiting_for(farm, "a") == waiting_for(farm, "b") == "its run is paused"
+    assert farm.why("a") == farm.why("b") == "its run is paused"
     assert only(farm.apply(ev.ResumeRun(run_id="r")), ev.RenderSegment).film[1] in "ab"
 
 
@@ -422,8 +379,8 @@ def test_another_priority_counts_from_the_next_segment_on():
     farm = Farm(film("a", 2), film("b", 2), film("c", 2))
     farm.apply(ev.SetPriority(run_id="r", job_ids=("c",), priority=90))
     assert only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment).film == ("r", "c")
-    assert "2 films are before it" not in waiting_for(farm, "a")
-    assert "1 films are before it" in waiting_for(farm, "b")
+    assert "2 films are before it" not in farm.why("a")
+    assert "1 films are before it" in farm.why("b")
 
 
 def test_out_of_memory_steps_down_the_memory_modes_and_then_fails():
@@ -451,16 +408,11 @@ def test_a_worker_that_failed_a_film_once_never_gets_it_again():
     assert farm.machine._films["r", "a"].avoid == {first.worker}
 
 
-def hosts(*names: str, **policy) -> Farm:
-    farm = Farm(*(film(f"f{i}", 1) for i in range(12)), workers=0, **policy)
-    farm.first = [
-        action for i, name in enumerate(names) for action in farm.apply(ev.WorkerUp(worker=f"w{i}", host=name))
-    ]
-    return farm
+TWELVE = [film(f"f{i}", 1) for i in range(12)]
 
 
 def test_a_host_whose_workers_keep_failing_is_quarantined_and_released():
-    farm = hosts("bad", "good", host_faults=2, attempts=99)
+    farm = Farm(*TWELVE, hosts=("bad", "good"), host_faults=2, attempts=99)
     work = next(a for a in farm.first if isinstance(a, ev.RenderSegment) and a.worker == "w0")
     work = only(farm.failed(work, WORKER_FAULT), ev.RenderSegment)
     assert work.worker == "w0"
@@ -474,7 +426,7 @@ def test_a_host_whose_workers_keep_failing_is_quarantined_and_released():
 
 
 def test_the_last_host_is_never_quarantined_by_itself_but_by_a_person():
-    farm = hosts("only", host_faults=1, attempts=99)
+    farm = Farm(*TWELVE, hosts=("only",), host_faults=1, attempts=99)
     work = only(farm.first, ev.RenderSegment)
     none(farm.failed(work, WORKER_FAULT), ev.HostQuarantined)
     farm.apply(ev.QuarantineHost(host="only", reason="by hand"))
@@ -482,7 +434,7 @@ def test_the_last_host_is_never_quarantined_by_itself_but_by_a_person():
 
 
 def test_faults_of_jobs_and_of_the_cluster_are_not_held_against_a_host():
-    farm = hosts("a", "b", host_faults=1)
+    farm = Farm(*TWELVE, hosts=("a", "b"), host_faults=1)
     work = next(a for a in farm.first if isinstance(a, ev.RenderSegment))
     work = next(a for a in farm.failed(work, CLUSTER_FAULT) if isinstance(a, ev.RenderSegment))
     none(farm.failed(work, JOB_FAULT), ev.HostQuarantined)

@@ -13,64 +13,17 @@ from render_farm.scheduling.aging import level_of, takes_over
 from render_farm.scheduling.deadlines import is_at_risk, latest_begin_s, risky_from_s
 from render_farm.scheduling.elastic import as_learned, sizes_at_tail, sizes_for_deadline, tail_share
 from render_farm.scheduling.idle_workers import IdleWorker, IdleWorkers
-from render_farm.scheduling.machine import FarmMachine
-from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.queue import MOST_PASSED_OVER
 from render_farm.scheduling.quotas import QuotaBook
-from render_farm.scheduling.retry import Failure, RetryPolicy
+from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.shares import ShareBook
+from tests.helpers.farm import Farm, renders
 
 M, N = Setting(model="m"), Setting(model="n")
 
 
-class Farm:
-    """A machine with a clock; every host has as many workers as `hosts` has its letter."""
-
-    def __init__(self, *films: ev.Film, hosts: str = "a", max_workers: int | None = None, **policy) -> None:
-        self.machine = FarmMachine(RetryPolicy(jitter=0.0), scheduling=SchedulingPolicy(**policy))
-        self.now = 0.0
-        self.add(*films)
-        self.apply(ev.RunSealed(run_id="r", max_workers=max_workers))
-        self.first = [
-            action
-            for number, host in enumerate(hosts)
-            for action in self.apply(ev.WorkerUp(worker=f"w{number}", host=host))
-        ]
-
-    def add(self, *films: ev.Film) -> list[ev.Action]:
-        actions = self.apply(ev.FilmsAdded(films=films))
-        for run_id, model in dict.fromkeys((film.run_id, film.model) for film in films):
-            actions += self.apply(ev.TextReady(run_id=run_id, model=model))
-        return actions
-
-    def apply(self, event: ev.Event) -> list[ev.Action]:
-        return self.machine.apply(event, self.now)
-
-    def done(self, action: ev.RenderSegment, **more) -> list[ev.Action]:
-        return self.apply(ev.SegmentDone(worker=action.worker, film=action.film, segment=action.segment, **more))
-
-    def why(self, job_id: str) -> str:
-        return self.machine.why_waiting(("r", job_id), self.now)
-
-    def order(self, segment_s: float = 60.0) -> list[str]:
-        """Films in the order of their segments, one worker rendering all."""
-        order, actions = [], self.first
-        while works := renders(actions):
-            [work] = works
-            order.append(work.film[1])
-            self.now += segment_s
-            actions = self.done(work)
-            for finish in [action for action in actions if isinstance(action, ev.FinishFilm)]:
-                actions += self.apply(ev.FilmPublished(worker=finish.worker, film=finish.film))
-        return order
-
-
 def film(job_id: str, segments: int = 1, *, run_id: str = "r", **values) -> ev.Film:
     return ev.Film(run_id=run_id, job_id=job_id, num_segments=segments, **values)
-
-
-def renders(actions: list[ev.Action]) -> list[ev.RenderSegment]:
-    return [action for action in actions if isinstance(action, ev.RenderSegment)]
 
 
 # --- priority and aging ---
