@@ -104,3 +104,7 @@ def only(actions: Sequence[Any], kind: type[Action]) -> Action:
 def none(actions: Sequence[Any], kind: type) -> None:
     """No action of a kind."""
     assert not [action for action in actions if isinstance(action, kind)], actions
+
+
+def film(job_id: str, segments: int = 1, *, run_id: str = "r", **values: Any) -> ev.Film:
+    return ev.Film(run_id=run_id, job_id=job_id, num_segments=segments, **values)

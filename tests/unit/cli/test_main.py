@@ -1,8 +1,7 @@
-"""The installed program as a process: quick to start, streams apart, codes of the contract, no tracebacks."""
+"""The program: quick to start, streams apart, exit codes of the contract, no tracebacks."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,23 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from render_farm.cli.doctor import checks
-from render_farm.cli.doctor.checks import Probe, Status
-
-ROOT = Path(__file__).parents[3]
-
-
-def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RENDER_FARM_")}
-    return subprocess.run(
-        [sys.executable, "-m", "render_farm.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**clean, **environment},
-        timeout=120,
-        check=False,
-    )
+from tests.helpers.program import ROOT, run
 
 
 def test_help_is_quick():
@@ -139,55 +122,50 @@ def test_a_defect_is_one_line_and_the_traceback_is_kept(tmp_path):
     assert kept.parent == tmp_path and "ZeroDivisionError" in kept.read_text()
 
 
-def test_doctor_on_this_machine(tmp_path):
-    result = run("doctor", "--output", tmp_path / "out", "--model", "tiny", "--height", "128", "--json")
-    report = json.loads(result.stdout)
-    found = {check["name"]: check for check in report["checks"]}
-    for name in ("Python", "packages", "torch", "Ray", "xfuser", "ffmpeg", "model tiny", "storage"):
-        assert found[name]["status"] == "ok", found[name]
-    assert result.returncode == (0 if report["ok"] else 1)
-    assert any(check["name"] == "model tiny" and "64x128" in check["detail"] for check in report["checks"])
-    assert report["memory"]["least_bytes"] > report["memory"]["transformer_bytes"] > 0
-    assert not any((tmp_path / "out").rglob("object"))
+VERBS = {
+    *("render", "submit", "status", "watch", "logs", "explain", "pause", "resume", "cancel", "retry", "priority"),
+    *("preview", "report", "serve", "plan", "simulate", "manifest", "models", "verify", "hosts", "gc", "bench"),
+    *("doctor", "demo"),
+}
 
 
-def test_doctor_says_what_is_broken(s3_env):
-    result = run("doctor", "--output", "s3://no-such-bucket-at-all/x", **s3_env.env)
-    assert result.returncode == 1
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("broken")]
-    assert "storage" in line and "no-such-bucket-at-all" in line
-    assert result.stdout.rstrip().endswith("not ready: see the lines that say broken")
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_verbs_of_the_contract_only(cli, flag):
+    result = cli(flag)
+    assert result.exit_code == 0
+    listed = [line.split()[0] for line in result.stdout.split("Commands:")[1].splitlines() if line.strip()]
+    assert {"render", "plan", "doctor", "demo", "manifest", "models"} <= set(listed) <= VERBS
+    assert len(listed) == len(set(listed))
+
+
+def test_version(cli):
+    from render_farm import __version__
+
+    assert cli("--version").stdout == f"render-farm {__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("code", "why"),
+    "arguments",
     [
-        ("raise ImportError('no torch here')", "ImportError: no torch here"),
-        ("import os; os._exit(7)", "ended with 7"),
-        ("import time; time.sleep(60)", "no answer within 0.5 s"),
+        ["nonsense"],
+        ["render", "--nonsense"],
+        ["plan"],
+        ["manifest", "build", "x.csv"],
+        ["render", "m.parquet", "-o", "out", "--device", "tpu"],
+        ["render", "m.parquet", "-o", "out", "--workers", "0"],
+        ["render", "m.parquet", "-o", "out", "--cfg-parallel", "3"],
+        ["render", "m.parquet", "-o", "out", "--timeout", "soon"],
     ],
 )
-def test_a_library_that_fails_does_not_take_doctor_with_it(monkeypatch, code, why):
-    monkeypatch.setattr(checks, "_PROBE_S", 0.5 if "sleep" in code else 30.0)
-    (finding,), gpus = checks.check_torch(Probe(code))
-    assert gpus == []
-    assert (finding.status, finding.detail) == (Status.BROKEN, why)
+def test_usage_errors_are_2_on_stderr(cli, arguments):
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == "" and "Usage: render-farm" in result.stderr
 
 
-def test_gpus_are_listed():
-    gpus = '[{"name": "H100", "free": 85899345920, "total": 85899345920}]'
-    code = f"""print('{{"version": "2.13", "cuda": "13.0", "gpus": {gpus}}}')"""
-    (torch, gpu), found = checks.check_torch(Probe(code))
-    assert found[0]["total"] == 85899345920
-    assert torch.detail == "2.13, CUDA 13.0"
-    assert (gpu.name, gpu.detail) == ("GPU 0", "H100, 80.0 GiB of 80.0 GiB free")
-
-
-def test_too_little_memory_or_disk_is_broken(monkeypatch, tmp_path):
-    monkeypatch.setattr(checks, "available_memory_bytes", lambda: 1 << 29)
-    assert checks.check_memory().status is Status.BROKEN
-    monkeypatch.setattr(checks, "available_memory_bytes", lambda: None)
-    assert checks.check_memory().status is Status.NOTE
-    usage = checks.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
-    assert {finding.status for finding in checks.check_disk(str(tmp_path / "not" / "yet"))} == {Status.BROKEN}
+@pytest.mark.parametrize("verb", [["manifest", "check"], ["manifest", "show"], ["plan"]])
+def test_unreadable_manifests_are_2_everywhere(cli, tmp_path, verb):
+    missing = str(tmp_path / "no.parquet")
+    result = cli(*verb, missing)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"render-farm: {missing}: not found (looked in {tmp_path})\n"

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import threading
-import time
-from dataclasses import replace
-
 import pytest
-from typer.testing import CliRunner
 
-from render_farm.cli.main import app
-from render_farm.errors import NotFoundError, RenderFarmError
+from render_farm.errors import NotFoundError
 from render_farm.farm.control.client import ask
-from render_farm.job import RenderJob
-from render_farm.manifest.writer import write_manifest
-from render_farm.storage import open_store
-from render_farm.storage.layout import RunKeys
-from render_farm.storage.lease import LeaseTiming, acquire, this_holder
-from render_farm.storage.mailbox import Answer, Request, Verb, give_answer, post, take_requests, wait_answer
-from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
+from render_farm.storage.lease import LeaseTiming
+from render_farm.storage.mailbox import Request, Verb
+from render_farm.storage.run_state import JobRow, load_run_state
+from tests.helpers.stored_run import KEYS, stored_run
 
 TIMING = LeaseTiming(renew_every_s=0.1, gone_after_s=0.5, poll_every_s=0.05)
-KEYS = RunKeys(run_id="night")
 
 
 @pytest.fixture
 def store(tmp_path):
-    """The output of a run of jobs a, b and c that nobody renders any more."""
-    write_manifest(str(tmp_path / "m.parquet"), [RenderJob(job_id=name, prompt="p") for name in "abc"])
-    store = open_store(tmp_path / "out")
-    store.put_file(tmp_path / "m.parquet", KEYS.manifest)
-    store.write_bytes(KEYS.run, b"{}")
-    state = RunStateWriter(store, "night", load_run_state(store, "night"))
-    state.write(
-        {
-            "a": JobRow(state="done", segments=2, segments_done=2),
-            "b": JobRow(state="failed", segments=3, segments_done=1, message="no memory", error_class="X"),
-        }
-    )
-    return store
+    return stored_run(tmp_path)
 
 
 def stored(store, verb: str, *jobs: str, **more):
@@ -110,120 +86,3 @@ def test_unknown_jobs_and_runs_are_not_found(store):
     assert (answer.ok, answer.facts) == (False, {"not_found": True})
     with pytest.raises(NotFoundError):
         ask(store, "other", Request(verb=Verb.PAUSE))
-
-
-def test_a_live_coordinator_answers_and_nothing_is_left_in_the_mailbox(store):
-    handle = acquire(store, "night", this_holder("elsewhere"), TIMING)
-
-    def answer() -> None:
-        while not (requests := take_requests(store, "night")):
-            time.sleep(0.01)
-        [(request_id, request)] = requests
-        give_answer(store, "night", request_id, Answer(ok=True, text=f"did {request.verb}", facts={"n": 1}))
-
-    thread = threading.Thread(target=answer)
-    thread.start()
-    outcome = ask(store, "night", Request(verb=Verb.PAUSE), timing=TIMING)
-    thread.join()
-    assert (outcome.live, outcome.answer) == (True, Answer(ok=True, text="did pause", facts={"n": 1}))
-    assert store.list(KEYS.control) == []
-    handle.release()
-
-
-def died_holding(store, address: str) -> None:
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    holder = this_holder(address)
-    acquire(store, "night", replace(holder, process=replace(holder.process, pid=dead.pid)), TIMING)
-
-
-def test_a_run_whose_coordinator_is_being_started_anew_is_cancelled_by_the_next(store):
-    died_holding(store, "10.0.0.1:6379")
-
-    def start_anew() -> None:
-        while not (requests := take_requests(store, "night")):
-            time.sleep(0.01)
-        handle = acquire(store, "night", this_holder("10.0.0.1:6379"), TIMING)
-        give_answer(store, "night", requests[0][0], Answer(ok=True, text="it stops", facts={}))
-        handle.release()
-
-    thread = threading.Thread(target=start_anew)
-    thread.start()
-    outcome = ask(store, "night", Request(verb=Verb.CANCEL, by="me"), timing=TIMING)
-    thread.join()
-    assert (outcome.live, outcome.answer.text) == (True, "it stops")
-    assert store.list(KEYS.control) == []
-
-
-def test_who_stops_waiting_for_the_next_coordinator_leaves_no_request_for_it(store, monkeypatch):
-    died_holding(store, "10.0.0.1:6379")
-
-    def interrupted(*_: object) -> None:
-        assert len(take_requests(store, "night")) == 1
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("render_farm.storage.mailbox.time.sleep", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        ask(store, "night", Request(verb=Verb.CANCEL, by="me"), timing=TIMING)
-    assert store.list(KEYS.control) == []
-
-
-def test_cancelling_a_run_whose_coordinator_died_says_so(store):
-    died_holding(store, "local")
-    assert "Its coordinator died" in stored(store, "cancel").text
-    assert "died" not in stored(store, "cancel").text  # the lease was given back
-    assert store.list(KEYS.control) == []
-
-
-def test_a_holder_that_lives_and_does_not_answer_is_said_so_and_the_request_withdrawn(store):
-    handle = acquire(store, "night", this_holder("elsewhere"), TIMING)
-    stop = threading.Event()
-
-    def renew() -> None:
-        while not stop.wait(0.1):
-            handle.renew()
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    try:
-        with pytest.raises(RenderFarmError, match="does not answer; the request was withdrawn"):
-            ask(store, "night", Request(verb=Verb.PAUSE), timing=LeaseTiming(gone_after_s=0.5), wait_s=0.6)
-    finally:
-        stop.set()
-        thread.join()
-    assert store.list(KEYS.control) == []
-
-
-def test_requests_are_taken_in_order_and_garbage_is_removed(store):
-    first = post(store, "night", Request(verb=Verb.PAUSE, by="x"))
-    store.write_bytes(f"{KEYS.control}/evil.request.json", b"\x80\x04pickle")
-    store.write_bytes(f"{KEYS.control}/{'0' * 8}.request.json", store.read_bytes(KEYS.request(first))[:-20])
-    assert [request for _, request in take_requests(store, "night")] == [Request(verb=Verb.PAUSE, by="x")]
-    assert store.list(KEYS.control) == [KEYS.request(first)]
-    assert wait_answer(store, "night", first, 0.0) is None
-    assert store.list(KEYS.control) == []
-
-
-def invoke(*arguments: str):
-    return CliRunner().invoke(app, [*arguments])
-
-
-def test_the_verbs_read_a_run_by_its_uri_or_by_its_id_and_output(store, monkeypatch):
-    done = invoke("pause", f"{store.root_uri}/_runs/night", "--json")
-    assert json.loads(done.stdout)["applied"] == "stored"
-    monkeypatch.setenv("RENDER_FARM_OUTPUT", store.root_uri)
-    assert invoke("resume", "night").exit_code == 0
-    assert invoke("cancel", "night", "c").exit_code == 2  # nobody is there to confirm
-    assert invoke("cancel", "night", "c", "--yes").exit_code == 0
-    assert invoke("explain", "night", "c").stdout.startswith("c: cancelled by name")
-    assert invoke("explain", "night", "nobody").exit_code == 14
-    assert invoke("pause", "nights").exit_code == 14
-    assert invoke("retry", "night").exit_code == 2
-    assert invoke("hosts", "list", "night").exit_code == 0
-
-
-def test_a_run_without_an_output_is_a_usage_error(monkeypatch, tmp_path):
-    monkeypatch.delenv("RENDER_FARM_OUTPUT", raising=False)
-    monkeypatch.setenv("RENDER_FARM_CONFIG", "")
-    assert invoke("pause", "night").exit_code == 2
-    assert invoke("pause", "../x", "--output", str(tmp_path)).exit_code == 2

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
-from pathlib import Path
 
 import pytest
 
-import render_farm
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.film_task import FilmReport, SegmentReport
 from render_farm.farm.run.owned_run import hold
 from render_farm.farm.run.spec import RunSpec
-from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.farm.worker.text_worker import TextReport
 from render_farm.observability import metrics as m
 from render_farm.scheduling import events as ev
@@ -23,74 +18,9 @@ from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
-from render_farm.storage.meter import StorageMeter, Traffic
-from render_farm.storage.open import open_store
+from render_farm.storage.meter import Traffic
 from tests.helpers.film_entries import entry
-
-PACKAGE = Path(render_farm.__file__).parent
-
-
-class Remembered:
-    """A sink that adds up, by exposed labels as Ray's would have them."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple, float] = defaultdict(float)
-        self.observed: dict[tuple, list[float]] = defaultdict(list)
-
-    def _key(self, metric: m.Metric, labels: dict[str, str]) -> tuple:
-        return (metric.name, *metric.label_values(labels).values())
-
-    def add(self, metric, value=1.0, **labels):
-        assert metric.kind is m.MetricKind.COUNTER and value >= 0
-        self.values[self._key(metric, labels)] += value
-
-    def set(self, metric, value, **labels):
-        assert metric.kind is m.MetricKind.GAUGE
-        self.values[self._key(metric, labels)] = value
-
-    def observe(self, metric, value, **labels):
-        assert metric.kind is m.MetricKind.HISTOGRAM
-        self.observed[self._key(metric, labels)].append(value)
-
-    def of(self, metric: m.Metric, *labels: str) -> float:
-        return self.values[(metric.name, *labels)]
-
-
-def test_every_metric_is_complete_and_named_as_prometheus_asks():
-    assert len({metric.name for metric in m.METRICS}) == len(m.METRICS)
-    assert set(m.METRICS) == {value for value in vars(m).values() if isinstance(value, m.Metric)}
-    for metric in m.METRICS:
-        assert re.fullmatch(r"render_farm_[a-z_]+", metric.name)
-        assert metric.help.endswith(".") and metric.unit
-        assert metric.name.endswith("_total") == (metric.kind is m.MetricKind.COUNTER)
-        assert bool(metric.buckets) == (metric.kind is m.MetricKind.HISTOGRAM)
-        assert list(metric.buckets) == sorted(metric.buckets)
-        if metric.unit != "1":
-            assert metric.unit in metric.name
-
-
-def test_labels_are_bounded():
-    """Whatever is recorded, a metric has a known number of series; nothing of a job, run or message becomes a label."""
-    for metric in m.METRICS:
-        labels = {label.name for label in metric.labels}
-        assert not labels & {"job", "job_id", "run", "run_id", "prompt", "message", "segment", "host"}
-        assert math.prod(len(label.values) for label in metric.labels if label.values) < 300
-        odd = metric.label_values(dict.fromkeys(labels, "shot-0001 of ada"))
-        assert set(odd.values()) <= {m.OTHER}
-    assert m.JOBS.label_values({"state": "done"}) == {"state": "done"}
-    assert m.WORKER.bounded(m.place_of("worker-12.7")) == "worker-12"
-    assert m.WORKER.bounded("worker-12.7") == m.OTHER
-    with pytest.raises(AssertionError):
-        m.JOBS.label_values({"state": "done", "job_id": "a"})
-
-
-def test_no_other_file_names_a_metric():
-    for path in PACKAGE.rglob("*.py"):
-        if path.name == "metrics.py":
-            continue
-        text = path.read_text()
-        named = [metric.name for metric in m.METRICS if f'{metric.name}"' in text]
-        assert named == [], path
+from tests.helpers.metrics_sink import Remembered
 
 
 @pytest.fixture
@@ -170,36 +100,3 @@ def test_the_last_run_stays_to_be_seen(farm):
     run.over.set()
     told.sample({"night": run}, machine, now=5.0, now_unix_s=0.0)
     assert (sink.of(m.JOBS, "done"), sink.of(m.RUNS, "running"), sink.of(m.ETA)) == (3, 0, 0.0)
-
-
-class Worker:
-    name = "worker-3.7"
-    kv_cache_bytes = 11
-    engine_s = 1.5
-
-    def __init__(self) -> None:
-        self.meter = StorageMeter()
-
-
-def test_a_worker_tells_what_it_uses_and_moves(tmp_path):
-    worker, sink = Worker(), Remembered()
-    store = open_store(tmp_path, meter=worker.meter)
-    store.write_bytes("a", b"12345")
-    assert store.read_bytes("a") == b"12345"
-    (tmp_path / "file").write_bytes(b"123")
-    store.put_file(tmp_path / "file", "b")
-    store.get_file("b", tmp_path / "copy")
-    assert store.create("c", b"1") and not store.create("c", b"1")
-    assert not store.exists("nothing")
-    with pytest.raises(Exception, match="a file is where"):
-        store.write_bytes("a/b", b"")
-    told = WorkerMetrics(worker, sink, every_s=3600)
-    told.close()
-    assert sink.of(m.STORAGE_BYTES, "written") == 5 + 3 + 1
-    assert sink.of(m.STORAGE_BYTES, "read") == 5 + 3
-    assert sink.of(m.STORAGE_ERRORS, "write", "given_up") == 1
-    assert sink.of(m.BUSY_SECONDS, "worker-3") == 1.5
-    assert sink.of(m.WORKER_SECONDS, "worker-3") > 0
-    assert sink.of(m.KV_CACHE_BYTES, "worker-3") == 11
-    assert sink.of(m.WORKER_MEMORY, "worker-3", "host") > 1 << 20
-    assert not any(key[-1] == "device" for key in sink.values)

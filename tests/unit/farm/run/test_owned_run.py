@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 
-from render_farm.farm.ray_cluster.autoscaler import ClusterScaler
 from render_farm.farm.run.film_task import PreviewNews
 from render_farm.farm.run.owned_run import hold
 from render_farm.farm.run.progress import RunProgress
@@ -17,7 +16,6 @@ from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
-from render_farm.scheduling.scaling import ScaleLimits
 from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -112,15 +110,3 @@ def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     again = hold(run.record.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     again.lease.stop()
     assert again.spent == 1.75
-
-
-def test_a_cluster_costs_what_was_there_since_the_last_look(monkeypatch):
-    scaler, there, now = ClusterScaler(ScaleLimits(max_workers=8, price_per_hour=3.0), resource="GPU"), {}, [0.0]
-    monkeypatch.setattr("ray.cluster_resources", lambda: there)
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-
-    def look(num_gpus: int, at_s: float) -> float:
-        there["GPU"], now[0] = num_gpus, at_s
-        return asyncio.run(scaler.look())
-
-    assert [look(4, 100.0), look(8, 700.0), look(0, 1000.0)] == [0.0, 4 * 3.0 / 6, 8 * 3.0 / 12]
