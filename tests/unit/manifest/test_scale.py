@@ -8,6 +8,7 @@ import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from render_farm.manifest.duplicates import DuplicateFinder
 from render_farm.manifest.reader import check_manifest, load_manifest
@@ -45,6 +46,7 @@ def peak_bytes(path: str) -> int:
     return int(answer.split()[1]) * 1024
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_seconds_and_constant_memory(tmp_path):
     few, many = write(tmp_path / "few.parquet", 1000), write(tmp_path / "many.parquet", ROWS)
     started = time.monotonic()

@@ -25,6 +25,8 @@ from render_farm.media.addresses import why_forbidden
 from render_farm.media.inputs import load_image, open_image
 from tests.helpers.certificates import write_certificate
 
+pytestmark = pytest.mark.server
+
 SIZE = {"width": 32, "height": 16}
 MIB = 1 << 20
 

@@ -136,6 +136,7 @@ def import_without(blocked: str, names: list[str]) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_everything_but_the_farms_actors_imports_without_ray():
     free_of_ray = [
         name
@@ -147,11 +148,13 @@ def test_everything_but_the_farms_actors_imports_without_ray():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_everything_above_the_engine_imports_without_torch():
     done = import_without("torch", modules(but=("farm", "cli", "engine", "parallel", "tiny")))
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["torch", "ray", "pyarrow", "diffusers"])
 def test_the_package_itself_loads_no_heavy_library(library):
     script = f"import render_farm, sys; sys.exit({library!r} in sys.modules)"

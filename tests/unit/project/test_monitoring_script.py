@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 import dashboards
@@ -13,6 +14,8 @@ from dashboards.alerts import ALERTS
 from tests.helpers import prometheus
 from tests.helpers.films import wait_for
 from tests.helpers.fixtures_s3 import free_port
+
+pytestmark = pytest.mark.server
 
 FOLDER = Path(dashboards.__file__).parent
 SCRIPT = FOLDER.parent / "cluster" / "monitoring.sh"

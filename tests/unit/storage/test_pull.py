@@ -23,6 +23,8 @@ from render_farm.storage.pull import CHECKSUMS, SCHEMA, PullReport, pull_model
 from render_farm.tiny import MODEL_DIR
 from tests.helpers.hub_server import Hub, commit_of, serve_hub
 
+pytestmark = pytest.mark.server
+
 NAME = "someone/small-Diffusers"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 HASTY = HubRetryOptions(timeout_s=5.0, num_tries=2, pause_s=0.01)

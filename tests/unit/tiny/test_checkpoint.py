@@ -44,6 +44,7 @@ def test_the_parts_have_the_promised_sizes(pipeline: SkyReelsV2DiffusionForcingP
     assert pipeline.scheduler.config.prediction_type == "flow_prediction"
 
 
+@pytest.mark.slow
 def test_it_renders_a_film_of_two_segments(pipeline: SkyReelsV2DiffusionForcingPipeline) -> None:
     frames = pipeline(
         "a red circle moving right on a black background",

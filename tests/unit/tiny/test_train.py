@@ -21,6 +21,8 @@ from render_farm.tiny.train_lora import LoraConfig, train_lora
 from render_farm.tiny.train_transformer import train_transformer
 from render_farm.tiny.train_vae import VaeConfig, draw_clips, train_vae
 
+pytestmark = pytest.mark.slow
+
 SMALL = Architecture(
     transformer={
         "num_attention_heads": 4,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.helpers.program import run
 
 
+@pytest.mark.slow
 def test_doctor_on_this_machine(tmp_path):
     result = run("doctor", "--output", tmp_path / "out", "--model", "tiny", "--height", "128", "--json")
     report = json.loads(result.stdout)

@@ -106,6 +106,7 @@ main(["--model", "tiny", "--steps", "1", "--mode", "sync", "--device", "cpu", "-
 """
 
 
+@pytest.mark.slow
 def test_it_needs_only_torch_and_the_model_libraries() -> None:
     root = Path(__file__).parents[4]
     done = subprocess.run([sys.executable, "-c", _BARE], cwd=root, capture_output=True, text=True, timeout=280)

@@ -64,6 +64,7 @@ def graphs(engine: Engine) -> list[int]:
     return count
 
 
+@pytest.mark.slow
 def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_segment_or_film(
     engine: Engine, graphs: list[int]
 ) -> None:
@@ -77,6 +78,7 @@ def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_seg
         assert (engine.render(make_job(**film)).latents - latents).abs().max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_runs_as_it_is(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     def backend(module: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
         raise OSError("no C compiler here")

@@ -40,6 +40,7 @@ def against_diffusers() -> VerifyResult:
     return run_verify(VerifyRequest(model="tiny", against=True, **QUICK))
 
 
+@pytest.mark.slow
 def test_the_built_in_model_passes(against_diffusers: VerifyResult) -> None:
     assert [film.name for film in against_diffusers.films] == [
         "t2v sync, 1 segment",
@@ -65,6 +66,7 @@ def test_the_built_in_model_passes(against_diffusers: VerifyResult) -> None:
             assert film.difference.largest_level <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "cls", "transformer"),
     [
@@ -82,6 +84,7 @@ def test_a_checkpoint_without_diffusion_forcing_passes(task: str, cls: type, tra
     assert film.difference.largest <= 1e-4
 
 
+@pytest.mark.slow
 def test_other_weights_fail(tmp_path: Path) -> None:
     """diffusers is given the model with one matrix of one layer one percent larger."""
     damaged = Path(shutil.copytree(MODEL_DIR, tmp_path / "model"))
@@ -128,6 +131,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         check_request(VerifyRequest(model="tiny", reference=Path("x")))
 
 
+@pytest.mark.slow
 def test_the_command() -> None:
     command = ["verify", "tiny", "--device", "cpu", "--json", "--task", "v2v", "--height", "32", "--width", "32"]
     done = CliRunner().invoke(app, [*command, "--steps", "1"], catch_exceptions=False)

@@ -92,6 +92,7 @@ def test_cancelling_a_run_whose_coordinator_died_says_so(store):
     assert store.list(KEYS.control) == []
 
 
+@pytest.mark.slow
 def test_a_holder_that_lives_and_does_not_answer_is_said_so_and_the_request_withdrawn(store):
     handle = acquire(store, "night", this_holder("elsewhere"), TIMING)
     stop = threading.Event()
