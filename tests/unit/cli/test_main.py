@@ -13,6 +13,7 @@ import pytest
 from tests.helpers.program import ROOT, run
 
 
+@pytest.mark.slow
 def test_help_is_quick():
     best = min(_seconds(lambda: run("--help")) for _ in range(3))
     assert best < 1.5  # about 0.3 s on an idle machine; others may share it
@@ -24,6 +25,7 @@ def _seconds(action) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_help_and_plan_load_neither_torch_nor_ray(tmp_path):
     manifest = tmp_path / "demo.parquet"
     assert run("manifest", "build", "jobs/demo.csv", "-o", manifest).returncode == 0
@@ -36,6 +38,7 @@ def test_help_and_plan_load_neither_torch_nor_ray(tmp_path):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, timeout=60)
 
 
+@pytest.mark.slow
 def test_looking_at_models_and_a_run_with_nothing_to_render_load_neither(tmp_path):
     """A command that starts a private Ray on CPUs leaves torch to its workers."""
     (tmp_path / "m.csv").write_text("job_id,prompt,num_frames,causal_block_size\na,x,97,4\n")
@@ -54,6 +57,7 @@ def test_looking_at_models_and_a_run_with_nothing_to_render_load_neither(tmp_pat
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_bad_manifests_end_with_2_before_anything_starts(tmp_path):
     corrupt = tmp_path / "corrupt.parquet"
     corrupt.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
@@ -69,6 +73,7 @@ def test_bad_manifests_end_with_2_before_anything_starts(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_read_by_others_is_refused(tmp_path):
     manifest = tmp_path / "demo.parquet"
     run("manifest", "build", "jobs/demo.csv", "-o", manifest)
@@ -77,12 +82,14 @@ def test_an_output_that_cannot_be_read_by_others_is_refused(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet():
     code = f"{sys.executable} -m render_farm.cli models list | head -1"
     result = subprocess.run(code, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
     assert result.stdout.startswith("model") and result.stderr == ""
 
 
+@pytest.mark.slow
 def test_streams_that_are_closed_are_no_error(tmp_path):
     code = f"{sys.executable} -m render_farm.cli gc -o {tmp_path}"
     for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
@@ -90,6 +97,7 @@ def test_streams_that_are_closed_are_no_error(tmp_path):
         assert (result.returncode, result.stderr) == (0, ""), closed
 
 
+@pytest.mark.slow
 def test_a_settings_file_that_is_no_text(tmp_path):
     (tmp_path / "farm.toml").write_bytes(b"\x8e\xff")
     result = run("gc", "-o", tmp_path, RENDER_FARM_CONFIG=str(tmp_path / "farm.toml"))
@@ -98,6 +106,7 @@ def test_a_settings_file_that_is_no_text(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_show_the_drawing(tmp_path):
     manifest = tmp_path / "demo.parquet"
     run("manifest", "build", "jobs/demo.csv", "-o", manifest)
@@ -105,6 +114,7 @@ def test_a_terminal_that_cannot_show_the_drawing(tmp_path):
     assert result.returncode == 0 and "frames  98-177" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_defect_is_one_line_and_the_traceback_is_kept(tmp_path):
     code = (
         "import sys; sys.argv[1:] = ['models', 'list']\n"

@@ -33,6 +33,7 @@ def refusal(task: str, /, **values) -> str:
 # --- windows, against the reference's loops ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     task=st.sampled_from(["i2v", "flf2v"]),
@@ -69,6 +70,7 @@ def test_windows_of_image_tasks_equal_the_reference_loop(task, num_frames, base,
     assert [window.num_input_frames for window in film.windows] == [1] + [0] * (film.num_segments - 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     num_frames=st.integers(1, 90),

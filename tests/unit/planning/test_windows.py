@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from render_farm.planning import plan_film
 from tests.helpers.reference_loop import FACTS, ReferenceLoop, planned_calls
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     num_frames=st.integers(1, 90),

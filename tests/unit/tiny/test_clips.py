@@ -54,6 +54,7 @@ def test_a_caption_reads_like_english() -> None:
     assert all_scenes()[0].caption() == "a red circle moving right on a black background"
 
 
+@pytest.mark.slow
 def test_the_detector_reads_every_attribute_of_true_clips() -> None:
     for seed, scene in enumerate(held_out_scenes()[::4]):
         for frames in (slice(0, 97), slice(177, 257)):
