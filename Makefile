@@ -75,7 +75,7 @@ fuzz: $(READY)
 		tests/unit/report/test_fuzz.py
 
 long: $(READY)
-	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests/farm
+	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests
 
 groups: $(READY)
 	EVERY_GROUP=1 $(BIN)/python -m pytest --timeout=0 tests/parallel/test_exactness.py

@@ -108,6 +108,7 @@ def test_a_rank_out_of_memory_says_so_and_the_group_renders_the_same_bits_in_a_s
     assert np.array_equal(stored(task), stored(calm))
 
 
+@pytest.mark.long
 def test_a_killed_rank_fails_its_segment_and_another_group_renders_the_same_bits(engine, pool, tmp_path: Path) -> None:
     calm = film_task(engine, tmp_path / "calm", ring=2, num_inference_steps=60, height=64, width=64)
     for segment in range(3):

@@ -25,6 +25,7 @@ NO_COST = {"RENDER_FARM_GROUP_EXCHANGE_S": "1e-12", "RENDER_FARM_GROUP_BYTES_PER
 """Of exchanges: by the cost model such small films are rendered and decoded by one worker otherwise."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_group_renders_what_one_worker_renders_and_survives_the_loss_of_a_rank(tmp_path):
     job = films.job("film", **{**films.THREE_SEGMENTS, "num_inference_steps": 60, "height": 64, "width": 64})
@@ -67,6 +68,7 @@ LONG = {"num_frames": 101, "base_num_frames": 21, "overlap_history": 5, "num_inf
 """Six segments."""
 
 
+@pytest.mark.long
 def test_idle_workers_join_the_last_film_at_its_next_segment(tmp_path):
     size = {"height": 64, "width": 64}
     jobs = [films.job("long", **size, **LONG), films.job("short", **{**size, "num_frames": 21})]

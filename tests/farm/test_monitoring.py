@@ -78,6 +78,7 @@ def expressions() -> dict[str, str]:
     return {name: expr.replace(RATE, _RATE_OVER) for name, expr in wanted.items()}
 
 
+@pytest.mark.long
 def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
     address, discovery, head = ray_address
     (tmp_path / "alerts.yml").write_text(rules_yaml())

@@ -40,6 +40,7 @@ def against_diffusers() -> VerifyResult:
     return run_verify(VerifyRequest(model="tiny", against=True, **QUICK))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_built_in_model_passes(against_diffusers: VerifyResult) -> None:
     assert [film.name for film in against_diffusers.films] == [
