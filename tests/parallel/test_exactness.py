@@ -135,7 +135,7 @@ def test_any_number_of_tokens(size: tuple[int, int], pool: RankPool, folder: Pat
         assert np.abs(film - expected).max() <= TOLERANCE, shape
 
 
-def test_cfg_needs_guidance(pool: RankPool, folder: Path) -> None:
+def test_cfg_parallel_without_guidance_is_refused(pool: RankPool, folder: Path) -> None:
     job = make_job("synchronous, two windows, guidance off")
     with pytest.raises(RankFailed, match="use cfg 1 where guidance is off"):
         pool.in_group(GroupShape(cfg=2), render_here, folder, [job])

@@ -143,7 +143,7 @@ def test_model_without_sample_info(task: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("task", ["i2v", "flf2v"])
-def test_the_image_stays(task: str, engine: Engine) -> None:
+def test_the_first_latent_frame_is_that_of_the_image(task: str, engine: Engine) -> None:
     """The film's first latent frame is the image's; another image, or no noise on it, would be seen."""
     job, inputs = image_job(task, num_frames=17), make_inputs(task)
     video = engine.render(job, inputs=inputs)

@@ -93,7 +93,7 @@ def test_latents_equal_the_pipelines(name: str, task: str, models: dict[str, Mod
 
 
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
-def test_one_frame(task: str, models: dict[str, Model]) -> None:
+def test_a_film_of_one_frame_equals_diffusers(task: str, models: dict[str, Model]) -> None:
     model = models[task]
     assert model.largest_difference(model.job(num_frames=1), model.inputs()) <= TOLERANCE
 

@@ -101,7 +101,9 @@ def test_latents_equal_the_pipelines(name: str, engine: Engine, pipeline: Any) -
 
 @pytest.mark.parametrize("num_inference_steps", [1, 2, 3])
 @pytest.mark.parametrize("causal_block_size", [1, 5])
-def test_few_steps(num_inference_steps: int, causal_block_size: int, engine: Engine, pipeline: Any) -> None:
+def test_films_of_few_steps_equal_diffusers(
+    num_inference_steps: int, causal_block_size: int, engine: Engine, pipeline: Any
+) -> None:
     job = make_job(
         num_frames=37,
         num_inference_steps=num_inference_steps,

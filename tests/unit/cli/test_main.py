@@ -148,7 +148,7 @@ def test_help_lists_verbs_of_the_contract_only(cli, flag):
     assert len(listed) == len(set(listed))
 
 
-def test_version(cli):
+def test_version_is_printed(cli):
     from render_farm import __version__
 
     assert cli("--version").stdout == f"render-farm {__version__}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 
-def test_build_check_show(cli, tmp_path):
+def test_a_manifest_is_built_checked_and_shown(cli, tmp_path):
     source, target = tmp_path / "jobs.csv", tmp_path / "jobs.parquet"
     source.write_text('job_id,prompt,num_frames\na,"[""x"", ""y""]",\nb,hello,9\n')
     built = cli("manifest", "build", source, "-o", target, "--seeds", 2)

@@ -7,7 +7,7 @@ import json
 from render_farm.models import PRESETS
 
 
-def test_models(cli):
+def test_models_lists_presets_and_describes_one(cli):
     listed = cli("models", "list")
     assert listed.exit_code == 0
     assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == list(PRESETS)

@@ -160,7 +160,7 @@ def test_csv_files_that_cannot_be_used(problems, content, lines):
 # --- JSON lines, JSON, YAML, text ---
 
 
-def test_jsonl(build):
+def test_jobs_are_read_from_jsonl(build):
     content = '{"job_id": "a", "prompt": ["x", "y"], "num_frames": 9.0, "tags": {"k": "v"}}\n\n{"prompt": "z"}\n'
     assert build("p.jsonl", content) == [
         RenderJob(job_id="a", prompt=("x", "y"), num_frames=9, tags={"k": "v"}),
@@ -183,7 +183,7 @@ def test_jsonl_errors_name_lines(problems):
     ]
 
 
-def test_json_documents(build, problems):
+def test_jobs_are_read_from_a_json_document_with_defaults(build, problems):
     jobs = build(
         "p.json", '{"defaults": {"seed": 3}, "jobs": [{"job_id": "a", "prompt": "x"}, {"prompt": "y", "seed": 4}]}'
     )
@@ -216,7 +216,7 @@ jobs:
 """
 
 
-def test_yaml(build):
+def test_jobs_are_read_from_yaml_with_defaults(build):
     assert build("p.yaml", YAML) == [
         RenderJob(job_id="a", prompt="x", model="tiny", num_frames=97, deadline=datetime(2030, 1, 31, tzinfo=UTC)),
         RenderJob(
@@ -276,7 +276,7 @@ def test_a_missing_source(tmp_path):
     ("prompt", "expected"),
     [("A Cat & a dog!", "a-cat-a-dog"), ("", "job"), (None, "job"), (["Éclair", "x"], "eclair"), ("w" * 90, "w" * 40)],
 )
-def test_slug(prompt, expected):
+def test_job_ids_are_made_from_prompts(prompt, expected):
     assert slug(prompt) == expected
 
 

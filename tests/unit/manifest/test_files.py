@@ -26,17 +26,17 @@ def refusal(uri: str) -> str:
     return str(caught.value)
 
 
-def test_missing(tmp_path):
+def test_a_missing_manifest_is_named(tmp_path):
     path = str(tmp_path / "no.parquet")
     assert refusal(path) == f"{path}: not found (looked in {tmp_path})"
     assert refusal("memory://no/such.parquet").startswith("memory://no/such.parquet: not found")
 
 
-def test_a_folder(tmp_path):
+def test_a_folder_is_no_manifest(tmp_path):
     assert refusal(str(tmp_path)) == f"{tmp_path} is a folder (give the manifest file in it)"
 
 
-def test_not_parquet(tmp_path):
+def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     path = tmp_path / "jobs.csv"
     path.write_text("job_id,prompt\na,b\n")
     assert refusal(str(path)) == (
@@ -45,13 +45,13 @@ def test_not_parquet(tmp_path):
     )
 
 
-def test_empty_file(tmp_path):
+def test_an_empty_manifest_file_is_refused(tmp_path):
     path = tmp_path / "m.parquet"
     path.touch()
     assert refusal(str(path)) == f"{path}: is empty (0 bytes) (a manifest is a Parquet file)"
 
 
-def test_cut_short(tmp_path):
+def test_a_manifest_that_is_cut_short_is_refused(tmp_path):
     path = tmp_path / "m.parquet"
     write_manifest(str(path), [RenderJob(job_id="a", prompt="p")])
     path.write_bytes(path.read_bytes()[:-100])
@@ -73,7 +73,7 @@ def test_flipped_bytes_never_crash(tmp_path):
         check_manifest(str(path))
 
 
-def test_no_permission(tmp_path):
+def test_a_manifest_without_read_permission_is_refused(tmp_path):
     path = tmp_path / "m.parquet"
     path.touch()
     path.chmod(0)
@@ -82,11 +82,11 @@ def test_no_permission(tmp_path):
     assert refusal(str(path)).startswith(f"{path}: no permission to read it")
 
 
-def test_unknown_scheme():
+def test_a_manifest_uri_of_an_unknown_scheme_is_refused():
     assert refusal("nope://x/m.parquet") == "nope://x/m.parquet: cannot read it: Protocol not known: nope"
 
 
-def test_empty_name():
+def test_an_empty_manifest_name_is_refused():
     assert refusal("").startswith("the manifest's name is empty")
 
 
@@ -125,7 +125,7 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
         ("s3://bucket/x/jobs.parquet", "gs://other/a.png", "gs://other/a.png"),
     ],
 )
-def test_resolve_uri(manifest, value, expected):
+def test_inputs_are_resolved_against_their_manifest(manifest, value, expected):
     assert resolve_uri(manifest, value) == expected
 
 

@@ -161,7 +161,7 @@ def test_a_prompt_list_of_one_is_that_prompt(store):
     assert only_job(store(prompt=[["a"]])).prompt == "a"
 
 
-def test_bad_prompt_lists(store):
+def test_prompt_lists_that_cannot_be_used_are_refused(store):
     report = check_manifest(store(prompt=pa.array([[], ["a", None], None], pa.list_(pa.string()))))
     assert report.row_problems == (
         "row 1 (job_id=j0): prompt: is an empty list; give at least one prompt",
@@ -209,7 +209,7 @@ def test_tags_are_maps_or_structs(store, values):
     assert only_job(store(tags=values)).tags == {"a": "1"}
 
 
-def test_loras(store):
+def test_loras_of_a_row_are_read_and_checked(store):
     values = pa.array([[{"path": "/x", "weight": 0.5}, {"path": "/y", "weight": None}]])
     assert only_job(store(loras=values)).loras == (LoraRef(path="/x", weight=0.5), LoraRef(path="/y"))
     assert only_job(store(loras=pa.array([[{"path": "/x"}]]))).loras == (LoraRef(path="/x"),)

@@ -32,5 +32,5 @@ def test_the_run_id_is_the_stem_and_the_content(tmp_path):
         ("y" * 300 + ".parquet", "y" * 100),
     ],
 )
-def test_safe_stem(uri, stem):
+def test_the_stem_of_a_run_id_has_safe_characters_only(uri, stem):
     assert safe_stem(uri) == stem

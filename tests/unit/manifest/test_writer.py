@@ -48,7 +48,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(tmp_path, monkeypatch):
+def test_a_manifest_on_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch):
     """The part file is a link to a device that is always full."""
     from render_farm.manifest import writer
 

@@ -57,7 +57,7 @@ def test_one_frame_is_a_video(tmp_path):
     assert probe_mp4(write(tmp_path / "a.mp4", moving(1))).num_frames == 1
 
 
-def test_colours_survive(tmp_path):
+def test_colours_survive_encoding(tmp_path):
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 64, 200)]
     path = write(tmp_path / "a.mp4", [np.full((64, 64, 3), colour, np.uint8) for colour in colours])
     for colour, frame in zip(colours, read_frames(path), strict=True):

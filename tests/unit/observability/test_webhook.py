@@ -47,7 +47,7 @@ def test_what_cannot_be_delivered_is_said_once_and_given_up(answers, num_sent):
     assert "run ended was not delivered" in failures[0]
 
 
-def test_telling_never_blocks():
+def test_sending_a_notice_never_blocks():
     class Slow:
         def send(self, notice):
             time.sleep(0.3)
@@ -59,7 +59,7 @@ def test_telling_never_blocks():
         assert time.monotonic() - started < 0.2
 
 
-def test_slacks_body():
+def test_a_slack_webhook_gets_the_body_that_slack_expects():
     with receiver() as server:
         Webhook(server.url, template="slack").send(notice("a<b>&c"))
         content = json.loads(server.taken[0][1])

@@ -201,7 +201,7 @@ def test_a_refusal_names_what_would_work(asked: GroupShape, model: str, size: in
     assert named and all(problems(shape) == [] for shape in named), text
 
 
-def test_asked_degrees() -> None:
+def test_asked_degrees_allow_shapes_that_keep_them() -> None:
     assert AskedDegrees(ulysses=2).allow(GroupShape(cfg=2, ulysses=2, ring=4))
     assert AskedDegrees(ulysses=2, ring=3).num_workers == 6
     assert not AskedDegrees(ring=1).allow(GroupShape(ring=2))

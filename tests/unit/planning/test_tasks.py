@@ -191,7 +191,7 @@ def test_films_that_diffusers_renders_have_no_warnings():
     assert plan("v2v", num_frames=257, keep_overlap=True).warnings == ()
 
 
-def test_extensions_are_said():
+def test_the_plan_warns_where_it_renders_more_than_diffusers():
     (short,) = plan("i2v", num_frames=237).warnings
     assert short == (
         "the last segment has 20 latent frames, a whole window 25; diffusers fails on it for i2v, "

@@ -189,7 +189,7 @@ def test_the_rules_in_the_cluster_are_those_of_the_dashboards():
     assert built("production")["PrometheusRule"]["spec"]["groups"] == rules["groups"]
 
 
-def test_settings_are_settings():
+def test_the_cluster_settings_file_is_loaded_as_settings():
     from render_farm.config import load_settings
 
     settings = load_settings(file=str(CLUSTER / "kuberay/base/farm.toml"), environment={})

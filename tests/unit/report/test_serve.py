@@ -121,5 +121,5 @@ def test_a_server_for_others_wants_its_token(tmp_path):
      (f"bytes={'9' * 5000}-", None), (f"bytes=2-{'9' * 5000}", (2, 10)), (f"bytes=-{'9' * 5000}", (0, 10)),
      (f"bytes={'0' * 5000}2-3", (2, 4)), (f"bytes=-{'0' * 5000}", None)],
 )  # fmt: skip
-def test_ranges(header, span):
+def test_range_headers_give_the_span_to_send(header, span):
     assert _range(header, 10) == span

@@ -10,7 +10,7 @@ from tests.helpers.farm import Farm, film, renders
 M, N = Setting(model="m"), Setting(model="n")
 
 
-def test_matches():
+def test_a_worker_matches_a_film_by_its_loaded_model_and_adapters():
     red = Setting(model="m", adapters=(("red", 1.0),))
     assert match(None, M) is Match.NOTHING_LOADED
     assert match(M, M) is Match.ALL_LOADED

@@ -11,7 +11,7 @@ from tests.helpers.farm import Farm, film, renders
 OPTIONS = ((1, 1.0), (2, 1.9), (4, 3.5), (8, 6.0))
 
 
-def test_parts_of_the_tail():
+def test_tail_share_and_the_group_sizes_that_it_allows():
     assert tail_share(30.0, 120.0, 64, 8) == 16.0
     assert tail_share(1.0, 120.0, 64, 8) == 8.0
     assert sizes_at_tail(OPTIONS, 7.9) == [4, 2, 1]

@@ -221,7 +221,7 @@ def test_a_run_is_over_only_when_sealed():
         ({"cancelled": 1, "done": 2}, 12),
     ],
 )
-def test_exit_codes(counts, code):
+def test_the_exit_code_follows_from_the_counts_of_jobs(counts, code):
     assert exit_code(counts) == code
 
 

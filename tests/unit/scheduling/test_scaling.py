@@ -87,7 +87,7 @@ SIZES = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=2, max_size=2).map(
     price=st.floats(0.01, 50),
     gpus_per_node=st.none() | st.integers(1, 16),
 )
-def test_limits_hold_always(
+def test_scaling_limits_hold_for_any_demand(
     films, num_places, bundle_size, num_there, spent, max_workers, max_cost, price, gpus_per_node
 ):
     limits = ScaleLimits(max_workers=max_workers, max_cost=max_cost, price_per_hour=price, gpus_per_node=gpus_per_node)

@@ -103,7 +103,7 @@ def test_a_new_commit_replaces_what_changed_and_removes_what_is_gone(hub: Hub, t
     assert (target / "notes.txt").exists()
 
 
-def test_a_uri(hub: Hub, tmp_path: Path) -> None:
+def test_a_model_is_pulled_to_a_uri(hub: Hub, tmp_path: Path) -> None:
     uri = "memory://pulled/small"
     try:
         report = pull(uri, staging=tmp_path / "staging")
@@ -190,7 +190,7 @@ def test_a_busy_hub_is_no_fault_of_the_job(
     assert classify(missing.value).fault is Fault.JOB
 
 
-def test_names_and_access(hub: Hub, tmp_path: Path) -> None:
+def test_models_that_the_hub_does_not_have_or_refuses_are_errors(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(HubError, match=r"no such repository.*404") as missing:
         pull_model("someone/missing", str(tmp_path / "a"), patience=HASTY)
     assert missing.value.exit_code == 14
@@ -235,7 +235,7 @@ def render_farm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "render_farm.cli", *arguments], capture_output=True, text=True)
 
 
-def test_the_command(hub: Hub, tmp_path: Path) -> None:
+def test_the_pull_command_prints_one_object_and_names_a_missing_repository(hub: Hub, tmp_path: Path) -> None:
     done = render_farm("models", "pull", NAME, "--to", str(tmp_path / "target"), "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

@@ -38,7 +38,7 @@ def test_files_go_up_and_come_down_unchanged(store, tmp_path):
     assert (tmp_path / "new" / "down").read_bytes() == data
 
 
-def test_create_succeeds_once(store):
+def test_creating_an_object_succeeds_once(store):
     assert store.create("c/1.json", b"mine") is True
     assert store.create("c/1.json", b"yours") is False
     assert store.read_bytes("c/1.json") == b"mine"
@@ -145,7 +145,7 @@ def test_an_output_that_is_a_file_is_said_to_be_that(tmp_path):
         create_only_honoured(open_store(tmp_path / "film.mp4"))
 
 
-def test_content_types():
+def test_content_types_follow_the_file_extension():
     assert content_type_for("a/video.mp4") == "video/mp4"
     assert content_type_for("poster.JPG") == "image/jpeg"
     assert content_type_for("job.json") == "application/json"

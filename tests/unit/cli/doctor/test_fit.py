@@ -56,7 +56,7 @@ def test_a_smaller_job_needs_less() -> None:
     assert short <= full
 
 
-def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_without_a_gpu_names_the_gpu_it_would_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "available_memory_bytes", lambda: 8 * GIB)
     here = check_fit("df-14b-540p", {}, []).findings[1]
     assert here.status is Status.NOTE

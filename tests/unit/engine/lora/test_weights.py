@@ -130,7 +130,7 @@ def test_a_musubi_lora_of_some_layers_only():
         "lora_unet_blocks_1_ffn_net_0_proj.lora_down.weight",
     ],
 )
-def test_prefixes_and_parts(name):
+def test_lora_names_of_every_prefix_are_understood(name):
     key = KeyReader(SHAPES).read(name)
     assert key is not None and (key.layer, key.part) == ("blocks.1.ffn.net.0.proj", "lora_A")
 

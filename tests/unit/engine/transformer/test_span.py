@@ -33,7 +33,7 @@ def test_spans_cover_what_moves_and_store_each_frame_once(ar_step: int, num_pref
         assert cached == (span.output_start if caches else 0)
 
 
-def test_query_groups() -> None:
+def test_query_groups_see_the_frames_up_to_their_block() -> None:
     blocks = FrameSpan(start=2, stop=8, output_start=4, num_stored=2, block_size=2)
     assert list(blocks.query_groups(2)) == [(2, 4, 4), (4, 6, 6), (6, 8, 8)]
     assert list(blocks.query_groups(4)) == [(4, 6, 6), (6, 8, 8)]

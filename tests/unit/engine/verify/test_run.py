@@ -86,7 +86,7 @@ def test_a_checkpoint_without_diffusion_forcing_passes(task: str, cls: type, tra
 
 
 @pytest.mark.slow
-def test_other_weights_fail(tmp_path: Path) -> None:
+def test_a_model_whose_weights_differ_by_one_percent_in_one_matrix_fails(tmp_path: Path) -> None:
     """diffusers is given the model with one matrix of one layer one percent larger."""
     damaged = Path(shutil.copytree(MODEL_DIR, tmp_path / "model"))
     path = damaged / "transformer" / "diffusion_pytorch_model.safetensors"
@@ -99,7 +99,7 @@ def test_other_weights_fail(tmp_path: Path) -> None:
     assert result.num_failed == len(compared) == 4
 
 
-def test_the_comparison() -> None:
+def test_compare_accepts_rounding_and_refuses_anything_larger() -> None:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((1, 16, 3, 4, 4), generator=generator)
     frames = np.zeros((9, 32, 32, 3), dtype=np.uint8)
@@ -123,7 +123,7 @@ def test_the_films_of_the_published_checkpoints_can_be_rendered(name: str, num_f
     assert max(segments) == (2 if facts.renders_windows else 1)
 
 
-def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+def test_verify_requests_that_cannot_work_are_refused(tmp_path: Path) -> None:
     missing = CliRunner().invoke(app, ["verify", str(tmp_path / "none")])
     assert missing.exit_code == 2 and "is neither a preset nor a folder that exists" in missing.stderr
     with pytest.raises(UsageError, match="use 37, 57"):
@@ -133,7 +133,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command() -> None:
+def test_the_verify_command_prints_one_object_and_passes() -> None:
     command = ["verify", "tiny", "--device", "cpu", "--json", "--task", "v2v", "--height", "32", "--width", "32"]
     done = CliRunner().invoke(app, [*command, "--steps", "1"], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr

@@ -20,7 +20,7 @@ from render_farm.models import Family
 from render_farm.tiny import MODEL_DIR
 
 
-def test_the_built_in_model() -> None:
+def test_the_built_in_model_is_found_by_its_name() -> None:
     engine = load_engine("tiny", device="cpu")
     assert engine.facts.name == "tiny"
     assert engine.facts.sample_info
@@ -29,7 +29,7 @@ def test_the_built_in_model() -> None:
     assert engine.checkpoint.folder == MODEL_DIR
 
 
-def test_a_folder(model: Path) -> None:
+def test_a_model_is_found_in_a_folder(model: Path) -> None:
     facts = load_engine(str(model), device="cpu", dtype="bfloat16").facts
     assert facts.name == str(model)
     assert facts.family is Family.DIFFUSION_FORCING
@@ -90,6 +90,6 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
         ("nosuch://x/y", "nosuch"),
     ],
 )
-def test_names_that_lead_nowhere(name: str, said: str, tmp_path: Path) -> None:
+def test_model_names_that_lead_nowhere_are_refused(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=said):
         locate_model(name, cache_folder=tmp_path)
