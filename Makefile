@@ -14,10 +14,12 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo test lint docs bench chaos fuzz long groups monitoring format clean venv
+.PHONY: help demo unit check test lint docs bench chaos fuzz long groups monitoring format clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
+	@echo "make unit   the quick tests: no Ray, no server, no training; under a minute on two cores"
+	@echo "make check  make lint and make unit: before every commit"
 	@echo "make test   run the tests (no GPU is needed)"
 	@echo "make lint   ruff and mypy, and how long the sentences of the Markdown are"
 	@echo "make docs   the guide and the API reference as a site, to build/site"
@@ -37,6 +39,11 @@ $(READY): pyproject.toml .ci/install
 
 demo: $(READY)
 	$(BIN)/render-farm demo --output demo-output
+
+unit: $(READY)
+	$(BIN)/python -m pytest -m "not (long or slow or server)" --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
+
+check: lint unit
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -64,11 +71,11 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(READY)
-	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/test_manifest_fuzz.py tests/unit/test_state_fuzz.py \
-		tests/unit/test_folder_fuzz.py
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/manifest/test_fuzz.py tests/unit/storage/test_fuzz.py \
+		tests/unit/report/test_fuzz.py
 
 long: $(READY)
-	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests/farm
+	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests
 
 groups: $(READY)
 	EVERY_GROUP=1 $(BIN)/python -m pytest --timeout=0 tests/parallel/test_exactness.py

@@ -19,8 +19,8 @@ from render_farm.manifest.rows import Row
 from render_farm.media import inputs as inputs_of_media
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.storage.open import open_store
-from tests.farm import films
-from tests.parity.reference import build_pipeline
+from tests.helpers import films
+from tests.helpers.reference import build_pipeline
 
 
 @pytest.fixture(scope="module")
