@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import sqrt
 
 import torch
+from torch import Tensor
 
 EPSILON = torch.finfo(torch.float32).eps
 
@@ -26,3 +27,14 @@ def worst_rounding(size: float, num_operations: int) -> float:
 def likely_rounding(size: float, num_operations: int) -> float:
     """The bound for long chains, whose errors are independent and grow as a random walk. Arguments as above."""
     return EPSILON * size * sqrt(num_operations)
+
+
+def attention_rounding(query: Tensor, key: Tensor, value: Tensor) -> float:
+    """The bound for the output of attention over (B S H D) tensors.
+
+    An error of a score changes its weight in proportion, once above and once below the fraction line.
+    """
+    channels, num_keys = query.shape[-1], key.shape[1]
+    scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * channels**-0.5
+    relative = 2 * likely_rounding(scores.abs().max().item(), channels) + likely_rounding(1.0, num_keys)
+    return relative * value.abs().max().item()
