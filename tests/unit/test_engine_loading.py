@@ -60,20 +60,20 @@ def edit(path: Path, **changes: Any) -> None:
 
 def test_the_built_in_model() -> None:
     engine = load_engine("tiny", device="cpu")
-    assert engine.facts.name == "tiny"
-    assert engine.facts.sample_info
-    assert engine.facts.defaults.height == 64
+    assert engine.spec.name == "tiny"
+    assert engine.spec.sample_info
+    assert engine.spec.defaults.height == 64
     assert (engine.device, engine.dtype) == (torch.device("cpu"), torch.float32)
     assert engine.checkpoint.folder == MODEL_DIR
 
 
 def test_a_folder(model: Path) -> None:
-    facts = load_engine(str(model), device="cpu", dtype="bfloat16").facts
-    assert facts.name == str(model)
-    assert facts.family is Family.DIFFUSION_FORCING
-    assert (facts.num_heads, facts.latent_channels, facts.dtype) == (2, 16, "bfloat16")
-    assert (facts.temporal_factor, facts.spatial_factor, facts.patch) == (4, 8, 2)
-    assert facts.defaults.height == 544, "the defaults of diffusers' call signature"
+    spec = load_engine(str(model), device="cpu", dtype="bfloat16").spec
+    assert spec.name == str(model)
+    assert spec.family is Family.DIFFUSION_FORCING
+    assert (spec.num_heads, spec.latent_channels, spec.dtype) == (2, 16, "bfloat16")
+    assert (spec.temporal_factor, spec.spatial_factor, spec.patch) == (4, 8, 2)
+    assert spec.defaults.height == 544, "the defaults of diffusers' call signature"
 
 
 def test_a_uri_is_copied_once_and_again_when_it_changes(model: Path, tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_weights_go_from_their_file_to_the_device_one_by_one(image_model: Path) 
 def test_a_checkpoint_that_does_not_serve_the_task_says_which_do(model: Path) -> None:
     edit(model / "model_index.json", _class_name="SkyReelsV2Pipeline")
     engine = load_engine(model, device="cpu")
-    assert engine.facts.family is Family.TEXT_TO_VIDEO
-    assert engine.facts.tasks == ("t2v",)
+    assert engine.spec.family is Family.TEXT_TO_VIDEO
+    assert engine.spec.tasks == ("t2v",)
     with pytest.raises(InvalidJobError, match=r"task: i2v is not served by .*; i2v is served by tiny, df-1.3b-540p"):
         engine.plan(RenderJob(job_id="a", prompt="x", image="a.png", num_frames=17, height=32, width=32))
 
@@ -300,9 +300,9 @@ def test_large_files_are_sampled(model: Path) -> None:
         first = second
 
 
-def test_facts_need_no_weights_in_memory(model: Path) -> None:
+def test_a_spec_needs_no_weights_in_memory(model: Path) -> None:
     checkpoint = read_checkpoint(model, name="m", dtype="float32")
-    assert checkpoint.facts.fingerprint == fingerprint(model)
+    assert checkpoint.spec.fingerprint == fingerprint(model)
 
 
 # --- the device -----------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Rota
 
 from render_farm import RenderJob
 from render_farm.engine.denoising.noise import PrefixNoise, window_noise
-from render_farm.engine.denoising.window import _span
-from render_farm.engine.transformer.attention import BlockCausalAttention, TorchAttention
+from render_farm.engine.denoising.rows import window_spans
+from render_farm.engine.transformer.attention import AttentionCall, BlockCausalAttention, TorchAttention
 from render_farm.engine.transformer.context import prompt_tokens
 from render_farm.engine.transformer.kv_cache import KeyValueCache, cache_bytes
 from render_farm.engine.transformer.rope import RopeTable, apply_rope, rope_table
 from render_farm.engine.transformer.span import FrameSpan
-from render_farm.planning import facts_of_preset, make_schedule, plan_film
+from render_farm.planning import make_schedule, plan_film, spec_of_preset
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -74,8 +74,7 @@ def test_spans_cover_what_moves_and_store_each_frame_once(ar_step: int, num_pref
         causal_block_size=2,
     )
     cached = 0
-    for row in range(schedule.num_rows):
-        span = _span(schedule, row, num_cached=cached, caches=caches)
+    for row, span in enumerate(window_spans(schedule, caches=caches)):
         moving = [block for block, moves in enumerate(schedule.updates[row]) if moves]
         assert span.start == cached
         assert (span.output_start, span.stop) == (moving[0] * 2, moving[-1] * 2 + 2)
@@ -116,10 +115,7 @@ def test_block_causal_attention_equals_the_dense_mask() -> None:
                 query[:, queries],
                 key[:, tokens],
                 value[:, tokens],
-                span=span,
-                tokens_per_frame=tokens_per_frame,
-                cache=cache,
-                slot=(0, 0),
+                AttentionCall(span=span, tokens_per_frame=tokens_per_frame, cache=cache, slot=(0, 0)),
             )
         )
     assert torch.allclose(outputs[0], expected[:, :12], atol=1e-6)
@@ -161,7 +157,7 @@ def test_merged_padding_gives_the_same_attention(num_used: int) -> None:
 
 def test_each_window_draws_its_whole_span_in_order() -> None:
     job = RenderJob(job_id="a", prompt="x", num_frames=69, base_num_frames=37, overlap_history=17, seed=5)
-    plan = plan_film(job, facts_of_preset("tiny"))
+    plan = plan_film(job, spec_of_preset("tiny"))
     generator = torch.Generator().manual_seed(5)
     for segment, num_latent_frames in enumerate([10, 10, 8]):
         expected = torch.randn((1, 16, num_latent_frames, 8, 8), generator=generator)

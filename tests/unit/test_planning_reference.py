@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, make_schedule, plan_film
+from render_farm.planning import make_schedule, plan_film, spec_of_preset
 from render_farm.planning.schedule import flow_sigmas, flow_timesteps, most_inference_steps
 
-FACTS = replace(facts_of_preset("tiny"), patch=2)  # films of 16x16 keep the reference loop quick
+FACTS = replace(spec_of_preset("tiny"), patch=2)  # films of 16x16 keep the reference loop quick
 
 
 def scheduler(shift: float) -> UniPCMultistepScheduler:

@@ -27,7 +27,7 @@ from render_farm.errors import ModelError
 
 def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> FrameTransformer:
     """The denoiser, its float32-kept modules float32 (`from_pretrained` sees to that; a later dtype `to` would not)."""
-    return FrameTransformer.adopt(_load(SkyReelsV2Transformer3DModel, folder, "transformer", device, torch_dtype=dtype))
+    return FrameTransformer.wrap(_load(SkyReelsV2Transformer3DModel, folder, "transformer", device, torch_dtype=dtype))
 
 
 def load_vae(folder: Path, *, device: torch.device) -> AutoencoderKLWan:
