@@ -82,7 +82,7 @@ def train_vae(
 ) -> AutoencoderKLWan:
     """Train, resuming from `folder`/vae.pt, and return the autoencoder with its averaged weights."""
     torch.manual_seed(config.seed)
-    vae: Any = build_vae(architecture)
+    vae = build_vae(architecture)
     design_encoder(vae)
     start_decoder(vae)
     vae.encoder.requires_grad_(False)
@@ -98,7 +98,8 @@ def train_vae(
         return decoder_loss(vae, clips, torch.randn(shape, generator=generator).to(device), config)
 
     vae.load_state_dict(train(vae, step_loss, folder / "vae.pt", loop))
-    return vae.eval()
+    vae.eval()
+    return vae
 
 
 @torch.no_grad()

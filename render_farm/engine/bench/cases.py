@@ -97,4 +97,5 @@ def random_transformer(config: dict[str, Any], *, device: torch.device, dtype: t
             parameter.data = parameter.data.float()
     restore_positions(model)  # they must not be rounded to `dtype`
     model.rope.to(device)
-    return FrameTransformer.wrap(model.eval().requires_grad_(False))
+    wrapped: FrameTransformer = FrameTransformer.wrap(model.eval().requires_grad_(False))
+    return wrapped

@@ -213,9 +213,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         for block in self.blocks:
             cast(FrameBlock, block).regions = regions
 
-    def forward(  # type: ignore[override]
-        self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext
-    ) -> tuple[Tensor, ...]:
+    def forward(self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext) -> tuple[Tensor, ...]:
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
         `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) int64 are
