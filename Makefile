@@ -14,12 +14,15 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo test lint bench chaos fuzz long groups monitoring format clean venv
+.PHONY: help demo unit check test lint docs bench chaos fuzz long groups monitoring format clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
+	@echo "make unit   the quick tests: no Ray, no server, no training; under a minute on two cores"
+	@echo "make check  make lint and make unit: before every commit"
 	@echo "make test   run the tests (no GPU is needed)"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff and mypy, and how long the sentences of the Markdown are"
+	@echo "make docs   the guide and the API reference as a site, to build/site"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
 	@echo "make fuzz   10,000 damaged manifests and state files for each fuzz test"
@@ -37,6 +40,11 @@ $(READY): pyproject.toml .ci/install
 demo: $(READY)
 	$(BIN)/render-farm demo --output demo-output
 
+unit: $(READY)
+	$(BIN)/python -m pytest -m "not (long or slow or server)" --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
+
+check: lint unit
+
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -44,6 +52,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.helpers.prose
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 monitoring:
 	bash cluster/monitoring.sh
@@ -59,11 +71,11 @@ chaos: $(READY)
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(READY)
-	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/test_manifest_fuzz.py tests/unit/test_state_fuzz.py \
-		tests/unit/test_folder_fuzz.py
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/manifest/test_fuzz.py tests/unit/storage/test_fuzz.py \
+		tests/unit/report/test_fuzz.py
 
 long: $(READY)
-	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests/farm
+	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests
 
 groups: $(READY)
 	EVERY_GROUP=1 $(BIN)/python -m pytest --timeout=0 tests/parallel/test_exactness.py

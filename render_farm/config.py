@@ -70,6 +70,8 @@ class InputLimits:
     """The same for a video's."""
     max_lora_bytes: int = 4 << 30
     """The same for a LoRA's."""
+    max_lora_header_bytes: int = 8 << 20
+    """Size of the header of a LoRA's file, which takes some ten times as much memory when it is read."""
     max_image_pixels: int = 89_478_485
     """Width x height of an image (Pillow's own threshold). An image with more is refused before it is decoded."""
     max_frame_pixels: int = 8192 * 4320
@@ -80,6 +82,8 @@ class InputLimits:
     """Longest silence of an https server, and the longest wait for a connection."""
     decode_timeout_s: float = 1800.0
     """Longest time that decoding one video may take."""
+    image_timeout_s: float = 30.0
+    """Longest time that decoding one image may take."""
     protocols: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "https", "memory")
     """What may stand before `://`; `file` is also a plain path."""
     allowed_roots: tuple[str, ...] | None = None

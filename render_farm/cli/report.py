@@ -42,7 +42,7 @@ def report(
     from render_farm.config import load_settings
     from render_farm.report.writer import ReportWriter
     from render_farm.storage.layout import RunKeys
-    from render_farm.storage.store import protocol_of
+    from render_farm.uris import protocol_of
 
     if presign is not None and not 0 < presign <= _MOST_LINK_HOURS:
         raise UsageError(f"--presign {presign:g}: more than 0 and at most {_MOST_LINK_HOURS} hours are possible")

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ def train_vae(
 ) -> AutoencoderKLWan:
     """Train, resuming from `folder`/vae.pt, and return the autoencoder with its averaged weights."""
     torch.manual_seed(config.seed)
-    vae = build_vae(architecture)
+    vae: Any = build_vae(architecture)
     design_encoder(vae)
     start_decoder(vae)
     vae.encoder.requires_grad_(False)
@@ -98,8 +97,8 @@ def train_vae(
         return decoder_loss(vae, clips, torch.randn(shape, generator=generator).to(device), config)
 
     vae.load_state_dict(train(vae, step_loss, folder / "vae.pt", loop))
-    vae.eval()
-    return vae
+    trained: AutoencoderKLWan = vae.eval()
+    return trained
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="resume-scale-"))
     try:
         if options.s3:
-            from tests.fixtures_s3 import start_s3_server, stop_s3_server
+            from tests.helpers.fixtures_s3 import start_s3_server, stop_s3_server
 
             server = start_s3_server()
             os.environ.update(server.env)

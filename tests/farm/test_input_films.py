@@ -19,8 +19,8 @@ from render_farm.manifest.rows import Row
 from render_farm.media import inputs as inputs_of_media
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.storage.open import open_store
-from tests.farm import films
-from tests.parity.reference import build_pipeline
+from tests.helpers import films
+from tests.helpers.reference import build_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def prepared(engine, output, job):
 def test_a_store_of_inputs_that_is_down_is_waited_for(engine, inputs, tmp_path, monkeypatch, caplog):
     downs = iter([StorageError("no answer")] * 2)  # S3's own retries would take this test a minute
 
-    def open_image(uri: str, limits: InputLimits):
+    def open_image(uri: str, limits: InputLimits, **options):
         for error in downs:
             raise error
-        return inputs_of_media.open_image(uri, limits)
+        return inputs_of_media.open_image(uri, limits, **options)
 
     monkeypatch.setattr(prepare_of_farm, "open_image", open_image)
     found = prepared(engine, tmp_path, films.job("a", image=str(inputs / "first.png")))

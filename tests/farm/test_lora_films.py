@@ -19,7 +19,7 @@ from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.manifest.rows import Row
 from render_farm.storage.open import open_store
-from tests.farm import films
+from tests.helpers import films
 
 
 @pytest.fixture(scope="module")

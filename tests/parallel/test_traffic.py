@@ -16,9 +16,9 @@ from render_farm.parallel.measure import expected_bytes
 from render_farm.parallel.traffic import GroupTraffic
 from render_farm.planning.decoding import decoding_work
 from render_farm.planning.model_sizes import VaeSizes
+from tests.helpers.ranks import RankPool, rank_pool
+from tests.helpers.reference import build_pipeline
 from tests.parallel.films import make_job
-from tests.parallel.ranks import RankPool, rank_pool
-from tests.parity.reference import build_pipeline
 
 
 @pytest.fixture(scope="module")

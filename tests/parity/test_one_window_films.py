@@ -18,8 +18,16 @@ from render_farm import RenderJob
 from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, InvalidJobError, ModelError, UsageError
 from render_farm.media.mp4 import probe_mp4
-from tests.parity.reference import CLIP_DIM, HEIGHT, WIDTH, build_pipeline, load_pipeline, make_inputs, render_reference
-from tests.parity.test_parity import TOLERANCE, make_job
+from tests.helpers.parity_jobs import TOLERANCE, make_job
+from tests.helpers.reference import (
+    CLIP_DIM,
+    HEIGHT,
+    WIDTH,
+    build_pipeline,
+    load_pipeline,
+    make_inputs,
+    render_reference,
+)
 
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "t2v": (SkyReelsV2Pipeline, {}),
@@ -85,7 +93,7 @@ def test_latents_equal_the_pipelines(name: str, task: str, models: dict[str, Mod
 
 
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
-def test_one_frame(task: str, models: dict[str, Model]) -> None:
+def test_a_film_of_one_frame_equals_diffusers(task: str, models: dict[str, Model]) -> None:
     model = models[task]
     assert model.largest_difference(model.job(num_frames=1), model.inputs()) <= TOLERANCE
 

@@ -9,7 +9,7 @@ import torch
 
 from render_farm.engine import Engine
 from render_farm.planning import FilmPlan
-from tests.parity.test_parity import LONG, TOLERANCE, make_job
+from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
 
 SEEN = 10 * TOLERANCE
 

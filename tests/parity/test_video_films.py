@@ -14,8 +14,8 @@ from render_farm import RenderJob
 from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, InvalidJobError, UsageError
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
-from tests.parity.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference
-from tests.parity.test_parity import LONG, TOLERANCE, make_job
+from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
+from tests.helpers.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference
 
 
 def video_job(**parameters: Any) -> RenderJob:

@@ -26,7 +26,7 @@ from render_farm.planning.model_sizes import sizes_of_preset
         ("offload_disk+fp8_cast", "offload_disk+fp8_cast"),
     ],
 )
-def test_one_spelling(text: str, canonical: str) -> None:
+def test_a_memory_mode_has_one_canonical_spelling(text: str, canonical: str) -> None:
     assert canonical_memory(text) == canonical
     assert canonical_memory(canonical) == canonical
     assert RenderJob(job_id="a", prompt="x", memory=text).memory == canonical
