@@ -160,7 +160,7 @@ def _films(
 ) -> list[QueuedFilm]:
     """The manifest's films as the farm would hand them to its scheduler. Rows that cannot be rendered are left out, and
     said so."""
-    from render_farm.cli.plan.plan import FactsOfModels, plan_row
+    from render_farm.cli.plan.plan import SpecsOfModels, plan_row
     from render_farm.farm.run.film_task import FilmTask
     from render_farm.farm.run.scheduled_film import scheduled, share_of
     from render_farm.farm.run.spec import FilmEntry
@@ -168,18 +168,18 @@ def _films(
     from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of
 
-    facts, films, refused = FactsOfModels(default_model), [], 0
+    spec, films, refused = SpecsOfModels(default_model), [], 0
     costs = TokenPasses()
     for row in load_manifest(manifest):
         try:
-            plan = plan_row(row, facts)
+            plan = plan_row(row, spec)
         except InvalidJobError:
             refused += 1
             continue
         assert row.job is not None
         job = row.job
         entry = FilmEntry(
-            task=FilmTask(run_id="simulated", output="", model=plan.facts.name, plan=plan),
+            task=FilmTask(run_id="simulated", output="", model=plan.spec.name, plan=plan),
             costs=costs.of(plan),
             priority=plan.job.priority,
             deadline_s=job.deadline.timestamp() if job.deadline else None,
@@ -190,7 +190,7 @@ def _films(
         pinned = any(degree is not None for degree in (job.ulysses, job.ring, job.cfg_parallel))
         sizes = () if pinned or not elastic else _sizes(plan, gpus_per_node)
         films.append(replace(film, joined_sizes=sizes))
-    for note in facts.notes:
+    for note in spec.notes:
         error_line(note)
     if refused:
         error_line(f"{plural(refused, 'row')} cannot be rendered and left out (`render-farm manifest check` says why)")
@@ -213,7 +213,7 @@ def _sizes(plan: FilmPlan, gpus_per_node: int) -> tuple[int, ...]:
     from render_farm.planning.groups import possible_shapes
 
     shapes = possible_shapes(
-        num_heads=plan.facts.num_heads,
+        num_heads=plan.spec.num_heads,
         tokens_per_frame=plan.tokens_per_frame,
         guided=plan.job.guided,
         num_workers=gpus_per_node,

@@ -23,7 +23,7 @@ from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import segment_token_passes
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.events import QueuedFilm
@@ -158,7 +158,7 @@ def memory() -> None:
     import tempfile
 
     number, batch = 100_000, 200
-    facts = facts_of_preset("df-14b-540p")
+    spec = spec_of_preset("df-14b-540p")
     before = rss_bytes()
     with tempfile.TemporaryDirectory() as folder:
         spec = RunSpec(run_id="night", output=folder)
@@ -172,7 +172,7 @@ def memory() -> None:
                 overlap_history=17,
                 addnoise_condition=20,
             )
-            plan = plan_film(job, facts)
+            plan = plan_film(job, spec)
             templates[segments] = (plan, tuple(segment_token_passes(plan, k) for k in range(plan.num_segments)))
         for start in range(0, number, batch):
             entries = []
@@ -180,7 +180,7 @@ def memory() -> None:
                 plan, costs = templates[draw.randint(*SEGMENTS)]
                 prompt = f"a cat that walks along a wall, number {i}, in the light of the evening, film grain"
                 plan = replace(plan, job=replace(plan.job, job_id=f"film-{i}", prompts=(prompt,)))
-                task = FilmTask(run_id="night", output=folder, model=plan.facts.name, plan=plan)
+                task = FilmTask(run_id="night", output=folder, model=plan.spec.name, plan=plan)
                 entries.append(FilmEntry(task=task, costs=costs, share="docs", texts=plan.texts))
             # As they arrive in the actor: copies that share nothing with other batches.
             arrived = pickle.loads(pickle.dumps(entries))
@@ -188,7 +188,7 @@ def memory() -> None:
                 record.add(entry)
             films = tuple(scheduled("night", entry, "cuda", clock_ahead_s=0.0) for entry in arrived)
             machine.apply(ev.FilmsAdded(films=films), 0.0)
-        machine.apply(ev.TextReady(run_id="night", model=facts.name), 0.0)
+        machine.apply(ev.TextReady(run_id="night", model=spec.name), 0.0)
         gc.collect()
         used = rss_bytes() - before
         print(f"{number:,} jobs, book and machine: {used / 2**20:,.0f} MiB, {used / number:,.0f} B a job")

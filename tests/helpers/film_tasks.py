@@ -14,7 +14,7 @@ def film_task(engine, output: Path, job_id: str = "a", **values) -> FilmTask:
     """A film whose prompts are encoded already."""
     plan = engine.plan(films.job(job_id, **{**films.THREE_SEGMENTS, **values}))
     task = FilmTask(run_id="r", output=str(output), model="tiny", plan=plan, keep_latents=True)
-    stored = EmbeddingStore(open_store(task.output), "r", engine.facts.fingerprint)
+    stored = EmbeddingStore(open_store(task.output), "r", engine.spec.fingerprint)
     for text, embedding in engine.encode_prompts(stored.missing(plan.texts)).items():
         stored.save(text, embedding)
     return task

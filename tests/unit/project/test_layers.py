@@ -34,7 +34,7 @@ ENGINE = [
     {"lora"},
     {"weights", "decoding"},
     {"engine"},
-    {"calibrate"},
+    {"calibrate", "pipelines"},
     {"bench"},
     {"verify"},
 ]

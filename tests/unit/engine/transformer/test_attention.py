@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from render_farm.engine.transformer.attention import BlockCausalAttention, TorchAttention
+from render_farm.engine.transformer.attention import AttentionCall, BlockCausalAttention, TorchAttention
 from render_farm.engine.transformer.context import prompt_tokens
 from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.engine.transformer.span import FrameSpan
@@ -39,10 +39,7 @@ def test_block_causal_attention_equals_the_dense_mask() -> None:
                 query[:, queries],
                 key[:, tokens],
                 value[:, tokens],
-                span=span,
-                tokens_per_frame=tokens_per_frame,
-                cache=cache,
-                slot=(0, 0),
+                AttentionCall(span=span, tokens_per_frame=tokens_per_frame, cache=cache, slot=(0, 0)),
             )
         )
     bound = attention_rounding(query, key, value)

@@ -11,7 +11,7 @@ from render_farm.farm.run.owned_run import hold
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
@@ -30,7 +30,7 @@ def run(tmp_path):
     held.machine = FarmMachine()
     for name in "ab":
         job = RenderJob(job_id=name, prompt="p", num_frames=9, height=32, width=32, base_num_frames=9)
-        plan = plan_film(job, facts_of_preset("tiny", fingerprint="f"))
+        plan = plan_film(job, spec_of_preset("tiny", fingerprint="f"))
         task = FilmTask(run_id="night", output=str(tmp_path), model="tiny", plan=plan)
         held.record.add(FilmEntry(task=task, costs=(1,)))
         film = scheduled(held.key, held.record.films[name].entry, "cpu", clock_ahead_s=0.0)

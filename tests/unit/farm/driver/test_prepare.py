@@ -6,7 +6,7 @@ from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
-from render_farm.planning import ModelSpec, facts_of_preset
+from render_farm.planning import ModelSpec, spec_of_preset
 from render_farm.storage import open_store
 
 
@@ -17,7 +17,7 @@ def prepared(folder, *, failures: int, patience_s: float):
         left[0] -= 1
         if left[0] >= 0:
             raise StorageError("s3://b/model: the store does not answer properly (503)")
-        return facts_of_preset("tiny", fingerprint="f")
+        return spec_of_preset("tiny", fingerprint="f")
 
     context = RunContext(
         run_id="night",

@@ -2,9 +2,9 @@
 
 from render_farm.farm.run.memory_steps import at_step, memory_modes
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 
-FACTS = facts_of_preset("tiny", fingerprint="f")
+FACTS = spec_of_preset("tiny", fingerprint="f")
 
 
 def plan(memory: str):
