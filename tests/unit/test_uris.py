@@ -13,7 +13,7 @@ from render_farm.manifest.files import file_system
 from render_farm.media.inputs import load_image
 from render_farm.media.uris import check_protocol, read_input_address
 from render_farm.storage.open import open_store
-from render_farm.uris import AddressError, check_s3_endpoint, read_address
+from render_farm.uris import AddressError, check_s3_endpoint, read_address, shown_uri
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,22 @@ def test_an_endpoint_that_cannot_be_used_is_named_and_not_shown(endpoint, words,
 @pytest.mark.parametrize("endpoint", ["https://s3.example.org", "http://127.0.0.1:9000", "https://host/storage/v1/s3"])
 def test_endpoints_of_the_wild(endpoint):
     check_s3_endpoint({"AWS_ENDPOINT_URL": endpoint})
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://u:secret@host/a.png?X-Amz-Signature=secret#secret", "https://host/a.png?..."),
+        ("https://secret@host:8/a@2x.png", "https://host:8/a@2x.png"),
+        ("https://u:sec/ret@host/a", "https://..."),
+        ("https:u:secret@host", "https://..."),
+        ("https://[::1]:8/a", "https://[::1]:8/a"),
+        ("abfs://box@account/a.png", "abfs://box@account/a.png"),
+        ("abfs://box:secret@account/a.png", "abfs://..."),
+        ("s3://bucket/a::https://u:secret@host/a?sig=secret", "s3://bucket/a::https://host/a?..."),
+        ("night:1.parquet", "night:1.parquet"),
+        ("/a\nb?c", "/a\N{REPLACEMENT CHARACTER}b?c"),
+    ],
+)
+def test_secrets_in_uris_are_not_shown(uri, shown):
+    assert shown_uri(uri) == shown

@@ -78,7 +78,7 @@ class LiveControl:
             request,
             rule.live,
             films,
-            lambda job_id: self._machine.state_of((run.key, job_id)) if job_id in films else None,
+            lambda job_id: self._machine.state_of(ev.JobKey(run.key, job_id)) if job_id in films else None,
         )
         for job_id in jobs:
             run.change(job_id, lambda row: rule.change(row, request))
@@ -92,7 +92,7 @@ class LiveControl:
         if film is None:
             result = next(result for result in run.progress.spec.ended if result.job_id == job_id)
             return {"job_id": job_id, "state": str(result.state), "text": f"{job_id}: {result.state}: {result.message}"}
-        state = self._machine.state_of((run.key, job_id))
+        state = self._machine.state_of(ev.JobKey(run.key, job_id))
         result, num_segments = film.result, film.entry.task.plan.num_segments
         known = {name: getattr(film, name) for name in ("segments_done", "step", "num_steps", "phase", "worker")}
         known |= {"num_segments": num_segments, "message": result.message or ""}
@@ -108,7 +108,7 @@ class LiveControl:
         progress = f"{film.segments_done} of {num_segments} segments are stored"
         match state:
             case State.WAITING:
-                view["why"] = self._machine.why_waiting((run.key, job_id), time.monotonic())
+                view["why"] = self._machine.why_waiting(ev.JobKey(run.key, job_id), time.monotonic())
                 text = f"waiting: {view['why']}; {progress}"
                 text += f"; last error: {result.message}" if result.message else ""
                 for host, reason in sorted(self._machine.hosts.quarantined.items()):

@@ -135,8 +135,8 @@ class WorkerCalls:
     def stepped(self, call_id: int, step: int, num_steps: int) -> None:
         """A segment made a step."""
         call = self._watch.stepped(call_id, step, num_steps, time.monotonic())
-        if call is not None and call.segment is not None and call.film[0] in self._runs:
-            self._runs[call.film[0]].progress.stepped(call.film[1], call.segment, step, num_steps)
+        if call is not None and call.segment is not None and call.film.run in self._runs:
+            self._runs[call.film.run].progress.stepped(call.film.job_id, call.segment, step, num_steps)
 
     async def _call(
         self, action: ev.RenderSegment | ev.FinishFilm, call_id: int, method: str, name: str, *arguments: Any
@@ -158,7 +158,7 @@ class WorkerCalls:
     async def _render_together(self, action: ev.RenderSegment, call_id: int, task: FilmTask, shape: GroupShape) -> None:
         """Have a segment rendered by a group."""
         leader, timeout_s = action.worker, self._group_timeout_s
-        progress = self._runs[action.film[0]].progress
+        progress = self._runs[action.film.run].progress
         report: SegmentReport | None = None
         failed: BaseException | None = None
         ended: BaseException | None = None
@@ -170,7 +170,7 @@ class WorkerCalls:
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
             on_engine_time=progress.engine_time,
-            warn=lambda text: progress.log.add(text, job_id=action.film[1], level="warning"),
+            warn=lambda text: progress.log.add(text, job_id=action.film.job_id, level="warning"),
         )
         try:
             if self._pool.has(leader):
@@ -203,7 +203,7 @@ class WorkerCalls:
     def _failed(
         self,
         worker: str,
-        film: ev.FilmKey,
+        film: ev.JobKey,
         error: BaseException,
         blamed: str = "",
         staying: tuple[str, ...] = (),
@@ -211,11 +211,11 @@ class WorkerCalls:
     ) -> None:
         cause = getattr(error, "cause", None) or error
         behind = getattr(cause, "segments_done", None)
-        run = self._runs.get(film[0])
+        run = self._runs.get(film.run)
         if behind is not None and run is not None:
-            run.progress.roll_back(film[1], str(cause), behind)
+            run.progress.roll_back(film.job_id, str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
-            self._on_prompt_missing(film[0], run.progress.films[film[1]].entry.task.model)
+            self._on_prompt_missing(film.run, run.progress.films[film.job_id].entry.task.model)
         self._apply(
             ev.WorkFailed(
                 worker=worker,

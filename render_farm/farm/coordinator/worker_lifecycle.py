@@ -136,8 +136,8 @@ class WorkerLifecycle:
         """Kill workers that stopped reporting progress."""
         for call, problem in self.watch.silent(now):
             if self.pool.has(call.worker):
-                self._active.runs[call.film[0]].progress.log.add(
-                    f"worker {call.worker} {problem}; it is ended", job_id=call.film[1], level="warning"
+                self._active.runs[call.film.run].progress.log.add(
+                    f"worker {call.worker} {problem}; it is ended", job_id=call.film.job_id, level="warning"
                 )
                 self.pool.kill(call.worker)
 

@@ -8,7 +8,7 @@ from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.worker_lifecycle import WorkerLifecycle
 from render_farm.farm.ray_cluster.autoscaler import ClusterScaler
-from render_farm.scheduling.scaling import Present, leavers
+from render_farm.scheduling.scaling import Present, to_release
 
 
 class WorkerScaling:
@@ -56,7 +56,7 @@ class WorkerScaling:
             Present(name=worker, host=lifecycle.pool.nodes.get(worker, ""), is_idle=worker in idle)
             for worker in machine.workers
         ]
-        for worker in leavers(present, decision.num_workers):
+        for worker in to_release(present, decision.num_workers):
             if worker in machine.idle_workers:  # still, after the one before it was released
                 await lifecycle.release(worker)
         if lifecycle.config.device != "cuda" or not any(run.encoding for run in at_work):

@@ -170,7 +170,7 @@ def _entry(
         task=FilmTask(
             run_id=context.run_id,
             output=context.output,
-            model=plan.facts.name,
+            model=plan.spec.name,
             plan=plan,
             keep_latents=context.keep_latents,
             create_only=context.create_only,

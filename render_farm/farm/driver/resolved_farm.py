@@ -46,7 +46,7 @@ class ResolvedFarm:
 
     def spec_of(self, model: str) -> ModelSpec:
         """A model by its name. Raises `ModelError`."""
-        return self.checkpoint_of(model).facts
+        return self.checkpoint_of(model).spec
 
     def config(self, cluster: Cluster, entries: Sequence[FilmEntry]) -> FarmConfig:
         """The workers that `entries` need. UsageError when the largest render group cannot be formed."""
@@ -135,14 +135,14 @@ def _read_checkpoint(model: str, dtype: str, settings: Settings) -> Checkpoint:
 
     folder = locate_model(model, cache_folder=Path(settings.model_cache))
     found = read_checkpoint(folder, name=model, dtype=dtype)
-    return replace(found, facts=replace(found.facts, approximation=settings.engine.approximation))
+    return replace(found, spec=replace(found.spec, approximation=settings.engine.approximation))
 
 
 def groups_of(
     request: RunRequest, cluster: Cluster | None, device: str, checkpoint_of: Callable[[str], Checkpoint]
 ) -> GroupChooser:
     """What chooses the render groups of each film."""
-    from render_farm.engine.weights.part_sizes import read_shapes
+    from render_farm.engine.weights.part_sizes import read_sizes
 
     settings = request.settings
     chooses = settings.group.degrees == "auto" or "auto" in (request.ulysses, request.ring, request.cfg_parallel)
@@ -158,7 +158,7 @@ def groups_of(
             num_workers=max(1, min(request.num_workers or slots, slots)),
             memory_bytes=cluster.least_gpu_memory() if chooses and device == "cuda" else None,
         )
-    return GroupChooser(settings.group, host, lambda model: read_shapes(checkpoint_of(model).folder), chooses=chooses)
+    return GroupChooser(settings.group, host, lambda model: read_sizes(checkpoint_of(model).folder), chooses=chooses)
 
 
 def _largest(entries: Sequence[FilmEntry]) -> FilmEntry:
@@ -168,7 +168,7 @@ def _largest(entries: Sequence[FilmEntry]) -> FilmEntry:
 def _group_too_large(entry: FilmEntry, num_workers: int) -> UsageError:
     plan, group = entry.task.plan, entry.group
     able = possible_shapes(
-        num_heads=plan.facts.num_heads,
+        num_heads=plan.spec.num_heads,
         tokens_per_frame=plan.tokens_per_frame,
         guided=plan.job.guided,
         num_workers=num_workers,

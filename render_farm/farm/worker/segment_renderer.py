@@ -165,7 +165,7 @@ class SegmentRenderer:
         task, segment = call.task, call.segment
         self._shared.keep_only(task.work_key)
         history = history_of(film, task, segment)
-        embeddings = self._resources.model.texts.embeddings(store, task, engine.facts.fingerprint, segment)
+        embeddings = self._resources.model.texts.embeddings(store, task, engine.spec.fingerprint, segment)
         conditioning = conditioning_of(engine, task, film, segment)
         loras = engine.read_loras(task.plan, task.limits)
         if call.seat is not None and call.seat.rank == 0 and not self.groups.is_open:
