@@ -26,8 +26,6 @@ from render_farm.storage.scratch import clear_abandoned, make_folder
 from tests.helpers import films
 from tests.helpers.film_tasks import film_task
 
-TIMEOUTS = Timeouts(cluster_patience_s=0.0, preemption_grace_s=0.0)
-
 
 @pytest.fixture(scope="module")
 def engine():

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from render_farm.config import Timeouts
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.storage.open import open_store
 from tests.helpers import films
+
+# A worker that is asked to end stops at once, and a store that fails is not tried again.
+TIMEOUTS = Timeouts(cluster_patience_s=0.0, preemption_grace_s=0.0)
 
 
 def film_task(engine, output: Path, job_id: str = "a", **values) -> FilmTask:

@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from render_farm.cli.main import app
+from render_farm.farm.run.outcome import RunOutcome
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
+from render_farm.observability.events import LogLine
+from render_farm.observability.snapshot import RunSnapshot
 
 
 @pytest.fixture

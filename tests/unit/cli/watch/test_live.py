@@ -8,7 +8,7 @@ from rich.console import Console
 
 from render_farm.cli.watch.live import LiveWatcher, film_fraction, work_text
 from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot
-from tests.helpers.run_snapshots import line
+from tests.helpers.run_snapshots import line, snapshot
 
 
 def live(snapshots: list[RunSnapshot], height: int = 20) -> str:

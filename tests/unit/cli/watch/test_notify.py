@@ -14,6 +14,7 @@ from render_farm.cli.watch.notify import RunNotifier, channels_of
 from render_farm.config import load_settings
 from render_farm.errors import UsageError
 from render_farm.observability.mail import Mail
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.observability.webhook import Webhook
 from render_farm.storage.open import open_store
 from tests.helpers.receiver import receiver

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from render_farm.cli.watch.progress import LINE_EVERY_S, LineWatcher
-from tests.helpers.run_snapshots import line
+from render_farm.observability.events import LogLine
+from tests.helpers.run_snapshots import line, snapshot
 
 
 @pytest.fixture
