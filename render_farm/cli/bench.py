@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from render_farm.cli.terminal import Json, print_json
-from render_farm.config import load_settings
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 

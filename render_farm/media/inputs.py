@@ -12,10 +12,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from render_farm.config import InputLimits
 from render_farm.media.fetch import fetch, fetched_file
 from render_farm.media.fitting import Fit, fit_image
 from render_farm.media.images import decode_image
+from render_farm.media.limits import InputLimits
 from render_farm.media.videos import decode_tail
 
 _LIMITS = InputLimits()

@@ -190,7 +190,7 @@ def test_the_rules_in_the_cluster_are_those_of_the_dashboards():
 
 
 def test_settings_are_settings():
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
 
     settings = load_settings(file=str(CLUSTER / "kuberay/base/farm.toml"), environment={})
     assert settings.model_cache == "/models"

@@ -9,12 +9,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from render_farm.config import ATTENTION_BACKENDS, load_settings
 from render_farm.engine import load_engine
+from render_farm.engine.options import ATTENTION_BACKENDS
 from render_farm.engine.transformer.attention import TorchAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions, load_settings
 from render_farm.engine import Engine, load_engine
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation
 from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.memory_mode import MemoryMode, parse_memory
 from tests.parity.reference import build_pipeline
 from tests.parity.test_parity import LONG, make_job

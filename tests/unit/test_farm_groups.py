@@ -11,16 +11,17 @@ from typer.testing import CliRunner
 from render_farm import RenderJob
 from render_farm.cli.main import app
 from render_farm.cli.render import render, request_of
-from render_farm.config import GroupOptions, Settings, load_settings
 from render_farm.errors import ModelError, UsageError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.farm_shape import groups_of
 from render_farm.farm.driver.group_choice import GroupChooser, Host, this_host
 from render_farm.farm.run.request import RunRequest
+from render_farm.farm.run.settings import Settings, load_settings
 from render_farm.manifest.writer import write_manifest
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, facts_of_preset, plan_film
 from render_farm.planning.group_choice import FilmGroups
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.model_sizes import ModelShapes, shapes_of_preset
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from render_farm.config import load_settings
 from render_farm.errors import NotFoundError, UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.observability.events import EventKind, LogLine
 from render_farm.observability.live import LiveRun, dump_live
 from render_farm.report.failures import group_failures

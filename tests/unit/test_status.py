@@ -14,7 +14,7 @@ from render_farm.cli import runs
 from render_farm.cli.main import app
 from render_farm.cli.watch.status import status_lines
 from render_farm.cli.watch.status_view import status_view
-from render_farm.media import probe_mp4
+from render_farm.media.mp4 import probe_mp4
 from render_farm.observability.live import LiveRun, LiveWork, dump_live, parse_live
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import RunStatus, SegmentWork, run_status

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from render_farm.config import Settings
 from render_farm.errors import UsageError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.group_choice import MOST_CPU_WORKERS, GroupChooser, Host, this_host
-from render_farm.farm.driver.scheduling_policy import policy_of
 from render_farm.farm.run.request import RunRequest
+from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FarmShape, FilmEntry
 from render_farm.planning.groups import nearest_shape, possible_shapes
 from render_farm.scheduling.retry import RetryPolicy
@@ -163,7 +162,7 @@ def shape_of(
             patience_s=settings.timeouts.cluster_patience_s,
             host_faults=settings.host_faults,
         ),
-        scheduling=policy_of(settings.scheduling),
+        scheduling=settings.scheduling.policy,
         timeouts=settings.timeouts,
         model_cache=settings.model_cache,
         engine=settings.engine,

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
-from render_farm.config import GroupOptions, InputLimits, Timeouts
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
@@ -18,12 +17,15 @@ from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.scheduled_film import share_of
 from render_farm.farm.run.spec import FilmEntry
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
 from render_farm.planning.cost import TokenPasses
 from render_farm.planning.group_choice import FilmGroups
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import group_of
 from render_farm.scheduling.states import State
 from render_farm.storage.patience import SharedPatience
@@ -69,7 +71,7 @@ class RunContext:
     """How long stores of inputs that do not answer are waited for."""
     previews: bool = True
     share_by: str = "owner"
-    """What the workers are shared by (`config.SchedulingSettings`)."""
+    """What the workers are shared by (`SchedulingSettings`)."""
     group_options: GroupOptions = GroupOptions()
     groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
     """The render groups that a film has."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import GroupOptions, InputLimits
+from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
+from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.layout import film_key
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from render_farm.config import EngineOptions
+from render_farm.engine.options import EngineOptions
 from render_farm.errors import Cancelled, LeaseHeldError, PreemptedError
 from render_farm.farm.run.film_task import FilmReport, FilmTask, PreviewNews, SegmentReport
 from render_farm.farm.worker.busy_clock import BusyClock
