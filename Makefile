@@ -14,19 +14,19 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo test lint bench chaos fuzz long groups monitoring format settings-page clean venv
+.PHONY: help demo test lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
 	@echo "make test   run the tests (no GPU is needed)"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff and mypy, and how long the sentences of the Markdown are"
+	@echo "make docs   the guide and the API reference as a site, to build/site"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
 	@echo "make fuzz   10,000 damaged manifests and state files for each fuzz test"
 	@echo "make long   the tests that take most of a minute each, which make test leaves out"
 	@echo "make groups every film of the tests by every shape of render group, against one rank and diffusers"
 	@echo "make monitoring  Prometheus (and Grafana where installed) against the Ray of this machine"
-	@echo "make settings-page  write render_farm/guide/settings.md from the settings"
 	@echo "make clean  remove what make created"
 
 venv: $(READY)
@@ -45,6 +45,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.helpers.prose
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 monitoring:
 	bash cluster/monitoring.sh
@@ -52,9 +56,6 @@ monitoring:
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-settings-page: $(READY)
-	$(BIN)/python -m render_farm.cli.settings_page > render_farm/guide/settings.md
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.farm_overhead

@@ -35,8 +35,18 @@ lease_s = 60
 ```
 
 In a variable, lists are written with commas, and switches as `true` or `false`.
-An unknown setting in the file is an error. An unknown `RENDER_FARM_*` variable is a warning. Both name the nearest known one.
+An unknown setting in the file is an error. An unknown `RENDER_FARM_*` variable is a warning.
+Both name the nearest known one.
 """
+_PAGES = {
+    "timeouts": "failures.md",
+    "inputs": "security.md#untrusted-manifests",
+    "engine": "speed.md#settings",
+    "group": "several-gpus.md",
+    "scheduling": "nightly.md#who-goes-first",
+    "notify": "notifications.md",
+}
+"""The pages of the guide that tell more."""
 
 
 def page() -> str:
@@ -45,7 +55,8 @@ def page() -> str:
     for table, owner in tables(Settings).items():
         about = (owner.__doc__ or "").strip().replace("\n    ", "\n")
         heading = f"## `[{table}]`" if table else "## At the top of the file"
-        lines += [heading, "", about, "", f"Variables: `{owner.variables}<SETTING>`.", ""]
+        more = f" More: [{_PAGES[table].partition('.')[0]}]({_PAGES[table]})." if table else ""
+        lines += [heading, "", about, "", f"Variables: `{owner.variables}<SETTING>`.{more}", ""]
         lines += ["| Setting | Meaning | Unit | Default | Value |", "|---|---|---|---|---|"]
         lines += [_row(entry) for entry in entries(Settings).values() if entry.name.rpartition(".")[0] == table]
         lines.append("")

@@ -18,8 +18,15 @@ class Ffmpeg:
     """A running ffmpeg. `stdin` or `stdout` is a pipe, as asked for; what it writes to stderr is kept, the last 40
     lines of it, so that it can neither block ffmpeg nor fill the memory."""
 
-    def __init__(self, arguments: list[str], *, reads_stdin: bool = False, writes_stdout: bool = False) -> None:
-        command = [ffmpeg_path(), "-hide_banner", "-nostdin", "-v", "error", *arguments]
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        reads_stdin: bool = False,
+        writes_stdout: bool = False,
+        verbosity: str = "error",
+    ) -> None:
+        command = [ffmpeg_path(), "-hide_banner", "-nostdin", "-v", verbosity, *arguments]
         if reads_stdin:
             command.remove("-nostdin")
         try:
@@ -66,6 +73,11 @@ class Ffmpeg:
         self._process.kill()
         self._process.wait()
         self._close()
+
+    @property
+    def said(self) -> list[str]:
+        """The last lines that it wrote to stderr."""
+        return list(self._said)
 
     def failure(self, doing: str, status: int) -> RenderFarmError:
         """The error for an exit `status` other than 0: StorageFullError when the disk is full, else MediaError."""

@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
@@ -23,18 +23,19 @@ _BROKEN = (
     ArithmeticError,
     TypeError,
     AttributeError,
-    MemoryError,
     struct.error,
     zlib.error,
 )
 
 
-def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> Image.Image:
-    """The picture in `data` as RGB, upright. InputError when it is no PNG, JPEG or WebP, damaged, or has too many
-    pixels; these are counted before anything is decoded.
+def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in `data` as sRGB, upright, and what is to be said of it.
+
+    InputError when it is no PNG, JPEG or WebP, damaged, or has too many pixels. These are counted before anything is
+    decoded.
 
     Transparent parts show black, as in `fit="pad"`. Of an animation, the first picture. 16-bit grey keeps its
-    brightness. Colour profiles are not applied (diffusers applies none).
+    brightness. Pictures with another colour profile are converted to sRGB.
     """
     name = _format(data)
     if not name:
@@ -46,18 +47,24 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> Image.Image:
                 raise refusal(
                     uri,
                     f"it has {image.width} x {image.height} pixels, more than the {limits.max_image_pixels:,} allowed",
-                    "scale it down, or raise max_image_pixels in the farm's settings",
+                    "scale it down, or raise max_image_pixels in the settings",
                 )
             image.load()
-            return _upright(_rgb(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # a warning may be an error, too
-        raise refusal(uri, "it has far too many pixels", "scale it down") from None
+            converted, notes = _in_srgb(image)
+            return _upright(_rgb(converted)), notes
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        raise refusal(
+            uri,
+            f"decoding it needs more memory than a picture of {limits.max_image_pixels:,} pixels may take",
+            "scale it down, or raise max_image_pixels in the settings",
+        ) from None
     except _BROKEN as error:
         # Pillow's own words for a header that makes no sense name the buffer that it was in.
         words = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error)[:120] or type(error).__name__})"
         raise refusal(uri, f"it is a damaged {name} image{words}", _ADVICE) from None
 
 
+_STRIP_PIXELS = 1 << 20
 _ADVICE = "give a complete PNG, JPEG or WebP file"
 
 
@@ -77,14 +84,46 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion cuts everything above 255
-        values = np.asarray(image).astype(np.int64)
-        transparent = image.info.get("transparency")
+def _in_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture with its colours in sRGB, and a note when they were in another space. Unreadable profiles are
+    ignored, as every viewer ignores them."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK"):
+        return image, ()
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        name = ImageCms.getProfileDescription(profile).strip()
+        if "srgb" in name.lower():
+            return image, ()
+        alpha = image.getchannel("A") if "A" in image.getbands() else None
+        source = image if alpha is None else image.convert(image.mode[:-1])
+        converted = ImageCms.profileToProfile(source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, *_BROKEN):
+        return image, ("its colour profile cannot be used: its colours are taken for sRGB",)
+    assert converted is not None
+    if alpha is not None:
+        converted.putalpha(alpha)
+    converted.info = dict(image.info)  # where EXIF data is looked for
+    return converted, (f"its colours are converted from {name[:60]!r} to sRGB",)
+
+
+def _grey_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, in strips: Pillow's own conversion cuts everything above 255."""
+    transparent = image.info.get("transparency")
+    grey = np.empty((image.height, image.width), np.uint8)
+    num_rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, num_rows):
+        bottom = min(top + num_rows, image.height)
+        values = np.asarray(image.crop((0, top, image.width, bottom))).astype(np.int64)
         if isinstance(transparent, int):
-            values = np.where(values == transparent, 0, values)
-        grey = Image.fromarray(((values.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8))
-        rgb = grey.convert("RGB")
+            values[values == transparent] = 0
+        grey[top:bottom] = (values.clip(0, 65535) * 255 + 32767) // 65535
+    return Image.fromarray(grey)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        rgb = _grey_8_bit(image).convert("RGB")
     elif image.has_transparency_data:
         layer = image.convert("RGBA")
         rgb = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")

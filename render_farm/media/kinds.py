@@ -18,6 +18,8 @@ _SIGNATURES = (
     (b"#EXTM3U", "a playlist"),
     (b"\x7fELF", "a program"),
 )
+# ISO/IEC 23008-12 (HEIF): still pictures and sequences of them, whatever codec they use.
+_STILL_BRANDS = frozenset(b"avif avis heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split())
 
 
 def kind_of(start: bytes) -> str:
@@ -29,7 +31,7 @@ def kind_of(start: bytes) -> str:
         return {b"WEBP": "a WebP image", b"AVI ": "an AVI video"}.get(start[8:12], "a RIFF file")
     if start[4:8] == b"ftyp":
         brand = start[8:12]
-        return "an AVIF or HEIC image" if brand in (b"avif", b"avis", b"heic", b"heix", b"mif1") else "an MP4 video"
+        return "an AVIF or HEIC image" if brand in _STILL_BRANDS else "an MP4 video"
     if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "a pickle"
     head = start[:64].lstrip().lower()

@@ -20,6 +20,9 @@ _FINISH_TIMEOUT_S = 600.0
 # x264's output depends on its number of threads, and its default on the machine's: fixed, so that the same frames
 # give the same file everywhere.
 _NUM_THREADS = "4"
+_SCALING = "bicubic+accurate_rnd+full_chroma_int+bitexact"
+BT709 = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+"""Marks frames as BT.709. Options of the encoder do not: the properties of the frames win over them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +186,11 @@ def _encoding(part: Path, width: int, height: int, rate: Fraction, quality: floa
     return [
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "pipe:0"),
         # The conversion to YUV is the one that the file's tags promise to players. No size is given: none changes.
-        *("-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int+bitexact"),
+        *(
+            "-vf",
+            f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALING},{BT709}",
+        ),
         *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf), "-threads", _NUM_THREADS, "-an"),
-        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
         *("-fps_mode", "passthrough", "-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),
         *("-movflags", "+faststart", "-f", "mp4", "-y", f"file:{part}"),
     ]

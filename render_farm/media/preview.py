@@ -23,6 +23,7 @@ from PIL import Image
 
 from render_farm.errors import MediaError
 from render_farm.media.ffmpeg import Ffmpeg
+from render_farm.media.mp4 import BT709
 from render_farm.media.poster import sheet_of
 
 SHEET_FRAMES = 9
@@ -122,11 +123,10 @@ def contact_sheet(frames: Sequence[np.ndarray]) -> bytes:
 def _encoding(width: int, height: int, rate: Fraction, timescale: int) -> list[str]:
     return [
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "pipe:0"),
-        *("-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=fast_bilinear"),
+        *("-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=fast_bilinear," + BT709),
         *("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-crf", "25", "-threads", "1", "-an"),
         # No frame refers to a later one, so that decoding and showing have one clock, which `_moved` sets.
         *("-bf", "0", "-g", str(max(1, round(rate) * 2)), "-sc_threshold", "0"),
-        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
         *("-fps_mode", "passthrough", "-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact"),
         *("-video_track_timescale", str(timescale), "-use_editlist", "0"),
         *("-movflags", "+empty_moov+default_base_moof+frag_keyframe+skip_trailer", "-f", "mp4", "pipe:1"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -28,24 +31,90 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,gif,apng,webp_anim,mpegts,mpeg,mpegvideo,m4v,h264,hevc,obu,av1,ivf,ogg,flv,asf,mxf,nut,"
     "wtv,rm,dv,gxf,mjpeg,yuv4mpegpipe"
 )
+_READING = ("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS)
+_SAME_RATE = 0.01
+"""Rates that differ by less are one, such as 23.976 and 24: no frame is dropped or repeated."""
+# BT.2408 puts diffuse white of HDR at 203 nits. Mobius leaves what is darker than half of it as it is.
+_FROM_HDR = (
+    "zscale=transfer=linear:npl=203",
+    "format=gbrpf32le",
+    "zscale=primaries=bt709",
+    "tonemap=tonemap=mobius:param=0.5:desat=0",
+    "zscale=transfer=bt709:matrix=bt709:range=full",
+    "format=gbrp",
+)
+_FROM_WIDE = ("zscale=primaries=bt709:transfer=bt709:matrix=gbr:range=full", "format=gbrp")
 
 
-def decode_tail(
-    path: Path, num_frames: int, *, width: int, height: int, fit: Fit, uri: str, limits: InputLimits
-) -> np.ndarray:
-    """The last `num_frames` frames of the video at `path`, (num_frames, height, width, 3). Every frame is decoded,
-    so they are the last ones whatever the container says about its length. InputError when there are fewer, or the
-    video does not decode completely."""
+@dataclass(frozen=True, kw_only=True)
+class SourceVideo:
+    """An input video on disk, and what has to be done to its frames: they come out upright, whole (not interlaced), in
+    square pixels, in BT.709 and at the film's rate."""
+
+    path: Path
+    uri: str
+    limits: InputLimits
+    filters: tuple[str, ...] = ()
+    """Of ffmpeg, in order. Empty for an ordinary video, whose frames are then exactly what its codec gives."""
+    notes: tuple[str, ...] = ()
+    """The same for people."""
+
+    @classmethod
+    def describe(cls, path: Path, *, uri: str, fps: float | None, limits: InputLimits) -> SourceVideo:
+        """Look at the video at `path`. `fps` is the rate that its frames are to have; None keeps its own. InputError
+        when it has no pictures, or its file is cut short."""
+        said = _said_of(path)
+        line = next((line for line in said if ": Video: " in line and "(attached pic)" not in line), None)
+        if line is None:
+            if any(": Audio: " in text for text in said):
+                raise refusal(uri, "it has sound and no pictures", "give a video")
+            if any("moov atom not found" in text for text in said):
+                raise refusal(uri, "the file is cut short: the index at its end is missing", "fetch or copy it again")
+            return cls(path=path, uri=uri, limits=limits)  # decoding says what is wrong
+        filters, notes = [], []
+        if "top first" in line or "bottom first" in line:
+            filters.append("bwdif=mode=send_frame:deint=interlaced")
+            notes.append("it is interlaced: its fields are joined to whole frames")
+        rate = re.search(r", ([0-9.]+) fps\b", line)
+        if fps is not None and rate and abs(float(rate[1]) / fps - 1) > _SAME_RATE:
+            filters.append(f"fps={Fraction(fps).limit_denominator(1001)}")
+            notes.append(f"its {rate[1]} frames a second are resampled to the film's {fps:g}")
+        if "smpte2084" in line or "arib-std-b67" in line:
+            filters += _FROM_HDR
+            notes.append("it is HDR: its brightness is tone-mapped to BT.709")
+        elif "bt2020" in line:
+            filters += _FROM_WIDE
+            notes.append("its BT.2020 colours are converted to BT.709")
+        ratio = re.search(r"\[SAR (\d+):(\d+)", line)
+        if ratio and int(ratio[1]) > 0 < int(ratio[2]) and ratio[1] != ratio[2]:
+            wide = int(ratio[1]) > int(ratio[2])
+            size = "w=round(iw*sar):h=ih" if wide else "w=iw:h=round(ih/sar)"
+            filters += [f"scale={size}:flags=lanczos", "setsar=1"]
+            notes.append(f"its pixels are {ratio[1]}:{ratio[2]}: it is stretched to square ones")
+        return cls(path=path, uri=uri, limits=limits, filters=tuple(filters), notes=tuple(notes))
+
+
+def _said_of(path: Path) -> list[str]:
+    """What ffmpeg prints of a file's streams, line by line."""
+    ffmpeg = Ffmpeg([*_READING, "-i", f"file:{path}"], verbosity="info")
+    ffmpeg.finish(_FINISH_TIMEOUT_S)  # it always fails: no output is named
+    return ffmpeg.said
+
+
+def decode_tail(source: SourceVideo, num_frames: int, *, width: int, height: int, fit: Fit) -> np.ndarray:
+    """The last `num_frames` frames of the video, (num_frames, height, width, 3). Every frame is decoded, so they are
+    the last ones whatever the container says about its length. InputError when there are fewer, or the video does not
+    decode completely."""
     tail: deque[np.ndarray] = deque(maxlen=num_frames)
     total = 0
-    for frame in decoded_frames(path, uri=uri, limits=limits):
+    for frame in decoded_frames(source):
         # Fitting only what is kept is cheaper; fitting at once needs less memory when frames are large and many.
         large = num_frames * frame.nbytes > _MAX_KEPT_BYTES
         tail.append(fitted_frame(frame, width, height, fit) if large else frame)
         total += 1
     if total < num_frames:
         raise refusal(
-            uri,
+            source.uri,
             f"the video has {total} {'frame' if total == 1 else 'frames'}, {num_frames} are needed",
             f"give a video of at least {num_frames} frames, or a smaller overlap",
         )
@@ -58,12 +127,14 @@ def fitted_frame(frame: np.ndarray, width: int, height: int, fit: Fit) -> np.nda
     return np.asarray(fit_image(Image.fromarray(frame), width=width, height=height, fit=fit))
 
 
-def decoded_frames(path: Path, *, uri: str, limits: InputLimits) -> Iterator[np.ndarray]:
+def decoded_frames(source: SourceVideo) -> Iterator[np.ndarray]:
     """All frames, one at a time, with the colours of `mp4.read_frames`; turned as the file says."""
+    path, uri, limits = source.path, source.uri, source.limits
     ffmpeg = Ffmpeg(
         [
-            *("-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS, "-xerror", "-err_detect", "explode"),
+            *(*_READING, "-xerror", "-err_detect", "explode"),
             *("-max_pixels", str(limits.max_frame_pixels), "-threads", "4", "-i", f"file:{path}", "-map", "0:V:0"),
+            *(["-vf", ",".join(source.filters)] if source.filters else []),
             *("-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"),
         ],
         writes_stdout=True,

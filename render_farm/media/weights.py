@@ -20,8 +20,6 @@ from render_farm.media.uris import refusal
 
 _LIMITS = InputLimits()
 _LENGTH_BYTES = 8
-_MOST_HEADER_BYTES = 100_000_000
-"""As the safetensors library."""
 _BLOCK_BYTES = 1 << 20
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _PICKLE_MARKS = (b"PK\x03\x04", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
@@ -53,7 +51,7 @@ def read_weights_header(uri: str, limits: InputLimits = _LIMITS) -> WeightsHeade
     Raises `InputError` for one that is not there, too large, not allowed, a pickle, damaged or cut off.
     """
     _refuse_pickle_by_name(uri)
-    reader = _HeaderReader(uri)
+    reader = _HeaderReader(uri, limits.max_lora_header_bytes)
     fetch(uri, reader, max_bytes=limits.max_lora_bytes, limits=limits)
     return reader.header()
 
@@ -63,7 +61,7 @@ def fetched_weights(uri: str, limits: InputLimits = _LIMITS) -> Iterator[tuple[P
     """The file at `uri` as a temporary file that is gone after the block, and its header. Errors as above."""
     _refuse_pickle_by_name(uri)
     with fetched_file(uri, max_bytes=limits.max_lora_bytes, limits=limits) as path:
-        reader = _HeaderReader(uri)
+        reader = _HeaderReader(uri, limits.max_lora_header_bytes)
         with open(path, "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 reader.write(block)
@@ -79,8 +77,9 @@ def _refuse_pickle_by_name(uri: str) -> None:
 class _HeaderReader:
     """Looks like a file to `fetch`; keeps the header and the hash of what is written."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, max_header_bytes: int) -> None:
         self._uri = uri
+        self._max_header_bytes = max_header_bytes
         self.truncate()
 
     def write(self, block: bytes, /) -> None:
@@ -106,7 +105,13 @@ class _HeaderReader:
         if len(self._kept) <= _LENGTH_BYTES:
             return
         length = int.from_bytes(self._kept[:_LENGTH_BYTES], "little")
-        if length > _MOST_HEADER_BYTES or self._kept[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
+        if self._kept[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and self._max_header_bytes < length < 1 << 40:
+            raise refusal(
+                self._uri,
+                f"its safetensors header has {length:,} bytes, more than the {self._max_header_bytes:,} allowed",
+                "a LoRA's has some hundred thousand; or raise max_lora_header_bytes in the settings",
+            )
+        if length > self._max_header_bytes or self._kept[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
             if self._kept.startswith(_PICKLE_MARKS):
                 raise refusal(self._uri, "it is a pickle, which can run code when loaded", _SAFE_ADVICE)
             raise refusal(self._uri, "it is no safetensors file", "give a LoRA as .safetensors")

@@ -116,18 +116,22 @@ def plan_film(job: RenderJob, facts: ModelSpec, *, input_digests: Mapping[str, s
     )
 
 
-def with_inputs_read(plan: FilmPlan, input_digests: Mapping[str, str]) -> FilmPlan:
-    """The plan with the digests of its inputs (column to sha256 in hex), and the render key that follows from them."""
+def with_inputs_read(plan: FilmPlan, input_digests: Mapping[str, str], notes: Iterable[str] = ()) -> FilmPlan:
+    """The plan with the digests of its inputs (column to sha256 in hex), the render key that follows from them, and
+    what is to be said of them."""
     job = with_input_digests(plan.job, input_digests)
-    return replace(plan, job=job, render_key=render_key(job, plan.facts))
+    return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=_with_fresh(plan, notes))
 
 
 def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Iterable[str] = ()) -> FilmPlan:
     """The plan with the sha256 of its LoRAs' files, in their order, the render key that follows from them, and what is
     to be said of them."""
     job = with_lora_digests(plan.job, lora_digests)
-    fresh = tuple(warning for warning in dict.fromkeys(warnings) if warning not in plan.warnings)
-    return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=plan.warnings + fresh)
+    return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=_with_fresh(plan, warnings))
+
+
+def _with_fresh(plan: FilmPlan, warnings: Iterable[str]) -> tuple[str, ...]:
+    return plan.warnings + tuple(warning for warning in dict.fromkeys(warnings) if warning not in plan.warnings)
 
 
 def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelSpec) -> list[str]:

@@ -57,10 +57,10 @@ def prepared(engine, output, job):
 def test_a_store_of_inputs_that_is_down_is_waited_for(engine, inputs, tmp_path, monkeypatch, caplog):
     downs = iter([StorageError("no answer")] * 2)  # S3's own retries would take this test a minute
 
-    def open_image(uri: str, limits: InputLimits):
+    def open_image(uri: str, limits: InputLimits, **options):
         for error in downs:
             raise error
-        return inputs_of_media.open_image(uri, limits)
+        return inputs_of_media.open_image(uri, limits, **options)
 
     monkeypatch.setattr(prepare_of_farm, "open_image", open_image)
     found = prepared(engine, tmp_path, films.job("a", image=str(inputs / "first.png")))

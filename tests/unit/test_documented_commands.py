@@ -13,7 +13,7 @@ FILES = [
     *(ROOT / "jobs").rglob("*"),
     *(ROOT / "dashboards").glob("*.md"),
     ROOT / "README.md",
-    ROOT / "render_farm/GUIDE.md",
+    *(ROOT / "render_farm/guide").glob("*.md"),
 ]
 TEXTS = sorted(
     path for path in FILES if path.suffix in (".md", ".yaml", ".yml", ".cron", ".service", ".sbatch") and path.is_file()

@@ -1,10 +1,10 @@
-"""The README shows the failure policy that the code has."""
+"""The guide shows the failure policy that the code has."""
 
 from pathlib import Path
 
 from render_farm.scheduling.retry import POLICY, Rule
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "render_farm/guide/failures.md"
 
 
 def line(rule: Rule) -> str:
@@ -14,8 +14,8 @@ def line(rule: Rule) -> str:
     return f"| {rule.fault} | {errors} | {then} | {'yes' if rule.counted else 'no'} | {after} |"
 
 
-def test_the_readme_shows_the_policy():
-    shown = [text for text in README.read_text().splitlines() if text.split("|")[1:2] in ROWS]
+def test_the_guide_shows_the_policy():
+    shown = [text for text in PAGE.read_text().splitlines() if text.split("|")[1:2] in ROWS]
     assert shown == [line(rule) for rule in POLICY]
 
 

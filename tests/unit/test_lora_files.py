@@ -195,7 +195,7 @@ GOOD = tensors_of(Q, (3, 48), (48, 3))
         (tensors_of(Q, (3, 48), (48, 4)), "the halves of blocks.0.attn1.to_q have ranks 3 and 4"),
         (dict(list(GOOD.items())[:1]), r"not its other half \(lora_B\)"),
         (GOOD | {f"transformer.{Q}.lora_B.bias": torch.empty(7)}, "has 7 values, not 48"),
-        (GOOD | {f"transformer.{Q}.alpha": torch.empty(2)}, "an alpha is one number"),
+        (GOOD | {f"transformer.{Q}.alpha": torch.empty(2)}, "must be one number"),
         (GOOD | {f"{Q}.lora_A.weight": torch.empty(3, 48)}, "it has blocks.0.attn1.to_q twice"),
         (GOOD | {f"transformer.{Q}.lora_magnitude_vector": torch.empty(48)}, "it is a DoRA"),
         ({"diffusion_model.blocks.0.self_attn.q.lokr_w1": torch.empty(2)}, "it is a LoKr"),

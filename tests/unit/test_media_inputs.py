@@ -211,7 +211,7 @@ def test_memory_and_s3_objects_are_read(s3_uri):
         with fsspec.open(uri, "wb") as file:
             file.write(buffer.getvalue())
         assert np.array_equal(load_image(uri, **SIZE), picture())
-        assert open_image(uri)[1] == hashlib.sha256(buffer.getvalue()).hexdigest()
+        assert open_image(uri).sha256 == hashlib.sha256(buffer.getvalue()).hexdigest()
         with pytest.raises(InputError, match="more than the 10 bytes"):
             load_image(uri, **SIZE, limits=InputLimits(max_image_bytes=10))
         with pytest.raises(InputError, match="no such object"):
@@ -313,10 +313,10 @@ def test_secrets_in_uris_are_not_shown(uri, shown):
 @pytest.mark.parametrize("num_frames", [1, 5, 30])
 def test_the_last_frames_are_exactly_the_last(video, num_frames):
     expected = np.stack(list(read_frames(video))[-num_frames:])
-    frames, digest = open_video_tail(str(video), num_frames, **SIZE)
-    assert np.array_equal(frames, expected)
+    opened = open_video_tail(str(video), num_frames, **SIZE)
+    assert np.array_equal(opened.pixels, expected)
     assert np.array_equal(load_video_tail(str(video), num_frames, **SIZE), expected)
-    assert digest == hashlib.sha256(video.read_bytes()).hexdigest()
+    assert opened.sha256 == hashlib.sha256(video.read_bytes()).hexdigest()
 
 
 def test_frames_are_fitted_as_images_are(tmp_path, video):

@@ -182,7 +182,7 @@ def limits(server):
 def test_an_image_is_read(base, limits, path):
     assert load_image(f"{base}/{path}", **SIZE, limits=limits).shape == (16, 32, 3)
     if path == "png":
-        assert open_image(f"{base}/png", limits)[1] == hashlib.sha256(png()).hexdigest()
+        assert open_image(f"{base}/png", limits).sha256 == hashlib.sha256(png()).hexdigest()
 
 
 @pytest.mark.parametrize(

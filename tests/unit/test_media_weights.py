@@ -60,7 +60,7 @@ def damaged(document: object) -> bytes:
         ("x.safetensors", b"PK\x03\x04" + b"\0" * 60, "it is a pickle"),
         ("x.safetensors", b"<html>not found</html>", "no safetensors file"),
         ("x.safetensors", b"{}", "no safetensors file"),
-        ("x.safetensors", HUGE_HEADER, "no safetensors file"),
+        ("x.safetensors", HUGE_HEADER, "header has 200,000,000 bytes"),
         ("x.safetensors", GOOD[:40], "header is cut off"),
         ("x.safetensors", GOOD[:-1], "its header says"),
         ("x.safetensors", GOOD + b"x", "its header says"),

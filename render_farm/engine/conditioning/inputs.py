@@ -42,14 +42,15 @@ def read_inputs(plan: FilmPlan, limits: InputLimits) -> ReadInputs:
     digests: dict[str, str] = {}
     for name, uri in job.inputs.items():
         if name == "video":
-            pixels[name], digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)
+            tail = open_video_tail(uri, job.overlap_history, **size, fps=job.fps, limits=limits)
+            pixels[name], digests[name] = tail.pixels, tail.sha256
             continue
-        picture, digests[name] = open_image(uri, limits)
-        pixels[name] = fitted(picture, **size)
+        picture = open_image(uri, limits)
+        pixels[name], digests[name] = fitted(picture.pixels, **size), picture.sha256
         if job.fit == "stretch":  # as diffusers, whose image encoder is given the picture as it is
-            pixels[f"whole_{name}"] = np.asarray(picture)
+            pixels[f"whole_{name}"] = picture.pixels
     return ReadInputs(
         pixels=Inputs(**pixels),
         digests=digests,
-        lead_in=partial(read_video, job.video, **size, limits=limits) if job.video else None,
+        lead_in=partial(read_video, job.video, **size, fps=job.fps, limits=limits) if job.video else None,
     )

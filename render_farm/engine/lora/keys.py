@@ -1,10 +1,12 @@
 """Which layer of the transformer a tensor of a LoRA file belongs to, in every naming in use.
 
 A name is a prefix, a layer and a part. Prefixes: `transformer.` (diffusers), `diffusion_model.` (ComfyUI and the
-original Wan), `lora_unet_` (musubi, kohya; dots are underscores), or none. Layers go by diffusers' names or by the
-original model's (`scripts/convert_skyreelsv2_to_diffusers.py` of diffusers relates them). Parts: `lora_A.weight` or
-`lora_down.weight`, `lora_B.weight` or `lora_up.weight`, `alpha`, and a bias: `lora_B.bias`, which alpha scales like
-the rest, or `diff_b`, which it does not.
+original Wan), `lora_unet_` (musubi, kohya; dots are underscores), `pipe.dit.` (DiffSynth), `lora_transformer_`
+(OneTrainer; underscores), `transformer.base_model.model.` (SimpleTuner), or none. Layers go by diffusers' names or by
+the original model's (`scripts/convert_skyreelsv2_to_diffusers.py` of diffusers relates them). Parts: `lora_A.weight` or
+`lora_down.weight`, `lora_B.weight` or `lora_up.weight`, each with the scale of its fp8 numbers in `scale_weight`;
+`alpha`; a bias: `lora_B.bias`, which alpha scales like the rest, or `diff_b`, which it does not; and `diff`, the whole
+difference of a weight.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ class Part(StrEnum):
     ALPHA = "alpha"
     UP_BIAS = "lora_B.bias"
     BIAS = "diff_b"
+    DIFFERENCE = "diff"
+    DOWN_SCALE = "lora_A.scale_weight"
+    UP_SCALE = "lora_B.scale_weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +67,25 @@ _OUTSIDE = {
     "proj_out": "head.head",
 }
 _BLOCK = re.compile(r"(blocks[._])(\d+)([._].+)")
-_PREFIXES = ("transformer.", "model.diffusion_model.", "diffusion_model.", "lora_unet_")
+_PREFIXES = (
+    "transformer.base_model.model.",
+    "transformer.",
+    "model.diffusion_model.",
+    "diffusion_model.",
+    "pipe.dit.",
+    "lora_unet_",
+    "lora_transformer_",
+)
+# An adapter's name, such as `default`, may stand before `weight`.
 _PARTS = (
-    (re.compile(r"\.(lora_A|lora_down|lora\.down)(\.\w+)?\.weight"), Part.DOWN),
-    (re.compile(r"\.(lora_B|lora_up|lora\.up)(\.\w+)?\.weight"), Part.UP),
-    (re.compile(r"\.alpha"), Part.ALPHA),
-    (re.compile(r"\.lora_B(\.\w+)?\.bias"), Part.UP_BIAS),
-    (re.compile(r"\.diff_b"), Part.BIAS),
+    (re.compile(r"\.(lora_A|lora_down|lora\.down)(\.[\w.-]+)?\.weight$"), Part.DOWN),
+    (re.compile(r"\.(lora_B|lora_up|lora\.up)(\.[\w.-]+)?\.weight$"), Part.UP),
+    (re.compile(r"\.(lora_A|lora_down|lora\.down)(\.[\w.-]+)?\.(scale_weight|weight_scale)$"), Part.DOWN_SCALE),
+    (re.compile(r"\.(lora_B|lora_up|lora\.up)(\.[\w.-]+)?\.(scale_weight|weight_scale)$"), Part.UP_SCALE),
+    (re.compile(r"\.alpha$"), Part.ALPHA),
+    (re.compile(r"\.lora_B(\.[\w.-]+)?\.bias$"), Part.UP_BIAS),
+    (re.compile(r"\.diff_b$"), Part.BIAS),
+    (re.compile(r"\.diff$"), Part.DIFFERENCE),
 )
 
 
@@ -88,6 +105,24 @@ class KeyReader:
         layer = split and self._layers.get(split[0])
         return LoraKey(layer=layer, part=split[1]) if split and layer else None
 
+    def layer_above(self, name: str) -> str | None:
+        """The layer that a tensor stands below whose own part is not known, such as `...to_q.lora_A.zero_point`."""
+        name = _without_prefix(name)
+        while "." in name:
+            name = name.rpartition(".")[0]
+            if name in self._layers:
+                return self._layers[name]
+        return None
+
+    def unknown_prefix(self, name: str) -> str:
+        """What stands before a known layer in `name`; "" when there is no such layer in it."""
+        split = _split(name)
+        parts = split[0].split(".") if split else []
+        for start in range(1, len(parts)):
+            if ".".join(parts[start:]) in self._layers:
+                return ".".join(parts[:start]) + "."
+        return ""
+
     def is_of_missing_block(self, name: str) -> bool:
         """Whether `name` means a layer that each block has, of a block that this transformer does not have."""
         split = _split(name)
@@ -106,12 +141,13 @@ def original_name(layer: str) -> str | None:
 
 def _split(name: str) -> tuple[str, Part] | None:
     """(layer as the file names it, part); None when no part is at the end."""
-    for prefix in _PREFIXES:
-        if name.startswith(prefix):
-            name = name[len(prefix) :]
-            break
+    name = _without_prefix(name)
     for pattern, part in _PARTS:
         found = pattern.search(name)
-        if found and found.end() == len(name):
+        if found:
             return name[: found.start()], part
     return None
+
+
+def _without_prefix(name: str) -> str:
+    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))

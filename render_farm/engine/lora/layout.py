@@ -41,11 +41,16 @@ _LEFT_SHOWN = 3
 class LayerTensors:
     """The tensors of one layer by their names in the file."""
 
-    down: str
+    down: str | None = None
     """(rank, in features)."""
-    up: str
+    up: str | None = None
     """(out features, rank)."""
-    rank: int
+    rank: int = 0
+    down_scale: str | None = None
+    """A scalar that multiplies `down`, whose numbers are fp8."""
+    up_scale: str | None = None
+    difference: str | None = None
+    """(out features, in features): added to the layer's weight beside up @ down. Alpha does not scale it."""
     alpha: str | float | None = None
     """A scalar tensor's name, or the number from the file's metadata; None: the rank, so that nothing is scaled."""
     bias: str | None = None
@@ -105,15 +110,20 @@ def lay_out(uri: str, header: WeightsHeader, shapes: Mapping[str, LinearShape], 
     metadata = _Metadata(uri, header)
     layers = {}
     for layer, names in parts.items():
-        if Part.DOWN not in names and Part.UP not in names:
+        if names.keys() <= {Part.ALPHA}:
             left += names.values()
             continue
         layers[layer] = _layer(uri, layer, names, header.tensors, shapes[layer], model, metadata)
+    for name in left:
+        if keys.layer_above(name) in layers:
+            raise refusal(
+                uri, f"it has {name}, which changes what is applied and is not understood", "save it as a plain LoRA"
+            )
     if not layers:
         first = min(header.tensors, default="none")
-        raise refusal(
-            uri, f"none of its {len(header.tensors)} tensors fits a layer of {model}; the first is {first}", _FORMATS
-        )
+        prefix = keys.unknown_prefix(first)
+        reason = f"its names begin with {prefix!r}, which is not known" if prefix else f"the first is {first}"
+        raise refusal(uri, f"none of its {len(header.tensors)} tensors fits a layer of {model}; {reason}", _FORMATS)
     return LoraLayout(layers=layers, left=tuple(sorted(left)))
 
 
@@ -139,30 +149,40 @@ def _layer(
     model: str,
     metadata: _Metadata,
 ) -> LayerTensors:
-    for part in (Part.DOWN, Part.UP):
-        if part not in names:
-            there = names[Part.UP if part is Part.DOWN else Part.DOWN]
-            raise refusal(uri, f"it has {there}, but not its other half ({part})", "copy or train it again")
-    down, up = tensors[names[Part.DOWN]].shape, tensors[names[Part.UP]].shape
+    for part, other in ((Part.DOWN, Part.UP), (Part.UP, Part.DOWN)):
+        if part in names and other not in names:
+            raise refusal(uri, f"it has {names[part]}, but not its other half ({other})", "copy or train it again")
     out_features, in_features = shape
-    if len(down) != 2 or len(up) != 2 or down[1] != in_features or up[0] != out_features:
-        sizes = f"{layer} is {_times(down)} and {_times(up)} there, for a layer of {_of(up, 0)} x {_of(down, 1)}"
+    rank = 0
+    if Part.DOWN in names:
+        down, up = (_matrix(tensors[names[part]].shape) for part in (Part.DOWN, Part.UP))
+        if len(down) != 2 or len(up) != 2 or down[1] != in_features or up[0] != out_features:
+            sizes = f"{layer} is {_times(down)} and {_times(up)} there, for a layer of {_of(up, 0)} x {_of(down, 1)}"
+            raise _another_model(uri, model, f"{sizes}; the model's is {out_features} x {in_features}")
+        if down[0] != up[1] or not down[0]:
+            raise refusal(uri, f"the halves of {layer} have ranks {down[0]} and {up[1]}", "copy or train it again")
+        rank = down[0]
+    difference = names.get(Part.DIFFERENCE)
+    if difference is not None and _matrix(tensors[difference].shape) != shape:
+        sizes = f"{difference} is {_times(tensors[difference].shape)}"
         raise _another_model(uri, model, f"{sizes}; the model's is {out_features} x {in_features}")
-    if down[0] != up[1] or not down[0]:
-        raise refusal(uri, f"the halves of {layer} have ranks {down[0]} and {up[1]}", "copy or train it again")
     bias = names.get(Part.UP_BIAS) or names.get(Part.BIAS)
     if bias is not None and tensors[bias].shape != (out_features,):
         raise _another_model(uri, model, f"{bias} has {_times(tensors[bias].shape)} values, not {out_features}")
     alpha: str | float | None = names.get(Part.ALPHA)
-    if isinstance(alpha, str) and math.prod(tensors[alpha].shape) != 1:
-        raise refusal(uri, f"{alpha} has shape {_times(tensors[alpha].shape)}; an alpha is one number")
+    for part in (Part.ALPHA, Part.DOWN_SCALE, Part.UP_SCALE):
+        if part in names and math.prod(tensors[names[part]].shape) != 1:
+            raise refusal(uri, f"{names[part]} has shape {_times(tensors[names[part]].shape)}; it must be one number")
     for name in names.values():
         if tensors[name].dtype not in _FLOATS and not (name == alpha):
             raise refusal(uri, f"{name} has dtype {tensors[name].dtype}", f"{', '.join(_FLOATS)} would work")
     return LayerTensors(
-        down=names[Part.DOWN],
-        up=names[Part.UP],
-        rank=down[0],
+        down=names.get(Part.DOWN),
+        up=names.get(Part.UP),
+        rank=rank,
+        down_scale=names.get(Part.DOWN_SCALE),
+        up_scale=names.get(Part.UP_SCALE),
+        difference=difference,
         alpha=metadata.alpha_of(layer) if alpha is None else alpha,
         bias=bias,
         scales_bias=Part.UP_BIAS in names,
@@ -174,6 +194,13 @@ def _another_model(uri: str, model: str, reason: str) -> InputError:
     return refusal(uri, f"it is a LoRA for another model than {model}: {reason}", "give one that was trained for it")
 
 
+def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's weight of one pixel as the matrix that it is."""
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
 def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "a number"
 
@@ -183,7 +210,8 @@ def _of(shape: tuple[int, ...], dim: int) -> str:
 
 
 class _Metadata:
-    """What `save_lora_weights` of diffusers writes of the training's configuration, as far as it decides the result."""
+    """What trainers write of the training's configuration, as far as it decides the result: `save_lora_weights` of
+    diffusers, and kohya's scripts (`ss_network_alpha`)."""
 
     def __init__(self, uri: str, header: WeightsHeader) -> None:
         self._uri = uri
@@ -195,7 +223,16 @@ class _Metadata:
         self.root_scale = bool(self._config.get("use_rslora"))
         if self._config.get("use_dora"):
             raise refusal(uri, "it is a DoRA, of which a part alone would be wrong", "give a plain LoRA")
+        self._alpha_of_kohya = self._number(header.metadata.get("ss_network_alpha"))
         self._alphas = dict(self._checked_alphas())
+
+    def _number(self, text: str | None) -> float | None:
+        if text is None or text == "None":
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            raise refusal(self._uri, f"ss_network_alpha {text!r:.40} in its metadata is not a number") from None
 
     def _document(self, header: WeightsHeader) -> dict[str, Any]:
         try:
@@ -208,7 +245,8 @@ class _Metadata:
 
     def _checked_alphas(self) -> Iterator[tuple[str, float]]:
         """(layer or the end of its name, alpha); "" is for all others."""
-        given = [("", self._config.get("lora_alpha")), *dict(self._config.get("alpha_pattern") or {}).items()]
+        usual = self._config.get("lora_alpha", self._alpha_of_kohya)
+        given = [("", usual), *dict(self._config.get("alpha_pattern") or {}).items()]
         for name, alpha in given:
             literal = name.removeprefix("^")
             if not all(character.isalnum() or character in "._" for character in literal):

@@ -59,12 +59,22 @@ def read_lora(uri: str, shapes: Mapping[str, LinearShape], *, model: str, limits
         layout = lay_out(uri, header, shapes, model=model)
         return Lora(
             sha256=header.sha256,
-            layers=_read_layers(uri, path, layout.layers),
+            layers=_read_layers(uri, path, layout.layers, shapes),
             warnings=layout.warnings(shown_uri(uri)),
         )
 
 
-def _read_layers(uri: str, path: Path, layers: Mapping[str, LayerTensors]) -> dict[str, LowRank]:
+def _factors(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight's whole difference (O I) as (down, up) of the smallest rank that holds any matrix, exactly."""
+    out_features, in_features = difference.shape
+    if out_features <= in_features:
+        return difference, torch.eye(out_features)
+    return torch.eye(in_features), difference
+
+
+def _read_layers(
+    uri: str, path: Path, layers: Mapping[str, LayerTensors], shapes: Mapping[str, LinearShape]
+) -> dict[str, LowRank]:
     try:
         with safe_open(path, framework="pt") as file:
 
@@ -74,13 +84,26 @@ def _read_layers(uri: str, path: Path, layers: Mapping[str, LayerTensors]) -> di
                     raise refusal(uri, f"{name} holds numbers that are not finite", "train it again")
                 return tensor
 
-            def read_layer(names: LayerTensors) -> LowRank:
-                scale = names.scale(read(names.alpha).item() if isinstance(names.alpha, str) else names.alpha)
+            def read_half(name: str, scale: str | None) -> Tensor:
+                tensor = read(name).flatten(1)  # what has further dimensions has one pixel
+                return tensor if scale is None else tensor.float() * read(scale).float().item()
+
+            def read_layer(names: LayerTensors, shape: LinearShape) -> LowRank:
+                alpha = read(names.alpha).item() if isinstance(names.alpha, str) else names.alpha
+                scale = names.scale(alpha) if names.rank else 1.0
                 bias = None if names.bias is None else read(names.bias)
                 if bias is not None and names.scales_bias:
                     bias = bias.float() * scale
-                return LowRank(down=read(names.down), up=read(names.up), scale=scale, bias=bias)
+                if names.down is None or names.up is None:  # a bias, a whole difference or both
+                    down, up = torch.zeros(0, shape[1]), torch.zeros(shape[0], 0)
+                else:
+                    down, up = read_half(names.down, names.down_scale), read_half(names.up, names.up_scale)
+                if names.difference is not None:
+                    difference = read_half(names.difference, None).float()
+                    right, left = _factors(difference)
+                    down, up, scale = torch.cat([down.float(), right]), torch.cat([up.float() * scale, left], 1), 1.0
+                return LowRank(down=down, up=up, scale=scale, bias=bias)
 
-            return {layer: read_layer(names) for layer, names in layers.items()}
+            return {layer: read_layer(names, shapes[layer]) for layer, names in layers.items()}
     except SafetensorError as error:
         raise refusal(uri, f"it cannot be read: {error}", "copy it again") from None

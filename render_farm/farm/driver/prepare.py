@@ -218,12 +218,14 @@ def _with_contents(
 
 
 def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _PreparedRow:
-    job, digests = film.plan.job, {}
+    job, digests, notes = film.plan.job, {}, []
     for name, uri in job.inputs.items():
         if name == "video":
             size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
-            digests[name] = open_video_tail(uri, job.overlap_history, **size, limits=limits)[1]
+            opened = open_video_tail(uri, job.overlap_history, **size, fps=job.fps, limits=limits)
         else:
-            digests[name] = open_image(uri, limits)[1]
-    plan = with_inputs_read(film.plan, digests) if digests else film.plan
+            opened = open_image(uri, limits, keep_pixels=False)
+        digests[name] = opened.sha256
+        notes += [f"{name}: {note}" for note in opened.notes]
+    plan = with_inputs_read(film.plan, digests, notes) if digests else film.plan
     return replace(film, plan=shelf.with_loras(plan))

@@ -41,7 +41,7 @@ class Settings(Table):
     )
     memory: str = setting(
         "auto",
-        "The [memory mode](../GUIDE.md#memory) of rows whose `memory` is null.",
+        "The memory mode of rows whose `memory` is null.",
         canonical=canonical_memory,
     )
     attempts: int = setting(

@@ -482,5 +482,11 @@ def _lead_in(task: FilmTask) -> Callable[[], Iterator[np.ndarray]] | None:
     if not job.video:
         return None
     return partial(
-        read_video, job.video, width=job.width, height=job.height, fit=cast(Fit, job.fit), limits=task.limits
+        read_video,
+        job.video,
+        width=job.width,
+        height=job.height,
+        fps=job.fps,
+        fit=cast(Fit, job.fit),
+        limits=task.limits,
     )
