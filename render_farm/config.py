@@ -37,7 +37,7 @@ OTHER_VARIABLES = (
 )
 """Variables of this project that are no settings: they name the file, or belong to tests, benchmarks and scripts."""
 # Kubernetes gives every Pod such variables for each service of its namespace, and a service may be named render-farm.
-_OF_A_SERVICE = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?$")
+_OF_A_SERVICE = re.compile(r"_SERVICE_HOST=|_SERVICE_PORT(_\w+)?=|_PORT=\w+://|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=")
 _LIMITS = {"gt": "greater than {:g}", "ge": "at least {:g}", "le": "at most {:.15g}", "min_length": "not empty"}
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal")
 _KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
@@ -222,12 +222,12 @@ def load(
         for name, value in items:
             if name in known:
                 values[name], origins[name] = value, source or f"${known[name].variable}"
-            elif not partial:
+            elif not partial or name in tables(root):
                 problems.append(f"{source}: {_unknown(name, value, root)}")
     if not partial:
         variables = [entry.variable for entry in known.values()] + list(OTHER_VARIABLES)
         for variable in environment.keys() - variables:
-            if variable.startswith("RENDER_FARM_") and not _OF_A_SERVICE.search(variable):
+            if variable.startswith("RENDER_FARM_") and not _OF_A_SERVICE.search(f"{variable}={environment[variable]}"):
                 _warn_of(variable, nearest(variable, variables))
     settings, wrong = _checked(root, values)
     problems += [f"{origins[name]}: {message}" for name, message in wrong]
@@ -237,18 +237,19 @@ def load(
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The one of `known` that is most like `name`, as a whole or by what follows its last dot."""
+    """The one of `known` whose last part is most like that of `name`; a part of it, and the same table, count extra."""
+    table, _, key = name.lower().rpartition(".")
 
     def likeness(other: str) -> float:
-        parts = {other, other.rpartition(".")[2]}
-        return max(SequenceMatcher(None, name.lower(), part.lower()).ratio() for part in parts)
+        its_table, _, its_key = other.lower().rpartition(".")
+        return SequenceMatcher(None, key, its_key).ratio() + 0.5 * (key in its_key) + 0.1 * (its_table == table)
 
     return max(known, key=likeness)
 
 
 @cache  # once a process: settings are read by several parts of one command
 def _warn_of(variable: str, near: str) -> None:
-    _log.warning("%s is set, but there is no such setting; the nearest is %s", variable, near)
+    _log.warning("%s is not a known setting; the nearest is %s", variable, near)
 
 
 def _read_toml(path: str) -> dict[str, Any]:
@@ -285,7 +286,7 @@ def _unknown(name: str, value: Any, root: type[Table]) -> str:
 
 def _checked(root: type[_Root], values: Mapping[str, Any]) -> tuple[_Root | None, list[tuple[str, str]]]:
     """The settings, or what is wrong with which of `values` (by their dotted names)."""
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
     known, nested = entries(root), dict[str, Any]()
     wrong: dict[str, str] = {}
@@ -296,7 +297,7 @@ def _checked(root: type[_Root], values: Mapping[str, Any]) -> tuple[_Root | None
         except ValueError as error:
             wrong[name] = f"{name}: {error}"
     try:
-        settings = _adapter(root).validate_python(nested)
+        settings = TypeAdapter(root).validate_python(nested)
     except ValidationError as error:
         for item in error.errors(include_url=False, include_input=False):
             name = ".".join(str(part) for part in item["loc"][:2])
@@ -317,10 +318,3 @@ def _plain(entry: Entry, value: Any) -> Any:
     if isinstance(value, list):
         return [canonical(item) if isinstance(item, str) else item for item in value]
     return canonical(value) if isinstance(value, str) else value
-
-
-@cache
-def _adapter(root: Any) -> Any:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(root)

@@ -106,7 +106,7 @@ def test_auto_is_off_on_the_cpu_and_on_on_a_gpu() -> None:
     assert [plan_compilation(asked, gpu, mode).compiles for asked in names] == [True, True, False]
     offloaded = parse_memory("offload_block")
     assert not any(plan_compilation(asked, gpu, offloaded).compiles for asked in names)
-    with pytest.raises(UsageError, match="compile: 'maybe' is not one of auto, on, off"):
+    with pytest.raises(UsageError, match="compile must be one of auto, on, off, got 'maybe'"):
         load_settings(environment={"RENDER_FARM_ENGINE_COMPILE": "maybe"})
 
 

@@ -400,10 +400,10 @@ def test_limits_come_from_the_settings_file_and_the_environment(tmp_path):
         allowed_roots=("/data",), max_redirects=2, protocols=("s3", "https"), fetch_timeout_s=9.0
     )
     for text, words in (
-        ("inputs = 3", "not a table"),
-        ("[inputs]\nroots = []", "unknown setting of inputs 'roots'"),
-        ("[inputs]\nallowed_roots = 3", "not a list"),
-        ("[inputs]\nmax_redirects = 'many'", "not a number"),
+        ("inputs = 3", "inputs must be a table"),
+        ("[inputs]\nroots = []", "unknown setting 'inputs.roots'; the nearest is inputs.allowed_roots"),
+        ("[inputs]\nallowed_roots = 3", "inputs.allowed_roots must be a list of texts, got 3"),
+        ("[inputs]\nmax_redirects = 'many'", "inputs.max_redirects must be a whole number, at least 0, got 'many'"),
     ):
         file.write_text(text)
         with pytest.raises(UsageError, match=words):
