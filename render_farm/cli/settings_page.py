@@ -57,7 +57,7 @@ def page() -> str:
         heading = f"## `[{table}]`" if table else "## At the top of the file"
         more = f" More: [{_PAGES[table].partition('.')[0]}]({_PAGES[table]})." if table else ""
         lines += [heading, "", about, "", f"Variables: `{owner.variables}<SETTING>`.{more}", ""]
-        lines += ["| Setting | Meaning | Unit | Default | Value |", "|---|---|---|---|---|"]
+        lines += ["| Setting | Meaning | Unit | Default | Range |", "|---|---|---|---|---|"]
         lines += [_row(entry) for entry in entries(Settings).values() if entry.name.rpartition(".")[0] == table]
         lines.append("")
     return "\n".join(lines)

@@ -78,11 +78,13 @@ class SchedulingSettings(Table):
         (),
         "`NAME=WEIGHT` for owners (or values of the tag) that get more or less than the others, which weigh 1.",
         canonical=_share,
+        expected="a list of NAME=WEIGHT",
     )
     quotas: tuple[str, ...] = setting(
         (),
         "`NAME=WORKERS`: the most workers that films of such an owner render on at a time.",
         canonical=_quota,
+        expected="a list of NAME=WORKERS",
     )
 
     @property

@@ -70,7 +70,7 @@ def test_without_sources_every_setting_has_its_default() -> None:
             "[scheduling]\nshares = 'ads=2, docs=inf'",
             "scheduling.shares: 'docs=inf' is not NAME=NUMBER with a finite number greater than 0",
         ),
-        ("[scheduling]\nshares = [3]", "scheduling.shares must be a list of texts, got [3]"),
+        ("[scheduling]\nshares = [3]", "scheduling.shares must be a list of NAME=WEIGHT, got [3]"),
         ("[engine]\ncompile = 'maybe'", "engine.compile must be one of auto, on, off, got 'maybe'"),
         ("[notify]\nsmtp_port = 70000", "notify.smtp_port must be at least 1 and at most 65535, got 70000"),
         ("engine = 'fast'", "engine must be a table: write [engine] and its fields below"),

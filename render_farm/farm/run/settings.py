@@ -43,6 +43,7 @@ class Settings(Table):
         "auto",
         "The memory mode of rows whose `memory` is null.",
         canonical=canonical_memory,
+        expected="options joined with +",
     )
     attempts: int = setting(
         3,
