@@ -85,7 +85,7 @@ def rendered(monkeypatch):
 VERBS = {
     *("render", "submit", "status", "watch", "logs", "explain", "pause", "resume", "cancel", "retry", "priority"),
     *("preview", "report", "serve", "plan", "simulate", "manifest", "models", "verify", "hosts", "gc", "bench"),
-    *("doctor", "demo"),
+    *("doctor", "demo", "config"),
 }
 
 
