@@ -1,13 +1,160 @@
-"""How a URI that a person gave is named in messages, and whether it holds what must not be kept."""
+"""Addresses: the one reader of everything that names a file, a folder or an object, and how it is shown in messages.
+
+Manifests, inputs, LoRAs, models, outputs and settings all read an address here, so that a spelling is understood
+everywhere or refused everywhere.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?!:)")
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]+:[:/])")
-_ALIASES = {"local": "file", "s3a": "s3", "gcs": "gs", "abfss": "abfs"}
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_ALIASES = {"local": "file", "s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs"}
+_REMOTE = frozenset(
+    (
+        "s3",
+        "gs",
+        "az",
+        "abfs",
+        "adl",
+        "http",
+        "https",
+        "memory",
+        "hdfs",
+        "sftp",
+        "ssh",
+        "ftp",
+        "smb",
+        "github",
+        "hf",
+        "data",
+    )
+)
+"""Protocols that need `//`: in `s3:bucket/a` somebody forgot them. Other names before a colon are part of a path."""
 _SHOWN_CHARACTERS = 200
+_S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+class AddressError(ValueError):
+    """An address that cannot be used. `problem` says why, with the address, and `advice` what would work."""
+
+    def __init__(self, text: str, problem: str, advice: str) -> None:
+        super().__init__(f"{shown_uri(text)}: {problem}" if text else problem)
+        self.problem = str(self)
+        self.advice = advice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where something is."""
+
+    protocol: str
+    """Lower case, without synonyms. `file` for what lies on a disk of this machine."""
+    place: str
+    """A path of this machine, the user's folder put in for `~`; else what stands after `://`."""
+
+    @property
+    def is_local(self) -> bool:
+        return self.protocol == "file"
+
+    @property
+    def text(self) -> str:
+        """The address as every library reads it: a path, or `protocol://place`."""
+        return self.place if self.is_local else f"{self.protocol}://{self.place}"
+
+
+def read_address(text: str, environment: Mapping[str, str] | None = None) -> Address:
+    """What `text` names. AddressError for a spelling that some library would read as another place.
+
+    Local: a path, `file:/path`, `file:///path` or `file://localhost/path`. Characters such as `#`, `?` and `::` are
+    part of a path. Else `protocol://...`. For S3, the endpoint in `environment` (None: this process's) is checked too.
+    """
+    if not text.strip():
+        raise AddressError(text, "the address is empty", "give a path, or a URI such as s3://bucket/folder")
+    if any(character < " " or character == "\x7f" for character in text):
+        raise AddressError(text, "it holds a control character", "check the address for line breaks and zero bytes")
+    if _CHAIN.search(text):
+        raise AddressError(
+            text, "chained addresses (with ::) are not allowed", "give the address of the file or folder itself"
+        )
+    found = _PROTOCOL.match(text)
+    if found is None:
+        found = _COLON.match(text)
+        protocol = canonical(found[1]) if found else ""
+        if protocol == "data":
+            raise AddressError(text[:40], "addresses that hold the data itself are not read", "save it as a file")
+        if found and protocol in _REMOTE:
+            raise AddressError(text, f"{protocol}: must be followed by //", f"write {protocol}://...")
+        path = text[found.end() :] if found and protocol == "file" else text
+        return Address(protocol="file", place=_expanded(text, path))
+    protocol, place = canonical(found[1]), text[found.end() :]
+    if protocol == "file":
+        return Address(protocol="file", place=_path_of_uri(text, place))
+    if protocol == "s3":
+        check_s3_endpoint(os.environ if environment is None else environment)
+    if "::" in place:  # fsspec would open what stands behind it, with any protocol
+        raise AddressError(text, "names with :: are read as chained addresses by fsspec", "rename the object")
+    if not place.strip("/") or (place.startswith("/") and protocol in ("s3", "gs", "https", "http")):
+        raise AddressError(text, "no bucket or host is named", f"write {protocol}://bucket/folder")
+    return Address(protocol=protocol, place=place)
+
+
+def _path_of_uri(text: str, place: str) -> str:
+    """The path of `file://` + `place`. A host there is almost always a folder whose slash was forgotten."""
+    host, slash, _ = place.partition("/")
+    path = place[len(host) :]
+    if host and host.lower() != "localhost":
+        advice = f"did you mean {host}{path}?" if host in (".", "..") or host.startswith("~") else ""
+        raise AddressError(text, f"a file URI with the host {host!r}", advice or f"did you mean file:///{host}{path}?")
+    if not slash:
+        raise AddressError(text, "no folder or file is named", "write file:///folder")
+    if _ESCAPE.search(path):
+        raise AddressError(
+            text,
+            "percent signs in a file URI can be read in two ways",
+            f"write the path itself: {unquote(path)}, or {path} if that is its name",
+        )
+    return path
+
+
+def _expanded(text: str, path: str) -> str:
+    """`path` with the user's folder put in."""
+    if not path.strip():
+        raise AddressError(text, "no folder or file is named", "give its path")
+    if not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)  # noqa: PTH111
+    if expanded.startswith("~") and not Path(path).exists():
+        user = path.partition("/")[0]
+        raise AddressError(text, f"there is no user {user[1:]!r}, or it has no folder", "write the path without ~")
+    return expanded
+
+
+def check_s3_endpoint(environment: Mapping[str, str]) -> None:
+    """AddressError when the S3 endpoint that botocore will use is none, or holds sign-in data: libraries put the
+    endpoint into their messages. The value itself is never shown then."""
+    name = next((name for name in _S3_ENDPOINTS if environment.get(name)), None)
+    if name is None:
+        return
+    try:
+        parts = urlsplit(environment[name])
+        bad_port = parts.port is not None and not parts.port
+    except ValueError:
+        parts, bad_port = None, True
+    if parts is not None and parts.username is not None:
+        raise AddressError(
+            name, "it holds sign-in data", "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the address alone"
+        )
+    if parts is None or bad_port or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AddressError(name, "it is no http or https address", "write https://host or http://host:port")
 
 
 def canonical(protocol: str) -> str:
@@ -17,14 +164,11 @@ def canonical(protocol: str) -> str:
 
 
 def protocol_of(uri: str) -> str:
-    """What stands before the colon, lower-case and without synonyms; `file` for a plain path."""
-    match = _PROTOCOL.match(uri)
-    return canonical(match.group(1)) if match else "file"
-
-
-def is_chained(uri: str) -> bool:
-    """Whether fsspec would open one address through another (`simplecache::s3://...`)."""
-    return _CHAIN.search(uri) is not None
+    """What stands before the colon, lower-case and without synonyms; `file` for a plain path. For messages only:
+    `read_address` decides what an address means."""
+    match = _COLON.match(uri)
+    protocol = canonical(match.group(1)) if match else "file"
+    return protocol if match and (protocol in _REMOTE or _PROTOCOL.match(uri)) else "file"
 
 
 def shown_uri(uri: str) -> str:

@@ -79,7 +79,7 @@ def _write(store: Store, state: StoredRun, film: Watchable, save: str | None) ->
     """Have the film as a local file, and return where."""
     from render_farm.report.previews import joined_preview
     from render_farm.storage.layout import FilmKeys, JobKeys, film_key
-    from render_farm.storage.store import protocol_of
+    from render_farm.uris import protocol_of
 
     if not save and film.video and protocol_of(film.video) == "file":
         return film.video

@@ -41,7 +41,7 @@ def report(
     from render_farm.farm.run.settings import MOST_LINK_HOURS, load_settings
     from render_farm.report.writer import ReportWriter
     from render_farm.storage.layout import RunKeys
-    from render_farm.storage.store import protocol_of
+    from render_farm.uris import protocol_of
 
     if presign is not None and not 0 < presign <= MOST_LINK_HOURS:
         raise UsageError(f"--presign {presign:g}: more than 0 and at most {MOST_LINK_HOURS} hours are possible")

@@ -68,7 +68,7 @@ def _plain(array: pa.Array) -> pa.Array:
 
 
 def _floats(array: pa.Array, kind: ValueKind) -> list[Any] | None:
-    values = array.to_pylist()
+    values: list[Any] = array.to_pylist()
     if kind in (ValueKind.INTEGER, ValueKind.NUMBER):
         return values
     if all(value is None or math.isnan(value) for value in values):
@@ -95,7 +95,7 @@ def _time(count: int, unit: str) -> datetime | BadCell:
 
 def _to_pylist(array: pa.Array) -> list[Any]:
     try:
-        return array.to_pylist()
+        return list(array.to_pylist())
     except UnicodeDecodeError:
         return [_one(array[i]) for i in range(len(array))]
 

@@ -12,19 +12,30 @@ from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from render_farm.errors import ManifestError
-from render_farm.uris import holds_secret, shown_uri
+from render_farm.uris import Address, AddressError, holds_secret, read_address, shown_uri
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of `uri` and the path in it. Raises `ManifestError` for a scheme that is not known."""
-    if not uri:
-        raise ManifestError("the manifest's name is empty", advice="give a path or a URI like s3://bucket/jobs.parquet")
+    address = address_of(uri)
     with clear_errors(uri):
-        return url_to_fs(uri, **_options(uri))
+        if address.is_local:  # fsspec would split the path at ::
+            return LocalFileSystem(), os.path.abspath(address.place)  # noqa: PTH100
+        system, path = url_to_fs(address.text, **_options(address))
+    return system, str(path)
+
+
+def address_of(uri: str) -> Address:
+    """Where the manifest `uri` is. Raises `ManifestError`."""
+    try:
+        return read_address(uri)
+    except AddressError as error:
+        raise ManifestError(error.problem, advice=error.advice) from None
 
 
 @contextmanager
@@ -60,19 +71,18 @@ def resolve_uri(manifest_uri: str, value: str) -> str:
     """`value` as an absolute path or URI: relative ones are meant from the folder of the manifest."""
     if _SCHEME.match(value) or value.startswith(("/", "~")):
         return value
-    folder, _, _ = manifest_uri.rpartition("/")
-    scheme, separator, rest = folder.partition("://")
-    if separator and scheme != "file":
-        bucket, _, path = rest.partition("/")
+    address = address_of(manifest_uri)
+    folder = address.place.rpartition("/")[0] or ("/" if address.place.startswith("/") else ".")
+    if not address.is_local:
+        bucket, _, path = folder.partition("/")
         inside = posixpath.normpath(posixpath.join("/", path, value)).lstrip("/")
-        return f"{scheme}://{bucket}/{inside}"
-    local = rest if separator else folder or ("/" if manifest_uri.startswith("/") else ".")
-    return os.path.normpath(os.path.join(os.path.abspath(os.path.expanduser(local)), value))  # noqa: PTH100, PTH111, PTH118
+        return f"{address.protocol}://{bucket}/{inside}"
+    return os.path.normpath(os.path.join(os.path.abspath(folder), value))  # noqa: PTH100, PTH118
 
 
-def _options(uri: str) -> dict[str, Any]:
+def _options(address: Address) -> dict[str, Any]:
     """An endpoint that does not answer is reported in seconds, not after s3fs's and botocore's minutes of retries."""
-    if not uri.startswith(("s3://", "s3a://")):
+    if address.protocol != "s3":
         return {}
     return {
         "skip_instance_cache": True,  # an instance remembers its endpoint; the environment may have changed

@@ -19,7 +19,7 @@ from render_farm.media.https import fetch_https
 from render_farm.media.limits import InputLimits
 from render_farm.media.sink import Sink, Target
 from render_farm.media.store_errors import store_errors, store_failure, store_options
-from render_farm.media.uris import allowed_roots, check_protocol, check_roots, local_path, refusal
+from render_farm.media.uris import allowed_roots, check_protocol, check_roots, read_input_address, refusal
 
 _BLOCK_BYTES = 1 << 20
 
@@ -56,7 +56,7 @@ def fetched_file(uri: str, *, max_bytes: int, limits: InputLimits) -> Iterator[P
 
 
 def _fetch_local(uri: str, sink: Sink, limits: InputLimits) -> None:
-    path, roots = local_path(uri), allowed_roots(limits)
+    path, roots = read_input_address(uri).place, allowed_roots(limits)
     try:
         check_roots(uri, path, roots)
         with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
@@ -88,9 +88,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _fetch_from_store(uri: str, protocol: str, sink: Sink) -> None:
-    if "::" in uri:  # fsspec would open what stands behind it, with any protocol
-        raise refusal(uri, "chained addresses (with ::) are not allowed", "give the address of the file itself")
-    place = f"{protocol}{uri[uri.index('://') :]}"
+    place = read_input_address(uri).text
 
     def copy() -> None:
         fs, path = fsspec.url_to_fs(place, **store_options(protocol))

@@ -8,14 +8,12 @@ from pathlib import Path
 from render_farm.errors import InputError
 from render_farm.media.limits import InputLimits
 from render_farm.models import PRESETS
-from render_farm.uris import canonical, protocol_of, shown_uri
+from render_farm.uris import Address, AddressError, canonical, read_address, shown_uri
 
 
 def check_protocol(uri: str, limits: InputLimits) -> str:
     """The protocol of `uri`. InputError when it is not allowed or the URI cannot be one."""
-    if not uri.strip():
-        raise InputError("an input's URI is empty", advice="give a path or a URI like s3://bucket/picture.png")
-    protocol = protocol_of(uri)
+    protocol = read_input_address(uri).protocol
     allowed = {canonical(name) for name in limits.protocols}
     if protocol not in allowed:
         if protocol == "http" and "https" in allowed:
@@ -23,44 +21,39 @@ def check_protocol(uri: str, limits: InputLimits) -> str:
         raise refusal(
             uri, f"inputs are not read from {protocol}:", f"allowed are {', '.join(sorted(allowed)) or 'none'}"
         )
-    if protocol != "file" and "://" not in uri:
-        raise refusal(uri, f"{protocol}: must be followed by //", f"write {protocol}://...")
     return protocol
+
+
+def read_input_address(uri: str) -> Address:
+    """Where an input is. InputError when the address cannot be used."""
+    try:
+        return read_address(uri)
+    except AddressError as error:
+        raise InputError(error.problem, advice=error.advice) from None
 
 
 def check_model_uri(name: str, limits: InputLimits) -> None:
     """InputError when `name`, a manifest's model, is a URI that models are not read from: of a protocol that inputs are
     not read from either, or of https, whose driver would follow a redirect to anywhere; or a folder outside of
     `allowed_roots`. Presets, hub ids and other names pass."""
-    protocol = protocol_of(name)
-    if "://" in name:
+    if not name or name in PRESETS:
+        return
+    address = read_input_address(name)
+    if not address.is_local:
         allowed = {canonical(given) for given in limits.protocols} - {"https", "http"}
-        if protocol not in allowed:
+        if address.protocol not in allowed:
             raise refusal(
                 name,
-                f"models are not read from {protocol}:",
+                f"models are not read from {address.protocol}:",
                 f"allowed are {', '.join(sorted(allowed))}; `render-farm models pull` brings a model there",
             )
-    if "::" in name:  # fsspec would open what stands behind it, with any protocol
-        raise refusal(name, "chained addresses (with ::) are not allowed", "give the address of the model's folder")
-    if "://" not in name and (name in PRESETS or not (_is_path(name) or os.path.isdir(name))):  # noqa: PTH112
-        return
-    if protocol == "file":
-        check_roots(name, local_path(name), allowed_roots(limits))
+    elif _is_path(name) or os.path.isdir(address.place):  # noqa: PTH112
+        check_roots(name, address.place, allowed_roots(limits))
 
 
 def _is_path(name: str) -> bool:
     """Whether a model's name can only be that of a folder."""
-    return name.startswith(("/", "~", ".")) or name.count("/") > 1
-
-
-def local_path(uri: str) -> str:
-    """The path of a local `uri`, the user's folder put in for `~`."""
-    for prefix in ("file://", "local://", "file:", "local:"):
-        if uri[: len(prefix)].lower() == prefix:
-            uri = uri[len(prefix) :]
-            break
-    return os.path.expanduser(uri)  # noqa: PTH111
+    return name.lower().startswith(("/", "~", ".", "file:", "local:")) or name.count("/") > 1
 
 
 def allowed_roots(limits: InputLimits) -> list[str] | None:

@@ -15,7 +15,8 @@ import fsspec
 from render_farm.errors import NotFoundError, StorageError, StorageUnavailableError, UsageError
 from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
-from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix, content_type_for, protocol_of
+from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix, content_type_for
+from render_farm.uris import protocol_of
 
 _memory_lock = threading.RLock()
 _NO_LISTING = (FileNotFoundError, NotADirectoryError)
@@ -42,7 +43,7 @@ class FsspecStore(Store):
 
     def read_bytes(self, key: str) -> bytes:
         with self._translated_errors("read", key):
-            data = self._fs.cat_file(self._path(key))
+            data: bytes = self._fs.cat_file(self._path(key))
         self.meter.moved(READ, len(data))
         return data
 
@@ -78,7 +79,7 @@ class FsspecStore(Store):
 
     def exists(self, key: str) -> bool:
         with self._translated_errors("look for", key):
-            return self._fs.isfile(self._path(key))
+            return bool(self._fs.isfile(self._path(key)))
 
     def size(self, key: str) -> int:
         with self._translated_errors("look at", key):
@@ -130,7 +131,7 @@ class FsspecStore(Store):
             self._fs.makedirs(self._path(key).rpartition("/")[0], exist_ok=True)
 
     def _kind(self, key: str, content_type: str | None) -> dict[str, str]:
-        if self._protocol in ("gs", "gcs"):
+        if self._protocol == "gs":
             return {"content_type": content_type or content_type_for(key)}
         return {}
 

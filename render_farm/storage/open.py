@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from render_farm.errors import UsageError
 from render_farm.storage.meter import StorageMeter
-from render_farm.storage.store import Store, StoreOptions, protocol_of
-from render_farm.uris import holds_secret, is_chained, shown_uri
+from render_farm.storage.store import Store, StoreOptions
+from render_farm.uris import AddressError, holds_secret, protocol_of, read_address, shown_uri
 
 
 def open_store(
@@ -30,11 +29,10 @@ def open_store(
 
 def _open(uri: str | os.PathLike[str], options: StoreOptions) -> Store:
     text = os.fspath(uri)
-    if is_chained(text):
-        raise UsageError(
-            f"storage {shown_uri(text)!r}: chained addresses (with ::) are not written to",
-            advice="give the address of the folder itself",
-        )
+    try:
+        address = read_address(text)
+    except AddressError as error:
+        raise UsageError(f"storage {error.problem}", advice=error.advice) from None
     if holds_secret(text):
         raise UsageError(
             f"storage {shown_uri(text)!r} was given with a password, a key or a query: "
@@ -42,27 +40,21 @@ def _open(uri: str | os.PathLike[str], options: StoreOptions) -> Store:
             advice="leave them out; credentials belong in the environment (AWS_ACCESS_KEY_ID ...), a profile of the "
             "store's library, or fsspec's configuration (FSSPEC_SFTP_PASSWORD ...), on every machine",
         )
-    protocol = protocol_of(text)
-    if protocol == "file":
+    if address.is_local:
         from render_farm.storage.local import LocalStore
 
-        path = urlsplit(text).path if text.lower().startswith("file://") else text
-        if not path.strip() or "\0" in path:
-            raise UsageError(f"storage {text!r}: no folder is named", advice="give a folder or s3://bucket/prefix")
-        return LocalStore(str(Path(path).expanduser().absolute()), options)
-    rest = text.split("://", 1)[1].strip("/")
+        return LocalStore(str(Path(address.place).absolute()), options)
+    rest = address.place.strip("/")
     for part in rest.split("/")[1:]:
         if part in ("", ".", ".."):
             raise UsageError(f"storage {text!r}: empty, '.' and '..' are no folders", advice="remove them")
-    if protocol in ("s3", "s3a"):
-        if not rest or text.split("://", 1)[1].startswith("/"):
-            raise UsageError(f"storage {text!r}: no bucket is named", advice="write s3://bucket/prefix")
+    if address.protocol == "s3":
         from render_farm.storage.s3 import S3Store
 
         return S3Store(f"s3://{rest}", options)
     from render_farm.storage.generic import FsspecStore
 
-    return FsspecStore(f"{protocol}://{rest}", options)
+    return FsspecStore(f"{address.protocol}://{rest}", options)
 
 
 def refuse_for_farm(uri: str) -> None:

@@ -12,7 +12,6 @@ caller.
 from __future__ import annotations
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ _CONTENT_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
 }
 Keys = list[str]  # inside the classes, `list` is a method
-_PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def content_type_for(name: str) -> str:
@@ -74,7 +72,7 @@ class Store(ABC):
         self.meter = StorageMeter()
         """What it moves and fails at."""
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[Store], tuple[str, StoreOptions]]:
         return type(self), (self.root_uri, self.options)
 
     def __repr__(self) -> str:
@@ -155,13 +153,6 @@ class Store(ABC):
     def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
         """Remove what writers that died left invisibly below `prefix` (temporary files, unfinished multipart
         uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many."""
-
-
-def protocol_of(uri: str) -> str:
-    """`file` for a plain path, else the part before `://`, in lower case."""
-    match = _PROTOCOL.match(uri)
-    protocol = match.group(1).lower() if match else "file"
-    return "file" if protocol == "local" else protocol
 
 
 def check_key(key: str) -> str:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +97,8 @@ def train_vae(
         return decoder_loss(vae, clips, torch.randn(shape, generator=generator).to(device), config)
 
     vae.load_state_dict(train(vae, step_loss, folder / "vae.pt", loop))
-    return vae.eval()
+    trained: AutoencoderKLWan = vae.eval()
+    return trained
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from render_farm import RenderJob
 from render_farm.engine import Engine, load_engine
-from tests.parity.reference import TEXT_DIM, build_pipeline, load_pipeline, render_reference
+from tests.helpers.reference import TEXT_DIM, build_pipeline, load_pipeline, render_reference
 
 PROMPT = "a red ball moves left"
 ASYNC = {"ar_step": 2, "causal_block_size": 5}

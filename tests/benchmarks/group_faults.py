@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tests.farm import films
-from tests.farm.test_worker_faults import children_named
+from tests.helpers import films
+from tests.helpers.processes import children_named
 
 SHAPE = {"ulysses": 2, "ring": 2}
 GROUP_S = 10.0

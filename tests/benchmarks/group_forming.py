@@ -25,7 +25,7 @@ import torch
 from render_farm.engine import Engine, load_engine
 from render_farm.parallel import GroupShape, ParallelGroup, ProcessGroups, RendezvousHost, Seat
 from render_farm.parallel.xfuser_modules import xfuser
-from tests.parallel.ranks import RankPool, rank_pool
+from tests.helpers.ranks import RankPool, rank_pool
 
 NUM_RANKS = 4
 SHAPES = (

@@ -29,7 +29,7 @@ from render_farm.engine import Engine, load_engine
 from render_farm.engine.lora.branches import WeightedLora
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.linear_layers import linear_shapes_of
-from tests.parity.reference import TEXT_DIM, build_pipeline
+from tests.helpers.reference import TEXT_DIM, build_pipeline
 
 MEBIBYTE = 1 << 20
 

@@ -39,7 +39,7 @@ from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.job import RenderJob
 from render_farm.observability.metrics import PHASE_SECONDS
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -72,7 +72,7 @@ def render_film(folder: str, run: OwnedRun, told: FarmMetrics | None, sink: RayM
     plan = engine.plan(RenderJob(job_id="film", prompt="a red circle moving right", num_frames=257))
     with tempfile.TemporaryDirectory(dir=folder) as output:
         task = FilmTask(run_id="r", output=output, model="tiny", plan=plan)
-        stored = EmbeddingStore(open_store(output), "r", engine.facts.fingerprint)
+        stored = EmbeddingStore(open_store(output), "r", engine.spec.fingerprint)
         for text, embedding in engine.encode_prompts(plan.texts).items():
             stored.save(text, embedding)
         worker = FilmWorker("worker-0.1", num_threads=1)
@@ -127,7 +127,7 @@ def main() -> None:
 
         lease = LeaseTiming(gone_after_s=3600, renew_every_s=900)
         run = hold(RunSpec(run_id="night", output=folder), this_holder(), lease, on_lost=lambda error: None)
-        plan = plan_film(RenderJob(job_id="a", prompt="x", num_frames=257), facts_of_preset("tiny"))
+        plan = plan_film(RenderJob(job_id="a", prompt="x", num_frames=257), spec_of_preset("tiny"))
         for index in range(options.films):
             task = FilmTask(run_id="night", output=folder, model="tiny", plan=plan)
             entry = FilmEntry(task=task, costs=(1,) * plan.num_segments, deadline_s=time.time() + index)

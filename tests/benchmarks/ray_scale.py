@@ -33,7 +33,7 @@ from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, load_film_state, record_segment, save_segment
@@ -118,7 +118,7 @@ class BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ig
 
 
 def entries_of(folder: str, num_films: int, num_segments: int) -> list[FilmEntry]:
-    facts = replace(facts_of_preset("tiny"), fingerprint="stub")
+    spec = replace(spec_of_preset("tiny"), fingerprint="stub")
     entries = []
     for number in range(num_films):
         job = RenderJob(
@@ -128,7 +128,7 @@ def entries_of(folder: str, num_films: int, num_segments: int) -> list[FilmEntry
             overlap_history=17,
             addnoise_condition=20,
         )
-        plan = plan_film(job, facts)
+        plan = plan_film(job, spec)
         assert plan.num_segments == num_segments
         task = FilmTask(run_id="bench", output=folder, model="tiny", plan=plan)
         entries.append(FilmEntry(task=task, costs=(1,) * num_segments, texts=plan.texts))

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from tests.farm import films
+from tests.helpers import films
 
 
 class Driver(Protocol):

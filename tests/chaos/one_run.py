@@ -25,7 +25,7 @@ from tests.chaos.left_behind import Machine, what_is_left
 from tests.chaos.records import Record
 from tests.chaos.scene import Fault, Scene
 from tests.chaos.world import World
-from tests.farm import films
+from tests.helpers import films
 
 NUM_FRAMES = 53
 RUN_ID = "chaos"

@@ -11,6 +11,7 @@ from tests.chaos.records import Record, next_run
 from tests.chaos.world import Place, world
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_worker_killed_in_a_storm_breaks_no_invariant(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")

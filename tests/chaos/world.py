@@ -22,9 +22,9 @@ import psutil
 from tests.chaos.drivers import Driver, ForkedDriver, FreshDriver
 from tests.chaos.namespaces import has_namespaces
 from tests.chaos.processes import command_of, descendants, kill
-from tests.farm import films
-from tests.fixtures_s3 import FOREIGN, S3Server, free_port, start_s3_server, stop_s3_server
-from tests.s3_proxy import FaultyProxy, proxied
+from tests.helpers import films
+from tests.helpers.fixtures_s3 import FOREIGN, S3Server, free_port, start_s3_server, stop_s3_server
+from tests.helpers.s3_proxy import FaultyProxy, proxied
 
 RAY = str(Path(sys.executable).with_name("ray"))
 NUM_WORKERS = 2

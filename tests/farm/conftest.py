@@ -8,14 +8,14 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.farm import films
-from tests.farm.films import RAY
-from tests.fixtures_s3 import free_port
+from tests.helpers import films
+from tests.helpers.films import RAY
+from tests.helpers.fixtures_s3 import free_port
+from tests.helpers.ray_head import RayHead, ray_command
 
 # Ray gives its workers a low priority, which a busy machine turns into minutes; these tests have time-outs.
 # A node ends when its agent, a Python process, has not started within 30 s.
@@ -35,20 +35,6 @@ def _use_tokens() -> None:
 
 
 _use_tokens()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayHead:
-    """A one-node cluster with four CPU slots, whose processes have no credentials."""
-
-    address: str
-    job_server: str
-
-
-def ray_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`ray ...` with the token that the cluster asks for."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
-    return subprocess.run([RAY, *arguments], capture_output=True, text=True, timeout=60, env=environment)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from ray.autoscaler.v2.sdk import get_cluster_status
 
-from tests.farm import films
-from tests.farm.conftest import ray_command
-from tests.fixtures_s3 import free_port
+from tests.helpers import films
+from tests.helpers.fixtures_s3 import free_port
+from tests.helpers.ray_head import ray_command
 
 MOST = 2
 _MACHINE = "machine"

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.farm import films
+from tests.helpers import films
 
 
 def farm(*arguments: str) -> dict:
@@ -16,6 +16,7 @@ def farm(*arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_is_steered_from_another_shell(tmp_path):
     slow = {**films.MANY_SEGMENTS, "num_inference_steps": 12}

@@ -16,30 +16,19 @@ import pytest
 
 from render_farm import load_engine
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
-from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_cache import CheckpointBehindError
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.open import open_store
 from render_farm.storage.scratch import clear_abandoned, make_folder
-from tests.farm import films
+from tests.helpers import films
+from tests.helpers.film_tasks import film_task
 
 
 @pytest.fixture(scope="module")
 def engine():
     return load_engine("tiny", device="cpu")
-
-
-def film_task(engine, output: Path, job_id: str = "a", **values) -> FilmTask:
-    """A film whose prompts are encoded already."""
-    plan = engine.plan(films.job(job_id, **{**films.THREE_SEGMENTS, **values}))
-    task = FilmTask(run_id="r", output=str(output), model="tiny", plan=plan, keep_latents=True)
-    stored = EmbeddingStore(open_store(task.output), "r", engine.facts.fingerprint)
-    for text, embedding in engine.encode_prompts(stored.missing(plan.texts)).items():
-        stored.save(text, embedding)
-    return task
 
 
 def test_a_film_from_first_segment_to_published(engine, tmp_path):

@@ -6,10 +6,8 @@ import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,9 @@ from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.open import open_store
-from tests.farm.test_film_worker import film_task
-from tests.parallel.ranks import RankFailed, RankPool, rank_pool
+from tests.helpers.film_tasks import film_task
+from tests.helpers.group_work import open_group, render_alone, stored, together, worker_of
+from tests.helpers.ranks import RankFailed, RankPool, rank_pool
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +42,7 @@ def pool() -> Iterator[RankPool]:
         yield ranks
 
 
-@cache
-def worker(name: str, output: str) -> FilmWorker:
-    return FilmWorker(name)
-
-
 # --- what the processes do ---
-
-
-def worker_of(rank: int, task: FilmTask) -> FilmWorker:
-    """The rank's worker for an output: the same film in two of them would be one to a worker."""
-    return worker(f"w{rank}", task.output)
-
-
-def open_group(rank: int, task: FilmTask) -> Any:
-    return worker_of(rank, task).open_group()
-
-
-def render(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> tuple[float, int]:
-    """Lead; returns seconds and the identity of the weights."""
-    started, here = time.monotonic(), worker_of(rank, task)
-    here.render_segment(task, segment, work=segment, place=place)
-    return time.monotonic() - started, id(here._engine.transformer)
-
-
-def help_out(rank: int, task: FilmTask, segment: int, place: GroupSeat, strike: Callable[[], None] | None) -> int:
-    here = worker_of(rank, task)
-    if strike is not None:
-        strike()
-    here.help_segment(task, segment, work=segment, place=place)
-    return id(here._engine.transformer)
 
 
 def die_soon() -> None:
@@ -98,38 +68,6 @@ def stop_soon(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> None
 
 
 # --- the tests ---
-
-
-def together(
-    pool: RankPool,
-    task: FilmTask,
-    segment: int,
-    *ranks: int,
-    shape: GroupShape | None = None,
-    lead: Callable[..., Any] = render,
-    strike: Callable[[], None] | None = None,
-) -> list[Any]:
-    """Have workers render a segment, led by the first; what each returned or raised. The last of them is struck."""
-    leader = ranks[0]
-    pool.send(leader, open_group, (leader, task))
-    rendezvous, shape = pool.result(leader), shape or group_of(task.plan.job)
-    for number, rank in enumerate(ranks):
-        place = GroupSeat(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
-        if rank == leader:
-            pool.send(leader, lead, (leader, task, segment, place))
-        else:
-            pool.send(rank, help_out, (rank, task, segment, place, strike if rank == ranks[-1] else None))
-    answers: list[Any] = []
-    for rank in ranks:
-        try:
-            answers.append(pool.result(rank))
-        except (RankFailed, EOFError) as error:
-            answers.append(error)
-    return answers
-
-
-def stored(task: FilmTask) -> np.ndarray:
-    return np.concatenate(load_film(open_store(task.output), task.film).latents, axis=2)
 
 
 def alone(task: FilmTask) -> np.ndarray:
@@ -170,6 +108,7 @@ def test_a_rank_out_of_memory_says_so_and_the_group_renders_the_same_bits_in_a_s
     assert np.array_equal(stored(task), stored(calm))
 
 
+@pytest.mark.long
 def test_a_killed_rank_fails_its_segment_and_another_group_renders_the_same_bits(engine, pool, tmp_path: Path) -> None:
     calm = film_task(engine, tmp_path / "calm", ring=2, num_inference_steps=60, height=64, width=64)
     for segment in range(3):
@@ -223,10 +162,6 @@ def decodes_as(rank: int, task: FilmTask) -> tuple[bool, int]:
     output = worker_of(rank, task)._films[task.film].output
     assert output is not None
     return output.is_shared, output.num_segments
-
-
-def render_alone(rank: int, task: FilmTask, segment: int) -> None:
-    worker_of(rank, task).render_segment(task, segment)
 
 
 def finish(rank: int, task: FilmTask) -> int:

@@ -15,16 +15,17 @@ import torch
 
 from render_farm import RenderJob, load_engine
 from render_farm.planning.groups import GroupShape
-from tests.farm import films
-from tests.farm.test_film_worker import film_task
-from tests.farm.test_group_work import render_alone, stored, together
-from tests.farm.test_worker_faults import children_named
-from tests.parallel.ranks import rank_pool
+from tests.helpers import films
+from tests.helpers.film_tasks import film_task
+from tests.helpers.group_work import render_alone, stored, together
+from tests.helpers.processes import children_named
+from tests.helpers.ranks import rank_pool
 
 NO_COST = {"RENDER_FARM_GROUP_EXCHANGE_S": "1e-12", "RENDER_FARM_GROUP_BYTES_PER_S": "1e18"}
 """Of exchanges: by the cost model such small films are rendered and decoded by one worker otherwise."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_group_renders_what_one_worker_renders_and_survives_the_loss_of_a_rank(tmp_path):
     job = films.job("film", **{**films.THREE_SEGMENTS, "num_inference_steps": 60, "height": 64, "width": 64})
@@ -67,6 +68,7 @@ LONG = {"num_frames": 101, "base_num_frames": 21, "overlap_history": 5, "num_inf
 """Six segments."""
 
 
+@pytest.mark.long
 def test_idle_workers_join_the_last_film_at_its_next_segment(tmp_path):
     size = {"height": 64, "width": 64}
     jobs = [films.job("long", **size, **LONG), films.job("short", **{**size, "num_frames": 21})]

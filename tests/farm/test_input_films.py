@@ -19,8 +19,8 @@ from render_farm.media import inputs as inputs_of_media
 from render_farm.media.limits import InputLimits
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.storage.open import open_store
-from tests.farm import films
-from tests.parity.reference import build_pipeline
+from tests.helpers import films
+from tests.helpers.reference import build_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def prepared(engine, output, job):
         group={},
         limits=InputLimits(),
     )
-    return prepare([Row(number=1, job_id=job.job_id, job=job)], context, lambda model: engine.facts)
+    return prepare([Row(number=1, job_id=job.job_id, job=job)], context, lambda model: engine.spec)
 
 
 def test_a_store_of_inputs_that_is_down_is_waited_for(engine, inputs, tmp_path, monkeypatch, caplog):
@@ -69,7 +69,7 @@ def test_a_store_of_inputs_that_is_down_is_waited_for(engine, inputs, tmp_path, 
 
 
 def render_here(engine, task: FilmTask) -> None:
-    stored = EmbeddingStore(open_store(task.output), "r", engine.facts.fingerprint)
+    stored = EmbeddingStore(open_store(task.output), "r", engine.spec.fingerprint)
     for text, embedding in engine.encode_prompts(stored.missing(task.plan.texts)).items():
         stored.save(text, embedding)
     worker = FilmWorker("w")

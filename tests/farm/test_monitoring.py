@@ -23,11 +23,10 @@ from render_farm.observability.events import EventKind
 from render_farm.observability.metrics import METRICS
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.storage.open import open_store
-from tests import prometheus
-from tests.farm import films
-from tests.farm.films import RAY
-from tests.fixtures_s3 import free_port
-from tests.s3_proxy import proxied
+from tests.helpers import films, prometheus
+from tests.helpers.films import RAY
+from tests.helpers.fixtures_s3 import free_port
+from tests.helpers.s3_proxy import proxied
 
 _SCRAPE = "3s"
 _RATE_OVER = "60s"
@@ -79,6 +78,7 @@ def expressions() -> dict[str, str]:
     return {name: expr.replace(RATE, _RATE_OVER) for name, expr in wanted.items()}
 
 
+@pytest.mark.long
 def test_every_panel_and_alert_has_data(ray_address, s3_uri, tmp_path):
     address, discovery, head = ray_address
     (tmp_path / "alerts.yml").write_text(rules_yaml())

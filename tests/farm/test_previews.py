@@ -15,8 +15,8 @@ from render_farm.media.mp4 import probe_mp4, read_frames
 from render_farm.media.preview import read_playlist
 from render_farm.storage.layout import FilmKeys
 from render_farm.storage.open import open_store
-from tests.farm import films
-from tests.farm.test_film_worker import film_task
+from tests.helpers import films
+from tests.helpers.film_tasks import film_task
 
 
 @pytest.fixture(scope="module")

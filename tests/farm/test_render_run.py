@@ -13,7 +13,7 @@ import pytest
 from render_farm import load_engine
 from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
-from tests.farm import films
+from tests.helpers import films
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,7 @@ def test_the_same_command_again_renders_nothing_and_a_changed_row_anew(undisturb
     assert (same.jobs, same.exit_code, same.run_id) == ({"done": 10}, 0, again.run_id)
 
 
+@pytest.mark.long
 def test_a_killed_driver_loses_no_finished_segment_and_the_latents_are_the_same(undisturbed, tmp_path):
     output, _, _, jobs = undisturbed
     manifest = films.manifest(tmp_path, [jobs[1]])

@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 
+import pytest
 from PIL import Image
 
 from render_farm.tiny import MODEL_DIR
-from tests.farm import films
-from tests.farm.conftest import ray_command
+from tests.helpers import films
+from tests.helpers.ray_head import ray_command
 
 
+@pytest.mark.long
 def test_a_group_and_a_single_worker_on_a_running_cluster(ray_head, tmp_path):
     """One after the other: the second run wants workers of another shape."""
     arguments = [

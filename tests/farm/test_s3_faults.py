@@ -9,7 +9,7 @@ import pytest
 from render_farm.errors import StorageError, StorageUnavailableError
 from render_farm.storage import StoreOptions, open_store
 from render_farm.storage.probe import check_access, create_only_honoured
-from tests.s3_proxy import FaultyProxy, proxied
+from tests.helpers.s3_proxy import FaultyProxy, proxied
 
 QUICK = StoreOptions(first_delay_s=0.01, connect_timeout_s=1.0, read_timeout_s=2.0)
 

@@ -7,7 +7,7 @@ import json
 from render_farm.manifest.writer import write_manifest
 from render_farm.media.mp4 import probe_mp4
 from render_farm.storage.open import open_store
-from tests.farm import films
+from tests.helpers import films
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "planted-aws-key",

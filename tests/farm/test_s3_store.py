@@ -1,4 +1,4 @@
-"""The store's promises on a real S3 server (the same ones on other stores: tests/unit/test_storage_store.py)."""
+"""The store's promises on a real S3 server (the same ones on other stores: tests/unit/storage/test_store.py)."""
 
 import pickle
 import subprocess
@@ -155,7 +155,7 @@ def test_another_process_sees_what_was_written_at_once(store):
     assert (again.exists("a"), again.list(), again.read_bytes("a")) == (True, ["a"], b"1")
 
 
-def test_probe_and_access(store):
+def test_probe_and_access_checks_leave_nothing_in_the_bucket(store):
     assert create_only_honoured(store)
     assert all(check.ok for check in check_access(store))
     assert store.list() == []

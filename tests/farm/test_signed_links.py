@@ -15,7 +15,7 @@ from render_farm.media.mp4 import probe_mp4
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
-from tests.synthetic_run import write_preview, write_run
+from tests.helpers.synthetic_run import write_preview, write_run
 
 
 def get(url: str) -> tuple[int, str, bytes]:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from render_farm.storage import open_store
-from tests.farm import films
-from tests.farm.conftest import ray_command
+from tests.helpers import films
+from tests.helpers.ray_head import ray_command
 
 NIGHTLY = str(Path(__file__).parents[2] / "jobs" / "nightly.py")
 
@@ -72,6 +74,7 @@ def _cluster_checks(done: subprocess.CompletedProcess[str]) -> list[dict]:
     return [check for check in checks if check["name"].startswith("cluster")]
 
 
+@pytest.mark.long
 def test_a_night_that_is_started_twice_is_rendered_once(ray_head, tmp_path):
     address = ray_head.address
     (tmp_path / "manifests").mkdir()

@@ -6,7 +6,6 @@ import os
 import signal
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,18 +13,8 @@ import pytest
 from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
 from render_farm.observability.events import EventKind
-from tests.farm import films
-
-
-def children_named(parent: int, name: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(parent).children(recursive=True):
-        try:
-            if name in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+from tests.helpers import films
+from tests.helpers.processes import children_named
 
 
 def test_a_killed_worker_costs_one_segment_at_most(tmp_path):

@@ -14,7 +14,7 @@ from render_farm.engine import Engine, Inputs, StepProgress, load_engine
 from render_farm.engine.transformer.group import RenderGroup
 from render_farm.job import RenderJob
 from render_farm.planning import FilmPlan
-from tests.parity.reference import make_inputs
+from tests.helpers.reference import make_inputs
 
 HEIGHT, WIDTH = 48, 80
 """15 tokens a frame: divided by 3 and 5 only."""

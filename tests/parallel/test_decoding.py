@@ -15,7 +15,7 @@ from render_farm.engine.decoding.streaming import StreamingDecoder
 from render_farm.engine.decoding.tiles import Piece
 from render_farm.parallel import GroupShape, ParallelGroup
 from render_farm.parallel.decoding import RowDecoder
-from tests.parallel.ranks import RankFailed, RankPool, rank_pool
+from tests.helpers.ranks import RankFailed, RankPool, rank_pool
 
 TOLERANCE = 1e-4
 PIECES = [1, 3, 2]

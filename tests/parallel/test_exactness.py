@@ -20,6 +20,9 @@ from render_farm.engine import load_engine
 from render_farm.engine.calibrate import measure_magnitudes, save_magnitudes
 from render_farm.job import RenderJob
 from render_farm.parallel import GroupShape
+from tests.helpers.ranks import RankFailed, RankPool, rank_pool
+from tests.helpers.reference import build_pipeline, load_pipeline, pipeline_for, render_reference
+from tests.helpers.repaired import RepairedImagePipeline
 from tests.parallel.films import (
     BLOCKS,
     FILMS,
@@ -31,9 +34,6 @@ from tests.parallel.films import (
     render_counted,
     render_here,
 )
-from tests.parallel.ranks import RankFailed, RankPool, rank_pool
-from tests.parity.reference import build_pipeline, load_pipeline, pipeline_for, render_reference
-from tests.parity.repaired import RepairedImagePipeline
 
 TOLERANCE = 1e-4
 
@@ -135,7 +135,7 @@ def test_any_number_of_tokens(size: tuple[int, int], pool: RankPool, folder: Pat
         assert np.abs(film - expected).max() <= TOLERANCE, shape
 
 
-def test_cfg_needs_guidance(pool: RankPool, folder: Path) -> None:
+def test_cfg_parallel_without_guidance_is_refused(pool: RankPool, folder: Path) -> None:
     job = make_job("synchronous, two windows, guidance off")
     with pytest.raises(RankFailed, match="use cfg 1 where guidance is off"):
         pool.in_group(GroupShape(cfg=2), render_here, folder, [job])

@@ -19,7 +19,7 @@ from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.errors import UsageError
 from render_farm.parallel import GroupError, GroupShape, ParallelGroup, ProcessGroups, RendezvousHost, Seat
 from render_farm.parallel.log_sum_exp import require_log_sum_exp
-from tests.parallel.ranks import RankFailed, RankPool, _in_group, rank_pool
+from tests.helpers.ranks import RankFailed, RankPool, _in_group, rank_pool
 
 CHANGING = [
     GroupShape(ulysses=4),

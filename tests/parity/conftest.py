@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from render_farm.engine import Engine, load_engine
-from tests.parity.reference import build_pipeline, load_pipeline
+from tests.helpers.reference import build_pipeline, load_pipeline
 
 
 @pytest.fixture(scope="session", autouse=True)

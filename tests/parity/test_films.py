@@ -9,7 +9,7 @@ import torch
 
 from render_farm.engine import Engine, StepProgress, load_engine
 from render_farm.errors import Cancelled, InvalidJobError, UsageError
-from tests.parity.test_parity import LONG, make_job
+from tests.helpers.parity_jobs import LONG, make_job
 
 BLOCKS = {"causal_block_size": 5, "ar_step": 2, "addnoise_condition": 20}
 

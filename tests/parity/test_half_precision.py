@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from render_farm.engine import Engine, load_engine
-from tests.parity.reference import load_pipeline, render_reference
-from tests.parity.test_parity import LONG, make_job
+from tests.helpers.parity_jobs import LONG, make_job
+from tests.helpers.reference import load_pipeline, render_reference
 
 MORE_THAN_DIFFUSERS = 1.05
 """Root mean square error allowed, as a multiple of diffusers'; seen are 0.99 to 1.00."""

@@ -17,9 +17,9 @@ from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, UsageError
 from render_farm.media.limits import InputLimits
 from render_farm.planning import with_inputs_read
-from tests.parity.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference
-from tests.parity.repaired import RepairedImagePipeline
-from tests.parity.test_parity import LONG, TOLERANCE, make_job
+from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
+from tests.helpers.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference
+from tests.helpers.repaired import RepairedImagePipeline
 
 
 def image_job(task: str, **parameters: Any) -> RenderJob:
@@ -143,7 +143,7 @@ def test_model_without_sample_info(task: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("task", ["i2v", "flf2v"])
-def test_the_image_stays(task: str, engine: Engine) -> None:
+def test_the_first_latent_frame_is_that_of_the_image(task: str, engine: Engine) -> None:
     """The film's first latent frame is the image's; another image, or no noise on it, would be seen."""
     job, inputs = image_job(task, num_frames=17), make_inputs(task)
     video = engine.render(job, inputs=inputs)

@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from render_farm.engine import Engine
-from tests.parity.reference import render_reference
-from tests.parity.test_parity import make_job
+from tests.helpers.parity_jobs import make_job
+from tests.helpers.reference import render_reference
 
 
 class LargestTensor(TorchDispatchMode):

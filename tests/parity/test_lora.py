@@ -18,8 +18,8 @@ from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.engine.lora.weights import Lora, LowRank
 from render_farm.errors import InputError, UsageError
 from render_farm.planning import with_loras_read
-from tests.parity.reference import load_pipeline, render_reference
-from tests.parity.test_parity import LONG, make_job
+from tests.helpers.parity_jobs import LONG, make_job
+from tests.helpers.reference import load_pipeline, render_reference
 
 TOLERANCE = 1e-4
 BLOCKS = {"causal_block_size": 5, "ar_step": 2}
@@ -189,7 +189,7 @@ def own_engine(model_folder: Path) -> Engine:
 
 
 @pytest.mark.parametrize("level", ["block_level", "leaf_level"])
-def test_beside_group_offloading(level, own_engine: Engine, engine: Engine, loras) -> None:
+def test_loras_beside_group_offloading_change_no_bit(level, own_engine: Engine, engine: Engine, loras) -> None:
     device = torch.device("cpu")
     for block in own_engine.transformer.blocks:
         apply_group_offloading(
@@ -218,7 +218,7 @@ def test_beside_weights_stored_in_fp8(own_engine: Engine, loras) -> None:
     assert_untouched(own_engine, before)
 
 
-def test_beside_compiled_modules() -> None:
+def test_loras_beside_compiled_modules_change_no_bit() -> None:
     """What is compiled must notice that adapters came or went (it would not notice forward hooks), and compiles once
     for each rank."""
     compiles = 0

@@ -13,9 +13,9 @@ import torch
 from render_farm.engine import Engine, StepProgress, StreamingDecoder, load_engine
 from render_farm.errors import MemoryModeError, OutOfMemoryError
 from render_farm.memory_mode import parse_memory
-from tests.parity.reference import load_pipeline, make_inputs, pipeline_for, render_reference
-from tests.parity.test_decoding import noise, whole
-from tests.parity.test_parity import LONG, TOLERANCE, make_job
+from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
+from tests.helpers.reference import load_pipeline, make_inputs, pipeline_for, render_reference
+from tests.helpers.whole_decoding import noise, whole
 
 FILM = {"num_frames": 57, **LONG, "causal_block_size": 5, "ar_step": 2, "num_inference_steps": 3}
 PLACEMENTS = ["offload_block", "offload_leaf", "offload_disk"]

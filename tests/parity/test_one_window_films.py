@@ -18,8 +18,16 @@ from render_farm import RenderJob
 from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, InvalidJobError, ModelError, UsageError
 from render_farm.media.mp4 import probe_mp4
-from tests.parity.reference import CLIP_DIM, HEIGHT, WIDTH, build_pipeline, load_pipeline, make_inputs, render_reference
-from tests.parity.test_parity import TOLERANCE, make_job
+from tests.helpers.parity_jobs import TOLERANCE, make_job
+from tests.helpers.reference import (
+    CLIP_DIM,
+    HEIGHT,
+    WIDTH,
+    build_pipeline,
+    load_pipeline,
+    make_inputs,
+    render_reference,
+)
 
 KINDS: dict[str, tuple[type, dict[str, Any]]] = {
     "t2v": (SkyReelsV2Pipeline, {}),
@@ -85,7 +93,7 @@ def test_latents_equal_the_pipelines(name: str, task: str, models: dict[str, Mod
 
 
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
-def test_one_frame(task: str, models: dict[str, Model]) -> None:
+def test_a_film_of_one_frame_equals_diffusers(task: str, models: dict[str, Model]) -> None:
     model = models[task]
     assert model.largest_difference(model.job(num_frames=1), model.inputs()) <= TOLERANCE
 
@@ -253,7 +261,7 @@ def test_a_film_is_saved(models: dict[str, Model], tmp_path: Path) -> None:
 def test_one_image_too_many_or_too_few(task: str, models: dict[str, Model]) -> None:
     """What tells first from last takes both, and what does not takes one: diffusers fails in the first step."""
     model, other = models[task], models["flf2v" if task == "i2v" else "i2v"]
-    plan = replace(other.engine.plan(other.job(num_frames=5)), facts=model.engine.facts)
+    plan = replace(other.engine.plan(other.job(num_frames=5)), spec=model.engine.spec)
     with pytest.raises(RuntimeError):
         render_reference(model.pipeline, plan, inputs=other.inputs())
     with pytest.raises(InvalidJobError, match=f"task: {other.task} is not served by .*; it serves {task} \\(image"):
@@ -326,6 +334,6 @@ def test_an_image_processor_of_another_size(tmp_path: Path, models: dict[str, Mo
 def test_the_identity_follows_the_image_encoder(models: dict[str, Model], tmp_path: Path) -> None:
     build_pipeline(5, sample_info=False, cls=SkyReelsV2ImageToVideoPipeline).save_pretrained(tmp_path)
     before: Engine = load_engine(tmp_path, device="cpu")
-    assert before.facts.fingerprint == models["i2v"].engine.facts.fingerprint
+    assert before.spec.fingerprint == models["i2v"].engine.spec.fingerprint
     edit(tmp_path / "image_processor" / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
-    assert load_engine(tmp_path, device="cpu").facts.fingerprint != before.facts.fingerprint
+    assert load_engine(tmp_path, device="cpu").spec.fingerprint != before.spec.fingerprint

@@ -10,24 +10,8 @@ import torch
 
 from render_farm import RenderJob
 from render_farm.engine import Engine, load_engine
-from tests.parity.reference import HEIGHT, WIDTH, build_pipeline, render_reference, unaliased_scheduler
-
-TOLERANCE = 1e-4
-
-
-def make_job(**parameters: Any) -> RenderJob:
-    """A small job; prompts are words that the test's tokenizer knows."""
-    values = {
-        "job_id": "parity",
-        "prompt": "a red ball moves left over grass",
-        "negative_prompt": "sand at night",
-        "height": HEIGHT,
-        "width": WIDTH,
-        "num_inference_steps": 4,
-        "flow_shift": 3.0,
-        "seed": 11,
-    }
-    return RenderJob(**(values | parameters))
+from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
+from tests.helpers.reference import HEIGHT, WIDTH, build_pipeline, render_reference, unaliased_scheduler
 
 
 def largest_difference(engine: Engine, pipeline: Any, job: RenderJob) -> float:
@@ -37,8 +21,6 @@ def largest_difference(engine: Engine, pipeline: Any, job: RenderJob) -> float:
     assert ours.dtype == torch.float32
     return (ours - theirs).abs().max().item()
 
-
-LONG = {"base_num_frames": 37, "overlap_history": 17}  # windows of 10 latent frames that share 5
 
 FILMS = {
     "one frame": {"num_frames": 1},
@@ -119,7 +101,9 @@ def test_latents_equal_the_pipelines(name: str, engine: Engine, pipeline: Any) -
 
 @pytest.mark.parametrize("num_inference_steps", [1, 2, 3])
 @pytest.mark.parametrize("causal_block_size", [1, 5])
-def test_few_steps(num_inference_steps: int, causal_block_size: int, engine: Engine, pipeline: Any) -> None:
+def test_films_of_few_steps_equal_diffusers(
+    num_inference_steps: int, causal_block_size: int, engine: Engine, pipeline: Any
+) -> None:
     job = make_job(
         num_frames=37,
         num_inference_steps=num_inference_steps,
@@ -173,7 +157,7 @@ def test_model_without_sample_info_ignores_fps(tmp_path) -> None:
     pipeline = build_pipeline(3, sample_info=False)
     pipeline.save_pretrained(tmp_path)
     engine = load_engine(tmp_path, device="cpu", dtype="float32")
-    assert not engine.facts.sample_info
+    assert not engine.spec.sample_info
     assert largest_difference(engine, pipeline, make_job(num_frames=17, fps=16)) <= TOLERANCE
 
 

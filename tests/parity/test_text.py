@@ -10,7 +10,7 @@ import torch
 
 from render_farm.engine import Engine, load_engine
 from render_farm.errors import UsageError
-from tests.parity.reference import TEXT_DIM, load_pipeline
+from tests.helpers.reference import TEXT_DIM, load_pipeline
 
 TEXTS = [
     "",
@@ -42,7 +42,7 @@ def test_the_encoder_can_be_dropped_and_comes_back(engine: Engine) -> None:
 
 
 def test_an_engine_without_text_encoder_renders_from_embeddings(engine: Engine, model_folder: Path) -> None:
-    from tests.parity.test_parity import make_job
+    from tests.helpers.parity_jobs import make_job
 
     job = make_job(num_frames=17)
     bare = load_engine(model_folder, device="cpu", dtype="float32", with_text_encoder=False)

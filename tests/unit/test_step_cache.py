@@ -19,7 +19,7 @@ from render_farm.errors import InvalidJobError
         ("mag:0.1:retain=0:max_skips=5", "mag:0.1:max_skips=5:retain=0"),
     ],
 )
-def test_one_spelling(text: str, canonical: str) -> None:
+def test_a_step_cache_has_one_canonical_spelling(text: str, canonical: str) -> None:
     assert RenderJob(job_id="a", prompt="x", cache=text).cache == canonical
     assert RenderJob(job_id="a", prompt="x", cache=canonical).cache == canonical
 

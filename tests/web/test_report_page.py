@@ -12,7 +12,7 @@ import pytest
 from render_farm.report.serve import ReportServer
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.open import open_store
-from tests.synthetic_run import HOSTILE, START_S, write_preview, write_run
+from tests.helpers.synthetic_run import HOSTILE, START_S, write_preview, write_run
 
 PLAYS = "(() => { const video = document.querySelector('.shot video'); return video && video.currentTime > 0.1; })()"
 POSTERS = "[...document.querySelectorAll('.shot img')].slice(0, 5).every(image => image.naturalWidth)"

@@ -180,7 +180,7 @@ def _job(request: BenchRequest, engine: Engine, steps: int) -> RenderJob:
         shape = SHAPES[request.shape]
         height, width, num_frames = shape.height, shape.width, shape.num_frames[request.mode]
     else:
-        height, width, num_frames = engine.facts.defaults.height, engine.facts.defaults.width, 97
+        height, width, num_frames = engine.spec.defaults.height, engine.spec.defaults.width, 97
     if request.ar_step is not None and block_size > 1:
         ar_step = request.ar_step
     return RenderJob(

@@ -79,7 +79,7 @@ def _read_layers(
         with safe_open(path, framework="pt") as file:
 
             def read(name: str) -> Tensor:
-                tensor = file.get_tensor(name)
+                tensor: Tensor = file.get_tensor(name)
                 if not torch.isfinite(tensor.float()).all():
                     raise refusal(uri, f"{name} holds numbers that are not finite", "train it again")
                 return tensor

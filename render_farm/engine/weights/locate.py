@@ -19,7 +19,7 @@ from render_farm.errors import HubError, ModelError, StorageError, StorageFullEr
 from render_farm.media.store_errors import store_errors, store_failure, store_options
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
-from render_farm.uris import protocol_of, shown_uri
+from render_farm.uris import Address, AddressError, read_address, shown_uri
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -41,9 +41,13 @@ def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
     preset = PRESETS.get(name)
     if preset is not None:
         return _from_hub(preset.hub_id, name) if preset.hub_id else _built_in()
-    if "://" in name:
-        return _from_uri(name, (cache_folder or DEFAULT_CACHE).expanduser())
-    folder = Path(name).expanduser()
+    try:
+        address = read_address(name)
+    except AddressError as error:
+        raise ModelError(f"model {error.problem}", advice=error.advice) from None
+    if not address.is_local:
+        return _from_uri(address, (cache_folder or DEFAULT_CACHE).expanduser())
+    folder = Path(address.place)
     if folder.is_dir():
         return folder
     if HUB_ID.fullmatch(name) and not name.startswith("."):
@@ -81,13 +85,14 @@ def _from_hub(hub_id: str, name: str) -> Path:
         raise _disk_error(error, asked) from error
 
 
-def _from_uri(uri: str, cache_folder: Path) -> Path:
+def _from_uri(address: Address, cache_folder: Path) -> Path:
     """Copy a model folder once. The local folder is named by the URI and the listing (sizes, times or tags), so changed
-    objects are copied anew; a lock lets workers of one host share one copy."""
+    objects are copied again; a lock lets workers of one host share one copy."""
     import fsspec
 
+    uri = address.text
     try:
-        filesystem, root = fsspec.core.url_to_fs(uri, **store_options(protocol_of(uri)))
+        filesystem, root = fsspec.core.url_to_fs(uri, **store_options(address.protocol))
     except (ImportError, ValueError) as error:
         raise ModelError(
             f"model {shown_uri(uri)}: {error}", advice="install the fsspec driver of this scheme"

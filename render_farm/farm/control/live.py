@@ -91,7 +91,7 @@ class LiveControl:
         return [
             job_id
             for job_id in named
-            if job_id in run.record.films and self._machine.state_of((run.key, job_id)) in states
+            if job_id in run.record.films and self._machine.state_of(ev.JobKey(run.key, job_id)) in states
         ]
 
     # --- explaining ---
@@ -105,7 +105,7 @@ class LiveControl:
         if film is None:
             result = next(result for result in run.record.spec.ended if result.job_id == job_id)
             return {"job_id": job_id, "state": str(result.state), "text": f"{job_id}: {result.state}: {result.message}"}
-        state = self._machine.state_of((run.key, job_id))
+        state = self._machine.state_of(ev.JobKey(run.key, job_id))
         picture, result = film.picture(), film.result
         view: dict[str, Any] = {
             **{name: value for name, value in asdict(picture).items() if value not in ("", 0)},
@@ -118,7 +118,7 @@ class LiveControl:
         far = f"{film.segments_done} of {picture.num_segments} segments are stored"
         match state:
             case State.WAITING:
-                view["why"] = self._machine.why_waiting((run.key, job_id), time.monotonic())
+                view["why"] = self._machine.why_waiting(ev.JobKey(run.key, job_id), time.monotonic())
                 text = f"waits: {view['why']}; {far}"
                 text += f"; last error: {result.message}" if result.message else ""
                 for host, reason in sorted(self._machine.hosts.quarantined.items()):

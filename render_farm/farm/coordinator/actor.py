@@ -144,7 +144,7 @@ class Coordinator:
                 continue  # from a driver that died while it added them
             run.record.add(entry)
             run.texts[entry.task.model].update(dict.fromkeys(entry.texts))
-            run.fingerprints[entry.task.model] = entry.task.plan.facts.fingerprint
+            run.fingerprints[entry.task.model] = entry.task.plan.spec.fingerprint
             clock_ahead_s = time.monotonic() - time.time()
             films.append(scheduled(key, entry, self._crew.shape.device, clock_ahead_s=clock_ahead_s))
         self._dispatch.apply(ev.FilmsAdded(films=tuple(films)))

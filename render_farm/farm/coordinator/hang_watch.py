@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from render_farm.farm.run.timeouts import Timeouts
-from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.events import JobKey
 
 _SLOW_FACTOR = 10
 """How many times longer than usual a step may take."""
@@ -21,7 +21,7 @@ class WorkerCall:
     """A segment, or a film's finishing, on a worker."""
 
     worker: str
-    film: FilmKey
+    film: JobKey
     segment: int | None
     """None: the film is being finished."""
     last_sign_s: float
@@ -46,7 +46,7 @@ class HangWatch:
     def begin(
         self,
         worker: str,
-        film: FilmKey,
+        film: JobKey,
         segment: int | None,
         now: float,
         *,
@@ -97,7 +97,7 @@ class HangWatch:
         """Segments that are out and have made no step yet."""
         return sum(work.segment is not None and not work.num_steps_seen for work in self._works.values())
 
-    def segments_of(self, worker: str, film: FilmKey) -> list[int]:
+    def segments_of(self, worker: str, film: JobKey) -> list[int]:
         """Numbers of a film's segments that a worker renders."""
         return [
             number

@@ -48,7 +48,7 @@ class FarmMetrics:
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
-        self._given_s: dict[ev.FilmKey, float] = {}
+        self._given_s: dict[ev.JobKey, float] = {}
         """When the films were added that no worker has begun on yet."""
         self._steps: dict[str, int] = {}
         """Steps that are counted already, by run."""
@@ -79,7 +79,7 @@ class FarmMetrics:
         if failure.error_class != _CANCELLED:
             self._sink.add(FAILURES, error_class=failure.error_class, fault=str(failure.fault))
 
-    def _handed_out(self, film: ev.FilmKey, now: float, work: str) -> None:
+    def _handed_out(self, film: ev.JobKey, now: float, work: str) -> None:
         self._sink.add(ATTEMPTS, work=work)
         given_s = self._given_s.pop(film, None)
         if given_s is not None:

@@ -131,8 +131,8 @@ class WorkerCalls:
     def stepped(self, number: int, step: int, num_steps: int) -> None:
         """A segment made a step."""
         work = self._watch.stepped(number, step, num_steps, time.monotonic())
-        if work is not None and work.segment is not None and work.film[0] in self._runs:
-            self._runs[work.film[0]].record.stepped(work.film[1], work.segment, step, num_steps)
+        if work is not None and work.segment is not None and work.film.run in self._runs:
+            self._runs[work.film.run].record.stepped(work.film.job_id, work.segment, step, num_steps)
 
     async def _ask(
         self, action: ev.RenderSegment | ev.FinishFilm, number: int, method: str, name: str, *arguments: Any
@@ -154,7 +154,7 @@ class WorkerCalls:
     async def _render_together(self, action: ev.RenderSegment, number: int, task: FilmTask, shape: GroupShape) -> None:
         """Have a segment rendered by a group."""
         leader, timeout_s = action.worker, self._group_timeout_s
-        record = self._runs[action.film[0]].record
+        record = self._runs[action.film.run].record
         report: SegmentReport | None = None
         failed: BaseException | None = None
         ended: BaseException | None = None
@@ -166,7 +166,7 @@ class WorkerCalls:
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
             on_engine_time=record.engine_time,
-            warn=lambda text: record.log.add(text, job_id=action.film[1], level="warning"),
+            warn=lambda text: record.log.add(text, job_id=action.film.job_id, level="warning"),
         )
         try:
             if self._pool.has(leader):
@@ -198,7 +198,7 @@ class WorkerCalls:
     def _failed(
         self,
         worker: str,
-        film: ev.FilmKey,
+        film: ev.JobKey,
         error: BaseException,
         blamed: str = "",
         staying: tuple[str, ...] = (),
@@ -206,11 +206,11 @@ class WorkerCalls:
     ) -> None:
         cause = getattr(error, "cause", None) or error
         behind = getattr(cause, "segments_done", None)
-        run = self._runs.get(film[0])
+        run = self._runs.get(film.run)
         if behind is not None and run is not None:
-            run.record.roll_back(film[1], str(cause), behind)
+            run.record.roll_back(film.job_id, str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
-            self._on_prompt_missing(film[0], run.record.films[film[1]].entry.task.model)
+            self._on_prompt_missing(film.run, run.record.films[film.job_id].entry.task.model)
         self._apply(
             ev.WorkFailed(
                 worker=worker,

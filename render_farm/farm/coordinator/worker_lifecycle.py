@@ -22,7 +22,7 @@ from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.spec import FarmShape
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.scaling import Present, leavers
+from render_farm.scheduling.scaling import Present, to_release
 
 _PLACE_EVERY_S = 0.5
 _DRAINS_EVERY_S = 2.0
@@ -188,7 +188,7 @@ class WorkerLifecycle:
             Present(name=worker, host=self.pool.nodes.get(worker, ""), is_idle=worker in idle)
             for worker in self._machine.workers
         ]
-        for worker in leavers(present, decision.num_workers):
+        for worker in to_release(present, decision.num_workers):
             if worker in self._machine.idle_workers:  # still, after the one before it went
                 await self.let_go(worker)
         if self.shape.device != "cuda" or not any(run.encoding for run in at_work):
@@ -200,8 +200,8 @@ class WorkerLifecycle:
         """End the processes of workers that have given no sign of life for far too long."""
         for work, doing in self.watch.silent(now):
             if self.pool.has(work.worker):
-                self._keeper.runs[work.film[0]].record.log.add(
-                    f"worker {work.worker} {doing}; it is ended", job_id=work.film[1], level="warning"
+                self._keeper.runs[work.film.run].record.log.add(
+                    f"worker {work.worker} {doing}; it is ended", job_id=work.film.job_id, level="warning"
                 )
                 self.pool.kill(work.worker)
 

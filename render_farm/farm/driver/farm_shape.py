@@ -35,7 +35,7 @@ def checkpoint_by_name(model: str, dtype: str, settings: Settings) -> Checkpoint
 
     folder = locate_model(model, cache_folder=Path(settings.model_cache))
     found = read_checkpoint(folder, name=model, dtype=dtype)
-    return replace(found, facts=replace(found.facts, approximation=settings.engine.approximation))
+    return replace(found, spec=replace(found.spec, approximation=settings.engine.approximation))
 
 
 def named_degrees(request: RunRequest) -> dict[str, int]:
@@ -47,7 +47,7 @@ def named_degrees(request: RunRequest) -> dict[str, int]:
 def groups_of(
     request: RunRequest, cluster: Cluster | None, device: str, checkpoint_of: Callable[[str], Checkpoint]
 ) -> GroupChooser:
-    from render_farm.engine.weights.part_sizes import read_shapes
+    from render_farm.engine.weights.part_sizes import read_sizes
 
     settings = request.settings
     chooses = settings.group.degrees == "auto" or "auto" in (request.ulysses, request.ring, request.cfg_parallel)
@@ -63,7 +63,7 @@ def groups_of(
             num_workers=max(1, min(request.num_workers or places, places)),
             memory_bytes=cluster.least_gpu_memory() if chooses and device == "cuda" else None,
         )
-    return GroupChooser(settings.group, host, lambda model: read_shapes(checkpoint_of(model).folder), chooses=chooses)
+    return GroupChooser(settings.group, host, lambda model: read_sizes(checkpoint_of(model).folder), chooses=chooses)
 
 
 def _local_gpus() -> int:
@@ -136,7 +136,7 @@ def shape_of(
     if group.size > num_workers:
         plan = largest.task.plan
         able = possible_shapes(
-            num_heads=plan.facts.num_heads,
+            num_heads=plan.spec.num_heads,
             tokens_per_frame=plan.tokens_per_frame,
             guided=plan.job.guided,
             num_workers=num_workers,

@@ -42,7 +42,7 @@ class LoraShelf:
         """
         if not plan.job.loras:
             return plan
-        seen = [self._seen(plan.facts.name, lora.path) for lora in plan.job.loras]
+        seen = [self._seen(plan.spec.name, lora.path) for lora in plan.job.loras]
         return with_loras_read(plan, [lora.sha256 for lora in seen], [line for lora in seen for line in lora.warnings])
 
     def _seen(self, model: str, path: str) -> SeenLora:

@@ -125,8 +125,8 @@ class _Planner:
 
     def __init__(self, context: RunContext, spec_of: Callable[[str], ModelSpec]) -> None:
         self._context = context
-        self._facts_of = spec_of
-        self._facts: dict[str, ModelSpec | RenderFarmError] = {}
+        self._spec_of = spec_of
+        self._specs: dict[str, ModelSpec | RenderFarmError] = {}
 
     def plan(self, row: Row) -> _PreparedRow | Result:
         if row.job is None:
@@ -139,7 +139,7 @@ class _Planner:
         job = replace(job, memory=job.memory or self._context.default_memory, **group)
         try:
             check_model_uri(job.model or "", self._context.limits)
-            plan = plan_film(job, self._facts_for(job.model or self._context.default_model))
+            plan = plan_film(job, self._spec_for(job.model or self._context.default_model))
             return _PreparedRow(
                 plan=plan,
                 deadline_s=job.deadline.timestamp() if job.deadline else None,
@@ -151,13 +151,13 @@ class _Planner:
         except (ModelError, InputError, StorageError) as error:
             return _failed(job.job_id, error, message=f"{row.label}: model: {error}")
 
-    def _facts_for(self, model: str) -> ModelSpec:
-        if model not in self._facts:
+    def _spec_for(self, model: str) -> ModelSpec:
+        if model not in self._specs:
             try:
-                self._facts[model] = self._facts_of(model)
+                self._specs[model] = self._spec_of(model)
             except (ModelError, StorageError) as error:
-                self._facts[model] = error
-        found = self._facts[model]
+                self._specs[model] = error
+        found = self._specs[model]
         if isinstance(found, RenderFarmError):
             raise found
         return found
@@ -180,7 +180,7 @@ def _entry(
         task=FilmTask(
             run_id=context.run_id,
             output=context.output,
-            model=plan.facts.name,
+            model=plan.spec.name,
             plan=plan,
             keep_latents=context.keep_latents,
             create_only=context.create_only,

@@ -84,7 +84,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             groups_of=groups_of(request, cluster, device, checkpoint_of),
             state=load_run_state(store, source.run_id),
         )
-        prepared = prepare(source.rows, context, lambda model: checkpoint_of(model).facts)
+        prepared = prepare(source.rows, context, lambda model: checkpoint_of(model).spec)
         spec = RunSpec(
             run_id=source.run_id,
             output=request.output,

@@ -60,7 +60,7 @@ class ClusterScaler:
         request is forgotten by a head that was restarted)."""
         now = time.monotonic()
         demand = Demand(
-            films=films, num_places=num_places, bundle_size=bundle_size, num_there=self.num_there, spent=spent
+            films=films, num_slots=num_places, bundle_size=bundle_size, num_there=self.num_there, spent=spent
         )
         decision = decide(demand, self.limits)
         if decision.bundles != self._bundles or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:

@@ -25,9 +25,9 @@ def film_document(
         "parameters": _shown_parameters(task),
         "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
         "model": {
-            "name": shown_uri(task.plan.facts.name),
-            "fingerprint": task.plan.facts.fingerprint,
-            "dtype": task.plan.facts.dtype,
+            "name": shown_uri(task.plan.spec.name),
+            "fingerprint": task.plan.spec.fingerprint,
+            "dtype": task.plan.spec.dtype,
         },
         "software": {
             "render_farm": render_farm.__version__,

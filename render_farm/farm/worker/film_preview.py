@@ -174,7 +174,7 @@ class FilmPreview:
         self._tell(len(self._parts), self._num_frames, "")
 
     def _write_playlist(self, *, ended: bool) -> None:
-        factor = self._plan.facts.temporal_factor
+        factor = self._plan.spec.temporal_factor
         longest = max(window.num_kept_frames for window in self._plan.windows) * factor / self._plan.job.fps
         text = playlist(self._lengths, init=PREVIEW_INIT, longest_s=longest, ended=ended)
         self._store.write_bytes(self._keys.preview(PREVIEW_LIST), text.encode())

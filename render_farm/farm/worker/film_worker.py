@@ -250,7 +250,7 @@ class FilmWorker:
 
         self._shared.keep_only(task.film)
         history = history_of(film, task, segment)
-        embeddings = self._texts.embeddings(store, task, engine.facts.fingerprint, segment)
+        embeddings = self._texts.embeddings(store, task, engine.spec.fingerprint, segment)
         conditioning = conditioning_of(engine, task, film, segment)
         loras = engine.read_loras(task.plan, task.limits)
         if place is not None and place.rank == 0 and self._group_host is None:

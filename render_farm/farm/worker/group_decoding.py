@@ -88,10 +88,10 @@ class SharedDecoding:
 
 
 def _pays(group: ParallelGroup, engine: Engine, task: FilmTask) -> bool:
-    from render_farm.engine.weights.part_sizes import read_shapes
+    from render_farm.engine.weights.part_sizes import read_sizes
 
     try:
-        vae = read_shapes(engine.checkpoint.folder).vae
+        vae = read_sizes(engine.checkpoint.folder).vae
     except ModelError:
         return False
     machine = machine_of(task.group_options, engine.device.type)

@@ -47,7 +47,7 @@ class TextWorker:
         engine = load_engine(
             model, device=device, dtype=dtype, cache_folder=Path(cache_folder) if cache_folder else None
         )
-        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.facts.fingerprint)
+        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.spec.fingerprint)
         missing = stored.missing(texts)
         for start in range(0, len(missing), _BATCH):
             for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():

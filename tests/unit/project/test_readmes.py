@@ -20,7 +20,7 @@ def listed(readme: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_listed_files_exist(readme):
+def test_files_listed_in_readmes_exist(readme):
     folder = readme.parent
     assert [name for name in listed(readme) if not any(folder.rglob(name))] == []
 

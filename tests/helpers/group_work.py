@@ -1,0 +1,83 @@
+"""Workers that render a segment together, one process per rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.worker.film_worker import FilmWorker
+from render_farm.farm.worker.group_seat import GroupSeat
+from render_farm.planning.groups import GroupShape, group_of
+from render_farm.storage.checkpoints import load_film
+from render_farm.storage.open import open_store
+from tests.helpers.ranks import RankFailed, RankPool
+
+
+@cache
+def worker(name: str, output: str) -> FilmWorker:
+    return FilmWorker(name)
+
+
+def worker_of(rank: int, task: FilmTask) -> FilmWorker:
+    """The rank's worker for an output: the same film in two of them would be one to a worker."""
+    return worker(f"w{rank}", task.output)
+
+
+def open_group(rank: int, task: FilmTask) -> Any:
+    return worker_of(rank, task).open_group()
+
+
+def render(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> tuple[float, int]:
+    """Lead; returns seconds and the identity of the weights."""
+    started, here = time.monotonic(), worker_of(rank, task)
+    here.render_segment(task, segment, work=segment, place=place)
+    return time.monotonic() - started, id(here._engine.transformer)
+
+
+def help_out(rank: int, task: FilmTask, segment: int, place: GroupSeat, strike: Callable[[], None] | None) -> int:
+    here = worker_of(rank, task)
+    if strike is not None:
+        strike()
+    here.help_segment(task, segment, work=segment, place=place)
+    return id(here._engine.transformer)
+
+
+def together(
+    pool: RankPool,
+    task: FilmTask,
+    segment: int,
+    *ranks: int,
+    shape: GroupShape | None = None,
+    lead: Callable[..., Any] = render,
+    strike: Callable[[], None] | None = None,
+) -> list[Any]:
+    """Have workers render a segment, led by the first; what each returned or raised. The last of them is struck."""
+    leader = ranks[0]
+    pool.send(leader, open_group, (leader, task))
+    rendezvous, shape = pool.result(leader), shape or group_of(task.plan.job)
+    for number, rank in enumerate(ranks):
+        place = GroupSeat(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
+        if rank == leader:
+            pool.send(leader, lead, (leader, task, segment, place))
+        else:
+            pool.send(rank, help_out, (rank, task, segment, place, strike if rank == ranks[-1] else None))
+    answers: list[Any] = []
+    for rank in ranks:
+        try:
+            answers.append(pool.result(rank))
+        except (RankFailed, EOFError) as error:
+            answers.append(error)
+    return answers
+
+
+def stored(task: FilmTask) -> np.ndarray:
+    return np.concatenate(load_film(open_store(task.output), task.film).latents, axis=2)
+
+
+def render_alone(rank: int, task: FilmTask, segment: int) -> None:
+    worker_of(rank, task).render_segment(task, segment)

@@ -1,0 +1,65 @@
+"""The verb plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from render_farm.job import RenderJob
+from render_farm.manifest.writer import write_manifest
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_plan_draws_windows_and_blocks(cli, manifest):
+    result = cli("plan", manifest)
+    assert (result.exit_code, result.stderr) == (0, "")
+    text = result.stdout
+    assert "long: t2v with tiny, 257 frames of 64x64 (10.7 s at 24), 65 latent frames\n  3 segments, " in text
+    for window in ("frames   1-97\n", "frames  98-177, from 81-97\n", "frames 178-257, from 161-177\n"):
+        assert window in text
+    assert "  prompt 1: a\n  prompt 2-3: b\n" in text
+    assert "segment 1: 24 steps, 5 blocks of 5 latent frames\n" in text
+    assert "    block 5 │····················████████████████████████████████████████│ steps  9-24\n" in text
+    assert text.splitlines()[-1].startswith("total: 3 films, 5 segments, ")
+
+
+def test_plan_as_json(cli, manifest):
+    plan = json.loads(cli("plan", manifest, "--json", "--jobs", 2).stdout)
+    assert [job["job_id"] for job in plan["jobs"]] == ["short", "long"]
+    assert [segment["num_kept_frames"] for segment in plan["jobs"][1]["segments"]] == [25, 20, 20]
+    assert [segment["prompt"] for segment in plan["jobs"][1]["segments"]] == ["a", "b", "b"]
+    assert plan["totals"]["films"] == 3 and plan["totals"]["refused"] == 0
+
+
+def test_plan_refuses_rows_with_reasons(cli, tmp_path):
+    path = str(tmp_path / "m.parquet")
+    refused = RenderJob(job_id="odd", prompt="a", model="tiny", num_frames=97, causal_block_size=4)
+    write_manifest(path, [refused])
+    every = cli("plan", path)
+    assert every.exit_code == 10 and every.stderr.startswith("render-farm: row 1 (job_id=odd): ")
+    write_manifest(path, [refused, RenderJob(job_id="fine", prompt="a", model="tiny", num_frames=33)])
+    some = cli("plan", path)
+    assert some.exit_code == 11 and "1 row refused" in some.stdout
+    assert cli("plan", path, "--strict").exit_code == 2
+    assert json.loads(cli("plan", path, "--json").stdout)["refused"][0]["job_id"] == "odd"
+
+
+def test_plan_counts_what_it_does_not_draw(cli, manifest):
+    result = cli("plan", manifest, "--jobs", 0)
+    assert result.stdout.startswith("... 3 films not drawn (--jobs)\n") and "total: 3 films" in result.stdout
+
+
+def test_plan_of_models_that_are_elsewhere(cli, tmp_path):
+    path = str(tmp_path / "m.parquet")
+    write_manifest(path, [RenderJob(job_id="a", prompt="p", model="s3://models/mine", num_frames=33)])
+    result = cli("plan", path)
+    assert result.exit_code == 0 and "33 frames of 960x544" in result.stdout
+    assert "model s3://models/mine was not looked at" in result.stderr
+
+
+def test_every_example_can_be_planned(cli, tmp_path):
+    for source in ("jobs/demo.csv", "jobs/batch.yaml"):
+        path = tmp_path / "m.parquet"
+        assert cli("manifest", "build", ROOT / source, "-o", path, "--seeds", 2).exit_code == 0
+        assert cli("plan", path, "--strict").exit_code == 0

@@ -1,0 +1,38 @@
+"""Devices: their errors, and names that are none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from render_farm.engine import load_engine
+from render_farm.engine.device import device_errors
+from render_farm.errors import (
+    Cancelled,
+    DeviceError,
+    OutOfMemoryError,
+    UsageError,
+)
+
+
+def test_unknown_device_and_dtype() -> None:
+    with pytest.raises(UsageError, match="device 'gpu'"):
+        load_engine("tiny", device="gpu")
+    with pytest.raises(UsageError, match="dtype 'int4' is not one of"):
+        load_engine("tiny", device="cpu", dtype="int4")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="finds no CUDA device"):
+            load_engine("tiny", device="cuda")
+
+
+def test_device_errors_say_whose_fault_it_is() -> None:
+    with pytest.raises(OutOfMemoryError, match="segment 1 does not fit"), device_errors("segment 1"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.\nMore")
+    with pytest.raises(OutOfMemoryError, match="segment 1 does not fit"), device_errors("segment 1"):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(DeviceError, match="segment 1: the device failed"), device_errors("segment 1"):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(Cancelled), device_errors("segment 1"):
+        raise Cancelled("asked to stop")
+    with pytest.raises(RuntimeError, match="a bug"), device_errors("segment 1"):
+        raise RuntimeError("a bug")

@@ -1,0 +1,120 @@
+"""Compiled blocks: the same film, compiled once for all layers, spans, segments and films."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from render_farm.engine import Engine, load_engine
+from render_farm.engine.options import EngineOptions
+from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation
+from render_farm.engine.transformer.transformer import EAGER
+from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
+from render_farm.memory_mode import MemoryMode, parse_memory
+from tests.helpers.film_rounding import rounding_of_film
+from tests.helpers.parity_jobs import LONG, make_job
+from tests.helpers.reference import build_pipeline
+
+SHORT = {**LONG, "num_inference_steps": 2}
+FILMS: list[dict[str, Any]] = [
+    {"num_frames": 57, **SHORT, "causal_block_size": 5, "ar_step": 2},
+    {"num_frames": 69, **SHORT, "causal_block_size": 2, "ar_step": 1},
+    {"num_frames": 37, "num_inference_steps": 2},
+    {"num_frames": 57, **SHORT, "addnoise_condition": 20, "causal_block_size": 5, "ar_step": 1, "height": 48},
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_tracing() -> Iterator[None]:
+    """torch's trace log writes all it does at the level that pytest listens to, which takes longer than the work."""
+    trace = logging.getLogger("torch.__trace")
+    before, trace.propagate = trace.propagate, False
+    yield
+    trace.propagate = before
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = tmp_path_factory.mktemp("model")
+    build_pipeline().save_pretrained(folder)
+    return load_engine(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def graphs(engine: Engine) -> list[int]:
+    """How often a graph of the engine's blocks is handed to the compiler; captured as always, then run as it is."""
+    count = [0]
+
+    def backend(module: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        count[0] += 1
+        return module.forward
+
+    torch._dynamo.reset()
+    compile_blocks(
+        engine.transformer,
+        or_else_eager=False,
+        compiler=lambda function: torch.compile(function, dynamic=True, backend=backend, fullgraph=True),
+    )
+    return count
+
+
+@pytest.mark.slow
+def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_segment_or_film(
+    engine: Engine, graphs: list[int]
+) -> None:
+    compiled = [engine.render(make_job(**FILMS[0]))]
+    assert graphs[0] <= 4, "three regions, and one more for what joins several blocks' attention"
+    before = graphs[0]
+    compiled += [engine.render(make_job(**film)) for film in FILMS[1:]]
+    assert graphs[0] == before
+    engine.transformer.run_regions(EAGER)
+    for film, video in zip(FILMS, compiled, strict=True):
+        eager = engine.render(make_job(**film)).latents
+        assert (eager - video.latents).abs().max() <= rounding_of_film(engine, video)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_runs_as_it_is(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    def backend(module: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        raise OSError("no C compiler here")
+
+    def compiler(function: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(function, dynamic=True, backend=backend)
+
+    job = make_job(num_frames=17, num_inference_steps=1)
+    engine.transformer.run_regions(EAGER)
+    expected = engine.render(job).latents
+    torch._dynamo.reset()
+    compile_blocks(engine.transformer, or_else_eager=True, compiler=compiler)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(engine.render(job).latents, expected)
+    assert "enter_self_attention is not compiled and runs as it is" in caplog.text
+    assert "no C compiler here" in caplog.text
+    compile_blocks(engine.transformer, or_else_eager=False, compiler=compiler)
+    with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="no C compiler here"):
+        engine.render(job)
+
+
+def test_auto_is_off_on_the_cpu_and_on_on_a_gpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    mode, names = MemoryMode(), ("auto", "on", "off")
+    assert [plan_compilation(asked, cpu, mode).compiles for asked in names] == [False, True, False]
+    assert [plan_compilation(asked, gpu, mode).compiles for asked in names] == [True, True, False]
+    offloaded = parse_memory("offload_block")
+    assert not any(plan_compilation(asked, gpu, offloaded).compiles for asked in names)
+    with pytest.raises(UsageError, match="compile must be one of auto, on, off, got 'maybe'"):
+        load_settings(environment={"RENDER_FARM_ENGINE_COMPILE": "maybe"})
+
+
+def test_the_setting_reaches_the_blocks(tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path)
+    engine = load_engine(tmp_path, device="cpu", dtype="float32", options=EngineOptions(compile="on"))
+    assert all(block.regions is not EAGER for block in engine.transformer.blocks)
+    assert engine.compile_plan.compiles

@@ -1,0 +1,64 @@
+"""What is asked of a run that is being rendered, of the machine and the book that its coordinator has; no Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm.errors import Fault
+from render_farm.farm.control.live import LiveControl
+from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.scheduled_film import scheduled
+from render_farm.farm.run.spec import FilmEntry, RunSpec
+from render_farm.job import RenderJob
+from render_farm.planning import plan_film, spec_of_preset
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.machine import FarmMachine
+from render_farm.scheduling.retry import Failure
+from render_farm.scheduling.states import State
+from render_farm.storage.lease import LeaseTiming, this_holder
+from render_farm.storage.mailbox import Request, Verb
+
+BAD = Failure(fault=Fault.JOB, error_class="InputError", message="no such file")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run `night` with the films a and b, of which a has failed."""
+    spec = RunSpec(run_id="night", output=str(tmp_path))
+    held = hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    held.machine = FarmMachine()
+    for name in "ab":
+        job = RenderJob(job_id=name, prompt="p", num_frames=9, height=32, width=32, base_num_frames=9)
+        plan = plan_film(job, spec_of_preset("tiny", fingerprint="f"))
+        task = FilmTask(run_id="night", output=str(tmp_path), model="tiny", plan=plan)
+        held.record.add(FilmEntry(task=task, costs=(1,)))
+        film = scheduled(held.key, held.record.films[name].entry, "cpu", clock_ahead_s=0.0)
+        held.machine.apply(ev.FilmsAdded(films=(film,)), 0.0)
+    held.sealed = True
+    held.machine.apply(ev.TextReady(run_id=held.key, model="tiny"), 0.0)
+    held.machine.apply(ev.RunSealed(run_id=held.key), 0.0)
+    held.machine.apply(ev.WorkerUp(worker="w", host="h"), 0.0)
+    for action in held.machine.apply(ev.WorkFailed(worker="w", film=(held.key, "a"), failure=BAD), 0.0):
+        if isinstance(action, ev.FilmEnded):
+            held.record.ended("a", action.state, error_class="InputError", message="no such file", attempts=1)
+    yield held
+    held.lease.stop()
+
+
+def ask(run, verb: str, *jobs: str):
+    control = LiveControl(run.machine, lambda event: run.machine.apply(event, 1.0))
+    return control.answer(run, Request(verb=Verb(verb), jobs=jobs, by="me"))
+
+
+def test_what_failed_waits_again(run):
+    assert ask(run, "retry").facts == {"jobs": ["a"]}
+    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
+
+
+def test_nothing_is_promised_of_a_run_that_is_ending(run):
+    assert ask(run, "cancel").ok
+    answer = ask(run, "retry", "a")
+    assert not answer.ok
+    assert "just ending" in answer.text
+    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.FAILED

@@ -1,0 +1,135 @@
+"""Files that cannot be used: one clear message, exit code 2. And where relative inputs and run ids come from."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from render_farm.errors import ManifestError
+from render_farm.job import RenderJob
+from render_farm.manifest.files import resolve_uri
+from render_farm.manifest.reader import check_manifest, load_manifest
+from render_farm.manifest.run_id import default_run_id
+from render_farm.manifest.writer import write_manifest
+
+
+def refusal(uri: str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(uri)
+    report = check_manifest(uri)
+    assert not report.readable and report.fatal == (str(caught.value),)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_manifest_is_named(tmp_path):
+    path = str(tmp_path / "no.parquet")
+    assert refusal(path) == f"{path}: not found (looked in {tmp_path})"
+    assert refusal("memory://no/such.parquet").startswith("memory://no/such.parquet: not found")
+
+
+def test_a_folder_is_no_manifest(tmp_path):
+    assert refusal(str(tmp_path)) == f"{tmp_path} is a folder (give the manifest file in it)"
+
+
+def test_a_file_that_is_not_parquet_is_refused(tmp_path):
+    path = tmp_path / "jobs.csv"
+    path.write_text("job_id,prompt\na,b\n")
+    assert refusal(str(path)) == (
+        f"{path}: is not a Parquet file (make one from CSV, JSONL or YAML: "
+        "render-farm manifest build SOURCE -o MANIFEST.parquet)"
+    )
+
+
+def test_an_empty_manifest_file_is_refused(tmp_path):
+    path = tmp_path / "m.parquet"
+    path.touch()
+    assert refusal(str(path)) == f"{path}: is empty (0 bytes) (a manifest is a Parquet file)"
+
+
+def test_a_manifest_that_is_cut_short_is_refused(tmp_path):
+    path = tmp_path / "m.parquet"
+    write_manifest(str(path), [RenderJob(job_id="a", prompt="p")])
+    path.write_bytes(path.read_bytes()[:-100])
+    assert refusal(str(path)).startswith(f"{path}: a Parquet file that is damaged or cut short (")
+
+
+def test_flipped_bytes_never_crash(tmp_path):
+    """Wherever a manifest is damaged, reading it gives a report; never another exception."""
+    path = tmp_path / "m.parquet"
+    table = pa.table({"job_id": [f"j{i}" for i in range(300)], "prompt": ["some words"] * 300, "seed": range(300)})
+    pq.write_table(table, path)
+    whole = path.read_bytes()
+    chance = random.Random(3)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(chance.randrange(1, 6)):
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        check_manifest(str(path))
+
+
+def test_a_manifest_without_read_permission_is_refused(tmp_path):
+    path = tmp_path / "m.parquet"
+    path.touch()
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    assert refusal(str(path)).startswith(f"{path}: no permission to read it")
+
+
+def test_a_manifest_uri_of_an_unknown_scheme_is_refused():
+    assert refusal("nope://x/m.parquet") == "nope://x/m.parquet: cannot read it: Protocol not known: nope"
+
+
+def test_an_empty_manifest_name_is_refused():
+    assert refusal("").startswith("the address is empty")
+
+
+def test_s3_reads_writes_and_what_is_missing_there(s3_uri):
+    uri = f"{s3_uri}/night/m.parquet"
+    jobs = [RenderJob(job_id="a", prompt="p", image="in/a.png", task="i2v")]
+    write_manifest(uri, jobs)
+    (row,) = load_manifest(uri)
+    assert row.job and row.job.image == f"{s3_uri}/night/in/a.png"
+    assert default_run_id(uri).startswith("m-")
+    assert refusal(f"{s3_uri}/no.parquet").startswith(f"{s3_uri}/no.parquet: not found (check the bucket")
+    assert "not found" in refusal("s3://there-is-no-such-bucket-here/m.parquet")
+
+
+def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    message = refusal("s3://bucket/m.parquet")
+    assert message.startswith("s3://bucket/m.parquet: cannot read it: Could not connect to the endpoint URL")
+    assert message.endswith("(check the network, and AWS_ENDPOINT_URL)")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "value", "expected"),
+    [
+        ("/m/jobs.parquet", "a.png", "/m/a.png"),
+        ("/m/jobs.parquet", "../in/a.png", "/in/a.png"),
+        ("/jobs.parquet", "a.png", "/a.png"),
+        ("file:///m/jobs.parquet", "a.png", "/m/a.png"),
+        ("/m/jobs.parquet", "/x/a.png", "/x/a.png"),
+        ("/m/jobs.parquet", "https://host/a.png", "https://host/a.png"),
+        ("/m/jobs.parquet", "data:image/png;base64,xyz", "data:image/png;base64,xyz"),
+        ("s3://bucket/jobs.parquet", "a.png", "s3://bucket/a.png"),
+        ("s3://bucket/x/y/jobs.parquet", "../a.png", "s3://bucket/x/a.png"),
+        ("s3://bucket/x/jobs.parquet", "../../../a.png", "s3://bucket/a.png"),
+        ("memory://x/jobs.parquet", "in/a.png", "memory://x/in/a.png"),
+        ("s3://bucket/x/jobs.parquet", "gs://other/a.png", "gs://other/a.png"),
+    ],
+)
+def test_inputs_are_resolved_against_their_manifest(manifest, value, expected):
+    assert resolve_uri(manifest, value) == expected
+
+
+def test_relative_manifests_give_absolute_inputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri("jobs.parquet", "a.png") == str(tmp_path / "a.png")
+    assert resolve_uri("sub/jobs.parquet", "a.png") == str(tmp_path / "sub/a.png")

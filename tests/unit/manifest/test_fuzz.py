@@ -1,0 +1,138 @@
+"""Whatever a cell holds, a row is a job or a list of problems; and what is written is what is read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timezone
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from render_farm.errors import InvalidJobError
+from render_farm.job import LoraRef, RenderJob, ValueKind, columns, normalise
+from render_farm.manifest.reader import check_manifest, load_manifest
+from render_farm.manifest.rows import make_row
+from render_farm.manifest.schema import check_schema
+from render_farm.manifest.writer import write_manifest
+from tests.helpers.fuzzing import arrow_columns, num_examples
+
+QUICK = settings(max_examples=num_examples(300), deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(QUICK, max_examples=num_examples(60))
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=20),
+    st.text(st.characters(categories=["Cs", "Cc", "L"]), max_size=5),
+    st.binary(max_size=5),
+    st.datetimes(timezones=st.none() | st.timezones()),
+    st.dates(),
+    st.sampled_from(["tiny", "t2v", "", " ", "2030-01-01", "0001-01-01T00:00:00+14:00", "9" * 400, "nan"]),
+)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
+rows = st.dictionaries(st.sampled_from(list(columns())), anything, max_size=12)
+
+
+@QUICK
+@given(rows)
+def test_make_row_never_raises(values):
+    row = make_row(1, values)
+    assert (row.job is None) == bool(row.problems)
+    for line in row.lines:
+        assert line.startswith("row 1") and "\n" not in line.split(": ", 1)[0]
+        line.encode(errors="backslashreplace")
+
+
+@QUICK
+@given(rows)
+def test_a_job_raises_invalid_job_error_and_nothing_else(values):
+    values = {"job_id": "a", "prompt": "p", **values}
+    try:
+        job = RenderJob(**values)
+    except (InvalidJobError, OverflowError):
+        return  # OverflowError: an integer no float can hold; `make_row` says so field by field
+    again, problems = normalise({name: getattr(job, name) for name in columns()})
+    assert not problems and RenderJob(**again) == job
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+times = st.datetimes(
+    datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.sampled_from([UTC, timezone.min, timezone.max])
+)
+paths = text.map(lambda name: f"/{name}")
+loras = st.lists(st.builds(LoraRef, path=paths, weight=st.floats(-10, 10)), max_size=3).map(tuple)
+BY_KIND = {
+    ValueKind.TEXT: text.filter(str.strip),
+    ValueKind.BOOLEAN: st.booleans(),
+    ValueKind.TIMESTAMP: times,
+    ValueKind.TAGS: st.dictionaries(text, text, max_size=3),
+    ValueKind.LORAS: loras,
+}
+FIXED = {
+    "job_id": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
+    "prompt": text | st.lists(text, min_size=2, max_size=4).map(tuple),
+    "height": st.integers(1, 512).map(lambda n: n * 16),
+    "width": st.integers(1, 512).map(lambda n: n * 16),
+    "image": st.just("/in/a.png"),
+    "last_image": st.just("s3://b/c.png"),
+    "video": st.just("https://host/v.mp4"),
+    "memory": st.sampled_from(["auto", "resident", "offload_block+fp8_cast", "offload_leaf+vae_tiling"]),
+    "cache": st.sampled_from(["off", "first_block:0.1", "mag:0.06"]),
+}
+
+
+def column_strategy(name):
+    column = columns()[name]
+    if name in FIXED:
+        strategy = FIXED[name]
+    elif column.choices:
+        strategy = st.sampled_from(column.choices)
+    elif column.kind is ValueKind.INTEGER:
+        strategy = st.integers(int(column.low or 0), int(min(column.high or 2**63 - 1, 2**63 - 1)))
+    elif column.kind is ValueKind.NUMBER:
+        strategy = st.floats(column.low, column.high)
+    else:
+        strategy = BY_KIND[column.kind]
+    return strategy if name in ("job_id", "prompt") else st.none() | strategy
+
+
+jobs = st.lists(
+    st.fixed_dictionaries({name: column_strategy(name) for name in columns()}).map(lambda values: RenderJob(**values)),
+    max_size=5,
+    unique_by=lambda job: job.job_id,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One for all cases: pytest looks through all folders to name another."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@FEW
+@given(jobs)
+def test_round_trip_is_exact_and_the_bytes_are_the_same(folder, written):
+    one, two = str(folder / "one.parquet"), str(folder / "two.parquet")
+    assert write_manifest(one, written) == len(written)
+    assert [row.job for row in load_manifest(one, strict=True)] == written
+    assert write_manifest(two, iter(written)) == len(written)
+    assert (folder / "one.parquet").read_bytes() == (folder / "two.parquet").read_bytes()
+
+
+@FEW
+@given(st.dictionaries(st.sampled_from([*columns(), "unknown"]), arrow_columns, max_size=6))
+def test_any_parquet_file_gives_a_report(folder, given_columns):
+    path = str(folder / "m.parquet")
+    table = pa.table({"job_id": ["a", "b"], "prompt": ["p", "q"], **given_columns})
+    pq.write_table(table, path)
+    report = check_manifest(path)
+    if check_schema(table.schema)[1]:
+        assert report.fatal
+    assert report.ok == (not report.problems)

@@ -1,0 +1,25 @@
+"""Failures in the report, grouped by cause."""
+
+from __future__ import annotations
+
+from render_farm.report.failures import group_failures
+
+
+def test_failures_that_differ_in_names_and_numbers_are_one_cause():
+    rows = [
+        {"job_id": f"a{n}", "state": "failed", "error_class": "InputError", "message": f"a{n}: image {n}.png: missing"}
+        for n in range(30)
+    ]
+    rows.append(
+        {
+            "job_id": "b",
+            "state": "failed",
+            "error_class": "InvalidJobError",
+            "message": "row 3 (job_id=b): num_frames: 0 is less than 1",
+        }
+    )
+    first, second = group_failures([*rows, {"job_id": "c", "state": "done"}], run_id="night", output="s3://b/it's")
+    assert (len(first.job_ids), first.message) == (30, "image 0.png: missing")
+    assert first.retry == "render-farm retry night --failed --output 's3://b/it'\"'\"'s'"
+    assert (second.message, second.retry) == ("num_frames: 0 is less than 1", "")
+    assert "Correct these rows" in second.advice
