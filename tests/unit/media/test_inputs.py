@@ -19,6 +19,8 @@ from render_farm.errors import InputError, StorageError, UsageError
 from render_farm.farm.run.settings import load_settings
 from render_farm.media.ffmpeg import ffmpeg_path
 from render_farm.media.inputs import load_image, load_video_tail, open_image, open_video_tail
+from render_farm.media.limits import InputLimits
+from render_farm.media.mp4 import Mp4Writer, read_frames
 
 SIZE = {"width": 32, "height": 16}
 
