@@ -24,7 +24,7 @@ from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, Usa
 from render_farm.planning import nights
 
 if TYPE_CHECKING:
-    from render_farm.farm.run.snapshot import RunOutcome
+    from render_farm.farm.run.outcome import RunOutcome
 
 TIMED_OUT = 13
 _STOPPED = (12, TIMED_OUT, INTERRUPTED)
@@ -228,7 +228,7 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
 
 
 def _ended(night: Night, state: str, code: int) -> RunOutcome:
-    from render_farm.farm.run.snapshot import RunOutcome
+    from render_farm.farm.run.outcome import RunOutcome
 
     return RunOutcome(run_id=night.run_id, output=night.output, state=state, jobs={}, exit_code=code)
 

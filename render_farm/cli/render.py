@@ -17,8 +17,9 @@ from render_farm.cli.terminal import Json, error_line, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
+    from render_farm.farm.run.outcome import RunOutcome
     from render_farm.farm.run.request import RunRequest
-    from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
+    from render_farm.observability.snapshot import RunSnapshot
 
 INTERRUPTED = 130
 _ONE_JOB = "The one film of --prompt"

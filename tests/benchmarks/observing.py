@@ -32,7 +32,7 @@ from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.owned_run import OwnedRun, hold
+from render_farm.farm.run.owned_run import OwnedRun, acquire_run
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
@@ -126,7 +126,7 @@ def main() -> None:
         print(f"every 2 s, worker: what it uses and moves                  {say_s * 1e6:9.2f} us")
 
         lease = LeaseTiming(gone_after_s=3600, renew_every_s=900)
-        run = hold(RunSpec(run_id="night", output=folder), this_holder(), lease, on_lost=lambda error: None)
+        run = acquire_run(RunSpec(run_id="night", output=folder), this_holder(), lease, on_lost=lambda error: None)
         plan = plan_film(RenderJob(job_id="a", prompt="x", num_frames=257), spec_of_preset("tiny"))
         for index in range(options.films):
             task = FilmTask(run_id="night", output=folder, model="tiny", plan=plan)

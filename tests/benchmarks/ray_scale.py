@@ -66,12 +66,12 @@ class StubWorker:
         time.sleep(self._seconds)
         ended = time.time()
         store = open_store(task.output)
-        claim_job(store, task.run_id, task.film)
-        state = self._films.get(task.film) or load_film_state(store, task.film)
+        claim_job(store, task.run_id, task.work_key)
+        state = self._films.get(task.work_key) or load_film_state(store, task.work_key)
         attempt = f"{self._name}-{segment}"
         meta = SegmentMeta(attempt=attempt, seconds=self._seconds, worker=self._name, engine={}, group_shape=(1, 1, 1))
-        record = save_segment(store, task.film, segment, LATENTS, meta)
-        self._films[task.film] = record_segment(store, state, record)
+        record = save_segment(store, task.work_key, segment, LATENTS, meta)
+        self._films[task.work_key] = record_segment(store, state, record)
         with self._log.open("a") as log:
             log.write(json.dumps([task.job_id, segment, began, ended]) + "\n")
         return SegmentReport(segment=segment, seconds=self._seconds, engine_s=0.0)
@@ -79,12 +79,12 @@ class StubWorker:
     def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
         """Publish a file of a few bytes."""
         store = open_store(task.output)
-        claim = claim_job(store, task.run_id, task.film)
-        self._films.pop(task.film, None)
+        claim = claim_job(store, task.run_id, task.work_key)
+        self._films.pop(task.work_key, None)
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder, VIDEO)
             video.write_bytes(b"stub")
-            done = publish(store, task.film, f"{self._name}-done", {VIDEO: video}, {"segments": []}, claim=claim)
+            done = publish(store, task.work_key, f"{self._name}-done", {VIDEO: video}, {"segments": []}, claim=claim)
         return FilmReport(uri="", sha256=done.job["sha256"], num_frames=1, render_s=0.0, seconds=0.0)
 
     def drop_films(self) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from render_farm.engine.video import Video
-
 from render_farm.engine import Engine
+from render_farm.engine.decoding.video import Video
 from tests.helpers.parity_jobs import TOLERANCE
 from tests.helpers.rounding import likely_rounding
 

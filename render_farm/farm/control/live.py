@@ -106,16 +106,19 @@ class LiveControl:
             result = next(result for result in run.record.spec.ended if result.job_id == job_id)
             return {"job_id": job_id, "state": str(result.state), "text": f"{job_id}: {result.state}: {result.message}"}
         state = self._machine.state_of(ev.JobKey(run.key, job_id))
-        picture, result = film.picture(), film.result
+        result, num_segments = film.result, film.entry.task.plan.num_segments
+        known = {name: getattr(film, name) for name in ("segments_done", "step", "num_steps", "phase", "worker")}
+        known |= {"num_segments": num_segments, "message": result.message or ""}
         view: dict[str, Any] = {
-            **{name: value for name, value in asdict(picture).items() if value not in ("", 0)},
+            "job_id": job_id,
+            **{name: value for name, value in known.items() if value not in ("", 0)},
             "state": str(state),
             "attempts": result.attempts,
             "error_class": result.error_class,
             "held_by": str(run.lease.holder),
             "log": [line.message for line in run.record.log.after(0) if line.job_id == job_id][-_LOG_LINES:],
         }
-        far = f"{film.segments_done} of {picture.num_segments} segments are stored"
+        far = f"{film.segments_done} of {num_segments} segments are stored"
         match state:
             case State.WAITING:
                 view["why"] = self._machine.why_waiting(ev.JobKey(run.key, job_id), time.monotonic())

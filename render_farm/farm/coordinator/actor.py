@@ -26,8 +26,8 @@ from render_farm.farm.ray_cluster.task_names import TaskNames
 from render_farm.farm.run.film_task import PreviewNews
 from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.scheduled_film import scheduled
-from render_farm.farm.run.snapshot import RunSnapshot
 from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec, run_key
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import State
@@ -191,12 +191,7 @@ class Coordinator:
             run.record.note = _PAUSED
         elif run.record.note == _PAUSED and not run.control.paused:
             run.record.note = ""
-        return run.record.picture(
-            counts=self._machine.counts(key) if self._machine.has_run(key) else {},
-            after_line=after_line,
-            workers=len(self._machine.workers),
-            busy=len(self._machine.workers) - len(self._machine.idle_workers),
-        )
+        return self._keeper.snapshot(run, after_line=after_line)
 
     async def cancel_run(self, key: str, reason: str) -> None:
         """Stop a run at its workers' next steps; what is stored stays."""

@@ -11,9 +11,10 @@ from render_farm.farm.control.live import LiveControl
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.cost_store import load_costs, save_costs
-from render_farm.farm.run.owned_run import OwnedRun, hold
+from render_farm.farm.run.owned_run import OwnedRun, acquire_run
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -58,7 +59,7 @@ class ActiveRuns:
             loop.call_soon_threadsafe(self._lease_lost, spec.key, str(error))
 
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
-        run = await asyncio.to_thread(hold, spec, this_holder(address), timing, on_lost)
+        run = await asyncio.to_thread(acquire_run, spec, this_holder(address), timing, on_lost)
         for problem in run.durable.state.problems:
             run.record.log.add(problem, level="warning")
         self._forget_old(spec.key)
@@ -144,16 +145,20 @@ class ActiveRuns:
                 self._dispatch.spawn(self._write(run))
                 self._dispatch.spawn(self._answer_requests(run))
 
-    async def _write(self, run: OwnedRun) -> None:
+    def snapshot(self, run: OwnedRun, *, after_line: int | None = None) -> RunSnapshot:
+        """The run now, with the log lines after `after_line` where that is given."""
         machine = self._dispatch.machine
-        run.live = run.record.live(
+        return run.record.snapshot(
             num_workers=len(machine.workers),
             workers_busy=len(machine.workers) - len(machine.idle_workers),
             paused=run.control.paused,
             quarantined=machine.hosts.quarantined,
+            after_line=after_line,
         )
+
+    async def _write(self, run: OwnedRun) -> None:
         try:
-            await run.write()
+            await run.write(self.snapshot(run))
         except LeaseHeldError as error:
             self._lease_lost(run.key, str(error))
 

@@ -53,7 +53,7 @@ class WorkerPool:
         """Start workers as `shape` says from now on. Only while there are none."""
         self._shape = shape
         resources = {"CPU": shape.cpus_per_worker, "GPU": shape.gpus_per_worker}
-        self._packs = PlacementGroups(size=shape.bundle_size, num_places=shape.num_workers, resources=resources)
+        self._packs = PlacementGroups(size=shape.bundle_size, num_slots=shape.num_workers, resources=resources)
 
     def grow(self, shape: FarmShape) -> None:
         """Have more places from the next `start` on; those of `shape` are as the present ones, and in no packs."""
@@ -120,7 +120,7 @@ class WorkerPool:
             )
             self._places.pop(place, None)
             ray.kill(actor)
-            self._packs.left(tuple(self._places))
+            self._packs.release_unused(tuple(self._places))
             if self._failed_starts >= _START_ATTEMPTS and not self._handles:
                 self._failed_starts = 0
                 self._on_cannot_start(f"workers cannot be started: {reason}")
@@ -150,7 +150,7 @@ class WorkerPool:
         for place, name in list(self._places.items()):
             if name == worker:
                 del self._places[place]
-        self._packs.left(tuple(self._places))
+        self._packs.release_unused(tuple(self._places))
         return True
 
     def kill(self, worker: str) -> None:

@@ -23,10 +23,11 @@ from render_farm.farm.driver.farm_shape import (
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.farm.driver.run_source import max_failed, metadata_of, read_source, run_document
 from render_farm.farm.driver.run_watch import OnSnapshot, RunClock, RunWatch, Signals
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.outcome import RunOutcome
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.request import RunRequest
-from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
 from render_farm.farm.run.spec import RunSpec
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import exit_code, run_state
 from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -117,10 +118,8 @@ def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> Ru
     """Every row is bad or done: no worker is started."""
     counts = {str(state): number for state, number in Counter(result.state for result in spec.ended).items()}
     timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
-    run = hold(spec, this_holder(), timing, on_lost=lambda error: None)
+    run = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
     asyncio.run(run.give_back())
     state = str(run_state(counts))
-    on_snapshot(
-        RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, num_jobs=len(spec.ended), counts=counts)
-    )
+    on_snapshot(RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, jobs=counts))
     return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=exit_code(counts))

@@ -14,8 +14,9 @@ from typing import Any
 from render_farm.errors import RenderFarmError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.prepare import PreparedRun
-from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
+from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.spec import FarmShape, RunSpec
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import State, exit_code
 
 OnSnapshot = Callable[[RunSnapshot], None]
@@ -82,7 +83,7 @@ class RunWatch:
         except KeyboardInterrupt:
             special = self._interrupted()
         counts = self._ask("wait", self._spec.key)
-        final = self._picture()
+        final = self._snapshot()
         if self._cluster.private:
             self._ask("close")
         code = exit_code(counts)
@@ -105,6 +106,7 @@ class RunWatch:
 
     def _add_once(self) -> None:
         self._coordinator = self._cluster.coordinator(self._shape)
+        self._line = 0  # a new coordinator counts the lines of its log from 1
         is_new = self._ask("add_run", self._spec, self._shape)
         self._is_added = True
         if not is_new:
@@ -116,7 +118,7 @@ class RunWatch:
 
     def _watch(self) -> int | None:
         special = None
-        while not State(self._picture().state).ended:
+        while not State(self._snapshot().state).ended:
             if self._signals.seen:
                 raise KeyboardInterrupt
             if self._clock.is_over and special is None:
@@ -132,11 +134,11 @@ class RunWatch:
         self._is_cancelled = True
         self._ask("cancel_run", self._spec.key, "interrupted; the same command again continues it")
         stop_by = time.monotonic() + _STOP_WITHIN_S
-        while not State(self._picture().state).ended and time.monotonic() < stop_by:
+        while not State(self._snapshot().state).ended and time.monotonic() < stop_by:
             time.sleep(_POLL_S)
         return EXIT_INTERRUPTED
 
-    def _picture(self) -> RunSnapshot:
+    def _snapshot(self) -> RunSnapshot:
         snapshot = self._ask("snapshot", self._spec.key, self._line)
         if snapshot.log:
             self._line = snapshot.log[-1].number

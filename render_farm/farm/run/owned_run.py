@@ -1,4 +1,4 @@
-"""A run as its coordinator holds it: its book, its lease, its durable state."""
+"""A run as its coordinator holds it: its progress, its lease, its durable state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, write_results
 from render_farm.farm.run.rows import row_of
 from render_farm.farm.run.spec import RunSpec
-from render_farm.observability.live import LiveRun, dump_live
+from render_farm.observability.snapshot import RunSnapshot, dump_live
 from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Holder, LeaseKeeper, LeaseTiming, acquire
@@ -29,7 +29,7 @@ _RESULTS_AGAIN = 50
 _LIVE_EVERY_S = 5.0
 _SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
-"""A store that fails when a run ends; the next start would wait for the lease to grow old."""
+"""How long to try again to release a lease. The next start would have to wait until it has grown old."""
 
 
 @dataclass
@@ -43,13 +43,11 @@ class OwnedRun:
     """Every text by model; the values mean nothing."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     encoding: set[str] = field(default_factory=set)
-    """Models whose prompts are being encoded."""
+    """Models whose prompts are being encoded now."""
     control: RunControl = RunControl()
     """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
     spent: float = 0.0
     """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
-    live: LiveRun | None = None
-    """The run at this moment, for whoever looks at its folder."""
     answering: bool = False
     """Requests of its mailbox are being answered."""
     lease_lost: bool = False
@@ -88,9 +86,9 @@ class OwnedRun:
         self._state_s = now
         return True
 
-    async def write(self, *, last: bool = False) -> None:
-        """Make durable what changed, and now and then (and at the end) `results.parquet` and the log. What fails is
-        logged, and written the next time; LeaseHeldError (the run is another's now) passes."""
+    async def write(self, snapshot: RunSnapshot | None = None, *, last: bool = False) -> None:
+        """Make durable what changed, and now and then (and at the end) `results.parquet`, the log and `snapshot`.
+        What fails is logged, and written the next time. LeaseHeldError (the run is another's now) passes."""
         record, now = self.record, time.monotonic()
         pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
         with_results = last or now - self._results_s > pause_s
@@ -110,20 +108,20 @@ class OwnedRun:
                     self._results_took_s = time.monotonic() - now
                 if with_results or record.log.is_urgent:
                     await asyncio.to_thread(record.log.flush, record.store)
-                await self._write_live(now, last=last)
+                await self._write_live(now, snapshot, last=last)
             except LeaseHeldError:
                 raise
             except RenderFarmError as error:
                 record.mark_dirty(rows)
                 record.log.add(f"the run's state could not be written: {error}", level="error")
 
-    async def _write_live(self, now: float, *, last: bool) -> None:
+    async def _write_live(self, now: float, snapshot: RunSnapshot | None, *, last: bool) -> None:
         key, store = RunKeys(run_id=self.run_id).live, self.record.store
         if last:
             await asyncio.to_thread(store.delete, key)
-        elif self.live is not None and now - self._live_s > _LIVE_EVERY_S:
+        elif snapshot is not None and now - self._live_s > _LIVE_EVERY_S:
             self._live_s = now
-            await asyncio.to_thread(store.write_bytes, key, dump_live(self.live))
+            await asyncio.to_thread(store.write_bytes, key, dump_live(snapshot))
 
     async def give_back(self) -> None:
         """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""
@@ -135,7 +133,7 @@ class OwnedRun:
             self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
 
-def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
+def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
     """Take a run's lease, and only then write to its folder. `on_lost` is called in another thread when the lease is
     lost. LeaseHeldError names whoever holds it; StorageError passes, and the lease is given back then."""
     store = open_store(spec.output)

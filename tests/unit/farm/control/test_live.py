@@ -7,7 +7,7 @@ import pytest
 from render_farm.errors import Fault
 from render_farm.farm.control.live import LiveControl
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
@@ -26,7 +26,7 @@ BAD = Failure(fault=Fault.JOB, error_class="InputError", message="no such file")
 def run(tmp_path):
     """Run `night` with the films a and b, of which a has failed."""
     spec = RunSpec(run_id="night", output=str(tmp_path))
-    held = hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    held = acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     held.machine = FarmMachine()
     for name in "ab":
         job = RenderJob(job_id=name, prompt="p", num_frames=9, height=32, width=32, base_num_frames=9)

@@ -9,7 +9,7 @@ import pytest
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.film_task import FilmReport, SegmentReport
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.spec import RunSpec
 from render_farm.farm.worker.text_worker import TextReport
 from render_farm.observability import metrics as m
@@ -26,7 +26,9 @@ from tests.helpers.metrics_sink import Remembered
 @pytest.fixture
 def farm(tmp_path):
     """A run of three films on a machine with one worker, its metrics told as the coordinator tells them."""
-    run = hold(RunSpec(run_id="night", output=str(tmp_path)), this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    run = acquire_run(
+        RunSpec(run_id="night", output=str(tmp_path)), this_holder(), LeaseTiming(), on_lost=lambda error: None
+    )
     sink, machine = Remembered(), FarmMachine()
     told = FarmMetrics(sink)
 
