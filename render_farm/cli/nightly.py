@@ -158,7 +158,7 @@ def _given_date(text: str | None) -> date | None:
 
 
 def _night(flags: Mapping[str, Any], day: date) -> Night:
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.storage.layout import check_id
 
     output = load_settings(file=flags["config"], output=flags["output"]).output

@@ -40,7 +40,7 @@ class RunPlace:
 def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
     """The run that `run` names. UsageError when it cannot be a run's name, NotFoundError when there is none of it, also
     after `wait_s` seconds."""
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.storage import open_store
     from render_farm.storage.layout import RUNS, RunKeys, check_id
 

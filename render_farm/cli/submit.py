@@ -14,6 +14,7 @@ from render_farm.cli.flags import arguments_of, takes_flags_of
 from render_farm.cli.prompt_inputs import input_flags
 from render_farm.cli.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
+from render_farm.config import settings_file
 from render_farm.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -143,8 +144,7 @@ def _as_on_the_cluster(
         files[path.name] = str(path)
         given["manifest"] = path.name
         given["relative_to"] = _everywhere(request.relative_to or str(path.parent))
-    settings = flags["config"] or os.environ.get("RENDER_FARM_CONFIG")
-    if settings:
+    if settings := settings_file(flags["config"]):
         files[_SETTINGS_FILE] = settings
         given["config"] = _SETTINGS_FILE
     return given, files

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from render_farm import load_engine
-from render_farm.config import Timeouts
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.farm.worker.film_cache import CheckpointBehindError
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.storage.checkpoints import load_film, load_film_state

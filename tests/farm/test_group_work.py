@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from render_farm import load_engine
-from render_farm.config import GroupOptions
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.memory_steps import with_memory_fallback
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.media.whole_video import read_video
 from render_farm.parallel import ParallelGroup
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.open import open_store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from render_farm.config import Timeouts
 from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.storage.open import open_store
 from tests.helpers import films

@@ -14,7 +14,7 @@ from render_farm.observability.notices import Channel, Notifier, RunNotices
 from render_farm.observability.webhook import Webhook
 
 if TYPE_CHECKING:
-    from render_farm.config import NotifySettings
+    from render_farm.observability.settings import NotifySettings
     from render_farm.observability.snapshot import RunSnapshot
     from render_farm.storage import Store
 

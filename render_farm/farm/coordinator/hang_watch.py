@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import Timeouts
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.scheduling.events import JobKey
 
 _SLOW_FACTOR = 10

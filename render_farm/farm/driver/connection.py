@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from render_farm.config import NAMESPACE
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.farm.ray_cluster.environment import digest_of_environment, driver_environment
 from render_farm.farm.run.spec import FarmConfig
 
+NAMESPACE = "render_farm"
 _ANSWER_WITHIN_S = 10.0
 _ON_THE_HEAD = "node:__internal_head__"
 """Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or released."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from render_farm.config import GroupOptions
 from render_farm.errors import ModelError
 from render_farm.planning import FilmPlan
 from render_farm.planning.group_choice import FilmGroups, film_groups
 from render_farm.planning.group_cost import machine_of
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import group_of
 from render_farm.planning.model_sizes import ModelSizes
 

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
-from render_farm.config import InputLimits, Settings, Timeouts
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.scheduled_film import share_of
+from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
 from render_farm.planning.cost import TokenPasses

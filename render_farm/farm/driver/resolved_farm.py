@@ -8,13 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from render_farm.config import Settings
 from render_farm.errors import UsageError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.group_choice import MOST_CPU_WORKERS, GroupChooser, Host, this_host
 from render_farm.farm.driver.run_source import RunSource
-from render_farm.farm.driver.scheduling_policy import policy_of
 from render_farm.farm.run.request import RunRequest
+from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FarmConfig, FilmEntry
 from render_farm.planning import ModelSpec
 from render_farm.planning.groups import nearest_shape, possible_shapes
@@ -64,7 +63,7 @@ class ResolvedFarm:
                 patience_s=settings.timeouts.cluster_patience_s,
                 host_faults=settings.host_faults,
             ),
-            scheduling=policy_of(settings.scheduling),
+            scheduling=settings.scheduling.policy,
             timeouts=settings.timeouts,
             model_cache=settings.model_cache,
             engine=settings.engine,

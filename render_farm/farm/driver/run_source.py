@@ -13,7 +13,7 @@ import render_farm
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.farm.driver.connection import resolve_address
 from render_farm.farm.driver.prepare import PreparedRun
-from render_farm.farm.driver.scheduling_policy import scale_limits
+from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
 from render_farm.farm.run.spec import RunSpec
 from render_farm.manifest.files import open_binary

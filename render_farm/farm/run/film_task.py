@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import GroupOptions, InputLimits, Timeouts
+from render_farm.farm.run.timeouts import Timeouts
+from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
+from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.layout import film_key
 
 

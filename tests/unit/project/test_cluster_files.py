@@ -188,7 +188,7 @@ def test_the_rules_in_the_cluster_are_those_of_the_dashboards():
 
 
 def test_the_cluster_settings_file_is_loaded_as_settings():
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
 
     settings = load_settings(file=str(CLUSTER / "kuberay/base/farm.toml"), environment={})
     assert settings.model_cache == "/models"
