@@ -48,7 +48,7 @@ _Root = TypeVar("_Root", bound="Table")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class SettingDoc:
     """What is known of one setting besides its type, default and limits."""
 
     doc: str
@@ -63,8 +63,8 @@ class Setting:
 
 def setting(default: Any, doc: str, *, limits: Mapping[str, Any] | None = None, **details: Any) -> Any:
     """A field of a table. `limits` are pydantic's (`gt`, `ge`, `le`, `min_length`, `pattern`), which finds them in the
-    field's metadata. `details` are fields of `Setting`."""
-    return field(default=default, metadata={"setting": Setting(doc=doc, **details), **(limits or {})})
+    field's metadata. `details` are fields of `SettingDoc`."""
+    return field(default=default, metadata={"setting": SettingDoc(doc=doc, **details), **(limits or {})})
 
 
 class Table:
@@ -86,7 +86,7 @@ class Entry:
     kind: Any
     """The type without None."""
     limits: Mapping[str, Any]
-    about: Setting
+    about: SettingDoc
 
     @property
     def range(self) -> str:

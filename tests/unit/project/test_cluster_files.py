@@ -51,6 +51,7 @@ def built(overlay: str) -> dict[str, dict[str, Any]]:
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", crds.FOLDERS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_custom_resources_are_what_their_operators_define(overlay, group):
