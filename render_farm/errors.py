@@ -156,6 +156,20 @@ class DeviceError(WorkerError):
     """The accelerator reported an error that poisons the process."""
 
 
+class NotFiniteError(WorkerError):
+    """A segment or a frame holds NaN or infinity. The first time the worker is blamed, the second time the job."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} holds numbers that are not finite (NaN or infinity)",
+            advice="if another worker finds it, too, look at the LoRAs and their weights, at the model's files, and at "
+            "the dtype: float16 overflows where bfloat16 does not",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RenderFarmError.__reduce__(self)
+
+
 # --- the cluster's: waits, then goes on, with no attempt counted ------------------------------------------------------
 
 

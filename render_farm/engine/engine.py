@@ -50,7 +50,7 @@ from render_farm.engine.weights.loading import (
 from render_farm.engine.weights.locate import locate_model
 from render_farm.engine.weights.part_sizes import read_sizes
 from render_farm.engine.weights.resident_transformer import ResidentTransformer, free_memory
-from render_farm.errors import InvalidJobError, ModelError, Problem, UsageError
+from render_farm.errors import InvalidJobError, ModelError, NotFiniteError, Problem, UsageError
 from render_farm.job import RenderJob
 from render_farm.media.limits import InputLimits, InputSettings
 from render_farm.memory_mode import MemoryMode, parse_memory
@@ -311,7 +311,7 @@ class Engine:
                 memory and is rendered in a smaller mode (`memory: auto`, without a group).
 
         Raises `UsageError` when `history`, `conditioning` or `loras` are missing or not those of the plan, `KeyError`
-        for a missing text, `OutOfMemoryError` or `DeviceError` for the device.
+        for a missing text, `OutOfMemoryError` or `DeviceError` for the device, `NotFiniteError` for NaN or infinity.
         """
         window = plan.windows[index]
         check_conditioning(plan, window, conditioning)
@@ -321,6 +321,7 @@ class Engine:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
         check_loras(plan, loras)
+        what = f"segment {index} of job {plan.job.job_id}"
 
         def step(progress: StepProgress) -> None:
             self._num_skipped = progress.num_skipped
@@ -341,10 +342,12 @@ class Engine:
                 keeper=keeper,
                 on_step=step,
             )
-            return latents[:, :, window.num_dropped_frames :].cpu()
+            added = latents[:, :, window.num_dropped_frames :]
+            if not added.isfinite().all():  # never stored, decoded or published
+                raise NotFiniteError(what)
+            return added.cpu()
 
         num_tokens = window.num_seen_frames * plan.tokens_per_frame
-        what = f"segment {index} of job {plan.job.job_id}"
         asked = parse_memory(plan.job.memory)
         return self._denoiser.run(
             asked, denoise, what=what, num_tokens=num_tokens, steps_down=group is None, fits=partial(self._fits, plan)

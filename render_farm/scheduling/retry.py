@@ -39,6 +39,10 @@ class Rule:
     """1 s, 2 s, 4 s ... up to 60 s, each a quarter more or less."""
     ends_process: bool = False
     """The worker's process ends, and a fresh one takes its place."""
+    attempts: int | None = None
+    """At most that many tries, whatever the settings say."""
+    blames_host: bool = True
+    """Whether a counted failure counts against the worker's host, too."""
 
 
 POLICY: tuple[Rule, ...] = (
@@ -51,6 +55,16 @@ POLICY: tuple[Rule, ...] = (
         counted=True,
         delayed=True,
         ends_process=True,
+    ),
+    Rule(
+        fault=Fault.WORKER,
+        errors=("NotFiniteError",),
+        then=Then.ELSEWHERE,
+        counted=True,
+        delayed=True,
+        ends_process=True,
+        attempts=2,
+        blames_host=False,  # most often it is the film's: its LoRAs, or its model
     ),
     Rule(fault=Fault.WORKER, errors=(), then=Then.ELSEWHERE, counted=True, delayed=True),
     Rule(
@@ -136,7 +150,7 @@ def judge(
         case Then.STEP_DOWN:
             return Verdict(retry=memory_modes_left > 0, step_down=memory_modes_left > 0)
         case Then.ELSEWHERE:
-            retry = counted_before + 1 < policy.attempts
+            retry = counted_before + 1 < min(policy.attempts, rule.attempts or policy.attempts)
             return Verdict(retry=retry, delay_s=delay_s, counted=True, avoid_worker=True)
         case Then.ANYWHERE:
             return Verdict(retry=waiting_for_s < policy.patience_s, delay_s=delay_s)

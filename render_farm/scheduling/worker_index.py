@@ -122,7 +122,8 @@ class WorkerIndex:
     def count_against_host(self, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
         """A worker failed: too often by its own fault, and its host gets no more work."""
         host = self._workers[worker].host
-        if not rule_for(failure).counted:
+        rule = rule_for(failure)
+        if not (rule.counted and rule.blames_host):
             return
         reason = self.hosts.fault(host, failure.error_class, now)
         if reason:

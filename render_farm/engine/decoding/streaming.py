@@ -19,6 +19,7 @@ from torch import Tensor
 
 from render_farm.engine.decoding.tiles import FrameDecoder, frame_decoder
 from render_farm.engine.device import device_errors
+from render_farm.errors import NotFiniteError
 
 
 class StreamingDecoder:
@@ -70,5 +71,7 @@ class StreamingDecoder:
             height, width = latent.shape[3:]
             self._frame_decoder = frame_decoder(vae, height=height, width=width, tiling=self._tiling)
         video = self._frame_decoder.decode(latent.to(vae.device, vae.dtype) / self._inverse_std + self._mean)
+        if not video.isfinite().all():  # it would become a black frame
+            raise NotFiniteError("a decoded latent frame")
         levels = (video.clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1) * 255
         return levels[0].to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()

@@ -499,3 +499,12 @@ def test_delays_are_jittered_by_a_quarter_at_most_and_the_same_for_the_same_film
 @pytest.mark.parametrize("fault", list(Fault))
 def test_every_failure_has_a_row_in_the_policy(fault):
     assert rule_for(Failure(fault=fault, error_class="NeverHeardOf", message="")) in POLICY
+
+
+def test_numbers_that_are_not_finite_fail_a_film_at_the_second_worker_and_blame_no_host():
+    not_finite = Failure(fault=Fault.WORKER, error_class="NotFiniteError", message="NaN")
+    first = judge(not_finite, counted_before=0, waits_before=0, waiting_for_s=0.0, policy=RetryPolicy(attempts=9))
+    second = judge(not_finite, counted_before=1, waits_before=0, waiting_for_s=0.0, policy=RetryPolicy(attempts=9))
+    assert first.retry and first.avoid_worker and not second.retry
+    rule = rule_for(not_finite)
+    assert rule.ends_process and not rule.blames_host
