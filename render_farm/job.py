@@ -18,6 +18,7 @@ from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.memory_mode import canonical_memory
+from render_farm.models import CAUSAL, FULL
 from render_farm.step_cache import canonical_cache
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -112,6 +113,11 @@ class RenderJob:
     )
     causal_block_size: int | None = _column(
         ValueKind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1, high=10_000
+    )
+    block_attention: str | None = _column(
+        ValueKind.TEXT,
+        "what blocks see: `causal` those before them, `full` all of them",
+        choices=(CAUSAL, FULL),
     )
     sampler: str | None = _column(
         ValueKind.TEXT, "`reference` is diffusers' loop to the letter", choices=("reference", "corrected")

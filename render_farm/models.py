@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+CAUSAL, FULL = "causal", "full"
+"""How the blocks of `causal_block_size` see each other: each those before it, or all of them."""
 DIFFUSION_FORCING_TASKS = ("t2v", "i2v", "flf2v", "v2v")
 
 
@@ -37,6 +39,7 @@ class Defaults:
     ar_step: int = 0
     causal_block_size: int | None = None
     """None means the checkpoint's own `num_frame_per_block`."""
+    block_attention: str = CAUSAL
     negative_prompt: str = ""
     sampler: str = "reference"
     prefix_noise: str = "per_step"
@@ -117,10 +120,17 @@ _PIPELINES: dict[str, tuple[Family, tuple[str, ...], int]] = {
 
 
 def _checkpoint(kind: str, size: str, resolution: str, num_parameters: int, *, sample_info: bool = False) -> Preset:
-    family, tasks, in_channels = _PIPELINES[kind]
     small = size == "1.3B"
     height, width, num_frames = (544, 960, 97) if resolution == "540P" else (720, 1280, 121)
-    defaults = Defaults(height=height, width=width, num_frames=num_frames, base_num_frames=num_frames)
+    family, tasks, in_channels = _PIPELINES[kind]
+    defaults = Defaults(
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        base_num_frames=num_frames,
+        # Their makers: "the released models do not support causal attention".
+        block_attention=FULL if family is Family.DIFFUSION_FORCING else CAUSAL,
+    )
     return Preset(
         name=f"{kind}-{size}-{resolution}".lower(),
         hub_id=f"Skywork/SkyReels-V2-{kind}-{size}-{resolution}-Diffusers",

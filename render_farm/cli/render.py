@@ -127,6 +127,10 @@ def render(
     causal_block_size: Annotated[
         int | None, typer.Option("--causal-block-size", rich_help_panel=_ONE_JOB, help="For --prompt.")
     ] = None,
+    block_attention: Annotated[
+        str | None,
+        typer.Option("--block-attention", metavar="causal|full", rich_help_panel=_ONE_JOB, help="For --prompt."),
+    ] = None,
 ) -> None:
     """Render a manifest (or one --prompt) into --output. The same command again continues what is unfinished.
 
@@ -187,6 +191,7 @@ ONE_JOB_FLAGS = (
     "lora",
     "ar_step",
     "causal_block_size",
+    "block_attention",
 )
 
 

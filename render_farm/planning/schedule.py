@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from render_farm.models import CAUSAL
+
 NUM_TRAIN_TIMESTEPS = 1000
 NOT_STARTED = 0
 FIRST_TIMESTEP = 999
@@ -24,6 +26,9 @@ class StepSchedule:
     sigmas: tuple[float, ...]
     """N + 1 noise levels in double precision, the last 0."""
     block_size: int
+    is_causal: bool
+    """Whether a block sees only itself and those before it. False: every frame sees every frame, and nothing can be
+    skipped or kept."""
     indices: tuple[tuple[int, ...], ...]
     """0: not started; i in 1..N: at template step i - 1; N + 1: finished."""
     updates: tuple[tuple[bool, ...], ...]
@@ -95,6 +100,7 @@ def make_schedule(
     flow_shift: float,
     ar_step: int,
     causal_block_size: int,
+    block_attention: str = CAUSAL,
 ) -> StepSchedule:
     """The schedule of a window of `num_latent_frames`, the first `num_prefix_frames` of which are already finished."""
     num_blocks = num_latent_frames // causal_block_size
@@ -103,6 +109,7 @@ def make_schedule(
         timesteps=flow_timesteps(num_inference_steps, flow_shift),
         sigmas=flow_sigmas(num_inference_steps, flow_shift),
         block_size=causal_block_size,
+        is_causal=causal_block_size > 1 and block_attention == CAUSAL,
         indices=indices,
         updates=updates,
     )

@@ -34,7 +34,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from render_farm.engine import Inputs
 from render_farm.engine.denoising.noise import PrefixNoise
-from render_farm.engine.pipelines import pipeline_arguments
+from render_farm.engine.pipelines import block_attention, pipeline_arguments
 from render_farm.planning import FilmPlan
 
 VOCABULARY = "a red blue green ball cube moves left right up down slowly fast over grass sand water at night"
@@ -167,7 +167,7 @@ def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent",
     assert len(job.prompts) == 1, "a prompt list has no reference"
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=job.flow_shift)
     arguments = pipeline_arguments(plan, inputs) | {"output_type": output_type}
-    with _prefix_noise(plan):
+    with _prefix_noise(plan), block_attention(pipeline.transformer, plan):
         frames = pipeline(prompt=job.prompts[0], negative_prompt=job.negative_prompt, **arguments).frames
     if output_type == "latent":
         return frames[:, :, :-1] if job.task == "flf2v" and plan.spec.renders_windows else frames

@@ -26,6 +26,13 @@ FILMS: dict[str, dict[str, Any]] = {
     "synchronous, two windows, guidance off": {"num_frames": 57, **WINDOWS, "guidance_scale": 1.0},
     "blocks, cached": {"num_frames": 57, **WINDOWS, **BLOCKS},
     "blocks, noise on the prefix at every step": {"num_frames": 57, **WINDOWS, **BLOCKS, "addnoise_condition": 20},
+    "full blocks, noise on the prefix at every step": {
+        "num_frames": 57,
+        **WINDOWS,
+        **BLOCKS,
+        "block_attention": "full",
+        "addnoise_condition": 20,
+    },
     "lag without blocks": {"num_frames": 17, "ar_step": 1},
     "image": {"num_frames": 21, "task": "i2v"},
     "first and last image, two windows": {"num_frames": 53, **WINDOWS, "task": "flf2v"},

@@ -37,14 +37,16 @@ def window_spans(schedule: StepSchedule, *, caches: bool, num_last_image: int = 
     """What is computed in each row of a window's schedule.
 
     With causal blocks nothing sees the blocks that have not started, so they are skipped. Finished blocks have
-    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Without blocks
-    every frame sees every frame, and all are computed.
+    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Where every frame
+    sees every frame, all are computed.
     """
     num_cached = 0
     for row in range(schedule.num_rows):
         first, end = moving_frames(schedule, row)
-        if schedule.block_size == 1:
-            yield FrameSpan(start=0, stop=len(schedule.indices[row]) + num_last_image, output_start=first)
+        if not schedule.is_causal:
+            yield FrameSpan(
+                start=0, stop=schedule.num_blocks * schedule.block_size + num_last_image, output_start=first
+            )
             continue
         assert not num_last_image, "a film with a last image has no blocks"
         num_stored = first - num_cached if caches else 0
