@@ -11,6 +11,8 @@ from typing import Any
 
 CAUSAL, FULL = "causal", "full"
 """How the blocks of `causal_block_size` see each other: each those before it, or all of them."""
+DISTILLED = "distilled"
+"""The sampler of weights that were distilled to a few steps."""
 DIFFUSION_FORCING_TASKS = ("t2v", "i2v", "flf2v", "v2v")
 
 
@@ -45,6 +47,12 @@ class Defaults:
     prefix_noise: str = "per_step"
 
 
+DISTILLED_DEFAULTS: dict[str, Any] = {
+    "step_list": (1000, 750, 500, 250),
+    "guidance_scale": 1.0,
+    "flow_shift": 5.0,
+}
+"""Take the place of a model's where a job asks for the sampler: the values that weights are distilled with."""
 IMAGE_DEFAULTS = Defaults(flow_shift=5.0, guidance_scale=5.0)
 
 

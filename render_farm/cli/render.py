@@ -121,6 +121,16 @@ def render(
         list[str] | None,
         typer.Option("--lora", metavar="URI[=WEIGHT]", rich_help_panel=_ONE_JOB, help="A LoRA; repeatable."),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler", metavar="reference|corrected|distilled", rich_help_panel=_ONE_JOB, help="For --prompt."
+        ),
+    ] = None,
+    step_list: Annotated[
+        str | None,
+        typer.Option("--step-list", metavar="T,T,...", rich_help_panel=_ONE_JOB, help="Of --sampler distilled."),
+    ] = None,
     ar_step: Annotated[
         int | None, typer.Option("--ar-step", rich_help_panel=_ONE_JOB, help="0: synchronous. For --prompt.")
     ] = None,
@@ -189,6 +199,8 @@ ONE_JOB_FLAGS = (
     "last_image",
     "video",
     "lora",
+    "sampler",
+    "step_list",
     "ar_step",
     "causal_block_size",
     "block_attention",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from render_farm.models import CAUSAL, PRESETS
+from render_farm.models import CAUSAL, DISTILLED, PRESETS
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
 
@@ -16,6 +16,26 @@ def advice(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
             f"block_attention causal with {spec.name}: its makers say that the released models do not support causal "
             "attention, and users report broken pictures; full is what they publish, and ar_step 0 with "
             "causal_block_size 1 is faster than full"
+        )
+    if job.sampler == DISTILLED:
+        yield from _of_few_steps(job, spec)
+
+
+def _of_few_steps(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
+    if not job.adapters:
+        yield (
+            f"sampler {DISTILLED} without a LoRA: unless {spec.name} was itself distilled, its pictures stay blurred "
+            f"or fall apart in {len(job.step_list)} steps; name a LoRA that was distilled for it in loras"
+        )
+    if job.guided:
+        yield (
+            f"guidance_scale {job.guidance_scale:g} with sampler {DISTILLED}: distilled weights have guidance built "
+            "in, so that more of it burns colours and contrast, and every step takes twice as long; 1 is usual"
+        )
+    if is_published_forcing(spec) and job.adapters:
+        yield (
+            f"sampler {DISTILLED} with {spec.name}: the LoRAs that are known to work were distilled for checkpoints "
+            "without diffusion forcing (t2v-14b-*, i2v-14b-*); compare a few films first"
         )
 
 

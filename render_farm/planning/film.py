@@ -84,6 +84,8 @@ class FilmPlan:
             ar_step=self.job.ar_step,
             causal_block_size=self.job.causal_block_size,
             block_attention=self.job.block_attention,
+            step_list=self.job.step_list,
+            has_whole_timesteps=self.spec.renders_windows,
         )
 
     def prefix_changes(self, segment: int) -> bool:

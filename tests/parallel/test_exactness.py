@@ -53,7 +53,7 @@ SHAPES = [
 EVERY_FILM = [GroupShape(ulysses=2, ring=2), GroupShape(cfg=2, ulysses=2)]
 """Shapes that render every film; the others the hardest ones."""
 HARDEST = ["synchronous", "blocks, cached"]
-WITH_DIFFUSERS = ["blocks, cached", "full blocks, noise on the prefix at every step"]
+WITH_DIFFUSERS = ["blocks, cached", "full blocks, noise on the prefix at every step", "distilled, blocks"]
 EVERY_GROUP = os.environ.get("EVERY_GROUP", "") not in ("", "0")
 
 

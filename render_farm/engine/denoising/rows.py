@@ -20,7 +20,9 @@ def frame_timesteps(
     schedule: StepSchedule, *, num_prefix: int, prefix_timestep: int, num_last_image: int = 0
 ) -> Tensor:
     """The timestep of each frame in each row, (R, F): the prefix has its own, a last image 0."""
-    timesteps = _per_frame(map(schedule.timestep_row, range(schedule.num_rows)), schedule.block_size)
+    rows = map(schedule.timestep_row, range(schedule.num_rows))
+    are_whole = all(isinstance(timestep, int) for timestep in schedule.timesteps)
+    timesteps = _per_frame(rows, schedule.block_size, torch.int64 if are_whole else torch.float32)
     timesteps[:, :num_prefix] = prefix_timestep
     return torch.nn.functional.pad(timesteps, (0, num_last_image))
 
@@ -56,6 +58,6 @@ def window_spans(schedule: StepSchedule, *, caches: bool, num_last_image: int = 
         num_cached += num_stored
 
 
-def _per_frame(rows: Iterable[Iterable[int]], block_size: int) -> Tensor:
-    """Values of blocks (rows x blocks) as values of frames, (R, F) int64."""
-    return torch.tensor([list(row) for row in rows], dtype=torch.int64).repeat_interleave(block_size, dim=1)
+def _per_frame(rows: Iterable[Iterable[float]], block_size: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Values of blocks (rows x blocks) as values of frames, (R, F)."""
+    return torch.tensor([list(row) for row in rows], dtype=dtype).repeat_interleave(block_size, dim=1)

@@ -25,3 +25,13 @@ def warnings(model: str, **columns) -> str:
 )
 def test_what_the_makers_say_of_the_causal_mask(model, columns, is_said):
     assert ("released models do not support causal attention" in warnings(model, **columns)) is is_said
+
+
+def test_what_usually_goes_wrong_with_few_steps():
+    bare = warnings("t2v-14b-540p", sampler="distilled")
+    assert "sampler distilled without a LoRA: unless t2v-14b-540p was itself distilled" in bare
+    assert "guidance" not in bare
+    lora = {"sampler": "distilled", "loras": [{"path": "few.safetensors"}]}
+    assert not warnings("t2v-14b-540p", **lora)
+    assert "guidance_scale 5 with sampler distilled" in warnings("t2v-14b-540p", **lora, guidance_scale=5)
+    assert "without diffusion forcing (t2v-14b-*, i2v-14b-*)" in warnings("df-14b-540p", **lora)

@@ -59,6 +59,16 @@ def test_block_attention_is_in_the_key_where_it_matters():
     assert key(**blocks, block_attention="full") != key(**blocks, block_attention="causal") == key(**blocks)
 
 
+def test_few_steps_have_defaults_of_their_own():
+    job = plan_film(RenderJob(job_id="a", prompt="x", sampler="distilled"), FACTS).job
+    assert (job.step_list, job.num_inference_steps) == ((1000, 750, 500, 250), 4)
+    assert (job.guidance_scale, job.flow_shift, job.guided) == (1.0, 5.0, False)
+    own = RenderJob(job_id="a", prompt="x", sampler="distilled", step_list=[900, 300], guidance_scale=2, flow_shift=3)
+    job = plan_film(own, FACTS).job
+    assert (job.step_list, job.num_inference_steps, job.guidance_scale, job.flow_shift) == ((900, 300), 2, 2.0, 3.0)
+    assert len({key(sampler="distilled"), key(sampler="distilled", step_list=[1000, 500]), key()}) == 3
+
+
 def test_published_checkpoints_attend_fully_where_a_job_does_not_say():
     def attention(model: str) -> str:
         return plan_film(RenderJob(job_id="a", prompt="x"), spec_of_preset(model)).job.block_attention
