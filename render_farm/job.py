@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.memory_mode import canonical_memory
+from render_farm.models import CAUSAL, DISTILLED, FULL
 from render_farm.step_cache import canonical_cache
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -30,6 +32,7 @@ class ValueKind(StrEnum):
     TEXT = "text"
     TEXTS = "texts"
     INTEGER = "integer"
+    INTEGERS = "integers"
     NUMBER = "number"
     BOOLEAN = "boolean"
     TIMESTAMP = "timestamp"
@@ -113,8 +116,18 @@ class RenderJob:
     causal_block_size: int | None = _column(
         ValueKind.INTEGER, "latent frames of a causal block; 1: no blocks", low=1, high=10_000
     )
+    block_attention: str | None = _column(
+        ValueKind.TEXT,
+        "what blocks see: `causal` those before them, `full` all of them",
+        choices=(CAUSAL, FULL),
+    )
     sampler: str | None = _column(
-        ValueKind.TEXT, "`reference` is diffusers' loop to the letter", choices=("reference", "corrected")
+        ValueKind.TEXT,
+        "`reference` is diffusers' loop to the letter, `distilled` is for weights of few steps",
+        choices=("reference", "corrected", DISTILLED),
+    )
+    step_list: tuple[int, ...] | None = _column(
+        ValueKind.INTEGERS, "steps of `distilled`, falling; default 1000, 750, 500, 250", low=1, high=1000
     )
     prefix_noise: str | None = _column(
         ValueKind.TEXT, "when addnoise is drawn: each step, or once a segment", choices=("per_step", "once")
@@ -219,6 +232,8 @@ def _check(name: str, value: Any, column: Column) -> str | None:
         return f"{value!r} must be 1 to 128 letters, digits, '.', '_' or '-', and start with a letter or digit"
     if name == "prompt":
         return _check_prompts(value)
+    if column.kind is ValueKind.INTEGERS:
+        return _check_falling(value, column)
     if column.choices and value not in column.choices:
         return f"{value!r} is not one of {', '.join(map(str, column.choices))}"
     if column.low is not None and value < column.low:
@@ -229,6 +244,15 @@ def _check(name: str, value: Any, column: Column) -> str | None:
         return f"{value} is not a multiple of 16; the nearest are {value // 16 * 16} and {value // 16 * 16 + 16}"
     if name == "model" and not value.strip():
         return "is empty; give a preset's name, a folder or a URI, or leave it null"
+    return None
+
+
+def _check_falling(numbers: tuple[int, ...], column: Column) -> str | None:
+    assert column.low is not None and column.high is not None
+    if not numbers or not column.low <= min(numbers) <= max(numbers) <= column.high:
+        return f"{list(numbers)} is not a list of numbers from {column.low:g} to {column.high:g}"
+    if any(b >= a for a, b in pairwise(numbers)):
+        return f"{list(numbers)} does not fall from step to step; 1000, 750, 500, 250 is an example"
     return None
 
 
@@ -281,6 +305,17 @@ def _integer(value: Any) -> int | None:
     if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"{value} is not a whole number")
     return int(value)
+
+
+def _integers(value: Any) -> tuple[int, ...] | None:
+    if _is_nan(value):
+        return None
+    if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
+        raise ValueError(f"{value!r} is not a list of whole numbers")
+    items = [_integer(item) for item in value]
+    if None in items:
+        raise ValueError("is a list with an entry that is not a whole number")
+    return tuple(item for item in items if item is not None)
 
 
 def _number(value: Any) -> float | None:
@@ -351,6 +386,7 @@ _READERS = {
     ValueKind.TEXT: _text,
     ValueKind.TEXTS: _texts,
     ValueKind.INTEGER: _integer,
+    ValueKind.INTEGERS: _integers,
     ValueKind.NUMBER: _number,
     ValueKind.BOOLEAN: _boolean,
     ValueKind.TIMESTAMP: _timestamp,

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+CAUSAL, FULL = "causal", "full"
+"""How the blocks of `causal_block_size` see each other: each those before it, or all of them."""
+DISTILLED = "distilled"
+"""The sampler of weights that were distilled to a few steps."""
 DIFFUSION_FORCING_TASKS = ("t2v", "i2v", "flf2v", "v2v")
 
 
@@ -37,11 +41,18 @@ class Defaults:
     ar_step: int = 0
     causal_block_size: int | None = None
     """None means the checkpoint's own `num_frame_per_block`."""
+    block_attention: str = CAUSAL
     negative_prompt: str = ""
     sampler: str = "reference"
     prefix_noise: str = "per_step"
 
 
+DISTILLED_DEFAULTS: dict[str, Any] = {
+    "step_list": (1000, 750, 500, 250),
+    "guidance_scale": 1.0,
+    "flow_shift": 5.0,
+}
+"""Take the place of a model's where a job asks for the sampler: the values that weights are distilled with."""
 IMAGE_DEFAULTS = Defaults(flow_shift=5.0, guidance_scale=5.0)
 
 
@@ -117,10 +128,17 @@ _PIPELINES: dict[str, tuple[Family, tuple[str, ...], int]] = {
 
 
 def _checkpoint(kind: str, size: str, resolution: str, num_parameters: int, *, sample_info: bool = False) -> Preset:
-    family, tasks, in_channels = _PIPELINES[kind]
     small = size == "1.3B"
     height, width, num_frames = (544, 960, 97) if resolution == "540P" else (720, 1280, 121)
-    defaults = Defaults(height=height, width=width, num_frames=num_frames, base_num_frames=num_frames)
+    family, tasks, in_channels = _PIPELINES[kind]
+    defaults = Defaults(
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        base_num_frames=num_frames,
+        # Their makers: "the released models do not support causal attention".
+        block_attention=FULL if family is Family.DIFFUSION_FORCING else CAUSAL,
+    )
     return Preset(
         name=f"{kind}-{size}-{resolution}".lower(),
         hub_id=f"Skywork/SkyReels-V2-{kind}-{size}-{resolution}-Diffusers",

@@ -10,6 +10,7 @@ import typer
 from render_farm.cli.terminal import Json, print_json
 from render_farm.errors import UsageError
 
+_MODES = "async and full: ar_step 5, blocks of 5 latent frames; full: that all see each other."
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
@@ -18,6 +19,7 @@ class Mode(StrEnum):
 
     ASYNC = "async"
     SYNC = "sync"
+    FULL = "full"
 
 
 class BenchReference(StrEnum):
@@ -42,15 +44,17 @@ def engine(
     shape: Annotated[
         str | None, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small (the default).")
     ] = None,
-    mode: Annotated[Mode, typer.Option("--mode", help="async: ar_step 5, blocks of 5 latent frames.")] = Mode.ASYNC,
+    mode: Annotated[Mode, typer.Option("--mode", help=_MODES)] = Mode.ASYNC,
     against: Annotated[BenchReference | None, typer.Option("--against", help="Run diffusers too, and compare.")] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Inference steps. Default: 12 async, 2 sync.")
+        int | None, typer.Option("--steps", min=1, help="Inference steps. Default: 2 sync, else 12.")
     ] = None,
     reference_steps: Annotated[
         int | None, typer.Option("--reference-steps", min=1, help="Stop diffusers after so many, and extrapolate.")
     ] = None,
-    ar_step: Annotated[int | None, typer.Option("--ar-step", min=0, help="Of --mode async. Default: 5.")] = None,
+    ar_step: Annotated[
+        int | None, typer.Option("--ar-step", min=0, help="Of --mode async and full. Default: 5.")
+    ] = None,
     device: Annotated[BenchDevice, typer.Option("--device", help="Where to measure.")] = BenchDevice.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="On the CPU.")] = None,
@@ -95,7 +99,7 @@ def parallel(
         str | None, typer.Option("--degrees", help="Shapes instead, each cfg x ulysses x ring: 2x4x1,1x4x2.")
     ] = None,
     shape: Annotated[str, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small.")] = "small",
-    mode: Annotated[Mode, typer.Option("--mode", help="async: ar_step 5, blocks of 5 latent frames.")] = Mode.SYNC,
+    mode: Annotated[Mode, typer.Option("--mode", help=_MODES)] = Mode.SYNC,
     num_frames: Annotated[int | None, typer.Option("--num-frames", min=5, help="Default: those of the shape.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Inference steps; the first is not counted.")] = 3,
     device: Annotated[BenchDevice, typer.Option("--device", help="Where to measure.")] = BenchDevice.AUTO,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from render_farm.cli.terminal import Json, hint, plural, print_json
-from render_farm.errors import ManifestError
+from render_farm.errors import ManifestError, ModelError
+
+if TYPE_CHECKING:
+    from render_farm.job import RenderJob
 
 app = typer.Typer(no_args_is_help=True, help="Make, check and look at manifests.")
 
@@ -43,7 +47,7 @@ def check(manifest: Manifest, as_json: Json = False) -> None:
     """Check every row and print all that is wrong. Exit code 2 when anything is."""
     from render_farm.manifest.reader import check_manifest
 
-    report = check_manifest(manifest)
+    report = check_manifest(manifest, _adviser())
     if as_json:
         print_json({**asdict(report), "ok": report.ok})
     elif not report.readable:
@@ -53,8 +57,31 @@ def check(manifest: Manifest, as_json: Json = False) -> None:
     else:
         print("\n".join(report.problems))
         print(f"{manifest}: {plural(len(report.problems), 'problem')} in {plural(report.num_rows, 'row')}")
+    if not as_json:
+        for line in report.advice:
+            hint(f"note: {line}")
     if not report.ok:
         raise typer.Exit(2)
+
+
+def _adviser() -> Callable[[RenderJob], Iterable[str]]:
+    """What is said of a job that may be rendered, by the model that it names. A model that is not there is no matter of
+    the manifest."""
+    from render_farm.cli.plan.plan import SpecsOfModels
+    from render_farm.config import load_settings
+    from render_farm.planning.advice import advice
+    from render_farm.planning.resolve import resolve_job
+
+    specs = SpecsOfModels(load_settings().model)
+
+    def advise(job: RenderJob) -> Iterable[str]:
+        try:
+            spec = specs.of(job.model)
+        except ModelError:
+            return ()
+        return advice(resolve_job(job, spec), spec)
+
+    return advise
 
 
 @app.command("show")

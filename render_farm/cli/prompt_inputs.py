@@ -1,4 +1,4 @@
-"""The inputs that flags of `render --prompt` name, as columns of its one job."""
+"""The flags of `render --prompt` whose texts are read here, as columns of its one job."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 def input_columns(given: Mapping[str, Any]) -> dict[str, object]:
     """Of `given`, `image`, `last_image`, `video` and `loras` (texts, each `URI` or `URI=WEIGHT`), with relative paths
-    resolved: they are meant from the current folder, and workers run in others."""
+    resolved: they are meant from the current folder, and workers run in others. And `step_list`, as numbers."""
     columns: dict[str, object] = {
         name: _resolved(given[name]) for name in ("image", "last_image", "video") if name in given
     }
+    if "step_list" in given:
+        columns["step_list"] = _numbers(given["step_list"])
     return columns | ({"loras": [_lora(text) for text in given["loras"]]} if given.get("loras") else {})
 
 
@@ -21,6 +23,14 @@ def input_flags(columns: Mapping[str, Any]) -> dict[str, object]:
     flags = {name: columns[name] for name in ("image", "last_image", "video") if name in columns}
     loras = [f"{lora['path']}={lora.get('weight', 1.0)}" for lora in columns.get("loras", ())]
     return flags | ({"lora": loras} if loras else {})
+
+
+def _numbers(text: str) -> object:
+    """`1000,750` as a list; another text as it is, which the column then refuses."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        return text
 
 
 def _lora(text: str) -> dict[str, object]:

@@ -121,11 +121,25 @@ def render(
         list[str] | None,
         typer.Option("--lora", metavar="URI[=WEIGHT]", rich_help_panel=_ONE_JOB, help="A LoRA; repeatable."),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler", metavar="reference|corrected|distilled", rich_help_panel=_ONE_JOB, help="For --prompt."
+        ),
+    ] = None,
+    step_list: Annotated[
+        str | None,
+        typer.Option("--step-list", metavar="T,T,...", rich_help_panel=_ONE_JOB, help="Of --sampler distilled."),
+    ] = None,
     ar_step: Annotated[
         int | None, typer.Option("--ar-step", rich_help_panel=_ONE_JOB, help="0: synchronous. For --prompt.")
     ] = None,
     causal_block_size: Annotated[
         int | None, typer.Option("--causal-block-size", rich_help_panel=_ONE_JOB, help="For --prompt.")
+    ] = None,
+    block_attention: Annotated[
+        str | None,
+        typer.Option("--block-attention", metavar="causal|full", rich_help_panel=_ONE_JOB, help="For --prompt."),
     ] = None,
 ) -> None:
     """Render a manifest (or one --prompt) into --output. The same command again continues what is unfinished.
@@ -185,8 +199,11 @@ ONE_JOB_FLAGS = (
     "last_image",
     "video",
     "lora",
+    "sampler",
+    "step_list",
     "ar_step",
     "causal_block_size",
+    "block_attention",
 )
 
 

@@ -40,7 +40,7 @@ def measure_magnitudes(engine: Engine, job: RenderJob) -> Magnitudes:
     )
     return Magnitudes(
         fingerprint=engine.spec.fingerprint,
-        timesteps=plan.schedule(0).timesteps,
+        timesteps=tuple(map(int, plan.schedule(0).timesteps)),
         branches=tuple(tuple(round(value, _DIGITS) for value in branch) for branch in recorder.branches),
     )
 

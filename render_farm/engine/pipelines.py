@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from PIL import Image
 
 from render_farm.engine.conditioning.conditioning import Inputs
+from render_farm.models import CAUSAL
 from render_farm.planning import FilmPlan
 
 _OF_WINDOWS = ("overlap_history", "addnoise_condition", "base_num_frames", "ar_step", "causal_block_size", "fps")
@@ -25,6 +28,24 @@ def pipeline_arguments(plan: FilmPlan, inputs: Inputs | None = None) -> dict[str
         "generator": torch.Generator().manual_seed(job.seed),
         "output_type": "latent",
     }
+
+
+@contextmanager
+def block_attention(transformer: Any, plan: FilmPlan) -> Iterator[None]:
+    """Inside it, diffusers' pipelines attend as `plan` does.
+
+    Their call of `_set_ar_attention` turns the mask on, for they know no blocks without one. For `full` it does
+    nothing, so that the block size reaches the timestep matrix alone, as in the makers' own program.
+    """
+    if plan.job.block_attention == CAUSAL or not plan.spec.renders_windows:
+        yield
+        return
+    transformer._set_ar_attention(1)  # what an earlier film has left in the configuration
+    transformer._set_ar_attention = lambda causal_block_size: None
+    try:
+        yield
+    finally:
+        del transformer._set_ar_attention
 
 
 def _pictures(inputs: Inputs) -> dict[str, Any]:

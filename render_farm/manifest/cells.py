@@ -50,6 +50,8 @@ def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     if kind is ValueKind.TEXTS and is_list(array.type):
         # A manifest with one prompt list stores every prompt as a list; a list of one is that prompt.
         return [value[0] if value is not None and len(value) == 1 else value for value in values]
+    if kind is ValueKind.INTEGERS:
+        return [value and [_from_decimal(item) for item in value] for value in values]
     if kind is ValueKind.LORAS:
         return [value and [_without_decimals(item) for item in value] for value in values]
     if types.is_decimal(array.type):

@@ -9,7 +9,7 @@ Three ways in:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
-from render_farm.job import columns
+from render_farm.job import RenderJob, columns
 from render_farm.manifest.cells import WrongColumnTypeError, column_values
 from render_farm.manifest.duplicates import DuplicateFinder
 from render_farm.manifest.files import open_binary, resolve_uri
@@ -41,6 +41,8 @@ class ManifestReport:
     """Why the manifest cannot be used at all: unreadable, a schema error, a duplicate id."""
     row_problems: tuple[str, ...]
     """What is wrong with rows, each of which fails alone."""
+    advice: tuple[str, ...] = ()
+    """What is said of rows that are not wrong; each sentence once, with its first row."""
     readable: bool = True
     """Whether there were a schema and rows to look at."""
 
@@ -102,8 +104,12 @@ def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) ->
     return rows
 
 
-def check_manifest(uri: str) -> ManifestReport:
-    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack."""
+def check_manifest(uri: str, advise: Callable[[RenderJob], Iterable[str]] = lambda job: ()) -> ManifestReport:
+    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack.
+
+    `advise` gives what is to be said of a job that is not wrong.
+    """
+    advised: dict[str, tuple[str, int]] = {}
     finder = DuplicateFinder()
     fatal: list[str] = []
     lines: list[str] = []
@@ -114,6 +120,9 @@ def check_manifest(uri: str) -> ManifestReport:
             num_rows = row.number
             num_bad_rows += row.job is None
             lines += row.lines
+            for note in advise(row.job) if row.job else ():
+                first, count = advised.get(note, (row.label, 0))
+                advised[note] = (first, count + 1)
             if row.job_id:
                 finder.add(row.number, row.job_id)
         fatal += [duplicate_line(*found) for found in finder.find(lambda: read_ids(uri))]
@@ -126,8 +135,14 @@ def check_manifest(uri: str) -> ManifestReport:
         num_bad_rows=num_bad_rows,
         fatal=tuple(fatal),
         row_problems=tuple(lines),
+        advice=tuple(_advice(note, *found) for note, found in advised.items()),
         readable=readable,
     )
+
+
+def _advice(note: str, first: str, count: int) -> str:
+    more = f" and {count - 1:,} more" if count > 1 else ""
+    return f"{first}{more}: {note}"
 
 
 def read_ids(uri: str) -> Iterator[tuple[int, str]]:

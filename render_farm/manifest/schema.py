@@ -20,6 +20,7 @@ _WRITTEN: dict[ValueKind, pa.DataType] = {
     ValueKind.TEXT: pa.string(),
     ValueKind.TEXTS: pa.string(),
     ValueKind.INTEGER: pa.int64(),
+    ValueKind.INTEGERS: pa.list_(pa.int64()),
     ValueKind.NUMBER: pa.float64(),
     ValueKind.BOOLEAN: pa.bool_(),
     ValueKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
@@ -31,6 +32,7 @@ _WANTED: dict[ValueKind, str] = {
     ValueKind.TEXT: "string",
     ValueKind.TEXTS: "string or list<string>",
     ValueKind.INTEGER: "an integer type (int64), or floats without a fraction",
+    ValueKind.INTEGERS: "list<int64>",
     ValueKind.NUMBER: "a float or integer type (double)",
     ValueKind.BOOLEAN: "bool",
     ValueKind.TIMESTAMP: "timestamp in UTC, or text like 2030-01-31T06:00:00Z",
@@ -131,6 +133,10 @@ def _is_numeric(stored: pa.DataType) -> bool:
     return any(test(stored) for test in (types.is_integer, types.is_floating, types.is_decimal))
 
 
+def _is_integers(stored: pa.DataType) -> bool:
+    return is_list(stored) and (_is_numeric(unwrap(stored.value_type)) or types.is_null(stored.value_type))
+
+
 def _is_time(stored: pa.DataType) -> bool:
     return types.is_timestamp(stored) or types.is_date(stored) or is_text(stored)
 
@@ -165,6 +171,7 @@ _ACCEPTS = {
     ValueKind.TEXT: is_text,
     ValueKind.TEXTS: _is_texts,
     ValueKind.INTEGER: _is_numeric,
+    ValueKind.INTEGERS: _is_integers,
     ValueKind.NUMBER: _is_numeric,
     ValueKind.BOOLEAN: types.is_boolean,
     ValueKind.TIMESTAMP: _is_time,

@@ -295,7 +295,7 @@ def expected_bytes(engine: Engine, plan: FilmPlan, shape: GroupShape) -> dict[st
 
 def bench_plan(engine: Engine, request: GroupBenchRequest, steps: int) -> FilmPlan:
     """The film that is measured; of one step, one in which all frames move."""
-    shape, (ar_step, block_size) = SHAPES[request.shape], MODES[request.mode]
+    shape = SHAPES[request.shape]
     num_frames = request.num_frames or shape.num_frames[request.mode]
     job = RenderJob(
         job_id="bench",
@@ -306,8 +306,7 @@ def bench_plan(engine: Engine, request: GroupBenchRequest, steps: int) -> FilmPl
         base_num_frames=num_frames,
         height=shape.height,
         width=shape.width,
-        ar_step=ar_step if steps > 1 else 0,
-        causal_block_size=block_size if steps > 1 else 1,
+        **MODES[request.mode if steps > 1 else "sync"],
         guidance_scale=6.0,
         flow_shift=8.0,
         seed=0,

@@ -14,12 +14,12 @@ from render_farm.planning.schedule import NOT_STARTED
 def segment_token_passes(plan: FilmPlan, segment: int) -> int:
     """Tokens the denoiser computes for a segment, both guidance branches counted.
 
-    With a causal block size above 1, blocks that have not started are left out of a pass, and so are blocks that have
+    With causal blocks, blocks that have not started are left out of a pass, and so are blocks that have
     finished (unless noise is added to the prefix at every step, which makes everything after it change).
     """
     schedule = plan.schedule(segment)
     frames = 0
-    skips = plan.job.causal_block_size > 1
+    skips = schedule.is_causal
     caches = skips and not plan.prefix_changes(segment)
     finished = schedule.num_inference_steps + 1
     for row in schedule.indices:
@@ -43,6 +43,7 @@ class TokenPasses:
             job.flow_shift,
             job.ar_step,
             job.causal_block_size,
+            job.block_attention,
             job.addnoise_condition,
             job.prefix_noise,
             job.guided,

@@ -93,7 +93,8 @@ def _names(windows: Sequence[Window]) -> str:
 
 
 def _blocks_text(schedule: StepSchedule, num_taken: int) -> str:
-    blocks = f"{schedule.num_blocks} blocks of {schedule.block_size} latent frames"
+    sight = "" if schedule.is_causal or schedule.block_size == 1 else " that see each other"
+    blocks = f"{schedule.num_blocks} blocks of {schedule.block_size} latent frames{sight}"
     return f"{blocks}, {num_taken} of them taken over" if num_taken else blocks
 
 

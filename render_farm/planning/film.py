@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import parse_memory
+from render_farm.planning.advice import advice
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.refusals import check
@@ -82,6 +83,9 @@ class FilmPlan:
             flow_shift=self.job.flow_shift,
             ar_step=self.job.ar_step,
             causal_block_size=self.job.causal_block_size,
+            block_attention=self.job.block_attention,
+            step_list=self.job.step_list,
+            has_whole_timesteps=self.spec.renders_windows,
         )
 
     def prefix_changes(self, segment: int) -> bool:
@@ -139,6 +143,7 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
     warnings += _extensions(resolved, windows)
+    warnings += advice(resolved, spec)
     if not spec.renders_windows:
         warnings += _of_one_window(job, resolved, spec)
     cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}

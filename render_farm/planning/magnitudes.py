@@ -24,7 +24,7 @@ class Magnitudes:
     branches: tuple[tuple[float, ...], ...]
     """The magnitude at each timestep, relative to the first: with the prompt, and without."""
 
-    def at(self, timestep: int, branch: int) -> float:
+    def at(self, timestep: float, branch: int) -> float:
         """The magnitude at a timestep. A branch that was not measured is taken for the one with the prompt."""
         values = self.branches[branch if branch < len(self.branches) else 0]
         rising = [-t for t in self.timesteps]

@@ -1,7 +1,7 @@
 """Which latent frames each denoising step of a segment computes, and which it reads from the key/value cache.
 
-The same rules as the engine's loop (`engine.segment`): with causal blocks, blocks that have not started are left out,
-and finished ones are computed once more, to be cached, when nothing before them changes any more.
+The same rules as the engine's loop (`engine.denoising.window`): with causal blocks, blocks that have not started are
+left out, and finished ones are computed once more, to be cached, when nothing before them changes any more.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def num_cacheable_frames(plan: FilmPlan, segment: int) -> int:
     is added to the prefix anew at every step."""
     job, schedule = plan.job, plan.schedule(segment)
     changes = plan.windows[segment].num_prefix_frames and job.addnoise_condition > 0 and job.prefix_noise == "per_step"
-    if changes or schedule.block_size == 1:
+    if changes or not schedule.is_causal:
         return 0
     return schedule.indices[-1].count(schedule.num_inference_steps + 1) * schedule.block_size
 
@@ -41,7 +41,7 @@ def num_cacheable_frames(plan: FilmPlan, segment: int) -> int:
 def passes(plan: FilmPlan, segment: int, *, with_cache: bool = True) -> Iterator[Pass]:
     """The passes of a segment, in order; `with_cache` if finished blocks may be cached at all."""
     window, schedule = plan.windows[segment], plan.schedule(segment)
-    if schedule.block_size == 1:
+    if not schedule.is_causal:
         yield Pass(start=0, stop=window.num_seen_frames)
         return
     caches = with_cache and num_cacheable_frames(plan, segment) > 0

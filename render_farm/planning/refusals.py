@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from render_farm.errors import Problem
-from render_farm.models import PRESETS
+from render_farm.models import DISTILLED, PRESETS
 from render_farm.planning.groups import check_group
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import INPUT_COLUMNS, ResolvedJob
@@ -67,6 +67,15 @@ def _check_size(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
 
 
 def _check_steps(job: ResolvedJob) -> Iterator[Problem]:
+    if job.sampler == DISTILLED:
+        if job.num_inference_steps != len(job.step_list):
+            yield Problem(
+                field="num_inference_steps",
+                message=f"{job.num_inference_steps} are not the {len(job.step_list)} of step_list; leave it null",
+            )
+        return
+    if job.step_list:
+        yield Problem(field="step_list", message=f"is for sampler {DISTILLED}, and sampler is {job.sampler}")
     most = most_inference_steps(job.flow_shift)
     if job.num_inference_steps > most:
         yield Problem(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.memory_mode import parse_memory
+from render_farm.models import CAUSAL, DISTILLED, DISTILLED_DEFAULTS
 from render_farm.planning.frames import rounded_num_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.step_cache import CacheKind, parse_cache
@@ -38,9 +39,13 @@ class ResolvedJob:
     addnoise_condition: float
     ar_step: int
     causal_block_size: int
+    block_attention: str
+    """Without effect where `causal_block_size` is 1."""
     sampler: str
+    """`distilled` takes the steps of `step_list`, which is empty for the others."""
     prefix_noise: str
     fit: str = "crop"
+    step_list: tuple[int, ...] = ()
     keep_overlap: bool = False
     image: str | None = None
     last_image: str | None = None
@@ -99,6 +104,9 @@ def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
     values = {f.name: getattr(job, f.name) for f in fields(RenderJob) if getattr(job, f.name) is not None}
     for name in ("job_id", "prompt", "model", "task", "seed", "num_frames", "deadline", "owner", "tags"):
         values.pop(name, None)
+    if values.get("sampler") == DISTILLED:
+        values = {**DISTILLED_DEFAULTS, **values}
+        values.setdefault("num_inference_steps", len(values["step_list"]))
     for f in fields(defaults):
         values.setdefault(f.name, getattr(defaults, f.name))
     if values["causal_block_size"] is None:
@@ -140,10 +148,12 @@ def with_lora_digests(job: ResolvedJob, digests: Sequence[str]) -> ResolvedJob:
 
 
 def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
-    """The parameters that touch pixels, for the render key and `job.json`. Of `memory`, the options that do."""
+    """The parameters that touch pixels, for the render key. Of `memory`, the options that do."""
     known = columns()
     skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
-    skipped |= {name for name in ("input_digests", "lora_digests") if not getattr(job, name)}
+    if job.causal_block_size == 1 or job.block_attention == CAUSAL:
+        skipped.add("block_attention")  # so that films from before it was a column keep their keys
+    skipped |= {name for name in ("input_digests", "lora_digests", "step_list") if not getattr(job, name)}
     parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
     if changes := parse_memory(job.memory).what_changes_pixels:
         parameters["memory"] = changes

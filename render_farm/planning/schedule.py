@@ -6,8 +6,12 @@ as `UniPCMultistepScheduler.set_timesteps` with flow sigmas.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from render_farm.models import CAUSAL
 
 NUM_TRAIN_TIMESTEPS = 1000
 NOT_STARTED = 0
@@ -19,11 +23,15 @@ FIRST_TIMESTEP = 999
 class StepSchedule:
     """Rows are denoising steps, columns blocks of `block_size` latent frames."""
 
-    timesteps: tuple[int, ...]
-    """The template: one integer timestep for each of the N inference steps."""
+    timesteps: tuple[float, ...]
+    """The template: one timestep for each of the N inference steps. Whole numbers, but for the steps of a list in a
+    model without diffusion forcing."""
     sigmas: tuple[float, ...]
     """N + 1 noise levels in double precision, the last 0."""
     block_size: int
+    is_causal: bool
+    """Whether a block sees only itself and those before it. False: every frame sees every frame, and nothing can be
+    skipped or kept."""
     indices: tuple[tuple[int, ...], ...]
     """0: not started; i in 1..N: at template step i - 1; N + 1: finished."""
     updates: tuple[tuple[bool, ...], ...]
@@ -41,13 +49,13 @@ class StepSchedule:
     def num_blocks(self) -> int:
         return len(self.indices[0])
 
-    def timestep(self, index: int) -> int:
-        """The integer timestep of a block at `index` (see `indices`)."""
+    def timestep(self, index: int) -> float:
+        """The timestep of a block at `index` (see `indices`)."""
         if index == NOT_STARTED:
             return FIRST_TIMESTEP
         return 0 if index > len(self.timesteps) else self.timesteps[index - 1]
 
-    def timestep_row(self, row: int) -> tuple[int, ...]:
+    def timestep_row(self, row: int) -> tuple[float, ...]:
         """The timestep of every block in `row`."""
         return tuple(map(self.timestep, self.indices[row]))
 
@@ -68,6 +76,23 @@ def flow_sigmas(num_inference_steps: int, flow_shift: float) -> tuple[float, ...
 def flow_timesteps(num_inference_steps: int, flow_shift: float) -> tuple[int, ...]:
     """The integer timesteps the model is given, one a step."""
     return tuple(int(sigma * NUM_TRAIN_TIMESTEPS) for sigma in flow_sigmas(num_inference_steps, flow_shift)[:-1])
+
+
+def listed_sigmas(step_list: Sequence[int], flow_shift: float) -> tuple[float, ...]:
+    """Noise levels of the listed steps (in thousandths, before the shift), and a last 0: those of
+    `FlowMatchLCMScheduler`, which computes in single precision."""
+    shift, less = _single(flow_shift), _single(flow_shift - 1)
+    sigmas = []
+    for step in step_list:
+        linear = _single(step / NUM_TRAIN_TIMESTEPS)
+        sigmas.append(_single(_single(shift * linear) / _single(1 + _single(less * linear))))
+    return (*sigmas, 0.0)
+
+
+def _single(number: float) -> float:
+    """Rounded to single precision."""
+    rounded: float = struct.unpack("f", struct.pack("f", number))[0]
+    return rounded
 
 
 @lru_cache(maxsize=64)
@@ -95,14 +120,31 @@ def make_schedule(
     flow_shift: float,
     ar_step: int,
     causal_block_size: int,
+    block_attention: str = CAUSAL,
+    step_list: tuple[int, ...] = (),
+    has_whole_timesteps: bool = True,
 ) -> StepSchedule:
-    """The schedule of a window of `num_latent_frames`, the first `num_prefix_frames` of which are already finished."""
+    """The schedule of a window of `num_latent_frames`, the first `num_prefix_frames` of which are already finished.
+
+    `step_list` names the steps instead of `num_inference_steps`. The diffusion-forcing pipelines cut their timesteps
+    down to whole numbers (`has_whole_timesteps`), the others do not.
+    """
+    timesteps: tuple[float, ...]
+    if step_list:
+        sigmas = listed_sigmas(step_list, flow_shift)
+        timesteps = tuple(_single(sigma * NUM_TRAIN_TIMESTEPS) for sigma in sigmas[:-1])
+        if has_whole_timesteps:
+            timesteps = tuple(map(int, timesteps))
+    else:
+        sigmas = flow_sigmas(num_inference_steps, flow_shift)
+        timesteps = flow_timesteps(num_inference_steps, flow_shift)
     num_blocks = num_latent_frames // causal_block_size
     indices, updates = _rows(num_blocks, num_prefix_frames // causal_block_size, num_inference_steps, ar_step)
     return StepSchedule(
-        timesteps=flow_timesteps(num_inference_steps, flow_shift),
-        sigmas=flow_sigmas(num_inference_steps, flow_shift),
+        timesteps=timesteps,
+        sigmas=sigmas,
         block_size=causal_block_size,
+        is_causal=causal_block_size > 1 and block_attention == CAUSAL,
         indices=indices,
         updates=updates,
     )

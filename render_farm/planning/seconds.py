@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from render_farm.models import PRESETS
+from render_farm.models import FULL, PRESETS
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE, TEXT_TOKENS
 
@@ -45,13 +45,14 @@ def _seconds(
 def cost_class(plan: FilmPlan) -> tuple[str, ...]:
     """What segments of a film are alike in, coarse to fine: model, size, mode of denoising."""
     job = plan.job
-    return _cost_class(plan.spec.name, job.height, job.width, job.ar_step, job.causal_block_size, job.cache, job.memory)
+    mode = "synchronous"
+    if job.ar_step:
+        full = f", {job.block_attention}" if job.block_attention == FULL and job.causal_block_size > 1 else ""
+        mode = f"ar {job.ar_step}, blocks {job.causal_block_size}{full}"
+    return _cost_class(plan.spec.name, job.height, job.width, mode, job.cache, job.memory)
 
 
 @lru_cache(maxsize=1024)
-def _cost_class(
-    model: str, height: int, width: int, ar_step: int, causal_block_size: int, cache: str, memory: str
-) -> tuple[str, ...]:
-    mode = f"ar {ar_step}, blocks {causal_block_size}" if ar_step else "synchronous"
+def _cost_class(model: str, height: int, width: int, mode: str, cache: str, memory: str) -> tuple[str, ...]:
     approximate = [value for value in (cache, memory) if value not in ("off", "auto")]
     return (model, f"{height}x{width}", ", ".join([mode, *approximate]))

@@ -98,7 +98,7 @@ def row(option: str, folder: Path) -> str:
 def denoising(args: Any) -> dict[str, float]:
     device, mode = torch.device(args.device), parse_memory(args.measure)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    shape, (ar_step, block) = SHAPES[args.shape], MODES[args.mode]
+    shape = SHAPES[args.shape]
     engine = random_engine(args.shape, device=device, dtype=dtype, options=EngineOptions())
     move(engine, mode, device)
     plan = engine.plan(
@@ -109,9 +109,8 @@ def denoising(args: Any) -> dict[str, float]:
             base_num_frames=shape.num_frames[args.mode],
             height=shape.height,
             width=shape.width,
-            num_inference_steps=NUM_STEPS if block == 1 else max(NUM_STEPS, ar_step + 1),
-            ar_step=ar_step,
-            causal_block_size=block,
+            num_inference_steps=max(NUM_STEPS, MODES[args.mode]["ar_step"] + 1),
+            **MODES[args.mode],
             memory=args.measure,
             seed=0,
         )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLWan,
+    FlowMatchLCMScheduler,
     SkyReelsV2DiffusionForcingImageToVideoPipeline,
     SkyReelsV2DiffusionForcingPipeline,
     SkyReelsV2DiffusionForcingVideoToVideoPipeline,
@@ -19,6 +20,7 @@ from diffusers import (
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
 )
+from diffusers.schedulers import scheduling_flow_match_lcm
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
@@ -33,8 +35,8 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from render_farm.engine import Inputs
-from render_farm.engine.denoising.noise import PrefixNoise
-from render_farm.engine.pipelines import pipeline_arguments
+from render_farm.engine.denoising.noise import PrefixNoise, StepNoise
+from render_farm.engine.pipelines import block_attention, pipeline_arguments
 from render_farm.planning import FilmPlan
 
 VOCABULARY = "a red blue green ball cube moves left right up down slowly fast over grass sand water at night"
@@ -165,13 +167,65 @@ def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent",
     """
     job = plan.job
     assert len(job.prompts) == 1, "a prompt list has no reference"
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=job.flow_shift)
+    if job.sampler == "distilled":
+        pipeline.scheduler = ListedSteps(job.step_list, shift=job.flow_shift)
+    else:
+        pipeline.scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=job.flow_shift
+        )
     arguments = pipeline_arguments(plan, inputs) | {"output_type": output_type}
-    with _prefix_noise(plan):
+    with _prefix_noise(plan), _step_noise(plan), block_attention(pipeline.transformer, plan):
         frames = pipeline(prompt=job.prompts[0], negative_prompt=job.negative_prompt, **arguments).frames
     if output_type == "latent":
         return frames[:, :, :-1] if job.task == "flf2v" and plan.spec.renders_windows else frames
     return frames[0]
+
+
+class ListedSteps(FlowMatchLCMScheduler):
+    """diffusers' scheduler of few steps, as its pipelines can use it: they tell it how many steps, not which, and the
+    diffusion-forcing ones hand it whole timesteps, which it refuses."""
+
+    def __init__(self, step_list: tuple[int, ...], shift: float) -> None:
+        super().__init__(shift=shift)
+        self.step_list = step_list
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        assert num_inference_steps == len(self.step_list)
+        super().set_timesteps(sigmas=[step / 1000 for step in self.step_list], device=device)
+        self.set_begin_index(0)
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, return_dict: bool = True) -> Any:
+        return super().step(model_output, timestep.float(), sample, return_dict=return_dict)
+
+
+@contextmanager
+def _step_noise(plan: FilmPlan) -> Iterator[None]:
+    """Let `FlowMatchLCMScheduler` draw our noise: of a frame and a step at a time, or of all frames."""
+    draws = _step_draws(plan)
+
+    def randn_tensor(shape: tuple[int, ...], **_: Any) -> Tensor:
+        noise = next(draws)
+        assert noise.shape == torch.Size(shape)
+        return noise
+
+    with mock.patch.object(scheduling_flow_match_lcm, "randn_tensor", randn_tensor):
+        yield
+    assert next(draws, None) is None or plan.job.sampler != "distilled", "every draw was asked for"
+
+
+def _step_draws(plan: FilmPlan) -> Iterator[Tensor]:
+    for window in plan.windows:
+        noise = StepNoise(seed=plan.job.seed, segment=window.index)
+        shape = (1, plan.spec.latent_channels, window.num_latent_frames, plan.latent_height, plan.latent_width)
+        schedule = plan.schedule(window.index)
+        for row, updates in enumerate(schedule.updates):
+            drawn = noise.draw(row, shape)
+            if not plan.spec.renders_windows:
+                yield drawn
+                continue
+            for frame in range(window.num_latent_frames):
+                if updates[frame // schedule.block_size]:
+                    yield drawn[:, :, frame]
 
 
 @contextmanager

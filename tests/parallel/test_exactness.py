@@ -53,6 +53,7 @@ SHAPES = [
 EVERY_FILM = [GroupShape(ulysses=2, ring=2), GroupShape(cfg=2, ulysses=2)]
 """Shapes that render every film; the others the hardest ones."""
 HARDEST = ["synchronous", "blocks, cached"]
+WITH_DIFFUSERS = ["blocks, cached", "full blocks, noise on the prefix at every step", "distilled, blocks"]
 EVERY_GROUP = os.environ.get("EVERY_GROUP", "") not in ("", "0")
 
 
@@ -80,7 +81,7 @@ def alone(folder: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def of_diffusers(folder: Path) -> dict[str, np.ndarray]:
     """The films that are compared with it too."""
-    return {name: _of_diffusers(folder, make_job(name)) for name in (FILMS if EVERY_GROUP else ["blocks, cached"])}
+    return {name: _of_diffusers(folder, make_job(name)) for name in (FILMS if EVERY_GROUP else WITH_DIFFUSERS)}
 
 
 def _of_diffusers(folder: Path, job: RenderJob) -> np.ndarray:

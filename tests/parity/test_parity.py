@@ -19,9 +19,12 @@ def largest_difference(engine: Engine, pipeline: Any, job: RenderJob) -> float:
     theirs = render_reference(pipeline, engine.plan(job))
     assert ours.shape == theirs.shape
     assert ours.dtype == torch.float32
-    return (ours - theirs).abs().max().item()
+    difference = (ours - theirs).abs().max().item()
+    print(f"largest difference {difference:.1e}")  # shown by `pytest -rP`
+    return difference
 
 
+FULL_BLOCKS = {"block_attention": "full", "causal_block_size": 5, "ar_step": 2}
 FILMS = {
     "one frame": {"num_frames": 1},
     "short": {"num_frames": 17},
@@ -84,6 +87,36 @@ FILMS = {
         "prefix_noise": "once",
         "causal_block_size": 5,
         "ar_step": 2,
+    },
+    "short, full blocks of 5, ar_step 2": {"num_frames": 57, **FULL_BLOCKS},
+    "short, full blocks of 2, ar_step 5 (more than the steps)": {
+        "num_frames": 37,
+        "block_attention": "full",
+        "causal_block_size": 2,
+        "ar_step": 5,
+    },
+    "long, full blocks of 5, ar_step 2": {"num_frames": 77, **LONG, **FULL_BLOCKS},
+    "long, short last window, full blocks of 2, prefix cut to 4": {
+        "num_frames": 69,
+        **LONG,
+        **FULL_BLOCKS,
+        "causal_block_size": 2,
+    },
+    "257/97/37, full blocks of 5, ar_step 1, short last window": {
+        "num_frames": 257,
+        "base_num_frames": 97,
+        "overlap_history": 37,
+        **FULL_BLOCKS,
+        "ar_step": 1,
+    },
+    "long, full blocks of 5, addnoise 20": {"num_frames": 77, **LONG, **FULL_BLOCKS, "addnoise_condition": 20},
+    "long, full blocks of 5, addnoise 40 once, guidance off": {
+        "num_frames": 77,
+        **LONG,
+        **FULL_BLOCKS,
+        "addnoise_condition": 40,
+        "prefix_noise": "once",
+        "guidance_scale": 1.0,
     },
     "long, addnoise 40 once, no blocks": {
         "num_frames": 57,

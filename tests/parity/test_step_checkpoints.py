@@ -49,9 +49,25 @@ CASES = {
     "synchronous": {},
     "asynchronous with a cache": {"ar_step": 2, "causal_block_size": 1, "num_inference_steps": 4},
     "asynchronous blocks": {"ar_step": 2, "causal_block_size": 3, "base_num_frames": 33, "num_frames": 61},
+    "asynchronous blocks that see each other": {
+        "ar_step": 2,
+        "causal_block_size": 3,
+        "base_num_frames": 33,
+        "num_frames": 61,
+        "block_attention": "full",
+    },
     "noise on the prefix at every step": {"addnoise_condition": 20},
     "noise on the prefix once": {"addnoise_condition": 20, "prefix_noise": "once", "causal_block_size": 2},
     "corrected sampler": {"sampler": "corrected"},
+    "distilled": {"sampler": "distilled", "num_inference_steps": None},
+    "distilled, asynchronous blocks": {
+        "sampler": "distilled",
+        "num_inference_steps": None,
+        "ar_step": 2,
+        "causal_block_size": 3,
+        "base_num_frames": 33,
+        "num_frames": 61,
+    },
 }
 
 

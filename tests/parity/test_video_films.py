@@ -28,9 +28,12 @@ def largest_difference(engine: Engine, reference: Any, job: RenderJob, inputs: I
     theirs = render_reference(reference, video.plan, inputs=inputs)
     assert video.latents.shape == theirs.shape
     assert video.latents.dtype == torch.float32
-    return (video.latents - theirs).abs().max().item()
+    difference = (video.latents - theirs).abs().max().item()
+    print(f"largest difference {difference:.1e}")  # shown by `pytest -rP`
+    return difference
 
 
+FULL_BLOCKS = {"block_attention": "full", "causal_block_size": 5, "ar_step": 2}
 FILMS = {
     "one window, one new latent frame": {"num_frames": 21},
     "one window": {"num_frames": 33},
@@ -67,6 +70,17 @@ FILMS = {
         "prefix_noise": "once",
         "causal_block_size": 5,
         "ar_step": 2,
+    },
+    "one window, full blocks of 5, ar_step 2": {"num_frames": 37, **FULL_BLOCKS},
+    "three windows, full blocks of 5, ar_step 2, addnoise 20": {
+        "num_frames": 77,
+        **FULL_BLOCKS,
+        "addnoise_condition": 20,
+    },
+    "two windows, short last one, full blocks of 2, prefix cut to 4": {
+        "num_frames": 49,
+        **FULL_BLOCKS,
+        "causal_block_size": 2,
     },
     "two windows, many steps": {"num_frames": 57, "num_inference_steps": 20, "guidance_scale": 9.0},
     "two windows, one step": {"num_frames": 57, "num_inference_steps": 1},

@@ -32,6 +32,9 @@ def doctor(
     ] = None,
     ar_step: Annotated[int | None, typer.Option("--ar-step", help="For --model.")] = None,
     causal_block_size: Annotated[int | None, typer.Option("--causal-block-size", help="For --model.")] = None,
+    block_attention: Annotated[
+        str | None, typer.Option("--block-attention", metavar="causal|full", help="For --model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check this machine and say what to do.
@@ -50,6 +53,7 @@ def doctor(
         "base_num_frames": base_num_frames,
         "ar_step": ar_step,
         "causal_block_size": causal_block_size,
+        "block_attention": block_attention,
     }
     job = {name: value for name, value in job.items() if value is not None}
     if job and model is None:

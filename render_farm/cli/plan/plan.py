@@ -217,6 +217,8 @@ def _drawn(film: FilmPlan) -> list[str]:
     job = film.job
     steps = sum(film.schedule(segment).num_rows for segment in range(film.num_segments))
     mode = f"asynchronous, ar_step {job.ar_step}" if job.ar_step else "synchronous"
+    if job.causal_block_size > 1:
+        mode += f", {job.block_attention} attention"
     return [
         f"{job.job_id}: {job.task} with {job.model}, {film.num_frames} frames of {job.width}x{job.height} "
         f"({film.num_frames / job.fps:.1f} s at {job.fps}), {film.num_latent_frames} latent frames",

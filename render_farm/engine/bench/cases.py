@@ -20,8 +20,13 @@ from render_farm.engine.weights.transformer_loading import restore_positions
 from render_farm.models import CUSTOM_DEFAULTS, CUSTOM_IMAGE_DEFAULTS, PRESETS, Family
 from render_farm.planning import ModelSpec
 
-MODES = {"sync": (0, 1), "async": (5, 5)}
-"""`ar_step` and `causal_block_size` by mode, as the model's documentation recommends them."""
+_BLOCKS = {"ar_step": 5, "causal_block_size": 5}
+MODES: dict[str, dict[str, Any]] = {
+    "sync": {"ar_step": 0, "causal_block_size": 1},
+    "async": {**_BLOCKS, "block_attention": "causal"},
+    "full": {**_BLOCKS, "block_attention": "full"},
+}
+"""A job's columns by mode, as the model's documentation recommends them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,9 @@ class BenchCase:
 
 def _published(preset: str, height: int, width: int, sync_frames: int) -> BenchCase:
     config = {name: value for name, value in PRESETS[preset].transformer_config().items() if name[0] != "_"}
-    return BenchCase(config=config, height=height, width=width, num_frames={"sync": sync_frames, "async": 97})
+    return BenchCase(
+        config=config, height=height, width=width, num_frames={"sync": sync_frames, "async": 97, "full": 97}
+    )
 
 
 SHAPES = {
@@ -56,7 +63,7 @@ SHAPES = {
         },
         height=256,
         width=256,
-        num_frames={"sync": 97, "async": 97},
+        num_frames=dict.fromkeys(MODES, 97),
     ),
 }
 

@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", help="preset, folder or URI; default: random weights of --shape")
     what.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--mode", choices=MODES, default="async", help="async: ar_step 5, blocks of 5 latent frames")
+    parser.add_argument(
+        "--mode", choices=MODES, default="async", help="async and full: ar_step 5, blocks of 5 latent frames"
+    )
     parser.add_argument("--against", choices=("diffusers",), help="run this too, and compare")
     parser.add_argument("--steps", type=int, help="inference steps; default 12 (async) or 2 (sync)")
     parser.add_argument("--reference-steps", type=int, help="stop diffusers after so many steps, and extrapolate")

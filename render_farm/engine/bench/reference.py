@@ -15,7 +15,7 @@ from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing impo
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from render_farm.engine.pipelines import pipeline_arguments
+from render_farm.engine.pipelines import block_attention, pipeline_arguments
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.planning import FilmPlan
 
@@ -39,7 +39,7 @@ def render_with_diffusers(
     def given(text: str) -> Tensor:
         return embeddings[text].unsqueeze(0).to(transformer.device, transformer.dtype)
 
-    with _as_diffusers_made_it(transformer) as model, torch.no_grad():
+    with _as_diffusers_made_it(transformer) as model, block_attention(model, plan), torch.no_grad():
         absent: Any = None  # not needed: embeddings come in, latents go out
         pipeline: Any = SkyReelsV2DiffusionForcingPipeline(
             tokenizer=absent,

@@ -25,7 +25,7 @@ from render_farm.planning import FilmPlan
 _PROMPT, _NEGATIVE = "a", "b"
 _USED_TOKENS = 60
 """Of the 512 that a prompt is padded to."""
-_STEPS = {"sync": 2, "async": 12}
+_STEPS = {"sync": 2, "async": 12, "full": 12}
 """Synchronous steps all cost the same: two stand for any number."""
 
 
@@ -175,14 +175,14 @@ def _side(cost: Cost, passes: int, operations: float, *, factor: float = 1.0) ->
 
 
 def _job(request: BenchRequest, engine: Engine, steps: int) -> RenderJob:
-    ar_step, block_size = MODES[request.mode]
+    columns = dict(MODES[request.mode])
     if request.model is None:
         shape = SHAPES[request.shape]
         height, width, num_frames = shape.height, shape.width, shape.num_frames[request.mode]
     else:
         height, width, num_frames = engine.spec.defaults.height, engine.spec.defaults.width, 97
-    if request.ar_step is not None and block_size > 1:
-        ar_step = request.ar_step
+    if request.ar_step is not None and columns["causal_block_size"] > 1:
+        columns["ar_step"] = request.ar_step
     return RenderJob(
         job_id="bench",
         prompt=_PROMPT,
@@ -192,8 +192,7 @@ def _job(request: BenchRequest, engine: Engine, steps: int) -> RenderJob:
         base_num_frames=num_frames,
         height=height,
         width=width,
-        ar_step=ar_step,
-        causal_block_size=block_size,
+        **columns,
         guidance_scale=6.0,
         flow_shift=8.0,
         seed=0,

@@ -54,7 +54,7 @@ def plan_cache(
     schedule = plan.schedule(segment)
     num_frames = schedule.indices[-1].count(schedule.num_inference_steps + 1) * schedule.block_size
     reason = ""
-    if schedule.block_size == 1 or not num_frames:
+    if not schedule.is_causal or not num_frames:
         reason = "no block is final before the others"
     elif plan.prefix_changes(segment):
         reason = "the prefix is noised again at every step"

@@ -26,6 +26,24 @@ def window_noise(plan: FilmPlan, segment: int) -> Tensor:
     return noise
 
 
+class StepNoise:
+    """The fresh noise of a distilled film's steps: of the job's seed, the segment and the step alone, so that a segment
+    can be resumed at any step. diffusers draws it from the global generator."""
+
+    def __init__(self, *, seed: int, segment: int) -> None:
+        self._name = f"step noise {seed} {segment}"
+
+    def draw(self, row: int, shape: tuple[int, ...]) -> Tensor:
+        """The noise of a whole window in `row`, float32 on the CPU."""
+        return torch.randn(shape, generator=_generator(f"{self._name} {row}"), dtype=torch.float32, device="cpu")
+
+
+def _generator(name: str) -> torch.Generator:
+    """A stream of its own for `name`, on the CPU."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
 class PrefixNoise:
     """The noise that `addnoise_condition` puts on a segment's prefix: a stream of the job's seed and the segment.
 
@@ -33,8 +51,7 @@ class PrefixNoise:
     """
 
     def __init__(self, *, seed: int, segment: int) -> None:
-        digest = hashlib.sha256(f"prefix noise {seed} {segment}".encode()).digest()
-        self._generator = torch.Generator(device="cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        self._generator = _generator(f"prefix noise {seed} {segment}")
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """The next noise, float32 on the CPU."""

@@ -20,7 +20,9 @@ def frame_timesteps(
     schedule: StepSchedule, *, num_prefix: int, prefix_timestep: int, num_last_image: int = 0
 ) -> Tensor:
     """The timestep of each frame in each row, (R, F): the prefix has its own, a last image 0."""
-    timesteps = _per_frame(map(schedule.timestep_row, range(schedule.num_rows)), schedule.block_size)
+    rows = map(schedule.timestep_row, range(schedule.num_rows))
+    are_whole = all(isinstance(timestep, int) for timestep in schedule.timesteps)
+    timesteps = _per_frame(rows, schedule.block_size, torch.int64 if are_whole else torch.float32)
     timesteps[:, :num_prefix] = prefix_timestep
     return torch.nn.functional.pad(timesteps, (0, num_last_image))
 
@@ -37,14 +39,16 @@ def window_spans(schedule: StepSchedule, *, caches: bool, num_last_image: int = 
     """What is computed in each row of a window's schedule.
 
     With causal blocks nothing sees the blocks that have not started, so they are skipped. Finished blocks have
-    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Without blocks
-    every frame sees every frame, and all are computed.
+    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Where every frame
+    sees every frame, all are computed.
     """
     num_cached = 0
     for row in range(schedule.num_rows):
         first, end = moving_frames(schedule, row)
-        if schedule.block_size == 1:
-            yield FrameSpan(start=0, stop=len(schedule.indices[row]) + num_last_image, output_start=first)
+        if not schedule.is_causal:
+            yield FrameSpan(
+                start=0, stop=schedule.num_blocks * schedule.block_size + num_last_image, output_start=first
+            )
             continue
         assert not num_last_image, "a film with a last image has no blocks"
         num_stored = first - num_cached if caches else 0
@@ -54,6 +58,6 @@ def window_spans(schedule: StepSchedule, *, caches: bool, num_last_image: int = 
         num_cached += num_stored
 
 
-def _per_frame(rows: Iterable[Iterable[int]], block_size: int) -> Tensor:
-    """Values of blocks (rows x blocks) as values of frames, (R, F) int64."""
-    return torch.tensor([list(row) for row in rows], dtype=torch.int64).repeat_interleave(block_size, dim=1)
+def _per_frame(rows: Iterable[Iterable[float]], block_size: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Values of blocks (rows x blocks) as values of frames, (R, F)."""
+    return torch.tensor([list(row) for row in rows], dtype=dtype).repeat_interleave(block_size, dim=1)

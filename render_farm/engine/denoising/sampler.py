@@ -1,4 +1,4 @@
-"""UniPC for all frames of a window at once, each at its own step.
+"""The samplers, for all frames of a window at once, each at its own step: UniPC, and that of distilled weights.
 
 diffusers runs one `UniPCMultistepScheduler` a frame. Everything but the samples depends on the step alone, so the
 coefficients of every step are computed once, with that scheduler's own formulas (solver order 2, `bh2`, `predict_x0`,
@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from render_farm.engine.denoising.noise import StepNoise
 
 SOLVER_ORDER = 2
 _SIGMA, _C_LAST, _C_X0, _C_GAIN, _C_INVERSE, _C_OLD, _C_NEW, _P_LAST, _P_X0, _P_GAIN, _P_INVERSE, _P_OLD = range(12)
@@ -83,6 +86,50 @@ def unipc_table(sigmas: Sequence[float]) -> Tensor:
         predictor = [update.last, update.x0, update.gain, update.ratio if second else one, half if second else zero]
         columns.append(torch.stack([levels[step], *corrector, *predictor]))
     return torch.stack(columns, dim=1)
+
+
+class Sampler(Protocol):
+    """Moves a window's latents, which it was made with, in place."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers of the frames besides, (B C F h w) each."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` gave."""
+        ...
+
+    def step(self, prediction: Tensor, *, row: int, start: int, stop: int) -> None:
+        """Move frames [start, stop) by `prediction` (B C F h w), the guided flow in the model's dtype."""
+        ...
+
+
+class DistilledSampler:
+    """Goes all the way to the clean sample in every step, and back with fresh noise: `FlowMatchLCMScheduler`.
+
+    It remembers nothing, and the noise depends on the row alone.
+    """
+
+    def __init__(self, latents: Tensor, *, sigmas: Sequence[float], steps: Tensor, noise: StepNoise) -> None:
+        """Arguments as of `FrameSampler`; `sigmas` are single precision."""
+        self._latents = latents
+        self._noise = noise
+        levels = torch.tensor(sigmas, dtype=torch.float32)
+        table = torch.stack((levels[:-1], levels[1:])).to(latents.device)[:, steps.to(latents.device)]
+        self._table = table[:, :, None, None, :, None, None]
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        assert not state
+
+    def step(self, prediction: Tensor, *, row: int, start: int, stop: int) -> None:
+        now, following = self._table[:, row, :, :, start:stop]
+        noise = self._noise.draw(row, tuple(self._latents.shape))[:, :, start:stop].to(self._latents.device)
+        clean = self._latents[:, :, start:stop] - _scaled(prediction, now)
+        moved = (1 - following) * clean + following * noise
+        self._latents[:, :, start:stop] = moved.to(prediction.dtype)  # rounded, as the scheduler does
 
 
 class FrameSampler:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.denoising.noise import PrefixNoise
-from render_farm.engine.denoising.sampler import FrameSampler
+from render_farm.engine.denoising.sampler import Sampler
 from render_farm.engine.transformer.kv_cache import KeyValueCache
 
 _CACHE = "cache."
@@ -46,7 +46,7 @@ class WindowState:
     """What a window's loop changes from row to row."""
 
     latents: Tensor
-    sampler: FrameSampler
+    sampler: Sampler
     noise: PrefixNoise | None
     cache: KeyValueCache | None
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from render_farm.engine.conditioning.conditioning import Conditioning
 from render_farm.engine.denoising.cache_plan import CachePlan, plan_cache
-from render_farm.engine.denoising.noise import window_noise
+from render_farm.engine.denoising.noise import StepNoise, window_noise
 from render_farm.engine.denoising.rows import frame_steps, frame_timesteps, moving_frames, window_spans
-from render_farm.engine.denoising.sampler import FrameSampler
+from render_farm.engine.denoising.sampler import DistilledSampler, FrameSampler, Sampler
 from render_farm.engine.denoising.step_state import StepKeeper, WindowState
 from render_farm.engine.denoising.window_inputs import WindowInputs
 from render_farm.engine.progress import OnStep, StepProgress
@@ -27,6 +27,7 @@ from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.engine.transformer.rope import rope_table
 from render_farm.engine.transformer.step_cache import new_step_cache
 from render_farm.engine.transformer.transformer import FrameTransformer
+from render_farm.models import DISTILLED
 from render_farm.planning import FilmPlan, StepSchedule, Window
 from render_farm.step_cache import parse_cache
 
@@ -101,7 +102,7 @@ def render_window(
         step_cache=step_cache,
     )
     timesteps = timesteps.to(transformer.device)
-    sampler = FrameSampler(latents, sigmas=schedule.sigmas, steps=steps, corrected=_is_corrected(plan))
+    sampler = _sampler(plan, segment, latents, schedule, steps)
     state = WindowState(latents=latents, sampler=sampler, noise=prefix.noise, cache=context.cache)
     keeper = keeper if step_cache is None else None
     spans = window_spans(schedule, caches=context.cache is not None, num_last_image=window.num_last_image_frames)
@@ -126,6 +127,13 @@ def _progress(plan: FilmPlan, segment: int, row: int, schedule: StepSchedule, co
         num_skipped=context.step_cache.num_skipped if context.step_cache else 0,
         kv_cache_bytes=context.cache.num_bytes if context.cache is not None else 0,
     )
+
+
+def _sampler(plan: FilmPlan, segment: int, latents: Tensor, schedule: StepSchedule, steps: Tensor) -> Sampler:
+    if plan.job.sampler == DISTILLED:
+        noise = StepNoise(seed=plan.job.seed, segment=segment)
+        return DistilledSampler(latents, sigmas=schedule.sigmas, steps=steps, noise=noise)
+    return FrameSampler(latents, sigmas=schedule.sigmas, steps=steps, corrected=_is_corrected(plan))
 
 
 def _is_corrected(plan: FilmPlan) -> bool:

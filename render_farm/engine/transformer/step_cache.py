@@ -104,7 +104,7 @@ class MagCache:
         mode: StepCacheMode,
         magnitudes: Magnitudes,
         *,
-        timesteps: Sequence[Sequence[int]],
+        timesteps: Sequence[Sequence[float]],
         steps: Sequence[Sequence[int]],
         num_steps: int,
     ) -> None:
@@ -113,7 +113,7 @@ class MagCache:
         self._timesteps, self._steps = timesteps, steps
         self._num_retained = int(mode.retain * num_steps)
         self._row = -1
-        self._computed_at: dict[int, int] = {}
+        self._computed_at: dict[int, float] = {}
         """Frame to its timestep when its layers were last computed."""
         self._errors: dict[tuple[int, int], float] = {}
         """(frame, branch) to the sum since then."""

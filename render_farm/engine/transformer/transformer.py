@@ -216,7 +216,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
     def forward(self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext) -> tuple[Tensor, ...]:
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
-        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) int64 are
+        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) are
         those of the span's frames. Returns one (B C F h w) a branch, in the model's dtype; those of all branches, also
         when a group computes them.
         """

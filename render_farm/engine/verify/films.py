@@ -13,7 +13,8 @@ from render_farm.job import RenderJob
 from render_farm.planning import ModelSpec
 
 OVERLAP = 17
-_ASYNCHRONOUS = {"causal_block_size": 5, "ar_step": 2}
+_ASYNCHRONOUS = {"causal_block_size": 5, "ar_step": 2, "block_attention": "causal"}
+_FULL = {**_ASYNCHRONOUS, "block_attention": "full"}
 _SYNCHRONOUS = {"causal_block_size": 1, "ar_step": 0}
 _PROMPT = "a red circle moving right on a black background"
 _NEGATIVE = "blurry, low quality"
@@ -41,12 +42,14 @@ def films(
         "num_inference_steps": num_inference_steps,
         "base_num_frames": num_frames,
     }
-    modes = {"sync": _SYNCHRONOUS} | ({"async": _ASYNCHRONOUS} if spec.renders_windows else {})
+    modes: dict[str, dict[str, Any]] = {"sync": _SYNCHRONOUS} | (
+        {"async": _ASYNCHRONOUS, "full": _FULL} if spec.renders_windows else {}
+    )
     long = 2 * num_frames - OVERLAP
     for task in tasks:
         inputs = make_inputs(task, height=height, width=width)
         for mode, parameters in modes.items():
-            if mode == "async" and task != "t2v":
+            if mode != "sync" and task != "t2v":
                 continue  # image tasks go without blocks, and an extended video is a film that began with a prefix
             for segments, length in ((1, num_frames), (2, long)):
                 if segments == 2 and (not spec.renders_windows or task == "v2v"):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from render_farm.engine.conditioning.conditioning import Inputs
-from render_farm.engine.pipelines import pipeline_arguments
+from render_farm.engine.pipelines import block_attention, pipeline_arguments
 from render_farm.engine.weights.loading import without_progress_bars
 from render_farm.models import Family
 from render_farm.planning import FilmPlan, ModelSpec
@@ -59,12 +59,13 @@ class Reference:
             use_flow_sigmas=True,
             prediction_type="flow_prediction",
         )
-        latents: Tensor = pipeline(
-            prompt=None,
-            prompt_embeds=self._texts[job.prompts[0]],
-            negative_prompt_embeds=self._texts[job.negative_prompt] if job.guided else None,
-            **pipeline_arguments(plan, inputs),
-        ).frames
+        with block_attention(pipeline.transformer, plan):
+            latents: Tensor = pipeline(
+                prompt=None,
+                prompt_embeds=self._texts[job.prompts[0]],
+                negative_prompt_embeds=self._texts[job.negative_prompt] if job.guided else None,
+                **pipeline_arguments(plan, inputs),
+            ).frames
         if job.task == "flf2v" and plan.spec.renders_windows:
             latents = latents[:, :, :-1]
         return latents.float().cpu()

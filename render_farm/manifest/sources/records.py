@@ -101,6 +101,7 @@ def _json_of(shape: str) -> Any:
 _CELL_READERS = {
     ValueKind.TEXTS: _texts,
     ValueKind.INTEGER: _number,
+    ValueKind.INTEGERS: _json_of("[1000, 750, 500, 250]"),
     ValueKind.NUMBER: _number,
     ValueKind.BOOLEAN: _boolean,
     ValueKind.TIMESTAMP: lambda cell: cell,

@@ -39,6 +39,17 @@ def test_check_prints_every_problem(cli, bad_manifest):
     assert report["row_problems"] == ["row 1 (job_id=a): num_frames: 0 is less than 1"]
 
 
+def test_check_says_what_is_advised_against_once(cli, tmp_path):
+    source, target = tmp_path / "jobs.csv", tmp_path / "jobs.parquet"
+    row = "{},x,df-14b-540p,5,causal\n"
+    source.write_text("job_id,prompt,model,causal_block_size,block_attention\n" + row.format("a") + row.format("b"))
+    assert cli("manifest", "build", source, "-o", target).exit_code == 0
+    checked = cli("manifest", "check", target)
+    assert (checked.exit_code, checked.stdout) == (0, f"{target}: 2 jobs, nothing wrong\n")
+    assert checked.stderr.startswith("note: row 1 (job_id=a) and 1 more: block_attention causal with df-14b-540p: its ")
+    assert checked.stderr.count("\n") == 1
+
+
 def test_show_tells_what_is_wrong_with_a_row(cli, bad_manifest):
     result = cli("manifest", "show", bad_manifest)
     assert result.exit_code == 0

@@ -48,6 +48,17 @@ def test_render_a_prompt(cli, rendered):
     assert request.overrides == {"num_frames": 33, "seed": 0, "num_inference_steps": 4}
 
 
+def test_a_prompt_with_modes(cli, rendered):
+    flags = "--sampler distilled --step-list 1000,500 --causal-block-size 5 --block-attention full"
+    assert cli("render", "--prompt", "a cat", "-o", "out", *flags.split()).exit_code == 0
+    assert rendered.requests[0].overrides == {
+        "sampler": "distilled",
+        "step_list": [1000, 500],
+        "causal_block_size": 5,
+        "block_attention": "full",
+    }
+
+
 def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
     """Workers run in another folder: relative paths are meant from here."""
     monkeypatch.chdir(tmp_path)
@@ -77,6 +88,7 @@ def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
         (["m.parquet", "-o", "out", "--num-frames", "33"], "--num-frames is for --prompt"),
         (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--lora is for --prompt"),
         (["--prompt", "x", "-o", "out", "--num-frames", "0"], "num_frames: 0 is less than 1"),
+        (["--prompt", "x", "-o", "out", "--step-list", "fast"], "step_list: 'fast' is not a list of whole numbers"),
         (["m.parquet", "-o", "out", "--timeout", "0"], "--timeout: 0 is not more than 0 seconds"),
         (["m.parquet", "-o", "out", "--max-failed", "some"], "--max-failed: 'some' is neither a number"),
         (["m.parquet", "-o", "out", "--config", "/no/such.toml"], "settings file /no/such.toml"),

@@ -336,3 +336,32 @@ def test_sources_and_manifests_may_be_anywhere(s3_uri, tmp_path):
         file.write(b"job_id,prompt\na,p\n")
     build_manifest("memory://src/p.csv", f"{s3_uri}/m.parquet")
     assert load_manifest(f"{s3_uri}/m.parquet")[0].job == RenderJob(job_id="a", prompt="p")
+
+
+def test_a_list_of_steps_is_json_in_csv_and_a_list_elsewhere(tmp_path):
+    (tmp_path / "a.csv").write_text('job_id,prompt,sampler,step_list\na,x,distilled,"[1000, 500]"\nb,x,,\n')
+    (tmp_path / "a.yaml").write_text("- {job_id: a, prompt: x, sampler: distilled, step_list: [1000, 500]}\n")
+    for source in ("a.csv", "a.yaml"):
+        target = tmp_path / f"{source}.parquet"
+        build_manifest(str(tmp_path / source), str(target))
+        jobs = [row.job for row in load_manifest(str(target))]
+        assert jobs[0].step_list == (1000, 500)
+        assert all(job.step_list is None for job in jobs[1:])
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("1000", "1000 is not a list of whole numbers"),
+        ("[]", "[] is not a list of numbers from 1 to 1000"),
+        ("[1001]", "[1001] is not a list of numbers from 1 to 1000"),
+        ("[500, 500]", "[500, 500] does not fall from step to step; 1000, 750, 500, 250 is an example"),
+        ("[1.5]", "1.5 is not a whole number"),
+        ("fast", "'fast' is not JSON like [1000, 750, 500, 250]"),
+    ],
+)
+def test_lists_of_steps_that_cannot_be_used(tmp_path, cell, message):
+    (tmp_path / "a.csv").write_text(f'job_id,prompt,sampler,step_list\na,x,distilled,"{cell}"\n')
+    with pytest.raises(ManifestError) as error:
+        build_manifest(str(tmp_path / "a.csv"), str(tmp_path / "a.parquet"))
+    assert error.value.problems == (f"line 2 (job_id=a): step_list: {message}",)

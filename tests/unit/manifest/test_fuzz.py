@@ -70,6 +70,7 @@ paths = text.map(lambda name: f"/{name}")
 loras = st.lists(st.builds(LoraRef, path=paths, weight=st.floats(-10, 10)), max_size=3).map(tuple)
 BY_KIND = {
     ValueKind.TEXT: text.filter(str.strip),
+    ValueKind.INTEGERS: st.sets(st.integers(1, 1000), min_size=1).map(lambda steps: tuple(sorted(steps, reverse=True))),
     ValueKind.BOOLEAN: st.booleans(),
     ValueKind.TIMESTAMP: times,
     ValueKind.TAGS: st.dictionaries(text, text, max_size=3),

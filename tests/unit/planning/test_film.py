@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from render_farm.job import RenderJob
+from render_farm.models import PRESETS
 from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import film_token_passes, segment_token_passes
 
@@ -37,6 +40,43 @@ def test_the_key_changes_with_what_touches_pixels_only():
     assert len({base, *changed}) == len(changed) + 1
 
 
+OLD_KEYS = {
+    "5fbe43fe98a6": {},
+    "5b63b8313f32": {"num_frames": 257, "ar_step": 2, "causal_block_size": 5},
+    "fe20ec8b1ba2": {"cache": "first_block:0.1"},
+}
+
+
+@pytest.mark.parametrize("known", OLD_KEYS)
+def test_films_from_before_a_column_was_there_keep_their_keys(known):
+    spec = spec_of_preset("tiny", dtype="float32", fingerprint="f" * 12)
+    assert plan_film(RenderJob(job_id="a", prompt="x", **OLD_KEYS[known]), spec).render_key == known
+
+
+def test_block_attention_is_in_the_key_where_it_matters():
+    blocks = {"causal_block_size": 5, "ar_step": 2}
+    assert key(block_attention="full") == key(block_attention="causal") == key()
+    assert key(**blocks, block_attention="full") != key(**blocks, block_attention="causal") == key(**blocks)
+
+
+def test_few_steps_have_defaults_of_their_own():
+    job = plan_film(RenderJob(job_id="a", prompt="x", sampler="distilled"), FACTS).job
+    assert (job.step_list, job.num_inference_steps) == ((1000, 750, 500, 250), 4)
+    assert (job.guidance_scale, job.flow_shift, job.guided) == (1.0, 5.0, False)
+    own = RenderJob(job_id="a", prompt="x", sampler="distilled", step_list=[900, 300], guidance_scale=2, flow_shift=3)
+    job = plan_film(own, FACTS).job
+    assert (job.step_list, job.num_inference_steps, job.guidance_scale, job.flow_shift) == ((900, 300), 2, 2.0, 3.0)
+    assert len({key(sampler="distilled"), key(sampler="distilled", step_list=[1000, 500]), key()}) == 3
+
+
+def test_published_checkpoints_attend_fully_where_a_job_does_not_say():
+    def attention(model: str) -> str:
+        return plan_film(RenderJob(job_id="a", prompt="x"), spec_of_preset(model)).job.block_attention
+
+    found = {name: attention(name) for name, preset in PRESETS.items() if "t2v" in preset.tasks}
+    assert found == {name: "full" if name.startswith("df-") else "causal" for name in found}
+
+
 def test_the_key_knows_the_weights_and_the_dtype_but_not_the_models_name():
     job = RenderJob(job_id="a", prompt="x")
     base = plan_film(job, FACTS).render_key
@@ -59,9 +99,13 @@ def test_texts_are_named_once():
 
 def test_asynchronous_work_counts_only_the_blocks_that_run():
     sync = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97), FACTS)
-    late = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97, ar_step=4, causal_block_size=5), FACTS)
+    late_job = RenderJob(job_id="a", prompt="x", num_frames=97, ar_step=4, causal_block_size=5)
+    late = plan_film(late_job, FACTS)
     assert segment_token_passes(sync, 0) == 16 * 25 * 4 * 2
     assert segment_token_passes(late, 0) == segment_token_passes(sync, 0)
+    full = plan_film(replace(late_job, block_attention="full"), FACTS)
+    assert segment_token_passes(full, 0) == full.schedule(0).num_rows * 25 * 4 * 2
+    assert full.schedule(0).num_rows == 16 + 4 * 4
     noisy = plan_film(
         RenderJob(job_id="a", prompt="x", num_frames=257, addnoise_condition=20, ar_step=4, causal_block_size=5), FACTS
     )

@@ -109,7 +109,9 @@ def test_the_work_of_a_step_is_what_its_passes_compute() -> None:
     sizes = sizes_of_preset(PRESETS["df-14b-540p"]).transformer
     synchronous = step_work(film(), sizes)
     assert synchronous.num_tokens == 25 * 34 * 60 and synchronous.num_branches == 2
-    lagging = step_work(film(ar_step=5, causal_block_size=5), sizes)
+    full = step_work(film(ar_step=5, causal_block_size=5), sizes)
+    assert full.num_tokens == synchronous.num_tokens
+    lagging = step_work(film(ar_step=5, causal_block_size=5, block_attention="causal"), sizes)
     assert 0 < lagging.num_tokens < synchronous.num_tokens
 
 

@@ -83,3 +83,17 @@ def test_warnings_of_what_is_rendered_otherwise_than_written():
     cut = plan(num_frames=173, overlap_history=21, causal_block_size=5, base_num_frames=97)
     assert "takes over 1 fewer" in " ".join(cut.warnings)
     assert "prompts for 1 segments" in plan(prompt=["a", "b"], num_frames=97).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"step_list": [900, 300]}, "step_list: is for sampler distilled, and sampler is reference"),
+        (
+            {"sampler": "distilled", "num_inference_steps": 50},
+            "num_inference_steps: 50 are not the 4 of step_list; leave it null",
+        ),
+    ],
+)
+def test_steps_that_contradict_each_other_are_refused(columns: dict, message: str) -> None:
+    assert refusal(**columns) == message

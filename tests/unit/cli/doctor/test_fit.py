@@ -42,6 +42,8 @@ def test_the_exact_size_decides() -> None:
 
 def test_blocks_that_cannot_be_kept_are_a_note() -> None:
     blocks = {"num_frames": 97, "base_num_frames": 97, "causal_block_size": 5, "ar_step": 5}
+    assert statuses("df-14b-540p", [gpu(80)], **blocks)[1] is Status.OK, "full attention keeps none"
+    blocks["block_attention"] = "causal"
     assert statuses("df-14b-540p", [gpu(80)], **blocks)[1] is Status.NOTE
     assert statuses("df-14b-540p", [gpu(180)], **blocks)[1] is Status.OK
 

@@ -24,7 +24,7 @@ LITTLE = BenchCase(
     config={**SHAPES["small"].config, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64},
     height=32,
     width=48,
-    num_frames={"sync": 37, "async": 57},
+    num_frames={"sync": 37, "async": 57, "full": 57},
 )
 
 
@@ -34,7 +34,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("render_farm.engine.bench.run.matrix_rate", lambda device, dtype: 1e12)
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", "async", "full"])
 def test_both_sides_render_the_same_film(mode: str) -> None:
     result = run_bench(BenchRequest(mode=mode, steps=3, ar_step=1, against="diffusers", device="cpu"))
     assert result.diffusers is not None and result.largest_difference is not None
@@ -54,7 +54,7 @@ def test_diffusers_can_be_stopped_early_and_the_weights_are_the_engines_again() 
     assert result.largest_difference is None
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", "async", "full"])
 def test_the_operations_that_are_counted_are_those_that_are_done(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's own counter, which sees the matrix products; attention is done with them here."""
     monkeypatch.setattr(run, "_USED_TOKENS", 512)  # the padding of a prompt is one key on the CPU

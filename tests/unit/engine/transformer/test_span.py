@@ -32,6 +32,22 @@ def test_spans_cover_what_moves_and_store_each_frame_once(ar_step: int, num_pref
         assert cached == (span.output_start if caches else 0)
 
 
+def test_blocks_that_see_each_other_are_all_computed_and_none_is_kept() -> None:
+    schedule = make_schedule(
+        num_latent_frames=10,
+        num_prefix_frames=4,
+        num_inference_steps=4,
+        flow_shift=3.0,
+        ar_step=2,
+        causal_block_size=2,
+        block_attention="full",
+    )
+    for row, span in enumerate(window_spans(schedule, caches=True)):
+        moving = [block for block, moves in enumerate(schedule.updates[row]) if moves]
+        assert (span.start, span.stop, span.output_start) == (0, 10, moving[0] * 2)
+        assert (span.num_stored, list(span.query_groups(4))) == (0, [(4, 10, 10)])
+
+
 def test_query_groups_see_the_frames_up_to_their_block() -> None:
     blocks = FrameSpan(start=2, stop=8, output_start=4, num_stored=2, block_size=2)
     assert list(blocks.query_groups(2)) == [(2, 4, 4), (4, 6, 6), (6, 8, 8)]
