@@ -46,7 +46,7 @@ POLICY: tuple[Rule, ...] = (
     Rule(fault=Fault.JOB, errors=(), then=Then.FAIL, counted=False, delayed=False),
     Rule(
         fault=Fault.WORKER,
-        errors=("DeviceError", "WorkerDiedError"),
+        errors=("DeviceError", "WorkerDiedError", "HostMemoryError"),
         then=Then.ELSEWHERE,
         counted=True,
         delayed=True,

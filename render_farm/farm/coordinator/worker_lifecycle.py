@@ -87,8 +87,10 @@ class WorkerLifecycle:
         """A worker's process ended by itself."""
         if not self.pool.forget(worker, kill=True):  # Ray also says so of one that it merely cannot reach
             return
-        self._log_ended(worker, f"worker {worker} ended; a fresh one is started", level="warning")
         failure = died(worker, error)
+        self._log_ended(
+            worker, f"worker {worker} ended ({failure.error_class}); a fresh one is started", level="warning"
+        )
         self._metrics.failed(failure)
         self._events.apply(ev.WorkerLost(worker=worker, failure=failure))
         self.start()
