@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -19,6 +20,7 @@ from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import State, exit_code
 
+log = logging.getLogger(__name__)
 OnSnapshot = Callable[[RunSnapshot], None]
 
 _POLL_S = 0.2
@@ -26,8 +28,11 @@ _STOP_WITHIN_S = 120.0
 _FILMS_A_CALL = 200
 _ADD_WITHIN_S = 60.0
 _ADD_AGAIN_S = 1.0
-_PRIVATE_LIVES = 4
-"""How many coordinators a private Ray gets: its memory monitor may end one, but a mistake would end every one."""
+_PRIVATE_LIVES = 5
+"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s: time for a machine that is
+short of memory, which ends processes until it is not. A mistake would end every one."""
+_LONG_LIFE_S = 60.0
+"""A coordinator that ends after so long is the first in a row."""
 EXIT_TIMED_OUT = 13
 EXIT_INTERRUPTED = 130
 
@@ -74,6 +79,7 @@ class RunWatch:
         self._line = 0
         self._coordinator: Any = None
         self._lives = 0
+        self._began_s = time.monotonic()
         self._is_added = False
         self._is_cancelled = False
 
@@ -111,7 +117,13 @@ class RunWatch:
     def _add_once(self) -> None:
         import ray  # not with this module: Ray reads its token mode when it is imported, see `connection`
 
-        self._lives += 1
+        if time.monotonic() - self._began_s > _LONG_LIFE_S:
+            self._lives = 0
+        if self._cluster.private and self._lives:
+            pause_s = _ADD_AGAIN_S * 2**self._lives
+            log.warning("the coordinator ended; another one starts in %g s", pause_s)
+            time.sleep(pause_s)
+        self._lives, self._began_s = self._lives + 1, time.monotonic()
         try:
             self._coordinator = self._cluster.coordinator(self._config)
         except ray.exceptions.RayError as error:
