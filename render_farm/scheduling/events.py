@@ -297,7 +297,7 @@ class FinishFilm:
 
 @dataclass(frozen=True, kw_only=True)
 class StopWork:
-    """Have `worker` drop what it does for a film at its next step."""
+    """Have `worker` drop what it does for a film at its next step or frame."""
 
     worker: str
     film: JobKey

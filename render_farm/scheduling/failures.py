@@ -97,6 +97,8 @@ class Failures:
                 self._failed_once(key, worker, failure, now, actions)
 
     def _failed_once(self, key: JobKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
+        if self._films.stopped(key, actions):
+            return
         film = self._state.films[key]
         film.worker, film.finishing = None, False
         self._state.dated_changes += film.spec.deadline_s is not None

@@ -74,8 +74,10 @@ class FarmMachine:
         run = self._state.runs[run_id]
         return run.ended or bool(run.stopping)
 
-    def state_of(self, film: JobKey) -> State:
-        return self._state.films[film].state
+    def state_of(self, key: JobKey) -> State:
+        """CANCELLED also while its worker has yet to stop finishing it."""
+        film = self._state.films[key]
+        return State.CANCELLED if film.cancelled_for else film.state
 
     @property
     def workers(self) -> tuple[str, ...]:

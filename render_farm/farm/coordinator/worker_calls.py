@@ -126,9 +126,9 @@ class WorkerCalls:
         return replace(entry.task, plan=plan)
 
     def stop(self, action: ev.StopWork) -> None:
-        """Have a worker drop a film's segment at its next step."""
+        """Have a worker drop what it does for a film at its next step or frame."""
         if self._pool.has(action.worker):
-            for call_id in self._watch.segments_of(action.worker, action.film):
+            for call_id in self._watch.calls_of(action.worker, action.film):
                 self._pool.handle(action.worker).stop.remote(call_id)
 
     def stepped(self, call_id: int, step: int, num_steps: int) -> None:
