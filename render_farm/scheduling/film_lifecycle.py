@@ -134,13 +134,14 @@ class FilmLifecycle:
             run.ended = True
             actions.append(ev.RunEnded(run_id=run_id, state=run_state(run.counts_by_name)))
 
-    def forget_run(self, run_id: str) -> None:
-        """Drop a run that ended, so that a long-lived farm does not grow."""
+    def forget_run(self, run_id: str) -> list[JobKey]:
+        """Drop a run that ended, so that a long-lived farm does not grow. Returns its films."""
         run = self._state.runs.pop(run_id)
         assert run.ended
         for key in run.films:
             del self._state.films[key]
         self._dispatcher.quotas.limit_run(run_id, None)
+        return run.films
 
 
 def _cancelled(reason: str) -> Failure:

@@ -39,6 +39,8 @@ class Rule:
     """1 s, 2 s, 4 s ... up to 60 s, each a quarter more or less."""
     ends_process: bool = False
     """The worker's process ends, and a fresh one takes its place."""
+    suspects_host: bool = False
+    """It counts against the worker's host while no other host has it."""
 
 
 POLICY: tuple[Rule, ...] = (
@@ -61,6 +63,14 @@ POLICY: tuple[Rule, ...] = (
         delayed=False,
         ends_process=True,
     ),
+    Rule(
+        fault=Fault.CLUSTER,
+        errors=("StorageError", "StorageUnavailableError", "StorageFullError"),
+        then=Then.ANYWHERE,
+        counted=False,
+        delayed=True,
+        suspects_host=True,
+    ),
     Rule(fault=Fault.CLUSTER, errors=(), then=Then.ANYWHERE, counted=False, delayed=True),
     Rule(fault=Fault.USER, errors=(), then=Then.FAIL, counted=False, delayed=False),
 )
@@ -78,7 +88,7 @@ class RetryPolicy:
     jitter: float = 0.25
     """Share by which a delay is longer or shorter, so that many do not come back at once."""
     host_faults: int = 3
-    """Worker faults on one host within `host_window_s` that have it quarantined."""
+    """Faults of one host within `host_window_s` that have it quarantined."""
     host_window_s: float = 600.0
 
 

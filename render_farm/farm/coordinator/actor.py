@@ -17,6 +17,7 @@ import ray
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.farm.coordinator.quarantines import Quarantines
 from render_farm.farm.coordinator.run_texts import RunTexts
 from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.text_stage import TextStage
@@ -60,6 +61,7 @@ class Coordinator:
         self._lifecycle = WorkerLifecycle(config, self._events, self._active, self._metrics)
         self._scaling = WorkerScaling(self._lifecycle, self._events, self._active)
         self._draining = WorkerDraining(self._lifecycle, self._events, self._active, on_not_needed=self._end)
+        self._quarantines = Quarantines(self._events, self._active)
         stage = TextStage(
             self._lifecycle.pool,
             config.policy,
@@ -88,6 +90,7 @@ class Coordinator:
                 ev.FilmEnded: self._active.film_ended,
                 ev.FilmDelayed: self._active.film_delayed,
                 ev.HostQuarantined: self._active.host_quarantined,
+                ev.HostReleased: self._active.host_released,
                 ev.RunEnded: self._active.run_ended,
             },
             on_hosts_changed=self._hosts_changed,
@@ -281,6 +284,7 @@ class Coordinator:
             self._lifecycle.end_silent(now)
             self._lifecycle.release_unneeded(now)
             self._draining.check(now)
+            self._quarantines.check(now)
             self._scaling.check(now)
             self._events.apply(ev.Tick())
             self._metrics.sample(

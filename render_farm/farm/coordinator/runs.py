@@ -88,6 +88,8 @@ class ActiveRuns:
         for host, reason in run.control.quarantined:
             if not self._events.machine.hosts.is_quarantined(host):
                 self._events.apply(ev.QuarantineHost(host=host, reason=reason))
+        for host, reason in self._events.machine.hosts.quarantined.items():
+            run.progress.log.add(_quarantined(run, host, reason), level="warning")
         if run.spent:
             run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
         if run.control.paused:
@@ -127,11 +129,11 @@ class ActiveRuns:
 
     def host_quarantined(self, action: ev.HostQuarantined) -> None:
         for run in self.at_work:
-            run.progress.log.add(
-                f"host {action.host} is quarantined: {action.reason}; "
-                f"`render-farm hosts release {run.run_id} {action.host}` gives it work again",
-                level="error",
-            )
+            run.progress.log.add(_quarantined(run, action.host, action.reason), level="error")
+
+    def host_released(self, action: ev.HostReleased) -> None:
+        for run in self.at_work:
+            run.progress.log.add(f"host {action.host} gets work again: {action.reason}", level="warning")
 
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
@@ -228,3 +230,8 @@ class ActiveRuns:
             run.lease_lost = True
             self._metrics.lease("lost")
             self.stop(run, f"the run's lease was lost: {reason}")
+
+
+def _quarantined(run: OwnedRun, host: str, reason: str) -> str:
+    release = f"`render-farm hosts release {run.run_id} {host}` gives it work again"
+    return f"host {host} is quarantined: {reason}; {release}"
