@@ -152,6 +152,10 @@ class WorkerDiedError(WorkerError):
     """The worker's process ended while it held work."""
 
 
+class HostMemoryError(WorkerError):
+    """The machine ran out of its own memory, which is not the GPU's: moving weights there would need more of it."""
+
+
 class DeviceError(WorkerError):
     """The accelerator reported an error that poisons the process."""
 

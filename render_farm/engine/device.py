@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from render_farm.engine.dtypes import canonical_dtype
-from render_farm.errors import DeviceError, OutOfMemoryError, UsageError
+from render_farm.errors import DeviceError, HostMemoryError, OutOfMemoryError, UsageError
 
 
 def resolve_device(device: str) -> torch.device:
@@ -67,8 +67,14 @@ def device_errors(what: str) -> Iterator[None]:
         raise DeviceError(f"{what}: the device failed: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
         # The CPU's allocator has no exception class of its own.
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
+        if not isinstance(error, torch.OutOfMemoryError):
+            if "DefaultCPUAllocator" not in str(error):
+                raise
+            if torch.cuda.is_initialized():
+                raise HostMemoryError(
+                    f"{what} does not fit the memory of the machine: {str(error).splitlines()[0]}",
+                    advice="stop what else uses that memory, or use fewer workers on the machine",
+                ) from error
         raise OutOfMemoryError(
             f"{what} does not fit the device: {str(error).splitlines()[0]}",
             advice="a smaller height, width or base_num_frames needs less, or a device with more memory",

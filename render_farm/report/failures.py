@@ -17,6 +17,7 @@ ADVICE = {
     "ModelError": "Check the model's name or address (`render-farm models list`), and that the workers can read it.",
     "InputError": "Check the input file that the message names, then retry.",
     "OutOfMemoryError": "Ask for a smaller height, width or base_num_frames, or for larger GPUs.",
+    "HostMemoryError": "The machine ran out of memory (not the GPU's): stop what else uses it, or use fewer workers.",
     "WorkerDiedError": "The process ended under its work: look for the kernel's out-of-memory killer on that host.",
     "DeviceError": "The GPU failed: look at the host's driver log (Xid errors); retry once the host is healthy.",
     "StorageFullError": "Free space, then retry: finished segments are kept.",

@@ -297,7 +297,7 @@ class FinishFilm:
 
 @dataclass(frozen=True, kw_only=True)
 class StopWork:
-    """Have `worker` drop what it does for a film at its next step."""
+    """Have `worker` drop what it does for a film at its next step or frame."""
 
     worker: str
     film: JobKey
@@ -341,7 +341,15 @@ class RunEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class HostQuarantined:
-    """A host's workers kept failing: it gets no more work until somebody releases it."""
+    """A host's workers kept failing: it gets no more work until it is released."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostReleased:
+    """A host was quarantined for what turned out not to be its fault: it gets work again."""
 
     host: str
     reason: str
@@ -363,5 +371,6 @@ Action = (
     | FilmDelayed
     | RunEnded
     | HostQuarantined
+    | HostReleased
     | WakeAt
 )

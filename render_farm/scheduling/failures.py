@@ -7,7 +7,7 @@ from itertools import count
 
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.events import Action, JobKey
-from render_farm.scheduling.farm_state import FarmState
+from render_farm.scheduling.farm_state import FarmState, WorkerRecord
 from render_farm.scheduling.film_lifecycle import FilmLifecycle
 from render_farm.scheduling.rendering import Rendering
 from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
@@ -70,7 +70,7 @@ class Failures:
         # A member that failed its group must come back as a fresh process, or the group could never form again.
         ends_process = failure.poisons_process or rule.ends_process or (in_group and rule.then is Then.ELSEWHERE)
         if blamed in workers:
-            self._worker_index.count_against_host(blamed, failure, now, actions)
+            self._worker_index.count_against_host(workers[blamed].host, failure, now, actions, event.film)
         for worker in dict.fromkeys([*([blamed] if ends_process else []), *event.ending]):
             if worker in workers:
                 self._worker_gone(worker, failure, now, actions)
@@ -82,8 +82,16 @@ class Failures:
         if record is None:
             return
         if record.is_at_work:
-            self._worker_index.count_against_host(event.worker, event.failure, now, actions)
+            film = self._film_of(record)
+            self._worker_index.count_against_host(record.host, event.failure, now, actions, film)
         self._worker_gone(event.worker, event.failure, now, actions)
+
+    def _film_of(self, record: WorkerRecord) -> JobKey | None:
+        """What a worker worked at, as far as one film can be named."""
+        leader = self._state.workers.get(record.leader) if record.leader else record
+        if leader is not None and leader.work is not None:
+            return leader.work.film
+        return next(iter(record.finishing)) if len(record.finishing) == 1 else None
 
     def _worker_gone(self, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
         record = self._worker_index.forget(worker)
@@ -97,6 +105,8 @@ class Failures:
                 self._failed_once(key, worker, failure, now, actions)
 
     def _failed_once(self, key: JobKey, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
+        if self._films.stopped(key, actions):
+            return
         film = self._state.films[key]
         film.worker, film.finishing = None, False
         self._state.dated_changes += film.spec.deadline_s is not None

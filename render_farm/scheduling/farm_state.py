@@ -40,6 +40,8 @@ class FilmState:
     avoid: tuple[str, ...] = ()
     """Workers that failed it, in the order in which they did. None of them gets it again."""
     fallback_level: int = 0
+    cancelled_for: str = ""
+    """Why it is to be cancelled once its worker has stopped finishing it. It is done when it was published before."""
 
     @property
     def is_rendered(self) -> bool:

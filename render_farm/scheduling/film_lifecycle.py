@@ -78,7 +78,7 @@ class FilmLifecycle:
     def end(self, key: JobKey, state: State, actions: list[Action], failure: Failure | None = None) -> None:
         """A film reaches its last state."""
         film = self._state.films[key]
-        film.worker, film.finishing = None, False
+        film.worker, film.finishing, film.cancelled_for = None, False, ""
         self._dispatcher.queue.discard(key)
         self._state.runs[film.spec.run_id].held.pop(key, None)
         self._state.move(key, state)
@@ -105,14 +105,23 @@ class FilmLifecycle:
         else:
             named = (JobKey(event.run_id, job_id) for job_id in event.job_ids)
             keys = [key for key in named if key in self._state.films]
-        reason = Failure(fault=Fault.USER, error_class="Cancelled", message=event.reason)
         for key in keys:
             film = self._state.films[key]
             if film.state.ended:
                 continue
             if film.worker is not None:
                 actions.append(ev.StopWork(worker=film.worker, film=key))
-            self.end(key, State.CANCELLED, actions, reason)
+            if film.finishing:  # only its worker knows whether it is published by now
+                film.cancelled_for = event.reason
+            else:
+                self.end(key, State.CANCELLED, actions, _cancelled(event.reason))
+
+    def stopped(self, key: JobKey, actions: list[Action]) -> bool:
+        """End a film that was cancelled while it was being finished. False when it was not."""
+        reason = self._state.films[key].cancelled_for
+        if reason:
+            self.end(key, State.CANCELLED, actions, _cancelled(reason))
+        return bool(reason)
 
     def _check_run(self, run_id: str, actions: list[Action]) -> None:
         """Stop a run in which too much failed. End one whose films all ended."""
@@ -125,10 +134,15 @@ class FilmLifecycle:
             run.ended = True
             actions.append(ev.RunEnded(run_id=run_id, state=run_state(run.counts_by_name)))
 
-    def forget_run(self, run_id: str) -> None:
-        """Drop a run that ended, so that a long-lived farm does not grow."""
+    def forget_run(self, run_id: str) -> list[JobKey]:
+        """Drop a run that ended, so that a long-lived farm does not grow. Returns its films."""
         run = self._state.runs.pop(run_id)
         assert run.ended
         for key in run.films:
             del self._state.films[key]
         self._dispatcher.quotas.limit_run(run_id, None)
+        return run.films
+
+
+def _cancelled(reason: str) -> Failure:
+    return Failure(fault=Fault.USER, error_class="Cancelled", message=reason)

@@ -74,8 +74,10 @@ class FarmMachine:
         run = self._state.runs[run_id]
         return run.ended or bool(run.stopping)
 
-    def state_of(self, film: JobKey) -> State:
-        return self._state.films[film].state
+    def state_of(self, key: JobKey) -> State:
+        """CANCELLED also while its worker has yet to stop finishing it."""
+        film = self._state.films[key]
+        return State.CANCELLED if film.cancelled_for else film.state
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -122,7 +124,7 @@ class FarmMachine:
             case ev.SegmentDone():
                 self._segment_done(event, now, actions)
             case ev.FilmPublished():
-                self._published(event, actions)
+                self._published(event, now, actions)
             case ev.FilmsAdded():
                 for film in event.films:
                     self._lifecycle.add(film, now)
@@ -167,7 +169,7 @@ class FarmMachine:
 
     def forget_run(self, run_id: str) -> None:
         """Drop a run that ended, so that a long-lived farm does not grow."""
-        self._lifecycle.forget_run(run_id)
+        self.hosts.forget_films(self._lifecycle.forget_run(run_id))
 
     # --- work ---
 
@@ -220,6 +222,7 @@ class FarmMachine:
         if worker is None or worker.work is None or worker.work.film != event.film:
             return
         size = worker.work.size
+        self.hosts.worked(worker.host, now)
         self._rendering.end(event.worker, now, event.staying)
         if event.loading_s is not None and worker.setting is not None:
             self.costs.observe_load(worker.setting.model, event.loading_s)
@@ -243,7 +246,9 @@ class FarmMachine:
             return
         self._hand_out(workers, event.film, now, actions)
 
-    def _published(self, event: ev.FilmPublished, actions: list[Action]) -> None:
+    def _published(self, event: ev.FilmPublished, now: float, actions: list[Action]) -> None:
+        if event.worker in self._state.workers:
+            self.hosts.worked(self._state.workers[event.worker].host, now)
         self._worker_index.remove_finishing(event.worker, event.film)
         film = self._state.films.get(event.film)
         if film is not None and film.worker == event.worker and not film.state.ended:

@@ -40,7 +40,10 @@ class Requests:
     def retry(self, event: ev.RetryFilms) -> None:
         run = self._state.runs[event.run_id]
         for key, film in self._named(event):
-            if film.state not in (State.FAILED, State.CANCELLED) or run.ended or run.stopping:
+            if run.ended or run.stopping:
+                continue
+            film.cancelled_for = ""
+            if film.state not in (State.FAILED, State.CANCELLED):
                 continue
             film.counted = film.waits = film.attempts = film.fallback_level = 0
             film.avoid = ()

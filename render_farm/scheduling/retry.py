@@ -43,6 +43,8 @@ class Rule:
     """At most that many tries, whatever the settings say."""
     blames_host: bool = True
     """Whether a counted failure counts against the worker's host, too."""
+    suspects_host: bool = False
+    """It counts against the worker's host while no other host has it."""
 
 
 POLICY: tuple[Rule, ...] = (
@@ -50,7 +52,7 @@ POLICY: tuple[Rule, ...] = (
     Rule(fault=Fault.JOB, errors=(), then=Then.FAIL, counted=False, delayed=False),
     Rule(
         fault=Fault.WORKER,
-        errors=("DeviceError", "WorkerDiedError"),
+        errors=("DeviceError", "WorkerDiedError", "HostMemoryError"),
         then=Then.ELSEWHERE,
         counted=True,
         delayed=True,
@@ -75,6 +77,14 @@ POLICY: tuple[Rule, ...] = (
         delayed=False,
         ends_process=True,
     ),
+    Rule(
+        fault=Fault.CLUSTER,
+        errors=("StorageError", "StorageUnavailableError", "StorageFullError"),
+        then=Then.ANYWHERE,
+        counted=False,
+        delayed=True,
+        suspects_host=True,
+    ),
     Rule(fault=Fault.CLUSTER, errors=(), then=Then.ANYWHERE, counted=False, delayed=True),
     Rule(fault=Fault.USER, errors=(), then=Then.FAIL, counted=False, delayed=False),
 )
@@ -92,7 +102,7 @@ class RetryPolicy:
     jitter: float = 0.25
     """Share by which a delay is longer or shorter, so that many do not come back at once."""
     host_faults: int = 3
-    """Worker faults on one host within `host_window_s` that have it quarantined."""
+    """Faults of one host within `host_window_s` that have it quarantined."""
     host_window_s: float = 600.0
 
 

@@ -119,21 +119,26 @@ class WorkerIndex:
         self.forget(worker)
         actions.append(ev.ReplaceWorker(worker=worker, reason=reason))
 
-    def count_against_host(self, worker: str, failure: Failure, now: float, actions: list[Action]) -> None:
-        """A worker failed: too often by its own fault, and its host gets no more work."""
-        host = self._workers[worker].host
+    def count_against_host(
+        self, host: str, failure: Failure, now: float, actions: list[Action], film: JobKey | None = None
+    ) -> None:
+        """A worker of the host failed, at `film` if it had one: too often by its own fault, or by one that the other
+        hosts do not have, and its host gets no more work."""
         rule = rule_for(failure)
-        if not (rule.counted and rule.blames_host):
+        if not (rule.counted and rule.blames_host) and not rule.suspects_host:
             return
-        reason = self.hosts.fault(host, failure.error_class, now)
+        reason = self.hosts.fault(host, failure.error_class, now, film=film, is_shared=not rule.counted)
         if reason:
-            actions.append(ev.HostQuarantined(host=host, reason=reason))
-            self.set_aside(host, reason, actions)
+            actions.append(ev.HostQuarantined(host=host, reason=f"{reason}, the last one: {failure.message}"))
+            self.set_aside(host, reason, actions, by_faults=True)
+        for acquitted in self.hosts.acquitted():
+            self.release_host(acquitted)
+            actions.append(ev.HostReleased(host=acquitted, reason="other hosts have had the same faults"))
 
-    def set_aside(self, host: str, reason: str, actions: list[Action]) -> None:
+    def set_aside(self, host: str, reason: str, actions: list[Action], *, by_faults: bool = False) -> None:
         """Give a host no more work."""
         was_open = not self.hosts.is_quarantined(host)
-        workers = self.hosts.quarantine(host, reason)
+        workers = self.hosts.quarantine(host, reason, by_faults=by_faults)
         if was_open:
             self._idle_workers.release(host)
             for worker in workers:

@@ -136,6 +136,35 @@ def test_stopping_ends_at_the_next_step_and_leaves_no_segment(engine, tmp_path):
     assert load_film_state(open_store(task.output), task.work_key).segments == ()
 
 
+def test_a_film_that_is_being_finished_stops_at_its_next_frame_and_can_be_finished_afterwards(engine, tmp_path):
+    task, frames = film_task(engine, tmp_path), []
+    worker = FilmWorker("w")
+    for segment in range(3):
+        FilmWorker("other").render_segment(task, segment)  # nothing is decoded here yet
+
+    def stop_at_third() -> None:
+        frames.append(len(frames))
+        if len(frames) == 3:
+            worker.stop(8)
+
+    with pytest.raises(Cancelled):
+        worker.finish_film(task, call_id=8, on_progress=stop_at_third)
+    assert len(frames) == 3, "it was decoded to the end"
+    assert read_done(open_store(task.output), "a") is None
+    assert worker.finish_film(task, call_id=9).num_frames == 53
+    worker.close()
+
+
+def test_a_film_whose_segment_is_stopped_is_not_decoded_any_further(engine, tmp_path):
+    task, worker = film_task(engine, tmp_path, num_inference_steps=4), FilmWorker("w")
+    worker.render_segment(task, 0)
+    output = worker._films[task.work_key].output
+    with pytest.raises(Cancelled):
+        worker.render_segment(task, 1, call_id=7, on_step=lambda step: worker.stop(7))
+    worker.close()
+    assert not output._folder.exists(), "its decoder went on for nobody"
+
+
 def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_for_bit(engine, tmp_path):
     task = replace(
         film_task(engine, tmp_path / "moving", num_inference_steps=6), timeouts=Timeouts(preemption_grace_s=3600.0)

@@ -31,7 +31,7 @@ class LiveControl:
         known = {*run.progress.films, *(result.job_id for result in run.progress.spec.ended)}
         if (refusal := check(request, run.run_id, known.__contains__)) is not None:
             return refusal
-        if not run.sealed:
+        if not run.sealed and not (request.verb is Verb.CANCEL and not request.jobs):
             return refused(f"run {run.run_id} is just starting", advice="try again in a few seconds")
         if request.verb not in (Verb.EXPLAIN, Verb.HOSTS):
             kind = _KINDS.get(request.verb, EventKind.REMARK)
@@ -48,7 +48,8 @@ class LiveControl:
                 event, data = ev.ResumeRun(run_id=run.key), {"state": "running"}
             case Verb.CANCEL if not request.jobs:
                 run.progress.stop_reason = reason_of(request)
-                self._apply(ev.CancelRun(run_id=run.key, reason=run.progress.stop_reason))
+                if run.sealed:  # else it is cancelled when all of its films are there
+                    self._apply(ev.CancelRun(run_id=run.key, reason=run.progress.stop_reason))
                 return done(f"run {run.run_id} is cancelled. Everything that is stored stays", jobs=[])
             case Verb.CANCEL | Verb.RETRY | Verb.PRIORITY:
                 return self._change_jobs(run, request, JOB_RULES[verb])
@@ -82,7 +83,7 @@ class LiveControl:
         )
         for job_id in jobs:
             run.change(job_id, lambda row: rule.change(row, request))
-            if request.verb is Verb.RETRY:
+            if request.verb is Verb.RETRY and State(films[job_id].result.state).ended:
                 run.progress.requeue(job_id)
         self._apply(_event(run.key, request, tuple(jobs)))
         return rule.done(request, jobs)
@@ -120,6 +121,8 @@ class LiveControl:
                 text = f"{what} on {film.worker}{step}; {progress}"
             case State.DONE:
                 text = f"done: {result.uri}"
+            case State.CANCELLED if film.phase == "publish":
+                text = f"cancelled; {film.worker} stops finishing it; {progress}"
             case _:
                 text = f"{state} after {result.attempts} attempts: {result.message}; {progress}"
         view["text"] = f"{job_id}: {text}"

@@ -17,6 +17,7 @@ import ray
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.farm.coordinator.quarantines import Quarantines
 from render_farm.farm.coordinator.run_texts import RunTexts
 from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.text_stage import TextStage
@@ -24,6 +25,7 @@ from render_farm.farm.coordinator.worker_calls import WorkerCalls
 from render_farm.farm.coordinator.worker_draining import WorkerDraining
 from render_farm.farm.coordinator.worker_lifecycle import WorkerLifecycle
 from render_farm.farm.coordinator.worker_scaling import WorkerScaling
+from render_farm.farm.ray_cluster.autoscaler import forget_requests
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.ray_cluster.task_names import TaskNames
 from render_farm.farm.run.film_task import PreviewNews
@@ -59,6 +61,7 @@ class Coordinator:
         self._lifecycle = WorkerLifecycle(config, self._events, self._active, self._metrics)
         self._scaling = WorkerScaling(self._lifecycle, self._events, self._active)
         self._draining = WorkerDraining(self._lifecycle, self._events, self._active, on_not_needed=self._end)
+        self._quarantines = Quarantines(self._events, self._active)
         stage = TextStage(
             self._lifecycle.pool,
             config.policy,
@@ -87,10 +90,13 @@ class Coordinator:
                 ev.FilmEnded: self._active.film_ended,
                 ev.FilmDelayed: self._active.film_delayed,
                 ev.HostQuarantined: self._active.host_quarantined,
+                ev.HostReleased: self._active.host_released,
                 ev.RunEnded: self._active.run_ended,
             },
             on_hosts_changed=self._hosts_changed,
         )
+        if address != "local":
+            forget_requests()
         self._adding = asyncio.Lock()
         self._ticking: asyncio.Task[Any] | None = None
 
@@ -105,11 +111,16 @@ class Coordinator:
         """
         async with self._adding:
             known = self._active.runs.get(spec.key)
+            if known is not None and known.is_abandoned:
+                await known.over.wait()
             if known is not None and not known.is_over:
                 spec.check_joins(known.progress.spec)
+                known.fed_s = time.monotonic()
                 return not known.sealed
             await self._reconfigure(config)
             timeouts = config.timeouts
+            if self._ticking is None:
+                self._ticking = self._events.spawn(self._tick())
             await self._active.take_on(
                 spec, address=self._address, lease_s=timeouts.lease_s, patience_s=timeouts.cluster_patience_s
             )
@@ -141,8 +152,11 @@ class Coordinator:
             )
 
     async def add_films(self, key: str, entries: list[FilmEntry]) -> None:
-        """Add films to a run that is not sealed yet."""
-        run = self._active.runs[key]
+        """Add films to a run. One that is sealed has them all."""
+        run = self._run(key)
+        if run.sealed:
+            return
+        run.fed_s = time.monotonic()
         films = []
         for entry in entries:
             if entry.task.job_id in run.progress.films:
@@ -154,20 +168,28 @@ class Coordinator:
             films.append(scheduled(key, entry, self._lifecycle.config.device, clock_ahead_s=clock_ahead_s))
         self._events.apply(ev.FilmsAdded(films=tuple(films)))
 
+    def _run(self, key: str) -> OwnedRun:
+        """KeyError makes a driver add its run again: to a restarted coordinator, or when it was given up meanwhile."""
+        run = self._active.runs[key]
+        if run.is_abandoned:
+            raise KeyError(key)
+        return run
+
     async def seal_run(self, key: str) -> None:
         """No more films come: encode the prompts and render."""
-        run = self._active.runs[key]
+        run = self._run(key)
         if run.sealed:
             return
         run.sealed = True
         run.progress.state = State.RUNNING
         self._lifecycle.show(run)
-        if self._ticking is None:
-            self._ticking = self._events.spawn(self._tick())
+        self._seal(run)
+        if run.progress.stop_reason:  # it was asked for while the films were coming
+            self._events.apply(ev.CancelRun(run_id=key, reason=run.progress.stop_reason))
+            return
         self._events.spawn(self._encode_and_start(run))
         if self._lifecycle.config.device != "cuda":
             self._lifecycle.start()
-        self._seal(run)
 
     async def _encode_and_start(self, run: OwnedRun) -> None:
         await self._texts.encode_all(run)
@@ -186,7 +208,7 @@ class Coordinator:
 
     async def snapshot(self, key: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
-        run = self._active.runs[key]
+        run = self._run(key)
         if run.progress.state is State.RUNNING and not self._machine.workers:
             if not run.progress.note or run.progress.note.startswith("starting"):
                 run.progress.note = f"starting {self._lifecycle.expected}"
@@ -201,10 +223,10 @@ class Coordinator:
     async def cancel_run(self, key: str, reason: str) -> None:
         """Stop a run at its workers' next steps; what is stored stays."""
         run = self._active.runs[key]
-        self._active.stop(run, reason, level="warning")
         if not run.sealed:
             run.sealed = True
             self._seal(run)
+        self._active.stop(run, reason, level="warning")
 
     async def wait(self, key: str) -> dict[str, int]:
         """Wait until the run is over and its results are written; jobs by state."""
@@ -258,8 +280,11 @@ class Coordinator:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
+            self._active.drop_abandoned(now, self._lifecycle.config.timeouts.lease_s)
             self._lifecycle.end_silent(now)
+            self._lifecycle.release_unneeded(now)
             self._draining.check(now)
+            self._quarantines.check(now)
             self._scaling.check(now)
             self._events.apply(ev.Tick())
             self._metrics.sample(

@@ -36,7 +36,7 @@ class EventLoop:
         actions = self.machine.apply(event, now)
         self._metrics.applied(event, actions, now)
         if isinstance(event, ev.QuarantineHost | ev.ReleaseHost) or any(
-            isinstance(action, ev.HostQuarantined) for action in actions
+            isinstance(action, ev.HostQuarantined | ev.HostReleased) for action in actions
         ):
             self._on_hosts_changed()
         for action in actions:

@@ -6,6 +6,7 @@ import errno
 import re
 
 from render_farm.errors import Fault, RenderFarmError
+from render_farm.farm.ray_cluster.deaths import is_death, is_memory_kill, is_node_loss
 from render_farm.scheduling.retry import Failure
 
 _OF_A_DEVICE = re.compile(
@@ -13,14 +14,15 @@ _OF_A_DEVICE = re.compile(
 )
 """The libraries under torch raise a bare RuntimeError; nothing that the process computes later is to be trusted."""
 _HOW_IT_ENDED = "Worker exit type:"
-_NODE_GONE = ("node has died", "node died", "node is dead", "node was terminated", "receives a SIGTERM")
 
 
-def classify(error: BaseException) -> Failure:
-    """Say whose fault `error` is. Ray's wrapper around a worker's exception is looked through.
+def classify(error: BaseException, *, worker: str) -> Failure:
+    """Say whose fault `error` of a call of `worker` is. Ray's wrapper around a worker's exception is looked through.
 
     An exception nobody foresaw counts as the worker's: it is tried on another a few times, then fails the job.
     """
+    if is_death(error):
+        return died(worker, error)
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         error = cause
@@ -35,7 +37,9 @@ def classify(error: BaseException) -> Failure:
     name, message = type(error).__name__, " ".join(str(error).split())[:500]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Failure(fault=Fault.CLUSTER, error_class="StorageFullError", message=f"no space left: {message}")
-    if name == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError):
+        return _host_memory(f"worker {worker} could not get the memory it needed" + (f": {message}" if message else ""))
+    if name == "OutOfMemoryError":
         return Failure(
             fault=Fault.JOB,
             error_class="OutOfMemoryError",
@@ -50,11 +54,18 @@ def classify(error: BaseException) -> Failure:
 def died(worker: str, error: BaseException | None = None) -> Failure:
     """The failure of whatever a worker held when its process ended, as Ray tells it. A machine that left the cluster
     (a spot instance, a drained node) is no fault of the worker's."""
+    if error is not None and is_memory_kill(error):
+        return _host_memory(f"worker {worker} was ended by Ray, for its machine ran out of memory")
     detail = " ".join(str(error).split()) if error is not None else ""
     message = f"worker {worker} ended while it held this work" + (f": {_how(detail)}" if detail else "")
-    if getattr(error, "preempted", False) or any(sign in detail for sign in _NODE_GONE):
+    if error is not None and is_node_loss(error):
         return Failure(fault=Fault.CLUSTER, error_class="NodeLostError", message=message)
     return Failure(fault=Fault.WORKER, error_class="WorkerDiedError", message=message)
+
+
+def _host_memory(message: str) -> Failure:
+    advice = "stop what else uses the memory of that machine, or use fewer workers on it"
+    return Failure(fault=Fault.WORKER, error_class="HostMemoryError", message=f"{message} ({advice})")
 
 
 def _how(detail: str) -> str:

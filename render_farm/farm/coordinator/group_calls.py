@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError
-
 from render_farm.farm.coordinator.worker_pool import WorkerPool
+from render_farm.farm.ray_cluster.deaths import is_death
 from render_farm.farm.worker.group_seat import GroupSeat
 
 LEAVE_S = 20.0
@@ -66,11 +65,10 @@ class GroupCalls:
                 engine_s = await self._pool.handle(name).help_segment.remote(*arguments, seat)
                 self._on_engine_time(name, engine_s)
                 return
-        except RayActorError as error:
-            self._errors[name] = error
-            self._on_worker_ended(name, error)
         except Exception as error:  # noqa: BLE001  (the leader's failure is told by it, see `cause`)
             self._errors[name] = error
+            if is_death(error):
+                self._on_worker_ended(name, error)
         # In an exchange the leader notices by itself; before they have met it would wait for this one.
         if not self._is_over and self._pool.has(self._leader):
             self._pool.handle(self._leader).end_group.remote(seat.rendezvous)

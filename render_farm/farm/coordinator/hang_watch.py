@@ -97,13 +97,9 @@ class HangWatch:
         """Segments that are out and have made no step yet."""
         return sum(call.segment is not None and not call.num_steps_seen for call in self._open.values())
 
-    def segments_of(self, worker: str, film: JobKey) -> list[int]:
-        """Ids of a film's segments that a worker renders."""
-        return [
-            call_id
-            for call_id, call in self._open.items()
-            if (call.worker, call.film) == (worker, film) and call.segment is not None
-        ]
+    def calls_of(self, worker: str, film: JobKey) -> list[int]:
+        """Ids of the calls by which a worker renders or finishes a film."""
+        return [call_id for call_id, call in self._open.items() if (call.worker, call.film) == (worker, film)]
 
     def silent(self, now: float) -> list[tuple[WorkerCall, str]]:
         """Calls without a sign for longer than their rule allows, each with a sentence about it."""

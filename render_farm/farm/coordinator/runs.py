@@ -19,6 +19,7 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.mailbox import give_answer, take_requests
+from render_farm.storage.run_state import JobRow
 
 _ENDED_RUNS_KEPT = 20
 
@@ -87,6 +88,8 @@ class ActiveRuns:
         for host, reason in run.control.quarantined:
             if not self._events.machine.hosts.is_quarantined(host):
                 self._events.apply(ev.QuarantineHost(host=host, reason=reason))
+        for host, reason in self._events.machine.hosts.quarantined.items():
+            run.progress.log.add(_quarantined(run, host, reason), level="warning")
         if run.spent:
             run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
         if run.control.paused:
@@ -109,6 +112,8 @@ class ActiveRuns:
     def film_ended(self, action: ev.FilmEnded) -> None:
         key, job_id = action.film
         run = self.runs[key]
+        if action.state is State.DONE and run.durable.state.jobs.get(job_id, JobRow()).taken_out:
+            run.change(job_id, lambda row: replace(row, taken_out=False))  # it was published before it could be stopped
         run.progress.ended(
             job_id, action.state, error_class=action.error_class, message=action.message, attempts=action.attempts
         )
@@ -124,11 +129,11 @@ class ActiveRuns:
 
     def host_quarantined(self, action: ev.HostQuarantined) -> None:
         for run in self.at_work:
-            run.progress.log.add(
-                f"host {action.host} is quarantined: {action.reason}; "
-                f"`render-farm hosts release {run.run_id} {action.host}` gives it work again",
-                level="error",
-            )
+            run.progress.log.add(_quarantined(run, action.host, action.reason), level="error")
+
+    def host_released(self, action: ev.HostReleased) -> None:
+        for run in self.at_work:
+            run.progress.log.add(f"host {action.host} gets work again: {action.reason}", level="warning")
 
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
@@ -157,6 +162,8 @@ class ActiveRuns:
         )
 
     async def _write(self, run: OwnedRun) -> None:
+        if not run.sealed or run.is_abandoned:  # the results of its last start have all of its rows
+            return
         try:
             await run.write(self.snapshot(run))
         except LeaseHeldError as error:
@@ -198,10 +205,20 @@ class ActiveRuns:
             await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
-        """Stop a run at its workers' next steps; what is stored stays."""
+        """Stop a run at its workers' next steps; what is stored stays. One that is not sealed yet is stopped then."""
         run.progress.stop_reason = reason
         run.progress.log.add(reason, level=level)
-        self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
+        if run.sealed:
+            self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
+
+    def drop_abandoned(self, now: float, after_s: float) -> None:
+        """Give up the runs whose driver died before it had added all of their films. Their stored state stays as the
+        last one to render them left it."""
+        for run in list(self.at_work):
+            if not run.sealed and now - run.fed_s > after_s:
+                run.sealed = run.is_abandoned = True
+                self.stop(run, "the command that started the run is gone, and had not told all of its films")
+                self._events.apply(ev.RunSealed(run_id=run.key))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):
@@ -213,3 +230,8 @@ class ActiveRuns:
             run.lease_lost = True
             self._metrics.lease("lost")
             self.stop(run, f"the run's lease was lost: {reason}")
+
+
+def _quarantined(run: OwnedRun, host: str, reason: str) -> str:
+    release = f"`render-farm hosts release {run.run_id} {host}` gives it work again"
+    return f"host {host} is quarantined: {reason}; {release}"

@@ -6,9 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from ray.exceptions import RayActorError
-
-from render_farm.farm.coordinator.failures import classify, died
+from render_farm.farm.coordinator.failures import classify
 from render_farm.farm.coordinator.worker_pool import WorkerPool
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.worker.embeddings import EmbeddingStore
@@ -58,8 +56,7 @@ class TextStage:
                     report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
-                    is_dead = isinstance(error, RayActorError)
-                    failure = died("that encodes the prompts", error) if is_dead else classify(error)
+                    failure = classify(error, worker="that encodes the prompts")
                     now, is_waited_out = time.monotonic(), rule_for(failure).then is Then.ANYWHERE
                     if is_waited_out and waits == 0:
                         waiting_since_s = now

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ray.exceptions import RayActorError
-
-from render_farm.farm.coordinator.failures import classify, died
+from render_farm.farm.coordinator.failures import classify
 from render_farm.farm.coordinator.group_calls import LEAVE_S, GroupCalls
 from render_farm.farm.coordinator.hang_watch import HangWatch
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.worker_pool import WorkerPool
+from render_farm.farm.ray_cluster.deaths import is_death
 from render_farm.farm.ray_cluster.task_names import TaskNames, finish_name, segment_name
 from render_farm.farm.run.film_task import FilmTask, SegmentReport
 from render_farm.farm.run.memory_steps import with_memory_fallback
@@ -127,9 +126,9 @@ class WorkerCalls:
         return replace(entry.task, plan=plan)
 
     def stop(self, action: ev.StopWork) -> None:
-        """Have a worker drop a film's segment at its next step."""
+        """Have a worker drop what it does for a film at its next step or frame."""
         if self._pool.has(action.worker):
-            for call_id in self._watch.segments_of(action.worker, action.film):
+            for call_id in self._watch.calls_of(action.worker, action.film):
                 self._pool.handle(action.worker).stop.remote(call_id)
 
     def stepped(self, call_id: int, step: int, num_steps: int) -> None:
@@ -147,10 +146,11 @@ class WorkerCalls:
                 return None  # it ended in this moment; the machine is told so by whoever noticed
             called = getattr(self._pool.handle(action.worker), method)
             return await self._names.named(called, name).remote(*arguments)
-        except RayActorError as error:
-            self._on_worker_ended(action.worker, error)
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
-            self._failed(action.worker, action.film, error)
+            if is_death(error):
+                self._on_worker_ended(action.worker, error)
+            else:
+                self._failed(action.worker, action.film, error)
         finally:
             self._watch.end(call_id)
         return None
@@ -161,7 +161,6 @@ class WorkerCalls:
         progress = self._runs[action.film.run].progress
         report: SegmentReport | None = None
         failed: BaseException | None = None
-        ended: BaseException | None = None
         group = GroupCalls(
             self._pool,
             leader,
@@ -180,8 +179,6 @@ class WorkerCalls:
                 group.call(seat, task, action.segment, call_id)
                 called = self._names.named(handle.render_segment, _name_of(action, task))
                 report = await called.remote(task, action.segment, call_id, seat)
-        except RayActorError as error:
-            ended = error
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
             failed = error
         had_met = self._watch.has_stepped(call_id)
@@ -190,11 +187,11 @@ class WorkerCalls:
         staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s)
         if report is not None:
             self._rendered(action, report, staying)
+        elif failed is not None and is_death(failed):
+            self._on_worker_ended(leader, failed)
         elif failed is not None:
             blamed, cause = group.cause(failed)
             self._failed(leader, action.film, cause, blamed, staying, group.ending(failed))
-        elif ended is not None:
-            self._on_worker_ended(leader, ended)
         if not self._pool.has(leader):
             for name in action.helpers:
                 if name not in staying:
@@ -220,7 +217,7 @@ class WorkerCalls:
             ev.WorkFailed(
                 worker=worker,
                 film=film,
-                failure=died(blamed, error) if isinstance(error, RayActorError) else classify(error),
+                failure=classify(error, worker=blamed or worker),
                 segments_done=behind,
                 blamed=blamed,
                 staying=staying,

@@ -87,8 +87,10 @@ class WorkerLifecycle:
         """A worker's process ended by itself."""
         if not self.pool.forget(worker, kill=True):  # Ray also says so of one that it merely cannot reach
             return
-        self._log_ended(worker, f"worker {worker} ended; a fresh one is started", level="warning")
         failure = died(worker, error)
+        self._log_ended(
+            worker, f"worker {worker} ended ({failure.error_class}); a fresh one is started", level="warning"
+        )
         self._metrics.failed(failure)
         self._events.apply(ev.WorkerLost(worker=worker, failure=failure))
         self.start()
@@ -104,13 +106,21 @@ class WorkerLifecycle:
         self._idle_since_s = time.monotonic()
         if self.config.timeouts.keep_workers_s > 0:
             await asyncio.gather(*(self.pool.drop_films(worker) for worker in self._machine.idle_workers))
-            await asyncio.sleep(self.config.timeouts.keep_workers_s)
-            if self._active.anything_left or time.monotonic() < self.kept_until_s:
-                return
+            return  # `release_unneeded` sees to it
         if self.scaler is not None:
             await self.scaler.ask_for_nothing()
         await asyncio.gather(*(self.release(worker) for worker in self._machine.idle_workers))
         self.start()  # for a run that was added in between
+
+    def release_unneeded(self, now: float) -> None:
+        """Release the workers that have become idle since nothing is left to render: a run that was cancelled ends
+        before those of its workers that are within a step."""
+        if self._active.anything_left or now < self.kept_until_s:
+            return
+        if self.scaler is not None and self.scaler.num_asked:
+            self._events.spawn(self.scaler.ask_for_nothing())
+        for worker in self._machine.idle_workers:
+            self._events.spawn(self.release(worker))
 
     @property
     def kept_until_s(self) -> float:

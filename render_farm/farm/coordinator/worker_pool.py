@@ -154,7 +154,7 @@ class WorkerPool:
         return True
 
     def kill(self, worker: str) -> None:
-        """End a process at once; its calls then fail with `RayActorError`."""
+        """End a process at once; its calls then fail (`deaths.is_death`)."""
         ray.kill(self._handles[worker])
 
     async def drop_films(self, worker: str) -> None:

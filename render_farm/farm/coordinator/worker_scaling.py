@@ -21,10 +21,8 @@ class WorkerScaling:
 
     def check(self, now: float) -> None:
         """Scale when it is time to. `now` is in seconds of the monotonic clock."""
-        scaler, kept_until_s = self._lifecycle.scaler, self._lifecycle.kept_until_s
-        if scaler is None or not (self._active.anything_left or (scaler.num_asked and now >= kept_until_s)):
-            return
-        if scaler.due(now):
+        scaler = self._lifecycle.scaler
+        if scaler is not None and self._active.anything_left and scaler.due(now):
             self._events.spawn(self._scale(scaler))
 
     async def _scale(self, scaler: ClusterScaler) -> None:

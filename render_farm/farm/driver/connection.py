@@ -44,10 +44,12 @@ class Cluster:
         credentials or settings gives way to a new one."""
         from render_farm.farm.coordinator.actor import NAME, Coordinator
 
-        options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
+        options: dict[str, Any] = {"max_concurrency": 1000}
         if self.private:
             return Coordinator.options(**options).remote(config, self.address)  # type: ignore[attr-defined]
         options |= {
+            "name": NAME,
+            "namespace": NAMESPACE,
             "lifetime": "detached",
             "get_if_exists": True,
             "max_restarts": -1,
@@ -150,11 +152,18 @@ def _end_outdated(name: str, environment: str) -> None:
     """Its workers would keep credentials that may have expired: actors keep the environment that they started with."""
     import ray
 
-    with contextlib.suppress(ValueError, ray.exceptions.RayActorError):  # there is none, or it has just ended
+    from render_farm.farm.ray_cluster.deaths import is_death
+
+    try:
         coordinator = ray.get_actor(name, namespace=NAMESPACE)
         if ray.get(coordinator.gives_way_to.remote(environment)):
             ray.kill(coordinator)
             _wait_until_gone(name)
+    except ValueError:
+        return  # there is none
+    except ray.exceptions.RayError as error:
+        if not is_death(error):  # it has just ended
+            raise
 
 
 def _wait_until_gone(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -19,6 +20,7 @@ from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import State, exit_code
 
+log = logging.getLogger(__name__)
 OnSnapshot = Callable[[RunSnapshot], None]
 
 _POLL_S = 0.2
@@ -26,6 +28,11 @@ _STOP_WITHIN_S = 120.0
 _FILMS_A_CALL = 200
 _ADD_WITHIN_S = 60.0
 _ADD_AGAIN_S = 1.0
+_PRIVATE_LIVES = 5
+"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s: time for a machine that is
+short of memory, which ends processes until it is not. A mistake would end every one."""
+_LONG_LIFE_S = 60.0
+"""A coordinator that ends after so long is the first in a row."""
 EXIT_TIMED_OUT = 13
 EXIT_INTERRUPTED = 130
 
@@ -71,6 +78,8 @@ class RunWatch:
         self._clock = clock
         self._line = 0
         self._coordinator: Any = None
+        self._lives = 0
+        self._began_s = time.monotonic()
         self._is_added = False
         self._is_cancelled = False
 
@@ -85,7 +94,8 @@ class RunWatch:
         counts = self._ask("wait", self._spec.key)
         final = self._snapshot()
         if self._cluster.private:
-            self._ask("close")
+            with contextlib.suppress(CoordinatorEndedError):  # the run is over all the same
+                self._ask("close")
         code = exit_code(counts)
         if special == EXIT_TIMED_OUT or (special == EXIT_INTERRUPTED and code != 0):
             code = special
@@ -94,18 +104,30 @@ class RunWatch:
         )
 
     def _add(self) -> None:
-        """Add the run. Try again when the coordinator of a shared cluster ends, because Ray restarts it."""
+        """Add the run, and again when the coordinator ends: Ray restarts that of a shared cluster."""
         stop = time.monotonic() + _ADD_WITHIN_S
         while True:
             try:
                 return self._add_once()
             except CoordinatorEndedError:
-                if self._cluster.private or time.monotonic() > stop:
+                if time.monotonic() > stop or (self._cluster.private and self._lives >= _PRIVATE_LIVES):
                     raise
             time.sleep(_ADD_AGAIN_S)
 
     def _add_once(self) -> None:
-        self._coordinator = self._cluster.coordinator(self._config)
+        import ray  # not with this module: Ray reads its token mode when it is imported, see `connection`
+
+        if time.monotonic() - self._began_s > _LONG_LIFE_S:
+            self._lives = 0
+        if self._cluster.private and self._lives:
+            pause_s = _ADD_AGAIN_S * 2**self._lives
+            log.warning("the coordinator ended; another one starts in %g s", pause_s)
+            time.sleep(pause_s)
+        self._lives, self._began_s = self._lives + 1, time.monotonic()
+        try:
+            self._coordinator = self._cluster.coordinator(self._config)
+        except ray.exceptions.RayError as error:
+            raise _ended(error) from error
         self._line = 0  # a new coordinator counts the lines of its log from 1
         is_new = self._ask("add_run", self._spec, self._config)
         self._is_added = True
@@ -146,22 +168,35 @@ class RunWatch:
         return snapshot
 
     def _ask(self, method: str, *arguments: Any) -> Any:
+        """What the coordinator answers. One that was started anew does not know the run, which is added again then."""
         import ray
 
-        try:
-            return ray.get(getattr(self._coordinator, method).remote(*arguments))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, RenderFarmError):
-                raise error.cause from None
-            if not isinstance(error.cause, KeyError) or self._cluster.private or self._is_cancelled:
-                raise
-            self._add()  # a coordinator that Ray restarted does not know the run
-            return self._ask(method, *arguments)
-        except ray.exceptions.RayActorError as error:
-            if self._cluster.private or self._is_cancelled or method in ("add_run", "add_films", "seal_run"):
-                raise CoordinatorEndedError(f"the coordinator ended: {' '.join(str(error).split())[:300]}") from error
-            self._add()  # Ray restarted it without its memory
-            return self._ask(method, *arguments)
+        from render_farm.farm.ray_cluster.deaths import is_death
+
+        while True:
+            try:
+                return ray.get(getattr(self._coordinator, method).remote(*arguments))
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                if isinstance(cause, RenderFarmError):
+                    raise cause from None
+                is_last = self._is_cancelled or (self._cluster.private and self._lives >= _PRIVATE_LIVES)
+                if is_death(error):
+                    if is_last or method in ("add_run", "add_films", "seal_run", "close"):
+                        raise _ended(error) from error
+                elif not isinstance(cause, KeyError) or is_last:
+                    raise
+            self._add()
+
+
+def _ended(error: Exception) -> CoordinatorEndedError:
+    from render_farm.farm.ray_cluster.deaths import is_memory_kill
+
+    how = "its machine ran out of memory" if is_memory_kill(error) else " ".join(str(error).split())[:300]
+    return CoordinatorEndedError(
+        f"the coordinator ended: {how}",
+        advice="what is stored stays, and the same command again continues the run",
+    )
 
 
 class Signals:

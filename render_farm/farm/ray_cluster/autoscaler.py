@@ -75,6 +75,12 @@ class ClusterScaler:
         await asyncio.to_thread(request_resources, bundles=[])
 
 
+def forget_requests() -> None:
+    """Release the machines that a coordinator which died had asked for."""
+    if ray.get_runtime_context().was_current_actor_reconstructed:
+        request_resources(bundles=[])
+
+
 def scaler_of(config: FarmConfig) -> ClusterScaler | None:
     """The scaler of a farm with this configuration. None on a cluster that does not grow."""
     if config.scaling is None:

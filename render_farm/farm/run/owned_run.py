@@ -51,6 +51,10 @@ class OwnedRun:
     """Requests of its mailbox are being answered."""
     lease_lost: bool = False
     sealed: bool = False
+    fed_s: float = field(default_factory=time.monotonic)
+    """When its driver last told something of it, before it was sealed."""
+    is_abandoned: bool = False
+    """Its driver died before that: nothing of it is written."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _results_s: float = 0.0
@@ -125,7 +129,9 @@ class OwnedRun:
     async def give_back(self) -> None:
         """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""
         try:
-            if not self.lease_lost:
+            if self.is_abandoned:
+                await asyncio.to_thread(self.progress.store.delete, RunKeys(run_id=self.run_id).live)
+            elif not self.lease_lost:
                 await self.write(last=True)
             await asyncio.to_thread(StoreRetry(_RELEASE_WITHIN_S), self.lease.stop)
         except RenderFarmError as error:

@@ -108,7 +108,7 @@ class RenderWorker:
                 last = now
                 self._coordinator.still_finishing.remote(call_id)
 
-        return self._worker.finish_film(task, attempts=attempts, on_progress=on_progress)
+        return self._worker.finish_film(task, attempts=attempts, call_id=call_id, on_progress=on_progress)
 
     def stop(self, call_id: int) -> None:
         """See `FilmWorker.stop`."""

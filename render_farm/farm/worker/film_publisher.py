@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from render_farm.errors import Cancelled
 from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.film_document import film_document
 from render_farm.farm.worker.resources import WorkerResources
@@ -25,16 +26,38 @@ class FilmPublisher:
 
     def __init__(self, resources: WorkerResources) -> None:
         self._resources = resources
+        self._stopped: set[int] = set()
 
-    def finish(self, task: FilmTask, *, attempts: int, on_progress: Callable[[], None] | None) -> FilmReport:
+    def stop(self, call_id: int) -> None:
+        """See `FilmWorker.stop`."""
+        self._stopped.add(call_id)
+
+    def finish(
+        self, task: FilmTask, *, attempts: int, call_id: int = 0, on_progress: Callable[[], None] | None
+    ) -> FilmReport:
         """See `FilmWorker.finish_film`."""
         started = time.monotonic()
+
+        def go_on() -> None:
+            if call_id in self._stopped:
+                raise Cancelled(f"film {task.work_key}: stopped while it was being finished")
+            if on_progress is not None:
+                on_progress()
+
+        try:
+            return self._finish(task, attempts, call_id, go_on, started)
+        finally:
+            self._stopped.discard(call_id)
+
+    def _finish(
+        self, task: FilmTask, attempts: int, call_id: int, go_on: Callable[[], None], started: float
+    ) -> FilmReport:
         store = self._resources.store(task)
         claim = claim_job(store, task.run_id, task.work_key)
         if _is_committed(store, task):
             job, phases = finish_publish(store, task.work_key, claim), Phases()
         else:
-            job, phases = self._publish(store, task, claim, attempts, on_progress)
+            job, phases = self._publish(store, task, claim, attempts, call_id, go_on)
         store.delete_tree(FilmKeys(film=task.work_key).attempts)
         return FilmReport(
             uri=store.uri(JobKeys(job_id=task.job_id).video),
@@ -48,7 +71,7 @@ class FilmPublisher:
         )
 
     def _publish(
-        self, store: Store, task: FilmTask, claim: Claim, attempts: int, on_progress: Callable[[], None] | None
+        self, store: Store, task: FilmTask, claim: Claim, attempts: int, call_id: int, go_on: Callable[[], None]
     ) -> tuple[dict[str, Any], Phases]:
         """`job.json` of the published film, and how long each part took."""
         films, model = self._resources.films, self._resources.model
@@ -59,13 +82,12 @@ class FilmPublisher:
             output = film.output
             if output is None or output.num_segments < task.plan.num_segments:
                 output = self._resources.decoding.catch_up(model.engine(task.model), task, film)
-            output.on_frame = on_progress
+            output.on_frame = go_on
             rendered = output.finish(film.latents if task.keep_latents else None)
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device)
-            if on_progress is not None:
-                on_progress()
+            go_on()
             attempt, upload_began = self._resources.new_attempt(), time.monotonic()
-            published = StoreRetry(task.timeouts.cluster_patience_s)(
+            published = StoreRetry(task.timeouts.cluster_patience_s, stopped=lambda: call_id in self._stopped)(
                 lambda: publish(
                     store,
                     task.work_key,

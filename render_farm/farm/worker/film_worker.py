@@ -101,13 +101,19 @@ class FilmWorker:
         self._renderer.groups.close(rendezvous)
 
     def finish_film(
-        self, task: FilmTask, *, attempts: int = 1, on_progress: Callable[[], None] | None = None
+        self,
+        task: FilmTask,
+        *,
+        attempts: int = 1,
+        call_id: int = 0,
+        on_progress: Callable[[], None] | None = None,
     ) -> FilmReport:
         """Decode what is left, write the MP4 and the poster, and publish the film. Idempotent.
 
-        `on_progress` is called now and then while that takes its time.
+        `on_progress` is called now and then while that takes its time. `call_id` is as in `render_segment`, and
+        `Cancelled` is raised as there, unless the film is being uploaded already.
         """
-        return self._publisher.finish(task, attempts=attempts, on_progress=on_progress)
+        return self._publisher.finish(task, attempts=attempts, call_id=call_id, on_progress=on_progress)
 
     @property
     def engine_s(self) -> float:
@@ -120,8 +126,10 @@ class FilmWorker:
         return self._renderer.kv_cache_bytes
 
     def stop(self, call_id: int) -> None:
-        """Have the call `call_id` of `render_segment` or `help_segment` end with `Cancelled` at its next step."""
+        """Have the call `call_id` end with `Cancelled`: a segment at its next step, a film that is being finished at
+        its next frame."""
         self._renderer.stop(call_id)
+        self._publisher.stop(call_id)
 
     def preempt(self, within_s: float | None = None) -> None:
         """This process has to end within `within_s` (None: the task's grace time). Its segment is completed when there

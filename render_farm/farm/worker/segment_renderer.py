@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from render_farm.errors import LeaseHeldError, PreemptedError
+from render_farm.errors import Cancelled, LeaseHeldError, PreemptedError
 from render_farm.farm.run.film_task import FilmTask, SegmentReport
 from render_farm.farm.worker.film_cache import CachedFilm
 from render_farm.farm.worker.film_output import FilmOutput
@@ -64,8 +64,12 @@ class SegmentRenderer:
         with self._rendering:
             try:
                 return self._render(call)
+            except Cancelled:
+                self._resources.films.forget(call.task.work_key)  # nobody wants its earlier segments decoded either
+                raise
             finally:
                 self.groups.close()
+                self._stopped.discard(call.call_id)
 
     def help(self, call: SegmentCall) -> float:
         """See `FilmWorker.help_segment`."""
@@ -123,6 +127,8 @@ class SegmentRenderer:
         film.latents.append(latents)
         if len(film.state.segments) > len(film.latents):  # it was damaged, and those after it are still good
             film = films.reread(store, task, segment + 1)
+        if call.call_id in self._stopped:
+            raise Cancelled(f"film {task.work_key}: stopped when the segment was stored")
         self._resources.decoding.catch_up(engine, task, film)
         return SegmentReport(
             segment=segment,

@@ -508,3 +508,44 @@ def test_numbers_that_are_not_finite_fail_a_film_at_the_second_worker_and_blame_
     assert first.retry and first.avoid_worker and not second.retry
     rule = rule_for(not_finite)
     assert rule.ends_process and not rule.blames_host
+
+
+def finishing(farm: Farm) -> ev.FinishFilm:
+    return only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)
+
+
+def cancel(farm: Farm) -> list[ev.Action]:
+    return farm.apply(ev.CancelRun(run_id="r", reason="asked to", job_ids=("a",)))
+
+
+STOPPED = Failure(fault=Fault.CLUSTER, error_class="Cancelled", message="stopped at a frame")
+
+
+def test_a_film_that_is_cancelled_while_it_is_finished_ends_as_its_worker_says():
+    for answer, state in ((Farm.published, State.DONE), (lambda f, w: f.failed(w, STOPPED), State.CANCELLED)):
+        farm = Farm(film("a", 1))
+        work = finishing(farm)
+        actions = cancel(farm)
+        assert only(actions, ev.StopWork).worker == work.worker
+        none(actions, ev.FilmEnded)
+        assert farm.machine.state_of(work.film) is State.CANCELLED
+        actions = answer(farm, work)
+        assert only(actions, ev.FilmEnded).state is only(actions, ev.RunEnded).state is state
+
+
+def test_ten_cancels_and_retries_of_a_film_never_finish_it_twice_at_a_time():
+    farm = Farm(film("a", 1), workers=2)
+    work = finishing(farm)
+    for _ in range(10):
+        cancel(farm)
+        none(farm.apply(ev.RetryFilms(run_id="r", job_ids=("a",))), ev.FinishFilm)
+    none(farm.failed(work, STOPPED), ev.FilmEnded)
+    again = only(farm.tick(1.5), ev.FinishFilm)
+    assert only(farm.published(again), ev.FilmEnded).state is State.DONE
+
+
+def test_a_worker_that_dies_with_a_cancelled_film_does_not_bring_it_back():
+    farm = Farm(film("a", 1))
+    work = finishing(farm)
+    cancel(farm)
+    assert only(farm.apply(ev.WorkerLost(worker=work.worker, failure=WORKER_FAULT)), ev.FilmEnded).state == "cancelled"

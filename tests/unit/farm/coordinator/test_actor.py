@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from render_farm.config import Timeouts
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.scaling import ScaleLimits
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.lease import read_lease
+from render_farm.storage.mailbox import Request, Verb
+from render_farm.storage.open import open_store
+from render_farm.storage.run_state import load_run_state
+from tests.helpers.film_entries import entry
 
 SHAPE = FarmConfig(num_workers=1, device="cpu")
+
+
+def new_coordinator(config: FarmConfig = SHAPE) -> Any:
+    coordinator = Coordinator.__ray_metadata__.modified_class(config, "local")
+    coordinator._draining._looked_s = float("inf")  # there is no Ray to ask
+    return coordinator
 
 
 def test_runs_of_one_id_in_two_outputs_are_two_runs(tmp_path):
     specs = [RunSpec(run_id="night", output=str(tmp_path / name)) for name in "ab"]
 
     async def add() -> None:
-        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        coordinator = new_coordinator()
         for spec in specs:
             assert await coordinator.add_run(spec, SHAPE)
         await coordinator.cancel_run(specs[0].key, "asked to")
@@ -39,7 +54,7 @@ def test_only_a_command_that_asks_for_the_same_joins_a_run(tmp_path):
         return RunSpec(run_id="night", output=str(tmp_path), manifest_sha256=manifest, keep_latents=keep_latents)
 
     async def add() -> None:
-        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        coordinator = new_coordinator()
         assert await coordinator.add_run(spec("a"), SHAPE)
         with pytest.raises(UsageError, match="run night is being rendered from another manifest"):
             await coordinator.add_run(spec("b"), SHAPE)
@@ -60,7 +75,7 @@ def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path
     budget = ScaleLimits(max_workers=8, max_cost=10.0, price_per_hour=3.0)
 
     async def add() -> None:
-        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        coordinator = new_coordinator()
         assert await coordinator.add_run(busy, SHAPE)
         with pytest.raises(UsageError, match="needs 4 workers together, and this cluster's farm has 1"):
             await coordinator.add_run(beside, replace(SHAPE, num_workers=4, bundle_size=4))
@@ -80,9 +95,8 @@ def test_a_worker_that_was_asked_to_end_goes_when_it_has_no_work(monkeypatch):
     monkeypatch.setattr(FarmMachine, "idle_workers", property(lambda machine: tuple(idle)))
 
     async def ask() -> None:
-        coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
+        coordinator = new_coordinator()
         draining, machine = coordinator._draining, coordinator._machine
-        draining._looked_s = float("inf")  # there is no Ray to ask
         for worker in ("busy", "other"):
             machine.apply(ev.WorkerUp(worker=worker, host="h"), 0.0)
         await coordinator.on_sigterm("busy")
@@ -95,3 +109,54 @@ def test_a_worker_that_was_asked_to_end_goes_when_it_has_no_work(monkeypatch):
         assert machine.workers == ("other",)
 
     asyncio.run(ask())
+
+
+def test_a_run_whose_command_died_while_it_added_it_is_given_up_and_may_be_added_again(tmp_path):
+    spec, impatient = RunSpec(run_id="night", output=str(tmp_path)), replace(SHAPE, timeouts=Timeouts(lease_s=0.4))
+
+    async def add() -> None:
+        coordinator = new_coordinator(impatient)
+        assert await coordinator.add_run(spec, impatient)
+        await coordinator.add_films(spec.key, [entry("a", tmp_path)])
+        await asyncio.wait_for(coordinator.wait(spec.key), 20)
+        store, keys = open_store(tmp_path), RunKeys(run_id="night")
+        assert read_lease(store, "night").released
+        assert not store.exists(keys.results) and not store.exists(keys.live)
+        assert "a" not in load_run_state(store, "night").jobs, "nothing is known of a run that was not complete"
+        with pytest.raises(KeyError):
+            await coordinator.snapshot(spec.key)
+        other = replace(impatient, dtype="bfloat16")
+        assert await coordinator.add_run(spec, other), "workers of another kind are not refused any more"
+        await coordinator.cancel_run(spec.key, "asked to")
+        await asyncio.wait_for(coordinator.wait(spec.key), 20)
+
+    asyncio.run(add())
+
+
+def test_a_run_can_be_cancelled_before_all_of_its_films_are_there(tmp_path):
+    spec = RunSpec(run_id="night", output=str(tmp_path), document=b"{}")
+
+    async def add() -> None:
+        coordinator = new_coordinator()
+        assert await coordinator.add_run(spec, SHAPE)
+        answer = coordinator._active._control.answer(
+            coordinator._active.runs[spec.key], Request(verb=Verb.CANCEL, by="me")
+        )
+        assert answer.ok, answer.text
+        await coordinator.add_films(spec.key, [entry(name, tmp_path) for name in "ab"])
+        await coordinator.seal_run(spec.key)
+        assert await asyncio.wait_for(coordinator.wait(spec.key), 20) == {"cancelled": 2}
+        assert (await coordinator.snapshot(spec.key)).state == "cancelled"
+
+    asyncio.run(add())
+
+
+def test_a_worker_that_becomes_idle_after_the_last_run_ended_is_released(tmp_path):
+    async def idle() -> None:
+        coordinator = new_coordinator()
+        coordinator._machine.apply(ev.WorkerUp(worker="w", host="h"), 0.0)
+        coordinator._lifecycle.release_unneeded(time.monotonic())
+        await asyncio.sleep(0.1)
+        assert coordinator._machine.workers == ()
+
+    asyncio.run(idle())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
+from ray.exceptions import ActorUnschedulableError, NodeDiedError
+from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 
 from render_farm.errors import DeviceError, Fault, PreemptedError, StorageUnavailableError, UsageError
 from render_farm.farm.coordinator.failures import classify, died
@@ -31,7 +33,10 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("NCCL Error 2: unhandled system error"), Fault.WORKER, "DeviceError", True),
         (RuntimeError("a bug"), Fault.WORKER, "RuntimeError", False),
         (OutOfMemoryError("CUDA out of memory"), Fault.JOB, "OutOfMemoryError", False),
-        (MemoryError(), Fault.JOB, "OutOfMemoryError", False),
+        (MemoryError(), Fault.WORKER, "HostMemoryError", False),
+        (RayOutOfMemoryError("The node ran low on memory"), Fault.WORKER, "HostMemoryError", False),
+        (NodeDiedError("The node is dead"), Fault.CLUSTER, "NodeLostError", False),
+        (ActorUnschedulableError("no node fits"), Fault.WORKER, "WorkerDiedError", False),
         (OSError(errno.ENOSPC, "No space left on device"), Fault.CLUSTER, "StorageFullError", False),
         (StorageUnavailableError("503"), Fault.CLUSTER, "StorageUnavailableError", False),
         (PreemptedError("asked to end"), Fault.CLUSTER, "PreemptedError", False),
@@ -39,7 +44,7 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_whose_fault_it_is(error, fault, error_class, poisons):
-    failure = classify(error)
+    failure = classify(error, worker="worker-0.1")
     assert (failure.fault, failure.error_class, failure.poisons_process) == (fault, error_class, poisons)
     assert failure.message
 
@@ -47,7 +52,7 @@ def test_whose_fault_it_is(error, fault, error_class, poisons):
 def test_rays_wrapper_is_looked_through():
     wrapped = RuntimeError("ray::RenderWorker.render_segment() ...")
     wrapped.cause = AcceleratorError("ECC")  # type: ignore[attr-defined]
-    assert rule_for(classify(wrapped)).ends_process
+    assert rule_for(classify(wrapped, worker="worker-0.1")).ends_process
 
 
 @pytest.mark.parametrize(

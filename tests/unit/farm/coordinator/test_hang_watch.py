@@ -59,11 +59,11 @@ def test_finishing_is_watched_by_what_it_writes():
 def test_work_that_is_over_is_not_watched():
     watch = HangWatch(TIMEOUTS)
     number = watch.begin("w", FILM, 0, 0.0)
-    assert watch.segments_of("w", FILM) == [number]
+    assert watch.calls_of("w", FILM) == [number]
     watch.end(number)
     assert silent_at(watch, 10_000) == [False]
     assert watch.stepped(number, 1, 2, 1.0) is None
-    assert watch.segments_of("w", FILM) == []
+    assert watch.calls_of("w", FILM) == []
 
 
 def test_a_segment_is_prepared_until_its_first_step():
