@@ -18,6 +18,7 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
 
+from render_farm.backoff import Backoff
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.storage.failures import from_s3_error, is_transient, s3_code
 from render_farm.storage.files import open_local, write_atomically
@@ -255,12 +256,12 @@ class S3Store(Store):
         self.meter.moved(WRITTEN, num_bytes)
 
     def _run(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
-        started, delay_s = time.monotonic(), self.options.first_delay_s
+        started, backoff = time.monotonic(), Backoff(self.options.first_delay_s, factor=3)
         for num_done in range(1, self.options.num_tries + 1):
             try:
                 return request()
             except _S3_ERRORS as error:
-                spent_s = time.monotonic() - started
+                spent_s, delay_s = time.monotonic() - started, backoff.next_s(error)
                 last = num_done == self.options.num_tries or spent_s + delay_s > self.options.give_up_after_s
                 if last or not is_transient(error):
                     where = f"s3://{self._bucket}/{self._prefix}{key}".removesuffix("/")
@@ -271,7 +272,6 @@ class S3Store(Store):
                 self.meter.failed(operation, TRIED_AGAIN)
                 log.info("%s %s: %s; again in %.2f s", operation, key, error, delay_s)
             time.sleep(delay_s)
-            delay_s *= 3
         raise AssertionError("unreachable")
 
     def _endpoint(self) -> str:

@@ -58,7 +58,7 @@ class StoreOptions:
     num_tries: int = 4
     """Tries of a request that fails in a way that may pass (5xx, throttling, a lost connection)."""
     first_delay_s: float = 0.25
-    """Pause before the second try; three times longer before each further one."""
+    """Longest pause before the second try; three times longer before each further one (`backoff.py`)."""
     give_up_after_s: float = 25.0
     """No further try starts later than this after the first."""
     part_bytes: int = 16 << 20
