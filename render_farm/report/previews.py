@@ -45,7 +45,7 @@ def watchable(store: Store, state: StoredRun, job_ids: list[str] | None = None) 
         for name in names
         if (row := state.jobs[name]).state != "done" and row.render_key
     }
-    there = store.existing(keys.values())
+    there = store.sizes(keys.values())
     found = []
     for name in names:
         row = state.jobs[name]

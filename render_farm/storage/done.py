@@ -9,7 +9,7 @@ from typing import Any
 from render_farm.errors import NotFoundError
 from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_file
-from render_farm.storage.layout import JobKeys
+from render_farm.storage.layout import FINAL_NAMES, JobKeys, publishing_folder
 from render_farm.storage.store import Store
 
 SCHEMA = "render_farm.job/1"
@@ -23,17 +23,40 @@ def dump_job(content: dict[str, Any]) -> bytes:
 def read_done(store: Store, job_id: str) -> dict[str, Any] | None:
     """What `job.json` of a finished job says (with `render_key`, `attempt`, `sha256` of the video and `files`), or
     None when the job is not done or its `job.json` is damaged or another job's. StorageError passes."""
+    return read_job(store, job_id)[1]
+
+
+def read_job(store: Store, job_id: str) -> tuple[bool, dict[str, Any] | None]:
+    """Whether there is a `job.json`, whole or not, and what `read_done` says of it."""
     try:
-        content = checked_json.load(store.read_bytes(JobKeys(job_id=job_id).job), schema=SCHEMA)
-    except (NotFoundError, checked_json.DamagedDocument):
+        return True, parse_job(store.read_bytes(JobKeys(job_id=job_id).job), job_id)
+    except NotFoundError:
+        return False, None
+
+
+def parse_job(data: bytes, job_id: str) -> dict[str, Any] | None:
+    """The content of a `job.json`; None when it is damaged or another job's."""
+    try:
+        content = checked_json.load(data, schema=SCHEMA)
+    except checked_json.DamagedDocument:
         return None
     return content if content.get("job_id") == job_id and _is_well_formed(content) else None
 
 
-def is_done(store: Store, job_id: str, render_key: str) -> bool:
-    """Whether the job is done with exactly these pixels."""
-    done = read_done(store, job_id)
-    return done is not None and done["render_key"] == render_key
+def is_whole(store: Store, done: dict[str, Any]) -> bool:
+    """Whether the files under the final names are those that `done`, what `read_done` gave, speaks of.
+
+    Their sizes are compared. Where somebody may have died while writing there, their checksums are. StorageError
+    passes.
+    """
+    job_id, files = str(done["job_id"]), done["files"]
+    if not set(files) <= set(FINAL_NAMES):
+        return False
+    keys = JobKeys(job_id=job_id)
+    sizes = store.sizes([keys.final(name) for name in files])
+    if any(sizes.get(keys.final(name)) != file.get("num_bytes") for name, file in files.items()):
+        return False
+    return not store.list(publishing_folder(job_id)) or not verify_done(store, job_id)
 
 
 def verify_done(store: Store, job_id: str) -> tuple[str, ...]:

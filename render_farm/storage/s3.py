@@ -133,29 +133,29 @@ class S3Store(Store):
             return False
         return True
 
-    def existing(self, keys: Iterable[str]) -> set[str]:
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """From listings that start at a wanted key and skip to the next one: at most a request for each, and one for a
         thousand where nothing lies between them."""
         wanted = sorted({self._key(key) for key in keys})
         chunk = max(1, -(-len(wanted) // _LISTINGS_AT_ONCE))
         with ThreadPoolExecutor(max_workers=_LISTINGS_AT_ONCE) as pool:
-            parts = pool.map(self._existing, [wanted[at : at + chunk] for at in range(0, len(wanted), chunk)])
-            return {key.removeprefix(self._prefix) for part in parts for key in part}
+            parts = pool.map(self._sizes, [wanted[at : at + chunk] for at in range(0, len(wanted), chunk)])
+            return {key.removeprefix(self._prefix): size for part in parts for key, size in part.items()}
 
-    def _existing(self, wanted: Keys) -> set[str]:
+    def _sizes(self, wanted: Keys) -> dict[str, int]:
         """Of full keys, sorted."""
-        found: set[str] = set()
+        found: dict[str, int] = {}
         at = 0
         while at < len(wanted):
             page = self._call(
                 "list", "", "list_objects_v2", Prefix=self._prefix, StartAfter=wanted[at][:-1], MaxKeys=_PAGE_KEYS
             )
-            there = [item["Key"] for item in page.get("Contents", [])]
+            there = {item["Key"]: int(item["Size"]) for item in page.get("Contents", [])}
             found.update(there)
             if not page.get("IsTruncated"):
                 break
-            at = bisect_right(wanted, there[-1], lo=at)
-        return found.intersection(wanted)
+            at = bisect_right(wanted, max(there), lo=at)
+        return {key: found[key] for key in wanted if key in found}
 
     def size(self, key: str) -> int:
         answer = self._call("look at", key, "head_object", Key=self._key(key))
@@ -208,15 +208,28 @@ class S3Store(Store):
 
         return dict(zip(wanted, self._run("sign links to", "", lambda: sync(fs.loop, sign)), strict=True))
 
-    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
-        folder = self._prefix + (f"{check_prefix(prefix)}/" if prefix else "")
-        answer = self._call("clean", prefix, "list_multipart_uploads", Prefix=folder)
+    def sweep(
+        self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
+    ) -> int:
         now, num_removed = datetime.now(UTC), 0
-        for upload in answer.get("Uploads", []) or []:
-            if (now - upload["Initiated"]).total_seconds() > older_than_s:
+        for upload in self._uploads(prefix):
+            folder = upload["Key"].removeprefix(self._prefix).rpartition("/")[0]
+            if only(folder) and (now - upload["Initiated"]).total_seconds() > older_than_s:
                 self._call("clean", prefix, "abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
                 num_removed += 1
         return num_removed
+
+    def _uploads(self, prefix: str) -> Pages:
+        """Unfinished multipart uploads below a folder."""
+        folder = self._prefix + (f"{check_prefix(prefix)}/" if prefix else "")
+        uploads: Pages = []
+        further: dict[str, str] = {}
+        while True:
+            page = self._call("clean", prefix, "list_multipart_uploads", Prefix=folder, **further)
+            uploads += page.get("Uploads") or []
+            if not page.get("IsTruncated"):
+                return uploads
+            further = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}{check_key(key)}"

@@ -9,7 +9,7 @@ from render_farm.storage import publish as publishing
 from render_farm.storage.claims import ClaimLostError, JobHeldError, claim_job, is_current, read_claim
 from render_farm.storage.done import read_done, verify_done
 from render_farm.storage.layout import ClaimKeys, film_key
-from render_farm.storage.lease import LeaseTiming, acquire, this_holder
+from render_farm.storage.lease import HolderWatch, LeaseTiming, acquire, this_holder
 from render_farm.storage.process import ProcessId
 
 A, B = film_key("job", "a" * 12), film_key("job", "b" * 12)
@@ -40,7 +40,7 @@ class Renewing:
     """A lease that is renewed whenever somebody looks a while."""
 
     def __init__(self, monkeypatch, handle):
-        monkeypatch.setattr("render_farm.storage.claims.time.sleep", lambda s: handle.renew())
+        monkeypatch.setattr("render_farm.storage.lease.time.sleep", lambda s: handle.renew())
 
 
 def test_a_claim_is_made_once_and_kept_without_renewals(store):
@@ -51,10 +51,11 @@ def test_a_claim_is_made_once_and_kept_without_renewals(store):
 
 def test_another_film_under_a_held_run_is_refused_and_told_who_holds_it(store, monkeypatch):
     Renewing(monkeypatch, held(store, "night"))
-    claim_job(store, "night", A)
+    first = claim_job(store, "night", A)
     with pytest.raises(JobHeldError, match="run night, which is being rendered"):
         claim_job(store, "other", B)
-    assert claim_job(store, "other", A).run_id == "night"  # the same pixels: both may go on
+    assert claim_job(store, "other", A).run_id == "other"  # the same pixels: both may go on
+    assert is_current(store, first)
 
 
 def test_a_run_that_has_ended_or_gone_silent_holds_nothing(store):
@@ -63,7 +64,7 @@ def test_a_run_that_has_ended_or_gone_silent_holds_nothing(store):
     handle.release()
     assert claim_job(store, "other", B).number == 2
     held(store, "other", elsewhere=True)  # and never renewed
-    assert claim_job(store, "third", A, gone_after_s=0.6).number == 3
+    assert claim_job(store, "third", A, HolderWatch(0.6)).number == 3
 
 
 def test_a_run_may_render_a_changed_job_after_itself(store, monkeypatch):

@@ -39,12 +39,12 @@ from render_farm.storage.checkpoints import (
     save_segment,
 )
 from render_farm.storage.claims import claim_job
-from render_farm.storage.done import read_done
-from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
+from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
+from render_farm.storage.lease import HolderWatch
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.open import open_store
 from render_farm.storage.patience import StoreRetry
-from render_farm.storage.publish import finish_publish, pending_commit, publish
+from render_farm.storage.publish import clean_attempts, publish, resume_publish
 from render_farm.storage.scratch import clear_abandoned
 from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
@@ -82,6 +82,7 @@ class FilmWorker:
         self._engine_model = ""
         self._engine_lock = threading.Lock()
         self._films = FilmCache()
+        self._holders = HolderWatch()
         self._rendering = threading.Lock()
         self._group_host: RendezvousHost | None = None
         self._shared = SharedDecoding()
@@ -165,7 +166,7 @@ class FilmWorker:
         self._check_goes_on(task)
         store = open_store(task.output, meter=self.meter)
         engine = self._load(task.model)
-        claim_job(store, task.run_id, task.film)
+        claim_job(store, task.run_id, task.film, self._holders)
         film = self._films.begun(store, task, segment)
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
@@ -312,10 +313,10 @@ class FilmWorker:
         started = time.monotonic()
         store = open_store(task.output, meter=self.meter)
         phases: tuple[tuple[str, float], ...] = ()
-        claim = claim_job(store, task.run_id, task.film)
-        if self._is_committed(store, task):
-            job = finish_publish(store, task.film, claim)
-        else:
+        claim, attempt = claim_job(store, task.run_id, task.film, self._holders), self._attempt()
+        wanted = (VIDEO, POSTER, *([LATENTS] if task.keep_latents else []))
+        job = resume_publish(store, task.film, wanted, attempt, claim)
+        if job is None:
             film = self._films.film(store, task)
             film.is_finishing = True
             try:
@@ -328,7 +329,7 @@ class FilmWorker:
                 document = film_document(task, film.state, rendered, attempts=attempts, device=self._device)
                 if on_progress is not None:
                     on_progress()
-                attempt, upload_began = self._attempt(), time.monotonic()
+                upload_began = time.monotonic()
                 patience = StoreRetry(task.patience_s)
                 job = patience(
                     lambda: (
@@ -346,7 +347,7 @@ class FilmWorker:
                 phases = (*rendered.phases, ("upload", time.monotonic() - upload_began))
             finally:
                 self._films.forget(task.film)
-        store.delete_tree(FilmKeys(film=task.film).attempts)
+        clean_attempts(store, task.film, attempt)
         return FilmReport(
             uri=store.uri(JobKeys(job_id=task.job_id).video),
             sha256=job["sha256"],
@@ -357,24 +358,6 @@ class FilmWorker:
             phases=phases,
             seam_score=job.get("seam_score"),
         )
-
-    @staticmethod
-    def _is_committed(store: Store, task: FilmTask) -> bool:
-        """Whether an attempt has been committed that is all this film needs; another one is withdrawn (its files have
-        been removed since, or the latents were not asked for then)."""
-        pending = pending_commit(store, task.film)
-        if pending is None:
-            return False
-        keys, names = JobKeys(job_id=task.job_id), {file.name for file in pending.files}
-        done = read_done(store, task.job_id)
-        is_published = done is not None and done.get("attempt") == pending.attempt
-        wanted = {VIDEO, POSTER, *([LATENTS] if task.keep_latents else [])}
-        if wanted <= names and not (is_published and not all(store.exists(keys.final(name)) for name in names)):
-            return True
-        if is_published:
-            store.delete(keys.job)
-        store.delete(FilmKeys(film=task.film).commit)
-        return False
 
     @property
     def engine_s(self) -> float:
