@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,16 @@ def is_whole(store: Store, done: dict[str, Any]) -> bool:
     Their sizes are compared. Where somebody may have died while writing there, their checksums are. StorageError
     passes.
     """
-    job_id, files = str(done["job_id"]), done["files"]
-    if not set(files) <= set(FINAL_NAMES):
+    keys = JobKeys(job_id=str(done["job_id"]))
+    if not has_sizes(done, store.sizes(f"{keys.folder}/{name}" for name in set(done["files"]) & set(FINAL_NAMES))):
         return False
-    keys = JobKeys(job_id=job_id)
-    sizes = store.sizes([keys.final(name) for name in files])
-    if any(sizes.get(keys.final(name)) != file.get("num_bytes") for name, file in files.items()):
-        return False
-    return not store.list(publishing_folder(job_id)) or not verify_done(store, job_id)
+    return not store.list(publishing_folder(keys.job_id)) or not verify_done(store, keys.job_id)
+
+
+def has_sizes(done: dict[str, Any], sizes: Mapping[str, int]) -> bool:
+    """Whether the files of a finished job have the sizes that its `job.json` names; `sizes` are by key."""
+    folder = JobKeys(job_id=str(done["job_id"])).folder
+    return all(sizes.get(f"{folder}/{name}", -1) == file.get("num_bytes") for name, file in done["files"].items())
 
 
 def verify_done(store: Store, job_id: str) -> tuple[str, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from render_farm.storage import open_store
@@ -65,6 +68,56 @@ def test_a_run_that_has_ended_or_gone_silent_holds_nothing(store):
     assert claim_job(store, "other", B).number == 2
     held(store, "other", elsewhere=True)  # and never renewed
     assert claim_job(store, "third", A, HolderWatch(0.6)).number == 3
+
+
+def test_nobody_waits_for_a_run_that_died_elsewhere_and_rendered_the_same_pixels(store):
+    held(store, "night", elsewhere=True)
+    claim_job(store, "night", A)
+    started = time.monotonic()
+    assert claim_job(store, "tonight", A).run_id == "tonight"
+    assert time.monotonic() - started < 1.0
+
+
+def test_a_run_that_died_elsewhere_is_watched_once_for_all_its_films(store):
+    held(store, "night", elsewhere=True)
+    jobs = [f"job{number}" for number in range(20)]
+    for job in jobs:
+        claim_job(store, "night", film_key(job, "a" * 12))
+    watch, waited = HolderWatch(1.0, poll_every_s=0.1), []
+    for job in jobs:
+        started = time.monotonic()
+        claim_job(store, "tonight", film_key(job, "b" * 12), watch)
+        waited.append(time.monotonic() - started)
+    assert waited[0] >= 1.0 and max(waited[1:]) < 0.5
+
+
+def test_a_holder_that_returns_after_it_was_given_up_is_seen(store):
+    holder = held(store, "night", elsewhere=True)
+    claim_job(store, "night", A)
+    watch = HolderWatch(0.5, poll_every_s=0.1)
+    assert watch.held(store, ["night"]) == set()
+    holder.renew()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: [holder.renew() or time.sleep(0.1) for _ in range(10)])
+        assert watch.held(store, ["night"]) == {"night"}
+
+
+def test_a_claim_with_a_number_that_was_used_and_removed_long_ago_is_none(store, monkeypatch):
+    """Of a process that was frozen between looking and claiming."""
+    claim_job(store, "night", A)
+    create = store.create
+
+    def frozen(key: str, data: bytes, kind=None) -> bool:
+        monkeypatch.setattr(store, "create", create)
+        for run_id in ("night2", "night3", "night4"):
+            claim_job(store, run_id, A)
+        assert not store.exists(key)
+        return create(key, data, kind)
+
+    monkeypatch.setattr(store, "create", frozen)
+    claim = claim_job(store, "other", A)
+    assert (claim.number, read_claim(store, "job")) == (5, claim)
+    assert store.list(ClaimKeys(job_id="job").folder) == [ClaimKeys(job_id="job").claim(5)]
 
 
 def test_a_run_may_render_a_changed_job_after_itself(store, monkeypatch):

@@ -77,8 +77,9 @@ class ActiveRuns:
         costs = self._dispatch.machine.costs
         try:
             if not run.lease_lost and costs.num_observed():
+                await run.confirm()
                 await asyncio.to_thread(save_costs, run.record.store, self._device(), costs)
-        except StorageError as error:
+        except (StorageError, LeaseHeldError) as error:
             run.record.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
 
     def _as_asked_before(self, run: OwnedRun) -> None:
@@ -165,9 +166,13 @@ class ActiveRuns:
         store = run.record.store
         try:
             for request_id, request in await asyncio.to_thread(take_requests, store, run.run_id):
+                await run.confirm()
                 answer = self._control.answer(run, request)
                 await self._write(run)
+                await run.confirm()
                 await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
+        except LeaseHeldError as error:
+            self._lease_lost(run.key, str(error))
         except StorageError as error:
             run.record.log.add(f"requests to this run are not answered: {error}", level="warning")
         finally:

@@ -352,6 +352,7 @@ class FilmWorker:
             uri=store.uri(JobKeys(job_id=task.job_id).video),
             sha256=job["sha256"],
             num_frames=int(job.get("num_frames", task.plan.num_frames)),
+            video_bytes=int(job["files"][VIDEO]["num_bytes"]),
             render_s=sum(worker_seconds(segment) for segment in job.get("segments", ())),
             seconds=time.monotonic() - started,
             engine_s=self._clock.total_s,

@@ -1,5 +1,5 @@
-"""The protocol of claims, publishing and leases (`render_farm/storage/README.md`), checked by a model: every interleaving
-of two processes at their store requests, with a death, a failed request or a lost answer anywhere.
+"""The protocol of claims, publishing and leases (`render_farm/storage/README.md`), checked by a model: every
+interleaving of two processes at their store requests, with a death, a failed request or a lost answer anywhere.
 
 What may not be at an end has the names of the chaos audit's invariants (`tests/chaos/audit.py`).
 """
@@ -12,14 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from render_farm.errors import CorruptCheckpointError, LeaseHeldError, StorageError
-from render_farm.storage import claims, done, lease, publish
+from render_farm.errors import StorageError
+from render_farm.storage import publish
 from render_farm.storage.claims import Claim, ClaimLostError, JobHeldError, claim_job, read_claim
 from render_farm.storage.done import is_whole, read_done, verify_done
-from render_farm.storage.layout import JobKeys, RunKeys, film_key
-from render_farm.storage.lease import Holder, HolderWatch, LeaseTiming, acquire, read_lease
+from render_farm.storage.layout import film_key
+from render_farm.storage.lease import Holder, HolderWatch, LeaseTiming, acquire
 from render_farm.storage.process import ProcessId
-from tests.helpers.interleavings import CRASH, FAIL, LOSE, CarelessStore, Explorer, ModelStore, Objects, Outcome, run, run_alone
+from tests.helpers.interleavings import (
+    CRASH,
+    FAIL,
+    LOSE,
+    Explorer,
+    ModelStore,
+    Objects,
+    Outcome,
+    run,
+    run_alone,
+)
 
 A, B, C = (film_key("job", letter * 12) for letter in "abc")
 RUN_OF = {A: "night", B: "other", C: "past"}
@@ -104,7 +114,9 @@ class Ends:
         """What the next start takes for done is whole; with nobody dead, what `job.json` says is."""
         found = read_done(store, "job")
         if found is not None and (not any(map(_left_early, outcomes.values())) or is_whole(store, found)):
-            assert not verify_done(store, "job"), f"nothing_half_written_under_a_final_name: {verify_done(store, 'job')}"
+            assert not verify_done(store, "job"), (
+                f"nothing_half_written_under_a_final_name: {verify_done(store, 'job')}"
+            )
 
     @staticmethod
     def every_job_is_done_once_or_failed_with_a_reason(store, outcomes) -> None:
