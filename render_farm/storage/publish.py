@@ -227,13 +227,9 @@ def finish_publish(store: Store, film: str, publisher: str, claim: Claim | None 
         else:
             job = done
     except RenderFarmError as error:
-        try:
-            if isinstance(error, CorruptCheckpointError):
-                _withdraw(store, winner)
-            _settle(store, film, winner)
-            store.delete(word)
-        except StorageError as further:
-            log.warning("job %s: %s stays: %s", job_id, word, further)
+        if isinstance(error, CorruptCheckpointError):
+            _withdraw(store, winner)
+        _leave(store, winner, word)
         raise
     last = _settle(store, film, winner)
     store.delete(word)
@@ -279,6 +275,16 @@ def clean_work(store: Store, film: str) -> None:
     for folder in (keys.attempts, keys.steps, keys.segments, keys.states):
         store.delete_tree(folder)
     store.delete_tree(keys.folder)
+
+
+def _leave(store: Store, winner: Attempt, word: str) -> None:
+    """After a copy of `winner` that failed: no file of it stays under the `job.json` of another film. The word stays
+    where the store fails again."""
+    try:
+        _settle(store, winner.film, winner)
+        store.delete(word)
+    except StorageError as error:
+        log.warning("%s stays: %s", store.uri(word), error)
 
 
 def _settle(store: Store, film: str, written: Attempt | None) -> Attempt | None:

@@ -129,14 +129,6 @@ class ModelStore(Store):
         raise NotImplementedError
 
 
-class CarelessStore(ModelStore):
-    """Does not honour create-only writes."""
-
-    def create(self, key, data, content_type=None):
-        self._ask("write", key, data)
-        return True
-
-
 def answer(objects: Objects, request: Request) -> tuple[Objects, Any]:
     """What a store does with a request: the objects then, and a reply that can be hashed."""
     match request.verb, request.arguments:
@@ -182,6 +174,7 @@ class _Surroundings:
         with (
             mock.patch("secrets.token_hex", self.token_hex),
             mock.patch("render_farm.storage.lease.time.monotonic", self.monotonic),
+            mock.patch("render_farm.storage.lease._now_s", self.monotonic),
             mock.patch("render_farm.storage.lease.time.sleep", self.sleep),
         ):
             yield

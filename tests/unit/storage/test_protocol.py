@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from render_farm.errors import StorageError
-from render_farm.storage import publish
+from render_farm.errors import LeaseHeldError, StorageError
+from render_farm.storage import claims, publish
 from render_farm.storage.claims import Claim, ClaimLostError, JobHeldError, claim_job, read_claim
 from render_farm.storage.done import is_whole, read_done, verify_done
-from render_farm.storage.layout import film_key
-from render_farm.storage.lease import Holder, HolderWatch, LeaseTiming, acquire
+from render_farm.storage.layout import FilmKeys, film_key
+from render_farm.storage.lease import Holder, HolderWatch, LeaseTiming, acquire, read_lease
 from render_farm.storage.process import ProcessId
 from tests.helpers.interleavings import (
     CRASH,
@@ -27,6 +28,7 @@ from tests.helpers.interleavings import (
     ModelStore,
     Objects,
     Outcome,
+    Process,
     run,
     run_alone,
 )
@@ -213,12 +215,168 @@ def test_a_frozen_publisher_leaves_the_film_of_the_one_that_took_its_place(tmp_p
     two_films(tmp_path)
 
 
+def test_a_death_anywhere_leaves_one_film_to_be_copied_again(tmp_path):
+    one_film(tmp_path, num_faults=1, faults=(CRASH,))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", [CRASH, FAIL, LOSE])
 @pytest.mark.parametrize("scene", [one_film, two_films])
 def test_a_fault_anywhere_leaves_no_film_under_the_job_json_of_another(tmp_path, scene, fault):
     scene(tmp_path, num_faults=1, faults=(fault,))
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scene", [one_film, two_films])
 def test_who_gives_up_after_one_failed_request_leaves_it_as_whole(tmp_path, scene):
     scene(tmp_path, num_faults=1, faults=(FAIL, LOSE), num_tries=1)
+
+
+# --- the explorer finds each old fault when its fix is taken out ---
+
+
+def _remove_all_attempts(patch) -> None:
+    patch.setattr(
+        publish, "clean_attempts", lambda store, film, publisher: store.delete_tree(FilmKeys(film=film).attempts)
+    )
+
+
+def _delete_unread(patch) -> None:
+    patch.setattr(publish, "read_job", lambda store, job_id: (True, read_done(store, job_id)))
+
+
+def _do_not_look_again(patch) -> None:
+    patch.setattr(publish, "read_job", lambda store, job_id: (store.exists(f"{job_id}/job.json"), None))
+
+
+def _leave_without_looking(patch) -> None:
+    patch.setattr(publish, "_leave", lambda store, winner, word: store.delete(word))
+
+
+def _believe_the_claim_of_before(patch) -> None:
+    patch.setattr(publish, "_settle", lambda store, film, written: written)
+
+
+def _say_nothing(patch) -> None:
+    patch.setattr(publish, "publishing_key", lambda job_id, publisher: f"_work/unseen/{publisher}")
+
+
+WITHOUT = {
+    "attempts of others are removed": ([_remove_all_attempts, _delete_unread], partial(one_film)),
+    "who loses the race does not look again": (
+        [_remove_all_attempts, _do_not_look_again],
+        partial(one_film, past=True),
+    ),
+    "a failed request is left as it is": (
+        [_leave_without_looking],
+        partial(two_films, num_faults=1, faults=(FAIL,), num_tries=1),
+    ),
+    "the claim is not looked at again": ([_believe_the_claim_of_before], partial(two_films)),
+    "a death leaves no word": ([_say_nothing], partial(two_films, num_faults=1, faults=(CRASH,))),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_the_model_finds_the_fault_when_its_fix_is_taken_out(tmp_path, monkeypatch, name):
+    fixes, scene = WITHOUT[name]
+    for take_out in fixes:
+        take_out(monkeypatch)
+    with pytest.raises(AssertionError, match="the interleaving") as found:
+        scene(tmp_path)
+    print(str(found.value).partition("\n")[0])
+
+
+# --- claims and leases ---
+
+
+class Alive(HolderWatch):
+    """Every run is being rendered."""
+
+    def held(self, store, run_ids):
+        return set(run_ids)
+
+
+def claimers() -> dict[str, Process]:
+    """Three runs of film A, one after the other, and one of film B: it may be frozen while numbers are used and
+    removed."""
+    return {"r1": partial(_claim_all, ("n1", "n2", "n3"), A), "r2": partial(_claim_all, ("n4",), B)}
+
+
+def _claim_all(names, film, store) -> Claim:
+    return [_claim(name, film, store) for name in names][-1]
+
+
+def _claim(name: str, film: str, store) -> Claim:
+    for is_last in (False, True):
+        try:
+            return claim_job(store, name, film, Alive())
+        except StorageError:
+            if is_last:
+                raise
+    raise AssertionError
+
+
+def one_film_is_claimed(objects: Objects, outcomes: dict[str, Outcome]) -> None:
+    claimed = {outcome.value.film for outcome in outcomes.values() if outcome.is_success}
+    assert len(claimed) <= 1, f"nothing_half_written_under_a_final_name: {claimed} are claimed by runs that are alive"
+    for outcome in outcomes.values():
+        assert outcome.error is None or isinstance(outcome.error, JobHeldError | StorageError), repr(outcome.error)
+        assert outcome.num_faults or not isinstance(outcome.error, StorageError), repr(outcome.error)
+    newest = read_claim(ModelStore(objects=objects), "job")
+    assert newest is not None and (not claimed or newest.film in claimed)
+
+
+@pytest.mark.parametrize("num_faults", [0, 1])
+def test_of_runs_that_are_alive_only_those_of_one_film_get_a_job(num_faults):
+    explorer = Explorer(claimers(), one_film_is_claimed, num_faults=num_faults)
+    number = explorer.explore({})
+    print(f"\n{explorer.num_states} states, {number:.2e} interleavings")
+
+
+def test_the_model_finds_two_claims_when_nobody_looks_after_claiming(monkeypatch):
+    read = claims.read_claim
+    made = []
+
+    def believing(store, job_id):
+        """What was just created is the newest."""
+        return made.pop() if made else read(store, job_id)
+
+    class Believer(ModelStore):
+        def create(self, key, data, content_type=None):
+            is_created = super().create(key, data, content_type)
+            if is_created:
+                content = claims.checked_json.load(data, schema=claims.SCHEMA)
+                made.append(Claim(number=claims.number_of(key), **content))
+            return is_created
+
+    monkeypatch.setattr(claims, "read_claim", believing)
+    with pytest.raises(AssertionError, match="are claimed by runs that are alive"):
+        Explorer(claimers(), one_film_is_claimed, store=Believer).explore({})
+
+
+def _own(name: str, store) -> str:
+    """A coordinator: takes the run, renews, gives it back."""
+    holder = Holder(address=name, process=ProcessId(host=name, pid=1, started=1), token=name)
+    handle = acquire(store, "night", holder, TIMING, clock=lambda: time.monotonic(), sleep=lambda s: time.sleep(s))
+    handle.renew()
+    handle.release()
+    return name
+
+
+def the_run_is_given_back(objects: Objects, outcomes: dict[str, Outcome]) -> None:
+    newest = read_lease(ModelStore(objects=objects), "night")
+    name = "the_run_is_given_back_and_its_state_says_so"
+    if not any(map(_left_early, outcomes.values())):
+        assert newest is not None and newest.released, f"{name}: {newest}"
+    for outcome in outcomes.values():
+        assert outcome.error is None or isinstance(outcome.error, LeaseHeldError) or outcome.num_faults, repr(outcome)
+
+
+@pytest.mark.parametrize("num_faults", [0, 1])
+def test_a_run_is_given_back_whoever_takes_it_over(num_faults):
+    owners = {name: partial(_own, name) for name in ("k1", "k2")}
+    explorer = Explorer(owners, the_run_is_given_back, num_faults=num_faults)
+    number = explorer.explore(objects_with(held_elsewhere("night")))
+    print(f"\n{explorer.num_states} states, {number:.2e} interleavings")
