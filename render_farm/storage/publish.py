@@ -208,9 +208,9 @@ def finish_publish(store: Store, film: str, publisher: str, claim: Claim | None 
     job_id, render_key = split_film_key(film)
     before = read_done(store, job_id)
     word = publishing_key(job_id, publisher)
-    is_there = before is not None and before["render_key"] == render_key and is_whole(store, before)
+    is_finished = before is not None and before["render_key"] == render_key and is_whole(store, before)
     # An earlier call may have copied it over the film that has the claim now, and failed before it saw that.
-    if before is not None and is_there and (claim is None or is_current(store, claim)):
+    if before is not None and is_finished and (claim is None or is_current(store, claim)):
         store.delete(word)
         return before
     winner = pending_commit(store, film)

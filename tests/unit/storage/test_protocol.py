@@ -278,7 +278,12 @@ WITHOUT = {
 }
 
 
-@pytest.mark.parametrize("name", WITHOUT)
+LONG = "a failed request is left as it is"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == LONG else ()) for name in WITHOUT]
+)
 def test_the_model_finds_the_fault_when_its_fix_is_taken_out(tmp_path, monkeypatch, name):
     fixes, scene = WITHOUT[name]
     for take_out in fixes:
