@@ -68,7 +68,7 @@ fuzz: $(READY)
 		tests/unit/test_folder_fuzz.py
 
 long: $(READY)
-	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests/farm
+	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests/farm tests/unit/storage
 
 groups: $(READY)
 	EVERY_GROUP=1 $(BIN)/python -m pytest --timeout=0 tests/parallel/test_exactness.py
