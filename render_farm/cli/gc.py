@@ -20,22 +20,24 @@ def gc(output: Output = None, yes: Yes = False, as_json: Json = False) -> None:
     from render_farm.farm.control.garbage import find_garbage, remove
     from render_farm.farm.run.settings import load_settings
     from render_farm.storage import open_store
+    from render_farm.storage.lease import HolderWatch
 
     place = load_settings(output=output).output
     if not place:
         raise UsageError("--output is missing", advice="give --output or set RENDER_FARM_OUTPUT")
     store = open_store(place)
-    found = find_garbage(store)
+    watch = HolderWatch()
+    found = find_garbage(store, watch)
     num_objects = sum(item.num_objects for item in found)
     is_asking = not yes and not as_json and sys.stdin.isatty()
     if not as_json and found:
         print("\n".join(table(["folder", "objects", "why"], [[i.folder, f"{i.num_objects}", i.why] for i in found])))
     if is_asking and found:
         confirm(f"Remove {plural(num_objects, 'object')} from {store.root_uri}?", yes=False)
-    removed = remove(store, found) if yes or (is_asking and found) else 0
+    removed = remove(store, found, watch) if yes or (is_asking and found) else 0
     if as_json:
         print_json({"output": store.root_uri, "found": [asdict(item) for item in found], "removed": removed})
-    elif not found:
+    elif not found and not removed:
         print("nothing can go")
     else:
         print(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can go")

@@ -68,7 +68,7 @@ def _adviser() -> Callable[[RenderJob], Iterable[str]]:
     """What is said of a job that may be rendered, by the model that it names. A model that is not there is no matter of
     the manifest."""
     from render_farm.cli.plan.plan import SpecsOfModels
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.planning.advice import advice
     from render_farm.planning.resolve import resolve_job
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
+from render_farm.backoff import Backoff
 from render_farm.errors import InputError
 from render_farm.media.addresses import Endpoint, ForbiddenAddress, checked_endpoints
 from render_farm.media.limits import InputLimits
@@ -42,11 +43,15 @@ class _Hop:
 class _TryAgain(Exception):
     """An answer, or none, that may be another one a moment later. The message says what it was."""
 
+    def __init__(self, message: str, headers: http.client.HTTPMessage | None = None) -> None:
+        super().__init__(message)
+        self.headers = headers
+
 
 def fetch_https(uri: str, sink: Sink, limits: InputLimits) -> None:
     """Write what is at `uri` to `sink`. InputError when it cannot be had, after `limits.num_tries` tries where
     trying again can help."""
-    delay_s = _FIRST_DELAY_S
+    backoff = Backoff(_FIRST_DELAY_S, factor=3)
     for num_done in range(1, limits.num_tries + 1):
         try:
             return _follow(uri, sink, limits)
@@ -56,8 +61,8 @@ def fetch_https(uri: str, sink: Sink, limits: InputLimits) -> None:
                 raise refusal(
                     uri, f"{problem} ({num_done} tries)", "check the server, or copy the file to your own storage"
                 ) from None
+            delay_s = backoff.next_s(problem)
         time.sleep(min(delay_s, sink.left_s))
-        delay_s *= 3
         sink.restart()
     raise refusal(uri, "num_tries is less than 1")
 
@@ -150,7 +155,7 @@ def _endpoints(hop: _Hop, uri: str, where: str, limits: InputLimits) -> list[End
 
 def _receive(answer: http.client.HTTPResponse, uri: str, sink: Sink) -> None:
     if answer.status in _MAY_PASS:
-        raise _TryAgain(f"the server answers {answer.status} {answer.reason}")
+        raise _TryAgain(f"the server answers {answer.status} {answer.reason}", answer.headers)
     if answer.status != 200:
         raise refusal(uri, f"the server answers {answer.status} {answer.reason}", _STATUS_ADVICE.get(answer.status, ""))
     if (answer.getheader("Content-Encoding") or "identity").lower() != "identity":

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from render_farm.backoff import jittered
 from render_farm.observability.deadlines import will_be_late
 
 _CLOSE_WITHIN_S = 30.0
@@ -110,6 +111,7 @@ class Notifier:
                 if error.final or pause_s is None:
                     self._on_failure(f"the notice of {notice.kind.replace('_', ' ')} was not delivered: {error}")
                     return
+                pause_s = jittered(pause_s, error)
             time.sleep(pause_s)
 
 

@@ -44,7 +44,7 @@ def watchable(store: Store, state: StoredRun, job_ids: list[str] | None = None) 
         for name in names
         if (row := state.jobs[name]).state != "done" and row.render_key
     }
-    existing = store.existing(keys.values())
+    existing = store.sizes(keys.values())
     found = []
     for name in names:
         row = state.jobs[name]

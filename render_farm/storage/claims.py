@@ -5,24 +5,22 @@
 Two runs on one output with the same job id and different pixels would mix their files under the job's final names. So a
 run claims the job before it renders it, and looks again around the copying. A claim needs no renewals: it holds as long
 as its run is held (`lease.py`), and is free when that run has ended. Where the copying was overtaken all the same (a
-process frozen between looking and copying), whoever notices repeats the newest claim's publication.
+process frozen between looking and copying), whoever notices repeats the newest claim's publication. Runs that render
+the same film need not wait for each other: each puts its own claim after the other's.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from dataclasses import asdict, dataclass
 
 from render_farm.errors import ClusterError, JobError, NotFoundError
 from render_farm.storage import checked_json
 from render_farm.storage.layout import ClaimKeys, number_of, split_film_key
-from render_farm.storage.lease import read_lease
-from render_farm.storage.process import is_dead
+from render_farm.storage.lease import HolderWatch
 from render_farm.storage.store import Store
 
 SCHEMA = "render_farm.claim/1"
-_POLL_S = 0.5
 
 
 class JobHeldError(JobError):
@@ -64,22 +62,26 @@ def read_claim(store: Store, job_id: str) -> Claim | None:
             return Claim(number=numbers[-1], run_id="", film="")
 
 
-def claim_job(store: Store, run_id: str, film: str, *, gone_after_s: float = 30.0) -> Claim:
+def claim_job(store: Store, run_id: str, film: str, watch: HolderWatch | None = None) -> Claim:
     """Make `run_id` the run that publishes the film's job. Returns the claim, the present one when it has it already.
 
     JobHeldError names the run that has it, when that is another one with other pixels that is still being rendered.
-    Two runs with the same pixels may both go on: whoever publishes, the files are the same. A run whose lease shows no
-    renewal for `gone_after_s` is none any more.
+    `watch` tells that, and remembers runs that nobody holds any more. Nobody waits for a run with the same pixels:
+    whoever publishes, the files are the same.
     """
     job_id = split_film_key(film)[0]
     keys = ClaimKeys(job_id=job_id)
+    watch = watch or HolderWatch()
     while True:
         seen = read_claim(store, job_id)
         if seen is not None and (seen.run_id, seen.film) == (run_id, film):
             return seen
-        if seen is not None and seen.run_id not in ("", run_id) and _is_rendered(store, seen, gone_after_s):
-            if seen.film == film:
-                return seen
+        if (
+            seen is not None
+            and seen.run_id not in ("", run_id)
+            and seen.film != film
+            and watch.held(store, [seen.run_id])
+        ):
             raise JobHeldError(
                 f"job {job_id}: run {seen.run_id}, which is being rendered, publishes another film under this id",
                 advice="give the job another id, or render it again when that run has ended",
@@ -88,31 +90,20 @@ def claim_job(store: Store, run_id: str, film: str, *, gone_after_s: float = 30.
             number=1 if seen is None else seen.number + 1, run_id=run_id, film=film, token=secrets.token_hex(8)
         )
         content = {name: value for name, value in asdict(mine).items() if name != "number"}
-        if store.create(keys.claim(mine.number), checked_json.dump(content, schema=SCHEMA)):
+        if not store.create(keys.claim(mine.number), checked_json.dump(content, schema=SCHEMA)):
+            continue
+        # One that was frozen may create a number that was used and removed long ago; and a store that does not honour
+        # create-only writes lets two create one number. Both show when looking again.
+        newest = read_claim(store, job_id)
+        if newest == mine:
             if seen is not None:
                 store.delete(keys.claim(seen.number))
             return mine
+        if newest is not None and newest.number > mine.number:
+            store.delete(keys.claim(mine.number))
 
 
 def is_current(store: Store, claim: Claim) -> bool:
-    """Whether the claim is still the newest of its job."""
+    """Whether the claim's film still has the newest claim of its job."""
     seen = read_claim(store, split_film_key(claim.film)[0])
     return seen is not None and seen.film == claim.film
-
-
-def _is_rendered(store: Store, claim: Claim, gone_after_s: float) -> bool:
-    """Whether somebody holds the claim's run: a holder that is not certainly gone is watched until it renews."""
-    try:
-        seen = read_lease(store, claim.run_id)
-    except ValueError:  # no run id at all
-        return False
-    stop = time.monotonic() + gone_after_s
-    while seen is not None and not seen.released and not is_dead(seen.holder.process):
-        if time.monotonic() >= stop:
-            return False
-        time.sleep(_POLL_S)
-        now_seen = read_lease(store, claim.run_id)
-        if now_seen is not None and not now_seen.released and now_seen.number != seen.number:
-            return True
-        seen = now_seen
-    return False

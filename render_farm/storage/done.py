@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from render_farm.errors import NotFoundError
 from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_file
-from render_farm.storage.layout import JobKeys
+from render_farm.storage.layout import FINAL_NAMES, JobKeys, publishing_folder
 from render_farm.storage.store import Store
 
 SCHEMA = "render_farm.job/1"
@@ -23,17 +24,42 @@ def dump_job(content: dict[str, Any]) -> bytes:
 def read_done(store: Store, job_id: str) -> dict[str, Any] | None:
     """What `job.json` of a finished job says (with `render_key`, `attempt`, `sha256` of the video and `files`), or
     None when the job is not done or its `job.json` is damaged or another job's. StorageError passes."""
+    return read_job(store, job_id)[1]
+
+
+def read_job(store: Store, job_id: str) -> tuple[bool, dict[str, Any] | None]:
+    """Whether there is a `job.json`, whole or not, and what `read_done` says of it."""
     try:
-        content = checked_json.load(store.read_bytes(JobKeys(job_id=job_id).job), schema=SCHEMA)
-    except (NotFoundError, checked_json.DamagedDocument):
+        return True, parse_job(store.read_bytes(JobKeys(job_id=job_id).job), job_id)
+    except NotFoundError:
+        return False, None
+
+
+def parse_job(data: bytes, job_id: str) -> dict[str, Any] | None:
+    """The content of a `job.json`; None when it is damaged or another job's."""
+    try:
+        content = checked_json.load(data, schema=SCHEMA)
+    except checked_json.DamagedDocument:
         return None
     return content if content.get("job_id") == job_id and _is_well_formed(content) else None
 
 
-def is_done(store: Store, job_id: str, render_key: str) -> bool:
-    """Whether the job is done with exactly these pixels."""
-    done = read_done(store, job_id)
-    return done is not None and done["render_key"] == render_key
+def is_whole(store: Store, done: dict[str, Any]) -> bool:
+    """Whether the files under the final names are those that `done`, what `read_done` gave, speaks of.
+
+    Their sizes are compared. Where somebody may have died while writing there, their checksums are. StorageError
+    passes.
+    """
+    keys = JobKeys(job_id=str(done["job_id"]))
+    if not has_sizes(done, store.sizes(f"{keys.folder}/{name}" for name in set(done["files"]) & set(FINAL_NAMES))):
+        return False
+    return not store.list(publishing_folder(keys.job_id)) or not verify_done(store, keys.job_id)
+
+
+def has_sizes(done: dict[str, Any], sizes: Mapping[str, int]) -> bool:
+    """Whether the files of a finished job have the sizes that its `job.json` names; `sizes` are by key."""
+    folder = JobKeys(job_id=str(done["job_id"])).folder
+    return all(sizes.get(f"{folder}/{name}", -1) == file.get("num_bytes") for name, file in done["files"].items())
 
 
 def verify_done(store: Store, job_id: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -104,11 +104,12 @@ def copy_stream(reader: BinaryIO, writer: BinaryIO, block_bytes: int = 1 << 20) 
         writer.write(block)
 
 
-def sweep_parts(folder: Path, older_than_s: float) -> int:
+def sweep_parts(folder: Path, older_than_s: float, *, only: Callable[[Path], bool] = lambda folder: True) -> int:
     """Remove temporary files below `folder` whose writer is a dead process of this host, or that nobody has written
-    to for `older_than_s`. Returns how many."""
+    to for `older_than_s`. Returns how many. Folders that `only` refuses are not entered."""
     num_removed = 0
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if only(Path(parent, name))]
         for name in names:
             path = Path(parent, name)
             if name.startswith(PART_PREFIX) and (_writer_is_dead(name) or _age_s(path) > older_than_s):

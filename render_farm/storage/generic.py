@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,9 @@ class FsspecStore(Store):
             self._make_parent(target_key)
             self._fs.cp_file(self._path(source_key), self._path(target_key))
 
-    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
+    def sweep(
+        self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
+    ) -> int:
         return 0
 
     def _path(self, key: str) -> str:

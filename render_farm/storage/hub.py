@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from render_farm.backoff import Backoff
 from render_farm.errors import HubError, HubUnavailableError, ModelError
 
 _BLOCK_BYTES = 1 << 20
@@ -32,7 +33,7 @@ class HubRetryOptions:
     num_tries: int = 5
     """Tries in a row that bring nothing new."""
     pause_s: float = 1.0
-    """Before the second try; twice as long before each further one."""
+    """Longest pause before the second try; twice as long before each further one (`backoff.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class HubRepository:
             )
 
     def _complete(self, file: HubFile, path: Path, on_bytes: Callable[[int], None] | None) -> None:
-        tries, pause_s = 0, self._patience.pause_s
+        tries, backoff = 0, Backoff(self._patience.pause_s)
         path.touch()
         while (have := path.stat().st_size) != file.size or not file.size:
             try:
@@ -139,14 +140,14 @@ class HubRepository:
                     raise hub_error(failure, f"model {self.hub_id}: {file.path}") from failure
                 error = failure
             if path.stat().st_size > have:
-                tries, pause_s = 0, self._patience.pause_s
+                tries = 0
+                backoff.reset()
                 continue
             tries += 1
             if tries >= self._patience.num_tries:
                 what = f"model {self.hub_id}: {file.path} (after {have:,} of {file.size:,} bytes, which are kept)"
                 raise hub_error(error, what) from error
-            time.sleep(pause_s)
-            pause_s *= 2
+            time.sleep(backoff.next_s(error))
 
     def _stream(self, file: HubFile, path: Path, have: int, on_bytes: Callable[[int], None] | None) -> None:
         from huggingface_hub import hf_hub_url

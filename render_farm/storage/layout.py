@@ -6,6 +6,7 @@
     _work/<job_id>-<render_key>/{segments/, steps/, state/, attempts/<attempt>/, commit.json}      while it renders
     _work/<job_id>-<render_key>/preview/{preview.m3u8, init.mp4, 0000.m4s ..., preview.mp4, sheet.jpg}      to look at
     _work/_claims/<job_id>/      which run publishes the job
+    _work/_publishing/<job_id>/<publisher>      somebody may be writing under the job's final names
     _costs/<device>.json         how long segments take here, learned from all runs
 
 A job id starts with a letter or a digit, so `_runs` and `_work` never meet a job's folder.
@@ -32,6 +33,7 @@ RUNS = "_runs"
 WORK = "_work"
 CLAIMS = f"{WORK}/_claims"
 REPLACED = f"{WORK}/_replaced"
+PUBLISHING = f"{WORK}/_publishing"
 COSTS = "_costs"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -99,6 +101,22 @@ def preview_part(segment: int) -> str:
 def replaced_key(job_id: str) -> str:
     """An object that says: this job was published with other pixels before. Runs that rendered those look again."""
     return f"{REPLACED}/{check_id(job_id)}"
+
+
+def publishing_folder(job_id: str) -> str:
+    """Objects of those who write, or wrote until they died, under the job's final names."""
+    return f"{PUBLISHING}/{check_id(job_id)}"
+
+
+def publishing_key(job_id: str, publisher: str) -> str:
+    """Says that `publisher` may be writing under the job's final names."""
+    return f"{publishing_folder(job_id)}/{check_id(publisher, 'publisher')}"
+
+
+def is_output_folder(key: str) -> bool:
+    """Whether the folder `key` can be part of an output tree: a job's own, or anything below the farm's."""
+    first, _, below = key.partition("/")
+    return first in (RUNS, WORK, COSTS) or (not below and bool(_ID.fullmatch(first)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,9 @@ on its own monotonic clock since it last saw a new number. A holder is gone when
 once when it is a dead process of this host, or when it said so. The lease is for efficiency, for a store checks no
 token; what is published exactly once is decided in `publish.py`.
 
-`Lease` is one object of the series, `LeaseHandle` a held lease, `LeaseKeeper` renews one in the background.
+`Lease` is one object of the series, `LeaseHandle` a held lease, `LeaseKeeper` renews one in the background, and
+`HolderWatch` says whether others' runs are held. Whoever holds a lease calls `confirm` before each write that is its
+holder's alone: a process that was frozen sees there that the run is another's now.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -107,9 +109,10 @@ def acquire(
             number = 1 if seen is None else seen.number + 1
             if seen is not None and not seen.released:
                 log.warning("run %s: taking over from %s, which is gone", run_id, seen.holder)
+            asked_s = _now_s()
             if _put(store, keys, Lease(number=number, holder=holder)):
                 is_taken_over = seen is not None and not seen.released
-                return LeaseHandle(store, run_id, holder, number, timing, is_taken_over=is_taken_over)
+                return LeaseHandle(store, run_id, holder, number, timing, asked_s, is_taken_over=is_taken_over)
         elif num_signs > 0 and clock() - started >= wait_s:
             raise LeaseHeldError(
                 f"run {run_id} is held by {seen.holder}",
@@ -132,9 +135,11 @@ class LeaseHandle:
         holder: Holder,
         number: int,
         timing: LeaseTiming,
+        renewed_s: float,
         *,
         is_taken_over: bool = False,
     ) -> None:
+        """`renewed_s` is the time just before the lease was taken."""
         self.run_id = run_id
         self.holder = holder
         self.timing = timing
@@ -144,11 +149,20 @@ class LeaseHandle:
         self._keys = RunKeys(run_id=run_id)
         self._number = number
         self._held = True
+        self._renewed_s = renewed_s
 
     def renew(self) -> None:
         """Show that the holder lives; call every `timing.renew_every_s`. LeaseHeldError when someone else has taken
         the lease, and from then on always. StorageError passes, and the renewal may be tried again."""
+        started_s = _now_s()
         self._next(released=False)
+        self._renewed_s = started_s
+
+    def confirm(self) -> None:
+        """Make sure that the lease is held at this moment: nobody takes it within `gone_after_s` of a renewal, so one
+        is made only when the last is older than half of that. Raises as `renew`."""
+        if not self._held or _now_s() - self._renewed_s > self.timing.gone_after_s / 2:
+            self.renew()
 
     def release(self) -> None:
         """Give the lease back, so that the next one need not wait. Fine when it was lost or released before."""
@@ -182,6 +196,7 @@ class LeaseKeeper:
 
     def __init__(self, handle: LeaseHandle, on_lost: Callable[[Exception], None]) -> None:
         self._handle = handle
+        self._lock = threading.Lock()
         self._on_lost = on_lost
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{handle.run_id}", daemon=True)
@@ -197,19 +212,26 @@ class LeaseKeeper:
         """As of `LeaseHandle`."""
         return self._handle.holder
 
+    def confirm(self) -> None:
+        """As of `LeaseHandle`; from any thread."""
+        with self._lock:
+            self._handle.confirm()
+
     def stop(self, *, release: bool = True) -> None:
         """End the renewals and, with `release`, give the lease back. StorageError from the release passes."""
         self._stop.set()
         self._thread.join()
         if release:
-            self._handle.release()
+            with self._lock:
+                self._handle.release()
 
     def _keep(self) -> None:
         timing = self._handle.timing
         renewed_at = time.monotonic()
         while not self._stop.wait(timing.renew_every_s):
             try:
-                self._handle.renew()
+                with self._lock:
+                    self._handle.renew()
                 renewed_at = time.monotonic()
             except LeaseHeldError as error:
                 self._on_lost(error)
@@ -219,6 +241,49 @@ class LeaseKeeper:
                 if time.monotonic() - renewed_at > timing.give_up_after_s:
                     self._on_lost(error)
                     return
+
+
+class HolderWatch:
+    """Whether runs are held by somebody alive. One who shows no sign for `gone_after_s` is watched for so long once:
+    that nobody holds the run is remembered, for every film that asks. Shared between threads."""
+
+    def __init__(self, gone_after_s: float = 30.0, *, poll_every_s: float = 0.5) -> None:
+        self._gone_after_s = gone_after_s
+        self._poll_every_s = poll_every_s
+        self._gone: dict[tuple[str, str], Lease] = {}
+        """The last sign of holders that have left, by output and run."""
+
+    def held(self, store: Store, run_ids: Iterable[str]) -> set[str]:
+        """Those of `run_ids` that somebody holds. All silent holders are watched at the same time. StorageError
+        passes."""
+        silent = {run_id: lease for run_id in run_ids if (lease := self._sign(store, run_id)) is not None}
+        alive: set[str] = set()
+        stop_s = time.monotonic() + self._gone_after_s
+        while silent and time.monotonic() < stop_s:
+            time.sleep(self._poll_every_s)
+            for run_id, before in list(silent.items()):
+                now = self._sign(store, run_id)
+                if now is not None and now.number != before.number:
+                    alive.add(run_id)
+                if now is None or run_id in alive:
+                    del silent[run_id]
+        self._gone.update({(store.root_uri, run_id): lease for run_id, lease in silent.items()})
+        return alive
+
+    def _sign(self, store: Store, run_id: str) -> Lease | None:
+        """The newest sign of a holder that may live."""
+        try:
+            lease = read_lease(store, run_id)
+        except ValueError:  # no run id at all
+            return None
+        if lease is None or lease.released or is_dead(lease.holder.process):
+            return None
+        return None if lease == self._gone.get((store.root_uri, run_id)) else lease
+
+
+def _now_s() -> float:
+    """Seconds on a clock that goes on while this process, or the machine, is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _put(store: Store, keys: RunKeys, lease: Lease) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,7 +78,10 @@ class LocalStore(Store):
 
     def size(self, key: str) -> int:
         with self._translated_errors("look at", key):
-            return self._path(key).stat().st_size
+            try:
+                return self._path(key).stat().st_size
+            except NotADirectoryError as error:
+                raise FileNotFoundError(*error.args) from error
 
     def delete(self, key: str) -> None:
         with self._translated_errors("delete", key), suppress(FileNotFoundError, NotADirectoryError):
@@ -120,9 +123,15 @@ class LocalStore(Store):
         with self._translated_errors("copy", source_key, to=target_key):
             link_or_copy(self._path(source_key), self._path(target_key))
 
-    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
+    def sweep(
+        self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
+    ) -> int:
         with self._translated_errors("clean", prefix):
-            return sweep_parts(self._root / check_prefix(prefix), older_than_s)
+            return sweep_parts(
+                self._root / check_prefix(prefix),
+                older_than_s,
+                only=lambda folder: folder == self._root or only(folder.relative_to(self._root).as_posix()),
+            )
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)

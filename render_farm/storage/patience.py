@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from render_farm.backoff import Backoff
 from render_farm.errors import Cancelled, CorruptCheckpointError, StorageError
 
 Result = TypeVar("Result")
@@ -25,17 +26,17 @@ class StoreRetry:
     def __call__(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which is idempotent. Its last StorageError passes; CorruptCheckpointError at once, for
         waiting mends nothing."""
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             try:
                 return work()
             except CorruptCheckpointError:
                 raise
-            except StorageError:
+            except StorageError as error:
+                pause_s = backoff.next_s(error)
                 if time.monotonic() + pause_s >= self._gives_up_s:
                     raise
             _rest(pause_s, self._stopped)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 class SharedPatience:
@@ -58,16 +59,16 @@ class SharedPatience:
 
     def __call__(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which is idempotent. Raises Cancelled when `stopped` says so while it waits."""
-        pause_s = 0.0
+        backoff, has_failed = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), False
         while True:
             try:
                 result = work()
             except StorageError as error:
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) or _FIRST_PAUSE_S
+                pause_s, has_failed = backoff.next_s(error), True
                 if time.monotonic() + pause_s >= self._down_since(error) + self._patience_s:
                     raise
             else:
-                if pause_s:
+                if has_failed:
                     self._down_since_s = None
                 return result
             _rest(pause_s, self._stopped)
@@ -86,4 +87,4 @@ def _rest(pause_s: float, stopped: Callable[[], bool]) -> None:
     while time.monotonic() < until:
         if stopped():
             raise Cancelled("stopped while a store was waited for")
-        time.sleep(min(_LOOK_EVERY_S, pause_s))
+        time.sleep(min(_LOOK_EVERY_S, max(0.0, until - time.monotonic())))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from render_farm.errors import RenderFarmError
 from render_farm.storage.layout import WORK
@@ -77,5 +79,12 @@ def check_access(store: Store) -> list[Check]:
     return checks
 
 
+def is_old_probe(name: str) -> bool:
+    """Whether a folder of `WORK` was left by a probe of another day. One of today may be at work: without its object,
+    it would take the store for one that does not honour create-only writes."""
+    day = re.fullmatch(r"probe-(?:([0-9]{8})-)?[0-9a-f]{16}", name)
+    return day is not None and (day.group(1) or "") < (datetime.now(UTC) - timedelta(days=1)).strftime("%Y%m%d")
+
+
 def _probe_key() -> str:
-    return f"{WORK}/probe-{secrets.token_hex(8)}/object"
+    return f"{WORK}/probe-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(8)}/object"

@@ -1,27 +1,32 @@
-"""How a film gets its final names, exactly once, whoever dies when.
+"""How a film gets its final names, exactly once, whoever dies when. `README.md` has the protocol as a table.
 
     stage     upload everything to `_work/<film>/attempts/<attempt>/`, job.json included
     commit    create `_work/<film>/commit.json` create-only: it names the attempt and its checksums; one attempt wins
-    finish    copy the winner's files to `<job_id>/...`, job.json last
+    finish    say so in `_work/_publishing/<job_id>/<publisher>`, copy the winner's files to `<job_id>/...`, job.json
+              last, copy again what another one may have overwritten meanwhile, and take the word back
 
 A crash before the commit leaves nothing under a final name; after it, whoever comes next repeats `finish_publish`,
 which copies the same bytes again. A store that does not honour create-only writes gets the fallback: the last commit
 wins, and everyone who copies looks again afterwards and repeats with the winner's files.
+
+No store checks a token at a final name, so a publisher that was frozen can overwrite files of the film that has taken
+its place. It looks again before it leaves, whether it succeeds or fails, and copies the newest claim's film back. One
+that dies first leaves its word in `_publishing`: where that lies, `read_whole` trusts checksums only.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from render_farm.errors import CorruptCheckpointError, NotFoundError, StorageError
+from render_farm.errors import CorruptCheckpointError, NotFoundError, RenderFarmError, StorageError
 from render_farm.storage import checked_json
 from render_farm.storage.claims import Claim, ClaimLostError, is_current, read_claim
-from render_farm.storage.done import dump_job, read_done
+from render_farm.storage.done import dump_job, is_whole, parse_job, read_done, read_job, verify_done
 from render_farm.storage.hashing import sha256_bytes, sha256_file
 from render_farm.storage.layout import (
     FINAL_NAMES,
@@ -30,6 +35,8 @@ from render_farm.storage.layout import (
     FilmKeys,
     JobKeys,
     check_id,
+    publishing_folder,
+    publishing_key,
     replaced_key,
     split_film_key,
 )
@@ -37,6 +44,7 @@ from render_farm.storage.store import Store, content_type_for
 
 log = logging.getLogger(__name__)
 SCHEMA = "render_farm.commit/1"
+_COMMIT_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +96,14 @@ def publish(
     `job.json` shall say, to which `job_id`, `render_key`, `attempt`, `sha256` (of the video) and `files` are added.
     `create_only` is what `probe.create_only_honoured` found. StorageError passes; calling again is always right.
     """
-    job_id, render_key = split_film_key(film)
-    done = read_done(store, job_id)
-    if done is not None and done["render_key"] == render_key:
-        return Published(job=done, won=done.get("attempt") == attempt)
-    if pending_commit(store, film) is not None:
-        try:
-            finished = finish_publish(store, film, claim)
-            return Published(job=finished, won=finished.get("attempt") == attempt)
-        except CorruptCheckpointError as error:  # withdrawn; this attempt has the files
-            log.warning("%s", error)
-    commit(store, stage(store, film, attempt, files, job), create_only=create_only)
-    finished = finish_publish(store, film, claim)
+    try:
+        finished = finish_publish(store, film, attempt, claim)
+    except (
+        NotFoundError,
+        CorruptCheckpointError,
+    ):  # nothing is committed, or nothing whole: this attempt has the files
+        commit(store, stage(store, film, attempt, files, job), create_only=create_only)
+        finished = finish_publish(store, film, attempt, claim)
     return Published(job=finished, won=finished.get("attempt") == attempt)
 
 
@@ -139,16 +143,21 @@ def commit(store: Store, staged: Attempt, *, create_only: bool = True) -> Attemp
     """Try to make `staged` the film's one attempt. Returns the committed one: `staged`, or another that was first
     (then the files of `staged` are removed)."""
     key = FilmKeys(film=staged.film).commit
+    winner: Attempt | None = None
     data = checked_json.dump(
         {"film": staged.film, "attempt": staged.attempt, "files": [asdict(file) for file in staged.files]},
         schema=SCHEMA,
     )
-    if create_only:
-        store.create(key, data)
-    else:
+    if not create_only:
         log.warning("%s does not honour create-only writes: the last commit of %s wins", store.root_uri, staged.film)
-        store.write_bytes(key, data)
-    winner = pending_commit(store, staged.film)
+    for _ in range(_COMMIT_TRIES):
+        if create_only:
+            store.create(key, data)
+        else:
+            store.write_bytes(key, data)
+        winner = pending_commit(store, staged.film)
+        if winner is not None:
+            break  # else it was another's, and has been withdrawn since
     if winner is None:
         raise StorageError(f"{store.uri(key)}: written, but cannot be read back")
     if winner.attempt != staged.attempt:
@@ -183,44 +192,83 @@ def _staged_file(content: dict[str, Any]) -> StagedFile:
     return file
 
 
-def finish_publish(store: Store, film: str, claim: Claim | None = None) -> dict[str, Any]:
+def finish_publish(store: Store, film: str, publisher: str, claim: Claim | None = None) -> dict[str, Any]:
     """Copy the committed attempt to the final names, `job.json` last, and return what `job.json` says. Idempotent:
     repeating it, from several processes at once too, ends in the same files.
 
-    A `job.json` of other pixels (a changed job) is deleted before anything is replaced. NotFoundError when nothing is
-    committed. CorruptCheckpointError when the attempt's files are gone or cut short: the commit is withdrawn, and the
-    film has to be decoded and staged again. ClaimLostError when another film's claim on the job is newer than `claim`:
-    then that one's files are put back if this process may have mixed with them.
+    `publisher` names the caller: no other one uses it, and repeated calls keep it. Returns at once when the film is
+    there and whole. A `job.json` of other pixels (a changed job) is deleted before anything is replaced. However it
+    ends, the final names do not mix two films, unless the store fails to the end or this process dies: then the word
+    left in `_publishing` tells the next one.
+
+    NotFoundError when nothing is committed. CorruptCheckpointError when the attempt's files are gone or cut short: the
+    commit is withdrawn, and the film has to be decoded and staged again. ClaimLostError when another film's claim on
+    the job is newer than `claim`.
     """
-    while True:
-        winner = pending_commit(store, film)
-        if winner is None:
-            raise NotFoundError(f"film {film}: nothing is committed")
-        if claim is not None and not is_current(store, claim):
-            raise ClaimLostError(f"film {film}: another run has claimed job {winner.job_id}")
-        _copy_to_final(store, winner)
-        if claim is not None and not is_current(store, claim):
-            _repair(store, winner)
-            raise ClaimLostError(f"film {film}: another run has claimed job {winner.job_id} meanwhile")
-        again = pending_commit(store, film)
-        if again is None or again.attempt == winner.attempt:  # a fallback's later commit replaced it: once more
-            break
-    done = read_done(store, winner.job_id)
-    if done is None:
-        raise StorageError(f"{store.uri(JobKeys(job_id=winner.job_id).job)}: written, but cannot be read back")
-    return done
+    job_id, render_key = split_film_key(film)
+    before = read_done(store, job_id)
+    word = publishing_key(job_id, publisher)
+    is_finished = before is not None and before["render_key"] == render_key and is_whole(store, before)
+    # An earlier call may have copied it over the film that has the claim now, and failed before it saw that.
+    if before is not None and is_finished and (claim is None or is_current(store, claim)):
+        store.delete(word)
+        return before
+    winner = pending_commit(store, film)
+    if winner is None:
+        raise NotFoundError(f"film {film}: nothing is committed")
+    store.write_bytes(word, film.encode())
+    if claim is not None and not is_current(store, claim):
+        _settle(store, film, None)  # an earlier call may have written, and failed
+        store.delete(word)
+        raise ClaimLostError(f"film {film}: another run has claimed job {job_id}")
+    try:
+        is_there, done = read_job(store, job_id)
+        # Another publisher of the film may have finished it since, and removed the attempt's files.
+        if done is None or done == before or not _is_of(done, winner):
+            job = _staged_job(store, winner)
+            _copy_to_final(store, winner, is_there, done)
+        else:
+            job = done
+    except RenderFarmError as error:
+        if isinstance(error, CorruptCheckpointError):
+            _withdraw(store, winner)
+        _leave(store, winner, word)
+        raise
+    last = _settle(store, film, winner)
+    store.delete(word)
+    if last == winner:
+        return job
+    if last is None or last.film != film:
+        raise ClaimLostError(f"film {film}: another run has claimed job {job_id} meanwhile")
+    return finish_publish(store, film, publisher, claim)  # a later commit counts, where the store does not refuse it
 
 
-def _repair(store: Store, intruder: Attempt) -> None:
-    """Complete the film that claims the job now, over whose files `intruder` may have copied its own."""
-    newest = read_claim(store, intruder.job_id)
-    if newest is None or newest.film in ("", intruder.film):
+def resume_publish(
+    store: Store, film: str, wanted: Collection[str], publisher: str, claim: Claim | None = None
+) -> dict[str, Any] | None:
+    """What `finish_publish` returns, where all that is `wanted` (final names) is there or committed. None: the film
+    has to be decoded and published. A publication without all of it is withdrawn."""
+    job_id, render_key = split_film_key(film)
+    pending, done = pending_commit(store, film), read_done(store, job_id)
+    if done is not None and done["render_key"] == render_key and not set(wanted) <= set(done["files"]):
+        store.delete(JobKeys(job_id=job_id).job)
+    if pending is not None and not set(wanted) <= {file.name for file in pending.files}:
+        _withdraw(store, pending)
+    try:
+        return finish_publish(store, film, publisher, claim)
+    except (NotFoundError, CorruptCheckpointError) as error:
+        log.info("%s", error)
+        return None
+
+
+def clean_attempts(store: Store, film: str, publisher: str) -> None:
+    """Remove the files of a published film's attempt, and those of the attempt that `publisher` staged. They stay while
+    anybody else publishes the job, who may have to copy them again. `gc` removes them then."""
+    if store.list(publishing_folder(split_film_key(film)[0])):
         return
-    winner = pending_commit(store, newest.film)
-    if winner is not None:
-        _copy_to_final(store, winner, anew=True)
-    else:  # it is not finished yet, and will replace everything when it is
-        store.delete(JobKeys(job_id=intruder.job_id).job)
+    committed = pending_commit(store, film)
+    for attempt in {publisher, committed.attempt if committed is not None else publisher}:
+        store.delete_tree(FilmKeys(film=film).attempt(attempt))
 
 
 def clean_work(store: Store, film: str) -> None:
@@ -232,35 +280,90 @@ def clean_work(store: Store, film: str) -> None:
     store.delete_tree(keys.folder)
 
 
-def _copy_to_final(store: Store, winner: Attempt, *, anew: bool = False) -> None:
+def _leave(store: Store, winner: Attempt, word: str) -> None:
+    """After a copy of `winner` that failed: no file of it stays under the `job.json` of another film. The word stays
+    where the store fails again."""
+    try:
+        _settle(store, winner.film, winner)
+        store.delete(word)
+    except StorageError as error:
+        log.warning("%s stays: %s", store.uri(word), error)
+
+
+def _settle(store: Store, film: str, written: Attempt | None) -> Attempt | None:
+    """Copy until the film that holds the newest claim is the one copied last, or is whole; returns its attempt.
+    `written` is what this process has copied of `film`, whole or in part."""
+    job_id = split_film_key(film)[0]
+    while True:
+        claim = read_claim(store, job_id)
+        newest = pending_commit(store, claim.film if claim is not None and claim.film else film)
+        if newest is None or newest == written:
+            return written  # a film that has committed nothing yet copies everything when it has
+        is_there, done = read_job(store, job_id)
+        if done is not None and _is_of(done, newest) and not verify_done(store, job_id):
+            return newest
+        try:
+            _copy_to_final(store, newest, is_there, done)
+        except CorruptCheckpointError:
+            if pending_commit(store, newest.film) != newest:
+                continue
+            if is_there:  # its files are gone: it is rendered again
+                store.delete(JobKeys(job_id=job_id).job)
+        written = newest
+
+
+def _is_of(done: dict[str, Any], attempt: Attempt) -> bool:
+    return (done["render_key"], done.get("attempt")) == (split_film_key(attempt.film)[1], attempt.attempt)
+
+
+def _copy_to_final(store: Store, winner: Attempt, is_there: bool, done: dict[str, Any] | None) -> None:
+    """`is_there` and `done` are what `read_job` gave. CorruptCheckpointError when the attempt's files are not there."""
     job_id, render_key = split_film_key(winner.film)
     final, work = JobKeys(job_id=job_id), FilmKeys(film=winner.film)
-    done = read_done(store, job_id)
-    if not anew and done is not None and done["render_key"] == render_key and done.get("attempt") == winner.attempt:
-        return
     _check_staged(store, winner)
     if done is not None and done["render_key"] != render_key:
         store.write_bytes(replaced_key(job_id), b"")
-    store.delete(final.job)  # from here until the copy of the new one, the job is not done
+    if is_there:
+        store.delete(final.job)  # from here until the copy of the new one, the job is not done
     names = [file.name for file in winner.files]
     for stale in set(FINAL_NAMES) - set(names):
         store.delete(final.final(stale))
     for name in names:
-        store.copy(work.attempt_file(winner.attempt, name), final.final(name), content_type_for(name))
+        source = work.attempt_file(winner.attempt, name)
+        try:
+            store.copy(source, final.final(name), content_type_for(name))
+        except NotFoundError as error:
+            raise _incomplete(winner, f"{store.uri(source)} is missing") from error
+
+
+def _staged_job(store: Store, attempt: Attempt) -> dict[str, Any]:
+    key = FilmKeys(film=attempt.film).attempt_file(attempt.attempt, JOB)
+    try:
+        job = parse_job(store.read_bytes(key), attempt.job_id)
+    except NotFoundError as error:
+        raise _incomplete(attempt, f"{store.uri(key)} is missing") from error
+    if job is None or not _is_of(job, attempt):
+        raise _incomplete(attempt, f"{store.uri(key)} is damaged")
+    return job
 
 
 def _check_staged(store: Store, winner: Attempt) -> None:
     keys = FilmKeys(film=winner.film)
+    sizes = store.sizes(keys.attempt_file(winner.attempt, file.name) for file in winner.files)
     for file in winner.files:
         key = keys.attempt_file(winner.attempt, file.name)
-        try:
-            num_bytes = store.size(key)
-        except NotFoundError:
-            num_bytes = -1
-        if num_bytes != file.num_bytes:
-            store.delete(keys.commit)
-            state = "is missing" if num_bytes < 0 else f"has {num_bytes} bytes"
-            raise CorruptCheckpointError(
-                f"film {winner.film}: {store.uri(key)} {state}, where {file.num_bytes} bytes were committed",
-                advice="the commit is withdrawn; decode and publish the film again",
-            )
+        if sizes.get(key) != file.num_bytes:
+            state = f"has {sizes[key]} bytes" if key in sizes else "is missing"
+            raise _incomplete(winner, f"{store.uri(key)} {state}, where {file.num_bytes} bytes were committed")
+
+
+def _incomplete(attempt: Attempt, what: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(
+        f"film {attempt.film}: {what}", advice="the commit is withdrawn; decode and publish the film again"
+    )
+
+
+def _withdraw(store: Store, attempt: Attempt) -> None:
+    """Have the film committed anew, where `attempt` is still the committed one."""
+    if pending_commit(store, attempt.film) == attempt:
+        store.delete(FilmKeys(film=attempt.film).commit)

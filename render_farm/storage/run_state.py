@@ -45,6 +45,8 @@ class JobRow:
     gpu_s: float | None = None
     wall_s: float | None = None
     sha256: str | None = None
+    video_bytes: int | None = None
+    """Size of the published video, which is compared when the run starts again. None: written by an earlier version."""
     seam_score: float | None = None
     started_at: str | None = None
     finished_at: str | None = None
@@ -67,14 +69,14 @@ class JobRow:
                 raise ValueError(f"a job's row with {name} {value!r:.80}")
             if isinstance(value, bool) and name != "taken_out":
                 raise ValueError(f"a job's row with {name} {value!r}")
-            if isinstance(value, int) and not 0 <= value < 2**31:
+            if isinstance(value, int) and not 0 <= value < (2**63 if name == "video_bytes" else 2**31):
                 raise ValueError(f"a job's row with {name} {value!r:.40}")
         return cls(**content)
 
 
 _ROW_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("state", "render_key", "error_class", "message", "sha256", "started_at", "finished_at"), (str,)),
-    **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
+    **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority", "video_bytes"), (int,)),
     **dict.fromkeys(("gpu_s", "wall_s", "seam_score"), (int, float)),
     "taken_out": (bool,),
 }

@@ -18,6 +18,7 @@ import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
 
+from render_farm.backoff import Backoff
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.storage.failures import from_s3_error, is_transient, s3_code
 from render_farm.storage.files import open_local, write_atomically
@@ -132,29 +133,29 @@ class S3Store(Store):
             return False
         return True
 
-    def existing(self, keys: Iterable[str]) -> set[str]:
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
         """From listings that start at a wanted key and skip to the next one: at most a request for each, and one for a
         thousand where nothing lies between them."""
         wanted = sorted({self._key(key) for key in keys})
         chunk = max(1, -(-len(wanted) // _LISTINGS_AT_ONCE))
         with ThreadPoolExecutor(max_workers=_LISTINGS_AT_ONCE) as pool:
-            parts = pool.map(self._existing, [wanted[at : at + chunk] for at in range(0, len(wanted), chunk)])
-            return {key.removeprefix(self._prefix) for part in parts for key in part}
+            parts = pool.map(self._sizes, [wanted[at : at + chunk] for at in range(0, len(wanted), chunk)])
+            return {key.removeprefix(self._prefix): size for part in parts for key, size in part.items()}
 
-    def _existing(self, wanted: Keys) -> set[str]:
+    def _sizes(self, wanted: Keys) -> dict[str, int]:
         """Of full keys, sorted."""
-        found: set[str] = set()
+        found: dict[str, int] = {}
         at = 0
         while at < len(wanted):
             page = self._call(
                 "list", "", "list_objects_v2", Prefix=self._prefix, StartAfter=wanted[at][:-1], MaxKeys=_PAGE_KEYS
             )
-            there = [item["Key"] for item in page.get("Contents", [])]
+            there = {item["Key"]: int(item["Size"]) for item in page.get("Contents", [])}
             found.update(there)
             if not page.get("IsTruncated"):
                 break
-            at = bisect_right(wanted, there[-1], lo=at)
-        return found.intersection(wanted)
+            at = bisect_right(wanted, max(there), lo=at)
+        return {key: found[key] for key in wanted if key in found}
 
     def size(self, key: str) -> int:
         answer = self._call("look at", key, "head_object", Key=self._key(key))
@@ -207,15 +208,28 @@ class S3Store(Store):
 
         return dict(zip(wanted, self._run("sign links to", "", lambda: sync(fs.loop, sign)), strict=True))
 
-    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
-        folder = self._prefix + (f"{check_prefix(prefix)}/" if prefix else "")
-        answer = self._call("clean", prefix, "list_multipart_uploads", Prefix=folder)
+    def sweep(
+        self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
+    ) -> int:
         now, num_removed = datetime.now(UTC), 0
-        for upload in answer.get("Uploads", []) or []:
-            if (now - upload["Initiated"]).total_seconds() > older_than_s:
+        for upload in self._uploads(prefix):
+            folder = upload["Key"].removeprefix(self._prefix).rpartition("/")[0]
+            if only(folder) and (now - upload["Initiated"]).total_seconds() > older_than_s:
                 self._call("clean", prefix, "abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
                 num_removed += 1
         return num_removed
+
+    def _uploads(self, prefix: str) -> Pages:
+        """Unfinished multipart uploads below a folder."""
+        folder = self._prefix + (f"{check_prefix(prefix)}/" if prefix else "")
+        uploads: Pages = []
+        further: dict[str, str] = {}
+        while True:
+            page = self._call("clean", prefix, "list_multipart_uploads", Prefix=folder, **further)
+            uploads += page.get("Uploads") or []
+            if not page.get("IsTruncated"):
+                return uploads
+            further = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}{check_key(key)}"
@@ -255,12 +269,12 @@ class S3Store(Store):
         self.meter.moved(WRITTEN, num_bytes)
 
     def _run(self, operation: str, key: str, request: Callable[[], Result]) -> Result:
-        started, delay_s = time.monotonic(), self.options.first_delay_s
+        started, backoff = time.monotonic(), Backoff(self.options.first_delay_s, factor=3)
         for num_done in range(1, self.options.num_tries + 1):
             try:
                 return request()
             except _S3_ERRORS as error:
-                spent_s = time.monotonic() - started
+                spent_s, delay_s = time.monotonic() - started, backoff.next_s(error)
                 last = num_done == self.options.num_tries or spent_s + delay_s > self.options.give_up_after_s
                 if last or not is_transient(error):
                     where = f"s3://{self._bucket}/{self._prefix}{key}".removesuffix("/")
@@ -271,7 +285,6 @@ class S3Store(Store):
                 self.meter.failed(operation, TRIED_AGAIN)
                 log.info("%s %s: %s; again in %.2f s", operation, key, error, delay_s)
             time.sleep(delay_s)
-            delay_s *= 3
         raise AssertionError("unreachable")
 
     def _endpoint(self) -> str:

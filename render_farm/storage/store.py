@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from render_farm.errors import UsageError
+from render_farm.errors import NotFoundError, UsageError
 from render_farm.storage.files import PART_PREFIX
 from render_farm.storage.meter import StorageMeter
 
@@ -56,7 +57,7 @@ class StoreOptions:
     num_tries: int = 4
     """Tries of a request that fails in a way that may pass (5xx, throttling, a lost connection)."""
     first_delay_s: float = 0.25
-    """Pause before the second try; three times longer before each further one."""
+    """Longest pause before the second try; three times longer before each further one (`backoff.py`)."""
     give_up_after_s: float = 25.0
     """No further try starts later than this after the first."""
     part_bytes: int = 16 << 20
@@ -111,14 +112,18 @@ class Store(ABC):
     def exists(self, key: str) -> bool:
         """Whether there is an object (a folder is none)."""
 
-    def existing(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` that there is an object under. Thousands at once cost few requests on S3 when they lie close
-        together."""
-        return {key for key in keys if self.exists(key)}
-
     @abstractmethod
     def size(self, key: str) -> int:
         """Bytes of an object. NotFoundError when there is none."""
+
+    def sizes(self, keys: Iterable[str]) -> dict[str, int]:
+        """Bytes of those of `keys` that there is an object under. Thousands at once cost few requests on S3 when they
+        lie close together."""
+        found = {}
+        for key in keys:
+            with suppress(NotFoundError):
+                found[key] = self.size(key)
+        return found
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -150,9 +155,12 @@ class Store(ABC):
         )
 
     @abstractmethod
-    def sweep(self, prefix: str, older_than_s: float = 86_400.0) -> int:
+    def sweep(
+        self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
+    ) -> int:
         """Remove what writers that died left invisibly below `prefix` (temporary files, unfinished multipart
-        uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many."""
+        uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many. With `only`, those
+        directly in the folders whose keys it accepts; a local store enters no folder that it refuses."""
 
 
 def check_key(key: str) -> str:

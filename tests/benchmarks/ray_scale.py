@@ -85,7 +85,7 @@ class StubWorker:
             video = Path(folder, VIDEO)
             video.write_bytes(b"stub")
             done = publish(store, task.work_key, f"{self._name}-done", {VIDEO: video}, {"segments": []}, claim=claim)
-        return FilmReport(uri="", sha256=done.job["sha256"], num_frames=1, render_s=0.0, seconds=0.0)
+        return FilmReport(uri="", sha256=done.job["sha256"], num_frames=1, video_bytes=1, render_s=0.0, seconds=0.0)
 
     def drop_films(self) -> None:
         """Nothing is kept."""

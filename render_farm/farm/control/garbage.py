@@ -2,19 +2,23 @@
 
 A film's work folder is kept as long as a run could go on from it: while its job is not published with these pixels and
 some run's state still names it, and in any case while its job is in the manifest of a run that is being rendered. What
-no run has ever heard of is kept, too.
+no run has ever heard of is kept, too. A run that is held, and has no manifest yet, is just starting: while it is,
+nothing of any film goes. A holder that shows no sign for half a minute holds nothing, so that one that died elsewhere
+keeps nobody from cleaning up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from render_farm.errors import NotFoundError, StorageError
 from render_farm.farm.control.stored import job_ids
-from render_farm.storage.done import read_done
+from render_farm.storage.done import is_whole, read_done
 from render_farm.storage.layout import (
     CLAIMS,
+    PUBLISHING,
     RUNS,
     WORK,
     ClaimKeys,
@@ -22,16 +26,17 @@ from render_farm.storage.layout import (
     RunKeys,
     film_key,
     is_film,
+    is_output_folder,
+    publishing_folder,
     split_film_key,
 )
-from render_farm.storage.lease import read_lease
-from render_farm.storage.process import is_dead
+from render_farm.storage.lease import HolderWatch
+from render_farm.storage.probe import is_old_probe
 from render_farm.storage.publish import clean_work
-from render_farm.storage.run_state import StoredRun, load_run_state
+from render_farm.storage.run_state import load_run_state
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
-_PROBE = "probe-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +54,8 @@ class _Runs:
 
     live: frozenset[str]
     """Run ids that somebody holds, or may hold."""
-    live_jobs: frozenset[str]
-    """Jobs of their manifests."""
+    live_jobs: frozenset[str] | None
+    """Jobs of their manifests; None: any job may be."""
     needed: frozenset[str]
     """Films that a run could go on with."""
     superseded: frozenset[str]
@@ -58,21 +63,31 @@ class _Runs:
     complete: frozenset[str]
     """Run ids without any job left to do."""
 
+    def is_live(self, job_id: str) -> bool:
+        """Whether a run that somebody holds has the job, or may have it."""
+        return self.live_jobs is None or job_id in self.live_jobs
 
-def find_garbage(store: Store) -> list[Garbage]:
-    """What can go, in the order of the tree. Nothing is changed. StorageError passes."""
-    runs = _look_at_runs(store)
+
+def find_garbage(store: Store, watch: HolderWatch | None = None) -> list[Garbage]:
+    """What can go, in the order of the tree. Nothing is changed. `watch` tells runs that are held from those whose
+    holder died. StorageError passes."""
+    runs = _look_at_runs(store, watch or HolderWatch())
     folders = store.list_folders(WORK)
     films = [name for name in folders if is_film(name)]
+    publishing = {key.split("/")[-2] for key in store.list(PUBLISHING)}
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-        reasons = list(pool.map(lambda film: _why_film_can_go(store, film, runs), films))
+        reasons = list(pool.map(lambda film: _why_film_can_go(store, film, runs, publishing), films))
     found = [(f"{WORK}/{film}", why) for film, why in zip(films, reasons, strict=True) if why]
-    if not runs.live:  # else one may be starting just now
-        found += [(f"{WORK}/{name}", "left by a probe of the store") for name in folders if name.startswith(_PROBE)]
+    found += [(f"{WORK}/{name}", "left by a probe of the store") for name in folders if is_old_probe(name)]
+    found += [
+        (publishing_folder(job_id), "left by a publisher that died")
+        for job_id in sorted(publishing)
+        if not runs.is_live(job_id) and not _is_mixed(store, job_id)
+    ]
     found += [
         (ClaimKeys(job_id=job_id).folder, "claim of a run that has ended")
         for job_id in store.list_folders(CLAIMS)
-        if job_id not in runs.live_jobs
+        if not runs.is_live(job_id)
     ]
     for run_id in sorted(runs.complete - runs.live):
         keys = RunKeys(run_id=run_id)
@@ -82,59 +97,64 @@ def find_garbage(store: Store) -> list[Garbage]:
     return [item for item in counted if item.num_objects]
 
 
-def remove(store: Store, garbage: Iterable[Garbage]) -> int:
+def remove(store: Store, garbage: Iterable[Garbage], watch: HolderWatch | None = None) -> int:
     """Remove what `find_garbage` found, and what dead writers left; the number of objects removed. A run that began
-    meanwhile keeps what it needs: it is looked at again."""
-    runs, removed = _look_at_runs(store), 0
+    meanwhile keeps what it needs: it is looked at again. Give the same `watch`, or silent holders are waited for
+    again."""
+    wanted, removed = {item.folder for item in find_garbage(store, watch)}, 0
     for item in garbage:
+        if item.folder not in wanted:
+            continue
         name = item.folder.removeprefix(f"{WORK}/")
         if is_film(name):
-            if not _why_film_can_go(store, name, runs):
-                continue
             clean_work(store, name)
-        elif item.folder.startswith(f"{CLAIMS}/") and item.folder.rpartition("/")[2] in runs.live_jobs:
-            continue
         else:
             store.delete_tree(item.folder)
         removed += item.num_objects
-    for folder in (WORK, RUNS):
-        removed += store.sweep(folder)
-    return removed
+    return removed + store.sweep("", only=is_output_folder)
 
 
-def _look_at_runs(store: Store) -> _Runs:
-    ids = store.list_folders(RUNS)
-
-    def look(run_id: str) -> tuple[str, set[str] | None, StoredRun]:
-        lease = read_lease(store, run_id)
-        is_live = lease is not None and not lease.released and not is_dead(lease.holder.process)
-        return run_id, job_ids(store, run_id) if is_live else None, load_run_state(store, run_id)
-
+def _look_at_runs(store: Store, watch: HolderWatch) -> _Runs:
+    ids = [run_id for run_id in store.list_folders(RUNS) if _is_run(run_id)]
+    live = watch.held(store, ids)
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-        seen = list(pool.map(look, (run_id for run_id in ids if _is_run(run_id))))
+        states = dict(zip(ids, pool.map(lambda run_id: load_run_state(store, run_id), ids), strict=True))
     needed, known, complete = set(), set(), set()
-    for run_id, live_jobs, state in seen:
+    for run_id, state in states.items():
         for job_id, row in state.jobs.items():
             if not row.render_key:
                 continue
             known.add(film_key(job_id, row.render_key))
-            if live_jobs is not None or row.state != "done":
+            if run_id in live or row.state != "done":
                 needed.add(film_key(job_id, row.render_key))
         if state.jobs and all(row.state == "done" for row in state.jobs.values()):
             complete.add(run_id)
     return _Runs(
-        live=frozenset(run_id for run_id, live_jobs, _ in seen if live_jobs is not None),
-        live_jobs=frozenset(job_id for _, live_jobs, _ in seen for job_id in live_jobs or ()),
+        live=frozenset(live),
+        live_jobs=_jobs_of(store, live),
         needed=frozenset(needed),
         superseded=frozenset(known - needed),
         complete=frozenset(complete),
     )
 
 
-def _why_film_can_go(store: Store, film: str, runs: _Runs) -> str:
-    """The reason, or "" when it has to stay."""
+def _jobs_of(store: Store, live: Iterable[str]) -> frozenset[str] | None:
+    try:
+        return frozenset(job_id for run_id in live for job_id in job_ids(store, run_id))
+    except (NotFoundError, StorageError):  # it was only just taken on, and writes its manifest now
+        return None
+
+
+def _is_mixed(store: Store, job_id: str) -> bool:
+    """Whether the files of a job that is done are not its own: the next start of its run finds that, and needs to."""
+    done = read_done(store, job_id)
+    return done is not None and not is_whole(store, done)
+
+
+def _why_film_can_go(store: Store, film: str, runs: _Runs, publishing: Collection[str]) -> str:
+    """The reason, or "" when it has to stay. Whoever is `publishing` a job may have to copy its film again."""
     job_id, render_key = split_film_key(film)
-    if film in runs.needed or job_id in runs.live_jobs:
+    if film in runs.needed or runs.is_live(job_id) or job_id in publishing:
         return ""
     done = read_done(store, job_id)
     if done is not None and done["render_key"] == render_key:

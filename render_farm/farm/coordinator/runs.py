@@ -79,8 +79,9 @@ class ActiveRuns:
         costs = self._events.machine.costs
         try:
             if not run.lease_lost and costs.num_observed():
+                await run.confirm()
                 await asyncio.to_thread(save_costs, run.progress.store, self._device(), costs)
-        except StorageError as error:
+        except (StorageError, LeaseHeldError) as error:
             run.progress.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
 
     def _apply_earlier_requests(self, run: OwnedRun) -> None:
@@ -177,9 +178,13 @@ class ActiveRuns:
         store = run.progress.store
         try:
             for request_id, request in await asyncio.to_thread(take_requests, store, run.run_id):
+                await run.confirm()
                 answer = self._control.answer(run, request)
                 await self._write(run)
+                await run.confirm()
                 await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
+        except LeaseHeldError as error:
+            self._lease_lost(run.key, str(error))
         except StorageError as error:
             run.progress.log.add(f"requests to this run are not answered: {error}", level="warning")
         finally:

@@ -6,17 +6,17 @@ neither settles are read one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
 from render_farm.scheduling.states import State
 from render_farm.storage.checkpoints import load_film_state
-from render_farm.storage.done import read_done
-from render_farm.storage.layout import LATENTS, POSTER, REPLACED, VIDEO, WORK, JobKeys, film_key
+from render_farm.storage.done import has_sizes, read_done, verify_done
+from render_farm.storage.layout import JOB, LATENTS, POSTER, PUBLISHING, REPLACED, VIDEO, WORK, JobKeys, film_key
 from render_farm.storage.run_state import JobRow, StoredRun
 from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
@@ -43,19 +43,22 @@ class ExistingOutput:
         self._files = (*_FILES, LATENTS) if keep_latents else _FILES
         self._replaced: set[str] = set()
         """Jobs that another run may have published with other pixels since."""
+        self._unsure: set[str] = set()
+        """Jobs under whose final names somebody may have died while writing."""
 
     def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
         """What there is of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
-        existing = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
-        finished = [all(key.final(name) in existing for name in ("job.json", *self._files)) for key in keys]
+        sizes = self._store.sizes(key.final(name) for key in keys for name in (JOB, *self._files))
+        finished = [all(key.final(name) in sizes for name in (JOB, *self._files)) for key in keys]
+        self._unsure = {key.split("/")[-2] for key in self._store.list(PUBLISHING)}
         self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
         rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
 
         def find(plan: FilmPlan, row: JobRow | None, is_finished: bool) -> ExistingFilm:
-            if is_finished and (done := self._done(plan, row)) is not None:
+            if is_finished and (done := self._done(plan, row, sizes)) is not None:
                 return ExistingFilm(done=done)
             if row is not None:
                 return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
@@ -74,13 +77,19 @@ class ExistingOutput:
             return None
         return None if row.state == State.DONE and plan.job.job_id in self._replaced else row
 
-    def _done(self, plan: FilmPlan, row: JobRow | None) -> Result | None:
-        job_id, uri = plan.job.job_id, self._store.uri(JobKeys(job_id=plan.job.job_id).video)
-        if row is not None and row.state == State.DONE:
-            return result_of(job_id, row, uri)
+    def _done(self, plan: FilmPlan, row: JobRow | None, sizes: Mapping[str, int]) -> Result | None:
+        job_id, video = plan.job.job_id, JobKeys(job_id=plan.job.job_id).video
+        uri, video_bytes = self._store.uri(video), sizes[video]
+        known = row if row is not None and row.state == State.DONE else None
+        if known is not None and known.video_bytes == video_bytes and job_id not in self._unsure:
+            return result_of(job_id, known, uri)
         done = read_done(self._store, job_id)
         if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):
             return None
+        if not has_sizes(done, sizes) or (job_id in self._unsure and verify_done(self._store, job_id)):
+            return None  # its worker copies it again from what was committed, or decodes it
+        if known is not None:
+            return replace(result_of(job_id, known, uri), video_bytes=video_bytes)
         return Result(
             job_id=job_id,
             state=State.DONE,
@@ -91,5 +100,6 @@ class ExistingOutput:
             gpu_s=round(sum(map(worker_seconds, done.get("segments", ()))), 3),
             uri=uri,
             sha256=done.get("sha256"),
+            video_bytes=video_bytes,
             seam_score=done.get("seam_score"),
         )

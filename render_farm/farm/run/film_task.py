@@ -66,6 +66,7 @@ class FilmReport:
     uri: str
     sha256: str
     num_frames: int
+    video_bytes: int
     render_s: float
     """Denoising seconds of all its segments, times the workers that rendered them."""
     seconds: float

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
 from render_farm.farm.run.progress import RunProgress
-from render_farm.farm.run.results import Result, write_results
+from render_farm.farm.run.results import Result, dump_results
 from render_farm.farm.run.rows import row_of
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.snapshot import RunSnapshot, dump_live
@@ -103,14 +103,15 @@ class OwnedRun:
                 self.control = replace(self.control, spent=self.spent)
             try:
                 if rows or self.control != self.durable.state.control:
-                    await asyncio.to_thread(self.durable.write, rows, self.control)
+                    await self._as_owner(self.durable.write, rows, self.control)
                 rows = {}
                 if with_results:
                     self._results_s = now
-                    await asyncio.to_thread(write_results, progress.store, progress.spec.run_id, results)
+                    data = await asyncio.to_thread(dump_results, results)
+                    await self._as_owner(progress.store.write_bytes, RunKeys(run_id=self.run_id).results, data)
                     self._results_took_s = time.monotonic() - now
                 if with_results or progress.log.is_urgent:
-                    await asyncio.to_thread(progress.log.flush, progress.store)
+                    await self._as_owner(progress.log.flush, progress.store)
                 await self._write_live(now, snapshot, last=last)
             except LeaseHeldError:
                 raise
@@ -121,10 +122,23 @@ class OwnedRun:
     async def _write_live(self, now: float, snapshot: RunSnapshot | None, *, last: bool) -> None:
         key, store = RunKeys(run_id=self.run_id).live, self.progress.store
         if last:
-            await asyncio.to_thread(store.delete, key)
+            await self._as_owner(store.delete, key)
         elif snapshot is not None and now - self._live_s > _LIVE_EVERY_S:
             self._live_s = now
-            await asyncio.to_thread(store.write_bytes, key, dump_live(snapshot))
+            await self._as_owner(store.write_bytes, key, dump_live(snapshot))
+
+    async def confirm(self) -> None:
+        """LeaseHeldError when the run is another's now: a coordinator that was frozen finds out here."""
+        await self._as_owner(lambda: None)
+
+    async def _as_owner(self, write: Callable[..., object], *arguments: object) -> None:
+        """Write to the run's folder, in a thread, right after the lease was seen to be held."""
+
+        def confirmed() -> None:
+            self.lease.confirm()
+            write(*arguments)
+
+        await asyncio.to_thread(confirmed)
 
     async def give_back(self) -> None:
         """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""
@@ -146,6 +160,7 @@ def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Cal
     try:
         keys = RunKeys(run_id=spec.run_id)
         store.write_bytes(keys.manifest, spec.manifest)
+        lease.confirm()  # a manifest may be large
         store.write_bytes(keys.run, spec.document)
         durable = RunStateWriter(store, spec.run_id, load_run_state(store, spec.run_id))
         ended = {
@@ -156,6 +171,7 @@ def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Cal
         }
         new = {job_id: row for job_id, row in ended.items() if row != durable.state.jobs.get(job_id)}
         if new:
+            lease.confirm()
             durable.write(new)
     except RenderFarmError:
         lease.stop()

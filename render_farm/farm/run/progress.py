@@ -264,6 +264,7 @@ class RunProgress:
             seam_score=report.seam_score,
         )
         result.uri, result.sha256, result.frames = report.uri, report.sha256, report.num_frames
+        result.video_bytes = report.video_bytes
         result.gpu_s = round(report.render_s, 3)
         result.seam_score = report.seam_score
         result.message = None

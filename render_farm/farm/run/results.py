@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
@@ -49,6 +49,8 @@ class Result:
     frames: int | None = None
     uri: str | None = None
     sha256: str | None = None
+    video_bytes: int | None = None
+    """Size of the video; no column."""
     seam_score: float | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -56,8 +58,13 @@ class Result:
 
 def write_results(store: Store, run_id: str, results: Iterable[Result]) -> None:
     """Write the run's `results.parquet`, whole or not at all."""
+    store.write_bytes(RunKeys(run_id=run_id).results, dump_results(results))
+
+
+def dump_results(results: Iterable[Result]) -> bytes:
+    """The bytes of a `results.parquet`."""
     rows = list(results)
-    table = pa.table({f.name: [getattr(row, f.name) for row in rows] for f in fields(Result)}, schema=SCHEMA)
+    table = pa.table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
     sink = io.BytesIO()
     pq.write_table(table, sink)
-    store.write_bytes(RunKeys(run_id=run_id).results, sink.getvalue())
+    return sink.getvalue()

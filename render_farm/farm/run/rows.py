@@ -8,7 +8,18 @@ from datetime import datetime
 from render_farm.farm.run.results import Result
 from render_farm.storage.run_state import JobRow
 
-_SAME = ("segments", "attempts", "error_class", "message", "frames", "gpu_s", "wall_s", "sha256", "seam_score")
+_SAME = (
+    "segments",
+    "attempts",
+    "error_class",
+    "message",
+    "frames",
+    "gpu_s",
+    "wall_s",
+    "sha256",
+    "video_bytes",
+    "seam_score",
+)
 
 
 def row_of(result: Result, *, render_key: str, segments_done: int, before: JobRow | None = None) -> JobRow:

@@ -11,10 +11,9 @@ from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.film_document import film_document
 from render_farm.farm.worker.resources import WorkerResources
 from render_farm.storage.claims import Claim, claim_job
-from render_farm.storage.done import read_done
-from render_farm.storage.layout import LATENTS, POSTER, VIDEO, FilmKeys, JobKeys
+from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
 from render_farm.storage.patience import StoreRetry
-from render_farm.storage.publish import finish_publish, pending_commit, publish
+from render_farm.storage.publish import clean_attempts, publish, resume_publish
 from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
 
@@ -52,17 +51,18 @@ class FilmPublisher:
     def _finish(
         self, task: FilmTask, attempts: int, call_id: int, go_on: Callable[[], None], started: float
     ) -> FilmReport:
-        store = self._resources.store(task)
-        claim = claim_job(store, task.run_id, task.work_key)
-        if _is_committed(store, task):
-            job, phases = finish_publish(store, task.work_key, claim), Phases()
-        else:
-            job, phases = self._publish(store, task, claim, attempts, call_id, go_on)
-        store.delete_tree(FilmKeys(film=task.work_key).attempts)
+        store, attempt = self._resources.store(task), self._resources.new_attempt()
+        claim = claim_job(store, task.run_id, task.work_key, self._resources.holders)
+        wanted = (VIDEO, POSTER, *([LATENTS] if task.keep_latents else []))
+        job, phases = resume_publish(store, task.work_key, wanted, attempt, claim), Phases()
+        if job is None:
+            job, phases = self._publish(store, task, claim, attempt, attempts, call_id, go_on)
+        clean_attempts(store, task.work_key, attempt)
         return FilmReport(
             uri=store.uri(JobKeys(job_id=task.job_id).video),
             sha256=job["sha256"],
             num_frames=int(job.get("num_frames", task.plan.num_frames)),
+            video_bytes=int(job["files"][VIDEO]["num_bytes"]),
             render_s=sum(worker_seconds(segment) for segment in job.get("segments", ())),
             seconds=time.monotonic() - started,
             engine_s=self._resources.clock.total_s,
@@ -71,7 +71,14 @@ class FilmPublisher:
         )
 
     def _publish(
-        self, store: Store, task: FilmTask, claim: Claim, attempts: int, call_id: int, go_on: Callable[[], None]
+        self,
+        store: Store,
+        task: FilmTask,
+        claim: Claim,
+        attempt: str,
+        attempts: int,
+        call_id: int,
+        go_on: Callable[[], None],
     ) -> tuple[dict[str, Any], Phases]:
         """`job.json` of the published film, and how long each part took."""
         films, model = self._resources.films, self._resources.model
@@ -86,7 +93,7 @@ class FilmPublisher:
             rendered = output.finish(film.latents if task.keep_latents else None)
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device)
             go_on()
-            attempt, upload_began = self._resources.new_attempt(), time.monotonic()
+            upload_began = time.monotonic()
             published = StoreRetry(task.timeouts.cluster_patience_s, stopped=lambda: call_id in self._stopped)(
                 lambda: publish(
                     store,
@@ -101,21 +108,3 @@ class FilmPublisher:
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
             films.forget(task.work_key)
-
-
-def _is_committed(store: Store, task: FilmTask) -> bool:
-    """Whether a commit holds all that this film needs. Another one is withdrawn (its files were removed since, or it
-    was made without the latents)."""
-    pending = pending_commit(store, task.work_key)
-    if pending is None:
-        return False
-    keys, names = JobKeys(job_id=task.job_id), {file.name for file in pending.files}
-    done = read_done(store, task.job_id)
-    is_published = done is not None and done.get("attempt") == pending.attempt
-    wanted = {VIDEO, POSTER, *([LATENTS] if task.keep_latents else [])}
-    if wanted <= names and not (is_published and not all(store.exists(keys.final(name)) for name in names)):
-        return True
-    if is_published:
-        store.delete(keys.job)
-    store.delete(FilmKeys(film=task.work_key).commit)
-    return False

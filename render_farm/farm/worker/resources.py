@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.background_decoding import BackgroundDecoding
 from render_farm.farm.worker.busy_clock import BusyClock
 from render_farm.farm.worker.film_cache import FilmCache
 from render_farm.farm.worker.resident_model import ResidentModel
+from render_farm.storage.lease import HolderWatch
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.open import open_store
 from render_farm.storage.store import Store
@@ -28,6 +29,8 @@ class WorkerResources:
     """Time in the engine."""
     meter: StorageMeter
     """Traffic with stores."""
+    holders: HolderWatch = field(default_factory=HolderWatch)
+    """What it has seen of the holders of other runs' claims."""
 
     def store(self, task: FilmTask) -> Store:
         """The store of a film's output."""

@@ -99,7 +99,7 @@ class SegmentRenderer:
     def _render(self, call: SegmentCall) -> SegmentReport:
         task, segment, films = call.task, call.segment, self._resources.films
         store, engine = self._start(task)
-        claim_job(store, task.run_id, task.work_key)
+        claim_job(store, task.run_id, task.work_key, self._resources.holders)
         film = films.with_segments(store, task, segment)
         if len(film.latents) > segment:
             return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)

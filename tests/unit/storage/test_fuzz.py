@@ -107,7 +107,7 @@ def read_everything(store, value: str) -> None:
     attempt(lambda: load_film(store, FILM).latents, (tuple,))
     attempt(lambda: read_done(store, "job"), (dict, type(None)))
     attempt(lambda: pending_commit(store, FILM), (Attempt, type(None)))
-    attempt(lambda: finish_publish(store, FILM), (dict,))
+    attempt(lambda: finish_publish(store, FILM, "p"), (dict,))
     attempt(lambda: read_lease(store, "night"), (Lease, type(None)))
     attempt(lambda: read_claim(store, "job"), (Claim, type(None)))
     attempt(lambda: take_requests(store, "night"), (list,))

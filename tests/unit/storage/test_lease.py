@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from render_farm.errors import LeaseHeldError, StorageError
-from render_farm.storage import open_store
+from render_farm.storage import lease, open_store
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Lease, LeaseKeeper, LeaseTiming, _put, acquire, read_lease, this_holder
 from render_farm.storage.process import ProcessId, host_id, is_dead, this_process
@@ -69,6 +69,23 @@ def test_a_released_lease_is_taken_at_once(store):
     clock = Clock()
     take(store, clock=clock).renew()
     assert clock.now_s == 1000.0
+
+
+def test_a_confirmation_renews_a_lease_that_is_not_fresh_and_finds_a_lost_one(store, monkeypatch):
+    handle = take(store)
+    handle.confirm()
+    assert read_lease(store, "night").number == 1, "nobody can have taken it since"
+    now_s = lease._now_s()
+    monkeypatch.setattr(lease, "_now_s", lambda: now_s + 16.0)
+    handle.confirm()
+    handle.confirm()
+    assert read_lease(store, "night").number == 2
+    thief = take(store)  # which saw no sign for 30 s
+    monkeypatch.setattr(lease, "_now_s", lambda: now_s + 60.0)
+    for _ in range(2):
+        with pytest.raises(LeaseHeldError):
+            handle.confirm()
+    thief.renew()
 
 
 @pytest.mark.parametrize("call", ["renew", "release"])

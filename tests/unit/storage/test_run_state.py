@@ -149,5 +149,5 @@ def test_rows_of_the_wrong_kind_are_refused(row):
 def test_existing_objects_are_found_among_many(store):
     for name in ("a/1", "a/2", "b/1"):
         store.write_bytes(name, b"x")
-    assert store.existing(["a/1", "a/3", "b/1", "c/9"]) == {"a/1", "b/1"}
-    assert store.existing([]) == set()
+    assert store.sizes(["a/1", "a/3", "a/1/below", "b/1", "c/9"]) == {"a/1": 1, "b/1": 1}
+    assert store.sizes([]) == {}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -14,8 +17,10 @@ from render_farm.manifest.writer import write_manifest
 from render_farm.storage import open_store, publish
 from render_farm.storage.claims import claim_job
 from render_farm.storage.done import verify_done
-from render_farm.storage.layout import FilmKeys, RunKeys, film_key
-from render_farm.storage.lease import acquire, this_holder
+from render_farm.storage.layout import FilmKeys, RunKeys, film_key, publishing_key
+from render_farm.storage.lease import Holder, HolderWatch, LeaseKeeper, LeaseTiming, acquire, this_holder
+from render_farm.storage.probe import create_only_honoured
+from render_farm.storage.process import ProcessId
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
 
 JOBS = ("published", "begun", "changed", "stranger")
@@ -84,14 +89,72 @@ def test_prompts_go_when_every_job_of_their_run_is_done(store):
     assert f"_work/{key('begun')}" not in folders  # its state says done, but there is no job.json
 
 
+def keeper(store, run_id="night"):
+    timing = LeaseTiming(renew_every_s=0.1, gone_after_s=5.0)
+    return LeaseKeeper(acquire(store, run_id, this_holder(), timing), on_lost=lambda error: None)
+
+
+def a_watch():
+    return HolderWatch(1.5, poll_every_s=0.1)
+
+
 def test_nothing_of_a_run_that_is_being_rendered_goes(store):
-    handle = acquire(store, "night", this_holder())
-    assert find_garbage(store) == []
-    handle.release()
+    held = keeper(store)
+    assert find_garbage(store, a_watch()) == []
+    held.stop()
     found = find_garbage(store)
-    handle = acquire(store, "night", this_holder())
-    assert remove(store, found) == 0
-    handle.release()
+    assert found
+    held = keeper(store)
+    assert remove(store, found, a_watch()) == 0
+    held.stop()
+
+
+def test_a_run_that_died_between_lease_and_manifest_keeps_nobody_from_cleaning_up(store):
+    elsewhere = Holder(address="x", process=ProcessId(host="another", pid=1, started=1), token="t")
+    acquire(store, "broken", elsewhere)
+    watch = a_watch()
+    found = find_garbage(store, watch)
+    assert len(found) == 3
+    started = time.monotonic()
+    assert remove(store, found, watch) > 0
+    assert time.monotonic() - started < 1.5, "a silent holder is watched once"
+
+
+def test_a_run_that_is_just_starting_and_has_no_manifest_yet_keeps_every_film(store):
+    held = keeper(store, "starting")
+    assert find_garbage(store, a_watch()) == []
+    held.stop()
+
+
+def test_what_dead_writers_left_under_final_names_is_swept(store, tmp_path):
+    dead = f".part-{'0' * 8}-1-1-abcd"
+    for folder in ("published", "_work/x", "not an id", "published/below"):
+        path = tmp_path / "out" / folder / dead
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        os.utime(path, (1e9, 1e9))
+    assert remove(store, []) == 2
+    left = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob(".part-*")}
+    assert left == {f"not an id/{dead}", f"published/below/{dead}"}, "they are no part of an output tree"
+    assert verify_done(store, "published") == ()
+
+
+def test_a_probe_that_may_be_at_work_stays(store):
+    today = f"{datetime.now(UTC):%Y%m%d}"
+    for name in (f"probe-{today}-{'a' * 16}", f"probe-20200101-{'b' * 16}", f"probe-{'c' * 16}"):
+        store.write_bytes(f"_work/{name}/object", b"x")
+    probes = {item.folder for item in find_garbage(store) if "probe" in item.why}
+    assert probes == {f"_work/probe-20200101-{'b' * 16}", f"_work/probe-{'c' * 16}"}
+    assert create_only_honoured(store)
+
+
+def test_the_word_of_a_publisher_that_died_goes_only_where_it_mixed_nothing(store):
+    word, film = publishing_key("published", "p9"), f"_work/{key('published')}"
+    store.write_bytes(word, b"x")
+    found = {item.folder for item in find_garbage(store)}
+    assert "_work/_publishing/published" in found and film not in found
+    store.write_bytes("published/video.mp4", b"VIDEO")  # as many bytes
+    assert "_work/_publishing/published" not in {item.folder for item in find_garbage(store)}
 
 
 def test_gc_shows_first_and_removes_with_yes(store):

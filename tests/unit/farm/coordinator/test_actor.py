@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from render_farm.config import Timeouts
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.spec import FarmConfig, RunSpec
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.scaling import ScaleLimits

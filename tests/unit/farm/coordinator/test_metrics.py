@@ -73,7 +73,14 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     told.rendered(SegmentReport(segment=0, seconds=2.0, phases=(("denoise", 2.0), ("checkpoint", 0.5))))
     told.published(
         FilmReport(
-            uri="", sha256="", num_frames=48, render_s=2.0, seconds=1.0, phases=(("upload", 1.0),), seam_score=4
+            uri="",
+            sha256="",
+            num_frames=48,
+            video_bytes=9,
+            render_s=2.0,
+            seconds=1.0,
+            phases=(("upload", 1.0),),
+            seam_score=4,
         ),
         fps=24,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from render_farm.farm.driver.existing_output import ExistingOutput
-from render_farm.storage.layout import film_key
+from render_farm.storage.done import verify_done
+from render_farm.storage.layout import film_key, publishing_key
 from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
 from render_farm.storage.run_state import JobRow, StoredRun
@@ -26,3 +29,46 @@ def test_a_film_that_another_run_replaced_is_not_done(tmp_path):
     assert (found().done, found().segments_done) == (None, 0)
     publish(store, mine, "a3", files, {"prompt": "p"})
     assert found().done is not None
+
+
+def test_a_video_of_another_size_than_job_json_says_is_not_done_and_is_published_again(tmp_path):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    (tmp_path / "file").write_bytes(b"some film" * 1000)
+    files = {"video.mp4": tmp_path / "file", "poster.jpg": tmp_path / "file"}
+    film = film_key("a", plan.render_key)
+    publish(store, film, "a1", files, {"prompt": "p"})
+    old = JobRow(state="done", render_key=plan.render_key, segments=2, segments_done=2, sha256="s")
+    for row in ({}, {"a": old}, {"a": replace(old, video_bytes=9000)}):
+
+        def found(row=row):
+            return ExistingOutput(store, StoredRun(jobs=row), keep_latents=False).look_up([plan])[0]
+
+        assert found().done.video_bytes == 9000
+        store.write_bytes("a/video.mp4", b"x" * 3000)
+        assert (found().done, found().segments_done) == (None, 2 if row else 0)
+        publish(store, film, "a2", files, {"prompt": "p"})
+        assert verify_done(store, "a") == ()
+
+
+def test_a_job_that_somebody_died_publishing_is_compared_by_its_checksums(tmp_path):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    (tmp_path / "file").write_bytes(b"some film")
+    publish(
+        store, film_key("a", plan.render_key), "a1", dict.fromkeys(("video.mp4", "poster.jpg"), tmp_path / "file"), {}
+    )
+    row = JobRow(state="done", render_key=plan.render_key, video_bytes=9)
+    lookup = ExistingOutput(store, StoredRun(jobs={"a": row}), keep_latents=False)
+    store.write_bytes(publishing_key("a", "p9"), b"")
+    assert lookup.look_up([plan])[0].done is not None
+    store.write_bytes("a/video.mp4", b"SOME FILM")
+    assert lookup.look_up([plan])[0].done is None
+
+
+def test_a_run_of_many_films_that_are_done_starts_with_a_few_requests(tmp_path, monkeypatch):
+    """Its state has the sizes of their videos: no `job.json` is read."""
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    for name in ("video.mp4", "poster.jpg", "job.json"):
+        store.write_bytes(f"a/{name}", b"123")
+    rows = {"a": JobRow(state="done", render_key=plan.render_key, video_bytes=3)}
+    monkeypatch.setattr(store, "read_bytes", None)
+    assert ExistingOutput(store, StoredRun(jobs=rows), keep_latents=False).look_up([plan])[0].done is not None

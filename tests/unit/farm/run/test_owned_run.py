@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from render_farm.errors import LeaseHeldError
 from render_farm.farm.run.film_task import PreviewNews
 from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.progress import RunProgress
@@ -18,6 +19,7 @@ from render_farm.observability.snapshot import parse_live
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
 from render_farm.scheduling.states import State
+from render_farm.storage import lease
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.open import open_store
@@ -52,6 +54,29 @@ def test_a_run_says_how_it_goes_until_it_is_over(run, tmp_path):
     asyncio.run(run.give_back())
     assert not open_store(tmp_path).exists(RunKeys(run_id="night").live)
     assert not run_status(reader.read(), now_s=time.time(), root_uri="out").is_live
+
+
+def test_a_coordinator_that_was_frozen_writes_nothing_over_the_results_of_the_one_that_took_over(
+    run, tmp_path, monkeypatch
+):
+    store, keys = run.record.store, RunKeys(run_id="night")
+    run.lease.stop(release=False)  # frozen: its renewals, too
+    asyncio.run(run.write())
+    spec = replace(run.record.spec, document=b'{"run_id": "night"}', manifest=b"m")
+    timing = LeaseTiming(gone_after_s=0.3, poll_every_s=0.1)
+    other = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
+    other.record.add(entry("other", tmp_path))
+    asyncio.run(other.give_back())
+    now_s = lease._now_s()
+    monkeypatch.setattr(lease, "_now_s", lambda: now_s + 60.0)
+    before = {key: store.read_bytes(key) for key in store.list(keys.folder)}
+    run.record.started("a", "w-0.1", "denoise")
+    run.live = run.record.live(num_workers=1, workers_busy=1, paused=False, quarantined={})
+    run.record.log.add("late", level="error")
+    with pytest.raises(LeaseHeldError, match="taken over"):
+        asyncio.run(run.write(last=True))
+    asyncio.run(run.give_back())
+    assert {key: store.read_bytes(key) for key in store.list(keys.folder)} == before
 
 
 def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
