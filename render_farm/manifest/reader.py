@@ -12,21 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
 from render_farm.job import columns
 from render_farm.manifest.cells import WrongColumnTypeError, column_values
 from render_farm.manifest.duplicates import DuplicateFinder
-from render_farm.manifest.files import open_binary, resolve_uri
+from render_farm.manifest.files import resolve_uri
+from render_farm.manifest.limits import LIMITS, ManifestLimits
+from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
+from render_farm.manifest.parts import folder_of, open_manifest
 from render_farm.manifest.rows import Row, make_row, row_label
 from render_farm.manifest.schema import check_schema, wanted
 from render_farm.uris import shown_uri
 
-ROWS_A_BATCH = 4096
 _URI_COLUMNS = ("image", "last_image", "video")
 
 
@@ -60,17 +61,19 @@ def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
     return ManifestError(f"{shown_uri(uri)}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", problems=lines)
 
 
-def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH, base: str | None = None) -> Iterator[Row]:
-    """Every row of the Parquet manifest at `uri`, in order, streamed.
+def read_manifest(
+    uri: str, *, batch_size: int | None = None, base: str | None = None, limits: ManifestLimits = LIMITS
+) -> Iterator[Row]:
+    """Every row of the Parquet manifest at `uri`, in order, streamed. A folder of Parquet files is one manifest.
 
     A bad row comes with its problems and without a job. Relative `image`, `last_image`, `video` and paths of `loras`
     are resolved against the manifest's place, or against the folder `base`. Repeated ids are not looked for:
     `load_manifest` and `check_manifest` do.
-    Raises `ManifestError` for a file that is missing, unreadable or not Parquet, and for schema errors (all at once).
+    Raises `ManifestError` for a file that is missing, unreadable or not Parquet, for one without rows or beyond
+    `limits`, and for schema errors (all at once).
     """
-    place = uri if base is None else f"{base.rstrip('/')}/"
-    with _open_parquet(uri) as file:
-        names = _checked_names(uri, file)
+    place = folder_of(uri) if base is None else f"{base.rstrip('/')}/"
+    with _open(uri, limits) as (file, names):
         number = 0
         for values_by_name, num_rows in _batches(uri, file, names, batch_size):
             # Columns that are all null (None) cost nothing. The first one keeps count where every column is.
@@ -84,6 +87,8 @@ def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH, base: str | None 
                 if "loras" in given:
                     values["loras"] = _with_resolved_paths(place, values["loras"])
                 yield make_row(number, values)
+        if not number:
+            raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row a job")
 
 
 def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) -> list[Row]:
@@ -130,11 +135,11 @@ def check_manifest(uri: str) -> ManifestReport:
     )
 
 
-def read_ids(uri: str) -> Iterator[tuple[int, str]]:
+def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, str]]:
     """(row, job_id) of every row of a manifest that has been read before."""
-    with _open_parquet(uri) as file:
+    with _open(uri, limits) as (file, _):
         number = 0
-        for values_by_name, num_rows in _batches(uri, file, ["job_id"], ROWS_A_BATCH):
+        for values_by_name, num_rows in _batches(uri, file, ["job_id"], None):
             for job_id in values_by_name["job_id"] or [None] * num_rows:
                 number += 1
                 if isinstance(job_id, str) and job_id:
@@ -147,39 +152,12 @@ def duplicate_line(number: int, earlier: int, job_id: str, place: str = "row") -
 
 
 @contextmanager
-def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    with open_binary(uri) as handle, _parquet_errors(uri, handle):
-        # A buffer makes pyarrow read a column chunk piece by piece: memory stays constant for any row group.
-        yield pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
-
-
-@contextmanager
-def _parquet_errors(uri: str, handle: IO[bytes]) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-            raise  # the disk or the network, not what the file holds
-        handle.seek(0)
-        start = handle.read(4)
-        if start == b"PAR1":
-            raise ManifestError(
-                f"{shown_uri(uri)}: a Parquet file that is damaged or cut short ({_first_line(error)})",
-                advice="write it again",
-            ) from error
-        if not start:
-            raise ManifestError(
-                f"{shown_uri(uri)}: is empty (0 bytes)", advice="a manifest is a Parquet file"
-            ) from error
-        raise ManifestError(
-            f"{shown_uri(uri)}: is not a Parquet file",
-            advice="make one from CSV, JSONL or YAML: render-farm manifest build SOURCE -o MANIFEST.parquet",
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _open(uri: str, limits: ManifestLimits) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """The manifest's one table, and the columns of it to read."""
+    with open_manifest(uri, limits) as handle, open_parquet(uri, handle) as file:
+        names = _checked_names(uri, file)
+        check_size(uri, handle, file, names, limits)
+        yield file, names
 
 
 def _checked_names(uri: str, file: pq.ParquetFile) -> list[str]:
@@ -190,10 +168,10 @@ def _checked_names(uri: str, file: pq.ParquetFile) -> list[str]:
 
 
 def _batches(
-    uri: str, file: pq.ParquetFile, names: list[str], batch_size: int
+    uri: str, file: pq.ParquetFile, names: list[str], batch_size: int | None
 ) -> Iterator[tuple[dict[str, list[Any] | None], int]]:
     kinds = {name: columns()[name].kind for name in names}
-    for batch in file.iter_batches(batch_size=batch_size, columns=names, use_threads=False):
+    for batch in file.iter_batches(batch_size=batch_size or rows_at_once(file), columns=names, use_threads=False):
         values: dict[str, list[Any] | None] = {}
         problems: list[str] = []
         for name in names:
