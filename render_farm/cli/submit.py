@@ -14,7 +14,7 @@ from render_farm.cli.flags import arguments_of, takes_flags_of
 from render_farm.cli.prompt_inputs import input_flags
 from render_farm.cli.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
-from render_farm.errors import ManifestError, UsageError
+from render_farm.errors import UsageError
 
 if TYPE_CHECKING:
     from render_farm.farm.run.request import RunRequest
@@ -118,9 +118,7 @@ def _checked_run_id(request: RunRequest) -> str:
 
     if request.manifest is None:
         return request.run_id or run_id_of_prompt(job_of_prompt(str(request.prompt), request.overrides))
-    rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
-    if not rows:
-        raise ManifestError(f"{request.manifest}: has no rows", advice="a manifest has one row a job")
+    load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
     run_id = request.run_id or default_run_id(request.manifest)
     try:
         return check_id(run_id, "--run-id")

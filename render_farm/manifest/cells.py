@@ -137,8 +137,7 @@ def _to_pylist(array: pa.Array) -> list[Any]:
         if not names:
             return [{} if valid else None for valid in there]
         return [
-            dict(zip(names, values, strict=True)) if valid else None
-            for valid, values in zip(there, cells, strict=True)
+            dict(zip(names, values, strict=True)) if valid else None for valid, values in zip(there, cells, strict=True)
         ]
     try:
         return array.to_pylist()

@@ -53,8 +53,8 @@ def check_size(
     num_rows: int = 0,
     num_bytes: int = 0,
 ) -> tuple[int, int]:
-    """Refuse a file that decodes to more than `limits` allow, by its footer; `num_rows` and `num_bytes` count what other
-    parts hold. Returns both with this file's. Raises `ManifestError`."""
+    """Refuse a file that decodes to more than `limits` allow, by its footer. `num_rows` and `num_bytes` count what
+    other parts hold. Returns both with this file's. Raises `ManifestError`."""
     num_rows += file.metadata.num_rows
     num_bytes += handle.seek(0, os.SEEK_END)
     num_values: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""A manifest that is a folder of Parquet files, as Spark, Hive, polars and DuckDB write them: one table for every reader.
+"""A manifest that is a folder of Parquet files, as Spark, Hive, polars and DuckDB write them: one table for all.
 
 Its parts are the Parquet files in the folder and in its `column=value` folders, in the order of their names. The value
 of such a folder fills a column of the manifest that the file itself does not have; other names are passed over.
@@ -145,9 +145,7 @@ def _values_of_path(root: str, part: str) -> dict[str, str | None]:
     """The columns that the folders between the manifest and `part` name (`owner=ads`), with their values."""
     path = part.partition("://")[2] if "://" in part else part
     pairs = (folder.partition("=") for folder in path.removeprefix(root).split("/")[:-1] if "=" in folder)
-    return {
-        name: None if value == _HIVE_NULL else unquote(value) for name, _, value in pairs if name in columns()
-    }
+    return {name: None if value == _HIVE_NULL else unquote(value) for name, _, value in pairs if name in columns()}
 
 
 def _joined_schema(uri: str, schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:

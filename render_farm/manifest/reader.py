@@ -9,22 +9,22 @@ Three ways in:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from render_farm.errors import ManifestError
+from render_farm.errors import ManifestError, Problem
 from render_farm.job import columns
 from render_farm.manifest.cells import WrongColumnTypeError, column_values
-from render_farm.manifest.duplicates import DuplicateFinder
+from render_farm.manifest.duplicates import DuplicateFinder, case_twins
 from render_farm.manifest.files import resolve_uri
 from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
 from render_farm.manifest.parts import folder_of, open_manifest
-from render_farm.manifest.rows import Row, make_row, row_label
+from render_farm.manifest.rows import Row, case_note, make_row, row_label
 from render_farm.manifest.schema import check_schema, wanted
 from render_farm.uris import shown_uri
 
@@ -42,6 +42,8 @@ class ManifestReport:
     """Why the manifest cannot be used at all: unreadable, a schema error, a duplicate id."""
     row_problems: tuple[str, ...]
     """What is wrong with rows, each of which fails alone."""
+    warnings: tuple[str, ...] = ()
+    """What there is to say of rows that can be rendered."""
     readable: bool = True
     """Whether there were a schema and rows to look at."""
 
@@ -103,25 +105,39 @@ def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) ->
     repeated = list(finder.find(lambda: ((row.number, row.job_id) for row in rows if row.job_id)))
     bad = [line for row in rows for line in row.lines] if strict else []
     if repeated or bad:
-        raise problems_error(uri, [duplicate_line(*found) for found in repeated] + bad)
+        raise problems_error(uri, _cut([duplicate_line(*found) for found in repeated] + bad))
+    for number, earlier in case_twins((row.number, row.job_id) for row in rows if row.job_id):
+        rows[number - 1] = replace(rows[number - 1], case_twin=earlier)
     return rows
 
 
-def check_manifest(uri: str) -> ManifestReport:
-    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack."""
-    finder = DuplicateFinder()
+Further = Callable[[Row], tuple[Sequence[Problem], Sequence[str]]]
+
+
+def check_manifest(uri: str, *, further: Further | None = None) -> ManifestReport:
+    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack. `further`
+    gives more problems and warnings of a row that is right by itself."""
+    finder, folded = DuplicateFinder(), DuplicateFinder()
     fatal: list[str] = []
     lines: list[str] = []
+    warnings: list[str] = []
     num_rows = num_bad_rows = 0
     readable = True
     try:
         for row in read_manifest(uri):
             num_rows = row.number
-            num_bad_rows += row.job is None
-            lines += row.lines
+            problems, notes = further(row) if further and row.job is not None else (row.problems, ())
+            num_bad_rows += bool(problems)
+            lines += [f"{row.label}: {problem}" for problem in problems]
+            warnings += [f"{row.label}: {note}" for note in notes]
             if row.job_id:
                 finder.add(row.number, row.job_id)
+                folded.add(row.number, row.job_id.casefold())
         fatal += [duplicate_line(*found) for found in finder.find(lambda: read_ids(uri))]
+        if folded.has_repeated:
+            ids = dict(read_ids(uri))
+            twins = case_twins(ids.items())
+            warnings += [f"{row_label(n, ids[n])}: {case_note(ids[n], earlier)}" for n, earlier in twins]
     except ManifestError as error:
         fatal += error.problems or [str(error)]
         readable = bool(error.problems)
@@ -129,8 +145,9 @@ def check_manifest(uri: str) -> ManifestReport:
         uri=uri,
         num_rows=num_rows,
         num_bad_rows=num_bad_rows,
-        fatal=tuple(fatal),
-        row_problems=tuple(lines),
+        fatal=tuple(_cut(fatal)),
+        row_problems=tuple(_cut(lines)),
+        warnings=tuple(_cut(warnings)),
         readable=readable,
     )
 
@@ -144,6 +161,12 @@ def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, s
                 number += 1
                 if isinstance(job_id, str) and job_id:
                     yield number, job_id
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """`lines`, as many as anybody reads."""
+    more = len(lines) - LIMITS.max_problems
+    return lines if more <= 0 else [*lines[: LIMITS.max_problems], f"... and {more:,} more lines like these"]
 
 
 def duplicate_line(number: int, earlier: int, job_id: str, place: str = "row") -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 
+from render_farm.engine.conditioning.token_count import lengths_by_tokenizer
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.farm.driver.connection import connect, resolve_address
 from render_farm.farm.driver.farm_shape import (
@@ -81,6 +82,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             previews=request.settings.previews,
             share_by=request.settings.scheduling.share_by,
             group_options=request.settings.group,
+            length_of=cache(lambda model: lengths_by_tokenizer(checkpoint_of(model).folder)),
             groups_of=groups_of(request, cluster, device, checkpoint_of),
             state=load_run_state(store, source.run_id),
         )

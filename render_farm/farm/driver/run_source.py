@@ -12,8 +12,8 @@ from pathlib import Path
 import render_farm
 from render_farm.errors import UsageError
 from render_farm.farm.run.request import RunRequest
-from render_farm.manifest.files import open_binary
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
+from render_farm.manifest.parts import open_manifest
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
@@ -38,7 +38,7 @@ def read_source(request: RunRequest) -> RunSource:
     if request.manifest is not None:
         rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
         run_id = request.run_id or default_run_id(request.manifest)
-        with open_binary(request.manifest) as handle:
+        with open_manifest(request.manifest) as handle:
             manifest = handle.read()
     else:
         job = job_of_prompt(str(request.prompt), request.overrides)
@@ -50,8 +50,6 @@ def read_source(request: RunRequest) -> RunSource:
             manifest = path.read_bytes()
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
-    if not rows:
-        raise UsageError(f"{shown_uri(request.manifest or '')}: has no rows", advice="a manifest has one row a job")
     try:
         check_id(run_id, "--run-id")
     except ValueError as error:

@@ -22,7 +22,9 @@ def jobs_of_document(uri: str, document: Any) -> tuple[dict[str, Any], list[Any]
         defaults = document.get("defaults") or {}
         others = [key for key in document if key not in ("jobs", "defaults")]
         if others:
-            raise ManifestError(f"{shown_uri(uri)}: {shown(others[0])} is not known at the top", advice=f"it is {SHAPE}")
+            raise ManifestError(
+                f"{shown_uri(uri)}: {shown(others[0])} is not known at the top", advice=f"it is {SHAPE}"
+            )
     if not isinstance(jobs, list) or not isinstance(defaults, dict):
         raise ManifestError(f"{shown_uri(uri)}: has no list of jobs", advice=f"it is {SHAPE}")
     return defaults, jobs

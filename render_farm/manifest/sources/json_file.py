@@ -9,7 +9,7 @@ from typing import Any
 from render_farm.errors import ManifestError, Problem
 from render_farm.manifest.limits import LIMITS
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
-from render_farm.manifest.sources.records import RepeatedKeyError, Record, Written, open_text, unique_pairs
+from render_farm.manifest.sources.records import Record, RepeatedKeyError, Written, open_text, unique_pairs
 from render_farm.uris import shown_uri
 
 

@@ -73,7 +73,9 @@ class _AsWritten(SafeConstructor):
     def flatten_mapping(self, node: Any) -> None:
         """Merge keys (`<<`), without the pairs that others replace: they would double with every level."""
         super().flatten_mapping(node)
-        last = {(key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key): (key, v) for key, v in node.value}
+        last = {
+            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key): (key, v) for key, v in node.value
+        }
         node.value = list(last.values())
 
 
@@ -84,7 +86,7 @@ _AsWritten.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: Writte
 
 def _scalar(node: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
-        raise yaml.constructor.ConstructorError(None, None, f"expected a scalar, found {node.id}", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, "expected a scalar", node.start_mark)
     return node.value
 
 

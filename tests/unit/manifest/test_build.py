@@ -234,7 +234,8 @@ def test_yaml_errors_name_lines(problems):
         "line 4 (job_id=job-5263a3cf): prompt: yes is not text; put it in quotes",
         "line 4 (job_id=job-5263a3cf): model: 3 is not text; put it in quotes",
         "line 6: is not an object with column names and values",
-        "line 7 (job_id=x-9e63c87c): column 5: is not known; " + problems("p.yml", "- {prompt: x, 5: y}")[1].split("; ")[1],
+        "line 7 (job_id=x-9e63c87c): column 5: is not known; "
+        + problems("p.yml", "- {prompt: x, 5: y}")[1].split("; ")[1],
     ]
 
 
