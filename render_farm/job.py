@@ -218,7 +218,8 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             continue
         try:
             clean[name] = _READERS[known[name].kind](value)
-            if (canonical := known[name].canonical) is not None and clean[name] is not None:
+            canonical = known[name].canonical
+            if canonical is not None and clean[name] is not None and _check_size(clean[name]) is None:
                 clean[name] = canonical(clean[name])
             message = _check(name, clean[name], known[name])
         except (TypeError, ValueError) as error:

@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
-from render_farm.job import columns
+from render_farm.job import ValueKind, columns
+from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import address_of, clear_errors, file_system, is_local, open_binary
 from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
-from render_farm.manifest.schema import check_schema, is_list, is_text, unwrap
+from render_farm.manifest.schema import check_schema, is_list, is_text, manifest_schema, unwrap
+from render_farm.manifest.sources.records import from_cell
 from render_farm.uris import shown_uri
 
 _DEEPEST = 10
@@ -115,7 +117,7 @@ def _join(uri: str, parts: list[str], joined: IO[bytes], limits: ManifestLimits)
             num_rows, num_bytes = check_size(uri, handle, file, names, limits, num_rows, num_bytes)
             fields = [file.schema_arrow.field(name) for name in names]
         given = _values_of_path(root, part)
-        fields += [pa.field(name, pa.string()) for name in given if name not in names]
+        fields += [pa.field(name, value.type) for name, value in given.items() if name not in names]
         schemas.append((part, pa.schema(fields)))
     schema = _joined_schema(uri, schemas)
     with clear_errors(uri), pq.ParquetWriter(joined, schema) as writer:
@@ -123,7 +125,7 @@ def _join(uri: str, parts: list[str], joined: IO[bytes], limits: ManifestLimits)
             _append(part, own, _values_of_path(root, part), writer)
 
 
-def _append(part: str, own: pa.Schema, given: dict[str, str | None], writer: pq.ParquetWriter) -> None:
+def _append(part: str, own: pa.Schema, given: dict[str, pa.Array], writer: pq.ParquetWriter) -> None:
     with open_binary(part) as handle, open_parquet(part, handle) as file:
         stored = [name for name in own.names if name in file.schema_arrow.names]
         for batch in file.iter_batches(batch_size=rows_at_once(file), columns=stored, use_threads=False):
@@ -132,8 +134,8 @@ def _append(part: str, own: pa.Schema, given: dict[str, str | None], writer: pq.
                 if field.name in stored:
                     arrays.append(_cast(batch.column(field.name), field.type))
                 else:
-                    value = given.get(field.name)
-                    arrays.append(pa.array([value] * batch.num_rows, pa.string()).cast(field.type))
+                    value = given.get(field.name, pa.nulls(1))
+                    arrays.append(_cast(value.take(pa.array([0] * batch.num_rows, pa.int32())), field.type))
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=writer.schema))
 
 
@@ -141,11 +143,23 @@ def _cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     return array if array.type == wanted else array.cast(wanted)
 
 
-def _values_of_path(root: str, part: str) -> dict[str, str | None]:
-    """The columns that the folders between the manifest and `part` name (`owner=ads`), with their values."""
+def _values_of_path(root: str, part: str) -> dict[str, pa.Array]:
+    """The columns that the folders between the manifest and `part` name (`owner=ads`), each with its one value. Raises
+    `ManifestError` for one that cannot be read."""
     path = part.partition("://")[2] if "://" in part else part
     pairs = (folder.partition("=") for folder in path.removeprefix(root).split("/")[:-1] if "=" in folder)
-    return {name: None if value == _HIVE_NULL else unquote(value) for name, _, value in pairs if name in columns()}
+    values: dict[str, pa.Array] = {}
+    for name, _, text in pairs:
+        kind = columns()[name].kind if name in columns() else None
+        if kind is None:
+            continue
+        value = None if text == _HIVE_NULL else from_cell(unquote(text), kind)
+        if isinstance(value, BadCell | list) or kind in (ValueKind.TAGS, ValueKind.LORAS):
+            reason = value.message if isinstance(value, BadCell) else "a folder's name cannot hold it"
+            raise ManifestError(f"{shown_uri(part)}: {name}: {reason}")
+        stored_as_text = kind in (ValueKind.TEXT, ValueKind.TIMESTAMP, ValueKind.TEXTS)
+        values[name] = pa.array([value], pa.string() if stored_as_text else manifest_schema().field(name).type)
+    return values
 
 
 def _joined_schema(uri: str, schemas: list[tuple[str, pa.Schema]]) -> pa.Schema:
