@@ -140,7 +140,7 @@ def _as_on_the_cluster(
         path = Path(request.manifest).expanduser().absolute()
         files[path.name] = str(path)
         there["manifest"] = path.name
-        there["relative_to"] = _everywhere(request.relative_to or str(path.parent))
+        there["relative_to"] = _everywhere(request.relative_to or str(path if path.is_dir() else path.parent))
     settings = flags["config"] or os.environ.get("RENDER_FARM_CONFIG")
     if settings:
         files[_SETTINGS_FILE] = settings
