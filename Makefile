@@ -1,27 +1,31 @@
-# render_farm: `make demo` and `make test` work on a fresh Linux machine with Python 3.11-3.13, make and no GPU.
+# render_farm: `make demo` and `make test` work on a fresh Linux machine with Python 3.11-3.14, make and no GPU.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# The build of torch to install first. On a machine without an NVIDIA GPU a CPU build is looked for, so that no CUDA
-# wheels are pulled; TORCH_INDEX_URL points at another index (for example a mirror of PyTorch's CPU wheels).
-TORCH ?= torch==2.13.0
+# Every package but torch comes from this lock, by version and hash.
+LOCK ?= requirements.lock
+# torch is installed first: by default the version that the lock was made with. On a machine without an NVIDIA GPU,
+# .ci/install looks for a CPU build to avoid CUDA's wheels. TORCH_INDEX_URL names another index to take torch from.
+TORCH ?=
 TORCH_INDEX_URL ?=
 
 # Of `make chaos`: runs for each fault, and the first one's seed.
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo unit check test lint docs bench chaos fuzz long groups monitoring format clean venv
+.PHONY: help demo unit check test test-latest lock lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
 	@echo "make unit   the quick tests: no Ray, no server, no training; under a minute on two cores"
 	@echo "make check  make lint and make unit: before every commit"
 	@echo "make test   run the tests (no GPU is needed)"
-	@echo "make lint   ruff and mypy, and how long the sentences of the Markdown are"
+	@echo "make test-latest  the tests on the newest versions that pyproject.toml allows, in .venv-latest/"
+	@echo "make lock   renew requirements.lock (LOCK_UPGRADE= keeps the versions it has)"
+	@echo "make lint   ruff, mypy and deptry, and how long the sentences of the Markdown are"
 	@echo "make docs   the guide and the API reference as a site, to build/site"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
@@ -29,13 +33,13 @@ help:
 	@echo "make long   the tests that take most of a minute each, which make test leaves out"
 	@echo "make groups every film of the tests by every shape of render group, against one rank and diffusers"
 	@echo "make monitoring  Prometheus (and Grafana where installed) against the Ray of this machine"
+	@echo "make settings-page  write render_farm/guide/settings.md from the settings"
 	@echo "make clean  remove what make created"
 
 venv: $(READY)
 
-$(READY): pyproject.toml .ci/install
-	PYTHON="$(PYTHON)" VENV="$(VENV)" TORCH="$(TORCH)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" bash .ci/install
-	@touch $@
+$(READY): pyproject.toml .ci/install .ci/requirements.py $(LOCK)
+	PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" TORCH="$(TORCH)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" bash .ci/install
 
 demo: $(READY)
 	$(BIN)/render-farm demo --output demo-output
@@ -48,10 +52,22 @@ check: lint unit
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+# The newest versions change from day to day, so the environment is made again each time.
+test-latest:
+	rm -rf .venv-latest
+	$(MAKE) test VENV=.venv-latest LOCK=
+
+# Universal: one file for every Python and platform. Wheels only: building one would run packages that no hash covers.
+LOCK_UPGRADE ?= --upgrade
+lock: $(READY)
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(LOCK_UPGRADE) --universal --python-version 3.11 \
+		--generate-hashes --only-binary :all: --no-emit-package torch --extra dev --output-file requirements.lock pyproject.toml
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/deptry .
 	$(BIN)/python -m tests.helpers.prose
 
 docs: $(READY)
@@ -63,6 +79,9 @@ monitoring:
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+settings-page: $(READY)
+	$(BIN)/python -m render_farm.cli.settings_page > render_farm/guide/settings.md
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.farm_overhead
@@ -81,4 +100,4 @@ groups: $(READY)
 	EVERY_GROUP=1 $(BIN)/python -m pytest --timeout=0 tests/parallel/test_exactness.py
 
 clean:
-	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-latest demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,13 +3,20 @@
 ``import render_farm`` loads neither torch nor Ray: `load_engine` imports them when it is called.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from render_farm.job import RenderJob
+
+if TYPE_CHECKING:
+    from render_farm.engine import Engine
 
 __version__ = "0.1.0"
 __all__ = ["RenderJob", "__version__", "load_engine"]
 
 
-def load_engine(model: str = "tiny", *, device: str = "auto", dtype: str | None = None):
+def load_engine(model: str = "tiny", *, device: str = "auto", dtype: str | None = None) -> Engine:
     """Load a model and return an `Engine` (see `render_farm.engine.load_engine`, which this calls)."""
     from render_farm.engine import load_engine as load
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Fault(StrEnum):
@@ -45,12 +46,12 @@ class RenderFarmError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.advice})" if self.advice else self.message
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross process boundaries; keyword-only arguments need this to survive pickling.
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
 
 
-def _rebuild(cls: type[RenderFarmError], args: tuple, state: dict) -> RenderFarmError:
+def _rebuild(cls: type[RenderFarmError], args: tuple[Any, ...], state: dict[str, Any]) -> RenderFarmError:
     error = cls.__new__(cls)
     Exception.__init__(error, *args)
     error.__dict__.update(state)

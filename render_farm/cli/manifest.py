@@ -42,7 +42,7 @@ def build(
 def check(manifest: Manifest, as_json: Json = False) -> None:
     """Check every row as `plan` and `render` do, and print all that is wrong. Exit code 2 when anything is."""
     from render_farm.cli.plan.plan import RowChecker
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import check_manifest
 
     checker = RowChecker(load_settings().model)

@@ -14,16 +14,16 @@ from render_farm.cli.terminal import Json, hint, print_json, table
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS, Preset
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
-from render_farm.planning.model_sizes import shapes_of_preset
+from render_farm.planning.model_sizes import sizes_of_preset
 from render_farm.planning.tasks import IMAGE_TASKS
 
 if TYPE_CHECKING:
     from render_farm.storage.hub import HubFile
 
 _GB = 1e9
-_SAY_EVERY_S = 5.0
+_REPORT_EVERY_S = 5.0
 
 app = typer.Typer(no_args_is_help=True, help="The models that a job can name.")
 
@@ -57,7 +57,7 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
     if as_json:
         print_json(_described(preset))
         return
-    facts = [
+    lines = [
         ["model", preset.name],
         ["where", preset.hub_id or "built in"],
         ["tasks", ", ".join(preset.tasks)],
@@ -65,8 +65,8 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
         ["GPU memory", f"{_memory(preset)} for a job with the defaults, by the memory model (bfloat16)"],
     ]
     if preset.num_layers:
-        facts.append(["transformer", f"{preset.num_layers} layers, {preset.num_heads} heads"])
-    print("\n".join(f"{name:<12} {value}" for name, value in facts))
+        lines.append(["transformer", f"{preset.num_layers} layers, {preset.num_heads} heads"])
+    print("\n".join(f"{name:<12} {value}" for name, value in lines))
     print("\ndefaults of columns left null:")
     text, image = asdict(preset.defaults), asdict(preset.image_defaults)
     rows = [[name, _shown(value), _shown(image[name])] for name, value in text.items()]
@@ -115,17 +115,17 @@ class _PullProgress:
     def __init__(self) -> None:
         self._file: HubFile | None = None
         self._num_bytes = 0
-        self._said = 0.0
+        self._reported_s = 0.0
 
     def file(self, doing: str, file: HubFile) -> None:
         if doing == "fetch":
-            self._file, self._num_bytes, self._said = file, 0, time.monotonic()
+            self._file, self._num_bytes, self._reported_s = file, 0, time.monotonic()
             hint(f"fetch {file.path} ({file.size / _GB:.2f} GB)")
 
     def bytes(self, num_bytes: int) -> None:
         self._num_bytes += num_bytes
-        if self._file is not None and time.monotonic() - self._said > _SAY_EVERY_S:
-            self._said = time.monotonic()
+        if self._file is not None and time.monotonic() - self._reported_s > _REPORT_EVERY_S:
+            self._reported_s = time.monotonic()
             hint(f"  {self._num_bytes / _GB:.2f} GB of {self._file.path}")
 
 
@@ -153,8 +153,8 @@ def memory_of_defaults(preset: Preset) -> MemoryEstimate | None:
         image="any" if task in IMAGE_TASKS else None,
         last_image="any" if task == "flf2v" else None,
     )
-    plan = plan_film(job, facts_of_preset(preset.name))
-    return estimate_memory(plan, shapes_of_preset(preset), num_decoders=FILMS_AT_ONCE)
+    plan = plan_film(job, spec_of_preset(preset.name))
+    return estimate_memory(plan, sizes_of_preset(preset), num_decoders=FILMS_AT_ONCE)
 
 
 def _memory(preset: Preset) -> str:

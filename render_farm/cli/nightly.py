@@ -24,7 +24,7 @@ from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, Usa
 from render_farm.planning import nights
 
 if TYPE_CHECKING:
-    from render_farm.farm.run.snapshot import RunOutcome
+    from render_farm.farm.run.outcome import RunOutcome
 
 TIMED_OUT = 13
 _STOPPED = (12, TIMED_OUT, INTERRUPTED)
@@ -158,7 +158,7 @@ def _given_date(text: str | None) -> date | None:
 
 
 def _night(flags: Mapping[str, Any], day: date) -> Night:
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.storage.layout import check_id
 
     output = load_settings(file=flags["config"], output=flags["output"]).output
@@ -189,7 +189,7 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
     if over is not None:
         hint(f"run {night.run_id} is over already; --again tries its failed films once more")
         return over
-    told = False
+    reported = False
     while True:
         left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
         stops = flags["after_deadline"] == AfterDeadline.STOP
@@ -207,7 +207,7 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
                 "deadline": None,
             }
         )
-        if left_s is not None and not told:
+        if left_s is not None and not reported:
             left = (
                 f"{duration(left_s)} until the deadline" if left_s > 0 else f"goes on after its deadline ({deadline})"
             )
@@ -218,9 +218,9 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
             if flags["if_held"] == IfHeld.LEAVE:
                 hint(f"{error.message}: nothing to do here")
                 return _ended(night, "running", 0)
-            if not told:
+            if not reported:
                 hint(f"{error.message}: waiting until it is over, or gone")
-            told = True
+            reported = True
             time.sleep(_LOOK_EVERY_S if left_s is None else min(_LOOK_EVERY_S, max(left_s, 0.1)))
             over = _over(night)
             if over is not None:
@@ -228,7 +228,7 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
 
 
 def _ended(night: Night, state: str, code: int) -> RunOutcome:
-    from render_farm.farm.run.snapshot import RunOutcome
+    from render_farm.farm.run.outcome import RunOutcome
 
     return RunOutcome(run_id=night.run_id, output=night.output, state=state, jobs={}, exit_code=code)
 

@@ -16,7 +16,7 @@ from render_farm.errors import InvalidJobError, UsageError
 if TYPE_CHECKING:
     from render_farm.planning import FilmPlan
     from render_farm.scheduling.costs import CostModel
-    from render_farm.scheduling.events import Film
+    from render_farm.scheduling.events import QueuedFilm
     from render_farm.scheduling.simulator import Outcome, SimulatedFarm
 
 NOT_IN_TIME = 11
@@ -57,9 +57,8 @@ def simulate(
     Segments take what the runs of --output have shown, else what arithmetic says. Deadlines of the manifest count from
     now. Exit code 11 when a deadline is missed, or when --gpus are too few for --deadline.
     """
-    from render_farm.config import load_settings
-    from render_farm.farm.driver.scheduling_policy import policy_of
     from render_farm.farm.run.cost_store import load_costs
+    from render_farm.farm.run.settings import load_settings
     from render_farm.scheduling.simulator import SimulatedFarm
     from render_farm.scheduling.simulator import simulate as run_simulation
     from render_farm.scheduling.simulator.search import fewest_gpus
@@ -85,7 +84,7 @@ def simulate(
         seed=seed,
     )
     costs = load_costs(open_store(output), "cuda") if output is not None else None
-    policy = replace(policy_of(settings.scheduling), elastic=elastic)
+    policy = replace(settings.scheduling.policy, elastic=elastic)
 
     def simulated(tried: SimulatedFarm) -> Outcome:
         return run_simulation(films, tried, scheduling=policy, costs=_copy(costs))
@@ -157,10 +156,10 @@ def _seconds_until(text: str, now: datetime) -> float:
 
 def _films(
     manifest: str, default_model: str, share_by: str, now_s: float, gpus_per_node: int, elastic: bool
-) -> list[Film]:
+) -> list[QueuedFilm]:
     """The manifest's films as the farm would hand them to its scheduler. Rows that cannot be rendered are left out, and
     said so."""
-    from render_farm.cli.plan.plan import FactsOfModels, plan_row
+    from render_farm.cli.plan.plan import SpecsOfModels, plan_row
     from render_farm.farm.run.film_task import FilmTask
     from render_farm.farm.run.scheduled_film import scheduled, share_of
     from render_farm.farm.run.spec import FilmEntry
@@ -168,18 +167,18 @@ def _films(
     from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of
 
-    facts, films, refused = FactsOfModels(default_model), [], 0
+    spec, films, refused = SpecsOfModels(default_model), [], 0
     costs = TokenPasses()
     for row in load_manifest(manifest):
         try:
-            plan = plan_row(row, facts)
+            plan = plan_row(row, spec)
         except InvalidJobError:
             refused += 1
             continue
         assert row.job is not None
         job = row.job
         entry = FilmEntry(
-            task=FilmTask(run_id="simulated", output="", model=plan.facts.name, plan=plan),
+            task=FilmTask(run_id="simulated", output="", model=plan.spec.name, plan=plan),
             costs=costs.of(plan),
             priority=plan.job.priority,
             deadline_s=job.deadline.timestamp() if job.deadline else None,
@@ -190,7 +189,7 @@ def _films(
         pinned = any(degree is not None for degree in (job.ulysses, job.ring, job.cfg_parallel))
         sizes = () if pinned or not elastic else _sizes(plan, gpus_per_node)
         films.append(replace(film, joined_sizes=sizes))
-    for note in facts.notes:
+    for note in spec.notes:
         error_line(note)
     if refused:
         error_line(f"{plural(refused, 'row')} cannot be rendered and left out (`render-farm manifest check` says why)")
@@ -199,7 +198,7 @@ def _films(
     return films
 
 
-def _check_groups(films: list[Film], most: int) -> None:
+def _check_groups(films: list[QueuedFilm], most: int) -> None:
     largest = max(films, key=lambda film: film.group_size)
     if largest.group_size > most:
         raise UsageError(
@@ -213,7 +212,7 @@ def _sizes(plan: FilmPlan, gpus_per_node: int) -> tuple[int, ...]:
     from render_farm.planning.groups import possible_shapes
 
     shapes = possible_shapes(
-        num_heads=plan.facts.num_heads,
+        num_heads=plan.spec.num_heads,
         tokens_per_frame=plan.tokens_per_frame,
         guided=plan.job.guided,
         num_workers=gpus_per_node,
@@ -288,7 +287,9 @@ def _curve(outcome: Outcome, width: int = 60) -> str:
     return "".join(" ▁▂▃▄▅▆▇█"[min(8, round(8 * seconds / full))] for seconds in busy)
 
 
-def _draw(path: str, outcome: Outcome, films: list[Film], gpus_per_node: int, manifest: str, lines: list[str]) -> None:
+def _draw(
+    path: str, outcome: Outcome, films: list[QueuedFilm], gpus_per_node: int, manifest: str, lines: list[str]
+) -> None:
     from render_farm.scheduling.simulator.gantt import draw_html, draw_svg
 
     svg = draw_svg(outcome, {film.key: film.model for film in films}, gpus_per_node=gpus_per_node)
@@ -299,7 +300,7 @@ def _draw(path: str, outcome: Outcome, films: list[Film], gpus_per_node: int, ma
         raise UsageError(f"--gantt: {path}: {error.strerror}") from error
 
 
-def _document(manifest: str, outcome: Outcome, films: list[Film], within_s: float | None) -> dict[str, Any]:
+def _document(manifest: str, outcome: Outcome, films: list[QueuedFilm], within_s: float | None) -> dict[str, Any]:
     models = Counter(film.model for film in films)
     return {
         "manifest": manifest,

@@ -31,7 +31,9 @@ def say(text: str) -> None:
 
 def printable(text: str) -> str:
     """Text of others (a message with a row's data, a reason that somebody gave) without what a terminal would obey."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _CONTROLS.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else ascii(found[0])[1:-1], text
+    )
 
 
 def one_line(text: str) -> str:

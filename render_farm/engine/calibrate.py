@@ -39,7 +39,7 @@ def measure_magnitudes(engine: Engine, job: RenderJob) -> Magnitudes:
         step_cache=recorder,
     )
     return Magnitudes(
-        fingerprint=engine.facts.fingerprint,
+        fingerprint=engine.spec.fingerprint,
         timesteps=plan.schedule(0).timesteps,
         branches=tuple(tuple(round(value, _DIGITS) for value in branch) for branch in recorder.branches),
     )

@@ -30,7 +30,8 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     """`auto` or None is bfloat16 on CUDA and float32 on the CPU."""
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
-    return getattr(torch, canonical_dtype(dtype, device.type))
+    resolved: torch.dtype = getattr(torch, canonical_dtype(dtype, device.type))
+    return resolved
 
 
 _USABLE_SHARE = 0.85

@@ -6,7 +6,6 @@ Shapes: C latent channels, T latent frames, h w latent height and width, O laten
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -19,7 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from render_farm.config import EngineOptions, InputLimits, load_settings
+from render_farm.config import load
 from render_farm.engine.conditioning.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.conditioning.image_encoder import encode_images
 from render_farm.engine.conditioning.inputs import given_inputs, read_inputs
@@ -32,8 +31,8 @@ from render_farm.engine.denoising.step_state import StepKeeper
 from render_farm.engine.denoising.window import AttentionPolicy, render_window, window_cache_plan
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
 from render_farm.engine.lora.branches import Adapters, WeightedLora
-from render_farm.engine.lora.linear_layers import linear_shapes_of
-from render_farm.engine.lora.weights import Lora, read_lora
+from render_farm.engine.lora.cache import LoraCache, check_loras
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.transformer.attention import AttentionBackend, BlockCausalAttention, SelfAttention
 from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
@@ -49,17 +48,15 @@ from render_farm.engine.weights.loading import (
     load_vae,
 )
 from render_farm.engine.weights.locate import locate_model
-from render_farm.engine.weights.part_sizes import read_shapes
+from render_farm.engine.weights.part_sizes import read_sizes
 from render_farm.engine.weights.resident_transformer import ResidentTransformer, free_memory
-from render_farm.errors import InputError, InvalidJobError, ModelError, Problem, UsageError
+from render_farm.errors import InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
+from render_farm.media.limits import InputLimits, InputSettings
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read, with_loras_read
 from render_farm.planning.groups import group_of
 from render_farm.planning.memory_modes import device_bytes
-
-_LORA_BYTES_KEPT = 4 << 30
-"""How much memory LoRAs that were used before may take."""
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +123,8 @@ class Engine:
     ) -> None:
         """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
         self.options = options or EngineOptions()
-        facts = replace(checkpoint.facts, approximation=self.options.approximation)
-        self.checkpoint = replace(checkpoint, facts=facts)
+        spec = replace(checkpoint.spec, approximation=self.options.approximation)
+        self.checkpoint = replace(checkpoint, spec=spec)
         self.device = device
         self.dtype = dtype
         self._self_attention = self_attention
@@ -139,13 +136,12 @@ class Engine:
         self._loading = Lock()
         self._num_skipped = 0
         self._denoiser = ResidentTransformer(checkpoint.folder, device=device, dtype=dtype, prepare=self._prepare)
-        self._loras: OrderedDict[str, Lora] = OrderedDict()
-        """By the sha256 of their files, the last used at the end."""
+        self._loras = LoraCache(checkpoint.folder, model=spec.name)
 
     @property
-    def facts(self) -> ModelSpec:
+    def spec(self) -> ModelSpec:
         """What planning needs to know of the model."""
-        return self.checkpoint.facts
+        return self.checkpoint.spec
 
     @property
     def transformer(self) -> FrameTransformer:
@@ -231,10 +227,10 @@ class Engine:
 
     def plan(self, job: RenderJob) -> FilmPlan:
         """Everything known of a film before it is rendered. Raises `InvalidJobError`."""
-        if job.model not in (None, self.facts.name):
-            problem = Problem(field="model", message=f"is {job.model}, but this engine has loaded {self.facts.name}")
+        if job.model not in (None, self.spec.name):
+            problem = Problem(field="model", message=f"is {job.model}, but this engine has loaded {self.spec.name}")
             raise InvalidJobError([problem], job_id=job.job_id)
-        return plan_film(job, self.facts)
+        return plan_film(job, self.spec)
 
     def encode_prompts(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Each text to its embedding, (512, text channels) on the CPU, in the engine's dtype.
@@ -268,41 +264,22 @@ class Engine:
             return encode_inputs(self.vae, plan, inputs, self._encode_images)
 
     def _encode_images(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """The image encoder is loaded for one film and let go: it would only take the denoiser's memory."""
+        """The image encoder is loaded for one film and released. It would only take the denoiser's memory."""
         folder, class_name = self.checkpoint.folder, self.checkpoint.image_encoder
         assert class_name is not None, "only checkpoints with an image encoder call this"
         with self._loading:
             encoder = load_image_encoder(folder, class_name, device=self.device, dtype=self.dtype)
         return encode_images(pictures, processor=load_image_processor(folder), encoder=encoder)
 
+    def _input_limits(self) -> InputLimits:
+        return self._limits or load(InputSettings, partial=True).settings.inputs
+
     def read_loras(self, plan: FilmPlan, limits: InputLimits | None = None) -> tuple[WeightedLora, ...]:
         """The LoRAs of a film, read from their URIs or kept from before: give them to `render_segment`.
 
         Raises `InputError` for one that cannot be used, or that is not the one whose sha256 the plan has.
         """
-        job, loras = plan.job, []
-        for index, ref in enumerate(job.loras):
-            digest = job.lora_digests[index] if job.lora_digests else None
-            lora = self._loras.get(digest) if digest else None
-            if lora is None:
-                lora = read_lora(ref.path, self._linear_shapes, model=self.facts.name, limits=limits)
-                if digest not in (None, lora.sha256):
-                    raise InputError(
-                        f"a LoRA of job {job.job_id} has changed since the run began", advice="run the command again"
-                    )
-            self._keep(lora)
-            loras.append(WeightedLora(lora=lora, weight=ref.weight))
-        return tuple(loras)
-
-    @cached_property
-    def _linear_shapes(self) -> dict[str, tuple[int, int]]:
-        return linear_shapes_of(self.checkpoint.folder)
-
-    def _keep(self, lora: Lora) -> None:
-        self._loras[lora.sha256] = lora
-        self._loras.move_to_end(lora.sha256)
-        while len(self._loras) > 1 and sum(kept.num_bytes for kept in self._loras.values()) > _LORA_BYTES_KEPT:
-            self._loras.popitem(last=False)
+        return self._loras.read(plan, limits)
 
     def render_segment(
         self,
@@ -319,26 +296,31 @@ class Engine:
     ) -> Tensor:
         """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
 
-        `history` are the film's last O latents so far (1 C O h w), None for the first segment; `conditioning` (from
-        `encode_conditioning`) is what the job's inputs give, which the first segment of an i2v, flf2v or v2v film and
-        the last of a flf2v film need; `loras` (from `read_loras`) are those of the job, and stay attached until a
-        segment has others. Only they, `plan` and `embeddings` (for `plan.texts`, from `encode_prompts`)
-        decide the result, so a segment can be rendered anywhere and at any time, bit-identically on like hardware.
-        With a `group`, every rank makes this call with the same arguments and gets the same result. `keeper` (not with
-        a group) keeps the state between steps, to go on from after a crash.
-        `on_step` is called after each step and may raise `Cancelled`; its steps begin anew when a segment runs out of
-        memory and is rendered in a smaller mode (`memory: auto`, without a group). Raises `UsageError` when `history`,
-        `conditioning` or `loras` are missing or not those of the plan, `KeyError` for a missing text,
-        `OutOfMemoryError` or `DeviceError` for the device.
+        Only `plan`, `history`, `embeddings`, `conditioning` and `loras` decide the result, so a segment can be rendered
+        anywhere and at any time, bit-identically on like hardware.
+
+        Args:
+            history: the film's last O latents so far (1 C O h w). None for the first segment.
+            embeddings: for `plan.texts`, from `encode_prompts`.
+            conditioning: from `encode_conditioning`. The first segment of an i2v, flf2v or v2v film needs it, and the
+                last of a flf2v film.
+            loras: those of the job, from `read_loras`. They stay attached until a segment has others.
+            group: every rank makes this call with the same arguments and gets the same result.
+            keeper: keeps the state between steps, to resume after a crash. Not with a group.
+            on_step: called after each step, may raise `Cancelled`. The steps start again when a segment runs out of
+                memory and is rendered in a smaller mode (`memory: auto`, without a group).
+
+        Raises `UsageError` when `history`, `conditioning` or `loras` are missing or not those of the plan, `KeyError`
+        for a missing text, `OutOfMemoryError` or `DeviceError` for the device.
         """
         window = plan.windows[index]
         check_conditioning(plan, window, conditioning)
         if window.num_history_frames:
-            shape = (1, self.facts.latent_channels, window.num_history_frames, plan.latent_height, plan.latent_width)
+            shape = (1, self.spec.latent_channels, window.num_history_frames, plan.latent_height, plan.latent_width)
             if history is None or tuple(history.shape) != shape:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
-        _check_loras(plan, loras)
+        check_loras(plan, loras)
 
         def step(progress: StepProgress) -> None:
             self._num_skipped = progress.num_skipped
@@ -371,10 +353,10 @@ class Engine:
     def _fits(self, plan: FilmPlan, mode: MemoryMode) -> bool:
         """Whether `plan` fits this device in `mode`, by the estimate; yes where the model's sizes are not known."""
         try:
-            shapes = read_shapes(self.checkpoint.folder)
+            sizes = read_sizes(self.checkpoint.folder)
         except ModelError:
             return True
-        needed = device_bytes(plan, shapes, mode, num_decoders=self._films_at_once)
+        needed = device_bytes(plan, sizes, mode, num_decoders=self._films_at_once)
         return needed <= total_bytes(self.device)
 
     def decoder(self, plan: FilmPlan, frame_decoder: FrameDecoder | None = None) -> StreamingDecoder:
@@ -399,12 +381,11 @@ class Engine:
         plan, read = self.plan(job), None
         _check_alone(plan)
         if plan.job.inputs:
-            limits = self._limits or load_settings().inputs
-            read = read_inputs(plan, limits) if inputs is None else given_inputs(inputs)
+            read = read_inputs(plan, self._input_limits()) if inputs is None else given_inputs(inputs)
             plan = with_inputs_read(plan, read.digests)
         elif inputs is not None:
             raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")
-        loras = self.read_loras(plan, self._limits or load_settings().inputs)
+        loras = self.read_loras(plan, self._input_limits())
         if loras:
             warnings = [warning for weighted in loras for warning in weighted.lora.warnings]
             plan = with_loras_read(plan, [weighted.lora.sha256 for weighted in loras], warnings)
@@ -434,14 +415,3 @@ def _check_alone(plan: FilmPlan) -> None:
         field = "ulysses" if asked.ulysses > 1 else "ring" if asked.ring > 1 else "cfg_parallel"
         message = f"{asked} needs a render group of {asked.size} workers; leave it out, or use render-farm render"
         raise InvalidJobError([Problem(field=field, message=message)], job_id=plan.job.job_id)
-
-
-def _check_loras(plan: FilmPlan, loras: Sequence[WeightedLora]) -> None:
-    job = plan.job
-    digests = job.lora_digests or tuple(given.lora.sha256 for given in loras)
-    wanted = [(digest, ref.weight) for digest, ref in zip(digests, job.loras, strict=False)]
-    if len(loras) != len(job.loras) or [given.identity for given in loras] != wanted:
-        raise UsageError(
-            f"job {job.job_id} has {len(job.loras)} LoRAs; those given are others, or not as many",
-            advice="give what engine.read_loras(plan) returns",
-        )

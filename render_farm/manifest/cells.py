@@ -76,7 +76,7 @@ _EXACT = {pa.float16(): (2**11, "16-bit"), pa.float32(): (2**24, "32-bit")}
 
 
 def _floats(array: pa.Array, kind: ValueKind) -> list[Any] | None:
-    values = array.to_pylist()
+    values: list[Any] = array.to_pylist()
     if kind is ValueKind.INTEGER and array.type in _EXACT:
         most, width = _EXACT[array.type]
         return [
@@ -140,7 +140,7 @@ def _to_pylist(array: pa.Array) -> list[Any]:
             dict(zip(names, values, strict=True)) if valid else None for valid, values in zip(there, cells, strict=True)
         ]
     try:
-        return array.to_pylist()
+        return list(array.to_pylist())
     except UnicodeDecodeError:
         return [_one(array[i]) for i in range(len(array))]
 

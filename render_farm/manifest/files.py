@@ -26,7 +26,8 @@ def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     with clear_errors(uri):
         if address.is_local:  # fsspec would split the path at ::
             return LocalFileSystem(), os.path.abspath(address.place)  # noqa: PTH100
-        return url_to_fs(address.text, **_options(address))
+        system, path = url_to_fs(address.text, **_options(address))
+    return system, str(path)
 
 
 def address_of(uri: str) -> Address:

@@ -98,7 +98,7 @@ def accepts(kind: ValueKind, stored: pa.DataType) -> bool:
     stored = unwrap(stored)
     if types.is_null(stored) or types.is_floating(stored):
         return True
-    return _ACCEPTS[kind](stored)
+    return bool(_ACCEPTS[kind](stored))
 
 
 def unwrap(stored: pa.DataType) -> pa.DataType:
@@ -113,18 +113,12 @@ def unwrap(stored: pa.DataType) -> pa.DataType:
 def is_text(stored: pa.DataType) -> bool:
     """Whether the values are strings, however they are stored."""
     stored = unwrap(stored)
-    return types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored)
+    return any(test(stored) for test in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 def is_list(stored: pa.DataType) -> bool:
     """Whether the values are lists of any layout."""
-    return (
-        types.is_list(stored)
-        or types.is_large_list(stored)
-        or types.is_fixed_size_list(stored)
-        or types.is_list_view(stored)
-        or types.is_large_list_view(stored)
-    )
+    return any(test(stored) for test in _LIST_TESTS)
 
 
 def _is_texts(stored: pa.DataType) -> bool:
@@ -134,7 +128,7 @@ def _is_texts(stored: pa.DataType) -> bool:
 
 
 def _is_numeric(stored: pa.DataType) -> bool:
-    return types.is_integer(stored) or types.is_floating(stored) or types.is_decimal(stored)
+    return any(test(stored) for test in (types.is_integer, types.is_floating, types.is_decimal))
 
 
 def _is_time(stored: pa.DataType) -> bool:
@@ -160,6 +154,13 @@ def _is_loras(stored: pa.DataType) -> bool:
     return is_text(by_name["path"]) and (_is_numeric(weight) or types.is_null(weight))
 
 
+_LIST_TESTS = (
+    types.is_list,
+    types.is_large_list,
+    types.is_fixed_size_list,
+    types.is_list_view,
+    types.is_large_list_view,
+)
 _ACCEPTS = {
     ValueKind.TEXT: is_text,
     ValueKind.TEXTS: _is_texts,

@@ -35,7 +35,7 @@ class Endpoint:
     """An address to connect to, as `socket` takes it."""
 
     family: int
-    sockaddr: tuple
+    sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 
 class ForbiddenAddress(Exception):

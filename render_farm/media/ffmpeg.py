@@ -109,6 +109,6 @@ def ffmpeg_path() -> str:
     try:
         import imageio_ffmpeg  # here: the engine and its bench run where it is not installed
 
-        return imageio_ffmpeg.get_ffmpeg_exe()
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
         raise MediaError(f"there is no ffmpeg: {error}", advice="pip install imageio-ffmpeg") from error

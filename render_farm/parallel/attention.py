@@ -15,17 +15,20 @@ Shapes: B batch, S tokens, H heads, D channels of a head; U ranks share heads, R
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from render_farm.engine.transformer.attention import BlockCausalAttention, SelfAttention
-from render_farm.engine.transformer.kv_cache import KeyValueCache, Slot
-from render_farm.engine.transformer.span import FrameSpan
+from render_farm.engine.transformer.attention import (
+    AttentionCall,
+    BlockCausalAttention,
+    LogSumExpBackend,
+    SelfAttention,
+)
 from render_farm.errors import UsageError
-from render_farm.parallel.log_sum_exp import LogSumExpBackend, require_log_sum_exp
+from render_farm.parallel.log_sum_exp import require_log_sum_exp
 from render_farm.parallel.slices import Slices, from_frames, to_frames
 from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning.groups import GroupShape
@@ -47,34 +50,24 @@ class GroupAttention:
         self._ring_rank = ring_rank
         xfuser().backends.ATTENTION_FUNCTION_REGISTRY[_BACKEND] = _attend
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        span: FrameSpan,
-        tokens_per_frame: int,
-        cache: KeyValueCache | None,
-        slot: Slot,
-    ) -> Tensor:
-        assert tokens_per_frame == self._slices.width
-        exchange = _Exchange(slices=self._slices, ulysses=self._shape.ulysses, span=span, cache=cache, slot=slot)
-        call: _UlyssesCall | _RingCall
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
+        assert call.tokens_per_frame == self._slices.width
+        exchange = _Exchange(slices=self._slices, ulysses=self._shape.ulysses, call=call)
+        inner: _UlyssesCall | _RingCall
         if self._shape.ring == 1:
-            call = _UlyssesCall(alone=self._alone, exchange=exchange)
+            inner = _UlyssesCall(alone=self._alone, exchange=exchange)
         else:
             assert isinstance(self._alone, BlockCausalAttention)
             kernel: Any = self._alone.backend
             backend = require_log_sum_exp(kernel, device=query.device, dtype=query.dtype, head_dim=query.shape[-1])
-            call = _RingCall(backend=backend, exchange=exchange, ring=self._shape.ring, ring_rank=self._ring_rank)
-        out = xfuser().usp.USP(
+            inner = _RingCall(backend=backend, exchange=exchange, ring=self._shape.ring, ring_rank=self._ring_rank)
+        out: Tensor = xfuser().usp.USP(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
             combine_qkv_a2a=True,
             backend=_BACKEND,
-            attention_kwargs={_BACKEND: call},
+            attention_kwargs={_BACKEND: inner},
         )
         return out.transpose(1, 2)
 
@@ -89,7 +82,8 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """What `USP` calls after its exchange, on (B H S D): once, or once for every rank of the ring."""
     assert attention_kwargs is not None and dropout_p == 0.0 and not is_causal
-    return attention_kwargs[_BACKEND](query, key, value)
+    inner: _UlyssesCall | _RingCall = attention_kwargs[_BACKEND]
+    return inner(query, key, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +92,7 @@ class _Exchange:
 
     slices: Slices
     ulysses: int
-    span: FrameSpan
-    cache: KeyValueCache | None
-    slot: Slot
+    call: AttentionCall
 
     def whole(self, tokens: Tensor, ring_rank: int) -> Tensor:
         """Frames (B S H D) of the tokens (B H S D) that ring rank `ring_rank` brought together."""
@@ -134,10 +126,7 @@ class _UlyssesCall:
             self.exchange.whole(query, 0),
             self.exchange.whole(key, 0),
             self.exchange.whole(value, 0),
-            span=self.exchange.span,
-            tokens_per_frame=self.exchange.slices.num_tokens,
-            cache=self.exchange.cache,
-            slot=self.exchange.slot,
+            replace(self.exchange.call, tokens_per_frame=self.exchange.slices.num_tokens),
         )
         return self.exchange.parted(out, 0, query), None
 
@@ -173,23 +162,19 @@ class _RingCall:
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, source: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The output (B Sq H D) and log-sum-exp (B Sq H 1) for the tokens of one ring rank; blocks as in
         `BlockCausalAttention`."""
-        if self.exchange.cache is not None:
-            key, value = self.exchange.cache.join(
-                (*self.exchange.slot, source),
-                key,
-                value,
-                num_stored_frames=self.exchange.span.num_stored,
-                tokens_per_frame=num_tokens,
-            )
+        span, cache = self.exchange.call.span, self.exchange.call.cache
+        if cache is not None:
+            slot = (*self.exchange.call.slot, source)
+            key, value = cache.join(slot, key, value, num_stored_frames=span.num_stored, tokens_per_frame=num_tokens)
         per_frame = self.exchange.num_tokens_of(self.ring_rank)
-        first_frame = self.exchange.span.stop - query.shape[1] // per_frame
+        first_frame = span.stop - query.shape[1] // per_frame
         parts = [
             self.backend.attend_with_lse(
                 query[:, (first - first_frame) * per_frame : (end - first_frame) * per_frame],
                 key[:, : end_of_keys * num_tokens],
                 value[:, : end_of_keys * num_tokens],
             )
-            for first, end, end_of_keys in self.exchange.span.query_groups(first_frame)
+            for first, end, end_of_keys in span.query_groups(first_frame)
         ]
         out = torch.cat([out for out, _ in parts], dim=1)
         lse = torch.cat([lse for _, lse in parts], dim=2).float()

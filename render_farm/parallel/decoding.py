@@ -72,7 +72,7 @@ class RowDecoder:
                 advice=f"decode with {latent.shape[_ROWS]} or fewer",
             )
         vae = self._vae
-        frames = self._decoder(
+        frames: Tensor = self._decoder(
             vae.post_quant_conv(latent), feat_cache=self._features, feat_idx=[0], first_chunk=not self.num_decoded
         )
         self.num_decoded += 1

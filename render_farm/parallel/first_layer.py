@@ -13,9 +13,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_tensor
 
-from render_farm.engine.transformer.attention import SelfAttention
-from render_farm.engine.transformer.kv_cache import KeyValueCache, Slot
-from render_farm.engine.transformer.span import FrameSpan
+from render_farm.engine.transformer.attention import AttentionCall, SelfAttention
 from render_farm.planning.groups import GroupShape
 
 
@@ -29,22 +27,12 @@ class SharedFirstLayer:
         self._cfg_rank = cfg_rank
         self._pair = pair
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        span: FrameSpan,
-        tokens_per_frame: int,
-        cache: KeyValueCache | None,
-        slot: Slot,
-    ) -> Tensor:
-        is_shared = slot[0] == 0 and self._shape.shares_first_layer(query.shape[2])
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
+        is_shared = call.slot[0] == 0 and self._shape.shares_first_layer(query.shape[2])
         if is_shared:
             half = query.shape[2] // 2
             query, key, value = (
                 tensor.narrow(2, self._cfg_rank * half, half).contiguous() for tensor in (query, key, value)
             )
-        out = self._own.attend(query, key, value, span=span, tokens_per_frame=tokens_per_frame, cache=cache, slot=slot)
+        out = self._own.attend(query, key, value, call)
         return all_gather_tensor(out.contiguous(), gather_dim=2, group=self._pair) if is_shared else out

@@ -84,10 +84,10 @@ class ParallelGroup:
 
     def gather(self, own: tuple[Tensor, ...], tokens_per_frame: int) -> tuple[Tensor, ...]:
         mine = torch.stack(own)  # branches here, B F N C
-        parts = self._groups.world.all_gather(mine.unsqueeze(0).contiguous(), dim=0)
+        parts: Tensor = self._groups.world.all_gather(mine.unsqueeze(0).contiguous(), dim=0)
         parts = parts.unflatten(0, (self._shape.cfg, self._shape.sequence))  # cfg, rank, branches here, B F N C
         whole = parts.permute(0, 2, 3, 4, 1, 5, 6).flatten(4, 5)[..., :tokens_per_frame, :]
-        return whole.flatten(0, 1).unbind(0)
+        return tuple(whole.flatten(0, 1).unbind(0))
 
     def num_own(self, tokens_per_frame: int) -> int:
         return self._slices(tokens_per_frame).num_real(self._sequence_rank, 1)

@@ -67,7 +67,7 @@ def require_log_sum_exp(
     if not hasattr(backend, "attend_with_lse"):
         raise UsageError(
             f"attention {name} gives no log-sum-exp, which the ring needs",
-            advice="use ring 1, or one of `engine.backends.BACKENDS`",
+            advice="use ring 1, or one of `attention_backends.BACKENDS`",
         )
     able = cast(LogSumExpBackend, backend)
     try:

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions
 from render_farm.engine import Engine
 from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
 from render_farm.engine.device import resolve_device, resolve_dtype
+from render_farm.engine.options import EngineOptions
 from render_farm.errors import DeviceError, UsageError
 from render_farm.job import RenderJob
 from render_farm.parallel.coefficients import ExchangeCost, measure_exchanges
@@ -34,7 +34,7 @@ from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning import FilmPlan
 from render_farm.planning.group_cost import GroupMachine, StepWork, rank_bytes, rank_operations, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, possible_shapes
-from render_farm.planning.model_sizes import TransformerShape
+from render_farm.planning.model_sizes import TransformerSizes
 
 _START_S = 300.0
 _USED_TOKENS = 60
@@ -147,7 +147,7 @@ def _measure_shape(pipes: list[Any], shape: GroupShape, request: GroupBenchReque
     try:
         for rank in range(shape.size):
             pipes[rank].send(Seat(shape=shape, rank=rank, rendezvous=host.rendezvous))
-        answers = [_answer(pipes[rank], rank, request.timeout_s) for rank in range(shape.size)]
+        answers: list[_Measured] = [_answer(pipes[rank], rank, request.timeout_s) for rank in range(shape.size)]
         return answers[0]
     finally:
         host.close()
@@ -273,7 +273,7 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
         decoding = (
             measure_decoding(group, engine.device, height=size.height, width=size.width) if request.decode else None
         )
-    shape = TransformerShape.from_config(engine.transformer.config)
+    sizes = TransformerSizes.from_config(engine.transformer.config)
     return _Measured(
         step_s=(times[-1] - times[0]) / (len(times) - 1),
         step_cpu_s=(cpu_times[-1] - cpu_times[0]) / (len(times) - 1),
@@ -281,7 +281,7 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
         forming_s=forming_s,
         sent_bytes=sent,
         expected_bytes=expected_bytes(engine, brief, seat.shape) if group else {},
-        work=step_work(plan, shape),
+        work=step_work(plan, sizes),
         exchanges=exchanges,
         decoding=decoding,
     )
@@ -289,7 +289,7 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
 
 def expected_bytes(engine: Engine, plan: FilmPlan, shape: GroupShape) -> dict[str, int]:
     """What the formula gives for the step of a film of one step, in which all frames move."""
-    work = step_work(plan, TransformerShape.from_config(engine.transformer.config))
+    work = step_work(plan, TransformerSizes.from_config(engine.transformer.config))
     return {name: round(count) for name, count in rank_bytes(work, shape).items() if count}
 
 

@@ -17,11 +17,11 @@ from render_farm.engine.decoding.tiles import FrameDecoder, Piece
 from render_farm.parallel.decoding import RowDecoder
 from render_farm.parallel.group import ParallelGroup
 from render_farm.planning.decoding import decoding_work
-from render_farm.planning.model_sizes import VaeShape
+from render_farm.planning.model_sizes import VaeSizes
 
 _CPU_SIZE = 128
 """Pixels on a side, where a frame of full size would take minutes."""
-_CPU_VAE = VaeShape(base_dim=32, decoder_base_dim=32)
+_CPU_VAE = VaeSizes(base_dim=32, decoder_base_dim=32)
 _NUM_FRAMES = 3
 """Latent frames; the first two are not counted: they have fewer frames before them."""
 
@@ -67,11 +67,12 @@ class DecodingTime:
 def _vae(device: torch.device) -> AutoencoderKLWan:
     torch.manual_seed(0)
     with device:
-        return AutoencoderKLWan(base_dim=_shape(device).base_dim).eval().requires_grad_(False)
+        vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=_sizes(device).base_dim)
+    return vae.eval().requires_grad_(False)
 
 
-def _shape(device: torch.device) -> VaeShape:
-    return _CPU_VAE if device.type == "cpu" else VaeShape()
+def _sizes(device: torch.device) -> VaeSizes:
+    return _CPU_VAE if device.type == "cpu" else VaeSizes()
 
 
 def measure_decoding(group: ParallelGroup | None, device: torch.device, *, height: int, width: int) -> DecodingTime:
@@ -87,7 +88,7 @@ def measure_decoding(group: ParallelGroup | None, device: torch.device, *, heigh
             started = _now(device)
             frames = decoder.decode(latent)
             seconds = _now(device) - started
-    work = decoding_work(_shape(device), height=height, width=width)
+    work = decoding_work(_sizes(device), height=height, width=width)
     return DecodingTime(seconds=seconds, operations=work.operations, frames=frames.cpu())
 
 

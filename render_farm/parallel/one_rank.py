@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions
 from render_farm.engine.bench.cases import random_engine
 from render_farm.engine.bench.device import device_name
 from render_farm.engine.device import resolve_device, resolve_dtype
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.progress import StepProgress
 from render_farm.engine.transformer.attention import SelfAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS
@@ -153,12 +153,12 @@ class _Stamps:
     @property
     def seconds(self) -> list[float]:
         """Of each step but the first, which prepares the others."""
-        return [end - begin for begin, end in pairwise(self._ends)]
+        return [end - start for start, end in pairwise(self._ends)]
 
     @property
     def cpu_s(self) -> list[float]:
         """The same of the process's CPU time."""
-        return [end - begin for begin, end in pairwise(self._cpu_ends)]
+        return [end - start for start, end in pairwise(self._cpu_ends)]
 
 
 def check_backends(device: torch.device, *, head_dim: int) -> Iterator[BackendErrors]:
@@ -192,5 +192,5 @@ def one_rank_lines(result: OneRankResult) -> Iterator[str]:
         "errors:"
     )
     for found in result.backends:
-        told = found.refused or f"output {found.output:.1e}, log-sum-exp {found.log_sum_exp:.1e}"
-        yield f"{found.name:>16} {found.dtype:<9} {told}"
+        outcome = found.refused or f"output {found.output:.1e}, log-sum-exp {found.log_sum_exp:.1e}"
+        yield f"{found.name:>16} {found.dtype:<9} {outcome}"

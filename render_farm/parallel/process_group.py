@@ -59,7 +59,7 @@ class ProcessGroups:
         try:
             store = _meet(seat, timedelta(seconds=meeting_s or timeout_s))
         except (RuntimeError, ValueError, OSError) as error:  # torch's DistError is a RuntimeError
-            raise GroupError(self._told("could not join", error)) from error
+            raise GroupError(self._message("could not join", error)) from error
         try:
             _form(seat, store, device, timedelta(seconds=timeout_s))
         except (RuntimeError, ValueError, OSError) as error:
@@ -88,9 +88,9 @@ class ProcessGroups:
 
     def _failed(self, what: str, error: Exception) -> GroupError:
         kind = BrokenGroupError if self._device.type == "cuda" else GroupError
-        return kind(self._told(what, error))
+        return kind(self._message(what, error))
 
-    def _told(self, what: str, error: Exception) -> str:
+    def _message(self, what: str, error: Exception) -> str:
         return (
             f"rank {self.seat.rank} of a group of {self.seat.shape.size} {what}: {' '.join(str(error).split())[:300]}"
         )
@@ -104,7 +104,7 @@ def _is_of_an_exchange(error: RuntimeError) -> bool:
 def _meet(seat: Seat, within: timedelta) -> TCPStore:
     """Wait until every rank is there. Nothing is formed yet: a failure leaves nothing behind."""
     where = seat.rendezvous
-    # The store serves before anybody is told: when it does not answer, its rank is gone.
+    # The store serves before any rank hears of it: when it does not answer, its rank is gone.
     connecting = min(within, timedelta(seconds=_CONNECT_S))
     store = TCPStore(
         where.host, where.port, seat.shape.size, is_master=False, timeout=connecting, wait_for_workers=False

@@ -21,7 +21,7 @@ class Rendezvous:
 
 
 class RendezvousHost:
-    """Serves a rendezvous from this process until it is closed. Made by rank 0 before the others are told."""
+    """Serves a rendezvous from this process until it is closed. Made by rank 0 before the others join."""
 
     def __init__(self, *, host: str = "127.0.0.1", timeout_s: float = 60.0) -> None:
         """`host` is the address at which the other ranks reach this process; loopback serves one node."""

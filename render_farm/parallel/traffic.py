@@ -17,12 +17,12 @@ class GroupTraffic(TorchDispatchMode):
     `predictions`, and of decoding `rows`: what goes to the neighbours."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sent_bytes: Counter[str] = Counter()
         self.num_exchanges: Counter[str] = Counter()
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = str(func)
         if "all_to_all_single" in name:

@@ -24,7 +24,7 @@ def segment_token_passes(plan: FilmPlan, segment: int) -> int:
     finished = schedule.num_inference_steps + 1
     for row in schedule.indices:
         blocks = sum(not (skips and index == NOT_STARTED) and not (caches and index == finished) for index in row)
-        frames += blocks * schedule.block_size + plan.windows[segment].num_closing_frames
+        frames += blocks * schedule.block_size + plan.windows[segment].num_last_image_frames
     return frames * plan.tokens_per_frame * (2 if plan.job.guided else 1)
 
 

@@ -17,7 +17,7 @@ from math import ceil
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import GroupMachine
 from render_farm.planning.groups import GroupShape
-from render_farm.planning.model_sizes import VaeShape
+from render_farm.planning.model_sizes import VaeSizes
 
 _FLOAT32 = 4
 _KEPT_FRAMES = 2
@@ -64,7 +64,7 @@ class DecodingWork:
     """The four frames."""
 
 
-def decoding_work(vae: VaeShape, *, height: int, width: int) -> DecodingWork:
+def decoding_work(vae: VaeSizes, *, height: int, width: int) -> DecodingWork:
     """A latent frame of a film of `height` x `width` pixels."""
     found = list(_convolutions(vae, height, width))
     tokens, dim = _latent_pixels(vae, height, width), vae.decoder_base_dim * vae.dim_mult[-1]
@@ -88,7 +88,7 @@ def decoding_seconds(work: DecodingWork, num_ranks: int, machine: GroupMachine) 
 
 
 def decodes_together(
-    plan: FilmPlan, vae: VaeShape, shape: GroupShape, machine: GroupMachine, *, asked: str = "auto"
+    plan: FilmPlan, vae: VaeSizes, shape: GroupShape, machine: GroupMachine, *, asked: str = "auto"
 ) -> bool:
     """Whether a group of `shape` decodes its film together; `asked` is the setting `decode` of `[group]`.
 
@@ -101,12 +101,12 @@ def decodes_together(
     return decoding_seconds(work, shape.size, machine) < decoding_seconds(work, 1, machine)
 
 
-def _latent_pixels(vae: VaeShape, height: int, width: int) -> int:
+def _latent_pixels(vae: VaeSizes, height: int, width: int) -> int:
     scale = 2 ** len(vae.temporal_downsample)
     return ceil(height / scale) * ceil(width / scale)
 
 
-def _convolutions(vae: VaeShape, height: int, width: int) -> Iterator[_Convolution]:
+def _convolutions(vae: VaeSizes, height: int, width: int) -> Iterator[_Convolution]:
     """Of the decoder, in the order in which they run."""
     scale = 2 ** len(vae.temporal_downsample)
     size = {"num_frames": 1, "height": height // scale, "width": width // scale}

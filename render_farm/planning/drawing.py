@@ -33,10 +33,10 @@ def draw_windows(plan: FilmPlan) -> list[str]:
         bar = _bar([(first, last, NEW), (taken or first, first - 1, TAKEN_OVER)], total)
         text = f"frames {first:>{digits}}-{last}" + (f", from {taken}-{first - 1}" if taken else "")
         if window.num_input_frames:
-            given = num_pixel_frames(window.num_input_frames, plan.facts.temporal_factor)
+            given = num_pixel_frames(window.num_input_frames, plan.spec.temporal_factor)
             bar = _bar([(first, last, NEW), (first, given, TAKEN_OVER)], total)
             text += f", 1-{given} from video" if plan.job.task == "v2v" else ", 1 from image"
-        text += ", towards last_image" if window.num_closing_frames else ""
+        text += ", towards last_image" if window.num_last_image_frames else ""
         text += f", with {' and '.join(plan.job.inputs)}" if window.has_image_channels else ""
         lines.append(f"{f'segment {window.index + 1}':<{label}} │{bar}│ {text}")
     return _shortened(lines, _MOST_WINDOWS, "segments")
@@ -64,7 +64,7 @@ def _pixels(plan: FilmPlan, window: Window) -> tuple[int, int, int]:
 
     The frames taken over are counted as `overlap_history` counts them: 5 latent frames are 17 frames.
     """
-    factor = plan.facts.temporal_factor
+    factor = plan.spec.temporal_factor
     done = num_pixel_frames(window.start + window.num_dropped_frames, factor)
     last = num_pixel_frames(window.end, factor)
     overlap = num_pixel_frames(window.num_dropped_frames, factor)

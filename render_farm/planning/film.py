@@ -26,7 +26,7 @@ class FilmPlan:
     """A job that can be rendered: its parameters, its windows, and what the renderer warns of."""
 
     job: ResolvedJob
-    facts: ModelSpec
+    spec: ModelSpec
     windows: tuple[Window, ...]
     warnings: tuple[str, ...]
     render_key: str
@@ -36,7 +36,7 @@ class FilmPlan:
         """What makes this another film than the exact one: `column value`, for `job.json` and the results."""
         values = {"cache": "" if self.job.cache == OFF else self.job.cache}
         values["memory"] = parse_memory(self.job.memory).what_changes_pixels
-        engine = [f"attention {self.facts.approximation}"] if self.facts.approximation else []
+        engine = [f"attention {self.spec.approximation}"] if self.spec.approximation else []
         return (*(f"{column} {value}" for column, value in values.items() if value), *engine)
 
     @property
@@ -52,7 +52,7 @@ class FilmPlan:
     def num_frames(self) -> int:
         """Pixel frames that the film's latents decode to; for v2v this counts neither the input video, which precedes
         them, nor what `num_repeated_frames` leaves out."""
-        return num_pixel_frames(self.num_latent_frames, self.facts.temporal_factor)
+        return num_pixel_frames(self.num_latent_frames, self.spec.temporal_factor)
 
     @property
     def num_repeated_frames(self) -> int:
@@ -62,16 +62,16 @@ class FilmPlan:
 
     @property
     def latent_height(self) -> int:
-        return self.job.height // self.facts.spatial_factor
+        return self.job.height // self.spec.spatial_factor
 
     @property
     def latent_width(self) -> int:
-        return self.job.width // self.facts.spatial_factor
+        return self.job.width // self.spec.spatial_factor
 
     @property
     def tokens_per_frame(self) -> int:
         """Tokens the transformer sees for one latent frame."""
-        return (self.latent_height // self.facts.patch) * (self.latent_width // self.facts.patch)
+        return (self.latent_height // self.spec.patch) * (self.latent_width // self.spec.patch)
 
     def schedule(self, segment: int) -> StepSchedule:
         """The denoising schedule of a segment."""
@@ -99,7 +99,7 @@ class FilmPlan:
 
 def plan_film(
     job: RenderJob,
-    facts: ModelSpec,
+    spec: ModelSpec,
     *,
     input_digests: Mapping[str, str] | None = None,
     length_of: LengthOf = estimated_length,
@@ -109,17 +109,17 @@ def plan_film(
     `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
     `with_inputs_read` for a plan that was made before they were read.
     """
-    resolved = with_input_digests(resolve_job(job, facts), input_digests or {})
-    problems = check(resolved, facts)
+    resolved = with_input_digests(resolve_job(job, spec), input_digests or {})
+    problems = check(resolved, spec)
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
-    windows = windows_of(resolved, facts)
+    windows = windows_of(resolved, spec)
     plan = FilmPlan(
         job=resolved,
-        facts=facts,
+        spec=spec,
         windows=windows,
-        warnings=tuple(_warnings(job, resolved, windows, facts)),
-        render_key=render_key(resolved, facts),
+        warnings=tuple(_warnings(job, resolved, windows, spec)),
+        render_key=render_key(resolved, spec),
     )
     return with_notes(plan, too_long(plan.texts, resolved.negative_prompt, length_of))
 
@@ -133,27 +133,27 @@ def with_inputs_read(plan: FilmPlan, input_digests: Mapping[str, str], notes: It
     """The plan with the digests of its inputs (column to sha256 in hex), the render key that follows from them, and
     what is to be said of them."""
     job = with_input_digests(plan.job, input_digests)
-    return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=_with_fresh(plan, notes))
+    return replace(plan, job=job, render_key=render_key(job, plan.spec), warnings=_with_fresh(plan, notes))
 
 
 def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Iterable[str] = ()) -> FilmPlan:
     """The plan with the sha256 of its LoRAs' files, in their order, the render key that follows from them, and what is
     to be said of them."""
     job = with_lora_digests(plan.job, lora_digests)
-    return replace(plan, job=job, render_key=render_key(job, plan.facts), warnings=_with_fresh(plan, warnings))
+    return replace(plan, job=job, render_key=render_key(job, plan.spec), warnings=_with_fresh(plan, warnings))
 
 
 def _with_fresh(plan: FilmPlan, warnings: Iterable[str]) -> tuple[str, ...]:
     return plan.warnings + tuple(warning for warning in dict.fromkeys(warnings) if warning not in plan.warnings)
 
 
-def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], facts: ModelSpec) -> list[str]:
+def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...], spec: ModelSpec) -> list[str]:
     warnings = []
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
     warnings += _extensions(resolved, windows)
-    if not facts.renders_windows:
-        warnings += _of_one_window(job, resolved, facts)
+    if not spec.renders_windows:
+        warnings += _of_one_window(job, resolved, spec)
     cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}
     if cut:
         warnings.append(
@@ -173,12 +173,12 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
 _OF_WINDOWS = ("overlap_history", "addnoise_condition", "prefix_noise", "keep_overlap")
 
 
-def _of_one_window(job: RenderJob, resolved: ResolvedJob, facts: ModelSpec) -> Iterator[str]:
+def _of_one_window(job: RenderJob, resolved: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
     """What a checkpoint without diffusion forcing does otherwise than the job may expect."""
-    usual = facts.defaults_for(resolved.task).base_num_frames
+    usual = spec.defaults_for(resolved.task).base_num_frames
     if resolved.num_frames > usual:
         yield (
-            f"{resolved.num_frames} frames are one window for {facts.name}, whose default is {usual}: memory and time "
+            f"{resolved.num_frames} frames are one window for {spec.name}, whose default is {usual}: memory and time "
             "grow with it, and longer films than it has learnt may fall apart; diffusion-forcing checkpoints render "
             "long films in windows"
         )
@@ -195,7 +195,7 @@ def _extensions(job: ResolvedJob, windows: tuple[Window, ...]) -> Iterator[str]:
             f"the last segment has {last.num_latent_frames} latent frames, a whole window "
             f"{windows[0].num_latent_frames}; diffusers fails on it for {job.task}, here it is rendered as for t2v"
         )
-    if last.num_closing_frames and last.num_history_frames > 1:
+    if last.num_last_image_frames and last.num_history_frames > 1:
         yield (
             f"last_image in a film of {len(windows)} segments is an extension: it closes the last segment, the others "
             "do not see it; diffusers fails"

@@ -21,9 +21,3 @@ def rounded_num_frames(num_frames: int, temporal_factor: int = 4) -> int:
     if num_frames % temporal_factor != 1:
         num_frames = num_frames // temporal_factor * temporal_factor + 1
     return max(num_frames, 1)
-
-
-def pixel_span(start: int, end: int, temporal_factor: int = 4) -> tuple[int, int]:
-    """Pixel frames [first, last] (inclusive, from 0) that latent frames [start, end) stand for."""
-    first = 0 if start == 0 else temporal_factor * (start - 1) + 1
-    return first, temporal_factor * (end - 1)

@@ -16,7 +16,7 @@ from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import GroupMachine, StepWork, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, group_of, possible_shapes
 from render_farm.planning.memory import FILMS_AT_ONCE, Shares, estimate_memory
-from render_farm.planning.model_sizes import ModelShapes
+from render_farm.planning.model_sizes import ModelSizes
 
 WORTH = 0.5
 """The least efficiency (time on one worker / number of workers / time of the group) of a larger group."""
@@ -93,7 +93,7 @@ def choose_groups(
 
 def film_groups(
     plan: FilmPlan,
-    shapes: ModelShapes,
+    sizes: ModelSizes,
     machine: GroupMachine,
     *,
     num_workers: int,
@@ -109,7 +109,7 @@ def film_groups(
     possible = [
         shape
         for shape in possible_shapes(
-            num_heads=plan.facts.num_heads,
+            num_heads=plan.spec.num_heads,
             tokens_per_frame=plan.tokens_per_frame,
             guided=job.guided,
             num_workers=max(num_workers, asked.num_workers),
@@ -119,7 +119,7 @@ def film_groups(
 
     def fits(shape: GroupShape) -> bool:
         shares = Shares(tokens=shape.sequence, branches=shape.cfg)
-        estimate = estimate_memory(plan, shapes, num_decoders=FILMS_AT_ONCE, shares=shares)
+        estimate = estimate_memory(plan, sizes, num_decoders=FILMS_AT_ONCE, shares=shares)
         return memory_bytes is None or estimate.least_bytes <= memory_bytes
 
-    return choose_groups(possible or [group_of(job)], step_work(plan, shapes.transformer), machine, fits=fits)
+    return choose_groups(possible or [group_of(job)], step_work(plan, sizes.transformer), machine, fits=fits)

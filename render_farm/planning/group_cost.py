@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from render_farm.config import GroupOptions
 from render_farm.planning.film import FilmPlan
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.memory import ELEMENT_BYTES
-from render_farm.planning.model_sizes import TransformerShape
+from render_farm.planning.model_sizes import TransformerSizes
 from render_farm.planning.passes import passes
 
 TEXT_TOKENS = 512
@@ -88,19 +88,19 @@ def machine_of(options: GroupOptions, device: str) -> GroupMachine:
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
-def step_work(plan: FilmPlan, shape: TransformerShape) -> StepWork:
+def step_work(plan: FilmPlan, sizes: TransformerSizes) -> StepWork:
     """The mean step of a film's largest segment."""
     num_frames = max(_mean(one.num_frames for one in passes(plan, index)) for index in range(plan.num_segments))
     return StepWork(
         num_tokens=num_frames * plan.tokens_per_frame,
         tokens_per_frame=plan.tokens_per_frame,
-        width=shape.dim,
-        num_heads=shape.num_heads,
-        num_layers=shape.num_layers,
-        ffn_width=shape.ffn_dim,
+        width=sizes.dim,
+        num_heads=sizes.num_heads,
+        num_layers=sizes.num_layers,
+        ffn_width=sizes.ffn_dim,
         num_branches=2 if plan.job.guided else 1,
-        output_width=shape.out_channels * shape.patch[1] * shape.patch[2],
-        bytes_per_element=ELEMENT_BYTES[plan.facts.dtype],
+        output_width=sizes.out_channels * sizes.patch[1] * sizes.patch[2],
+        bytes_per_element=ELEMENT_BYTES[plan.spec.dtype],
     )
 
 

@@ -55,10 +55,10 @@ def group_of(job: ResolvedJob) -> GroupShape:
     return GroupShape(cfg=(job.cfg_parallel or 1) if job.guided else 1, ulysses=job.ulysses or 1, ring=job.ring or 1)
 
 
-def check_group(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
+def check_group(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """Degrees that no group can have, with the nearest that one can."""
-    asked, heads = group_of(job), facts.num_heads
-    rows, columns = (size // facts.spatial_factor // facts.patch for size in (job.height, job.width))
+    asked, heads = group_of(job), spec.num_heads
+    rows, columns = (size // spec.spatial_factor // spec.patch for size in (job.height, job.width))
     works = possible_shapes(
         num_heads=heads, tokens_per_frame=max(1, rows * columns), guided=job.guided, num_workers=MOST_WORKERS
     )
@@ -66,7 +66,7 @@ def check_group(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
         return
     widest = "ring" if asked.ring > 1 else "ulysses"
     if heads and heads % asked.ulysses:
-        field, why = "ulysses", f"{asked.ulysses} does not divide the {heads} attention heads of {facts.name}"
+        field, why = "ulysses", f"{asked.ulysses} does not divide the {heads} attention heads of {spec.name}"
     elif asked.size > MOST_WORKERS:
         field, why = widest, f"{asked} are {asked.size} workers for one segment, and the most is {MOST_WORKERS}"
     else:

@@ -15,7 +15,7 @@ from math import ceil
 
 from render_farm.models import Family
 from render_farm.planning.film import FilmPlan
-from render_farm.planning.model_sizes import ModelShapes, TransformerShape
+from render_farm.planning.model_sizes import ModelSizes, TransformerSizes
 from render_farm.planning.passes import Pass, num_cacheable_frames, passes
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.vae_memory import decoding_memory, encoding_memory
@@ -89,55 +89,55 @@ class Shares:
 
 
 def estimate_memory(
-    plan: FilmPlan, shapes: ModelShapes, *, num_decoders: int = 1, shares: Shares | None = None
+    plan: FilmPlan, sizes: ModelSizes, *, num_decoders: int = 1, shares: Shares | None = None
 ) -> MemoryEstimate:
-    """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.facts`.
+    """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.spec`.
 
     `num_decoders` films are being decoded, each with a feature cache: up to `FILMS_AT_ONCE` on a worker of the farm.
     """
-    job, element, shares = plan.job, ELEMENT_BYTES[plan.facts.dtype], shares or Shares()
-    decoding = decoding_memory(shapes.vae, height=job.height, width=job.width)
+    job, element, shares = plan.job, ELEMENT_BYTES[plan.spec.dtype], shares or Shares()
+    decoding = decoding_memory(sizes.vae, height=job.height, width=job.width)
     segments = range(plan.num_segments)
     return MemoryEstimate(
-        transformer_bytes=weight_bytes(shapes.transformer, element),
-        vae_bytes=shapes.vae.num_parameters * FLOAT32_BYTES,
-        text_encoder_bytes=shapes.text_encoder.num_parameters * element,
-        image_encoder_bytes=_image_encoder_bytes(plan, shapes, element),
-        activation_bytes=max(activation_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
-        cache_bytes=max(window_cache_bytes(plan, index, shapes.transformer, shares=shares) for index in segments),
-        encoding_bytes=_encoding_bytes(plan, shapes),
+        transformer_bytes=weight_bytes(sizes.transformer, element),
+        vae_bytes=sizes.vae.num_parameters * FLOAT32_BYTES,
+        text_encoder_bytes=sizes.text_encoder.num_parameters * element,
+        image_encoder_bytes=_image_encoder_bytes(plan, sizes, element),
+        activation_bytes=max(activation_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
+        cache_bytes=max(window_cache_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
+        encoding_bytes=_encoding_bytes(plan, sizes),
         decoding_bytes=num_decoders * decoding.cache_bytes + decoding.working_bytes,
     )
 
 
-def weight_bytes(shape: TransformerShape, element_bytes: float) -> int:
+def weight_bytes(sizes: TransformerSizes, element_bytes: float) -> int:
     """The transformer's weights: all but those that stay float32 take `element_bytes` each."""
-    kept = shape.num_float32_parameters
-    return int((shape.num_parameters - kept) * element_bytes) + kept * FLOAT32_BYTES
+    kept = sizes.num_float32_parameters
+    return int((sizes.num_parameters - kept) * element_bytes) + kept * FLOAT32_BYTES
 
 
 def activation_bytes(
-    plan: FilmPlan, segment: int, shape: TransformerShape, *, with_cache: bool = True, shares: Shares = Shares()
+    plan: FilmPlan, segment: int, sizes: TransformerSizes, *, with_cache: bool = True, shares: Shares = Shares()
 ) -> int:
     """The largest pass of a segment; `with_cache` if finished blocks are read from their cache."""
-    element, window = ELEMENT_BYTES[plan.facts.dtype], plan.windows[segment]
+    element, window = ELEMENT_BYTES[plan.spec.dtype], plan.windows[segment]
     branches = _num_branches(plan, shares)
     tokens_per_frame = ceil(plan.tokens_per_frame / shares.tokens)
-    rotary = window.num_seen_frames * tokens_per_frame * shape.head_dim * FLOAT32_BYTES
+    rotary = window.num_seen_frames * tokens_per_frame * sizes.head_dim * FLOAT32_BYTES
     pixels = window.num_seen_frames * plan.latent_height * plan.latent_width
-    latents = pixels * (_LATENT_COPIES * shape.out_channels * FLOAT32_BYTES)
-    latents += 2 * pixels * (shape.in_channels - shape.out_channels) * element
-    prompts = branches * _TEXT_TOKENS * (shape.dim * (2 * shape.num_layers + 2) + shape.text_dim)
-    images = (shape.pos_embed_len or _IMAGE_TOKENS) * shape.dim * 2 * shape.num_layers if shape.image_dim else 0
+    latents = pixels * (_LATENT_COPIES * sizes.out_channels * FLOAT32_BYTES)
+    latents += 2 * pixels * (sizes.in_channels - sizes.out_channels) * element
+    prompts = branches * _TEXT_TOKENS * (sizes.dim * (2 * sizes.num_layers + 2) + sizes.text_dim)
+    images = (sizes.pos_embed_len or _IMAGE_TOKENS) * sizes.dim * 2 * sizes.num_layers if sizes.image_dim else 0
     largest = max(
-        pass_bytes(one, tokens_per_frame, shape, num_branches=branches, element_bytes=element)
+        pass_bytes(one, tokens_per_frame, sizes, num_branches=branches, element_bytes=element)
         for one in passes(plan, segment, with_cache=with_cache)
     )
     return rotary + latents + (prompts + images) * element + largest
 
 
 def pass_bytes(
-    one: Pass, tokens_per_frame: int, shape: TransformerShape, *, num_branches: int, element_bytes: int
+    one: Pass, tokens_per_frame: int, sizes: TransformerSizes, *, num_branches: int, element_bytes: int
 ) -> int:
     """The fullest moment of a layer, in the last guidance branch of a pass: either its feed-forward, the gated sum
     after self-attention, or self-attention over the cached keys and values joined with its own."""
@@ -150,26 +150,26 @@ def pass_bytes(
     # In the feed-forward each branch also has its self-attention's output, and the last its cross-attention's and what
     # that was made of: a compiled region holds its arguments until it returns.
     feed_forward = streams + num_branches * element_bytes + 3 * element_bytes
-    wide = 2 * element_bytes * shape.ffn_dim / shape.dim
+    wide = 2 * element_bytes * sizes.ffn_dim / sizes.dim
     attending = streams + attention_states
     joined = 0
     if one.num_cached_frames:
         joined = 2 * element_bytes * one.stop * tokens_per_frame
         attending += element_bytes  # outputs of blocks, and joined
     per_token = max(gated_sum, feed_forward + wide, feed_forward + element_bytes + copies + FLOAT32_BYTES)
-    return int(shape.dim * max(per_token * tokens, attending * tokens + joined))
+    return int(sizes.dim * max(per_token * tokens, attending * tokens + joined))
 
 
-def window_cache_bytes(plan: FilmPlan, segment: int, shape: TransformerShape, *, shares: Shares = Shares()) -> int:
+def window_cache_bytes(plan: FilmPlan, segment: int, sizes: TransformerSizes, *, shares: Shares = Shares()) -> int:
     """Keys and values of a segment's finished blocks; 0 where nothing is final before the segment ends."""
     tokens_per_frame = ceil(plan.tokens_per_frame / shares.tokens)
     return cache_bytes(
         num_tokens=num_cacheable_frames(plan, segment) * tokens_per_frame,
-        num_layers=shape.num_layers,
+        num_layers=sizes.num_layers,
         num_branches=_num_branches(plan, shares),
-        num_heads=shape.num_heads,
-        head_dim=shape.head_dim,
-        bytes_per_element=ELEMENT_BYTES[plan.facts.dtype],
+        num_heads=sizes.num_heads,
+        head_dim=sizes.head_dim,
+        bytes_per_element=ELEMENT_BYTES[plan.spec.dtype],
     )
 
 
@@ -185,21 +185,21 @@ def _num_branches(plan: FilmPlan, shares: Shares) -> int:
     return 2 // shares.branches if plan.job.guided else 1
 
 
-def _image_encoder_bytes(plan: FilmPlan, shapes: ModelShapes, element_bytes: int) -> int:
-    encoder, job = shapes.image_encoder, plan.job
+def _image_encoder_bytes(plan: FilmPlan, sizes: ModelSizes, element_bytes: int) -> int:
+    encoder, job = sizes.image_encoder, plan.job
     if encoder is None or job.task not in IMAGE_TASKS:
         return 0
     num_images = 2 if job.task == "flf2v" else 1
     return (encoder.num_parameters + num_images * encoder.num_states) * element_bytes
 
 
-def _encoding_bytes(plan: FilmPlan, shapes: ModelShapes) -> int:
+def _encoding_bytes(plan: FilmPlan, sizes: ModelSizes) -> int:
     job = plan.job
     if job.task not in (*IMAGE_TASKS, "v2v"):
         return 0
     num_frames = job.overlap_history if job.task == "v2v" else 1
-    if plan.facts.family is Family.IMAGE_TO_VIDEO:  # the images and black frames between, as one video
+    if plan.spec.family is Family.IMAGE_TO_VIDEO:  # the images and black frames between, as one video
         num_frames = job.num_frames
     batch = 2 if job.task == "flf2v" and num_frames == 1 else 1
-    memory = encoding_memory(shapes.vae, height=job.height, width=job.width, num_frames=num_frames, batch=batch)
+    memory = encoding_memory(sizes.vae, height=job.height, width=job.width, num_frames=num_frames, batch=batch)
     return memory.total_bytes

@@ -16,7 +16,7 @@ from render_farm.models import Preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerShape:
+class TransformerSizes:
     """A `SkyReelsV2Transformer3DModel`."""
 
     num_heads: int
@@ -36,7 +36,7 @@ class TransformerShape:
     pos_embed_len: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> TransformerShape:
+    def from_config(cls, config: Mapping[str, Any]) -> TransformerSizes:
         """From a `transformer/config.json`. Raises KeyError for a size that it lacks."""
         return cls(
             num_heads=config["num_attention_heads"],
@@ -98,7 +98,7 @@ class TransformerShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaeShape:
+class VaeSizes:
     """An `AutoencoderKLWan` (of Wan 2.1: no residual up-sampling, no patches)."""
 
     base_dim: int = 96
@@ -109,7 +109,7 @@ class VaeShape:
     temporal_downsample: tuple[bool, ...] = (False, True, True)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> VaeShape:
+    def from_config(cls, config: Mapping[str, Any]) -> VaeSizes:
         """From a `vae/config.json`."""
         base = config.get("base_dim", cls.base_dim)
         return cls(
@@ -155,7 +155,7 @@ class VaeShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEncoderShape:
+class TextEncoderSizes:
     """A `UMT5EncoderModel`; the defaults are UMT5-XXL."""
 
     vocab_size: int = 256384
@@ -167,7 +167,7 @@ class TextEncoderShape:
     num_buckets: int = 32
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> TextEncoderShape:
+    def from_config(cls, config: Mapping[str, Any]) -> TextEncoderSizes:
         """From a `text_encoder/config.json`. Raises KeyError for a size that it lacks."""
         return cls(
             vocab_size=config["vocab_size"],
@@ -188,7 +188,7 @@ class TextEncoderShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageEncoderShape:
+class ImageEncoderSizes:
     """A `CLIPVisionModel`; the defaults are ViT-H/14."""
 
     dim: int = 1280
@@ -198,7 +198,7 @@ class ImageEncoderShape:
     patch: int = 14
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ImageEncoderShape:
+    def from_config(cls, config: Mapping[str, Any]) -> ImageEncoderSizes:
         """From an `image_encoder/config.json`. Raises KeyError for a size that it lacks."""
         return cls(
             dim=config["hidden_size"],
@@ -228,20 +228,20 @@ class ImageEncoderShape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShapes:
+class ModelSizes:
     """All parts of a model."""
 
-    transformer: TransformerShape
-    vae: VaeShape = VaeShape()
-    text_encoder: TextEncoderShape = TextEncoderShape()
-    image_encoder: ImageEncoderShape | None = None
+    transformer: TransformerSizes
+    vae: VaeSizes = VaeSizes()
+    text_encoder: TextEncoderSizes = TextEncoderSizes()
+    image_encoder: ImageEncoderSizes | None = None
 
 
-def shapes_of_preset(preset: Preset) -> ModelShapes:
+def sizes_of_preset(preset: Preset) -> ModelSizes:
     """The sizes of a published checkpoint (for `tiny`, read its files)."""
     assert preset.hub_id is not None, "the built-in model's sizes are in its files"
-    transformer = TransformerShape.from_config(preset.transformer_config())
-    return ModelShapes(transformer=transformer, image_encoder=ImageEncoderShape() if preset.image_dim else None)
+    transformer = TransformerSizes.from_config(preset.transformer_config())
+    return ModelSizes(transformer=transformer, image_encoder=ImageEncoderSizes() if preset.image_dim else None)
 
 
 def _linear(inputs: int, outputs: int) -> int:

@@ -50,7 +50,7 @@ class ModelSpec:
         return self.image_defaults if task in ("i2v", "flf2v") else self.defaults
 
 
-def facts_of_preset(name: str, *, dtype: str = "bfloat16", fingerprint: str = "") -> ModelSpec:
+def spec_of_preset(name: str, *, dtype: str = "bfloat16", fingerprint: str = "") -> ModelSpec:
     """Facts of a preset by its short name, without looking at the checkpoint. Raises KeyError for other names."""
     preset = PRESETS[name]
     return ModelSpec(

@@ -18,48 +18,46 @@ from render_farm.planning.window_refusals import check_windows
 from render_farm.step_cache import CacheKind, parse_cache
 
 
-def check(job: ResolvedJob, facts: ModelSpec) -> list[Problem]:
-    """Every reason why `job` cannot be rendered with `facts`; empty when it can."""
+def check(job: ResolvedJob, spec: ModelSpec) -> list[Problem]:
+    """Every reason why `job` cannot be rendered with `spec`; empty when it can."""
     return [
-        *_check_served(job, facts),
-        *check_group(job, facts),
-        *_check_size(job, facts),
+        *_check_served(job, spec),
+        *check_group(job, spec),
+        *_check_size(job, spec),
         *_check_steps(job),
         *_check_inputs(job),
-        *check_windows(job, facts),
+        *check_windows(job, spec),
     ]
 
 
-def _check_served(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
-    if job.task not in facts.tasks:
-        yield Problem(
-            field="task", message=f"{job.task} is not served by {facts.name}; {_what_serves(job.task, facts)}"
-        )
-    if facts.sample_info and not facts.renders_windows:
+def _check_served(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
+    if job.task not in spec.tasks:
+        yield Problem(field="task", message=f"{job.task} is not served by {spec.name}; {_what_serves(job.task, spec)}")
+    if spec.sample_info and not spec.renders_windows:
         yield Problem(
             field="model",
-            message=f"{facts.name} has a transformer that is told the frame rate (inject_sample_info), which only the "
+            message=f"{spec.name} has a transformer that is told the frame rate (inject_sample_info), which only the "
             "diffusion-forcing pipelines do; a model_index.json that names SkyReelsV2DiffusionForcingPipeline would "
             "work if it is such a checkpoint",
         )
     cache = parse_cache(job.cache)
-    if cache and cache.kind is CacheKind.MAG and facts.magnitudes is None:
+    if cache and cache.kind is CacheKind.MAG and spec.magnitudes is None:
         yield Problem(
             field="cache",
-            message=f"mag needs the magnitudes of {facts.name}, which were not measured with these weights; "
+            message=f"mag needs the magnitudes of {spec.name}, which were not measured with these weights; "
             "`python -m render_farm.engine.calibrate FOLDER` measures them, and first_block:0.05 needs none",
         )
 
 
-def _what_serves(task: str, facts: ModelSpec) -> str:
+def _what_serves(task: str, spec: ModelSpec) -> str:
     """The tasks of the model with their inputs, and the presets for `task`."""
-    own = [f"{name} ({' and '.join(INPUTS[name]) or 'no inputs'})" for name in facts.tasks]
+    own = [f"{name} ({' and '.join(INPUTS[name]) or 'no inputs'})" for name in spec.tasks]
     others = [name for name, preset in PRESETS.items() if task in preset.tasks]
     return f"it serves {', '.join(own)}; {task} is served by {', '.join(others)}"
 
 
-def _check_size(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
-    multiple = facts.spatial_factor * facts.patch
+def _check_size(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
+    multiple = spec.spatial_factor * spec.patch
     for name in ("height", "width"):
         value = getattr(job, name)
         if value % multiple:

@@ -92,26 +92,26 @@ def infer_task(job: RenderJob) -> str:
     return "i2v" if job.image else "t2v"
 
 
-def resolve_job(job: RenderJob, facts: ModelSpec) -> ResolvedJob:
-    """Fill a job's nulls from `facts`. The frame count is rounded as diffusers does; nothing is refused here."""
+def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
+    """Fill a job's nulls from `spec`. The frame count is rounded as diffusers does; nothing is refused here."""
     task = infer_task(job)
-    defaults = facts.defaults_for(task)
+    defaults = spec.defaults_for(task)
     values = {f.name: getattr(job, f.name) for f in fields(RenderJob) if getattr(job, f.name) is not None}
     for name in ("job_id", "prompt", "model", "task", "seed", "num_frames", "deadline", "owner", "tags"):
         values.pop(name, None)
     for f in fields(defaults):
         values.setdefault(f.name, getattr(defaults, f.name))
     if values["causal_block_size"] is None:
-        values["causal_block_size"] = facts.num_frame_per_block
+        values["causal_block_size"] = spec.num_frame_per_block
     num_frames = rounded_num_frames(
-        defaults.num_frames if job.num_frames is None else job.num_frames, facts.temporal_factor
+        defaults.num_frames if job.num_frames is None else job.num_frames, spec.temporal_factor
     )
-    if not facts.renders_windows and job.base_num_frames is None:
+    if not spec.renders_windows and job.base_num_frames is None:
         values["base_num_frames"] = num_frames
     return ResolvedJob(
         job_id=job.job_id,
         prompts=_without_repeats(job.prompts),
-        model=facts.name,
+        model=spec.name,
         task=task,
         seed=default_seed(job.job_id) if job.seed is None else job.seed,
         num_frames=num_frames,
@@ -150,18 +150,18 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     return parameters
 
 
-def render_key(job: ResolvedJob, facts: ModelSpec) -> str:
+def render_key(job: ResolvedJob, spec: ModelSpec) -> str:
     """12 hex of the sha256 of the canonical JSON of everything that decides the pixels.
 
     The model counts by its fingerprint and dtype, an input or LoRA that was read by the sha256 of its bytes, not by
     their names: the same weights or the same image under another path are the same. A LoRA of weight 0 is none.
     """
-    document = {**pixel_parameters(job), "model_fingerprint": facts.fingerprint, "dtype": facts.dtype}
-    if facts.approximation:
-        document["approximation"] = facts.approximation
+    document = {**pixel_parameters(job), "model_fingerprint": spec.fingerprint, "dtype": spec.dtype}
+    if spec.approximation:
+        document["approximation"] = spec.approximation
     cache = parse_cache(job.cache)
-    if cache and cache.kind is CacheKind.MAG and facts.magnitudes:
-        document["magnitudes"] = facts.magnitudes.to_dict()
+    if cache and cache.kind is CacheKind.MAG and spec.magnitudes:
+        document["magnitudes"] = spec.magnitudes.to_dict()
     for name, _ in job.input_digests:
         del document[name]
     document.pop("lora_digests", None)

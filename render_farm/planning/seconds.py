@@ -21,7 +21,7 @@ def segments_seconds(plan: FilmPlan, token_passes: Sequence[int], device: str) -
     """Seconds of each segment on one worker of `device`; `token_passes` are those of `cost.segment_token_passes`. One
     tuple for all films of a shape."""
     tokens = tuple(window.num_seen_frames * plan.tokens_per_frame for window in plan.windows)
-    return _seconds(plan.facts.name, plan.facts.num_heads, tokens, tuple(token_passes), device)
+    return _seconds(plan.spec.name, plan.spec.num_heads, tokens, tuple(token_passes), device)
 
 
 @lru_cache(maxsize=1024)
@@ -45,9 +45,7 @@ def _seconds(
 def cost_class(plan: FilmPlan) -> tuple[str, ...]:
     """What segments of a film are alike in, coarse to fine: model, size, mode of denoising."""
     job = plan.job
-    return _cost_class(
-        plan.facts.name, job.height, job.width, job.ar_step, job.causal_block_size, job.cache, job.memory
-    )
+    return _cost_class(plan.spec.name, job.height, job.width, job.ar_step, job.causal_block_size, job.cache, job.memory)
 
 
 @lru_cache(maxsize=1024)

@@ -26,6 +26,6 @@ def num_given_frames(task: str, overlap_history: int, temporal_factor: int = 4) 
     return 1 if task in IMAGE_TASKS else 0
 
 
-def num_closing_frames(task: str) -> int:
+def num_last_image_frames(task: str) -> int:
     """Latent frames after the film's last one that a task's inputs give."""
     return 1 if task == "flf2v" else 0

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from render_farm.planning.model_sizes import VaeShape
+from render_farm.planning.model_sizes import VaeSizes
 
 _FLOAT32 = 4
 _KEPT_FRAMES = 2
@@ -61,7 +61,7 @@ class _Block:
         return _KEPT_FRAMES if self.has_history else min(_KEPT_FRAMES, self.num_frames)
 
 
-def decoding_memory(vae: VaeShape, *, height: int, width: int) -> VaeMemory:
+def decoding_memory(vae: VaeSizes, *, height: int, width: int) -> VaeMemory:
     """To decode a film of `height` x `width` pixels latent frame by latent frame; independent of its length."""
     cache, working = 0, 0
     for block in _decoder_blocks(vae, height, width):
@@ -70,7 +70,7 @@ def decoding_memory(vae: VaeShape, *, height: int, width: int) -> VaeMemory:
     return VaeMemory(cache_bytes=cache + _ends_of_decoder(vae, height, width), working_bytes=working)
 
 
-def encoding_memory(vae: VaeShape, *, height: int, width: int, num_frames: int, batch: int = 1) -> VaeMemory:
+def encoding_memory(vae: VaeSizes, *, height: int, width: int, num_frames: int, batch: int = 1) -> VaeMemory:
     """To encode `batch` inputs of `num_frames` frames in one call (which goes 1, 4, 4, ... frames at a time)."""
     cache, working = 0, 0
     for block in _encoder_blocks(vae, height, width, is_image=num_frames == 1):
@@ -80,7 +80,7 @@ def encoding_memory(vae: VaeShape, *, height: int, width: int, num_frames: int, 
     return VaeMemory(cache_bytes=batch * cache, working_bytes=batch * (working + pixels))
 
 
-def _decoder_blocks(vae: VaeShape, height: int, width: int) -> Iterator[_Block]:
+def _decoder_blocks(vae: VaeSizes, height: int, width: int) -> Iterator[_Block]:
     scale = 2 ** len(vae.temporal_downsample)
     pixels = (height // scale) * (width // scale)
     dims = [vae.decoder_base_dim * factor for factor in (vae.dim_mult[-1], *reversed(vae.dim_mult))]
@@ -97,18 +97,18 @@ def _decoder_blocks(vae: VaeShape, height: int, width: int) -> Iterator[_Block]:
             pixels *= 4
 
 
-def _ends_of_decoder(vae: VaeShape, height: int, width: int) -> int:
+def _ends_of_decoder(vae: VaeSizes, height: int, width: int) -> int:
     """The cache of the first and last convolution, and of those that double the frame rate."""
     scale = 2 ** len(vae.temporal_downsample)
     pixels = (height // scale) * (width // scale)
     dims = [vae.decoder_base_dim * factor for factor in reversed(vae.dim_mult)]
-    values = vae.z_dim * pixels + dims[-1] * height * width
+    values: int = vae.z_dim * pixels + dims[-1] * height * width
     for level, doubles in enumerate(reversed(vae.temporal_downsample)):
         values += dims[level] * pixels * 4**level if doubles else 0
     return _KEPT_FRAMES * values * _FLOAT32
 
 
-def _encoder_blocks(vae: VaeShape, height: int, width: int, *, is_image: bool) -> Iterator[_Block]:
+def _encoder_blocks(vae: VaeSizes, height: int, width: int, *, is_image: bool) -> Iterator[_Block]:
     dims = [vae.base_dim * factor for factor in (1, *vae.dim_mult)]
     pixels, frames = height * width, 1 if is_image else 2 ** sum(vae.temporal_downsample)
 

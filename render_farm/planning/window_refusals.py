@@ -19,67 +19,67 @@ _SEARCH_FRAMES = 400
 """How far, in pixel frames, a working frame count is looked for."""
 
 
-def check_windows(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
+def check_windows(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """What is wrong with the film's windows, each with what would work."""
-    yield from _check_overlapping(job, facts) if facts.renders_windows else _check_single(job, facts)
+    yield from _check_overlapping(job, spec) if spec.renders_windows else _check_single(job, spec)
 
 
-def _check_single(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
+def _check_single(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """A film by a checkpoint without diffusion forcing: one window, all of its frames at the same step."""
     only = "only diffusion-forcing checkpoints"
     if job.base_num_frames < job.num_frames:
         yield Problem(
             field="base_num_frames",
-            message=f"{job.base_num_frames} is less than num_frames {job.num_frames}, but {facts.name} renders a film "
+            message=f"{job.base_num_frames} is less than num_frames {job.num_frames}, but {spec.name} renders a film "
             f"in one window; leave it null, or use a model that renders windows ({_windowed_models()})",
         )
     if job.ar_step:
         yield Problem(field="ar_step", message=f"{job.ar_step} needs blocks that lag, {only} have them; 0 would work")
-    if job.causal_block_size not in (1, facts.num_frame_per_block):
+    if job.causal_block_size not in (1, spec.num_frame_per_block):
         yield Problem(
             field="causal_block_size",
             message=f"{job.causal_block_size} is for diffusion-forcing checkpoints; "
-            f"{facts.num_frame_per_block} (the checkpoint's own) would work",
+            f"{spec.num_frame_per_block} (the checkpoint's own) would work",
         )
         return
-    if job.task == "flf2v" and job.num_frames < facts.temporal_factor + 1:
+    if job.task == "flf2v" and job.num_frames < spec.temporal_factor + 1:
         yield Problem(
             field="num_frames",
-            message=f"{job.num_frames} has no room for image and last_image; the least is {facts.temporal_factor + 1}",
+            message=f"{job.num_frames} has no room for image and last_image; the least is {spec.temporal_factor + 1}",
         )
-    yield from _check_blocks(job, windows_of(job, facts), facts)
-    yield from _check_positions(job, windows_of(job, facts), facts)
+    yield from _check_blocks(job, windows_of(job, spec), spec)
+    yield from _check_positions(job, windows_of(job, spec), spec)
 
 
 def _windowed_models() -> str:
     return ", ".join(name for name, preset in PRESETS.items() if preset.family is Family.DIFFUSION_FORCING)
 
 
-def _check_positions(job: ResolvedJob, windows: Iterable[Window], facts: ModelSpec) -> Iterator[Problem]:
+def _check_positions(job: ResolvedJob, windows: Iterable[Window], spec: ModelSpec) -> Iterator[Problem]:
     """Whether the model has rotary positions for the longest window and for the size; diffusers fails in the first
     step where it has not."""
-    most, longest = facts.rope_max_len, max(windows, key=lambda window: window.num_seen_frames)
+    most, longest = spec.rope_max_len, max(windows, key=lambda window: window.num_seen_frames)
     if longest.num_seen_frames > most:
         field = "num_frames" if longest.index == 0 and job.num_frames <= job.base_num_frames else "base_num_frames"
-        fits = num_pixel_frames(most - longest.num_closing_frames, facts.temporal_factor)
+        fits = num_pixel_frames(most - longest.num_last_image_frames, spec.temporal_factor)
         yield Problem(
             field=field,
-            message=f"{getattr(job, field)} is {longest.num_seen_frames} latent frames in one window, {facts.name} has "
+            message=f"{getattr(job, field)} is {longest.num_seen_frames} latent frames in one window, {spec.name} has "
             f"positions for {most}; the most is {fits}",
         )
     for field in ("height", "width"):
-        pixels = facts.spatial_factor * facts.patch
+        pixels = spec.spatial_factor * spec.patch
         if getattr(job, field) > most * pixels:
             yield Problem(
                 field=field,
-                message=f"{getattr(job, field)} is {getattr(job, field) // pixels} patches, {facts.name} has positions "
+                message=f"{getattr(job, field)} is {getattr(job, field) // pixels} patches, {spec.name} has positions "
                 f"for {most}; the most is {most * pixels}",
             )
 
 
-def _check_overlapping(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
-    factor = facts.temporal_factor
-    if _leaves_nothing_new(job, facts):
+def _check_overlapping(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
+    factor = spec.temporal_factor
+    if _leaves_nothing_new(job, spec):
         most = num_pixel_frames(num_latent_frames(job.base_num_frames, factor) - 1, factor)
         yield Problem(
             field="overlap_history",
@@ -88,10 +88,10 @@ def _check_overlapping(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
             + (f"the most is {most}" if most else "a larger base_num_frames is needed (at least 5)"),
         )
         return
-    if too_many := list(_check_count(job, facts)):
+    if too_many := list(_check_count(job, spec)):
         yield from too_many
         return
-    room = list(_check_room(job, facts))
+    room = list(_check_room(job, spec))
     yield from room
     if job.task in IMAGE_TASKS and job.causal_block_size > 1:
         yield Problem(
@@ -100,14 +100,14 @@ def _check_overlapping(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
             "would be denoised away with the rest of its block; 1 would work",
         )
     elif not room:
-        windows = windows_of(job, facts)
-        yield from _check_blocks(job, windows, facts)
-        yield from _check_positions(job, windows, facts)
+        windows = windows_of(job, spec)
+        yield from _check_blocks(job, windows, spec)
+        yield from _check_positions(job, windows, spec)
 
 
-def _check_count(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
+def _check_count(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """Whether there are few enough windows; told without laying them."""
-    factor = facts.temporal_factor
+    factor = spec.temporal_factor
     length, base, overlap = (
         num_latent_frames(n, factor) for n in (job.num_frames, job.base_num_frames, job.overlap_history)
     )
@@ -124,9 +124,9 @@ def _check_count(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
     )
 
 
-def _check_room(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
+def _check_room(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """Whether the inputs' frames are whole, and leave something to render in the first window."""
-    overlap, factor = job.overlap_history, facts.temporal_factor
+    overlap, factor = job.overlap_history, spec.temporal_factor
     if job.task == "v2v" and (overlap - 1) % factor:
         below = (overlap - 1) // factor * factor + 1
         yield Problem(
@@ -144,51 +144,51 @@ def _check_room(job: ResolvedJob, facts: ModelSpec) -> Iterator[Problem]:
 
 
 def _check_blocks(
-    job: ResolvedJob, windows: Iterable[Window], facts: ModelSpec, *, explain: bool = True
+    job: ResolvedJob, windows: Iterable[Window], spec: ModelSpec, *, explain: bool = True
 ) -> Iterator[Problem]:
     """The first window whose frames do not fall into blocks; `explain` adds what would work (a search)."""
     block = job.causal_block_size
     for window in windows:
         frames = window.num_latent_frames
         if frames % block:
-            rest = f"its last {frames % block} would stay noise" if facts.renders_windows else "diffusers fails on it"
+            rest = f"its last {frames % block} would stay noise" if spec.renders_windows else "diffusers fails on it"
             yield Problem(
                 field="causal_block_size",
                 message=f"{block} does not divide window {window.index}, which has {frames} latent frames: {rest}; "
-                f"{_what_works(job, facts) if explain else ''}",
+                f"{_what_works(job, spec) if explain else ''}",
             )
             return
         if window.num_prefix_frames and frames // block <= window.num_prefix_frames // block:
             yield Problem(
                 field="num_frames",
                 message=f"{job.num_frames} leaves window {window.index} no whole block of {block} latent frames after "
-                f"the {window.num_prefix_frames} it takes over; {_what_works(job, facts) if explain else ''}",
+                f"the {window.num_prefix_frames} it takes over; {_what_works(job, spec) if explain else ''}",
             )
             return
 
 
-def _fits(job: ResolvedJob, facts: ModelSpec) -> bool:
-    if _leaves_nothing_new(job, facts) or any(_check_count(job, facts)) or any(_check_room(job, facts)):
+def _fits(job: ResolvedJob, spec: ModelSpec) -> bool:
+    if _leaves_nothing_new(job, spec) or any(_check_count(job, spec)) or any(_check_room(job, spec)):
         return False
-    return not any(_check_blocks(job, windows_of(job, facts), facts, explain=False))
+    return not any(_check_blocks(job, windows_of(job, spec), spec, explain=False))
 
 
-def _leaves_nothing_new(job: ResolvedJob, facts: ModelSpec) -> bool:
-    base, overlap = (num_latent_frames(n, facts.temporal_factor) for n in (job.base_num_frames, job.overlap_history))
-    return facts.renders_windows and job.num_frames > job.base_num_frames and overlap >= base
+def _leaves_nothing_new(job: ResolvedJob, spec: ModelSpec) -> bool:
+    base, overlap = (num_latent_frames(n, spec.temporal_factor) for n in (job.base_num_frames, job.overlap_history))
+    return spec.renders_windows and job.num_frames > job.base_num_frames and overlap >= base
 
 
-def _what_works(job: ResolvedJob, facts: ModelSpec) -> str:
+def _what_works(job: ResolvedJob, spec: ModelSpec) -> str:
     """The nearest frame counts that work; when none does, the window itself must change."""
-    factor = facts.temporal_factor
+    factor = spec.temporal_factor
     base_frames = num_latent_frames(job.base_num_frames, factor)
-    long_film = facts.renders_windows and job.num_frames > job.base_num_frames
-    counts = _nearest_counts(job, facts)
+    long_film = spec.renders_windows and job.num_frames > job.base_num_frames
+    counts = _nearest_counts(job, spec)
     if counts and not (long_film and base_frames % job.causal_block_size):
         return f"num_frames {' or '.join(map(str, counts))} would work (or causal_block_size 1)"
     blocks = max(1, base_frames // job.causal_block_size)
     base = num_pixel_frames(blocks * job.causal_block_size, factor)
-    counts = _nearest_counts(replace(job, base_num_frames=base), facts, include_own=True)
+    counts = _nearest_counts(replace(job, base_num_frames=base), spec, include_own=True)
     if counts and job.overlap_history < base:
         return f"base_num_frames {base} with num_frames {' or '.join(map(str, counts))} would work (or " + (
             "causal_block_size 1)"
@@ -196,11 +196,11 @@ def _what_works(job: ResolvedJob, facts: ModelSpec) -> str:
     return "causal_block_size 1 would work"
 
 
-def _nearest_counts(job: ResolvedJob, facts: ModelSpec, *, include_own: bool = False) -> list[int]:
-    own, factor = job.num_frames, facts.temporal_factor
-    if include_own and _fits(job, facts):
+def _nearest_counts(job: ResolvedJob, spec: ModelSpec, *, include_own: bool = False) -> list[int]:
+    own, factor = job.num_frames, spec.temporal_factor
+    if include_own and _fits(job, spec):
         return [own]
     below = range(own - factor, max(0, own - _SEARCH_FRAMES), -factor)
     above = range(own + factor, own + _SEARCH_FRAMES, factor)
-    found = (next((n for n in counts if _fits(replace(job, num_frames=n), facts)), None) for counts in (below, above))
+    found = (next((n for n in counts if _fits(replace(job, num_frames=n), spec)), None) for counts in (below, above))
     return [n for n in found if n]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from render_farm.planning.frames import num_latent_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
-from render_farm.planning.tasks import IMAGE_TASKS, num_closing_frames, num_given_frames
+from render_farm.planning.tasks import IMAGE_TASKS, num_given_frames, num_last_image_frames
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Window:
     """How many at its start the film already has; they are not kept."""
     num_input_frames: int = 0
     """How many the job's image or video gives it (only the first window: what the history is for the others)."""
-    num_closing_frames: int = 0
+    num_last_image_frames: int = 0
     """How many the job's last image gives it, after its own last frame; they are shown to the model, not kept."""
     has_image_channels: bool = False
     """Whether the job's images reach the model as further input channels of every frame, and as tokens (checkpoints
@@ -43,12 +43,12 @@ class Window:
     @property
     def needs_inputs(self) -> bool:
         """Whether the job's inputs are needed to render it."""
-        return self.num_input_frames > 0 or self.num_closing_frames > 0 or self.has_image_channels
+        return self.num_input_frames > 0 or self.num_last_image_frames > 0 or self.has_image_channels
 
     @property
     def num_seen_frames(self) -> int:
         """Frames that a forward pass shows the model when it leaves none out."""
-        return self.num_latent_frames + self.num_closing_frames
+        return self.num_latent_frames + self.num_last_image_frames
 
     @property
     def num_kept_frames(self) -> int:
@@ -61,16 +61,16 @@ class Window:
         return self.start + self.num_latent_frames
 
 
-def windows_of(job: ResolvedJob, facts: ModelSpec) -> tuple[Window, ...]:
+def windows_of(job: ResolvedJob, spec: ModelSpec) -> tuple[Window, ...]:
     """The windows of `job`'s film, by what its checkpoint is."""
-    if not facts.renders_windows:
-        return single_window(num_frames=job.num_frames, temporal_factor=facts.temporal_factor, task=job.task)
+    if not spec.renders_windows:
+        return single_window(num_frames=job.num_frames, temporal_factor=spec.temporal_factor, task=job.task)
     return plan_windows(
         num_frames=job.num_frames,
         base_num_frames=job.base_num_frames,
         overlap_history=job.overlap_history,
         causal_block_size=job.causal_block_size,
-        temporal_factor=facts.temporal_factor,
+        temporal_factor=spec.temporal_factor,
         task=job.task,
     )
 
@@ -138,5 +138,5 @@ def plan_windows(
                 num_dropped_frames=overlap,
             )
         )
-    windows[-1] = replace(windows[-1], num_closing_frames=num_closing_frames(task))
+    windows[-1] = replace(windows[-1], num_last_image_frames=num_last_image_frames(task))
     return tuple(windows)

@@ -1,1 +1,1 @@
-"""A run on one page: what was made, what it cost, where the time went, what failed and what to do."""
+"""A run on one page: its films, cost and time, and its failures with advice."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-_PLACE = re.compile(r"^(row|line) \d+( \(job_id=[^)]*\))?: ")
+_ROW = re.compile(r"^(row|line) \d+( \(job_id=[^)]*\))?: ")
 _NUMBERS = re.compile(r"[0-9a-f]{12,}|\d+(\.\d+)?")
 _JOBS_NAMED = 20
 
@@ -50,7 +50,7 @@ def group_failures(results: Iterable[dict[str, Any]], *, run_id: str, output: st
         if row.get("state") != "failed":
             continue
         error_class = row.get("error_class") or "error"
-        message = _PLACE.sub("", row.get("message") or "failed").replace(f"{row['job_id']}: ", "", 1)
+        message = _ROW.sub("", row.get("message") or "failed").replace(f"{row['job_id']}: ", "", 1)
         cause = (error_class, _NUMBERS.sub("N", message.replace(str(row["job_id"]), "JOB")))
         jobs.setdefault(cause, []).append(row["job_id"])
         messages.setdefault(cause, message)

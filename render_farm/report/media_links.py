@@ -1,4 +1,4 @@
-"""Signed links to a page's films, for a bucket that its readers have no access to."""
+"""Signed links to a page's films, for a bucket that its readers cannot read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from render_farm.storage.layout import POSTER, PREVIEW_SHEET, PREVIEW_VIDEO, VID
 from render_farm.storage.store import Store
 
 _SHARE_BEFORE_RENEWAL = 0.25
-"""A link is used again while more than this share of its time is left, so that a page written anew signs little."""
+"""A link is reused while more than this share of its time is left, so that a rewritten page signs little."""
 
 
 class MediaLinks:
@@ -21,16 +21,16 @@ class MediaLinks:
         self._known: dict[str, tuple[float, str]] = {}
 
     def of(self, data: dict[str, Any]) -> dict[int, dict[str, str]]:
-        """The links of the films that `data` (`page_data`) can show, by their number and the file's name. They are good
-        for at least a quarter of the time asked for. UsageError where the store has none."""
+        """Links to the films that `data` (`page_data`) can show, by their number and the file's name. They are valid
+        for at least a quarter of `links_for_s`. UsageError if the store has none."""
         keys: dict[tuple[int, str], str] = {}
         for index, (job_id, state) in enumerate(zip(data["jobs"]["id"], data["jobs"]["state"], strict=True)):
             if state == "done":
                 job = JobKeys(job_id=job_id)
                 keys[index, POSTER], keys[index, VIDEO] = job.poster, job.video
-        for index, (film, *_) in data["previews"].items():
+        for index, (work_key, *_) in data["previews"].items():
             for name in (PREVIEW_SHEET, PREVIEW_VIDEO):
-                keys[index, name] = FilmKeys(film=film).preview(name)
+                keys[index, name] = FilmKeys(film=work_key).preview(name)
         self._sign(set(keys.values()))
         links: dict[int, dict[str, str]] = {}
         for (index, name), key in keys.items():

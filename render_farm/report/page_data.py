@@ -1,4 +1,4 @@
-"""What the page shows, as one plain value that becomes JSON: columns instead of rows, so that 5,000 jobs stay small."""
+"""The page's content as one plain value that becomes JSON. Columns instead of rows keep 5,000 jobs small."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THERE = "was there already"
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """What an hour of a worker costs; None: nobody said."""
+    """Price of a worker per hour. None if it is unknown."""
 
     per_hour: float | None = None
     currency: str = "USD"
@@ -75,7 +75,7 @@ def page_data(
 
 
 def _now(folder: RunFolder, now_s: float) -> dict[str, Any] | None:
-    """What the run's coordinator said lately."""
+    """The last snapshot, if it is recent."""
     live = folder.live_at(now_s)
     if live is None:
         return None
@@ -125,16 +125,16 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
 
 
 def _previews(folder: RunFolder, jobs: dict[str, list[Any]]) -> dict[int, list[Any]]:
-    """Of films that are not done, by number: work folder, segments that can be watched, and their seconds."""
+    """For films that are not done, by number: work folder, segments that can be watched, and their seconds."""
     ready = {line.job_id: line for line in folder.events if line.kind == EventKind.PREVIEW_READY}
     found: dict[int, list[Any]] = {}
     for index, (name, state) in enumerate(zip(jobs["id"], jobs["state"], strict=True)):
         line = ready.get(name)
         if line is None or state == "done":
             continue
-        work, frames, fps = (line.values.get(key) for key in ("folder", "num_frames", "fps"))
-        if is_film(work) and isinstance(frames, int) and fps:
-            found[index] = [work, (line.segment or 0) + 1, round(frames / fps, 2)]
+        work_key, frames, fps = (line.values.get(key) for key in ("folder", "num_frames", "fps"))
+        if is_film(work_key) and isinstance(frames, int) and fps:
+            found[index] = [work_key, (line.segment or 0) + 1, round(frames / fps, 2)]
     return found
 
 

@@ -1,4 +1,4 @@
-"""What can be watched of a film: its video when it is done, before that the finished segments' preview."""
+"""Videos of films that are done, and previews of the finished segments of others."""
 
 from __future__ import annotations
 
@@ -37,15 +37,14 @@ class Watchable:
 
 
 def watchable(store: Store, state: StoredRun, job_ids: list[str] | None = None) -> list[Watchable]:
-    """What can be watched of a run's jobs, in their order; of all of them, or of `job_ids`. `state` is what the run
-    knows of them."""
+    """The films of a run that can be watched, in order: of all its jobs, or of `job_ids`. `state` is the run's."""
     names = [name for name in job_ids or state.jobs if name in state.jobs]
     keys = {
         name: FilmKeys(film=film_key(name, row.render_key)).preview(PREVIEW_LIST)
         for name in names
         if (row := state.jobs[name]).state != "done" and row.render_key
     }
-    there = store.existing(keys.values())
+    existing = store.existing(keys.values())
     found = []
     for name in names:
         row = state.jobs[name]
@@ -61,9 +60,9 @@ def watchable(store: Store, state: StoredRun, job_ids: list[str] | None = None) 
                     video=video,
                 )
             )
-        elif keys.get(name) in there:
-            film = FilmKeys(film=film_key(name, row.render_key))
-            parts = _parts(store, film)
+        elif keys.get(name) in existing:
+            work = FilmKeys(film=film_key(name, row.render_key))
+            parts = _parts(store, work)
             if parts:
                 found.append(
                     Watchable(
@@ -72,24 +71,24 @@ def watchable(store: Store, state: StoredRun, job_ids: list[str] | None = None) 
                         segments=row.segments,
                         segments_shown=len(parts),
                         seconds=round(sum(seconds for _, seconds in parts), 2),
-                        playlist=store.uri(film.preview(PREVIEW_LIST)),
-                        sheet=store.uri(film.preview(PREVIEW_SHEET)),
+                        playlist=store.uri(work.preview(PREVIEW_LIST)),
+                        sheet=store.uri(work.preview(PREVIEW_SHEET)),
                     )
                 )
     return found
 
 
-def joined_preview(store: Store, film: FilmKeys) -> bytes:
+def joined_preview(store: Store, keys: FilmKeys) -> bytes:
     """All parts of a film's preview as one MP4. NotFoundError when there is none."""
-    parts = _parts(store, film)
+    parts = _parts(store, keys)
     if not parts:
-        raise NotFoundError(f"{film.film}: nothing can be watched yet")
+        raise NotFoundError(f"{keys.film}: nothing can be watched yet")
     names = [PREVIEW_INIT, *(name for name, _ in parts)]
-    return b"".join(store.read_bytes(film.preview(name)) for name in names)
+    return b"".join(store.read_bytes(keys.preview(name)) for name in names)
 
 
-def _parts(store: Store, film: FilmKeys) -> list[tuple[str, float]]:
+def _parts(store: Store, keys: FilmKeys) -> list[tuple[str, float]]:
     try:
-        return read_playlist(store.read_bytes(film.preview(PREVIEW_LIST)).decode(errors="replace"))
+        return read_playlist(store.read_bytes(keys.preview(PREVIEW_LIST)).decode(errors="replace"))
     except NotFoundError:
         return []

@@ -1,4 +1,4 @@
-"""Reads a run's folder, `_runs/<run_id>/`, as it stands: any part may be missing while the run goes on."""
+"""Reads a run's folder, `_runs/<run_id>/`. Any part may be missing while the run is rendered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from render_farm.errors import NotFoundError
 from render_farm.manifest.parquet_rows import read_rows
 from render_farm.observability.events import LogLine, is_kind, parse_lines
-from render_farm.observability.live import LiveRun, parse_live
+from render_farm.observability.snapshot import RunSnapshot, parse_live
 from render_farm.storage.layout import RUNS, RunKeys
 from render_farm.storage.run_state import RunControl, load_run_state
 from render_farm.storage.store import Store
@@ -25,7 +25,7 @@ _READS_AT_ONCE = 16
 _RUNS_LOOKED_AT = 2000
 _LIVE_FOR_S = 60.0
 _UNREADABLE = (pa.ArrowException, ValueError, OSError, OverflowError, KeyError, MemoryError)
-"""What a damaged Parquet file gives rise to."""
+"""Exceptions that a damaged Parquet file causes."""
 _TEXT, _COUNT, _NUMBER, _TIME = (str, type(None)), (int, type(None)), (int, float, type(None)), (datetime, type(None))
 _RESULT_KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("job_id", "state"), str),
@@ -52,29 +52,29 @@ _SHOWN_COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """What lies in a run's folder."""
+    """The content of a run's folder."""
 
     run_id: str
     document: dict[str, Any]
     """`run.json`."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of the manifest, in its order: the columns that a person looks for."""
+    """Rows of the manifest, in its order, with the columns that people look for."""
     results: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `results.parquet`."""
     events: list[LogLine] = field(default_factory=list)
     """In the order of time."""
-    live: LiveRun | None = None
-    """What its coordinator said last, while it renders."""
+    live: RunSnapshot | None = None
+    """`live.json`, as its coordinator wrote it last."""
     control: RunControl = RunControl()
-    """What people asked of it, as it is stored."""
+    """Requests of people, as they are stored."""
 
-    def live_at(self, now_s: float) -> LiveRun | None:
-        """What its coordinator said lately; None for a run that nobody renders."""
+    def live_at(self, now_s: float) -> RunSnapshot | None:
+        """The last snapshot, if it is recent. None for a run that nobody renders."""
         return self.live if self.live is not None and abs(now_s - self.live.time_s) < _LIVE_FOR_S else None
 
 
 class RunFolderReader:
-    """Reads one run again and again: log objects never change, so each is read once."""
+    """Reads one run repeatedly. Log objects never change, so each is read once."""
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._store = store
@@ -83,7 +83,7 @@ class RunFolderReader:
         self._jobs: list[dict[str, Any]] | None = None
 
     def read(self) -> RunFolder:
-        """The run as it stands. NotFoundError when there is no such run."""
+        """The run now. NotFoundError if there is no such run."""
         document = self._document()
         if self._jobs is None:
             manifest = self._bytes(self._keys.manifest)
@@ -105,7 +105,7 @@ class RunFolderReader:
         )
 
     def states(self) -> list[str]:
-        """The states of its jobs, as its results have them; none before there are results."""
+        """The states of its jobs in its results. Empty before there are results."""
         data = self._bytes(self._keys.results)
         return [] if data is None else [str(row["state"]) for row in read_rows(data, ["state"])]
 
@@ -118,7 +118,7 @@ class RunFolderReader:
         lines = [line for key in sorted(self._logs) for line in self._logs[key]]
         return sorted(lines, key=lambda line: line.time_s)
 
-    def _control(self, live: LiveRun | None) -> RunControl:
+    def _control(self, live: RunSnapshot | None) -> RunControl:
         if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
             return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
         return load_run_state(self._store, self._keys.run_id).control
@@ -145,7 +145,7 @@ def run_ids(store: Store) -> list[str]:
 
 
 def run_documents(store: Store) -> list[dict[str, Any]]:
-    """`run.json` of the runs of an output tree, those that started last first; one that cannot be read is left out."""
+    """`run.json` of the runs of an output tree, the newest first. One that cannot be read is left out."""
     ids = run_ids(store)[-_RUNS_LOOKED_AT:]
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
         documents = pool.map(lambda run_id: RunFolderReader(store, run_id)._document(), ids)
@@ -180,7 +180,7 @@ def _known_runs(store: Store) -> str:
 
 
 def _results(data: bytes | None) -> list[dict[str, Any]]:
-    """A damaged one has no rows: while the run goes on, it is written anew."""
+    """A damaged file has no rows. It is replaced while the run is rendered."""
     if data is None:
         return []
     try:
@@ -197,7 +197,7 @@ def _results(data: bytes | None) -> list[dict[str, Any]]:
 
 
 def _manifest_rows(data: bytes | None) -> list[dict[str, Any]]:
-    """Rows as they were submitted; bad ones too, so nothing is taken for granted of their types."""
+    """Rows as they were submitted, including bad ones. Their types may be anything."""
     if data is None:
         return []
     try:

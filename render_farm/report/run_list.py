@@ -1,4 +1,4 @@
-"""The page with all runs of an output tree, for the server: the newest first, how those of late stand."""
+"""The server's page with all runs of an output tree, the newest first, with the job counts of recent ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from render_farm.storage.layout import RUNS
 from render_farm.storage.store import Store
 
 _LOOKED_INTO = 20
-"""Runs whose results are read; older ones are listed only."""
+"""Number of runs whose results are read. Older ones are only listed."""
 _STATES = ("done", "running", "waiting", "failed", "cancelled")
 
 
@@ -46,7 +46,7 @@ def _row(run: dict[str, Any], counts: Mapping[str, int]) -> str:
 
 
 def _counts(store: Store, run_id: str) -> Counter[str]:
-    """Jobs by state; nothing where they cannot be read."""
+    """Jobs by state. Empty if they cannot be read."""
     try:
         return Counter(RunFolderReader(store, run_id).states())
     except RenderFarmError:

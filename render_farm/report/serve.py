@@ -3,10 +3,10 @@
     /                                     the runs
     /_runs/<run_id>/report.html           the page; it asks for report.json while the run goes on
     /<job_id>/video.mp4 | poster.jpg      with Range requests, so that players can seek
-    /_work/<film>/preview/...             what can be watched of a film that is not done
+    /_work/<work_key>/preview/...         the preview of a film that is not done
 
-Nothing else is served, and nothing is written. On an address that other machines reach, a token is needed; on the
-loopback address requests must name it, so that no web page elsewhere can read along through a name of its own.
+Nothing else is served, and nothing is written. An address that other machines reach needs a token. On the loopback
+address requests must name it, so that no web page elsewhere can read along through a name of its own.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _FILES_KEPT = 64
 _BLOCK = 1 << 16
 _COOKIE = "render_farm_token"
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
-_MOST_DIGITS = 18  # of a place in a file; Python refuses to convert thousands
+_MOST_DIGITS = 18  # of a position in a file. Python refuses to convert thousands.
 
 
 class ReportServer(ThreadingHTTPServer):
-    """See the module. `serve_forever` blocks; `url` is where to go, the token included."""
+    """See the module. `serve_forever` blocks. `url` is the address to open, with the token."""
 
     daemon_threads = True
 
@@ -58,7 +58,7 @@ class ReportServer(ThreadingHTTPServer):
         token: str | None = None,
         price: Price = Price(),
     ) -> None:
-        """`port` 0 takes a free one. `token` None: one is made where it is needed. OSError when the port is taken."""
+        """`port` 0 takes a free one. `token` None makes one if it is needed. OSError if the port is taken."""
         super().__init__((host, port), _Handler)
         self.store = store
         self.is_loopback = _is_loopback(host)
@@ -76,7 +76,7 @@ class ReportServer(ThreadingHTTPServer):
         return f"http://{shown}:{port}/" + (f"?token={self.token}" if self.token else "")
 
     def data(self, run_id: str) -> dict[str, Any]:
-        """What a run's page shows, at most a few seconds old. NotFoundError when there is no such run."""
+        """The data of a run's page, at most a few seconds old. NotFoundError if there is no such run."""
         with self._building:
             now = time.monotonic()
             built = self._built.get(run_id)
@@ -92,7 +92,7 @@ class ReportServer(ThreadingHTTPServer):
 
 
 class _Media:
-    """Films as local files: those of a folder where they are, others as copies, the last few of which are kept."""
+    """Films as local files: in place for a local store, otherwise as copies, of which the last few are kept."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -169,16 +169,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(dump_data(self.server.data(_checked(run_id))).encode(), "application/json")
             case [job_id, name] if name in (VIDEO, POSTER):
                 self._send_file(JobKeys(job_id=_checked(job_id)).final(name), name)
-            case [work, film, "preview", name] if work == WORK and name == PREVIEW_LIST:
+            case [work, work_key, "preview", name] if work == WORK and name == PREVIEW_LIST:
                 # Whole, whatever range is asked for: players read it again and again while it grows.
-                self._send(self.server.store.read_bytes(_preview_key(film, name)), content_type_for(name))
-            case [work, film, "preview", name] if work == WORK:
-                self._send_file(_preview_key(film, name), name, cache="no-store")
+                self._send(self.server.store.read_bytes(_preview_key(work_key, name)), content_type_for(name))
+            case [work, work_key, "preview", name] if work == WORK:
+                self._send_file(_preview_key(work_key, name), name, cache="no-store")
             case _:
                 raise NotFoundError("there is nothing here")
 
     def _may_ask(self, given: str, path: str) -> bool:
-        """Whether to answer; what is said otherwise has been said."""
+        """Whether to answer. If not, the refusal has been sent."""
         token = self.server.token
         if token is None:
             host = (self.headers.get("Host") or "").rpartition(":")[0].strip("[]") or self.headers.get("Host", "")
@@ -250,31 +250,31 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _asked_range(header: str | None) -> re.Match[str] | None:
-    """The one range of bytes that is asked for; None for anything else, which RFC 9110 lets a server ignore."""
+    """The requested range of bytes. None for anything else, which RFC 9110 lets a server ignore."""
     match = _RANGE.fullmatch(header.strip()) if header else None
     return match if match and match.groups() != ("", "") else None
 
 
 def _range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and stop of what is asked for; all of it for what is no single range of bytes; None for one beyond."""
+    """Start and stop of the requested range. The whole file without a single range of bytes. None beyond its end."""
     match = _asked_range(header)
     if match is None:
         return 0, size
     first, last = match.groups()
     if first == "":
-        return (max(0, size - _place(last)), size) if _place(last) else None
-    start, stop = _place(first), min(size, _place(last) + 1) if last else size
+        return (max(0, size - _position(last)), size) if _position(last) else None
+    start, stop = _position(first), min(size, _position(last) + 1) if last else size
     return (start, stop) if start < size and start < stop else None
 
 
-def _place(digits: str) -> int:
+def _position(digits: str) -> int:
     digits = digits.lstrip("0")
     return int(digits or "0") if len(digits) <= _MOST_DIGITS else sys.maxsize
 
 
-def _preview_key(film: str, name: str) -> str:
+def _preview_key(work_key: str, name: str) -> str:
     try:
-        return FilmKeys(film=film).preview(name)
+        return FilmKeys(film=work_key).preview(name)
     except ValueError as error:
         raise NotFoundError("there is nothing here") from error
 

@@ -1,4 +1,4 @@
-"""How a run stands, from what it has stored: the same from any machine, with or without its cluster. Pure."""
+"""`RunStatus`: a run for people, from its folder. The same from any machine, with or without its cluster. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from render_farm.observability.deadlines import will_be_late
 from render_farm.observability.events import EventKind
-from render_farm.observability.live import LiveRun
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
 from render_farm.report.timeline import natural
@@ -21,7 +21,7 @@ _STATES = ("done", "running", "waiting", "failed", "cancelled")
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentWork:
-    """What a worker does now."""
+    """The work of one worker now."""
 
     worker: str
     job_id: str
@@ -33,12 +33,12 @@ class SegmentWork:
     helpers: tuple[str, ...] = ()
     """The other workers of its render group."""
     fraction: float = 0.0
-    """How much of its segment is done, by its steps; 0 where they are not known, and while finishing."""
+    """Share of its segment that is done, by its steps. 0 where they are unknown, and while finishing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """How the run's deadlines stand."""
+    """The run's deadlines."""
 
     num_jobs: int = 0
     """Jobs that have one."""
@@ -67,30 +67,30 @@ class RunStatus:
     segments_done: int
     segments_per_h: float | None
     steps_per_s: float | None
-    """Denoising steps of all workers over the last seconds; None when its coordinator does not say."""
+    """Denoising steps of all workers over the last seconds. None without a recent snapshot."""
     eta_s: float | None
-    """None when nothing is known."""
+    """None while it is unknown."""
     last_event_s: float | None
-    """Seconds since the run last said something."""
+    """Seconds since the run's last event or snapshot."""
     is_live: bool = False
-    """A coordinator renders it and said so within the last minute."""
+    """A coordinator renders it, and wrote a snapshot within the last minute."""
     device: str = ""
     """`cuda` or `cpu`."""
     num_workers: int | None = None
-    """GPUs (or CPU workers) that are up; None when its coordinator does not say."""
+    """GPUs (or CPU workers) that are up. None without a recent snapshot."""
     workers_busy: int | None = None
     paused: bool = False
     quarantined: dict[str, str] = field(default_factory=dict)
     """Hosts that get no work, each with its reason."""
     note: str = ""
-    """What it waits for, when it does."""
+    """What it waits for, if it does."""
     workers: list[SegmentWork] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     """Causes, each with `error_class`, `message`, `advice`, `retry` and `num_jobs`."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     report: str = ""
     ray_dashboard: str | None = None
-    """The run's job in Ray's dashboard, when it is rendered on a cluster that has one."""
+    """The run's job in Ray's dashboard, on a cluster that has one."""
 
     @property
     def is_over(self) -> bool:
@@ -129,7 +129,7 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
         paused=folder.control.paused,
         quarantined=dict(folder.control.quarantined),
         note=live.note if live else "",
-        workers=_live_work(live) if live else _workers(folder, now_s) if state == "running" else [],
+        workers=_work_of(live) if live else _workers(folder, now_s) if state == "running" else [],
         failures=[
             {
                 "error_class": group.error_class,
@@ -146,9 +146,9 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     )
 
 
-def _live_work(live: LiveRun) -> list[SegmentWork]:
+def _work_of(snapshot: RunSnapshot) -> list[SegmentWork]:
     work = []
-    for item in live.work:
+    for item in snapshot.work:
         steps = f" step {item.step}/{item.num_steps}" if item.num_steps else ""
         doing = "finishing" if item.phase == "publish" else f"segment {item.segment + 1}/{item.num_segments}{steps}"
         work.append(
@@ -174,7 +174,7 @@ def _state(counts: Counter[str], begun: bool) -> str:
 
 
 def _segments(folder: RunFolder, now_s: float) -> tuple[int, int, float | None]:
-    """Segments in all, those that are stored, and how many a second come lately."""
+    """All segments, the stored ones, and how many were stored per second lately."""
     total = done = 0
     stored: dict[str, int] = {}
     recent = []
@@ -205,11 +205,11 @@ def _workers(folder: RunFolder, now_s: float) -> list[SegmentWork]:
         if line.kind == EventKind.RUN_STARTED:
             begun.clear()
         elif line.kind in (EventKind.SEGMENT_STARTED, EventKind.FINISH_STARTED):
-            place = f"segment {(line.segment or 0) + 1}/{segments.get(line.job_id) or '?'}"
+            doing = f"segment {(line.segment or 0) + 1}/{segments.get(line.job_id) or '?'}"
             begun[key] = SegmentWork(
                 worker=line.worker,
                 job_id=line.job_id,
-                doing=place if line.kind == EventKind.SEGMENT_STARTED else "finishing",
+                doing=doing if line.kind == EventKind.SEGMENT_STARTED else "finishing",
                 since_s=round(max(0.0, now_s - line.time_s), 1),
                 attempt=line.attempt or 1,
                 helpers=tuple(line.values.get("helpers", ())),

@@ -1,6 +1,6 @@
-"""From events to who did what when: spans of work on each worker, and where the idle time went. Pure.
+"""From events to a timeline: spans of work on each worker, and the reasons for idle time. Pure.
 
-Times are Unix seconds. A worker that denoises and finishes another film at once is busy once.
+Times are Unix seconds. A worker that denoises one film and finishes another at the same time counts once as busy.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BETWEEN = "between segments"
 
 @dataclass(frozen=True, kw_only=True)
 class BusySpan:
-    """Something a worker did."""
+    """One piece of work of a worker."""
 
     worker: str
     start_s: float
     end_s: float
     kind: str
-    """`segment`, `finish`, or `failed`: work that came to nothing."""
+    """`segment`, `finish`, or `failed` for work without a result."""
     job_id: str
     segment: int | None = None
     attempt: int = 1
@@ -39,7 +39,7 @@ class BusySpan:
 
 @dataclass(frozen=True, kw_only=True)
 class Idle:
-    """A worker that was up and did nothing."""
+    """Time in which a worker was up and did nothing."""
 
     worker: str
     start_s: float
@@ -56,7 +56,7 @@ class Timeline:
     spans: list[BusySpan] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     up_s: dict[str, float] = field(default_factory=dict)
-    """Seconds that each worker was held."""
+    """Seconds that each worker was up."""
 
     @property
     def workers(self) -> list[str]:
@@ -72,8 +72,8 @@ class Timeline:
 
 
 def build_timeline(events: Iterable[LogLine], *, now_s: float | None = None) -> Timeline:
-    """The timeline of a run's events, in the order of time. Work that is still going on ends at `now_s` (default: the
-    last event). A run that was taken up again after a stop has a gap in which no worker is up."""
+    """The timeline of a run's events, which are in order of time. Running work ends at `now_s` (default: the last
+    event). A run that was resumed after a stop has a gap in which no worker is up."""
     lines = list(events)
     if not lines:
         return Timeline(start_s=0.0, end_s=0.0)
@@ -116,7 +116,7 @@ def _spans(lines: list[LogLine], end_s: float) -> tuple[list[BusySpan], dict[str
     last_s = lines[0].time_s
     for line in lines:
         if line.kind == EventKind.RUN_STARTED:
-            all_down(last_s)  # the farm before this one ended without a word
+            all_down(last_s)  # the farm before this one ended without an event
         elif line.kind == EventKind.WORKER_UP:
             open_up[line.worker] = line.time_s
         elif line.kind == EventKind.WORKER_ENDED and line.worker in open_up:
@@ -163,7 +163,7 @@ def _idle(lines: list[LogLine], spans: list[BusySpan], up: dict[str, list[tuple[
 
 
 class _Reasons:
-    """Why a worker did nothing, from what the run as a whole was doing then."""
+    """Why a worker did nothing, by the state of the whole run at that time."""
 
     def __init__(self, lines: list[LogLine]) -> None:
         self._text: list[tuple[float, float]] = []
@@ -201,7 +201,7 @@ def _pauses(lines: list[LogLine]) -> list[tuple[float, float]]:
     pauses: list[tuple[float, float]] = []
     since: LogLine | None = None
     for line in lines:
-        # A farm that takes a paused run up says so before it starts; numbers begin anew with it.
+        # A farm that resumes a paused run logs the pause before the start, and numbers its lines from 1 again.
         is_older = line.kind == EventKind.RUN_STARTED and since is not None and since.number > line.number
         if since is not None and (line.kind == EventKind.RUN_RESUMED or is_older):
             pauses.append((since.time_s, line.time_s))
@@ -214,7 +214,7 @@ def _pauses(lines: list[LogLine]) -> list[tuple[float, float]]:
 
 
 def _workers_of(begin: LogLine) -> list[str]:
-    """Who does what begins there: a worker, and the others of its render group."""
+    """The workers that start there: one, and the others of its render group."""
     return [begin.worker, *begin.values.get("helpers", ())]
 
 

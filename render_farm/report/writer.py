@@ -15,11 +15,11 @@ from render_farm.storage.store import Store
 
 
 class ReportWriter:
-    """One run's page, made as often as asked for. What is stored once is read once."""
+    """Writes one run's page repeatedly. Objects that never change are read once."""
 
     def __init__(self, store: Store, run_id: str, price: Price = Price(), *, links_for_s: int | None = None) -> None:
-        """`links_for_s`: the page's films are signed links that anyone can follow for so long; by default they are
-        relative. UsageError at the first writing when the store has no such links."""
+        """With `links_for_s` the page's films are signed links that anyone can follow for so long. By default they are
+        relative. The first `write` raises UsageError if the store has no signed links."""
         self._links = None if links_for_s is None else MediaLinks(store, links_for_s)
         self._store = store
         self._run_id = run_id
@@ -29,7 +29,7 @@ class ReportWriter:
         self._previous_known = False
 
     def data(self) -> dict[str, Any]:
-        """What the page shows now. NotFoundError when there is no such run."""
+        """The page's data now. NotFoundError if there is no such run."""
         folder = self._reader.read()
         if not self._previous_known:
             self._previous, self._previous_known = previous_run(self._store, folder), True
@@ -39,7 +39,7 @@ class ReportWriter:
         return data if self._links is None else {**data, "media": self._links.of(data)}
 
     def write(self) -> str:
-        """Write the page and return where it is. NotFoundError when there is no such run; StorageError passes."""
+        """Write the page and return its URI. NotFoundError if there is no such run. StorageError passes."""
         key = RunKeys(run_id=self._run_id).report
         self._store.write_bytes(key, build_page(self.data()))
         return self._store.uri(key)

@@ -1,8 +1,8 @@
 """Rule: a loaded model is not dropped for one job.
 
-Among equals, films for a model that an idle worker has loaded go first, and those for its adapters before others of the
-model (`queue.py` counts how often a film is passed over for that). A worker loads another model only when none that has
-it will be free within the time that loading takes; and of several workers, one drops its model for which nothing waits.
+Among equals, films for a model that an idle worker has loaded go first, and of those the films for its adapters.
+`queue.py` counts how often a film is passed over for that. A worker loads another model only when no worker that has
+the model will be free within the time that loading takes.
 """
 
 from __future__ import annotations

@@ -13,6 +13,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from render_farm.scheduling.events import JobKey
+from render_farm.scheduling.farm_state import FarmState
+from render_farm.scheduling.idle_workers import IdleWorkers
+
 MOST_FILMS = 24
 """A case with more is not searched: the order by latest begin is used."""
 _MOST_PERMUTED = 6
@@ -32,6 +36,66 @@ class DatedFilm:
     deadline_s: float
     ready_s: float = 0.0
     """When its next segment can begin: the end of the one that is being rendered."""
+
+
+@dataclass
+class _Plan:
+    picks: list[JobKey]
+    """The order in which workers take the films' segments; empty where no search is made."""
+    changes: int
+    """`FarmState.dated_changes` when it was made."""
+
+
+class DeadlinePlans:
+    """The orders that were searched for, one per level. They are made again when anything about dated films changed."""
+
+    def __init__(self, state: FarmState, idle_workers: IdleWorkers) -> None:
+        self._state = state
+        self._idle_workers = idle_workers
+        self._plans: dict[int, _Plan] = {}
+
+    def of(self, level: int, now: float) -> list[JobKey]:
+        """The order in which workers take the segments of a level's dated films. Empty where no search is made: for
+        many films, for no more than there are workers, or for groups."""
+        films = self._state.dated.get(level, {})
+        if not self._idle_workers.num_workers < len(films) <= MOST_FILMS:
+            self._plans.pop(level, None)
+            return []
+        plan = self._plans.get(level)
+        if plan is None or plan.changes != self._state.dated_changes:
+            plan = _Plan(picks=self._search(list(films), now), changes=self._state.dated_changes)
+            self._plans[level] = plan
+        return plan.picks
+
+    def picked(self, key: JobKey, level: int) -> None:
+        """A film's segment was handed out. It is taken from the plan."""
+        plan = self._plans.get(level)
+        if plan is not None and key in plan.picks:
+            plan.picks.remove(key)
+
+    def _search(self, keys: list[JobKey], now: float) -> list[JobKey]:
+        records = [self._state.films[key] for key in keys]
+        if any(film.spec.group_size > 1 for film in records):
+            return []
+        dated = []
+        for key, film in zip(keys, records, strict=True):
+            ratio = self._state.ratio(film)
+            work = self._state.workers[film.worker].work if film.worker is not None else None
+            is_rendering = work is not None and work.film == key
+            first = film.segments_done + is_rendering
+            segments_s = tuple(film.prior_of(i) * ratio for i in range(first, film.spec.num_segments))
+            assert film.spec.deadline_s is not None
+            ready_s = max(now, work.ends_s) if work is not None and is_rendering else now
+            dated.append(DatedFilm(segments_s=segments_s, deadline_s=film.spec.deadline_s, ready_s=ready_s))
+        free_s = [self._free_s(worker, now) for worker in self._state.workers]
+        return [keys[i] for i in best_order(dated, free_s or [now])]
+
+    def _free_s(self, worker: str, now: float) -> float:
+        record = self._state.workers[worker]
+        work = record.work
+        if record.leader in self._state.workers:
+            work = self._state.workers[record.leader].work
+        return now if work is None else max(now, work.ends_s)
 
 
 def best_order(films: Sequence[DatedFilm], free_s: Sequence[float]) -> Picks:

@@ -1,11 +1,11 @@
-"""Rule: among equals, films whose deadline is at risk go first, the one that must begin earliest before the others.
+"""Rule: among equals, films whose deadline is at risk go first, and of those the one that must start earliest.
 
-A film must begin at its deadline less all that is left of it. With segments as units of preemption that order is
-optimal for chains of equal segments on equal workers (least laxity; Dertouzos and Mok, 1989), where the order by
-deadline alone is not; among films of equal length it is the order by deadline. Where it fails, `rescue.py` searches.
+A film must start at its deadline less the time that is left of it. With segments as units of preemption that order is
+optimal for chains of equal segments on equal workers (least laxity, Dertouzos and Mok, 1989). The order by deadline
+alone is not. Among films of equal length both are the same. Where the order fails, `deadline_search.py` searches.
 
-A film is at risk when it might end too late if all dated films before it were done first, by Graham's bound for any
-order that leaves no worker idle: the work that waits divided by the workers, and the film itself, and a margin.
+A film is at risk when it might end too late if all dated films before it were done first. That is Graham's bound for
+any order that leaves no worker idle: the waiting work divided by the workers, plus the film itself, plus a margin.
 """
 
 from __future__ import annotations

@@ -38,9 +38,9 @@ def tail_share(left_s: float, left_of_all_s: float, num_workers: int, num_films:
     return max(by_work, num_workers / max(1, num_films))
 
 
-def sizes_at_tail(options: Options, part: float) -> list[int]:
-    """The groups to try for a film with that part, the best first; the smallest is always among them."""
-    fitting = [size for size, _ in options if size <= part + 1e-9]
+def sizes_at_tail(options: Options, share: float) -> list[int]:
+    """The groups to try for a film with that share, the best first; the smallest is always among them."""
+    fitting = [size for size, _ in options if size <= share + 1e-9]
     return [*reversed(fitting)] or [options[0][0]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import State
@@ -12,8 +13,15 @@ _USUAL_EXPONENT = 0.85
 """A group of n times as many workers is taken to be n to this power times as fast, where nothing else is known."""
 
 
+class JobKey(NamedTuple):
+    """A job of a run: what the scheduler and the farm know a film by."""
+
+    run: str
+    job_id: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Film:
+class QueuedFilm:
     """One job as the scheduler sees it."""
 
     run_id: str
@@ -43,8 +51,8 @@ class Film:
     """Modes that can be tried, the first included, each of which needs less memory than the one before."""
 
     @property
-    def key(self) -> tuple[str, str]:
-        return (self.run_id, self.job_id)
+    def key(self) -> JobKey:
+        return JobKey(self.run_id, self.job_id)
 
     @property
     def most_workers(self) -> int:
@@ -65,8 +73,6 @@ def _groups(
     return ((group_size, 1.0), *zip(joined_sizes, speeds, strict=True))
 
 
-FilmKey = tuple[str, str]
-
 # --- events ---
 
 
@@ -74,7 +80,7 @@ FilmKey = tuple[str, str]
 class FilmsAdded:
     """Films of a run; they wait until `TextReady` names their model."""
 
-    films: tuple[Film, ...]
+    films: tuple[QueuedFilm, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +141,7 @@ class SegmentDone:
     """A segment's latents are stored."""
 
     worker: str
-    film: FilmKey
+    film: JobKey
     segment: int
     seconds: float | None = None
     """What denoising took, to learn from."""
@@ -150,7 +156,7 @@ class FilmPublished:
     """A film lies under its final names."""
 
     worker: str
-    film: FilmKey
+    film: JobKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +167,7 @@ class WorkFailed:
     """
 
     worker: str
-    film: FilmKey
+    film: JobKey
     failure: Failure
     segments_done: int | None = None
     blamed: str = ""
@@ -270,7 +276,7 @@ class RenderSegment:
     """Have `worker` render one segment."""
 
     worker: str
-    film: FilmKey
+    film: JobKey
     segment: int
     attempt: int
     helpers: tuple[str, ...] = ()
@@ -284,7 +290,7 @@ class FinishFilm:
     """Have `worker` decode, encode and publish a film whose segments are all stored, beside its next work."""
 
     worker: str
-    film: FilmKey
+    film: JobKey
     attempt: int
     fallback_level: int = 0
 
@@ -294,7 +300,7 @@ class StopWork:
     """Have `worker` drop what it does for a film at its next step."""
 
     worker: str
-    film: FilmKey
+    film: JobKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +315,7 @@ class ReplaceWorker:
 class FilmEnded:
     """A film reached its last state."""
 
-    film: FilmKey
+    film: JobKey
     state: State
     error_class: str = ""
     message: str = ""
@@ -320,7 +326,7 @@ class FilmEnded:
 class FilmDelayed:
     """A film will be tried again after a failure."""
 
-    film: FilmKey
+    film: JobKey
     message: str
     delay_s: float
 

@@ -1,4 +1,4 @@
-"""What the machine knows of films, workers and runs, and sums over films that are kept as they change."""
+"""Films, workers and runs as the machine knows them, and sums over films that are kept up to date."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from dataclasses import dataclass, field
 
 from render_farm.scheduling.affinity import Setting
 from render_farm.scheduling.costs import CostClass, CostModel
-from render_farm.scheduling.elastic import Options, as_learned
-from render_farm.scheduling.events import Film, FilmKey
+from render_farm.scheduling.elastic import Options, as_learned, speed_of
+from render_farm.scheduling.events import JobKey, QueuedFilm
 from render_farm.scheduling.policy import UNKNOWN_SEGMENT_S
 from render_farm.scheduling.states import MOVES, State
-
-NO_WORKERS: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class FilmState:
     """A film."""
 
-    spec: Film
+    spec: QueuedFilm
     setting: Setting
     number: int
-    """Of its arrival."""
+    """Position in the order of arrival."""
     added_s: float
     priority: int
     level: int
     segments_done: int
     prior_left_s: float
-    """Of the segments that are not done, by arithmetic."""
+    """Time of the segments that are not done, by arithmetic."""
     state: State = State.WAITING
     worker: str | None = None
-    """Who renders or finishes it now."""
+    """The worker that renders or finishes it now, the leader of a group."""
     finishing: bool = False
     attempts: int = 0
     """Tries that failed and count, plus one for the work in hand or done."""
@@ -39,8 +37,8 @@ class FilmState:
     """Failures of its present work by workers' fault."""
     waits: int = 0
     waiting_since_s: float = 0.0
-    avoid: frozenset[str] = NO_WORKERS
-    """Workers that failed it once: none of them gets it again."""
+    avoid: tuple[str, ...] = ()
+    """Workers that failed it, in the order in which they did. None of them gets it again."""
     fallback_level: int = 0
 
     @property
@@ -55,11 +53,12 @@ class FilmState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkInHand:
-    """A segment that is being rendered, as its leader has it. The film may have gone on elsewhere meanwhile."""
+    """A segment that is being rendered, as its leader has it. The film may have continued elsewhere since."""
 
-    film: FilmKey
-    spec: Film
-    helpers: tuple[str, ...]
+    film: JobKey
+    spec: QueuedFilm
+    workers: tuple[str, ...]
+    """The leader first."""
     begun_s: float
     ends_s: float
     """When it should be done."""
@@ -68,7 +67,7 @@ class WorkInHand:
 
     @property
     def size(self) -> int:
-        return 1 + len(self.helpers)
+        return len(self.workers)
 
 
 @dataclass(slots=True)
@@ -79,13 +78,13 @@ class WorkerRecord:
     work: WorkInHand | None = None
     """The segment that it renders, with helpers or alone."""
     leader: str = ""
-    """Whom it helps with a segment."""
-    finishing: set[FilmKey] = field(default_factory=set)
+    """The worker that it helps with a segment."""
+    finishing: set[JobKey] = field(default_factory=set)
     setting: Setting | None = None
     """What it has loaded."""
 
     @property
-    def rendering(self) -> FilmKey | None:
+    def rendering(self) -> JobKey | None:
         return self.work.film if self.work is not None else None
 
     @property
@@ -102,7 +101,7 @@ class WorkerRecord:
 class RunEntry:
     """A run."""
 
-    films: list[FilmKey] = field(default_factory=list)
+    films: list[JobKey] = field(default_factory=list)
     counts: Counter[State] = field(default_factory=Counter)
     sizes: Counter[tuple[State, int, int]] = field(default_factory=Counter)
     """The same by (state, workers of the smallest group that a film may have, of the largest)."""
@@ -114,8 +113,13 @@ class RunEntry:
     """Jobs that failed before the run began (bad rows)."""
     stopping: str = ""
     paused: bool = False
-    held: dict[FilmKey, None] = field(default_factory=dict)
+    held: dict[JobKey, None] = field(default_factory=dict)
     """Films that would be ready, were the run not paused."""
+
+    @property
+    def counts_by_name(self) -> dict[str, int]:
+        """Jobs by state, without states that no job is in."""
+        return {state.value: number for state, number in self.counts.items() if number}
 
 
 class FarmState:
@@ -123,7 +127,7 @@ class FarmState:
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
-        self.films: dict[FilmKey, FilmState] = {}
+        self.films: dict[JobKey, FilmState] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.runs: dict[str, RunEntry] = {}
         self.num_rendering = 0
@@ -133,12 +137,12 @@ class FarmState:
         self._prior_left_s: dict[tuple[str, ...], float] = {}
         """Of all films that have not ended, by cost class."""
         self._num_open: Counter[tuple[str, ...]] = Counter()
-        self.dated: dict[int, dict[FilmKey, None]] = {}
+        self.dated: dict[int, dict[JobKey, None]] = {}
         """Films with a deadline that have not ended, by level."""
         self.dated_changes = 0
-        """Counts what makes a plan for dated films void."""
+        """Goes up whenever a plan for dated films becomes void."""
         self.longest_segment_s = 0.0
-        """That is expected of any film so far."""
+        """The longest that was expected of any film so far."""
         self._settings: dict[Setting, Setting] = {}
 
     def run(self, run_id: str) -> RunEntry:
@@ -147,12 +151,12 @@ class FarmState:
             found = self.runs[run_id] = RunEntry()
         return found
 
-    def setting_of(self, film: Film) -> Setting:
+    def setting_of(self, film: QueuedFilm) -> Setting:
         """What a worker must have loaded for a film; one object for all films that need the same."""
         setting = Setting(model=film.model, adapters=film.adapters)
         return self._settings.setdefault(setting, setting)
 
-    def move(self, key: FilmKey, state: State) -> None:
+    def move(self, key: JobKey, state: State) -> None:
         """Change a film's state."""
         film = self.films[key]
         if film.state is state:
@@ -164,7 +168,7 @@ class FarmState:
         film.state = state
         self._count(film, 1)
 
-    def add(self, key: FilmKey, film: FilmState) -> None:
+    def add(self, key: JobKey, film: FilmState) -> None:
         """A film that is to be rendered."""
         self.films[key] = film
         self.run(film.spec.run_id).films.append(key)
@@ -178,7 +182,7 @@ class FarmState:
 
     # --- sums over the films that have not ended ---
 
-    def open(self, key: FilmKey) -> None:
+    def open(self, key: JobKey) -> None:
         """A film is to be rendered."""
         film = self.films[key]
         film.prior_left_s = sum(map(film.prior_of, range(film.segments_done, film.spec.num_segments)))
@@ -189,7 +193,7 @@ class FarmState:
         self._prior_left_s[cost_class] = self._prior_left_s.get(cost_class, 0.0) + film.prior_left_s
         self._set_dated(key)
 
-    def close(self, key: FilmKey) -> None:
+    def close(self, key: JobKey) -> None:
         """A film ended."""
         film = self.films[key]
         cost_class = film.spec.cost_class
@@ -202,18 +206,18 @@ class FarmState:
         if film.spec.deadline_s is not None:
             self._forget_dated(key, film.level)
 
-    def _set_dated(self, key: FilmKey) -> None:
+    def _set_dated(self, key: JobKey) -> None:
         film = self.films[key]
         if film.spec.deadline_s is not None:
             self.dated.setdefault(film.level, {})[key] = None
             self.dated_changes += 1
 
-    def _forget_dated(self, key: FilmKey, level: int) -> None:
+    def _forget_dated(self, key: JobKey, level: int) -> None:
         del self.dated[level][key]
         if not self.dated[level]:
             del self.dated[level]
 
-    def relevel(self, key: FilmKey, level: int) -> None:
+    def relevel(self, key: JobKey, level: int) -> None:
         """A film that has not ended gets another level."""
         film = self.films[key]
         if film.spec.deadline_s is not None:
@@ -221,7 +225,7 @@ class FarmState:
         film.level = level
         self._set_dated(key)
 
-    def stored(self, key: FilmKey, segments_done: int) -> None:
+    def stored(self, key: JobKey, segments_done: int) -> None:
         """A film has so many segments now, more or fewer."""
         film = self.films[key]
         left_s = sum(map(film.prior_of, range(segments_done, film.spec.num_segments)))
@@ -234,9 +238,13 @@ class FarmState:
         """Measured by expected time, in a group of `size` (None: the smallest it may have)."""
         return self.costs.ratio(_class_of(film, film.spec.group_size if size is None else size))
 
-    def observe(self, film: FilmState, size: int, prior_s: float, measured_s: float) -> None:
+    def expected_s(self, film: FilmState, segment: int, size: int) -> float:
+        """Seconds that a group of `size` should need for a segment."""
+        return _prior_s(film, segment, size) * self.ratio(film, size)
+
+    def observe(self, film: FilmState, segment: int, size: int, measured_s: float) -> None:
         """A group of `size` rendered a segment of it."""
-        self.costs.observe(_class_of(film, size), prior_s, measured_s)
+        self.costs.observe(_class_of(film, size), _prior_s(film, segment, size), measured_s)
 
     def groups(self, film: FilmState) -> Options:
         """(workers, times as fast as the smallest) of the groups that it may have, as far as is known by now."""
@@ -253,6 +261,11 @@ class FarmState:
     def left_of_all_s(self) -> float:
         """The same of all films that have not ended."""
         return sum(left * self.costs.ratio(cost_class) for cost_class, left in self._prior_left_s.items())
+
+
+def _prior_s(film: FilmState, segment: int, size: int) -> float:
+    """Seconds of a segment in a group of `size`, by arithmetic."""
+    return film.prior_of(segment) / speed_of(film.spec.groups, size)
 
 
 def _class_of(film: FilmState, size: int) -> CostClass:

@@ -1,7 +1,7 @@
-"""Rule: a group lies on one host, on the one where it leaves the fewest others idle, so that no host is broken up.
+"""Rule: a group gets one host, the one where it leaves the fewest other workers idle, so that no host is broken up.
 
-Single films go to the hosts with the fewest idle workers, too. When no host has enough idle workers for a group, one is
-held for it: what has a lower standing begins there no more until the group does.
+Films that need one worker go to the hosts with the fewest idle workers, too. When no host has enough idle workers for a
+group, one is held for it: no film of a lower level or with a smaller group starts there until the group has started.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from itertools import islice
 from render_farm.scheduling.affinity import Match, Setting, match
 
 _LOOKED_AT = 16
-"""Of the workers or hosts that suit equally, how many are compared."""
+"""How many workers or hosts that suit equally well are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdleWorker:
-    """A worker that could begin a segment now."""
+    """A worker that could start a segment now."""
 
     worker: str
     host: str
@@ -30,7 +30,7 @@ class IdleWorker:
 class _Host:
     idle: dict[str, IdleWorker] = field(default_factory=dict)
     workers: dict[str, None] = field(default_factory=dict)
-    """That are up and may have work, busy ones included."""
+    """Those that are up and may have work, busy ones included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ class IdleWorkers:
         self._by_num_workers: dict[int, dict[str, None]] = {}
         self.held: dict[str, Hold] = {}
         self.num_workers = 0
-        """That are up and may have work."""
+        """Workers that are up and may have work."""
         self.changes = 0
-        """Counts their comings and goings."""
+        """Goes up whenever a worker enters or leaves."""
 
     # --- who is there ---
 
@@ -143,8 +143,8 @@ class IdleWorkers:
 
     # --- placing ---
 
-    def one(self, needed: Setting, level: int, avoid: Collection[str]) -> tuple[str, ...] | None:
-        """An idle worker for a film alone: the best match, of a host with few idle ones; None when there is none."""
+    def find_worker(self, needed: Setting, level: int, avoid: Collection[str]) -> tuple[str, ...] | None:
+        """The idle worker that suits a film best, on a host with few idle ones. None when there is none."""
         for alike in self._from_best_match(needed):
             able = (self._idle[worker] for worker in alike if self._may(worker, level, 1, avoid))
             found = min(
@@ -166,10 +166,10 @@ class IdleWorkers:
             if other is not None and other.model != needed.model:
                 yield self._by_setting[other]
 
-    def gang(
+    def find_group(
         self, needed: Setting, size: int, level: int, avoid: Collection[str], *, least_idle: int = 0
     ) -> tuple[str, ...] | None:
-        """Idle workers of one host for a group, the leader first; None when no host has as many."""
+        """Idle workers of one host for a group, the leader first. None when no host has as many."""
         for num_idle in sorted(number for number in self._by_num_idle if number >= max(size, least_idle)):
             for host in islice(self._by_num_idle[num_idle], _LOOKED_AT):
                 found = self.on_host(host, needed, size, level, avoid)
@@ -199,29 +199,29 @@ class IdleWorkers:
         return hold is None or level > hold.level or (level == hold.level and size >= hold.size)
 
     def is_held_from(self, host: str, level: int, size: int) -> bool:
-        """Whether a film of that standing may begin nothing on the host, for it is held for a group."""
+        """Whether the host is held for a group, so that a film of that level and size may not start there."""
         return not self._is_open(host, level, size)
 
     def has_enough(self, host: str, size: int, avoid: Collection[str]) -> bool:
-        """Whether a group could be formed on a host, once those who are at work there are done."""
+        """Whether a group could be formed on a host once its busy workers are free."""
         workers = self._hosts[host].workers if host in self._hosts else {}
         return len(workers) - sum(worker in workers for worker in avoid) >= size
 
     def may_hold(self, level: int, size: int) -> bool:
-        """Whether another host may be held: one for groups of a standing, and at most an eighth of the hosts in all."""
+        """Whether another host may be held: one per level and group size, and about an eighth of all hosts at most."""
         if len(self.held) > len(self._hosts) // 8:
             return False
         return not any(hold.level == level and hold.size == size for hold in self.held.values())
 
     def hold(self, level: int, size: int, avoid: Collection[str]) -> None:
-        """Hold a host for a group: the one that has the most idle workers of those that are large enough."""
+        """Hold a host for a group: of those that are large enough, the one with the most idle workers."""
         wanted = Hold(level=level, size=size)
         large = [name for name in self._hosts if name not in self.held and self.has_enough(name, size, avoid)]
         if large:
             self.held[max(large, key=lambda name: len(self._hosts[name].idle))] = wanted
 
-    def let_go(self, host: str) -> None:
-        """The host is held no more."""
+    def release(self, host: str) -> None:
+        """End the hold of a host, if there is one."""
         self.held.pop(host, None)
 
 

@@ -1,8 +1,8 @@
-"""The films that could be worked on now, in lanes of equals; each rule finds its candidate without looking at all.
+"""The films that could be worked on now, in one queue per kind of equals, so that no rule has to look at every film.
 
-A level (`aging.py`) holds a lane for every run, share, model and group size. In a lane films that were begun come
-first, then the longest (the order that keeps the end of a night short), then first come. Heaps are cleaned as they are
-read.
+A level (`aging.py`) holds a queue for every run, share, model and group size (`QueueKey`). In a queue, films that have
+started come first, then the longest (which keeps the end of a night short), then the first to arrive. Heaps are cleaned
+as they are read.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
 
 from render_farm.scheduling.affinity import Setting
-from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.events import JobKey
 
 MOST_PASSED_OVER = 16
-"""How often in a row the first of a lane may be passed over by equals that need no change of adapters."""
+"""How often in a row the first of a queue may be passed over by equals that need no change of adapters."""
 FINISHING = 0
 """Size of films that only have to be finished: they take no worker away."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueKey:
-    """Films that are equals in every respect but length and adapters."""
+    """What the films of one queue share. They differ in length and adapters only."""
 
     run_id: str
     share: str
@@ -38,10 +37,10 @@ class QueueEntry:
     """A film's place in the queue."""
 
     level: int
-    lane: QueueKey
+    queue_key: QueueKey
     setting: Setting
     number: int
-    """Of its arrival."""
+    """Position in the order of arrival."""
     is_begun: bool = False
     """Some of its segments are done."""
     left_s: float = 0.0
@@ -52,8 +51,13 @@ class QueueEntry:
     """With a deadline: when it is at risk (`deadlines.risky_from_s`)."""
 
     @property
-    def key(self) -> tuple[bool, float, int]:
+    def order(self) -> tuple[bool, float, int]:
         return (not self.is_begun, -self.left_s, self.number)
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether it can be late: it has a deadline, and segments left to render."""
+        return self.latest_begin_s is not None and self.queue_key.size != FINISHING
 
     @property
     def urgency(self) -> tuple[bool, float, int]:
@@ -61,18 +65,17 @@ class QueueEntry:
         return (False, self.latest_begin_s, self.number)
 
 
-_Name = TypeVar("_Name")
-_Entry = tuple[tuple[bool, float, int], int, FilmKey]
-"""(order, serial number of the ticket, film)."""
+_HeapItem = tuple[tuple[bool, float, int], int, JobKey]
+"""(order, serial number of the entry, film)."""
 
 
 @dataclass
 class _Level:
-    lanes: dict[QueueKey, list[_Entry]] = field(default_factory=dict)
-    by_setting: dict[tuple[QueueKey, Setting], list[_Entry]] = field(default_factory=dict)
-    dated: list[_Entry] = field(default_factory=list)
+    by_key: dict[QueueKey, list[_HeapItem]] = field(default_factory=dict)
+    by_setting: dict[tuple[QueueKey, Setting], list[_HeapItem]] = field(default_factory=dict)
+    dated: list[_HeapItem] = field(default_factory=list)
     """By urgency."""
-    risky: list[_Entry] = field(default_factory=list)
+    risky: list[_HeapItem] = field(default_factory=list)
     """By the time from which a film is at risk."""
     groups: dict[int, dict[QueueKey, None]] = field(default_factory=dict)
     """Lanes by size of their groups, where that is above 1."""
@@ -81,9 +84,12 @@ class _Level:
     num_dated: int = 0
 
 
+_EMPTY = _Level()
+
+
 @dataclass(slots=True)
 class _Waiting:
-    ticket: QueueEntry
+    entry: QueueEntry
     serial: int
     num_passed_over: int = 0
 
@@ -97,97 +103,90 @@ class ReadyQueue:
         """Heap of levels, negated."""
         self._ordered: set[int] = set()
         """What is in it."""
-        self._waiting: dict[FilmKey, _Waiting] = {}
+        self._waiting: dict[JobKey, _Waiting] = {}
         self._serials = count()
-        self._by_model: dict[str, int] = {}
         self.num_workers_wanted = 0
-        """Of all films that wait, in groups of the size of their lanes."""
+        """Of all films that wait, in groups of the size of their queue."""
         self.group_changes = 0
         """Counts the comings and goings of films that need groups."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __contains__(self, film: FilmKey) -> bool:
+    def __contains__(self, film: JobKey) -> bool:
         return film in self._waiting
 
-    def ticket(self, film: FilmKey) -> QueueEntry:
-        return self._waiting[film].ticket
-
-    def num_of_model(self, model: str) -> int:
-        """Films that wait for a model."""
-        return self._by_model.get(model, 0)
+    def entry(self, film: JobKey) -> QueueEntry:
+        return self._waiting[film].entry
 
     def group_sizes(self, level: int) -> Iterable[int]:
         """Sizes above 1 of the groups that films of a level wait for."""
-        return self._levels[level].groups if level in self._levels else ()
+        return self._levels.get(level, _EMPTY).groups
 
-    def group_lanes(self, level: int, size: int) -> Iterable[QueueKey]:
-        """Lanes of a level whose films need groups of that size."""
-        return self._levels[level].groups.get(size, ()) if level in self._levels else ()
+    def group_keys(self, level: int, size: int) -> Iterable[QueueKey]:
+        """Queues of a level whose films need groups of that size."""
+        return self._levels.get(level, _EMPTY).groups.get(size, ())
 
     # --- in and out ---
 
-    def push(self, film: FilmKey, ticket: QueueEntry) -> None:
+    def push(self, film: JobKey, entry: QueueEntry) -> None:
         """Add a film that is not in the queue."""
         assert film not in self._waiting
-        waiting = _Waiting(ticket=ticket, serial=next(self._serials))
+        waiting = _Waiting(entry=entry, serial=next(self._serials))
         self._waiting[film] = waiting
-        level = self._levels.get(ticket.level)
+        level = self._levels.get(entry.level)
         if level is None:
-            level = self._levels[ticket.level] = _Level()
-            if ticket.level not in self._ordered:
-                heapq.heappush(self._order, -ticket.level)
-                self._ordered.add(ticket.level)
-        entry = (ticket.key, waiting.serial, film)
-        heapq.heappush(level.lanes.setdefault(ticket.lane, []), entry)
-        heapq.heappush(level.by_setting.setdefault((ticket.lane, ticket.setting), []), entry)
-        if ticket.latest_begin_s is not None and ticket.lane.size != FINISHING:
-            assert ticket.risky_s is not None
-            heapq.heappush(level.dated, (ticket.urgency, waiting.serial, film))
-            heapq.heappush(level.risky, ((False, ticket.risky_s, ticket.number), waiting.serial, film))
-            level.dated_left_s += ticket.left_s
+            level = self._levels[entry.level] = _Level()
+            if entry.level not in self._ordered:
+                heapq.heappush(self._order, -entry.level)
+                self._ordered.add(entry.level)
+        key, item = entry.queue_key, (entry.order, waiting.serial, film)
+        heapq.heappush(level.by_key.setdefault(key, []), item)
+        heapq.heappush(level.by_setting.setdefault((key, entry.setting), []), item)
+        if entry.is_dated:
+            assert entry.risky_s is not None
+            heapq.heappush(level.dated, (entry.urgency, waiting.serial, film))
+            heapq.heappush(level.risky, ((False, entry.risky_s, entry.number), waiting.serial, film))
+            level.dated_left_s += entry.left_s
             level.num_dated += 1
         level.num_films += 1
-        self.num_workers_wanted += ticket.lane.size
-        _add(self._by_model, ticket.lane.model, 1)
-        if ticket.lane.size > 1:
+        self.num_workers_wanted += key.size
+        if key.size > 1:
             self.group_changes += 1
-            level.groups.setdefault(ticket.lane.size, {})[ticket.lane] = None
+            level.groups.setdefault(key.size, {})[key] = None
 
-    def discard(self, film: FilmKey) -> None:
-        """Take a film out wherever it is; nothing happens when it is not there."""
+    def discard(self, film: JobKey) -> None:
+        """Take a film out. Nothing happens when it is not there."""
         waiting = self._waiting.pop(film, None)
         if waiting is None:
             return
-        ticket = waiting.ticket
-        level = self._levels[ticket.level]
+        entry, key = waiting.entry, waiting.entry.queue_key
+        level = self._levels[entry.level]
         level.num_films -= 1
-        self.group_changes += ticket.lane.size > 1
-        if ticket.latest_begin_s is not None and ticket.lane.size != FINISHING:
+        self.group_changes += key.size > 1
+        if entry.is_dated:
             level.num_dated -= 1
-            level.dated_left_s = level.dated_left_s - ticket.left_s if level.num_dated else 0.0
-        self.num_workers_wanted -= ticket.lane.size
-        _add(self._by_model, ticket.lane.model, -1)
+            level.dated_left_s = level.dated_left_s - entry.left_s if level.num_dated else 0.0
+        self.num_workers_wanted -= key.size
         if not level.num_films:
-            del self._levels[ticket.level]
+            del self._levels[entry.level]
             return
-        # Lanes and settings come and go: the heap of one that no film is in any more is dropped by looking.
-        if self._head(level.by_setting[ticket.lane, ticket.setting]) is None:
-            del level.by_setting[ticket.lane, ticket.setting]
-        if self._head(level.lanes[ticket.lane]) is None:
-            del level.lanes[ticket.lane]
-            if ticket.lane.size > 1:
-                del level.groups[ticket.lane.size][ticket.lane]
-                if not level.groups[ticket.lane.size]:
-                    del level.groups[ticket.lane.size]
+        # Queues and settings come and go: looking for the head empties the heap of one that no film is left in.
+        if self._head(level.by_setting[key, entry.setting]) is None:
+            del level.by_setting[key, entry.setting]
+        if self._head(level.by_key[key]) is None:
+            del level.by_key[key]
+            if key.size > 1:
+                del level.groups[key.size][key]
+                if not level.groups[key.size]:
+                    del level.groups[key.size]
 
-    def take(self, film: FilmKey) -> None:
-        """Take out a film to work on it. The first of its lane is counted as passed over when it is another."""
-        ticket = self._waiting[film].ticket
-        level = self._levels[ticket.level]
-        first = self._head(level.lanes[ticket.lane])
-        if first is not None and first != film and self._waiting[first].ticket.setting != ticket.setting:
+    def take(self, film: JobKey) -> None:
+        """Take out a film to work on it. The first of its queue is counted as passed over when it is another."""
+        entry = self._waiting[film].entry
+        level = self._levels[entry.level]
+        first = self._head(level.by_key[entry.queue_key])
+        if first is not None and first != film and self._waiting[first].entry.setting != entry.setting:
             self._waiting[first].num_passed_over += 1
         self.discard(film)
 
@@ -207,56 +206,56 @@ class ReadyQueue:
     def top_level(self) -> int | None:
         return next(self.levels(), None)
 
-    def lanes(self, level: int) -> Iterator[QueueKey]:
+    def keys(self, level: int) -> Iterator[QueueKey]:
         """Lanes of a level, in the order in which they came to be."""
-        return iter(self._levels[level].lanes)
+        return iter(self._levels[level].by_key)
 
     def num_dated(self, level: int) -> int:
-        return self._levels[level].num_dated if level in self._levels else 0
+        return self._levels.get(level, _EMPTY).num_dated
 
     def dated_left_s(self, level: int) -> float:
         """What is left of all films of a level with a deadline."""
-        return self._levels[level].dated_left_s if level in self._levels else 0.0
+        return self._levels.get(level, _EMPTY).dated_left_s
 
     def first_risky(self, level: int) -> QueueEntry | None:
         """The film of a level that is at risk before all others."""
-        found = self._head(self._levels[level].risky) if level in self._levels else None
-        return self._waiting[found].ticket if found is not None else None
+        found = self._head(self._levels.get(level, _EMPTY).risky)
+        return self._waiting[found].entry if found is not None else None
 
-    def dated(self, level: int, most: int) -> list[FilmKey]:
+    def dated(self, level: int, most: int) -> list[JobKey]:
         """The `most` films of a level that must go on first."""
-        return self._some(self._levels[level].dated, most) if level in self._levels else []
+        return self._some(self._levels.get(level, _EMPTY).dated, most)
 
-    def in_lane(self, level: int, lane: QueueKey, most: int) -> list[FilmKey]:
-        """The `most` first films of a lane."""
-        return self._some(self._levels[level].lanes.get(lane, []), most)
+    def first_films(self, level: int, queue_key: QueueKey, most: int) -> list[JobKey]:
+        """The `most` first films of a queue."""
+        return self._some(self._levels[level].by_key.get(queue_key, []), most)
 
-    def first(self, level: int, lane: QueueKey) -> FilmKey | None:
-        """The first film of a lane."""
-        heap = self._levels[level].lanes.get(lane)
+    def first(self, level: int, queue_key: QueueKey) -> JobKey | None:
+        """The first film of a queue."""
+        heap = self._levels[level].by_key.get(queue_key)
         return self._head(heap) if heap is not None else None
 
-    def first_key(self, level: int, lane: QueueKey) -> tuple[bool, float, int]:
-        """The order of the first film of a lane."""
-        heap = self._levels[level].lanes[lane]
+    def first_order(self, level: int, queue_key: QueueKey) -> tuple[bool, float, int]:
+        """The order of the first film of a queue."""
+        heap = self._levels[level].by_key[queue_key]
         self._head(heap)
         return heap[0][0]
 
-    def for_setting(self, level: int, lane: QueueKey, setting: Setting) -> FilmKey | None:
-        """The first film of a lane for a setting; None when the lane's first was passed over often enough."""
+    def for_setting(self, level: int, queue_key: QueueKey, setting: Setting) -> JobKey | None:
+        """The first film of a queue for a setting; None when the queue's first was passed over often enough."""
         found = self._levels[level]
-        first = self._head(found.lanes[lane])
+        first = self._head(found.by_key[queue_key])
         if first is not None and self._waiting[first].num_passed_over >= MOST_PASSED_OVER:
             return None
-        heap = found.by_setting.get((lane, setting))
+        heap = found.by_setting.get((queue_key, setting))
         return self._head(heap) if heap is not None else None
 
-    def num_before(self, film: FilmKey) -> int:
+    def num_before(self, film: JobKey) -> int:
         """How many films have a better place. Looks at all of them: for a person's question, not for every event."""
-        own = _standing(self._waiting[film].ticket)
-        return sum(_standing(waiting.ticket) < own for waiting in self._waiting.values())
+        own = _rank(self._waiting[film].entry)
+        return sum(_rank(waiting.entry) < own for waiting in self._waiting.values())
 
-    def _head(self, heap: list[_Entry]) -> FilmKey | None:
+    def _head(self, heap: list[_HeapItem]) -> JobKey | None:
         while heap:
             current = self._waiting.get(heap[0][2])
             if current is not None and current.serial == heap[0][1]:
@@ -264,24 +263,16 @@ class ReadyQueue:
             heapq.heappop(heap)
         return None
 
-    def _some(self, heap: list[_Entry], most: int) -> list[FilmKey]:
+    def _some(self, heap: list[_HeapItem], most: int) -> list[JobKey]:
         """The first films of a heap."""
-        found: list[_Entry] = []
+        found: list[_HeapItem] = []
         while len(found) < most and self._head(heap) is not None:
             found.append(heapq.heappop(heap))
-        for entry in found:
-            heapq.heappush(heap, entry)
+        for item in found:
+            heapq.heappush(heap, item)
         return [film for _, _, film in found]
 
 
-def _add(counts: dict[_Name, int], name: _Name, change: int) -> None:
-    number = counts.get(name, 0) + change
-    if number:
-        counts[name] = number
-    else:
-        del counts[name]
-
-
-def _standing(ticket: QueueEntry) -> tuple[int, float, bool, float, int]:
-    begin = float("inf") if ticket.latest_begin_s is None else ticket.latest_begin_s
-    return (-ticket.level, begin, *ticket.key)
+def _rank(entry: QueueEntry) -> tuple[int, float, bool, float, int]:
+    begin = float("inf") if entry.latest_begin_s is None else entry.latest_begin_s
+    return (-entry.level, begin, *entry.order)

@@ -148,4 +148,4 @@ def judge(
 
 def _delay_s(number: int, jitter: float, seed: str) -> float:
     draw = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32
-    return min(_FIRST_DELAY_S * 2**number, _LONGEST_DELAY_S) * (1 + jitter * (2 * draw - 1))
+    return min(_FIRST_DELAY_S * 2.0**number, _LONGEST_DELAY_S) * (1 + jitter * (2 * draw - 1))

@@ -1,9 +1,9 @@
-"""How many workers a farm on an autoscaling cluster asks for, and which ones it lets go. Pure.
+"""How many workers a farm on an autoscaling cluster asks for, and which ones it releases. Pure.
 
-A film is rendered by one render group at a time, so no more workers can be busy than the unfinished films' groups can
-hold, in whole packs of a machine where groups need them. That falls as the tail empties, and the farm asks for less. Of
-a budget, only so many workers are asked for as can be paid until they could be gone again; when what is there can
-hardly be paid to its end, the run has to stop.
+One render group renders a film at a time, so no more workers can be busy than the unfinished films' groups can hold, in
+whole packs of a machine where groups need them. That number falls as the tail empties, and the farm asks for less. With
+a budget, the farm asks only for workers that it can pay until they could be gone again. When it can hardly pay the
+present workers to their end, the run has to stop.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class ScaleLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is left to do, and what is there for it."""
+    """The work that is left, and the workers that are there for it."""
 
     films: Mapping[tuple[int, int], int]
     """How many films are not finished and may be worked on, by (workers of the smallest group that one may have, of the
     largest, which it takes where workers are idle)."""
-    num_places: int
+    num_slots: int
     """Workers that the farm may have."""
     bundle_size: int = 1
-    """So many places in a row lie on one machine; the last ones may be fewer."""
+    """So many slots in a row are on one machine. The last machine may have fewer."""
     num_there: int = 0
     """GPUs (or slots) that the cluster has now."""
     spent: float = 0.0
@@ -70,7 +70,7 @@ def decide(demand: Demand, limits: ScaleLimits) -> Decision:
     """How many workers the farm should have now."""
     useful = demand.useful
     wanted, reason = useful, f"{sum(demand.films.values())} unfinished films"
-    ceiling = min(limits.max_workers, demand.num_places)
+    ceiling = min(limits.max_workers, demand.num_slots)
     if wanted > ceiling:
         wanted, reason = ceiling, f"--max-gpus {ceiling}"
         if ceiling < limits.max_workers:
@@ -95,7 +95,7 @@ def _bundles(demand: Demand, limits: ScaleLimits, ceiling: int) -> tuple[int, ..
     and larger groups may form on them."""
     films = {size: number for size, number in demand.films.items() if number}
     pack = max(demand.bundle_size, *(group for group, _ in films))
-    num_whole, last = divmod(demand.num_places, pack)
+    num_whole, last = divmod(demand.num_slots, pack)
     num_packs = min(-(-demand.useful // pack), num_whole, ceiling // pack)
     taken = num_packs * pack
     is_last_used = num_packs == num_whole and min(films)[0] <= last <= ceiling - taken and taken < demand.useful
@@ -120,9 +120,9 @@ class Present:
     is_idle: bool
 
 
-def leavers(workers: Iterable[Present], wanted: int) -> list[str]:
-    """Idle workers to let go, so that `wanted` are left where that is possible. The hosts with the fewest busy workers
-    are emptied first: a machine can only be given back as a whole."""
+def to_release(workers: Iterable[Present], wanted: int) -> list[str]:
+    """Idle workers to release, so that `wanted` are left if possible. The hosts with the fewest busy workers come
+    first: a machine can only be given back as a whole."""
     present = list(workers)
     surplus = len(present) - wanted
     busy = Counter(worker.host for worker in present if not worker.is_idle)

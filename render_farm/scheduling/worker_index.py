@@ -1,10 +1,11 @@
-"""The workers that are up: which are idle, which may begin something, and which hosts get no more work."""
+"""The workers that are up: what they do, which could start something, and which hosts get no more work."""
 
 from __future__ import annotations
 
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.events import Action
-from render_farm.scheduling.farm_state import FarmState, WorkerRecord
+from render_farm.scheduling.affinity import Setting
+from render_farm.scheduling.events import Action, JobKey
+from render_farm.scheduling.farm_state import FarmState, WorkerRecord, WorkInHand
 from render_farm.scheduling.hosts import HostRecords
 from render_farm.scheduling.idle_workers import IdleWorker, IdleWorkers
 from render_farm.scheduling.retry import Failure, RetryPolicy, rule_for
@@ -14,13 +15,13 @@ MOST_FINISHING = 2
 
 
 class WorkerIndex:
-    """Keeps `book.workers`, and on `floor` those that could begin a segment now. What follows is added to `actions`."""
+    """Keeps `state.workers`, and in `idle_workers` those that could start a segment now. Every method does both."""
 
-    def __init__(self, book: FarmState, floor: IdleWorkers, policy: RetryPolicy) -> None:
+    def __init__(self, state: FarmState, idle_workers: IdleWorkers, policy: RetryPolicy) -> None:
         self.hosts = HostRecords(policy)
-        self._book = book
-        self._workers = book.workers
-        self._floor = floor
+        self._state = state
+        self._workers = state.workers
+        self._idle_workers = idle_workers
         self._idle: dict[str, None] = {}
         """Workers that render nothing, those included that may not begin anything now."""
 
@@ -38,39 +39,79 @@ class WorkerIndex:
         """A worker's process is there."""
         self._workers[event.worker] = WorkerRecord(host=event.host)
         self.hosts.up(event.worker, event.host)
-        self._book.dated_changes += 1
+        self._state.dated_changes += 1
         if self.hosts.is_quarantined(event.host):
-            self.refresh(event.worker)
+            self._refresh(event.worker)
             self._end_quarantined((event.worker,), actions)
             return
-        self._floor.enter(event.worker, event.host)
-        self.refresh(event.worker)
+        self._idle_workers.enter(event.worker, event.host)
+        self._refresh(event.worker)
 
-    def refresh(self, worker: str) -> None:
-        """Enter what a worker could begin now, after anything about it changed."""
+    def begin(self, work: WorkInHand, setting: Setting) -> None:
+        """The workers of a group start a segment, for which each of them loads `setting`."""
+        leader = work.workers[0]
+        for worker in work.workers:
+            record = self._workers[worker]
+            record.setting = setting
+            if worker == leader:
+                record.work = work
+            else:
+                record.leader = leader
+            self._refresh(worker)
+
+    def end(self, leader: str, staying: tuple[str, ...]) -> WorkInHand:
+        """A leader's segment is over. It is free, and so are its helpers except those in `staying`."""
+        record = self._workers[leader]
+        assert record.work is not None
+        work, record.work = record.work, None
+        self._refresh(leader)
+        for helper in work.workers[1:]:
+            if helper not in staying:
+                self.leave_group(helper, leader)
+        return work
+
+    def leave_group(self, helper: str, leader: str) -> None:
+        """A helper is free. Nothing happens when it is gone or helps somebody else by now."""
+        record = self._workers.get(helper)
+        if record is not None and record.leader == leader:
+            record.leader = ""
+            self._refresh(helper)
+
+    def add_finishing(self, worker: str, film: JobKey) -> None:
+        """A worker finishes a film alongside its next work."""
+        self._workers[worker].finishing.add(film)
+        self._refresh(worker)
+
+    def remove_finishing(self, worker: str, film: JobKey) -> None:
+        """It does so no more. Nothing happens when the worker is gone or never did."""
+        if worker in self._workers:
+            self._workers[worker].finishing.discard(film)
+            self._refresh(worker)
+
+    def _refresh(self, worker: str) -> None:
+        """Index what a worker could start now."""
         record = self._workers.get(worker)
         if record is None or not record.is_idle:
             self._idle.pop(worker, None)
-            self._floor.discard(worker)
+            self._idle_workers.discard(worker)
             return
         self._idle.setdefault(worker)
         if len(record.finishing) >= MOST_FINISHING or self.hosts.is_quarantined(record.host):
-            self._floor.discard(worker)
+            self._idle_workers.discard(worker)
         else:
             idle = IdleWorker(
                 worker=worker, host=record.host, setting=record.setting, num_finishing=len(record.finishing)
             )
-            self._floor.add(idle)
+            self._idle_workers.add(idle)
 
-    def forget(self, worker: str) -> WorkerRecord | None:
-        """A worker's process is gone."""
-        record = self._workers.pop(worker, None)
-        self.refresh(worker)
-        if record is not None:
-            self._book.dated_changes += 1
-            self.hosts.lost(worker, record.host)
-            if not self.hosts.is_quarantined(record.host):
-                self._floor.leave(worker, record.host)
+    def forget(self, worker: str) -> WorkerRecord:
+        """A worker's process is gone. Helpers of its segment are free once they have left the group."""
+        record = self._workers.pop(worker)
+        self._refresh(worker)
+        self._state.dated_changes += 1
+        self.hosts.lost(worker, record.host)
+        if not self.hosts.is_quarantined(record.host):
+            self._idle_workers.leave(worker, record.host)
         return record
 
     def replace(self, worker: str, reason: str, actions: list[Action]) -> None:
@@ -93,9 +134,9 @@ class WorkerIndex:
         was_open = not self.hosts.is_quarantined(host)
         workers = self.hosts.quarantine(host, reason)
         if was_open:
-            self._floor.let_go(host)
+            self._idle_workers.release(host)
             for worker in workers:
-                self._floor.leave(worker, host)
+                self._idle_workers.leave(worker, host)
         self._end_quarantined(workers, actions)
 
     def _end_quarantined(self, workers: tuple[str, ...], actions: list[Action]) -> None:
@@ -111,5 +152,5 @@ class WorkerIndex:
             return
         for worker, record in self._workers.items():
             if record.host == host:
-                self._floor.enter(worker, host)
-                self.refresh(worker)
+                self._idle_workers.enter(worker, host)
+                self._refresh(worker)

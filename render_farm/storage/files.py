@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -175,7 +176,7 @@ def _age_s(path: Path) -> float:
         return 0.0
 
 
-def open_local(path: str | os.PathLike[str]):
+def open_local(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a local file that is to be uploaded, for reading. NotFoundError when it cannot be."""
     try:
         return open(path, "rb")

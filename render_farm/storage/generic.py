@@ -43,7 +43,7 @@ class FsspecStore(Store):
 
     def read_bytes(self, key: str) -> bytes:
         with self._translated_errors("read", key):
-            data = self._fs.cat_file(self._path(key))
+            data: bytes = self._fs.cat_file(self._path(key))
         self.meter.moved(READ, len(data))
         return data
 
@@ -79,7 +79,7 @@ class FsspecStore(Store):
 
     def exists(self, key: str) -> bool:
         with self._translated_errors("look for", key):
-            return self._fs.isfile(self._path(key))
+            return bool(self._fs.isfile(self._path(key)))
 
     def size(self, key: str) -> int:
         with self._translated_errors("look at", key):

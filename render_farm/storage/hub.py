@@ -150,7 +150,11 @@ class HubRepository:
 
     def _stream(self, file: HubFile, path: Path, have: int, on_bytes: Callable[[int], None] | None) -> None:
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+        )
 
         url = hf_hub_url(self.hub_id, file.path, revision=self.commit, endpoint=self._endpoint)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
@@ -186,28 +190,21 @@ def hub_endpoint() -> str | None:
 
 def hub_exceptions() -> tuple[type[Exception], ...]:
     """What asking the hub raises: its own errors and those of its HTTP client."""
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    return (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, _http_client().HTTPError)
-
-
-def _http_client() -> Any:
-    """The HTTP library of the installed huggingface_hub."""
-    try:
-        import httpx2 as client
-    except ImportError:
-        import httpx as client  # type: ignore[no-redef]
-    return client
+    return (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx2.HTTPError)
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether trying again can help: no answer, a broken one, or a server that is busy."""
+    import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
         status = _status(error)
         return status is None or _is_busy(status)
-    return isinstance(error, _http_client().TransportError)
+    return isinstance(error, httpx2.TransportError)
 
 
 def _is_busy(status: int) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,14 +138,15 @@ def _place(store: Store, part: Path, file: HubFile) -> None:
         part.unlink()
 
 
-def _remove_former(store: Store, sums: dict[str, dict]) -> None:
+def _remove_former(store: Store, sums: Container[str]) -> None:
     """Remove what an earlier pull brought and this commit does not have."""
     try:
         former = checked_json.load(store.read_bytes(CHECKSUMS), schema=SCHEMA)["files"]
     except (NotFoundError, checked_json.DamagedDocument, KeyError):
         return
-    for path in set(former) - set(sums):
-        store.delete(path)
+    for path in former:
+        if path not in sums:
+            store.delete(path)
 
 
 @contextmanager

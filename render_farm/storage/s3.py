@@ -35,7 +35,7 @@ _LONGEST_LINK_S = 7 * 86_400
 _S3_ERRORS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError)
 
 
-class _OneTryFileSystem(s3fs.S3FileSystem):
+class _OneTryFileSystem(s3fs.S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     """s3fs repeats requests by itself, on top of botocore's repeating: together minutes of silence, and a create-only
     write whose answer was lost would look refused. Here each request is made once."""
 
@@ -77,7 +77,7 @@ class S3Store(Store):
     def read_bytes(self, key: str) -> bytes:
         path = self._path(key)
         # max_concurrency=1 reads in one request; otherwise s3fs asks for the size first.
-        data = self._run("read", key, lambda: self._fs.cat_file(path, max_concurrency=1))
+        data: bytes = self._run("read", key, lambda: self._fs.cat_file(path, max_concurrency=1))
         self.meter.moved(READ, len(data))
         return data
 
@@ -113,7 +113,7 @@ class S3Store(Store):
                     # The answer to an earlier try may have been lost (aiohttp repeats a PUT by itself, too): then
                     # the object there is ours.
                     try:
-                        return self._fs.cat_file(path, max_concurrency=1) == data
+                        return bool(self._fs.cat_file(path, max_concurrency=1) == data)
                     except FileNotFoundError:  # someone's, and deleted since
                         return False
                 if code == "NotImplemented" or status == 501:

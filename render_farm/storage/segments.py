@@ -84,7 +84,8 @@ _RECORDED = tuple(each.name for each in fields(SegmentRecord))
 
 def worker_seconds(segment: Mapping[str, Any]) -> float:
     """What the record of a segment (`SegmentRecord.to_dict`) took of its workers: seconds times their number."""
-    return float(segment.get("seconds", 0)) * math.prod(segment.get("group_shape", (1,)))
+    num_workers: int = math.prod(segment.get("group_shape", (1,)))
+    return float(segment.get("seconds", 0)) * num_workers
 
 
 def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:

@@ -72,7 +72,7 @@ class Store(ABC):
         self.meter = StorageMeter()
         """What it moves and fails at."""
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[Store], tuple[str, StoreOptions]]:
         return type(self), (self.root_uri, self.options)
 
     def __repr__(self) -> str:

@@ -98,17 +98,24 @@ def build_text_encoder(architecture: Architecture) -> UMT5EncoderModel:
 
 def build_vae(architecture: Architecture) -> AutoencoderKLWan:
     """Return the video autoencoder with random weights."""
-    return AutoencoderKLWan(**architecture.vae)
+    vae: AutoencoderKLWan = AutoencoderKLWan(**architecture.vae)
+    return vae
 
 
 def build_transformer(architecture: Architecture) -> SkyReelsV2Transformer3DModel:
     """Return the diffusion-forcing transformer with random weights."""
-    return SkyReelsV2Transformer3DModel(text_dim=architecture.text_encoder["d_model"], **architecture.transformer)
+    model: SkyReelsV2Transformer3DModel = SkyReelsV2Transformer3DModel(
+        text_dim=architecture.text_encoder["d_model"], **architecture.transformer
+    )
+    return model
 
 
 def build_scheduler() -> UniPCMultistepScheduler:
     """Return the sampler's scheduler: flow matching with FLOW_SHIFT."""
-    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
+    scheduler: UniPCMultistepScheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+    )
+    return scheduler
 
 
 def build_pipeline(architecture: Architecture, seed: int = 0) -> SkyReelsV2DiffusionForcingPipeline:

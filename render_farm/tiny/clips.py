@@ -117,8 +117,10 @@ def coverage(shape: str, path: Path, outlined: bool = False) -> Array:
         inside = np.maximum(np.minimum(wide - ax, narrow - ay), np.minimum(narrow - ax, wide - ay))
     else:
         raise ValueError(f"unknown shape {shape!r}; one of {', '.join(SHAPES)}")
-    covered = np.clip(inside + 0.5, 0.0, 1.0)
-    return covered - np.clip(inside - OUTLINE + 0.5, 0.0, 1.0) if outlined else covered
+    covered: NDArray[np.float32] = np.clip(inside + 0.5, 0.0, 1.0)
+    if outlined:
+        covered = covered - np.clip(inside - OUTLINE + 0.5, 0.0, 1.0)
+    return covered
 
 
 def paint(scene: Scene, paths: list[Path], outlined: bool = False) -> Array:

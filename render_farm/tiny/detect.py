@@ -106,7 +106,8 @@ def _centred(shape: str, centre: NDArray[np.float64], radius: float) -> NDArray[
         radius=np.full(1, radius, np.float32),
         colour=np.zeros((1, 3), np.float32),
     )
-    return coverage(shape, path)[0] > 0.5
+    covered: NDArray[np.bool_] = coverage(shape, path)[0] > 0.5
+    return covered
 
 
 def _area_of(shape: str) -> float:

@@ -40,7 +40,8 @@ def export_checkpoint(folder: Path, target: Path) -> None:
 
 
 def _averaged(path: Path) -> dict[str, Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)["average"]
+    average: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    return average
 
 
 def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

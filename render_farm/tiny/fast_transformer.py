@@ -59,7 +59,7 @@ def predict_flow(model: Any, latents: Tensor, levels: Tensor, text: Text, fps_in
     for block in model.blocks:
         tokens = _block(block, tokens, context, text_bias, modulation, rotary, self_mask)
     shift, scale = (model.scale_shift_table.unsqueeze(1) + time[:, :, None]).unsqueeze(3).unbind(2)
-    out = model.proj_out(model.norm_out(tokens) * (1 + scale) + shift)  # B F S 4C
+    out: Tensor = model.proj_out(model.norm_out(tokens) * (1 + scale) + shift)  # B F S 4C
     _, size_h, size_w = model.config.patch_size
     out = out.view(batch, frames, height // size_h, width // size_w, size_h, size_w, -1)
     return out.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, frames, height, width)
@@ -79,7 +79,8 @@ def _block(
     hidden = block.norm1(tokens) * (1 + scale) + shift
     tokens = tokens + gate * _self_attention(block.attn1, hidden, rotary, self_mask)
     tokens = tokens + _text_attention(block.attn2, block.norm2(tokens), context, text_bias)
-    return tokens + ffn_gate * block.ffn(block.norm3(tokens) * (1 + ffn_scale) + ffn_shift)
+    out: Tensor = tokens + ffn_gate * block.ffn(block.norm3(tokens) * (1 + ffn_scale) + ffn_shift)
+    return out
 
 
 def _self_attention(layer: Any, hidden: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
@@ -88,8 +89,9 @@ def _self_attention(layer: Any, hidden: Tensor, rotary: Tensor, mask: Tensor | N
     query = _rotate(layer.norm_q(layer.to_q(hidden)).view(heads), rotary).transpose(1, 2)
     key = _rotate(layer.norm_k(layer.to_k(hidden)).view(heads), rotary).transpose(1, 2)
     value = layer.to_v(hidden).view(heads).transpose(1, 2)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return layer.to_out[0](out.transpose(1, 2).reshape(hidden.shape))
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    out: Tensor = layer.to_out[0](seen.transpose(1, 2).reshape(hidden.shape))
+    return out
 
 
 def _text_attention(layer: Any, hidden: Tensor, context: Tensor, bias: Tensor) -> Tensor:
@@ -98,8 +100,9 @@ def _text_attention(layer: Any, hidden: Tensor, context: Tensor, bias: Tensor) -
     heads = (batch, context.shape[1], layer.heads, -1)
     key = layer.norm_k(layer.to_k(context)).view(heads).transpose(1, 2)
     value = layer.to_v(context).view(heads).transpose(1, 2)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return layer.to_out[0](out.transpose(1, 2).reshape(hidden.shape))
+    seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    out: Tensor = layer.to_out[0](seen.transpose(1, 2).reshape(hidden.shape))
+    return out
 
 
 def _rotary(model: Any, latents: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ def train_vae(
         return decoder_loss(vae, clips, torch.randn(shape, generator=generator).to(device), config)
 
     vae.load_state_dict(train(vae, step_loss, folder / "vae.pt", loop))
-    return vae.eval()
+    trained: AutoencoderKLWan = vae.eval()
+    return trained
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ from typing import Any
 import ray
 
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import TokenPasses
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.policy import SchedulingPolicy
@@ -50,7 +50,7 @@ class _Measured(BenchCoordinator):
 
 def entries(folder: str, number: int) -> Iterator[list[FilmEntry]]:
     """Films as a driver hands them over."""
-    facts, costs, draw = replace(facts_of_preset("df-14b-540p"), fingerprint="stub"), TokenPasses(), random.Random(1)
+    spec, costs, draw = replace(spec_of_preset("df-14b-540p"), fingerprint="stub"), TokenPasses(), random.Random(1)
     for start in range(0, number, _BATCH):
         batch = []
         for i in range(start, min(start + _BATCH, number)):
@@ -61,8 +61,8 @@ def entries(folder: str, number: int) -> Iterator[list[FilmEntry]]:
                 overlap_history=17,
                 addnoise_condition=20,
             )
-            plan = plan_film(job, facts)
-            task = FilmTask(run_id="bench", output=folder, model=facts.name, plan=plan)
+            plan = plan_film(job, spec)
+            task = FilmTask(run_id="bench", output=folder, model=spec.name, plan=plan)
             joined = tuple(GroupShape(cfg=2, ulysses=ulysses) for ulysses in (1, 2, 4))
             batch.append(
                 FilmEntry(
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def measure(folder: str, options: argparse.Namespace) -> None:
-    shape = FarmShape(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
+    shape = FarmConfig(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
     coordinator: Any = ray.remote(num_cpus=0, max_restarts=0)(_Measured).remote(shape, "local")
     spec = RunSpec(run_id="bench", output=folder)
     ray.get(coordinator.add_run.remote(spec, shape))

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
-from render_farm.farm.run.snapshot import RunSnapshot
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
+from render_farm.observability.snapshot import RunSnapshot
 
 
 class Watch:
@@ -37,7 +37,7 @@ class Watch:
         self.engine_s = snapshot.engine_s
         self._mark("Ray answers", True)
         self._mark("workers are up", snapshot.num_workers > 0)
-        self._mark("first segment begins", any(job.phase == "denoise" for job in snapshot.jobs))
+        self._mark("first segment begins", any(work.phase == "denoise" for work in snapshot.work))
         self._mark("last segment is stored", snapshot.num_segments == snapshot.segments_done > 0)
         self._mark("last film is published", snapshot.state == "done")
 

@@ -32,14 +32,14 @@ from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.owned_run import OwnedRun, hold
+from render_farm.farm.run.owned_run import OwnedRun, acquire_run
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.job import RenderJob
 from render_farm.observability.metrics import PHASE_SECONDS
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.states import State
 from render_farm.storage.lease import LeaseTiming, this_holder
@@ -72,7 +72,7 @@ def render_film(folder: str, run: OwnedRun, told: FarmMetrics | None, sink: RayM
     plan = engine.plan(RenderJob(job_id="film", prompt="a red circle moving right", num_frames=257))
     with tempfile.TemporaryDirectory(dir=folder) as output:
         task = FilmTask(run_id="r", output=output, model="tiny", plan=plan)
-        stored = EmbeddingStore(open_store(output), "r", engine.facts.fingerprint)
+        stored = EmbeddingStore(open_store(output), "r", engine.spec.fingerprint)
         for text, embedding in engine.encode_prompts(plan.texts).items():
             stored.save(text, embedding)
         worker = FilmWorker("worker-0.1", num_threads=1)
@@ -82,7 +82,7 @@ def render_film(folder: str, run: OwnedRun, told: FarmMetrics | None, sink: RayM
 
         def on_step(progress: StepProgress) -> None:
             nonlocal asked_s
-            run.record.stepped("shot-1", 0, progress.step, progress.num_steps)
+            run.progress.stepped("shot-1", 0, progress.step, progress.num_steps)
             if time.monotonic() - asked_s > 0.5 and told is not None:
                 asked_s = time.monotonic()
                 told.sample({"night": run}, FarmMachine(), now=asked_s * 10, now_unix_s=time.time())
@@ -126,17 +126,17 @@ def main() -> None:
         print(f"every 2 s, worker: what it uses and moves                  {say_s * 1e6:9.2f} us")
 
         lease = LeaseTiming(gone_after_s=3600, renew_every_s=900)
-        run = hold(RunSpec(run_id="night", output=folder), this_holder(), lease, on_lost=lambda error: None)
-        plan = plan_film(RenderJob(job_id="a", prompt="x", num_frames=257), facts_of_preset("tiny"))
+        run = acquire_run(RunSpec(run_id="night", output=folder), this_holder(), lease, on_lost=lambda error: None)
+        plan = plan_film(RenderJob(job_id="a", prompt="x", num_frames=257), spec_of_preset("tiny"))
         for index in range(options.films):
             task = FilmTask(run_id="night", output=folder, model="tiny", plan=plan)
             entry = FilmEntry(task=task, costs=(1,) * plan.num_segments, deadline_s=time.time() + index)
-            film = run.record.add(entry)
-            run.record.films[f"shot-{index}"] = film
-        run.record.films.pop("a")
-        run.record.state = State.RUNNING
+            film = run.progress.add(entry)
+            run.progress.films[f"shot-{index}"] = film
+        run.progress.films.pop("a")
+        run.progress.state = State.RUNNING
         steps = iter(range(10**9))
-        stepped_s = seconds_of(lambda: run.record.stepped("shot-1", 0, next(steps), 10**9), options.steps)
+        stepped_s = seconds_of(lambda: run.progress.stepped("shot-1", 0, next(steps), 10**9), options.steps)
         print(f"a report of steps, coordinator: the run's book             {stepped_s * 1e6:9.2f} us")
         told, machine = FarmMetrics(sink), FarmMachine()
         now = iter(range(0, 10**9, 10))

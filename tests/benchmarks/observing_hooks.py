@@ -200,10 +200,10 @@ _COUNTED: dict[str, Callable[[ModuleType], None]] = {
     "render_farm.farm.ray_cluster.ray_metrics": _count(
         metrics=[f"RayMetrics.{name}" for name in ("add", "set", "observe")]
     ),
-    "render_farm.farm.worker.metrics": _count(metrics=["WorkerMetrics.say"]),
+    "render_farm.farm.worker.metrics": _count(metrics=["WorkerMetrics.report"]),
     "render_farm.farm.coordinator.metrics": _count(metrics=["FarmMetrics.sample"]),
     "render_farm.farm.run.log": _count(log=["RunLog.add", "RunLog.flush"]),
-    "render_farm.farm.run.progress": _count(live=["RunProgress.live"]),
+    "render_farm.farm.run.progress": _count(live=["RunProgress.snapshot"]),
     "render_farm.storage.local": _count_written,
     "render_farm.media.seams": _count(seams=[f"SeamMeter.{name}" for name in ("begin", "add", "seams")]),
     "render_farm.media.preview": _count(previews=["_feed"]),

@@ -31,9 +31,9 @@ import ray
 from render_farm.farm.coordinator import worker_pool
 from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, load_film_state, record_segment, save_segment
@@ -66,12 +66,12 @@ class StubWorker:
         time.sleep(self._seconds)
         ended = time.time()
         store = open_store(task.output)
-        claim_job(store, task.run_id, task.film)
-        state = self._films.get(task.film) or load_film_state(store, task.film)
+        claim_job(store, task.run_id, task.work_key)
+        state = self._films.get(task.work_key) or load_film_state(store, task.work_key)
         attempt = f"{self._name}-{segment}"
         meta = SegmentMeta(attempt=attempt, seconds=self._seconds, worker=self._name, engine={}, group_shape=(1, 1, 1))
-        record = save_segment(store, task.film, segment, LATENTS, meta)
-        self._films[task.film] = record_segment(store, state, record)
+        record = save_segment(store, task.work_key, segment, LATENTS, meta)
+        self._films[task.work_key] = record_segment(store, state, record)
         with self._log.open("a") as log:
             log.write(json.dumps([task.job_id, segment, began, ended]) + "\n")
         return SegmentReport(segment=segment, seconds=self._seconds, engine_s=0.0)
@@ -79,12 +79,12 @@ class StubWorker:
     def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
         """Publish a file of a few bytes."""
         store = open_store(task.output)
-        claim = claim_job(store, task.run_id, task.film)
-        self._films.pop(task.film, None)
+        claim = claim_job(store, task.run_id, task.work_key)
+        self._films.pop(task.work_key, None)
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder, VIDEO)
             video.write_bytes(b"stub")
-            done = publish(store, task.film, f"{self._name}-done", {VIDEO: video}, {"segments": []}, claim=claim)
+            done = publish(store, task.work_key, f"{self._name}-done", {VIDEO: video}, {"segments": []}, claim=claim)
         return FilmReport(uri="", sha256=done.job["sha256"], num_frames=1, render_s=0.0, seconds=0.0)
 
     def drop_films(self) -> None:
@@ -105,12 +105,12 @@ class BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ig
         super().__init__(*arguments)
 
     async def _encode_and_start(self, run: Any) -> None:
-        self._crew.start()
-        while len(self._machine.workers) < self._crew.shape.num_workers:
+        self._lifecycle.start()
+        while len(self._machine.workers) < self._lifecycle.config.num_workers:
             await asyncio.sleep(0.5)
         self._used_before_s = time.process_time()
         for model in run.texts:
-            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
+            self._events.apply(ev.TextReady(run_id=run.key, model=model))
 
     def used_s(self) -> float:
         """Processor time of the coordinator's process since all workers were up."""
@@ -118,7 +118,7 @@ class BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ig
 
 
 def entries_of(folder: str, num_films: int, num_segments: int) -> list[FilmEntry]:
-    facts = replace(facts_of_preset("tiny"), fingerprint="stub")
+    spec = replace(spec_of_preset("tiny"), fingerprint="stub")
     entries = []
     for number in range(num_films):
         job = RenderJob(
@@ -128,7 +128,7 @@ def entries_of(folder: str, num_films: int, num_segments: int) -> list[FilmEntry
             overlap_history=17,
             addnoise_condition=20,
         )
-        plan = plan_film(job, facts)
+        plan = plan_film(job, spec)
         assert plan.num_segments == num_segments
         task = FilmTask(run_id="bench", output=folder, model="tiny", plan=plan)
         entries.append(FilmEntry(task=task, costs=(1,) * num_segments, texts=plan.texts))
@@ -176,7 +176,7 @@ def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
     """Render the films; how the run ended, and what the coordinator used."""
     started = time.monotonic()
     with started_ray(options.workers):
-        shape = FarmShape(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
+        shape = FarmConfig(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
         shape = replace(shape, timeouts=replace(shape.timeouts, worker_start_s=900.0))
         actor = ray.remote(num_cpus=0, max_restarts=0)(BenchCoordinator)
         coordinator = actor.options(name="coordinator").remote(shape, "local")

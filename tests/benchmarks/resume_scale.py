@@ -22,7 +22,7 @@ import numpy as np
 from render_farm.farm.driver.prepare import PreparedRun, RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.storage import open_store
 from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
 from render_farm.storage.done import dump_job
@@ -31,7 +31,7 @@ from render_farm.storage.run_state import JobRow, RunStateWriter, StoredRun, loa
 from render_farm.storage.store import Store
 
 Result = TypeVar("Result")
-FACTS = facts_of_preset("tiny", fingerprint="f")
+FACTS = spec_of_preset("tiny", fingerprint="f")
 LATENTS = np.zeros((1, 1, 1, 1, 1), np.float32)
 
 
@@ -98,7 +98,6 @@ def look(store: Store, rows: list[Row], state: StoredRun) -> PreparedRun:
         run_id="night",
         output=store.root_uri,
         store=store,
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},

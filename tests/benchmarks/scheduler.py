@@ -23,10 +23,10 @@ from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import segment_token_passes
 from render_farm.scheduling import events as ev
-from render_farm.scheduling.events import Film
+from render_farm.scheduling.events import QueuedFilm
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.simulator import Outcome, SimulatedFarm, simulate
@@ -39,7 +39,7 @@ KINDS = (("df-1.3b-540p", 90.0), ("df-14b-540p", 540.0), ("df-14b-720p", 1100.0)
 SEGMENTS = 1, 15
 
 
-def films_of(number: int, *, seed: int = 1, run_id: str = "night") -> list[Film]:
+def films_of(number: int, *, seed: int = 1, run_id: str = "night") -> list[QueuedFilm]:
     """Jobs of 1 to 15 segments of three models, a tenth of the large ones pinned to groups of 2, 4 or 8; a fifth with
     LoRAs, three owners."""
     draw, films = random.Random(seed), []
@@ -49,7 +49,7 @@ def films_of(number: int, *, seed: int = 1, run_id: str = "night") -> list[Film]
         segments = draw.randint(*SEGMENTS)
         joined = tuple(larger for larger in (2, 4, 8) if larger > size)
         films.append(
-            Film(
+            QueuedFilm(
                 run_id=run_id,
                 job_id=f"f{i}",
                 num_segments=segments,
@@ -126,7 +126,7 @@ def decisions() -> None:
 def tail() -> None:
     """8 films of 6 segments on 64 GPUs: fixed groups of 1 and of 2, elastic ones."""
     one = [
-        Film(
+        QueuedFilm(
             run_id="r",
             job_id=f"f{i}",
             num_segments=6,
@@ -158,7 +158,7 @@ def memory() -> None:
     import tempfile
 
     number, batch = 100_000, 200
-    facts = facts_of_preset("df-14b-540p")
+    spec = spec_of_preset("df-14b-540p")
     before = rss_bytes()
     with tempfile.TemporaryDirectory() as folder:
         spec = RunSpec(run_id="night", output=folder)
@@ -172,7 +172,7 @@ def memory() -> None:
                 overlap_history=17,
                 addnoise_condition=20,
             )
-            plan = plan_film(job, facts)
+            plan = plan_film(job, spec)
             templates[segments] = (plan, tuple(segment_token_passes(plan, k) for k in range(plan.num_segments)))
         for start in range(0, number, batch):
             entries = []
@@ -180,7 +180,7 @@ def memory() -> None:
                 plan, costs = templates[draw.randint(*SEGMENTS)]
                 prompt = f"a cat that walks along a wall, number {i}, in the light of the evening, film grain"
                 plan = replace(plan, job=replace(plan.job, job_id=f"film-{i}", prompts=(prompt,)))
-                task = FilmTask(run_id="night", output=folder, model=plan.facts.name, plan=plan)
+                task = FilmTask(run_id="night", output=folder, model=plan.spec.name, plan=plan)
                 entries.append(FilmEntry(task=task, costs=costs, share="docs", texts=plan.texts))
             # As they arrive in the actor: copies that share nothing with other batches.
             arrived = pickle.loads(pickle.dumps(entries))
@@ -188,7 +188,7 @@ def memory() -> None:
                 record.add(entry)
             films = tuple(scheduled("night", entry, "cuda", clock_ahead_s=0.0) for entry in arrived)
             machine.apply(ev.FilmsAdded(films=films), 0.0)
-        machine.apply(ev.TextReady(run_id="night", model=facts.name), 0.0)
+        machine.apply(ev.TextReady(run_id="night", model=spec.name), 0.0)
         gc.collect()
         used = rss_bytes() - before
         print(f"{number:,} jobs, book and machine: {used / 2**20:,.0f} MiB, {used / number:,.0f} B a job")

@@ -16,6 +16,7 @@ import pytest
 
 from render_farm import load_engine
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.farm.worker.film_cache import CheckpointBehindError
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.storage.checkpoints import load_film, load_film_state
@@ -39,7 +40,7 @@ def test_a_film_from_first_segment_to_published(engine, tmp_path):
         assert report.segment == segment
         assert (report.loading_s is not None) == (segment == 0), "the model is loaded once"
         notes += report.notes
-        assert len(load_film_state(open_store(task.output), task.film).segments) == segment + 1
+        assert len(load_film_state(open_store(task.output), task.work_key).segments) == segment + 1
     film = worker.finish_film(task)
     worker.close()
     assert steps == [(segment, step) for segment in range(3) for step in (1, 2)]
@@ -86,7 +87,7 @@ def test_a_stored_segment_is_not_rendered_again(engine, tmp_path):
     assert second.render_segment(task, 1).segment == 1
     # the first worker's picture of the film is old now: what the other stored counts
     assert first.render_segment(task, 1, on_step=lambda step: pytest.fail("it was rendered again")).segment == 1
-    state = load_film_state(open_store(task.output), task.film)
+    state = load_film_state(open_store(task.output), task.work_key)
     assert [record.worker for record in state.segments] == ["first", "second"]
 
 
@@ -105,7 +106,7 @@ def test_only_the_damaged_one_of_many_segments_is_rendered_again(engine, tmp_pat
     for segment in range(3):
         second.render_segment(task, segment, on_step=lambda step: steps.append((step.segment, step.step)))
     assert steps == [(0, 1), (0, 2)]
-    assert [record.worker for record in load_film_state(store, task.film).segments] == ["second", "first", "first"]
+    assert [record.worker for record in load_film_state(store, task.work_key).segments] == ["second", "first", "first"]
     second.finish_film(task)
     films.assert_complete(tmp_path, "a", num_frames=53)
 
@@ -130,13 +131,15 @@ def test_stopping_ends_at_the_next_step_and_leaves_no_segment(engine, tmp_path):
             worker.stop(7)
 
     with pytest.raises(Cancelled):
-        worker.render_segment(task, 0, work=7, on_step=stop_at_third)
+        worker.render_segment(task, 0, call_id=7, on_step=stop_at_third)
     assert seen == [1, 2, 3]
-    assert load_film_state(open_store(task.output), task.film).segments == ()
+    assert load_film_state(open_store(task.output), task.work_key).segments == ()
 
 
 def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_for_bit(engine, tmp_path):
-    task = replace(film_task(engine, tmp_path / "moving", num_inference_steps=6), grace_s=3600.0)
+    task = replace(
+        film_task(engine, tmp_path / "moving", num_inference_steps=6), timeouts=Timeouts(preemption_grace_s=3600.0)
+    )
     first, second, steps = FilmWorker("first", num_threads=1), FilmWorker("second", num_threads=1), []
     first.render_segment(task, 0, on_step=lambda step: step.step == 2 and first.preempt())  # it has the time
     first = FilmWorker("first", num_threads=1)
@@ -154,7 +157,7 @@ def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_
     worker = FilmWorker("w", num_threads=1)
     for segment in range(2):
         worker.render_segment(stays, segment)
-    there, here = load_film(open_store(stays.output), stays.film), load_film(store, task.film)
+    there, here = load_film(open_store(stays.output), stays.work_key), load_film(store, task.work_key)
     assert [a.tobytes() for a in here.latents] == [a.tobytes() for a in there.latents]
 
 

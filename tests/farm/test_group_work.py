@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from render_farm import load_engine
-from render_farm.config import GroupOptions
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.memory_steps import at_step
+from render_farm.farm.run.memory_steps import with_memory_fallback
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.media.whole_video import read_video
 from render_farm.parallel import ParallelGroup
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.open import open_store
@@ -61,10 +61,10 @@ def run_out_of_memory() -> None:
     ParallelGroup.gather = full  # type: ignore[method-assign]
 
 
-def stop_soon(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> None:
+def stop_soon(rank: int, task: FilmTask, segment: int, seat: GroupSeat) -> None:
     here = worker_of(rank, task)
     here.stop(0)
-    here.render_segment(task, segment, work=0, place=place)
+    here.render_segment(task, segment, call_id=0, seat=seat)
 
 
 # --- the tests ---
@@ -90,7 +90,7 @@ def test_groups_of_changing_degrees_render_a_film_and_never_read_weights_again(e
         weights.append((led, helped[0]))
         shutil.rmtree(folder / "transformer", ignore_errors=True)
     assert len(set(weights)) == 1
-    state = load_film(open_store(task.output), task.film).state
+    state = load_film(open_store(task.output), task.work_key).state
     assert [segment.group_shape for segment in state.segments] == [(1, 1, 3), (1, 2, 1), (1, 1, 2)]
     assert np.abs(stored(task) - alone(film_task(engine, tmp_path / "alone", height=64, width=64))).max() <= 1e-4
 
@@ -102,7 +102,7 @@ def test_a_rank_out_of_memory_says_so_and_the_group_renders_the_same_bits_in_a_s
     together(pool, calm, 0, 0, 1)
     led, helped = together(pool, task, 0, 0, 1, strike=run_out_of_memory)
     assert "GroupError" in str(led) and "OutOfMemoryError" in str(helped)
-    smaller = replace(task, plan=at_step(task.plan, 1, "cpu", in_groups=True))
+    smaller = replace(task, plan=with_memory_fallback(task.plan, 1, "cpu", in_groups=True))
     assert smaller.plan.job.memory == "offload_disk"
     assert isinstance(together(pool, smaller, 0, 0, 1)[0], tuple)
     assert np.array_equal(stored(task), stored(calm))
@@ -129,17 +129,17 @@ def test_a_stopped_group_stops_at_one_step_on_all_ranks(engine, pool, tmp_path: 
     assert "GroupError" in str(helped) and "stopped at step 1" in str(helped)
 
 
-def lead_alone(rank: int, task: FilmTask, place: GroupSeat) -> None:
+def lead_alone(rank: int, task: FilmTask, seat: GroupSeat) -> None:
     here = worker_of(rank, task)
-    threading.Timer(3.0, lambda: here.end_group(place.rendezvous)).start()
-    here.render_segment(task, 0, work=0, place=place)
+    threading.Timer(3.0, lambda: here.end_group(seat.rendezvous)).start()
+    here.render_segment(task, 0, call_id=0, seat=seat)
 
 
 def test_a_leader_does_not_wait_for_a_worker_that_will_not_come(engine, pool, tmp_path: Path) -> None:
     task = film_task(engine, tmp_path, ulysses=2, height=64, width=64)
     pool.send(0, open_group, (0, task))
-    place = GroupSeat(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
-    pool.send(0, lead_alone, (0, task, place))
+    seat = GroupSeat(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
+    pool.send(0, lead_alone, (0, task, seat))
     with pytest.raises(RankFailed, match=r"could not join|failed before it began"):
         pool.result(0, patience_s=100)
 
@@ -159,7 +159,7 @@ def test_a_helper_does_not_wait_for_a_leader_that_is_gone(engine, pool, tmp_path
 
 def decodes_as(rank: int, task: FilmTask) -> tuple[bool, int]:
     """Of the film here: whether a group decodes it, and how many segments were decoded."""
-    output = worker_of(rank, task)._films[task.film].output
+    output = worker_of(rank, task)._films[task.work_key].output
     assert output is not None
     return output.is_shared, output.num_segments
 

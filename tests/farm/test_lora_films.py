@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from render_farm import load_engine
-from render_farm.config import InputLimits
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.farm.driver import loras as farm_loras
 from render_farm.farm.driver.prepare import RunContext, prepare
+from render_farm.farm.run.settings import Settings
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.manifest.rows import Row
+from render_farm.media.limits import InputLimits
 from render_farm.storage.open import open_store
 from tests.helpers import films
 
@@ -52,14 +53,13 @@ def prepared(engine, output, *jobs, **limits):
         run_id="r",
         output=str(output),
         store=open_store(str(output)),
-        default_model="tiny",
         keep_latents=True,
         create_only=True,
         group={},
-        limits=InputLimits(**limits),
+        settings=Settings(inputs=InputLimits(**limits)),
     )
     rows = [Row(number=i + 1, job_id=job.job_id, job=job) for i, job in enumerate(jobs)]
-    return prepare(rows, context, lambda model: engine.facts)
+    return prepare(rows, context, lambda model: engine.spec)
 
 
 def with_loras(job_id, folder, *names, **values):
@@ -71,7 +71,7 @@ def test_one_worker_renders_films_with_different_loras(engine, folder, tmp_path)
     """Segment by segment in turn, so that the adapters change under way; the films are the engine's."""
     jobs = [with_loras("red", folder, "red"), films.job("none"), with_loras("both", folder, "blue", "red")]
     tasks = [entry.task for entry in prepared(engine, tmp_path, *jobs).entries]
-    stored = EmbeddingStore(open_store(str(tmp_path)), "r", engine.facts.fingerprint)
+    stored = EmbeddingStore(open_store(str(tmp_path)), "r", engine.spec.fingerprint)
     for text, embedding in engine.encode_prompts(tasks[0].plan.texts).items():
         stored.save(text, embedding)
     worker = FilmWorker("w")

@@ -15,8 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from render_farm.farm.driver import connection as farm_cluster
-from render_farm.farm.driver.farm_shape import groups_of
 from render_farm.farm.driver.group_choice import Host
+from render_farm.farm.driver.resolved_farm import groups_of
 from render_farm.farm.ray_cluster.gpu_memory import least_gpu_memory, memory_here
 from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
 from render_farm.farm.run.request import RunRequest
@@ -66,7 +66,7 @@ def free_cpus() -> float:
 
 @pytest.mark.timeout(300)
 def test_packs_stay_on_a_node_each_move_off_avoided_ones_and_are_given_back(cluster: Cluster) -> None:
-    packs = PlacementGroups(size=2, num_places=5, resources={"CPU": 1.0, "GPU": 0.0})
+    packs = PlacementGroups(size=2, num_slots=5, resources={"CPU": 1.0, "GPU": 0.0})
     workers = start(packs, range(4))
     nodes = nodes_of(workers)
     assert nodes[0] == nodes[1] and nodes[2] == nodes[3]
@@ -81,7 +81,7 @@ def test_packs_stay_on_a_node_each_move_off_avoided_ones_and_are_given_back(clus
     [spare] = nodes_of([Worker.options(num_cpus=1, **packs.spare((0, 1, 3))).remote()])
     assert spare == nodes[2]
 
-    packs.left(())
+    packs.release_unused(())
     stop = time.monotonic() + 60
     while free_cpus() < 8:
         assert time.monotonic() < stop, "the nodes are not given back"
@@ -90,30 +90,30 @@ def test_packs_stay_on_a_node_each_move_off_avoided_ones_and_are_given_back(clus
 
 @pytest.mark.timeout(300)
 def test_threads_that_ask_at_once_get_the_same_pack(cluster: Cluster) -> None:
-    packs = PlacementGroups(size=4, num_places=4, resources={"CPU": 1.0})
+    packs = PlacementGroups(size=4, num_slots=4, resources={"CPU": 1.0})
     together = threading.Barrier(4)
 
-    def ask(place: int) -> str:
+    def ask(slot: int) -> str:
         together.wait(60)
-        return packs.options(place)["scheduling_strategy"].placement_group.id.hex()
+        return packs.options(slot)["scheduling_strategy"].placement_group.id.hex()
 
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(ask, range(4)))) == 1
-    packs.left(())
+    packs.release_unused(())
 
 
 @pytest.mark.timeout(300)
 def test_a_pack_that_no_node_has_room_for_says_so(cluster: Cluster) -> None:
-    packs = PlacementGroups(size=5, num_places=5, resources={"CPU": 1.0})
+    packs = PlacementGroups(size=5, num_slots=5, resources={"CPU": 1.0})
     start(packs, range(1))
     assert packs.what_is_missing(0) == "no node has 5 times {'CPU': 1.0} free, for a render group"
-    packs.left(())
+    packs.release_unused(())
 
 
-def test_without_groups_places_are_anywhere(cluster: Cluster) -> None:
-    assert PlacementGroups(size=1, num_places=4, resources={"CPU": 1.0}).options(0) == {}
-    assert PlacementGroups(size=4, num_places=4, resources={"CPU": 0.0}).options(0) == {}
-    options = PlacementGroups(size=1, num_places=4, resources={"CPU": 1.0}).options(0, avoided_nodes=["a", "b"])
+def test_without_groups_slots_are_anywhere(cluster: Cluster) -> None:
+    assert PlacementGroups(size=1, num_slots=4, resources={"CPU": 1.0}).options(0) == {}
+    assert PlacementGroups(size=4, num_slots=4, resources={"CPU": 0.0}).options(0) == {}
+    options = PlacementGroups(size=1, num_slots=4, resources={"CPU": 1.0}).options(0, avoided_nodes=["a", "b"])
     assert options == {"label_selector": {"ray.io/node-id": "!in(a,b)"}}
 
 

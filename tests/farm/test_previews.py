@@ -11,7 +11,7 @@ from PIL import Image
 
 from render_farm import load_engine
 from render_farm.farm.worker.film_worker import FilmWorker
-from render_farm.media import probe_mp4, read_frames
+from render_farm.media.mp4 import probe_mp4, read_frames
 from render_farm.media.preview import read_playlist
 from render_farm.storage.layout import FilmKeys
 from render_farm.storage.open import open_store
@@ -26,7 +26,7 @@ def engine():
 
 def watched(output, task):
     """Frames of the preview as they are stored, and the lengths that its playlist says."""
-    store, keys = open_store(output), FilmKeys(film=task.film)
+    store, keys = open_store(output), FilmKeys(film=task.work_key)
     listed = read_playlist(store.read_bytes(keys.preview("preview.m3u8")).decode())
     joined = b"".join(store.read_bytes(keys.preview(name)) for name in ["init.mp4", *(name for name, _ in listed)])
     path = output / "joined.mp4"
@@ -37,7 +37,7 @@ def watched(output, task):
 def test_a_film_can_be_watched_segment_by_segment_while_it_renders(engine, tmp_path):
     task, news = replace(film_task(engine, tmp_path), previews=True), []
     worker = FilmWorker("w", on_preview=news.append)
-    folder = tmp_path / FilmKeys(film=task.film).preview("init.mp4")
+    folder = tmp_path / FilmKeys(film=task.work_key).preview("init.mp4")
     for segment, num_frames in ((0, 21), (1, 37)):
         worker.render_segment(task, segment)
         films.wait_for(lambda: len(news) == segment + 1, what="the preview")  # noqa: B023
@@ -61,7 +61,7 @@ def test_a_film_can_be_watched_segment_by_segment_while_it_renders(engine, tmp_p
 
 def test_a_film_that_moves_goes_on_with_the_parts_that_are_there(engine, tmp_path):
     task, news, written = replace(film_task(engine, tmp_path), previews=True), [], set()
-    first = tmp_path / FilmKeys(film=task.film).preview("0000.m4s")
+    first = tmp_path / FilmKeys(film=task.work_key).preview("0000.m4s")
     for segment in range(3):
         worker = FilmWorker(f"w{segment}", on_preview=news.append)
         worker.render_segment(task, segment)
@@ -82,7 +82,7 @@ def test_a_film_that_moves_goes_on_with_the_parts_that_are_there(engine, tmp_pat
 
 def test_a_preview_that_cannot_be_made_takes_nothing_from_the_film(engine, tmp_path):
     task, news = replace(film_task(engine, tmp_path), previews=True), []
-    folder = tmp_path / FilmKeys(film=task.film).folder
+    folder = tmp_path / FilmKeys(film=task.work_key).folder
     folder.mkdir(parents=True)
     (folder / "preview").write_text("a file where a folder is needed")
     worker = FilmWorker("w", on_preview=news.append)

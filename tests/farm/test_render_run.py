@@ -26,7 +26,7 @@ def undisturbed(tmp_path_factory):
         films.job("c", causal_block_size=5),
         films.job("d", model=str(folder / "no-model")),
     ]
-    pictures = []
+    snapshots = []
     request = RunRequest(
         manifest=films.manifest(folder, jobs),
         output=str(folder / "out"),
@@ -34,12 +34,12 @@ def undisturbed(tmp_path_factory):
         keep_latents=True,
         device="cpu",
     )
-    outcome = render_run(request, on_snapshot=pictures.append)
-    return folder / "out", outcome, pictures, jobs
+    outcome = render_run(request, on_snapshot=snapshots.append)
+    return folder / "out", outcome, snapshots, jobs
 
 
 def test_good_films_are_done_and_bad_rows_fail_alone(undisturbed):
-    output, outcome, pictures, _ = undisturbed
+    output, outcome, snapshots, _ = undisturbed
     assert outcome.jobs == {"done": 2, "failed": 2}
     assert (outcome.exit_code, outcome.state) == (11, "failed")
     films.assert_complete(output, "a")
@@ -51,8 +51,8 @@ def test_good_films_are_done_and_bad_rows_fail_alone(undisturbed):
     assert rows["d"]["error_class"] == "ModelError"
     assert "no-model" in rows["d"]["message"]
     assert not (output / "c").exists()
-    assert pictures[-1].counts == {"done": 2, "failed": 2}
-    assert max(picture.segments_done for picture in pictures) == 5
+    assert snapshots[-1].jobs == {"done": 2, "failed": 2}
+    assert max(snapshot.segments_done for snapshot in snapshots) == 5
 
 
 def test_what_is_said_of_a_film(undisturbed):
@@ -108,7 +108,7 @@ def test_the_same_command_again_renders_nothing_and_a_changed_row_anew(undisturb
             keep_latents=True,
             device="cpu",
         ),
-        on_snapshot=lambda picture: None,
+        on_snapshot=lambda snapshot: None,
     )
     assert (again.jobs, again.exit_code) == ({"done": 10}, 0)
     rows = films.results(output, again.run_id)
@@ -120,7 +120,7 @@ def test_the_same_command_again_renders_nothing_and_a_changed_row_anew(undisturb
     films.assert_complete(output, "a")
     same = render_run(
         RunRequest(manifest=str(output.parent / "changed.parquet"), output=str(output), keep_latents=True),
-        on_snapshot=lambda picture: None,
+        on_snapshot=lambda snapshot: None,
     )
     assert (same.jobs, same.exit_code, same.run_id) == ({"done": 10}, 0, again.run_id)
 

@@ -35,7 +35,7 @@ def test_a_killed_worker_costs_one_segment_at_most(tmp_path):
     assert films.document(tmp_path / "out", "slow")["segments"][0]["key"].endswith(first)
     undisturbed = render_run(
         RunRequest(manifest=manifest, output=str(tmp_path / "calm"), num_workers=1, keep_latents=True, device="cpu"),
-        on_snapshot=lambda picture: None,
+        on_snapshot=lambda snapshot: None,
     )
     assert undisturbed.exit_code == 0
     assert np.array_equal(films.latents(tmp_path / "out", "slow"), films.latents(tmp_path / "calm", "slow"))

@@ -29,7 +29,7 @@ class Farm:
 
     def __init__(
         self,
-        *films: ev.Film,
+        *films: ev.QueuedFilm,
         workers: int = 1,
         hosts: Sequence[str] = (),
         seal: bool = True,
@@ -50,7 +50,7 @@ class Farm:
             for action in self.apply(ev.WorkerUp(worker=f"w{number}", host=host))
         ]
 
-    def add(self, *films: ev.Film) -> list[ev.Action]:
+    def add(self, *films: ev.QueuedFilm) -> list[ev.Action]:
         """Films whose prompts are encoded."""
         actions = self.apply(ev.FilmsAdded(films=films))
         for run_id, model in dict.fromkeys((film.run_id, film.model) for film in films):
@@ -106,5 +106,5 @@ def none(actions: Sequence[Any], kind: type) -> None:
     assert not [action for action in actions if isinstance(action, kind)], actions
 
 
-def film(job_id: str, segments: int = 1, *, run_id: str = "r", **values: Any) -> ev.Film:
-    return ev.Film(run_id=run_id, job_id=job_id, num_segments=segments, **values)
+def film(job_id: str, segments: int = 1, *, run_id: str = "r", **values: Any) -> ev.QueuedFilm:
+    return ev.QueuedFilm(run_id=run_id, job_id=job_id, num_segments=segments, **values)

@@ -32,19 +32,19 @@ def open_group(rank: int, task: FilmTask) -> Any:
     return worker_of(rank, task).open_group()
 
 
-def render(rank: int, task: FilmTask, segment: int, place: GroupSeat) -> tuple[float, int]:
+def render(rank: int, task: FilmTask, segment: int, seat: GroupSeat) -> tuple[float, int]:
     """Lead; returns seconds and the identity of the weights."""
     started, here = time.monotonic(), worker_of(rank, task)
-    here.render_segment(task, segment, work=segment, place=place)
-    return time.monotonic() - started, id(here._engine.transformer)
+    here.render_segment(task, segment, call_id=segment, seat=seat)
+    return time.monotonic() - started, id(here._model.engine(task.model).transformer)
 
 
-def help_out(rank: int, task: FilmTask, segment: int, place: GroupSeat, strike: Callable[[], None] | None) -> int:
+def help_out(rank: int, task: FilmTask, segment: int, seat: GroupSeat, strike: Callable[[], None] | None) -> int:
     here = worker_of(rank, task)
     if strike is not None:
         strike()
-    here.help_segment(task, segment, work=segment, place=place)
-    return id(here._engine.transformer)
+    here.help_segment(task, segment, call_id=segment, seat=seat)
+    return id(here._model.engine(task.model).transformer)
 
 
 def together(
@@ -61,11 +61,11 @@ def together(
     pool.send(leader, open_group, (leader, task))
     rendezvous, shape = pool.result(leader), shape or group_of(task.plan.job)
     for number, rank in enumerate(ranks):
-        place = GroupSeat(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
+        seat = GroupSeat(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
         if rank == leader:
-            pool.send(leader, lead, (leader, task, segment, place))
+            pool.send(leader, lead, (leader, task, segment, seat))
         else:
-            pool.send(rank, help_out, (rank, task, segment, place, strike if rank == ranks[-1] else None))
+            pool.send(rank, help_out, (rank, task, segment, seat, strike if rank == ranks[-1] else None))
     answers: list[Any] = []
     for rank in ranks:
         try:
@@ -76,7 +76,7 @@ def together(
 
 
 def stored(task: FilmTask) -> np.ndarray:
-    return np.concatenate(load_film(open_store(task.output), task.film).latents, axis=2)
+    return np.concatenate(load_film(open_store(task.output), task.work_key).latents, axis=2)
 
 
 def render_alone(rank: int, task: FilmTask, segment: int) -> None:

@@ -19,7 +19,6 @@ from diffusers import (
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
 )
-from PIL import Image
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
@@ -35,6 +34,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from render_farm.engine import Inputs
 from render_farm.engine.denoising.noise import PrefixNoise
+from render_farm.engine.pipelines import pipeline_arguments
 from render_farm.planning import FilmPlan
 
 VOCABULARY = "a red blue green ball cube moves left right up down slowly fast over grass sand water at night"
@@ -158,17 +158,6 @@ def make_inputs(task: str, *, num_frames: int = 21, seed: int = 0, height: int =
     return Inputs(image=picture(0.0), last_image=picture(2.0) if task == "flf2v" else None)
 
 
-def _as_diffusers_takes_them(inputs: Inputs | None) -> dict[str, Any]:
-    if inputs is None:
-        return {}
-    if inputs.video is not None:
-        return {"video": [Image.fromarray(frame) for frame in inputs.video]}
-    whole = {"image": inputs.whole_image, "last_image": inputs.whole_last_image}
-    images = {"image": inputs.image, "last_image": inputs.last_image}
-    pictures = {name: pixels if whole[name] is None else whole[name] for name, pixels in images.items()}
-    return {name: Image.fromarray(pixels) for name, pixels in pictures.items() if pixels is not None}
-
-
 def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent", inputs: Inputs | None = None):
     """What diffusers renders for the same parameters: latents (1 C T h w), or frames (T H W 3) in 0..1.
 
@@ -177,32 +166,11 @@ def render_reference(pipeline: Any, plan: FilmPlan, output_type: str = "latent",
     job = plan.job
     assert len(job.prompts) == 1, "a prompt list has no reference"
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=job.flow_shift)
-    of_windows: dict[str, Any] = {}
-    if plan.facts.renders_windows:
-        of_windows = {
-            "overlap_history": job.overlap_history,
-            "addnoise_condition": job.addnoise_condition,
-            "base_num_frames": job.base_num_frames,
-            "ar_step": job.ar_step,
-            "causal_block_size": job.causal_block_size,
-            "fps": job.fps,
-        }
+    arguments = pipeline_arguments(plan, inputs) | {"output_type": output_type}
     with _prefix_noise(plan):
-        frames = pipeline(
-            prompt=job.prompts[0],
-            negative_prompt=job.negative_prompt,
-            height=job.height,
-            width=job.width,
-            num_frames=job.num_frames,
-            num_inference_steps=job.num_inference_steps,
-            guidance_scale=job.guidance_scale,
-            generator=torch.Generator().manual_seed(job.seed),
-            output_type=output_type,
-            **of_windows,
-            **_as_diffusers_takes_them(inputs),
-        ).frames
+        frames = pipeline(prompt=job.prompts[0], negative_prompt=job.negative_prompt, **arguments).frames
     if output_type == "latent":
-        return frames[:, :, :-1] if job.task == "flf2v" and plan.facts.renders_windows else frames
+        return frames[:, :, :-1] if job.task == "flf2v" and plan.spec.renders_windows else frames
     return frames[0]
 
 
@@ -229,7 +197,7 @@ def _draws(plan: FilmPlan) -> Iterator:
         noise = PrefixNoise(seed=job.seed, segment=window.index)
         once: dict[tuple[int, ...], Tensor] = {}
         # diffusers takes the steps of the last image too, in which nothing moves any more.
-        idle_rows = min(job.ar_step, job.num_inference_steps) * window.num_closing_frames
+        idle_rows = min(job.ar_step, job.num_inference_steps) * window.num_last_image_frames
         for _ in range(plan.schedule(window.index).num_rows + idle_rows):
             if plan.job.prefix_noise == "per_step":
                 yield noise.draw

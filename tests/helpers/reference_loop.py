@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline, UniPCMultistepScheduler
 
-from render_farm.planning import facts_of_preset
+from render_farm.planning import spec_of_preset
 
-FACTS = replace(facts_of_preset("tiny"), patch=2)  # films of 16x16 keep the reference loop quick
+FACTS = replace(spec_of_preset("tiny"), patch=2)  # films of 16x16 keep the reference loop quick
 
 
 def scheduler(shift: float) -> UniPCMultistepScheduler:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from render_farm.farm.run.snapshot import LogLine, RunSnapshot
+from render_farm.observability.events import LogLine
+from render_farm.observability.snapshot import RunSnapshot
 
 
-def picture(**changes) -> RunSnapshot:
+def snapshot(**changes) -> RunSnapshot:
     values = {
         "run_id": "demo-1",
         "output": "out",
         "state": "running",
-        "num_jobs": 4,
-        "counts": {"running": 1, "waiting": 2, "done": 1},
+        "jobs": {"running": 1, "waiting": 2, "done": 1},
         "num_segments": 8,
         "segments_done": 3,
         "steps_per_s": 2.5,

@@ -15,7 +15,7 @@ from render_farm.parallel.decoding import RowDecoder
 from render_farm.parallel.measure import expected_bytes
 from render_farm.parallel.traffic import GroupTraffic
 from render_farm.planning.decoding import decoding_work
-from render_farm.planning.model_sizes import VaeShape
+from render_farm.planning.model_sizes import VaeSizes
 from tests.helpers.ranks import RankPool, rank_pool
 from tests.helpers.reference import build_pipeline
 from tests.parallel.films import make_job
@@ -81,6 +81,6 @@ def decode_one_frame(group: ParallelGroup, folder: Path) -> int:
 
 def test_decoding_a_latent_frame_sends_what_the_formula_says(pool: RankPool, folder: Path) -> None:
     config = dict(load_engine(folder, device="cpu", dtype="float32").vae.config)
-    work = decoding_work(VaeShape.from_config(config), height=48, width=80)
+    work = decoding_work(VaeSizes.from_config(config), height=48, width=80)
     sent = pool.in_group(GroupShape(ulysses=3), decode_one_frame, folder)
     assert sent == [work.row_bytes, 2 * work.row_bytes, work.row_bytes]

@@ -261,7 +261,7 @@ def test_a_film_is_saved(models: dict[str, Model], tmp_path: Path) -> None:
 def test_one_image_too_many_or_too_few(task: str, models: dict[str, Model]) -> None:
     """What tells first from last takes both, and what does not takes one: diffusers fails in the first step."""
     model, other = models[task], models["flf2v" if task == "i2v" else "i2v"]
-    plan = replace(other.engine.plan(other.job(num_frames=5)), facts=model.engine.facts)
+    plan = replace(other.engine.plan(other.job(num_frames=5)), spec=model.engine.spec)
     with pytest.raises(RuntimeError):
         render_reference(model.pipeline, plan, inputs=other.inputs())
     with pytest.raises(InvalidJobError, match=f"task: {other.task} is not served by .*; it serves {task} \\(image"):
@@ -334,6 +334,6 @@ def test_an_image_processor_of_another_size(tmp_path: Path, models: dict[str, Mo
 def test_the_identity_follows_the_image_encoder(models: dict[str, Model], tmp_path: Path) -> None:
     build_pipeline(5, sample_info=False, cls=SkyReelsV2ImageToVideoPipeline).save_pretrained(tmp_path)
     before: Engine = load_engine(tmp_path, device="cpu")
-    assert before.facts.fingerprint == models["i2v"].engine.facts.fingerprint
+    assert before.spec.fingerprint == models["i2v"].engine.spec.fingerprint
     edit(tmp_path / "image_processor" / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
-    assert load_engine(tmp_path, device="cpu").facts.fingerprint != before.facts.fingerprint
+    assert load_engine(tmp_path, device="cpu").spec.fingerprint != before.spec.fingerprint

@@ -157,7 +157,7 @@ def test_model_without_sample_info_ignores_fps(tmp_path) -> None:
     pipeline = build_pipeline(3, sample_info=False)
     pipeline.save_pretrained(tmp_path)
     engine = load_engine(tmp_path, device="cpu", dtype="float32")
-    assert not engine.facts.sample_info
+    assert not engine.spec.sample_info
     assert largest_difference(engine, pipeline, make_job(num_frames=17, fps=16)) <= TOLERANCE
 
 

@@ -91,11 +91,11 @@ def test_a_film_says_that_it_is_approximate(calibrated: Engine) -> None:
 def test_mag_is_refused_without_magnitudes_of_these_weights(calibrated: Engine, tmp_path: Path) -> None:
     with pytest.raises(InvalidJobError, match=r"cache: mag needs the magnitudes of tiny.*calibrate"):
         load_engine("tiny", device="cpu").plan(job(cache="mag"))
-    found = calibrated.facts.magnitudes
+    found = calibrated.spec.magnitudes
     assert found is not None
     shutil.copytree(MODEL_DIR, tmp_path / "other")
     save_magnitudes(tmp_path / "other", Magnitudes(fingerprint="0" * 16, timesteps=(999,), branches=((1.0,),)))
-    assert load_engine(tmp_path / "other", device="cpu").facts.magnitudes is None
+    assert load_engine(tmp_path / "other", device="cpu").spec.magnitudes is None
     assert found.at(999, 0) == 1.0
     assert found.at(found.timesteps[3], 1) == found.branches[1][3]
     assert min(found.branches[0][3:5]) <= found.at(sum(found.timesteps[3:5]) // 2, 0) <= max(found.branches[0][3:5])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from render_farm import RenderJob
-from render_farm.config import load_settings
 from render_farm.errors import InvalidJobError, UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.memory_mode import canonical_memory, modes_of, next_smaller, parse_memory
 from render_farm.models import PRESETS
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.memory import estimate_memory
 from render_farm.planning.memory_modes import device_bytes, transformer_bytes
-from render_farm.planning.model_sizes import shapes_of_preset
+from render_farm.planning.model_sizes import sizes_of_preset
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_next_smaller_mode_renders_the_same_film() -> None:
 
 def test_only_what_changes_pixels_belongs_to_the_render_key() -> None:
     def key(memory: str | None) -> str:
-        return plan_film(RenderJob(job_id="a", prompt="x", memory=memory), facts_of_preset("tiny")).render_key
+        return plan_film(RenderJob(job_id="a", prompt="x", memory=memory), spec_of_preset("tiny")).render_key
 
     exact = {key(memory) for memory in (None, "auto", "resident", "offload_block", "offload_leaf", "offload_disk")}
     assert len(exact) == 1
@@ -96,25 +96,25 @@ def test_only_what_changes_pixels_belongs_to_the_render_key() -> None:
 
 
 def test_the_estimate_orders_the_modes_as_auto_tries_them() -> None:
-    facts = facts_of_preset("df-14b-540p")
-    plan = plan_film(RenderJob(job_id="a", prompt="x"), facts)
-    shapes = shapes_of_preset(PRESETS["df-14b-540p"])
-    sizes = [device_bytes(plan, shapes, mode) for mode in modes_of(parse_memory("auto"), "cuda")]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == estimate_memory(plan, shapes).render_stage_bytes
+    spec = spec_of_preset("df-14b-540p")
+    plan = plan_film(RenderJob(job_id="a", prompt="x"), spec)
+    sizes = sizes_of_preset(PRESETS["df-14b-540p"])
+    needed = [device_bytes(plan, sizes, mode) for mode in modes_of(parse_memory("auto"), "cuda")]
+    assert needed == sorted(needed, reverse=True)
+    assert needed[0] == estimate_memory(plan, sizes).render_stage_bytes
     full, cast = (
-        transformer_bytes(shapes.transformer, parse_memory(text), 2) for text in ("resident", "resident+fp8_cast")
+        transformer_bytes(sizes.transformer, parse_memory(text), 2) for text in ("resident", "resident+fp8_cast")
     )
     assert full / 2 < cast < 0.55 * full
 
 
 def test_tiles_leave_one_tile_of_the_decoder_on_the_device() -> None:
-    shapes, facts = shapes_of_preset(PRESETS["df-14b-540p"]), facts_of_preset("df-14b-540p")
+    sizes, spec = sizes_of_preset(PRESETS["df-14b-540p"]), spec_of_preset("df-14b-540p")
 
     def saved(height: int, width: int) -> float:
-        plan = plan_film(RenderJob(job_id="a", prompt="x", height=height, width=width), facts)
-        whole, tiles = (device_bytes(plan, shapes, parse_memory(text)) for text in ("resident", "resident+vae_tiling"))
-        return (whole - tiles) / estimate_memory(plan, shapes).decoding_bytes
+        plan = plan_film(RenderJob(job_id="a", prompt="x", height=height, width=width), spec)
+        whole, tiles = (device_bytes(plan, sizes, parse_memory(text)) for text in ("resident", "resident+vae_tiling"))
+        return (whole - tiles) / estimate_memory(plan, sizes).decoding_bytes
 
     assert saved(544, 960) > 0.8
     assert saved(256, 256) == 0

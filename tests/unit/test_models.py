@@ -50,7 +50,7 @@ def test_the_shape_has_the_checkpoints_number_of_parameters(name: str, tmp_path:
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == pytest.approx(preset.num_parameters, rel=1e-3)
     assert count == pytest.approx(PUBLISHED.get(name, preset.num_parameters), rel=1e-3)
-    assert FrameTransformer.adopt(model).config["in_channels"] == preset.in_channels
+    assert FrameTransformer.wrap(model).config["in_channels"] == preset.in_channels
 
 
 def test_the_built_in_models_configuration_is_the_presets() -> None:

@@ -68,7 +68,7 @@ class Probe:
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
 
-    def answer(self) -> tuple[dict, str]:
+    def answer(self) -> tuple[dict[str, Any], str]:
         """What the code printed, and why there is nothing (else empty)."""
         try:
             out, err = self._process.communicate(timeout=_PROBE_S)
@@ -96,8 +96,8 @@ RAY_PROBE = "import json, ray; print(json.dumps({'version': ray.__version__}))"
 def check_python() -> Finding:
     """The interpreter."""
     version = platform.python_version()
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        return broken("Python", version, "use Python 3.11, 3.12 or 3.13")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+        return broken("Python", version, "use Python 3.11, 3.12, 3.13 or 3.14")
     return ok("Python", f"{version} ({sys.executable})")
 
 

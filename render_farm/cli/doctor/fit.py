@@ -9,9 +9,9 @@ from render_farm.cli.doctor.checks import Finding, available_memory_bytes, broke
 from render_farm.errors import RenderFarmError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS
-from render_farm.planning import FilmPlan, ModelSpec, facts_of_preset, plan_film
+from render_farm.planning import FilmPlan, ModelSpec, plan_film, spec_of_preset
 from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
-from render_farm.planning.model_sizes import ModelShapes, shapes_of_preset
+from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
 
 _ADVICE = (
     "a smaller height, width or base_num_frames needs less, and so do the memory modes (column memory: weights "
@@ -32,11 +32,11 @@ def check_fit(model: str, parameters: dict[str, Any], gpus: list[dict[str, Any]]
     against this machine's memory where there is none."""
     name = f"model {model}"
     try:
-        facts, shapes = _facts_and_shapes(model, "bfloat16" if gpus else "float32")
-        plan = plan_film(_job(parameters), facts)
+        spec, sizes = _spec_and_sizes(model, "bfloat16" if gpus else "float32")
+        plan = plan_film(_job(parameters), spec)
     except RenderFarmError as error:
         return Fit(findings=(broken(name, error.message, error.advice or "see above"),))
-    estimate = estimate_memory(plan, shapes, num_decoders=FILMS_AT_ONCE)
+    estimate = estimate_memory(plan, sizes, num_decoders=FILMS_AT_ONCE)
     findings = [ok(name, _described(plan, estimate))]
     if gpus:
         findings += [_on_gpu(f"{name} on GPU {i}", estimate, gpu) for i, gpu in enumerate(gpus)]
@@ -51,16 +51,16 @@ def _job(parameters: dict[str, Any]) -> RenderJob:
     return RenderJob(job_id="doctor", prompt="any", **inputs, **parameters)
 
 
-def _facts_and_shapes(model: str, dtype: str) -> tuple[ModelSpec, ModelShapes]:
+def _spec_and_sizes(model: str, dtype: str) -> tuple[ModelSpec, ModelSizes]:
     preset = PRESETS.get(model.lower())
     if preset is not None and preset.hub_id:
-        return facts_of_preset(preset.name, dtype=dtype), shapes_of_preset(preset)
+        return spec_of_preset(preset.name, dtype=dtype), sizes_of_preset(preset)
     from render_farm.engine.weights.checkpoint import read_checkpoint
     from render_farm.engine.weights.locate import locate_model
-    from render_farm.engine.weights.part_sizes import read_shapes
+    from render_farm.engine.weights.part_sizes import read_sizes
 
     folder = locate_model(model)
-    return read_checkpoint(folder, name=model, dtype=dtype).facts, read_shapes(folder)
+    return read_checkpoint(folder, name=model, dtype=dtype).spec, read_sizes(folder)
 
 
 def _described(plan: FilmPlan, estimate: MemoryEstimate) -> str:
@@ -68,7 +68,7 @@ def _described(plan: FilmPlan, estimate: MemoryEstimate) -> str:
     cache = f", and {gib(estimate.cache_bytes)} for finished blocks where there is room" if estimate.cache_bytes else ""
     return (
         f"{job.task} {job.width}x{job.height}, windows of {min(job.num_frames, job.base_num_frames)} frames, "
-        f"{plan.facts.dtype}: {gib(estimate.least_bytes)} (transformer {gib(estimate.transformer_bytes)}, its largest "
+        f"{plan.spec.dtype}: {gib(estimate.least_bytes)} (transformer {gib(estimate.transformer_bytes)}, its largest "
         f"pass {gib(estimate.activation_bytes)}, decoding {gib(estimate.decoding_bytes)}; before: prompts "
         f"{gib(estimate.text_stage_bytes)}){cache}"
     )
@@ -88,7 +88,7 @@ def _on_cpu(name: str, model: str, parameters: dict[str, Any], estimate: MemoryE
     available = available_memory_bytes()
     if available is not None and estimate.least_bytes <= available:
         return ok(name, f"fits this machine's memory ({gib(available)} free); there is no GPU")
-    facts, shapes = _facts_and_shapes(model, "bfloat16")
-    least = estimate_memory(plan_film(_job(parameters), facts), shapes, num_decoders=FILMS_AT_ONCE).least_bytes
+    spec, sizes = _spec_and_sizes(model, "bfloat16")
+    least = estimate_memory(plan_film(_job(parameters), spec), sizes, num_decoders=FILMS_AT_ONCE).least_bytes
     here = "unknown memory" if available is None else f"{gib(available)} of memory free"
     return note(name, f"no GPU and {here}; it would fit a GPU of {gib(least)} (bfloat16)", _ADVICE)

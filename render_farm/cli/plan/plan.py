@@ -69,19 +69,19 @@ def plan(
     10 when all are, 2 for a manifest that cannot be used.
     """
     from render_farm.cli.plan.plan_groups import GroupPlanner
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import load_manifest
     from render_farm.uris import shown_uri
 
     settings = load_settings()
-    facts = FactsOfModels(settings.model)
+    spec = SpecsOfModels(settings.model)
     groups = GroupPlanner(settings, workers, {"ulysses": ulysses, "ring": ring, "cfg_parallel": cfg_parallel})
     totals = Totals()
     films: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     for row in load_manifest(manifest):
         try:
-            film = plan_row(row, facts, groups.flags)
+            film = plan_row(row, spec, groups.flags)
         except InvalidJobError as error:
             totals.refused += 1
             lines = [f"{row.label}: {problem}" for problem in error.problems]
@@ -109,13 +109,13 @@ def plan(
         )
     else:
         _print_totals(totals, jobs)
-        _print_notes([*facts.notes, *problems])
+        _print_notes([*spec.notes, *problems])
     if strict and problems:
         raise ManifestError(f"{shown_uri(manifest)}: {plural(len(refused), 'row')} cannot be rendered")
     raise typer.Exit(exit_code)
 
 
-class FactsOfModels:
+class SpecsOfModels:
     """Looks each model up once. `notes` say which ones are planned with assumed defaults."""
 
     def __init__(self, default_model: str) -> None:
@@ -125,7 +125,7 @@ class FactsOfModels:
         self._lengths: dict[str, LengthOf] = {}
 
     def of(self, model: str | None) -> ModelSpec:
-        """The facts of `model`. Raises `ModelError` for a folder that holds no model."""
+        """The spec of `model`. Raises `ModelError` for a folder that holds no model."""
         name = model or self._default
         if name not in self._known:
             try:
@@ -157,15 +157,15 @@ class FactsOfModels:
             PRESETS,
             Family,
         )
-        from render_farm.planning import ModelSpec, facts_of_preset
+        from render_farm.planning import ModelSpec, spec_of_preset
 
         if name in PRESETS:
-            return facts_of_preset(name)
+            return spec_of_preset(name)
         folder = Path(name).expanduser()
         if folder.is_dir():
             from render_farm.engine.weights.checkpoint import read_checkpoint
 
-            return read_checkpoint(folder, name=name, dtype="float32").facts
+            return read_checkpoint(folder, name=name, dtype="float32").spec
         self.notes.append(f"model {name} was not looked at: planned with the defaults of custom models")
         return ModelSpec(
             name=name,
@@ -180,7 +180,7 @@ class FactsOfModels:
         )
 
 
-def plan_row(row: Row, facts: FactsOfModels, group: Mapping[str, int] = MappingProxyType({})) -> FilmPlan:
+def plan_row(row: Row, spec: SpecsOfModels, group: Mapping[str, int] = MappingProxyType({})) -> FilmPlan:
     """Raises `InvalidJobError` for a row that cannot be rendered. `group` are degrees for jobs that name none."""
     from render_farm.errors import Problem
     from render_farm.planning import plan_film
@@ -190,8 +190,7 @@ def plan_row(row: Row, facts: FactsOfModels, group: Mapping[str, int] = MappingP
         raise InvalidJobError(row.problems, job_id=row.job_id)
     given: dict[str, Any] = {name: degree for name, degree in group.items() if getattr(row.job, name) is None}
     try:
-        spec, length_of = facts.of(row.job.model), facts.length_of(row.job.model)
-        film = plan_film(replace(row.job, **given), spec, length_of=length_of)
+        film = plan_film(replace(row.job, **given), spec.of(row.job.model), length_of=spec.length_of(row.job.model))
     except ModelError as error:
         raise InvalidJobError([Problem(field="model", message=str(error))], job_id=row.job_id) from error
     if missing := _missing_inputs(film):
@@ -222,17 +221,17 @@ class RowChecker:
     """What `plan` would refuse or warn of, row by row, for `manifest check`."""
 
     def __init__(self, default_model: str) -> None:
-        self._facts = FactsOfModels(default_model)
+        self._specs = SpecsOfModels(default_model)
 
     @property
     def notes(self) -> list[str]:
         """Of the models."""
-        return self._facts.notes
+        return self._specs.notes
 
     def look_at(self, row: Row) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
         """Why the row cannot be rendered, and what there is to say of it."""
         try:
-            return (), plan_row(row, self._facts).warnings
+            return (), plan_row(row, self._specs).warnings
         except InvalidJobError as error:
             return error.problems, ()
 

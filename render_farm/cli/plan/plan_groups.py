@@ -11,11 +11,11 @@ from render_farm.cli.terminal import plural
 from render_farm.errors import ModelError
 
 if TYPE_CHECKING:
-    from render_farm.config import Settings
+    from render_farm.farm.run.settings import Settings
     from render_farm.planning import FilmPlan
     from render_farm.planning.group_choice import FilmGroups
     from render_farm.planning.groups import GroupShape
-    from render_farm.planning.model_sizes import ModelShapes
+    from render_farm.planning.model_sizes import ModelSizes
 
 
 class GroupPlanner:
@@ -32,65 +32,65 @@ class GroupPlanner:
 
     def lines(self, film: FilmPlan) -> Iterator[str]:
         """The groups and what the cost model says of them; nothing for one worker that no others join."""
-        groups, shapes = self._groups(film)
+        groups, sizes = self._groups(film)
         if groups.group.size > 1 or groups.joined:
-            yield f"group: {self._told(film, groups.group, shapes)}"
+            yield f"group: {self._told(film, groups.group, sizes)}"
         for joined in groups.joined:
-            yield f"  with idle workers: {self._told(film, joined, shapes)}"
+            yield f"  with idle workers: {self._told(film, joined, sizes)}"
 
     def described(self, film: FilmPlan) -> list[dict[str, Any]]:
         """The same for `--json`, the group that it needs first."""
-        groups, shapes = self._groups(film)
+        groups, sizes = self._groups(film)
         described = []
         for shape in (groups.group, *groups.joined):
             entry: dict[str, Any] = dict(zip(("cfg_parallel", "ulysses", "ring"), shape.degrees, strict=True))
-            if shapes is not None:
-                step_s, efficiency = self._cost(film, shape, shapes)
+            if sizes is not None:
+                step_s, efficiency = self._cost(film, shape, sizes)
                 entry |= {"predicted_step_s": step_s, "predicted_efficiency": efficiency}
             described.append(entry)
         return described
 
-    def _groups(self, film: FilmPlan) -> tuple[FilmGroups, ModelShapes | None]:
+    def _groups(self, film: FilmPlan) -> tuple[FilmGroups, ModelSizes | None]:
         from render_farm.planning.group_choice import FilmGroups, film_groups
         from render_farm.planning.groups import group_of
 
-        shapes = _shapes_of(film.facts.name)
-        if not self._chooses or shapes is None:
-            return FilmGroups(group=group_of(film.job)), shapes
-        return film_groups(film, shapes, self._machine, num_workers=self._num_workers), shapes
+        sizes = _sizes_of(film.spec.name)
+        if not self._chooses or sizes is None:
+            return FilmGroups(group=group_of(film.job)), sizes
+        return film_groups(film, sizes, self._machine, num_workers=self._num_workers), sizes
 
-    def _told(self, film: FilmPlan, shape: GroupShape, shapes: ModelShapes | None) -> str:
+    def _told(self, film: FilmPlan, shape: GroupShape, sizes: ModelSizes | None) -> str:
         text = f"{shape}, {plural(shape.size, 'worker')}"
-        if shapes is None:
+        if sizes is None:
             return text
-        step_s, efficiency = self._cost(film, shape, shapes)
+        step_s, efficiency = self._cost(film, shape, sizes)
         return f"{text}, {step_s:.3g} s a step, efficiency {efficiency:.0%} (predicted)"
 
-    def _cost(self, film: FilmPlan, shape: GroupShape, shapes: ModelShapes) -> tuple[float, float]:
+    def _cost(self, film: FilmPlan, shape: GroupShape, sizes: ModelSizes) -> tuple[float, float]:
         from render_farm.planning.group_choice import efficiency
         from render_farm.planning.group_cost import step_seconds, step_work
 
-        work = step_work(film, shapes.transformer)
+        work = step_work(film, sizes.transformer)
         return round(step_seconds(work, shape, self._machine), 6), round(efficiency(work, shape, self._machine), 4)
 
 
 @cache
-def _shapes_of(model: str) -> ModelShapes | None:
+def _sizes_of(model: str) -> ModelSizes | None:
     """None for a model that is not looked at here."""
     from render_farm.models import PRESETS
-    from render_farm.planning.model_sizes import shapes_of_preset
+    from render_farm.planning.model_sizes import sizes_of_preset
 
     preset = PRESETS.get(model)
     if preset is not None and preset.hub_id is not None:
-        return shapes_of_preset(preset)
+        return sizes_of_preset(preset)
     folder = Path(model).expanduser()
     if preset is not None:
         from render_farm.tiny import MODEL_DIR
 
         folder = MODEL_DIR
-    from render_farm.engine.weights.part_sizes import read_shapes
+    from render_farm.engine.weights.part_sizes import read_sizes
 
     try:
-        return read_shapes(folder)
+        return read_sizes(folder)
     except ModelError:
         return None

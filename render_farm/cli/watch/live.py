@@ -12,14 +12,14 @@ from rich.text import Text
 
 from render_farm.cli.terminal import duration
 from render_farm.cli.watch.log_lines import LogReader, clock_text, log_text
-from render_farm.farm.run.snapshot import JobSnapshot, RunSnapshot
+from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot
 
 _STYLES = {"warning": "yellow", "error": "red"}
 _FEWEST_BARS = 3
 
 
 class LiveWatcher:
-    """See the module. A context manager: the terminal is restored on leaving, and the last picture stays."""
+    """See the module. A context manager: the terminal is restored on leaving, and the last bars stay."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -48,27 +48,27 @@ class LiveWatcher:
         for line in self._log.new_lines(snapshot):
             text = f"{clock_text(line.time_s)} {log_text(line)}"
             self._console.print(Text(text, style=_STYLES.get(line.level, "")))
-        running = [job for job in snapshot.jobs if job.state == "running"]
         room = max(self._console.height - 4, _FEWEST_BARS)
         self._show_run(snapshot)
-        self._show_jobs(running[:room])
-        hidden = f"{len(running) - room} more films are being rendered" if len(running) > room else ""
-        self._note.plain = "; ".join(filter(None, [snapshot.note, hidden]))
+        self._show_work(snapshot.work[:room])
+        hidden = len(snapshot.work) - room
+        more = f"{hidden} more films are being rendered" if hidden > 0 else ""
+        self._note.plain = "; ".join(filter(None, [snapshot.note, more]))
 
     def _show_run(self, snapshot: RunSnapshot) -> None:
-        counts = snapshot.counts
-        parts = [f"{counts.get('done', 0)}/{snapshot.num_jobs} films"]
-        if counts.get("failed"):
-            parts.append(f"{counts['failed']} failed")
+        jobs = snapshot.jobs
+        parts = [f"{jobs.get('done', 0)}/{snapshot.num_jobs} films"]
+        if jobs.get("failed"):
+            parts.append(f"{jobs['failed']} failed")
         parts.append(f"segments {snapshot.segments_done}/{snapshot.num_segments}")
         if snapshot.num_workers:
             parts.append(f"workers {snapshot.workers_busy}/{snapshot.num_workers}")
-        if snapshot.eta_s is not None and counts.get("running"):
+        if snapshot.eta_s is not None and jobs.get("running"):
             parts.append(f"ETA {duration(snapshot.eta_s)}")
-        ended = sum(counts.get(state, 0) for state in ("done", "failed", "cancelled"))
+        ended = sum(jobs.get(state, 0) for state in ("done", "failed", "cancelled"))
         complete = bool(snapshot.num_jobs) and ended == snapshot.num_jobs
         # Steps of running segments count, so that the bar moves in runs of one long film too.
-        begun = sum(job.step / job.num_steps for job in snapshot.jobs if job.state == "running" and job.num_steps)
+        begun = sum(work.step / work.num_steps for work in snapshot.work if work.num_steps)
         fraction = (snapshot.segments_done + begun) / snapshot.num_segments if snapshot.num_segments else 0.0
         self._run.update(
             self._run_task,
@@ -77,27 +77,27 @@ class LiveWatcher:
             info="  ".join(parts),
         )
 
-    def _show_jobs(self, running: list[JobSnapshot]) -> None:
-        names = {job.job_id for job in running}
+    def _show_work(self, running: tuple[WorkSnapshot, ...]) -> None:
+        names = {work.job_id for work in running}
         for gone in [job_id for job_id in self._tasks if job_id not in names]:
             self._jobs.remove_task(self._tasks.pop(gone))
             self._clocks.pop(gone)
-        for job in running:
-            if job.job_id not in self._tasks:
-                self._tasks[job.job_id] = self._jobs.add_task("", total=1.0, info="")
-                self._clocks[job.job_id] = _Clock()
-            fraction = job_fraction(job)
-            left_s = self._clocks[job.job_id].left_s(fraction, self._jobs.get_time())
+        for work in running:
+            if work.job_id not in self._tasks:
+                self._tasks[work.job_id] = self._jobs.add_task("", total=1.0, info="")
+                self._clocks[work.job_id] = _Clock()
+            fraction = film_fraction(work)
+            left_s = self._clocks[work.job_id].left_s(fraction, self._jobs.get_time())
             self._jobs.update(
-                self._tasks[job.job_id],
-                description=escape(_cut(job.job_id)),
+                self._tasks[work.job_id],
+                description=escape(_cut(work.job_id)),
                 completed=fraction,
-                info=job_text(job) + (f"  ETA {duration(left_s)}" if left_s is not None else ""),
+                info=work_text(work) + (f"  ETA {duration(left_s)}" if left_s is not None else ""),
             )
 
 
 class _Clock:
-    """Time left of one film, from how far it came since it was first seen."""
+    """Time left of one film, by its progress since it was first seen."""
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
@@ -111,22 +111,22 @@ class _Clock:
         return (1 - fraction) * spent_s / made if made > 0.01 and spent_s > 1 else None
 
 
-def job_fraction(job: JobSnapshot) -> float:
-    """How much of a film's segments is rendered, the current one by its steps."""
-    if not job.num_segments:
+def film_fraction(work: WorkSnapshot) -> float:
+    """The share of a film's segments that is rendered, the current one by its steps."""
+    if not work.num_segments:
         return 0.0
-    begun = job.step / job.num_steps if job.num_steps else 0.0
-    return min((job.segments_done + begun) / job.num_segments, 1.0)
+    begun = work.step / work.num_steps if work.num_steps else 0.0
+    return min((work.segment + begun) / work.num_segments, 1.0)
 
 
-def job_text(job: JobSnapshot) -> str:
-    """What a film does now: `segment 2/3  step 5/16`."""
-    if job.segments_done >= job.num_segments and job.num_segments:
-        return job.phase or "finishing"
-    segment = f"segment {job.segments_done + 1}/{job.num_segments}"
-    if job.num_steps:
-        return f"{segment}  step {job.step}/{job.num_steps}"
-    return f"{segment}  {job.phase}".rstrip()
+def work_text(work: WorkSnapshot) -> str:
+    """A film's work now: `segment 2/3  step 5/16`."""
+    if work.segment >= work.num_segments and work.num_segments:
+        return work.phase or "finishing"
+    segment = f"segment {work.segment + 1}/{work.num_segments}"
+    if work.num_steps:
+        return f"{segment}  step {work.step}/{work.num_steps}"
+    return f"{segment}  {work.phase}".rstrip()
 
 
 def _bars() -> Progress:

@@ -1,4 +1,4 @@
-"""Notices of a run in the foreground: the settings' channels, fed with the pictures that the driver gets."""
+"""Notices of a run in the foreground: the settings' channels, fed with the snapshots that the driver gets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from render_farm.cli.terminal import error_line
 from render_farm.errors import UsageError
+from render_farm.observability.events import EventKind
 from render_farm.observability.mail import Mail
 from render_farm.observability.notices import Channel, Notifier, RunNotices
 from render_farm.observability.webhook import Webhook
 
 if TYPE_CHECKING:
-    from render_farm.config import NotifySettings
-    from render_farm.farm.run.snapshot import RunSnapshot
+    from render_farm.observability.settings import NotifySettings
+    from render_farm.observability.snapshot import RunSnapshot
     from render_farm.storage import Store
 
 _ENDED = ("done", "failed", "cancelled")
@@ -56,7 +57,7 @@ class RunNotifier(Notifier):
         self._notices: RunNotices | None = None
 
     def show(self, snapshot: RunSnapshot) -> None:
-        """Tell what this picture of the run asks for; returns at once."""
+        """Send the notices that this snapshot calls for. Returns at once."""
         if self._is_silent:
             return
         if self._notices is None:
@@ -65,11 +66,11 @@ class RunNotifier(Notifier):
             run_id=snapshot.run_id,
             output=snapshot.output,
             state=snapshot.state,
-            jobs=snapshot.counts,
+            jobs=snapshot.jobs,
             num_jobs=snapshot.num_jobs,
             eta_s=snapshot.eta_s,
             now_s=time.time(),
-            ended=[job.job_id for job in snapshot.jobs if job.state in _ENDED],
+            ended=[line.job_id for line in snapshot.log if line.kind == EventKind.FILM_ENDED],
         ):
             self.tell(notice)
 

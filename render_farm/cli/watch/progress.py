@@ -1,4 +1,4 @@
-"""What a person sees of a run: live bars on a terminal, a line now and then elsewhere. Both on stderr."""
+"""A run on stderr: live bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Protocol, TextIO
 from render_farm.cli.terminal import duration
 from render_farm.cli.watch.live import LiveWatcher
 from render_farm.cli.watch.log_lines import LogReader, clock_text, log_text
-from render_farm.farm.run.snapshot import RunSnapshot
+from render_farm.observability.snapshot import RunSnapshot
 
 LINE_EVERY_S = 30.0
 
 
 class Watcher(Protocol):
-    """Shows pictures of a run as they come."""
+    """Shows snapshots of a run as they come."""
 
     def show(self, snapshot: RunSnapshot) -> None:
         """Show the run as it is now."""
@@ -34,15 +34,15 @@ def watching() -> Iterator[Watcher]:
 
 
 class LineWatcher:
-    """Plain lines: the events of the run's log, and how far it is when its state changes and every half minute."""
+    """Plain lines: the events of the run's log, and its progress when its state changes and every half minute."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
         self._log = LogReader()
         self._state = ""
-        self._far: tuple[object, ...] = ()
-        self._told_s = 0.0
+        self._progress: tuple[object, ...] = ()
+        self._reported_s = 0.0
         self._note = ""
 
     def show(self, snapshot: RunSnapshot) -> None:
@@ -53,10 +53,10 @@ class LineWatcher:
             self._print(time.time(), f"{snapshot.run_id}: {snapshot.note}")
         self._note = snapshot.note
         now = self._clock()
-        far = (snapshot.segments_done, snapshot.eta_s)
-        if snapshot.state != self._state or (now - self._told_s >= LINE_EVERY_S and far != self._far):
+        progress = (snapshot.segments_done, snapshot.eta_s)
+        if snapshot.state != self._state or (now - self._reported_s >= LINE_EVERY_S and progress != self._progress):
             self._print(time.time(), run_text(snapshot))
-            self._state, self._far, self._told_s = snapshot.state, far, now
+            self._state, self._progress, self._reported_s = snapshot.state, progress, now
 
     def _print(self, time_s: float, text: str) -> None:
         print(f"{clock_text(time_s)} {text}", file=self._stream, flush=True)
@@ -64,13 +64,13 @@ class LineWatcher:
 
 def run_text(snapshot: RunSnapshot) -> str:
     """A run in one line: `demo-1a2b3c4d: running, 1 of 4 done, segments 3/7, ETA 0:02:10`."""
-    counts = snapshot.counts
-    parts = [str(snapshot.state), f"{counts.get('done', 0)} of {snapshot.num_jobs} done"]
-    parts += [f"{counts[state]} {state}" for state in ("running", "failed", "cancelled") if counts.get(state)]
+    jobs = snapshot.jobs
+    parts = [snapshot.state, f"{jobs.get('done', 0)} of {snapshot.num_jobs} done"]
+    parts += [f"{jobs[state]} {state}" for state in ("running", "failed", "cancelled") if jobs.get(state)]
     if snapshot.num_segments:
         parts.append(f"segments {snapshot.segments_done}/{snapshot.num_segments}")
     if snapshot.steps_per_s:
         parts.append(f"{snapshot.steps_per_s:.1f} steps/s")
-    if snapshot.eta_s is not None and counts.get("running"):
+    if snapshot.eta_s is not None and jobs.get("running"):
         parts.append(f"ETA {duration(snapshot.eta_s)}")
     return f"{snapshot.run_id}: {', '.join(parts)}"

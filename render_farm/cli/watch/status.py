@@ -1,4 +1,4 @@
-"""`render-farm status`, `watch` and `logs`: a run as its folder tells it, from any machine that reads the output."""
+"""`render-farm status`, `watch` and `logs`: a run by its folder, from any machine that reads the output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 from render_farm.cli.runs import WAIT_S, Jobs, Output, Run, Wait, find_run
 from render_farm.cli.terminal import Json, duration, hint, plural, print_json
-from render_farm.cli.watch.progress import clock_text, log_text
+from render_farm.cli.watch.log_lines import clock_text, log_text
 from render_farm.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def watch(
 
 
 def _show(now: RunStatus, *, as_json: bool) -> None:
-    """On a terminal as wide as that is, elsewhere a line each."""
+    """In the width of a terminal. Elsewhere one line per fact."""
     if as_json:
         print_json(asdict(now))
     elif sys.stdout.isatty():
@@ -82,8 +82,8 @@ def logs(
     """
     from render_farm.report.run_folder import RunFolderReader
 
-    place = find_run(run, output, wait_s=wait if follow else 0.0)
-    reader, read = RunFolderReader(place.store, place.run_id), _reader(run, output)
+    found = find_run(run, output, wait_s=wait if follow else 0.0)
+    reader, read = RunFolderReader(found.store, found.run_id), _reader(run, output)
     wanted = set(jobs or ())
 
     def fits(line: LogLine) -> bool:
@@ -93,10 +93,10 @@ def logs(
     known = {str(row.get("job_id")) for row in folder.jobs} | {row["job_id"] for row in folder.results}
     unknown = sorted(wanted - known)
     if unknown:
-        raise NotFoundError(f"run {place.run_id} has no job {unknown[0]!r}")
+        raise NotFoundError(f"run {found.run_id} has no job {unknown[0]!r}")
     shown = [line for line in folder.events if fits(line)]
     if as_json and not follow:
-        print_json({"run_id": place.run_id, "events": [asdict(line) for line in shown]})
+        print_json({"run_id": found.run_id, "events": [asdict(line) for line in shown]})
         return
     show = _print_json_lines if as_json else _print_lines
     seen = len(folder.events)
@@ -112,13 +112,13 @@ def logs(
 
 
 def _reader(run: str, output: str | None, *, wait_s: float = 0.0) -> Callable[[], RunStatus]:
-    """A function that reads the run's status anew."""
+    """A function that reads the run's status."""
     from render_farm.report.run_folder import RunFolderReader
     from render_farm.report.status import run_status
 
-    place = find_run(run, output, wait_s=wait_s)
-    reader = RunFolderReader(place.store, place.run_id)
-    return lambda: run_status(reader.read(), now_s=time.time(), root_uri=place.store.root_uri)
+    found = find_run(run, output, wait_s=wait_s)
+    reader = RunFolderReader(found.store, found.run_id)
+    return lambda: run_status(reader.read(), now_s=time.time(), root_uri=found.store.root_uri)
 
 
 def _print_lines(lines: list[LogLine]) -> None:
@@ -139,14 +139,14 @@ def _day(time_s: float) -> str:
 
 
 def _watch_lines(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
-    """A line on stderr whenever something changed."""
-    told: tuple[object, ...] = ()
+    """A line on stderr after every change."""
+    reported: tuple[object, ...] = ()
     while True:
         now = read()
-        far = (now.state, now.paused, tuple(now.jobs.items()), now.segments_done)
-        if far != told:
+        progress = (now.state, now.paused, tuple(now.jobs.items()), now.segments_done)
+        if progress != reported:
             print(f"{clock_text(time.time())} {status_lines(now)[0]}", file=sys.stderr, flush=True)
-            told = far
+            reported = progress
         if now.is_over:
             return now
         time.sleep(every_s)
@@ -191,7 +191,7 @@ def status_lines(now: RunStatus) -> list[str]:
 
 
 def _remarks(now: RunStatus) -> list[str]:
-    """All but how far it is and what its workers do."""
+    """All lines but those on progress and work."""
     return [
         *_hindrances(now),
         *_failures(now),
@@ -201,7 +201,7 @@ def _remarks(now: RunStatus) -> list[str]:
 
 
 def _hindrances(now: RunStatus) -> list[str]:
-    """What keeps it from going on, and what to do."""
+    """What keeps the run waiting, and what to do."""
     lines = []
     if now.paused and not now.is_over:
         lines.append(f"  paused: `render-farm resume {now.run_id} --output {now.output}` lets it go on")
@@ -231,7 +231,7 @@ def _failures(now: RunStatus) -> list[str]:
     lines = []
     for group in now.failures:
         lines.append(f"  {plural(group['num_jobs'], 'film')} failed: {group['error_class']}: {group['message']}")
-        lines += [f"    {said}" for said in (group["advice"], group["retry"]) if said]
+        lines += [f"    {text}" for text in (group["advice"], group["retry"]) if text]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A run's status on a terminal, as wide as that is: how far it is, what every worker does, what is wrong."""
+"""A run's status in the width of a terminal: its progress, the work of every worker, and problems."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def status_view(now: RunStatus, remarks: list[str], *, height: int) -> Group:
 
 
 def show_status(now: RunStatus, remarks: list[str]) -> None:
-    """Print it once, on stdout. Remarks are wrapped by the terminal alone: commands in them can be copied."""
+    """Print it once, on stdout. Only the terminal wraps remarks, so that commands in them can be copied."""
     console = Console(highlight=False)
     console.print(_spaced(_head(now), _workers(now, len(now.workers)), []))
     if remarks:
@@ -36,8 +36,8 @@ def show_status(now: RunStatus, remarks: list[str]) -> None:
 
 
 def _spaced(*groups: Sequence[RenderableType]) -> Group:
-    there = [Group(*group) for group in groups if group]
-    return Group(*there[:1], *(Padding(group, (1, 0, 0, 0)) for group in there[1:]))
+    shown = [Group(*group) for group in groups if group]
+    return Group(*shown[:1], *(Padding(group, (1, 0, 0, 0)) for group in shown[1:]))
 
 
 def _head(now: RunStatus) -> list[RenderableType]:
@@ -62,7 +62,7 @@ def _films(now: RunStatus) -> Text:
 
 
 def _progress(now: RunStatus) -> Table:
-    """The bar counts segments, those in work by their steps."""
+    """The bar counts segments, and the running ones by their steps."""
     share = min(1.0, (now.segments_done + sum(work.fraction for work in now.workers)) / now.num_segments)
     row = Table.grid(padding=(0, 2))
     row.add_column(ratio=1)
@@ -109,8 +109,8 @@ def _workers(now: RunStatus, room: int) -> list[RenderableType]:
 
 
 def _remark(line: str) -> Text:
-    said = line.removeprefix("  ")
-    if " failed: " in said:
-        return Text(said, style="red")
-    is_warning = said.strip().startswith(("paused", "host ", "missed", "at risk", "nothing was heard"))
-    return Text(said, style="yellow" if is_warning else "")
+    text = line.removeprefix("  ")
+    if " failed: " in text:
+        return Text(text, style="red")
+    is_warning = text.strip().startswith(("paused", "host ", "missed", "at risk", "nothing was heard"))
+    return Text(text, style="yellow" if is_warning else "")

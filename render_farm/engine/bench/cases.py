@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 
-from render_farm.config import EngineOptions
 from render_farm.engine.engine import Engine
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.checkpoint import Checkpoint
 from render_farm.engine.weights.transformer_loading import restore_positions
@@ -64,7 +64,7 @@ SHAPES = {
 def random_engine(name: str, *, device: torch.device, dtype: torch.dtype, options: EngineOptions) -> Engine:
     """An engine of shape `name` with random weights; it renders embeddings and has neither text encoder nor VAE."""
     config = SHAPES[name].config
-    facts = ModelSpec(
+    spec = ModelSpec(
         name=name,
         fingerprint="random",
         family=Family.DIFFUSION_FORCING,
@@ -75,7 +75,7 @@ def random_engine(name: str, *, device: torch.device, dtype: torch.dtype, option
         image_defaults=CUSTOM_IMAGE_DEFAULTS,
         sample_info=config["inject_sample_info"],
     )
-    checkpoint = Checkpoint(folder=Path(), facts=facts)
+    checkpoint = Checkpoint(folder=Path(), spec=spec)
     engine = Engine(checkpoint, device=device, dtype=dtype, with_text_encoder=False, options=options)
     engine.transformer = random_transformer(config, device=device, dtype=dtype)
     return engine
@@ -97,4 +97,5 @@ def random_transformer(config: dict[str, Any], *, device: torch.device, dtype: t
             parameter.data = parameter.data.float()
     restore_positions(model)  # they must not be rounded to `dtype`
     model.rope.to(device)
-    return FrameTransformer.adopt(model.eval().requires_grad_(False))
+    wrapped: FrameTransformer = FrameTransformer.wrap(model.eval().requires_grad_(False))
+    return wrapped

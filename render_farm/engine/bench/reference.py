@@ -15,6 +15,7 @@ from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing impo
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
+from render_farm.engine.pipelines import pipeline_arguments
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.planning import FilmPlan
 
@@ -51,32 +52,23 @@ def render_with_diffusers(
         )
         pipeline.set_progress_bar_config(disable=True)
         try:
-            return pipeline(
+            latents: Tensor = pipeline(
                 prompt=None,
                 prompt_embeds=given(job.prompts[0]),
                 negative_prompt_embeds=given(job.negative_prompt) if job.guided else None,
-                height=job.height,
-                width=job.width,
-                num_frames=job.num_frames,
-                base_num_frames=job.base_num_frames,
-                num_inference_steps=job.num_inference_steps,
-                guidance_scale=job.guidance_scale,
-                generator=torch.Generator().manual_seed(job.seed),
-                ar_step=job.ar_step,
-                causal_block_size=job.causal_block_size,
-                fps=job.fps,
-                output_type="latent",
+                **pipeline_arguments(plan),
                 callback_on_step_end=count,
             ).frames
         except _Enough:
             return None
+        return latents
 
 
 @contextmanager
 def _as_diffusers_made_it(model: FrameTransformer) -> Iterator[SkyReelsV2Transformer3DModel]:
     """diffusers' own forward on the same weights, which exist once."""
     own = [(module, module.__class__) for module in (model, *model.blocks)]
-    model.__class__ = SkyReelsV2Transformer3DModel  # type: ignore[assignment]
+    model.__class__ = SkyReelsV2Transformer3DModel
     for block in model.blocks:
         block.__class__ = SkyReelsV2TransformerBlock
     try:

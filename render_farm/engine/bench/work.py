@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from render_farm.engine.denoising.window import window_spans
+from render_farm.engine.denoising.rows import window_spans
 from render_farm.planning import FilmPlan
 
 TEXT_TOKENS = 512
@@ -34,7 +34,7 @@ def dense_operations(plan: FilmPlan, config: Mapping[str, Any], *, num_steps: in
 def _text_operations(config: Mapping[str, Any], branches: int) -> float:
     """Of the keys and values of the prompts, padded."""
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    return 4.0 * TEXT_TOKENS * width**2 * config["num_layers"] * branches
+    return float(4.0 * TEXT_TOKENS * width**2 * config["num_layers"] * branches)
 
 
 def _operations(
@@ -53,4 +53,4 @@ def _operations(
     own = 8 * tokens * width**2 + sum(4 * queries * keys * tokens_per_frame**2 * width for queries, keys in groups)
     rest = 4 * tokens * width**2 + 4 * tokens * TEXT_TOKENS * width + 4 * tokens * width * config["ffn_dim"]
     passes = layers * branches - (branches - 1 if shares_first else 0)
-    return passes * own + layers * branches * rest
+    return float(passes * own + layers * branches * rest)

@@ -66,7 +66,7 @@ class Conditioning:
     first_image: Tensor | None = None
     """T = 1."""
     last_image: Tensor | None = None
-    """T = 1."""
+    """T = 1: what the model sees after the last window's own frames."""
     video_prefix: Tensor | None = None
     """T = latent(overlap_history)."""
     image_channels: Tensor | None = None
@@ -80,21 +80,16 @@ class Conditioning:
         """What the first window starts with."""
         return self.first_image if self.video_prefix is None else self.video_prefix
 
-    @property
-    def closing(self) -> Tensor | None:
-        """What the last window's closing frame shows."""
-        return self.last_image
-
 
 def check_conditioning(plan: FilmPlan, window: Window, conditioning: Conditioning | None) -> None:
     """Raise `UsageError` when `window` needs latents that are not there, or have another shape."""
     size = (plan.latent_height, plan.latent_width)
-    num_channels = plan.facts.latent_channels
+    num_channels = plan.spec.latent_channels
     needed = {
         "prefix": (num_channels, window.num_input_frames),
-        "closing": (num_channels, window.num_closing_frames),
+        "last_image": (num_channels, window.num_last_image_frames),
         "image_channels": (
-            num_channels + plan.facts.temporal_factor,
+            num_channels + plan.spec.temporal_factor,
             window.num_latent_frames if window.has_image_channels else 0,
         ),
     }
@@ -134,7 +129,7 @@ def encode_inputs(vae: AutoencoderKLWan, plan: FilmPlan, inputs: Inputs, encode_
         return Conditioning(video_prefix=_encode(vae, pixels["video"][None, -job.overlap_history :]))
     if not pixels:
         return Conditioning()
-    if not plan.facts.renders_windows:
+    if not plan.spec.renders_windows:
         whole = {"image": inputs.whole_image, "last_image": inputs.whole_last_image}
         pictures = [fitted if (picture := whole[name]) is None else picture for name, fitted in pixels.items()]
         return Conditioning(
@@ -166,7 +161,7 @@ def _image_channels(vae: AutoencoderKLWan, plan: FilmPlan, images: list[np.ndarr
     shown = _levels(np.stack(images)[:, None])  # N 3 1 H W
     video = shown.new_zeros((1, 3, plan.num_frames, *shown.shape[3:]))
     latents_size = (plan.num_latent_frames, plan.latent_height, plan.latent_width)
-    mask = shown.new_zeros((1, plan.facts.temporal_factor, *latents_size))
+    mask = shown.new_zeros((1, plan.spec.temporal_factor, *latents_size))
     video[:, :, 0], mask[:, :, 0] = shown[:1, :, 0], 1
     if len(shown) > 1:
         video[:, :, -1], mask[:, -1, -1] = shown[1:, :, 0], 1
@@ -186,7 +181,7 @@ def _encode(vae: AutoencoderKLWan, pixels: np.ndarray) -> Tensor:
 def _encode_levels(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     """(B 3 F H W) in -1..1 to normalised latents (B C T h w), float32 on the CPU: the mean of the posterior."""
     video = video.to(vae.device, vae.dtype)
-    latents = vae.encode(video).latent_dist.mode().to(torch.float32)
+    latents: Tensor = vae.encode(video).latent_dist.mode().to(torch.float32)
     mean = torch.tensor(vae.config["latents_mean"]).view(1, -1, 1, 1, 1).to(latents)
     inverse_std = 1.0 / torch.tensor(vae.config["latents_std"]).view(1, -1, 1, 1, 1).to(latents)
     return ((latents - mean) * inverse_std).cpu()

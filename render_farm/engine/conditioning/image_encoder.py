@@ -31,4 +31,5 @@ def encode_images(pictures: Sequence[np.ndarray], *, processor: Any, encoder: An
             advice="the two do not belong together: copy image_processor from where image_encoder is from",
         )
     device = next(encoder.parameters()).device
-    return encoder(pixel_values=pixels.to(device), output_hidden_states=True).hidden_states[-2].cpu()
+    states: Tensor = encoder(pixel_values=pixels.to(device), output_hidden_states=True).hidden_states[-2].cpu()
+    return states

@@ -18,13 +18,13 @@ MAX_TOKENS = 512
 
 
 def clean_prompt(text: str) -> str:
-    """diffusers' `prompt_clean`: mended Unicode, HTML entities, single spaces. Needs ftfy."""
+    """diffusers' `prompt_clean`: repaired Unicode, HTML entities, single spaces. Needs ftfy."""
     from diffusers.pipelines.skyreels_v2.pipeline_skyreels_v2_diffusion_forcing import prompt_clean
     from diffusers.utils import is_ftfy_available
 
     if not is_ftfy_available():
         raise UsageError("encoding prompts needs the package ftfy", advice="pip install ftfy")
-    return prompt_clean(text)
+    return str(prompt_clean(text))
 
 
 @torch.no_grad()
@@ -49,6 +49,6 @@ def _encode(text: str, tokenizer: Any, encoder: nn.Module, device: torch.device)
         return_tensors="pt",
     )
     mask = inputs.attention_mask
-    states = encoder(inputs.input_ids.to(device), mask.to(device)).last_hidden_state[0].cpu()
+    states: Tensor = encoder(inputs.input_ids.to(device), mask.to(device)).last_hidden_state[0].cpu()
     states[int(mask.gt(0).sum()) :] = 0
     return states

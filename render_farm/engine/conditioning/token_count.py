@@ -33,6 +33,7 @@ def local_folder(name: str) -> Path | None:
     return Path(found).parent.parent if isinstance(found, str) else None
 
 
+@lru_cache(maxsize=16)
 def lengths_by_tokenizer(folder: Path | None) -> LengthOf:
     """Counts by the tokenizer of the model in `folder`; estimates where there is none, or no package to read it."""
     tokenizer = None if folder is None else _tokenizer(folder / "tokenizer" / "tokenizer.json")

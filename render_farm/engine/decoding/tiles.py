@@ -46,7 +46,7 @@ class Piece:
         vae = self._vae
         if self._parks:
             _move(self._features, vae.device)
-        frames = vae.decoder(
+        frames: Tensor = vae.decoder(
             vae.post_quant_conv(latent), feat_cache=self._features, feat_idx=[0], first_chunk=not self._started
         )
         self._started = True

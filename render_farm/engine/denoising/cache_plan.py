@@ -49,7 +49,7 @@ def plan_cache(
 ) -> CachePlan:
     """One rank's decision for a segment; `asked` is `auto`, `on` or `off`, `transformer` the model's configuration.
 
-    Nothing can be kept without causal blocks, and nothing where the prefix is noised anew at every step.
+    Nothing can be kept without causal blocks, and nothing where the prefix is noised again at every step.
     """
     schedule = plan.schedule(segment)
     num_frames = schedule.indices[-1].count(schedule.num_inference_steps + 1) * schedule.block_size
@@ -57,7 +57,7 @@ def plan_cache(
     if schedule.block_size == 1 or not num_frames:
         reason = "no block is final before the others"
     elif plan.prefix_changes(segment):
-        reason = "the prefix is noised anew at every step"
+        reason = "the prefix is noised again at every step"
     num_frames = 0 if reason else num_frames
     branches = range(2 if plan.job.guided else 1)[group.own_branches(2 if plan.job.guided else 1)]
     needed = cache_bytes(

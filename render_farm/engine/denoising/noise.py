@@ -21,7 +21,7 @@ def window_noise(plan: FilmPlan, segment: int) -> Tensor:
     """
     generator = torch.Generator(device="cpu").manual_seed(plan.job.seed)
     for window in plan.windows[: segment + 1]:
-        shape = (1, plan.facts.latent_channels, window.num_latent_frames, plan.latent_height, plan.latent_width)
+        shape = (1, plan.spec.latent_channels, window.num_latent_frames, plan.latent_height, plan.latent_width)
         noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     return noise
 

@@ -56,7 +56,8 @@ def _corrector_weights(update: _Update) -> Tensor:
         right.append(phi * factorial / growth)
         factorial *= i + 1
         phi = phi / hh - 1 / factorial
-    return torch.linalg.solve(torch.stack(rows), torch.stack(right))
+    weights: Tensor = torch.linalg.solve(torch.stack(rows), torch.stack(right))
+    return weights
 
 
 def step_order(step: int, num_steps: int) -> int:

@@ -1,4 +1,4 @@
-"""A window in the middle of its steps: all that is needed to go on with the next one, bit for bit.
+"""A window in the middle of its steps: all that is needed to continue with the next one, bit for bit.
 
 Shapes: B batch (1), C channels, F latent frames, h w latent height and width; S tokens, H heads, D channels of a head.
 """
@@ -35,7 +35,7 @@ class StepKeeper(Protocol):
     """Keeps the state of a segment's steps somewhere, now and then."""
 
     def resume(self) -> StepState | None:
-        """The state to go on from; None to begin."""
+        """The state to continue from; None to start from the first row."""
 
     def offer(self, num_rows: int, num_bytes: int, make: Callable[[], StepState]) -> None:
         """A row is done. `make` copies the state, of about `num_bytes`, to the CPU; it need not be called."""
@@ -50,8 +50,8 @@ class WindowState:
     noise: PrefixNoise | None
     cache: KeyValueCache | None
 
-    def begin(self, keeper: StepKeeper | None) -> int:
-        """Take up what `keeper` holds; returns the first row to compute."""
+    def resume(self, keeper: StepKeeper | None) -> int:
+        """Restore what `keeper` holds; returns the first row to compute."""
         state = keeper.resume() if keeper is not None else None
         if state is None:
             return 0

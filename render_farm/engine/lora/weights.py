@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from render_farm.config import InputLimits
 from render_farm.engine.lora.layout import LayerTensors, LinearShape, lay_out
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import refusal
 from render_farm.media.weights import fetched_weights
 from render_farm.uris import shown_uri
@@ -79,7 +79,7 @@ def _read_layers(
         with safe_open(path, framework="pt") as file:
 
             def read(name: str) -> Tensor:
-                tensor = file.get_tensor(name)
+                tensor: Tensor = file.get_tensor(name)
                 if not torch.isfinite(tensor.float()).all():
                     raise refusal(uri, f"{name} holds numbers that are not finite", "train it again")
                 return tensor

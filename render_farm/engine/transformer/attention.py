@@ -10,6 +10,7 @@ Shapes: B batch, S tokens, H heads, D channels of a head.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -33,7 +34,7 @@ class AttentionBackend(Protocol):
 
 class LogSumExpBackend(AttentionBackend, Protocol):
     """A kernel that can also say how much weight its scores had: what is needed to join results over parts of the keys
-    (ring attention). All of `backends.BACKENDS` can."""
+    (ring attention). All of `attention_backends.BACKENDS` can."""
 
     def attend_with_lse(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """As `attend`, and the logarithm of the sum of the exponentials of each query's scores, (B H Sq) float32."""
@@ -51,20 +52,23 @@ class TorchAttention:
         return out.transpose(1, 2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall:
+    """Where the tokens of one call of `SelfAttention` belong."""
+
+    span: FrameSpan
+    tokens_per_frame: int
+    """Of the key and value: those of this rank, or of the whole group after an exchange."""
+    cache: KeyValueCache | None
+    """Holds the frames before the span. None: nothing of this window is cached."""
+    slot: Slot
+    """The layer and guidance branch, for the cache."""
+
+
 class SelfAttention(Protocol):
     """Attention of a pass's tokens to themselves and to the cached tokens before them."""
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        span: FrameSpan,
-        tokens_per_frame: int,
-        cache: KeyValueCache | None,
-        slot: Slot,
-    ) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
         """`key` and `value` (B S H D) are those of the span's frames, `query` (B Sq H D) those of its last frames.
 
         Rotary positions are applied already. Returns (B Sq H D).
@@ -81,20 +85,11 @@ class BlockCausalAttention:
     def __init__(self, backend: AttentionBackend | None = None) -> None:
         self.backend: AttentionBackend = backend or TorchAttention()
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        span: FrameSpan,
-        tokens_per_frame: int,
-        cache: KeyValueCache | None,
-        slot: Slot,
-    ) -> Tensor:
-        if cache is not None:
-            key, value = cache.join(
-                slot, key, value, num_stored_frames=span.num_stored, tokens_per_frame=tokens_per_frame
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
+        span, tokens_per_frame = call.span, call.tokens_per_frame
+        if call.cache is not None:
+            key, value = call.cache.join(
+                call.slot, key, value, num_stored_frames=span.num_stored, tokens_per_frame=tokens_per_frame
             )
         first_frame = span.stop - query.shape[1] // tokens_per_frame
         outputs = [

@@ -40,8 +40,10 @@ class _TorchKernel(TorchAttention):
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, _: bool) -> tuple[Tensor, Tensor]:
     if query.device.type == "cpu":
-        return _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
-    return _aten._scaled_dot_product_flash_attention(query, key, value)[:2]
+        out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
+    else:
+        out, lse = _aten._scaled_dot_product_flash_attention(query, key, value)[:2]
+    return out, lse
 
 
 def _cudnn(query: Tensor, key: Tensor, value: Tensor, with_lse: bool) -> tuple[Tensor, Tensor]:
@@ -50,7 +52,8 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, with_lse: bool) -> tuple[T
 
 
 def _efficient(query: Tensor, key: Tensor, value: Tensor, with_lse: bool) -> tuple[Tensor, Tensor]:
-    return _aten._scaled_dot_product_efficient_attention(query, key, value, None, with_lse)[:2]
+    out, lse = _aten._scaled_dot_product_efficient_attention(query, key, value, None, with_lse)[:2]
+    return out, lse
 
 
 def _math(query: Tensor, key: Tensor, value: Tensor, _: bool) -> tuple[Tensor, Tensor]:
@@ -68,8 +71,10 @@ class _FlashAttention(TorchAttention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None) -> Tensor:
         if bias is not None:
             return super().attend(query, key, value, bias=bias)
-        out = self._function(query, key, value)
-        return out[0] if isinstance(out, tuple) else out  # early releases of 3 always return the log-sum-exp too
+        given = self._function(query, key, value)
+        # Early releases of 3 always return the log-sum-exp too.
+        out: Tensor = given[0] if isinstance(given, tuple) else given
+        return out
 
     def attend_with_lse(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         out, lse = self._function(query, key, value, return_attn_probs=True)[:2]
@@ -85,10 +90,12 @@ class _SageAttention(TorchAttention):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor | None = None) -> Tensor:
         if bias is not None:
             return super().attend(query, key, value, bias=bias)
-        return self._function(query, key, value, tensor_layout="NHD")
+        out: Tensor = self._function(query, key, value, tensor_layout="NHD")
+        return out
 
     def attend_with_lse(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        return self._function(query, key, value, tensor_layout="NHD", return_lse=True)
+        out, lse = self._function(query, key, value, tensor_layout="NHD", return_lse=True)
+        return out, lse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Attention, the key/value cache and the choice of frames stay outside: what is compiled are the element-wise operations
 around the matrix products, once for all blocks and with the number of tokens left open, so that neither another layer
-nor another span, segment or film is compiled anew.
+nor another span, segment or film is compiled again.
 """
 
 from __future__ import annotations

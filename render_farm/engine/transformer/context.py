@@ -100,7 +100,7 @@ class WindowContext:
     step_cache: StepCache | None = None
     """Approximate; None computes every layer in every pass."""
     caches_text_states: bool = True
-    """False has every pass compute the states and keys of texts and images anew."""
+    """False has every pass compute the states and keys of texts and images again."""
     text_states: list[Tensor] = field(default_factory=list)
     """Per branch, (B S E)."""
     text_keys: dict[Slot, TextKeys] = field(default_factory=dict)

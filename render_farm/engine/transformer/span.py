@@ -35,7 +35,7 @@ class FrameSpan:
     def query_groups(self, first_frame: int) -> Iterator[tuple[int, int, int]]:
         """Frames that see the same keys, as (first query, end of queries, end of keys), for queries from `first_frame`.
 
-        Keys begin at frame 0 of the window. No mask is needed: each group is one plain attention call.
+        Keys start at frame 0 of the window. No mask is needed: each group is one plain attention call.
         """
         if self.block_size == 1:
             yield first_frame, self.stop, self.stop

@@ -85,11 +85,11 @@ class FirstBlockCache:
 
         def sums(states: Tensor) -> Tensor:
             """By block, padding left out."""
-            blocks = states.abs().float().unflatten(1, (-1, num_frames, ctx.tokens_per_frame))
+            blocks: Tensor = states.abs().float().unflatten(1, (-1, num_frames, ctx.tokens_per_frame))
             return blocks[:, :, :, :num_own].sum(dim=(0, 2, 3, 4))
 
         changes = [group.total(torch.stack((sums(new - old), sums(old)))) for new, old in zip(now, before, strict=True)]
-        return max((difference / whole).max().item() for difference, whole in changes)
+        return max(float((difference / whole).max()) for difference, whole in changes)
 
 
 class MagCache:

@@ -28,6 +28,7 @@ from diffusers.models.transformers.transformer_skyreels_v2 import (
 )
 from torch import Tensor
 
+from render_farm.engine.transformer.attention import AttentionCall
 from render_farm.engine.transformer.context import PassContext, TextKeys, WindowContext
 from render_farm.engine.transformer.rope import rotated
 from render_farm.engine.transformer.span import FrameSpan
@@ -37,7 +38,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
     """A transformer block over the frames of a span, for all guidance branches at once."""
 
     regions: Regions
-    """What runs the regions below; `FrameTransformer.adopt` sets it."""
+    """What runs the regions below; `FrameTransformer.wrap` sets it."""
 
     def forward(  # type: ignore[override]
         self, streams: tuple[Tensor, ...], layer: int, is_last: bool, ctx: PassContext
@@ -72,15 +73,8 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         query, key, value = self.regions.enter_self_attention(
             self, hidden, ctx.modulation, ctx.rope.cos, ctx.rope.sin, first_query
         )
-        out = ctx.window.attention.attend(
-            query,
-            key,
-            value,
-            span=ctx.span,
-            tokens_per_frame=ctx.tokens_per_frame,
-            cache=ctx.window.cache,
-            slot=slot,
-        )
+        call = AttentionCall(span=ctx.span, tokens_per_frame=ctx.tokens_per_frame, cache=ctx.window.cache, slot=slot)
+        out = ctx.window.attention.attend(query, key, value, call)
         return out.to(query.dtype)
 
     def _cross_attention(self, query: Tensor, slot: tuple[int, int], ctx: PassContext) -> Tensor:
@@ -159,7 +153,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
 
 def _modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """`normed * (1 + scale) + shift`, in place: `normed` (B S E) is fresh, shift and scale are (B F 1 E)."""
-    frames = normed.unflatten(1, (shift.shape[1], -1))
+    frames: Tensor = normed.unflatten(1, (shift.shape[1], -1))
     return frames.mul_(1 + scale).add_(shift).flatten(1, 2)
 
 
@@ -187,7 +181,7 @@ EAGER = Regions(
 
 
 class FrameTransformer(SkyReelsV2Transformer3DModel):
-    """diffusers' model with a forward over frame spans; made by `adopt`.
+    """diffusers' model with a forward over frame spans; made by `wrap`.
 
     Every frame has a timestep of its own. A checkpoint without diffusion forcing has one for all: the same forward,
     with equal timesteps.
@@ -200,7 +194,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
     the order of the layers in one pass (`offload_leaf`)."""
 
     @classmethod
-    def adopt(cls, model: SkyReelsV2Transformer3DModel) -> FrameTransformer:
+    def wrap(cls, model: SkyReelsV2Transformer3DModel) -> FrameTransformer:
         """Give a model that diffusers has built or loaded this forward, in place: no weight is copied or renamed.
 
         Its table of rotary positions, which is read once a window and outside the forward, stays where it is: hooks
@@ -219,9 +213,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         for block in self.blocks:
             cast(FrameBlock, block).regions = regions
 
-    def forward(  # type: ignore[override]
-        self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext
-    ) -> tuple[Tensor, ...]:
+    def forward(self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext) -> tuple[Tensor, ...]:
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
         `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) int64 are
@@ -239,7 +231,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
             )
         if window.images is not None and not window.image_states:
             embedder = self.condition_embedder.image_embedder
-            assert embedder is not None, "refused by shape.check_shape"
+            assert embedder is not None, "refused by check_compatible"
             window.image_states.append(embedder(window.images))
         ctx = PassContext(
             window=window,
@@ -289,7 +281,8 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         """Project hidden states (B S E) of the output frames to patches (B, F, tokens of a frame, values)."""
         shift, scale = (self.scale_shift_table.unsqueeze(1) + temb.unsqueeze(2)).unsqueeze(3).unbind(2)
         states = _modulated(self.norm_out(hidden.float()), shift, scale).to(hidden.dtype)
-        return self.proj_out(states).unflatten(1, (temb.shape[1], -1))
+        patches: Tensor = self.proj_out(states).unflatten(1, (temb.shape[1], -1))
+        return patches
 
     def _unpatched(self, patches: Tensor, height: int, width: int) -> Tensor:
         """Latents (B C F h w) from the patches of all their tokens."""

@@ -31,7 +31,7 @@ class VerifyFilm:
 
 
 def films(
-    facts: ModelSpec, *, tasks: Sequence[str], num_frames: int, num_inference_steps: int, height: int, width: int
+    spec: ModelSpec, *, tasks: Sequence[str], num_frames: int, num_inference_steps: int, height: int, width: int
 ) -> Iterator[VerifyFilm]:
     """Films of `tasks` for a model. `num_frames` (pixel frames) is a whole window's; a second segment adds all but the
     overlap. Deterministic."""
@@ -41,7 +41,7 @@ def films(
         "num_inference_steps": num_inference_steps,
         "base_num_frames": num_frames,
     }
-    modes = {"sync": _SYNCHRONOUS} | ({"async": _ASYNCHRONOUS} if facts.renders_windows else {})
+    modes = {"sync": _SYNCHRONOUS} | ({"async": _ASYNCHRONOUS} if spec.renders_windows else {})
     long = 2 * num_frames - OVERLAP
     for task in tasks:
         inputs = make_inputs(task, height=height, width=width)
@@ -49,7 +49,7 @@ def films(
             if mode == "async" and task != "t2v":
                 continue  # image tasks go without blocks, and an extended video is a film that began with a prefix
             for segments, length in ((1, num_frames), (2, long)):
-                if segments == 2 and (not facts.renders_windows or task == "v2v"):
+                if segments == 2 and (not spec.renders_windows or task == "v2v"):
                     continue
                 missing = "diffusers fails on a last image in a long film" if (task, segments) == ("flf2v", 2) else ""
                 yield VerifyFilm(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from render_farm.engine.conditioning.conditioning import Inputs
+from render_farm.engine.pipelines import pipeline_arguments
 from render_farm.engine.weights.loading import without_progress_bars
 from render_farm.models import Family
 from render_farm.planning import FilmPlan, ModelSpec
@@ -22,12 +22,12 @@ from render_farm.planning import FilmPlan, ModelSpec
 class Reference:
     """Renders films with diffusers, as its documentation says: transformer in `dtype`, VAE in float32."""
 
-    def __init__(self, folder: Path, facts: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, spec: ModelSpec, *, device: torch.device, dtype: torch.dtype) -> None:
         import diffusers
 
-        self._facts = facts
+        self._spec = spec
         self._device = device
-        cls = _pipeline_class(facts.family, "t2v" if facts.family is Family.DIFFUSION_FORCING else facts.tasks[0])
+        cls = _pipeline_class(spec.family, "t2v" if spec.family is Family.DIFFUSION_FORCING else spec.tasks[0])
         with without_progress_bars():
             vae = diffusers.AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
             self._pipeline: Any = cls.from_pretrained(folder, vae=vae, torch_dtype=dtype, local_files_only=True)
@@ -51,7 +51,7 @@ class Reference:
         from diffusers import UniPCMultistepScheduler
 
         job = plan.job
-        pipeline = _pipeline_class(self._facts.family, job.task)(**self._pipeline.components)
+        pipeline = _pipeline_class(self._spec.family, job.task)(**self._pipeline.components)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.scheduler = UniPCMultistepScheduler.from_config(
             pipeline.scheduler.config,
@@ -59,30 +59,13 @@ class Reference:
             use_flow_sigmas=True,
             prediction_type="flow_prediction",
         )
-        of_windows: dict[str, Any] = {}
-        if plan.facts.renders_windows:
-            of_windows = {
-                "overlap_history": job.overlap_history,
-                "base_num_frames": job.base_num_frames,
-                "ar_step": job.ar_step,
-                "causal_block_size": job.causal_block_size,
-                "fps": job.fps,
-            }
-        latents = pipeline(
+        latents: Tensor = pipeline(
             prompt=None,
             prompt_embeds=self._texts[job.prompts[0]],
             negative_prompt_embeds=self._texts[job.negative_prompt] if job.guided else None,
-            height=job.height,
-            width=job.width,
-            num_frames=job.num_frames,
-            num_inference_steps=job.num_inference_steps,
-            guidance_scale=job.guidance_scale,
-            generator=torch.Generator().manual_seed(job.seed),
-            output_type="latent",
-            **of_windows,
-            **_images(inputs),
+            **pipeline_arguments(plan, inputs),
         ).frames
-        if job.task == "flf2v" and plan.facts.renders_windows:
+        if job.task == "flf2v" and plan.spec.renders_windows:
             latents = latents[:, :, :-1]
         return latents.float().cpu()
 
@@ -94,7 +77,7 @@ class Reference:
         mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1).to(states)
         inverse_std = 1.0 / torch.tensor(config.latents_std).view(1, -1, 1, 1, 1).to(states)
         video = vae.decode(states / inverse_std + mean, return_dict=False)[0]
-        frames = self._pipeline.video_processor.postprocess_video(video, output_type="np")[0]
+        frames: np.ndarray = self._pipeline.video_processor.postprocess_video(video, output_type="np")[0]
         return (frames * 255).astype(np.uint8)
 
 
@@ -109,12 +92,3 @@ def _pipeline_class(family: Family, task: str) -> Any:
         "t2v": diffusers.SkyReelsV2DiffusionForcingPipeline,
         "v2v": diffusers.SkyReelsV2DiffusionForcingVideoToVideoPipeline,
     }.get(task, diffusers.SkyReelsV2DiffusionForcingImageToVideoPipeline)
-
-
-def _images(inputs: Inputs | None) -> dict[str, Any]:
-    if inputs is None:
-        return {}
-    if inputs.video is not None:
-        return {"video": [Image.fromarray(frame) for frame in inputs.video]}
-    images = {"image": inputs.image, "last_image": inputs.last_image}
-    return {name: Image.fromarray(pixels) for name, pixels in images.items() if pixels is not None}

@@ -20,7 +20,7 @@ from render_farm.engine.engine import Engine, load_engine
 from render_farm.engine.verify.compare import Difference, compare
 from render_farm.engine.verify.films import VerifyFilm, films
 from render_farm.engine.verify.reference import Reference
-from render_farm.engine.weights.part_sizes import read_shapes
+from render_farm.engine.weights.part_sizes import read_sizes
 from render_farm.engine.weights.resident_transformer import free_memory
 from render_farm.errors import OutOfMemoryError, UsageError
 from render_farm.planning import FilmPlan
@@ -97,21 +97,21 @@ class _Rendered:
 
 
 def run_verify(request: VerifyRequest, on_film: Callable[[str], None] | None = None) -> VerifyResult:
-    """Render and compare. `on_film` is told what is done next. Raises `ModelError`, `UsageError`, and
+    """Render and compare. `on_film` is called with the name of what comes next. Raises `ModelError`, `UsageError`, and
     `OutOfMemoryError` when the engine's rendering does not fit; diffusers' that does not fit fails the film only."""
-    tell = on_film or (lambda what: None)
+    report = on_film or (lambda what: None)
     engine = load_engine(request.model, device=request.device, dtype=request.dtype)
-    defaults = engine.facts.defaults
-    unserved = set(request.tasks) - set(engine.facts.tasks)
+    defaults = engine.spec.defaults
+    unserved = set(request.tasks) - set(engine.spec.tasks)
     if unserved:
         raise UsageError(
             f"--task: {request.model} does not serve {' or '.join(sorted(unserved))}",
-            advice=f"it serves {', '.join(engine.facts.tasks)}",
+            advice=f"it serves {', '.join(engine.spec.tasks)}",
         )
     chosen = list(
         films(
-            engine.facts,
-            tasks=request.tasks or engine.facts.tasks,
+            engine.spec,
+            tasks=request.tasks or engine.spec.tasks,
             num_frames=request.num_frames,
             num_inference_steps=request.num_inference_steps,
             height=request.height or defaults.height,
@@ -120,28 +120,28 @@ def run_verify(request: VerifyRequest, on_film: Callable[[str], None] | None = N
     )
     plans = [engine.plan(film.job) for film in chosen]  # refusals before any work
     texts = list(dict.fromkeys(text for plan in plans for text in plan.texts))
-    tell(f"{request.model}: prompts")
+    report(f"{request.model}: prompts")
     embeddings = engine.encode_prompts(texts)
     engine.drop_text_encoder()
     ours = []
     for film, plan in zip(chosen, plans, strict=True):
-        tell(f"{film.name}: render_farm")
+        report(f"{film.name}: render_farm")
         ours.append(_render(engine, film, plan, embeddings))
-    device, dtype, facts, folder = engine.device, engine.dtype, engine.facts, engine.checkpoint.folder
+    device, dtype, spec, folder = engine.device, engine.dtype, engine.spec, engine.checkpoint.folder
     del engine
     free_memory(device)
     if not request.against:
         results = tuple(_alone(rendered) for rendered in ours)
     else:
-        tell("diffusers: loading")
-        reference = Reference(request.reference or folder, facts, device=device, dtype=dtype)
+        report("diffusers: loading")
+        reference = Reference(request.reference or folder, spec, device=device, dtype=dtype)
         reference.encode(texts)
-        results = tuple(_against(reference, ours, device, facts.dtype, tell))
+        results = tuple(_against(reference, ours, device, spec.dtype, report))
     return VerifyResult(
         model=request.model,
-        fingerprint=facts.fingerprint,
+        fingerprint=spec.fingerprint,
         device=device_name(device),
-        dtype=facts.dtype,
+        dtype=spec.dtype,
         against="diffusers" if request.against else "",
         films=results,
     )
@@ -173,7 +173,7 @@ def _render(engine: Engine, film: VerifyFilm, plan: FilmPlan, embeddings: dict[s
 
     cost = measured(denoise, engine.device)
     latents = torch.cat(pieces, dim=2)
-    estimate = estimate_memory(plan, read_shapes(engine.checkpoint.folder))
+    estimate = estimate_memory(plan, read_sizes(engine.checkpoint.folder))
     return _Rendered(
         film=film,
         plan=plan,
@@ -209,14 +209,14 @@ def _against(
     ours: Iterable[_Rendered],
     device: torch.device,
     dtype: str,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterable[FilmResult]:
     for rendered in ours:
         film = rendered.film
         if film.without_reference:
             yield _alone(rendered, f"not compared: {film.without_reference}")
             continue
-        tell(f"{film.name}: diffusers")
+        report(f"{film.name}: diffusers")
         found: list[Tensor] = []
         work = partial(_render_reference, reference, rendered, found)
         try:

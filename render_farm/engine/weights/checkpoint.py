@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from render_farm.engine.weights.compatibility import check_shape
+from render_farm.engine.weights.compatibility import check_compatible
 from render_farm.engine.weights.fingerprint import MAGNITUDES, fingerprint
 from render_farm.errors import ModelError
 from render_farm.models import (
@@ -64,13 +64,13 @@ class Checkpoint:
     """A model folder that can be rendered with, as far as its configuration tells."""
 
     folder: Path
-    facts: ModelSpec
+    spec: ModelSpec
     image_encoder: str | None = None
     """Class of its image encoder, if it has one."""
 
 
 def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
-    """Check the model in `folder` (diffusers format, safetensors) and gather its facts.
+    """Check the model in `folder` (diffusers format, safetensors) and gather its spec.
 
     `name` is what the user calls it. Raises `ModelError` that says what is wrong and what would work.
     """
@@ -93,7 +93,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
     preset = PRESETS.get(name)
     downsample = vae.get("temperal_downsample", [False, True, True])
     latent_channels, temporal_factor = vae.get("z_dim", 16), 2 ** sum(map(bool, downsample))
-    check_shape(
+    check_compatible(
         transformer,
         name=name,
         latent_channels=latent_channels,
@@ -101,7 +101,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
         image_encoder=_read_json(folder / "image_encoder" / "config.json", name) if has_images else None,
     )
     try:
-        facts = ModelSpec(
+        spec = ModelSpec(
             name=name,
             fingerprint=fingerprint(folder),
             family=family,
@@ -124,7 +124,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
         raise ModelError(f"model {name}: transformer/config.json has no {error.args[0]}") from error
     except OSError as error:
         raise ModelError(f"model {name} cannot be read: {error.strerror}: {error.filename}") from error
-    return Checkpoint(folder=folder, facts=facts, image_encoder=index["image_encoder"][1] if has_images else None)
+    return Checkpoint(folder=folder, spec=spec, image_encoder=index["image_encoder"][1] if has_images else None)
 
 
 def _tasks(family: Family, transformer: dict[str, Any]) -> tuple[str, ...]:

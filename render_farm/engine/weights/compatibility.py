@@ -7,7 +7,7 @@ from typing import Any
 from render_farm.errors import ModelError
 
 
-def check_shape(
+def check_compatible(
     transformer: dict[str, Any],
     *,
     name: str,

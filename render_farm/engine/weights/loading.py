@@ -27,26 +27,31 @@ from render_farm.errors import ModelError
 
 def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) -> FrameTransformer:
     """The denoiser, its float32-kept modules float32 (`from_pretrained` sees to that; a later dtype `to` would not)."""
-    return FrameTransformer.adopt(_load(SkyReelsV2Transformer3DModel, folder, "transformer", device, torch_dtype=dtype))
+    model = _load(SkyReelsV2Transformer3DModel, folder, "transformer", device, torch_dtype=dtype)
+    wrapped: FrameTransformer = FrameTransformer.wrap(model)
+    return wrapped
 
 
 def load_vae(folder: Path, *, device: torch.device) -> AutoencoderKLWan:
     """The video autoencoder, always float32."""
-    return _load(AutoencoderKLWan, folder, "vae", device, torch_dtype=torch.float32)
+    vae: AutoencoderKLWan = _load(AutoencoderKLWan, folder, "vae", device, torch_dtype=torch.float32)
+    return vae
 
 
 def load_text_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The prompt encoder (UMT5)."""
     from transformers import UMT5EncoderModel
 
-    return _load(UMT5EncoderModel, folder, "text_encoder", device, dtype=dtype)
+    encoder: nn.Module = _load(UMT5EncoderModel, folder, "text_encoder", device, dtype=dtype)
+    return encoder
 
 
 def load_image_encoder(folder: Path, class_name: str, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The encoder of conditioning images (CLIP), of the class that the checkpoint names."""
     import transformers
 
-    return _load(getattr(transformers, class_name), folder, "image_encoder", device, dtype=dtype)
+    encoder: nn.Module = _load(getattr(transformers, class_name), folder, "image_encoder", device, dtype=dtype)
+    return encoder
 
 
 def load_image_processor(folder: Path) -> Any:

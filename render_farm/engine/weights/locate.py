@@ -87,7 +87,7 @@ def _from_hub(hub_id: str, name: str) -> Path:
 
 def _from_uri(address: Address, cache_folder: Path) -> Path:
     """Copy a model folder once. The local folder is named by the URI and the listing (sizes, times or tags), so changed
-    objects are copied anew; a lock lets workers of one host share one copy."""
+    objects are copied again; a lock lets workers of one host share one copy."""
     import fsspec
 
     uri = address.text

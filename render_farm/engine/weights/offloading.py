@@ -37,7 +37,7 @@ def check_mode(mode: MemoryMode) -> None:
 
 
 def convert_weights(model: FrameTransformer, form: WeightForm, *, device: torch.device) -> None:
-    """Store the matrices of `model` (in full, on the CPU) as `form`, in place. It cannot be undone: load it anew.
+    """Store the matrices of `model` (in full, on the CPU) as `form`, in place. It cannot be undone: load it again.
 
     Layers that diffusers keeps out of casting (embeddings, norms) stay as they are.
     """

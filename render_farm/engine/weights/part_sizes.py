@@ -8,23 +8,23 @@ from typing import Any
 
 from render_farm.errors import ModelError
 from render_farm.planning.model_sizes import (
-    ImageEncoderShape,
-    ModelShapes,
-    TextEncoderShape,
-    TransformerShape,
-    VaeShape,
+    ImageEncoderSizes,
+    ModelSizes,
+    TextEncoderSizes,
+    TransformerSizes,
+    VaeSizes,
 )
 
 
-def read_shapes(folder: Path) -> ModelShapes:
+def read_sizes(folder: Path) -> ModelSizes:
     """The sizes of the model in `folder` (diffusers format). Raises `ModelError` for a configuration that is not there,
     cannot be read or lacks a size."""
     try:
-        return ModelShapes(
-            transformer=TransformerShape.from_config(_config(folder, "transformer")),
-            vae=VaeShape.from_config(_config(folder, "vae")),
-            text_encoder=TextEncoderShape.from_config(_config(folder, "text_encoder")),
-            image_encoder=ImageEncoderShape.from_config(_config(folder, "image_encoder"))
+        return ModelSizes(
+            transformer=TransformerSizes.from_config(_config(folder, "transformer")),
+            vae=VaeSizes.from_config(_config(folder, "vae")),
+            text_encoder=TextEncoderSizes.from_config(_config(folder, "text_encoder")),
+            image_encoder=ImageEncoderSizes.from_config(_config(folder, "image_encoder"))
             if (folder / "image_encoder").is_dir()
             else None,
         )
@@ -35,6 +35,7 @@ def read_shapes(folder: Path) -> ModelShapes:
 def _config(folder: Path, component: str) -> dict[str, Any]:
     path = folder / component / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config
     except (OSError, ValueError) as error:
         raise ModelError(f"model {folder}: {component}/config.json cannot be read: {error}") from error

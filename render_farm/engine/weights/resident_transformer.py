@@ -41,7 +41,7 @@ class ResidentTransformer:
         self._model: FrameTransformer | None = None
         self._loading = Lock()
         self.adapters = Adapters(device=device, dtype=dtype)
-        """Taken off whenever the weights are moved or loaded anew."""
+        """Taken off whenever the weights are moved or loaded again."""
         self._too_large: dict[MemoryMode, int] = {}
         """The smallest number of tokens that a mode ran out of memory with."""
         self.mode: MemoryMode | None = None

@@ -35,7 +35,7 @@ def read_transformer(folder: Path, *, dtype: torch.dtype) -> tuple[SkyReelsV2Tra
 
 
 def restore_positions(model: SkyReelsV2Transformer3DModel) -> None:
-    """Compute the rotary frequencies anew, in full precision on the CPU: they are in no file."""
+    """Compute the rotary frequencies again, in full precision on the CPU: they are in no file."""
     config = model.config
     model.rope = SkyReelsV2RotaryPosEmbed(
         config["attention_head_dim"], config["patch_size"], config["rope_max_seq_len"]

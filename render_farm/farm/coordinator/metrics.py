@@ -1,4 +1,4 @@
-"""The coordinator's metrics: what happens is counted as it does, how things stand is said every few seconds."""
+"""The coordinator's metrics: events are counted as they happen, and the farm's state is reported every few seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from math import nan
 
 from render_farm.farm.run.film_task import FilmReport, SegmentReport
 from render_farm.farm.run.owned_run import OwnedRun
-from render_farm.farm.run.summary import RunSummary, standing
 from render_farm.farm.worker.metrics import report_traffic
 from render_farm.farm.worker.text_worker import TextReport
 from render_farm.observability.metrics import (
@@ -34,6 +33,7 @@ from render_farm.observability.metrics import (
     WORKERS,
 )
 from render_farm.observability.sink import MetricSink
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
@@ -48,7 +48,7 @@ class FarmMetrics:
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
-        self._given_s: dict[ev.FilmKey, float] = {}
+        self._given_s: dict[ev.JobKey, float] = {}
         """When the films were added that no worker has begun on yet."""
         self._steps: dict[str, int] = {}
         """Steps that are counted already, by run."""
@@ -79,7 +79,7 @@ class FarmMetrics:
         if failure.error_class != _CANCELLED:
             self._sink.add(FAILURES, error_class=failure.error_class, fault=str(failure.fault))
 
-    def _handed_out(self, film: ev.FilmKey, now: float, work: str) -> None:
+    def _handed_out(self, film: ev.JobKey, now: float, work: str) -> None:
         self._sink.add(ATTEMPTS, work=work)
         given_s = self._given_s.pop(film, None)
         if given_s is not None:
@@ -128,7 +128,7 @@ class FarmMetrics:
         self._sampled_s = now
         going_on = [run for run in runs.values() if not run.is_over]
         shown = going_on or list(runs.values())[-1:]
-        self._say_runs(going_on, [standing(run.record, now_unix_s) for run in shown])
+        self._report_runs(going_on, [run.progress.snapshot(now_s=now_unix_s) for run in shown])
         num_idle = len(machine.idle_workers)
         self._sink.set(WORKERS, num_idle, state="idle")
         self._sink.set(WORKERS, len(machine.workers) - num_idle, state="busy")
@@ -136,22 +136,22 @@ class FarmMetrics:
         self._sink.set(PREPARING, num_preparing, work="segment")
         self._sink.set(QUARANTINED_HOSTS, len(machine.hosts.quarantined))
         for run_id, run in runs.items():
-            self._sink.add(STEPS, run.record.steps_made - self._steps.get(run_id, 0))
-            self._steps[run_id] = run.record.steps_made
-            report_traffic(self._sink, run.record.store.meter.take())
+            self._sink.add(STEPS, run.progress.pace.steps_made - self._steps.get(run_id, 0))
+            self._steps[run_id] = run.progress.pace.steps_made
+            report_traffic(self._sink, run.progress.store.meter.take())
         self._steps = {run_id: steps for run_id, steps in self._steps.items() if run_id in runs}
 
-    def _say_runs(self, going_on: Sequence[OwnedRun], stands: Sequence[RunSummary]) -> None:
-        states = Counter("paused" if run.control.paused else str(run.record.state) for run in going_on)
+    def _report_runs(self, going_on: Sequence[OwnedRun], snapshots: Sequence[RunSnapshot]) -> None:
+        states = Counter("paused" if run.control.paused else str(run.progress.state) for run in going_on)
         for state in ("waiting", "running", "paused"):
             self._sink.set(RUNS, states[state], state=state)
         for job_state in State:
-            self._sink.set(JOBS, sum(stand.jobs.get(job_state, 0) for stand in stands), state=str(job_state))
-        self._sink.set(SEGMENTS, sum(stand.segments_waiting for stand in stands), state="waiting")
-        self._sink.set(SEGMENTS, sum(stand.segments_running for stand in stands), state="running")
-        self._sink.set(SEGMENTS, sum(stand.segments_done for stand in stands), state="done")
-        self._sink.set(LATE_JOBS, sum(stand.num_late for stand in stands))
-        etas = [stand.eta_s for stand in stands if stand.eta_s is not None]
+            self._sink.set(JOBS, sum(snapshot.jobs.get(job_state, 0) for snapshot in snapshots), state=str(job_state))
+        self._sink.set(SEGMENTS, sum(snapshot.segments_waiting for snapshot in snapshots), state="waiting")
+        self._sink.set(SEGMENTS, sum(snapshot.segments_running for snapshot in snapshots), state="running")
+        self._sink.set(SEGMENTS, sum(snapshot.segments_done for snapshot in snapshots), state="done")
+        self._sink.set(LATE_JOBS, sum(snapshot.num_late for snapshot in snapshots))
+        etas = [snapshot.eta_s for snapshot in snapshots if snapshot.eta_s is not None]
         self._sink.set(ETA, max(etas, default=nan) if going_on else 0.0)
-        slacks = [stand.slack_s for stand in stands if stand.slack_s is not None]
+        slacks = [snapshot.slack_s for snapshot in snapshots if snapshot.slack_s is not None]
         self._sink.set(DEADLINE_SLACK, min(slacks, default=nan))

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar, cast
 
-from render_farm.config import InputLimits
 from render_farm.errors import StorageError
+from render_farm.media.limits import InputLimits
 from render_farm.media.weights import read_weights_header
 from render_farm.planning import FilmPlan, with_loras_read
 from render_farm.uris import shown_uri
@@ -42,7 +42,7 @@ class LoraShelf:
         """
         if not plan.job.loras:
             return plan
-        seen = [self._seen(plan.facts.name, lora.path) for lora in plan.job.loras]
+        seen = [self._seen(plan.spec.name, lora.path) for lora in plan.job.loras]
         return with_loras_read(plan, [lora.sha256 for lora in seen], [line for lora in seen for line in lora.warnings])
 
     def _seen(self, model: str, path: str) -> SeenLora:

@@ -14,8 +14,9 @@ from typing import Any
 from render_farm.errors import RenderFarmError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.prepare import PreparedRun
-from render_farm.farm.run.snapshot import RunOutcome, RunSnapshot
-from render_farm.farm.run.spec import FarmShape, RunSpec
+from render_farm.farm.run.outcome import RunOutcome
+from render_farm.farm.run.spec import FarmConfig, RunSpec
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import State, exit_code
 
 OnSnapshot = Callable[[RunSnapshot], None]
@@ -54,7 +55,7 @@ class RunWatch:
     def __init__(
         self,
         cluster: Cluster,
-        shape: FarmShape,
+        config: FarmConfig,
         spec: RunSpec,
         prepared: PreparedRun,
         on_snapshot: OnSnapshot,
@@ -63,7 +64,7 @@ class RunWatch:
     ) -> None:
         self._signals = signals
         self._cluster = cluster
-        self._shape = shape
+        self._config = config
         self._spec = spec
         self._prepared = prepared
         self._on_snapshot = on_snapshot
@@ -82,7 +83,7 @@ class RunWatch:
         except KeyboardInterrupt:
             special = self._interrupted()
         counts = self._ask("wait", self._spec.key)
-        final = self._picture()
+        final = self._snapshot()
         if self._cluster.private:
             self._ask("close")
         code = exit_code(counts)
@@ -93,7 +94,7 @@ class RunWatch:
         )
 
     def _add(self) -> None:
-        """Add the run; again where the coordinator of a shared cluster ends meanwhile, for Ray starts it anew."""
+        """Add the run. Try again when the coordinator of a shared cluster ends, because Ray restarts it."""
         stop = time.monotonic() + _ADD_WITHIN_S
         while True:
             try:
@@ -104,8 +105,9 @@ class RunWatch:
             time.sleep(_ADD_AGAIN_S)
 
     def _add_once(self) -> None:
-        self._coordinator = self._cluster.coordinator(self._shape)
-        is_new = self._ask("add_run", self._spec, self._shape)
+        self._coordinator = self._cluster.coordinator(self._config)
+        self._line = 0  # a new coordinator counts the lines of its log from 1
+        is_new = self._ask("add_run", self._spec, self._config)
         self._is_added = True
         if not is_new:
             return  # it is being rendered there already: join it
@@ -116,7 +118,7 @@ class RunWatch:
 
     def _watch(self) -> int | None:
         special = None
-        while not State(self._picture().state).ended:
+        while not State(self._snapshot().state).ended:
             if self._signals.seen:
                 raise KeyboardInterrupt
             if self._clock.is_over and special is None:
@@ -132,12 +134,12 @@ class RunWatch:
         self._is_cancelled = True
         self._ask("cancel_run", self._spec.key, "interrupted; the same command again continues it")
         stop_by = time.monotonic() + _STOP_WITHIN_S
-        while not State(self._picture().state).ended and time.monotonic() < stop_by:
+        while not State(self._snapshot().state).ended and time.monotonic() < stop_by:
             time.sleep(_POLL_S)
         return EXIT_INTERRUPTED
 
-    def _picture(self) -> RunSnapshot:
-        snapshot = self._ask("snapshot", self._spec.key, self._line)
+    def _snapshot(self) -> RunSnapshot:
+        snapshot: RunSnapshot = self._ask("snapshot", self._spec.key, self._line)
         if snapshot.log:
             self._line = snapshot.log[-1].number
         self._on_snapshot(snapshot)

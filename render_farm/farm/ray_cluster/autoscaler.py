@@ -1,4 +1,4 @@
-"""Asks Ray's autoscaler for what the farm can use, and says what that costs."""
+"""Asks Ray's autoscaler for the workers that the farm can use, and adds up their cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from render_farm.farm.run.spec import FarmShape
+from render_farm.farm.run.spec import FarmConfig
 from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide
 
 _ASK_AGAIN_S = 60.0
@@ -17,11 +17,11 @@ _LOOK_EVERY_S = 5.0
 
 
 class ClusterScaler:
-    """One a coordinator. The cost is that of every GPU (or CPU slot) of the cluster since there was something to
-    render, idle ones included; time before a machine joins the cluster is not seen here."""
+    """One per coordinator. The cost is that of every GPU (or CPU slot) of the cluster since there was something to
+    render, including idle ones. The time before a machine joins the cluster is not counted."""
 
     def __init__(self, limits: ScaleLimits, *, resource: str) -> None:
-        """`resource` is Ray's name of what a worker takes one of: `GPU` or `CPU`."""
+        """`resource` is Ray's name for the resource that a worker takes one of: `GPU` or `CPU`."""
         self.limits = limits
         self.num_there = 0
         self._resource = resource
@@ -33,18 +33,18 @@ class ClusterScaler:
 
     @property
     def note(self) -> str:
-        """What is asked for and there, for people."""
+        """The number of workers asked for and present, for people."""
         return f"{self.num_asked} workers ({self._resource}) asked of the cluster, which has {self.num_there}"
 
     def due(self, now: float) -> bool:
-        """Whether it is time to look again; says so once."""
+        """Whether it is time to look again. True once per interval."""
         if now < self._next_look_s:
             return False
         self._next_look_s = now + _LOOK_EVERY_S
         return True
 
     async def look(self) -> float:
-        """See what is there; returns what that has cost since the last look."""
+        """Count the workers of the cluster. Returns their cost since the last look."""
         now = time.monotonic()
         there = await asyncio.to_thread(ray.cluster_resources)
         cost = 0.0
@@ -56,11 +56,11 @@ class ClusterScaler:
     async def ask(
         self, films: Mapping[tuple[int, int], int], *, num_places: int, bundle_size: int, spent: float
     ) -> Decision:
-        """Decide (arguments: those of `Demand`), and ask for it when that has changed (and now and then again: a
-        request is forgotten by a head that was restarted)."""
+        """Decide (the arguments are `Demand`'s), and ask for the workers if that has changed. Asks again now and then,
+        because a restarted head forgets requests."""
         now = time.monotonic()
         demand = Demand(
-            films=films, num_places=num_places, bundle_size=bundle_size, num_there=self.num_there, spent=spent
+            films=films, num_slots=num_places, bundle_size=bundle_size, num_there=self.num_there, spent=spent
         )
         decision = decide(demand, self.limits)
         if decision.bundles != self._bundles or self._asked_s is None or now - self._asked_s > _ASK_AGAIN_S:
@@ -70,13 +70,13 @@ class ClusterScaler:
         return decision
 
     async def ask_for_nothing(self) -> None:
-        """Nothing is left to render: let every machine go."""
+        """Nothing is left to render: release every machine."""
         self.num_asked, self._bundles, self._asked_s, self._looked_s = 0, (), None, None
         await asyncio.to_thread(request_resources, bundles=[])
 
 
-def scaler_of(shape: FarmShape) -> ClusterScaler | None:
-    """The scaler of a farm of this shape; None on a cluster that is as it is."""
-    if shape.scaling is None:
+def scaler_of(config: FarmConfig) -> ClusterScaler | None:
+    """The scaler of a farm with this configuration. None on a cluster that does not grow."""
+    if config.scaling is None:
         return None
-    return ClusterScaler(shape.scaling, resource="GPU" if shape.device == "cuda" else "CPU")
+    return ClusterScaler(config.scaling, resource="GPU" if config.device == "cuda" else "CPU")

@@ -1,8 +1,8 @@
-"""Whether every machine of a cluster can do its part: same software, same storage. Asked by `doctor --address`.
+"""Checks that every machine of a cluster has the same software and storage, for `doctor --address`.
 
-Ray's workers have their machine's environment and disks, not the driver's: a store that opens here may be closed there,
-and a folder here may be another folder there. So each machine reads what the driver wrote, and the driver reads what
-each machine wrote.
+Ray's workers have the environment and disks of their machine, not the driver's. A store that opens here may be closed
+there, and a folder here may be another folder there. So each machine reads an object of the driver, and the driver
+finds one of each machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import render_farm
 from render_farm.errors import RenderFarmError
+from render_farm.farm.ray_cluster.nodes import cluster_nodes
 from render_farm.storage.layout import WORK
 from render_farm.storage.open import open_store
 from render_farm.storage.probe import check_access
@@ -28,13 +29,13 @@ _ANSWER_WITHIN_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class MachineReport:
-    """What one machine of the cluster said."""
+    """The answer of one machine of the cluster."""
 
     host: str
     problems: tuple[str, ...]
     num_gpus: int = 0
     has_gpu_driver: bool = False
-    """`nvidia-smi` is there."""
+    """It has `nvidia-smi`."""
 
     @property
     def ok(self) -> bool:
@@ -42,9 +43,9 @@ class MachineReport:
 
 
 def check_machines(output: str | None) -> list[MachineReport]:
-    """Ask every machine of the cluster that this process is connected to. `output` is where films are to go; None
-    leaves storage out. Writes and removes small objects there. StorageError passes when this machine cannot."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    """Ask every machine of the cluster that this process is connected to. Writes small objects to `output`, where films
+    will go, and removes them. None skips storage. StorageError passes if this machine cannot use it."""
+    nodes = cluster_nodes()
     token, folder = secrets.token_hex(16), f"{WORK}/probe-{secrets.token_hex(8)}"
     if output is None:
         return _ask(nodes, None, folder, token)
@@ -92,7 +93,7 @@ def _seen_from_here(node: dict[str, Any], report: MachineReport, written: set[st
 
 
 def _examine(output: str | None, mine: str, drivers: str, token: str, version: str) -> tuple[tuple[str, ...], bool]:
-    """Runs on a machine of the cluster: its problems, and whether it has the driver of a GPU."""
+    """Runs on a machine of the cluster. Returns its problems, and whether it has a GPU driver."""
     problems = []
     if render_farm.__version__ != version:
         problems.append(f"has render_farm {render_farm.__version__}, and this machine {version}")

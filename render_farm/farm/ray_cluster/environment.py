@@ -1,4 +1,4 @@
-"""The environment that a run takes along to a cluster: Ray's workers have their machine's, not the driver's."""
+"""The environment variables that travel with a run. Ray's workers have those of their machine, not the driver's."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CREDENTIALS = (
     "HF_TOKEN",
     "HF_ENDPOINT",
 )
-"""Of object stores and of the hub. None of them is a path, which would mean something else on another machine."""
+"""Of object stores and the hub. None is a path, which would mean something else on another machine."""
 SETTINGS = "RENDER_FARM_"
 _NOT_SETTINGS = ("RENDER_FARM_CONFIG",)
-"""A path; the file itself is taken along."""
+"""A path. The file itself travels with the run."""
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the entry point of a Ray Job, whose workers have the job's environment already."""
 
@@ -51,12 +51,12 @@ def carried_environment(
 
 
 def driver_environment() -> dict[str, str]:
-    """What a driver that attaches to a cluster gives its workers; nothing inside a Ray Job, which has given it."""
+    """Variables that a driver attached to a cluster gives its workers. None inside a Ray Job, which has given them."""
     return {} if _IN_A_JOB in os.environ else carried_environment(os.environ)
 
 
 def digest_of_environment() -> str:
-    """Tells apart the environments that two drivers give their workers, without telling what they are."""
+    """Distinguishes the environments that two drivers give their workers, without revealing them."""
     job = os.environ.get(_IN_A_JOB)
     carried = json.loads(job).get("runtime_env", {}).get("env_vars", {}) if job else carried_environment(os.environ)
     return hashlib.sha256(json.dumps(carried, sort_keys=True).encode()).hexdigest()

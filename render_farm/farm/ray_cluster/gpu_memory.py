@@ -1,5 +1,5 @@
-"""How much memory the GPUs of a cluster have, by which `auto` degrees are chosen. Its nodes are asked: the driver's
-machine may have no GPU, or another."""
+"""The memory of a cluster's GPUs, for choosing `auto` degrees. The nodes are asked, because the driver's machine may
+have no GPU, or another one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from render_farm.farm.ray_cluster.nodes import cluster_nodes
+
 _ANSWER_WITHIN_S = 60.0
 _QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.reserved", "--format=csv,noheader,nounits")
 _QUERY_WITHIN_S = 30.0
 
 
 def least_gpu_memory() -> int | None:
-    """Bytes that the smallest GPU has, of the cluster that this process is connected to; None where no node says."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) > 0]
+    """Bytes of the smallest GPU in the cluster that this process is connected to. None if no node tells."""
+    nodes = [node["NodeID"] for node in cluster_nodes() if node["Resources"].get("GPU", 0) > 0]
     if not nodes:
         return None
     task: Any = ray.remote(num_cpus=0, max_retries=0)(memory_here)
@@ -33,8 +35,8 @@ def least_gpu_memory() -> int | None:
 
 
 def memory_here() -> list[int]:
-    """Bytes of each GPU of this machine that programs can have; none where `nvidia-smi` does not say. A worker's
-    environment may hide the GPUs from torch, and from this it does not."""
+    """Bytes of each GPU of this machine that programs can use. Empty without `nvidia-smi`, which sees GPUs that a
+    worker's environment hides from torch."""
     try:
         done = subprocess.run(_QUERY, capture_output=True, text=True, timeout=_QUERY_WITHIN_S, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -43,6 +45,6 @@ def memory_here() -> list[int]:
 
 
 def _bytes(total: str, reserved: str = "") -> int:
-    """From MiB; what the driver keeps for itself is `[N/A]` on old ones."""
+    """From MiB. The part that the driver reserves is `[N/A]` with old drivers."""
     kept = reserved.strip()
     return (int(total) - (int(kept) if kept.isdigit() else 0)) << 20

@@ -1,4 +1,4 @@
-"""What the farm has learned of how long segments take, kept in the output tree from run to run."""
+"""How long segments take, as learned by the farm and kept in the output tree from run to run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEMA = "render_farm.costs/1"
 
 
 def load_costs(store: Store, device: str) -> CostModel:
-    """What is known of `cuda` or `cpu` there; nothing when it is missing or damaged: it is learned again."""
+    """The costs on `cuda` or `cpu`. Empty if they are missing or damaged, because they are learned again."""
     try:
         return CostModel.from_dict(checked_json.load(store.read_bytes(costs_key(device)), schema=_SCHEMA))
     except (NotFoundError, DamagedDocument, ValueError):

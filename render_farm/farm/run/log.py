@@ -1,4 +1,4 @@
-"""A run's log: numbered lines in memory for whoever watches, and JSON lines in the run's folder for later."""
+"""A run's log: numbered lines in memory for watchers, and JSON lines in the run's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINES_KEPT = 2000
 
 
 class RunLog:
-    """One run's events. Object stores cannot append: `flush` writes what is new as one more object."""
+    """One run's events. Object stores cannot append, so `flush` writes the new ones as one more object."""
 
     def __init__(self, run_id: str) -> None:
         self._keys = RunKeys(run_id=run_id)
@@ -37,7 +37,7 @@ class RunLog:
         worker: str = "",
         **values: Any,
     ) -> None:
-        """Append one event. `values` are what JSON holds."""
+        """Append one event. `values` become JSON."""
         self._number += 1
         line = LogLine(
             number=self._number,
@@ -56,7 +56,7 @@ class RunLog:
         self._unwritten.append(line)
 
     def after(self, number: int) -> tuple[LogLine, ...]:
-        """The lines with a higher number that are still held."""
+        """The lines with a higher number that are still in memory."""
         return tuple(line for line in self._lines if line.number > number)
 
     @property

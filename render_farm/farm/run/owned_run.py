@@ -1,4 +1,4 @@
-"""A run as its coordinator holds it: its book, its lease, its durable state."""
+"""A run as its coordinator holds it: its progress, its lease, its durable state."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, write_results
 from render_farm.farm.run.rows import row_of
 from render_farm.farm.run.spec import RunSpec
-from render_farm.observability.live import LiveRun, dump_live
+from render_farm.observability.snapshot import RunSnapshot, dump_live
 from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Holder, LeaseKeeper, LeaseTiming, acquire
@@ -29,27 +28,25 @@ _RESULTS_AGAIN = 50
 _LIVE_EVERY_S = 5.0
 _SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
-"""A store that fails when a run ends; the next start would wait for the lease to grow old."""
+"""How long to try again to release a lease. The next start would have to wait until it has grown old."""
 
 
 @dataclass
 class OwnedRun:
     """See the module. Everything but `write` and `give_back` is for the coordinator's one event loop."""
 
-    record: RunProgress
+    progress: RunProgress
     lease: LeaseKeeper
     durable: RunStateWriter
     texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
     """Every text by model; the values mean nothing."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     encoding: set[str] = field(default_factory=set)
-    """Models whose prompts are being encoded."""
+    """Models whose prompts are being encoded now."""
     control: RunControl = RunControl()
     """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
     spent: float = 0.0
     """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
-    live: LiveRun | None = None
-    """The run at this moment, for whoever looks at its folder."""
     answering: bool = False
     """Requests of its mailbox are being answered."""
     lease_lost: bool = False
@@ -64,18 +61,18 @@ class OwnedRun:
 
     @property
     def run_id(self) -> str:
-        return self.record.spec.run_id
+        return self.progress.spec.run_id
 
     @property
     def key(self) -> str:
         """What the scheduling machine knows it by."""
-        return self.record.spec.key
+        return self.progress.spec.key
 
-    def ask(self, job_id: str, **asked: Any) -> None:
-        """Note what somebody asked for a job (`priority`, `taken_out`); it becomes durable with the next write."""
+    def change(self, job_id: str, change: Callable[[JobRow], JobRow]) -> None:
+        """Change a job's row by request (`priority`, `taken_out`). It becomes durable with the next write."""
         jobs = self.durable.state.jobs
-        jobs[job_id] = replace(jobs.get(job_id, JobRow()), **asked)
-        self.record.mark_dirty([job_id])
+        jobs[job_id] = change(jobs.get(job_id, JobRow()))
+        self.progress.mark_dirty([job_id])
 
     @property
     def is_over(self) -> bool:
@@ -88,15 +85,15 @@ class OwnedRun:
         self._state_s = now
         return True
 
-    async def write(self, *, last: bool = False) -> None:
-        """Make durable what changed, and now and then (and at the end) `results.parquet` and the log. What fails is
-        logged, and written the next time; LeaseHeldError (the run is another's now) passes."""
-        record, now = self.record, time.monotonic()
+    async def write(self, snapshot: RunSnapshot | None = None, *, last: bool = False) -> None:
+        """Make durable what changed, and now and then (and at the end) `results.parquet`, the log and `snapshot`.
+        What fails is logged, and written the next time. LeaseHeldError (the run is another's now) passes."""
+        progress, now = self.progress, time.monotonic()
         pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
         with_results = last or now - self._results_s > pause_s
         async with self._writing:
-            rows = record.pop_dirty(self.durable.state.jobs)
-            results = record.results() if with_results else []
+            rows = progress.pop_dirty(self.durable.state.jobs)
+            results = progress.results() if with_results else []
             if rows or last or now - self._spent_s > _SPENT_EVERY_S:
                 self._spent_s = now
                 self.control = replace(self.control, spent=self.spent)
@@ -106,24 +103,24 @@ class OwnedRun:
                 rows = {}
                 if with_results:
                     self._results_s = now
-                    await asyncio.to_thread(write_results, record.store, record.spec.run_id, results)
+                    await asyncio.to_thread(write_results, progress.store, progress.spec.run_id, results)
                     self._results_took_s = time.monotonic() - now
-                if with_results or record.log.is_urgent:
-                    await asyncio.to_thread(record.log.flush, record.store)
-                await self._write_live(now, last=last)
+                if with_results or progress.log.is_urgent:
+                    await asyncio.to_thread(progress.log.flush, progress.store)
+                await self._write_live(now, snapshot, last=last)
             except LeaseHeldError:
                 raise
             except RenderFarmError as error:
-                record.mark_dirty(rows)
-                record.log.add(f"the run's state could not be written: {error}", level="error")
+                progress.mark_dirty(rows)
+                progress.log.add(f"the run's state could not be written: {error}", level="error")
 
-    async def _write_live(self, now: float, *, last: bool) -> None:
-        key, store = RunKeys(run_id=self.run_id).live, self.record.store
+    async def _write_live(self, now: float, snapshot: RunSnapshot | None, *, last: bool) -> None:
+        key, store = RunKeys(run_id=self.run_id).live, self.progress.store
         if last:
             await asyncio.to_thread(store.delete, key)
-        elif self.live is not None and now - self._live_s > _LIVE_EVERY_S:
+        elif snapshot is not None and now - self._live_s > _LIVE_EVERY_S:
             self._live_s = now
-            await asyncio.to_thread(store.write_bytes, key, dump_live(self.live))
+            await asyncio.to_thread(store.write_bytes, key, dump_live(snapshot))
 
     async def give_back(self) -> None:
         """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""
@@ -132,10 +129,10 @@ class OwnedRun:
                 await self.write(last=True)
             await asyncio.to_thread(StoreRetry(_RELEASE_WITHIN_S), self.lease.stop)
         except RenderFarmError as error:
-            self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
+            self.progress.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
 
-def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
+def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
     """Take a run's lease, and only then write to its folder. `on_lost` is called in another thread when the lease is
     lost. LeaseHeldError names whoever holds it; StorageError passes, and the lease is given back then."""
     store = open_store(spec.output)
@@ -159,7 +156,9 @@ def hold(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[
         raise
     kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
     control = durable.state.control
-    return OwnedRun(record=RunProgress(kept, store), lease=lease, durable=durable, control=control, spent=control.spent)
+    return OwnedRun(
+        progress=RunProgress(kept, store), lease=lease, durable=durable, control=control, spent=control.spent
+    )
 
 
 def _ended_row(result: Result, render_key: str, before: JobRow | None) -> JobRow:

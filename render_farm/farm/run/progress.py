@@ -1,9 +1,9 @@
-"""The coordinator's book of one run: what each film does now, how it ended, and pictures of it for whoever watches."""
+"""`RunProgress`: what each film of a run does now and how it ended, as the coordinator keeps it."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,19 +11,17 @@ from typing import Any
 
 from render_farm.farm.run.film_task import FilmReport, PreviewNews
 from render_farm.farm.run.log import RunLog
+from render_farm.farm.run.pace import Pace
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import row_of
-from render_farm.farm.run.snapshot import JobSnapshot, RunSnapshot
 from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.observability.events import EventKind
-from render_farm.observability.live import LiveRun, LiveWork
+from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot
 from render_farm.scheduling.states import State
 from render_farm.storage.run_state import JobRow
 from render_farm.storage.store import Store
 
-_JOBS_SHOWN = 200
 _WORK_SHOWN = 1000
-_RATE_OVER_S = 20.0
 _LAST_WRITER_WINS = (
     "this store does not honour create-only writes, so of two attempts at one film the last to be written wins; render "
     "into it with one farm at a time"
@@ -32,7 +30,7 @@ _LAST_WRITER_WINS = (
 
 @dataclass(slots=True)
 class FilmProgress:
-    """One film in the book."""
+    """One film of the run."""
 
     entry: FilmEntry
     result: Result
@@ -45,25 +43,18 @@ class FilmProgress:
     """The other workers of its render group."""
     started_s: float | None = None
     work_began_s: float = 0.0
-    """When its worker was given what it does now."""
+    """Time at which its worker got what it does now."""
     attempt: int = 1
-    """Counts every time its work is handed out again after a failure."""
+    """One more every time its work is handed out again after a failure."""
 
-    def picture(self) -> JobSnapshot:
-        return JobSnapshot(
-            job_id=self.result.job_id,
-            state=self.result.state,
-            num_segments=self.entry.task.plan.num_segments,
-            segments_done=self.segments_done,
-            step=self.step,
-            num_steps=self.num_steps,
-            phase=self.phase,
-            worker=self.worker,
-            message=self.result.message or "",
-        )
+    @property
+    def work_left(self) -> int:
+        """Token passes of the segments that are not stored."""
+        return sum(self.entry.costs[self.segments_done :])
 
-    def live(self) -> LiveWork:
-        return LiveWork(
+    def snapshot(self) -> WorkSnapshot:
+        """What its worker does now."""
+        return WorkSnapshot(
             worker=self.worker,
             helpers=self.helpers,
             job_id=self.result.job_id,
@@ -96,19 +87,12 @@ class RunProgress:
         self.deadlines: Counter[float] = Counter()
         """Films that have not ended by their deadline (Unix time), where they have one."""
         self._running: set[str] = set()
-        self._changed: set[str] = set()
-        """Since the last picture."""
-        self._unsaved: set[str] = set()
+        self._dirty: set[str] = set()
         """Since the last rows that were taken to be made durable."""
-        self._work_total = 0
-        self._work_done = 0.0
-        self._first_step_s: float | None = None
-        self._work_at_first_step = 0.0
-        self._steps: deque[tuple[float, int]] = deque()
+        self.pace = Pace()
         self._engine_s: dict[str, float] = {}
         self.segments_done = 0
         self.num_segments = 0
-        self.steps_made = 0
 
     @property
     def state(self) -> State:
@@ -132,7 +116,7 @@ class RunProgress:
         self.films[entry.task.job_id] = film
         self.num_segments += plan.num_segments
         self.segments_done += entry.segments_done
-        self._work_total += sum(entry.costs[entry.segments_done :])
+        self.pace.work_left += film.work_left
         self._states[State.WAITING] += 1
         self._count_open(film, 1)
         return film
@@ -157,8 +141,7 @@ class RunProgress:
 
     def _touch(self, film: FilmProgress) -> None:
         job_id = film.result.job_id
-        self._changed.add(job_id)
-        self._unsaved.add(job_id)
+        self._dirty.add(job_id)
         if film.result.state == State.RUNNING:
             self._running.add(job_id)
         else:
@@ -194,18 +177,10 @@ class RunProgress:
         )
 
     def stepped(self, job_id: str, segment: int, step: int, num_steps: int) -> None:
-        """A film's segment made a step."""
-        film, now = self.films[job_id], time.monotonic()
-        made = step - film.step
-        film.step, film.num_steps = step, num_steps
-        if self._first_step_s is None:
-            self._first_step_s, self._work_at_first_step = now, self._work_done
-        self._work_done += film.entry.costs[segment] * made / num_steps
-        self._steps.append((now, made))
-        self.steps_made += made
-        while self._steps and self._steps[0][0] < now - _RATE_OVER_S:
-            self._steps.popleft()
-        self._changed.add(job_id)  # steps are shown, and not made durable
+        """A film's segment made a step. Steps are shown, and not made durable."""
+        film = self.films[job_id]
+        made, film.step, film.num_steps = step - film.step, step, num_steps
+        self.pace.stepped(made, film.entry.costs[segment] * made / num_steps)
 
     def engine_time(self, worker: str, seconds: float) -> None:
         """A worker process said how long it has been in its engine."""
@@ -237,7 +212,7 @@ class RunProgress:
             EventKind.PREVIEW_READY,
             f"{news.num_segments} of {film.entry.task.plan.num_segments} segments can be watched",
             segment=news.num_segments - 1,
-            folder=news.film,
+            folder=news.work_key,
             num_frames=news.num_frames,
             fps=job.fps,
         )
@@ -254,10 +229,10 @@ class RunProgress:
         if segments_done is not None and segments_done < film.segments_done:
             self.segments_done -= film.segments_done - segments_done
             self.segments_left += film.segments_done - segments_done
-            self._work_total += sum(film.entry.costs[segments_done : film.segments_done])
+            self.pace.work_left += sum(film.entry.costs[segments_done : film.segments_done])
             film.segments_done = segments_done
         if film.num_steps:
-            self._work_total += int(film.entry.costs[film.segments_done] * film.step / film.num_steps)
+            self.pace.work_left += int(film.entry.costs[film.segments_done] * film.step / film.num_steps)
         self._set_state(film, State.WAITING)
         film.worker = film.phase = ""
         film.step = film.num_steps = 0
@@ -270,7 +245,7 @@ class RunProgress:
         self._set_state(film, State.WAITING)
         film.result = Result(job_id=job_id, state=State.WAITING, segments=film.result.segments)
         film.started_s = None
-        self._work_total += sum(film.entry.costs[film.segments_done :])
+        self.pace.work_left += film.work_left
         self._touch(film)
 
     def published(self, job_id: str, report: FilmReport) -> None:
@@ -308,10 +283,10 @@ class RunProgress:
         self._note(film, EventKind.FILM_ENDED, str(state), state=str(state), error_class=error_class)
         film.worker = film.phase = ""
         if state is not State.DONE:
-            self._work_total -= sum(film.entry.costs[film.segments_done :])
+            self.pace.work_left -= film.work_left
         self._touch(film)
 
-    # --- pictures ---
+    # --- what others read ---
 
     @property
     def counts(self) -> dict[str, int]:
@@ -329,7 +304,7 @@ class RunProgress:
 
     def pop_dirty(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
         """The durable rows of the jobs that changed since the last call; what people asked for of `known` stays."""
-        taken, self._unsaved = self._unsaved, set()
+        taken, self._dirty = self._dirty, set()
         rows = {}
         for job_id in taken:
             film = self.films[job_id]
@@ -341,67 +316,41 @@ class RunProgress:
 
     def mark_dirty(self, job_ids: Iterable[str]) -> None:
         """Rows that were taken could not be written: they are given out again."""
-        self._unsaved.update(job_ids)
+        self._dirty.update(job_ids)
 
-    def picture(self, *, counts: dict[str, int], after_line: int, workers: int, busy: int) -> RunSnapshot:
-        """The run now. `counts` are the machine's; jobs that ended before they began are added here."""
-        total = Counter(counts) + self._ended_before
-        shown, self._changed = sorted(self._running | self._changed), set()
+    def snapshot(
+        self,
+        *,
+        num_workers: int = 0,
+        workers_busy: int = 0,
+        paused: bool = False,
+        quarantined: Mapping[str, str] | None = None,
+        after_line: int | None = None,
+        now_s: float | None = None,
+    ) -> RunSnapshot:
+        """The run now, with the log lines after `after_line` where that is given. `now_s` is Unix time."""
+        now_s = time.time() if now_s is None else now_s
+        eta_s, deadlines, rendering = self.pace.eta_s, self.deadlines, self.num_rendering
         return RunSnapshot(
             run_id=self.spec.run_id,
             output=self.spec.output,
-            state=self.state,
-            num_jobs=sum(total.values()),
-            counts={str(state): number for state, number in total.items()},
-            num_segments=self.num_segments,
-            segments_done=self.segments_done,
-            steps_per_s=round(self._steps_per_s(), 2),
-            eta_s=self.eta_s,
-            num_workers=workers,
-            workers_busy=busy,
-            engine_s=round(sum(self._engine_s.values()), 3),
-            jobs=tuple(self.films[job_id].picture() for job_id in shown[:_JOBS_SHOWN]),
-            log=self.log.after(after_line),
-            note=self.note,
-        )
-
-    def live(
-        self,
-        *,
-        num_workers: int,
-        workers_busy: int,
-        paused: bool = False,
-        quarantined: Mapping[str, str] | None = None,
-    ) -> LiveRun:
-        """The run now, for its folder."""
-        running = [self.films[job_id] for job_id in sorted(self._running)]
-        return LiveRun(
-            time_s=round(time.time(), 1),
+            time_s=round(now_s, 1),
             state=str(self.state),
             jobs=self.counts,
-            segments_done=self.segments_done,
             num_segments=self.num_segments,
-            steps_per_s=round(self._steps_per_s(), 2),
-            eta_s=self.eta_s,
+            segments_done=self.segments_done,
+            segments_running=rendering,
+            segments_waiting=self.segments_left - rendering,
+            steps_per_s=self.pace.steps_per_s,
+            eta_s=eta_s,
+            num_late=sum(number for deadline_s, number in deadlines.items() if deadline_s < now_s),
+            slack_s=max(deadlines) - now_s - eta_s if deadlines and eta_s is not None else None,
             num_workers=num_workers,
             workers_busy=workers_busy,
+            engine_s=round(sum(self._engine_s.values()), 3),
             paused=paused,
             quarantined=dict(quarantined or {}),
             note=self.note,
-            work=tuple(film.live() for film in running[:_WORK_SHOWN]),
+            work=tuple(self.films[job_id].snapshot() for job_id in sorted(self._running)[:_WORK_SHOWN]),
+            log=() if after_line is None else self.log.after(after_line),
         )
-
-    def _steps_per_s(self) -> float:
-        if len(self._steps) < 2:
-            return 0.0
-        span = time.monotonic() - self._steps[0][0]
-        return sum(made for _, made in self._steps) / span if span > 0 else 0.0
-
-    @property
-    def eta_s(self) -> float | None:
-        """Until all its work is done, by its pace so far; None before there is one."""
-        if self._first_step_s is None:
-            return None
-        span, made = time.monotonic() - self._first_step_s, self._work_done - self._work_at_first_step
-        left = max(0.0, self._work_total - self._work_done)
-        return round(left * span / made, 1) if made > 0 and span > 1 else None

@@ -1,4 +1,4 @@
-"""`results.parquet`: one row a job, how it ended."""
+"""`results.parquet`: one row per job, with its end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 
 @dataclass(kw_only=True, slots=True)
 class Result:
-    """One row; what is not known is None. Times are UTC."""
+    """One row. Unknown values are None. Times are UTC."""
 
     job_id: str
     state: str

@@ -1,4 +1,4 @@
-"""A job in `results.parquet` and the same job in the run's durable state: one becomes the other."""
+"""A job in `results.parquet` and the same job in the run's durable state: converted into each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SAME = ("segments", "attempts", "error_class", "message", "frames", "gpu_s", "w
 
 
 def row_of(result: Result, *, render_key: str, segments_done: int, before: JobRow | None = None) -> JobRow:
-    """The durable row of a job; what people asked for (`before`) stays."""
+    """The durable row of a job. Requests of people (in `before`) stay."""
     return replace(
         before or JobRow(),
         state=str(result.state),

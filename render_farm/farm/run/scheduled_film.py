@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from render_farm.farm.run.memory_steps import memory_modes
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.planning.seconds import cost_class, segments_seconds
-from render_farm.scheduling.events import Film
+from render_farm.scheduling.events import QueuedFilm
 
 
-def scheduled(run_id: str, entry: FilmEntry, device: str, *, clock_ahead_s: float) -> Film:
+def scheduled(run_id: str, entry: FilmEntry, device: str, *, clock_ahead_s: float) -> QueuedFilm:
     """`clock_ahead_s`: the machine's clock less Unix time."""
     plan = entry.task.plan
-    return Film(
+    return QueuedFilm(
         run_id=run_id,
         job_id=entry.task.job_id,
         num_segments=plan.num_segments,

@@ -1,4 +1,4 @@
-"""`RenderWorker`: one Ray actor a GPU, or a CPU slot. Thin: everything it does is `FilmWorker`, which knows no Ray."""
+"""`RenderWorker`: one Ray actor per GPU or CPU slot. Thin: all of its work is `FilmWorker`'s, which knows no Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from render_farm.config import EngineOptions
+from render_farm.engine.options import EngineOptions
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class RenderWorker:
-    """Renders segments and finishes films. Calls run side by side: one segment, finishing, and control."""
+    """Renders segments and finishes films. Calls run concurrently: one segment, finishing, and control."""
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class RenderWorker:
             on_preview=lambda news: coordinator.previewed.remote(news),
         )
         self._metrics = WorkerMetrics(self._worker, RayMetrics())
-        call_on_signal(signal.SIGTERM, self._asked_to_end)
+        call_on_signal(signal.SIGTERM, self._on_sigterm)
 
     def __repr__(self) -> str:
         return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
 
     def ready(self) -> dict[str, Any]:
-        """Load what every job needs and say where this is."""
+        """Load what every job needs. Returns this process's id and node."""
         import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
 
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
@@ -76,26 +76,28 @@ class RenderWorker:
         """See `FilmWorker.end_group`."""
         self._worker.end_group(rendezvous)
 
-    def help_segment(self, task: FilmTask, segment: int, work: int, place: GroupSeat) -> float:
+    def help_segment(self, task: FilmTask, segment: int, call_id: int, seat: GroupSeat) -> float:
         """See `FilmWorker.help_segment`."""
-        return self._worker.help_segment(task, segment, work=work, place=place)
+        return self._worker.help_segment(task, segment, call_id=call_id, seat=seat)
 
-    def render_segment(self, task: FilmTask, segment: int, work: int, place: GroupSeat | None = None) -> SegmentReport:
-        """See `FilmWorker.render_segment`; steps are reported to the coordinator a few times a second."""
+    def render_segment(
+        self, task: FilmTask, segment: int, call_id: int, seat: GroupSeat | None = None
+    ) -> SegmentReport:
+        """See `FilmWorker.render_segment`. Steps are reported to the coordinator a few times a second."""
         last = 0.0
-        log.info("run %s: segment %d of film %s begins", task.run_id, segment + 1, task.job_id)
+        log.info("run %s: segment %d of film %s starts", task.run_id, segment + 1, task.job_id)
 
         def on_step(progress: StepProgress) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= _REPORT_EVERY_S or progress.step in (1, progress.num_steps):
                 last = now
-                self._coordinator.step_done.remote(work, progress.step, progress.num_steps)
+                self._coordinator.step_done.remote(call_id, progress.step, progress.num_steps)
 
-        return self._worker.render_segment(task, segment, work=work, on_step=on_step, place=place)
+        return self._worker.render_segment(task, segment, call_id=call_id, on_step=on_step, seat=seat)
 
-    def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
-        """See `FilmWorker.finish_film`; that it goes on is reported to the coordinator now and then."""
+    def finish_film(self, task: FilmTask, attempts: int, call_id: int) -> FilmReport:
+        """See `FilmWorker.finish_film`. Progress is reported to the coordinator now and then."""
         last = time.monotonic()
         log.info("run %s: film %s is being finished", task.run_id, task.job_id)
 
@@ -104,19 +106,19 @@ class RenderWorker:
             now = time.monotonic()
             if now - last >= _ALIVE_EVERY_S:
                 last = now
-                self._coordinator.still_finishing.remote(work)
+                self._coordinator.still_finishing.remote(call_id)
 
         return self._worker.finish_film(task, attempts=attempts, on_progress=on_progress)
 
-    def stop(self, work: int) -> None:
+    def stop(self, call_id: int) -> None:
         """See `FilmWorker.stop`."""
-        self._worker.stop(work)
+        self._worker.stop(call_id)
 
     def preempt(self, within_s: float | None) -> None:
         """See `FilmWorker.preempt`."""
         self._worker.preempt(within_s)
 
-    def _asked_to_end(self) -> None:
+    def _on_sigterm(self) -> None:
         self._worker.preempt()
         self._coordinator.on_sigterm.remote(self._name)
 
@@ -125,6 +127,6 @@ class RenderWorker:
         self._worker.drop_films()
 
     def close(self) -> None:
-        """Drop all films; the actor may be killed then."""
+        """Drop all films. The actor may be killed afterwards."""
         self._metrics.close()
         self._worker.close()

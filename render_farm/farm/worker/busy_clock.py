@@ -1,4 +1,4 @@
-"""How long a worker was in its engine: denoising, decoding, or both at once (which counts once)."""
+"""Time that a worker spends in its engine: denoising, decoding, or both at once (which counts once)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ class BusyClock:
 
     @property
     def total_s(self) -> float:
-        """Seconds so far, a block that is still open included."""
+        """Seconds so far, including a block that is still open."""
         with self._lock:
             return self._total_s + (time.monotonic() - self._since if self._inside else 0.0)

@@ -1,7 +1,7 @@
 """Prompt embeddings in a run's storage: encoded once for a whole manifest, read by every worker.
 
-An embedding is `(512, text_dim)` and zero after the prompt's last token; only the rows before are stored, with their
-sha256: safetensors looks at sizes alone, and a flipped bit would be another film.
+An embedding is `(512, text_dim)` and zero after the prompt's last token. Only the rows before are stored, with their
+sha256. safetensors checks sizes only, and a flipped bit would change the film.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TENSOR, _SHA256 = "embedding", "sha256"
 
 
 class MissingEmbeddingError(CorruptCheckpointError):
-    """An embedding is not in storage, or not whole (then it was removed): its text has to be encoded again."""
+    """An embedding is not in storage, or it was damaged and removed. Its text has to be encoded again."""
 
 
 def digest(fingerprint: str, text: str) -> str:
@@ -64,12 +64,12 @@ class EmbeddingStore:
         try:
             data = self._store.read_bytes(key)
             rows = load(data)[_TENSOR]
-            whole = _stored_sha256(data) == _sha256(key, rows)
+            is_intact = _stored_sha256(data) == _sha256(key, rows)
         except NotFoundError as error:
             raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is missing") from error
         except (SafetensorError, KeyError, ValueError):
-            whole = False
-        if not whole:
+            is_intact = False
+        if not is_intact:
             self._store.delete(key)
             raise MissingEmbeddingError(f"prompt embedding {self._store.uri(key)} is damaged")
         embedding = rows.new_zeros((num_tokens, rows.shape[1]))
@@ -81,7 +81,7 @@ class EmbeddingStore:
 
 
 def _sha256(key: str, rows: Tensor) -> str:
-    """Of the embedding under `key`: its bits and all that says how they are read."""
+    """Of the embedding under `key`: its bits, and all that tells how to read them."""
     import torch
 
     found = hashlib.sha256(f"{key.rpartition('/')[2]}\0{rows.dtype}\0{tuple(rows.shape)}\0".encode())
@@ -90,6 +90,7 @@ def _sha256(key: str, rows: Tensor) -> str:
 
 
 def _stored_sha256(data: bytes) -> str | None:
-    """What the header of a safetensors file says; ValueError where it is none."""
+    """From the header of a safetensors file. ValueError where there is none."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return header.get("__metadata__", {}).get(_SHA256)
+    found: str | None = header.get("__metadata__", {}).get(_SHA256)
+    return found

@@ -1,4 +1,4 @@
-"""The films that a worker has in memory, with their decoders; one that is not is read from storage."""
+"""The films that a worker has in memory, with their decoders. Others are read from storage."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class CheckpointBehindError(ClusterError):
 
 
 @dataclass
-class FilmHere:
-    """A film as this worker has it in memory."""
+class CachedFilm:
+    """A film in the memory of this worker."""
 
     state: StoredFilm
     latents: list[np.ndarray] = field(default_factory=list)
@@ -46,61 +46,67 @@ class FilmCache:
     """See the module. For several threads."""
 
     def __init__(self) -> None:
-        self._films: OrderedDict[str, FilmHere] = OrderedDict()
+        self._films: OrderedDict[str, CachedFilm] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getitem__(self, film: str) -> FilmHere:
-        return self._films[film]
+    def __getitem__(self, work_key: str) -> CachedFilm:
+        return self._films[work_key]
 
-    def film(self, store: Store, task: FilmTask) -> FilmHere:
-        """A film, read from storage when it is not here. The one that was not asked for longest makes room."""
+    def film(self, store: Store, task: FilmTask) -> CachedFilm:
+        """A film, read from storage when it is not here. The least recently used one makes room."""
         with self._lock:
-            film = self._films.get(task.film)
+            film = self._films.get(task.work_key)
             if film is not None:
-                self._films.move_to_end(task.film)
+                self._films.move_to_end(task.work_key)
                 return film
-        loaded = load_film(store, task.film)
-        film = FilmHere(state=loaded.state, latents=list(loaded.latents))
+        loaded = load_film(store, task.work_key)
+        film = CachedFilm(state=loaded.state, latents=list(loaded.latents))
         with self._lock:
-            self._films[task.film] = film
-            idle = [name for name, here in self._films.items() if not here.is_finishing and name != task.film]
-            evicted = [self._films.pop(name) for name in idle[: max(0, len(self._films) - FILMS_AT_ONCE)]]
+            self._films[task.work_key] = film
+            idle = [key for key, one in self._films.items() if not one.is_finishing and key != task.work_key]
+            evicted = [self._films.pop(key) for key in idle[: max(0, len(self._films) - FILMS_AT_ONCE)]]
         for old in evicted:
             if old.output is not None:
                 old.output.remove()
         return film
 
-    def begun(self, store: Store, task: FilmTask, num_segments: int) -> FilmHere:
-        """The film with `num_segments` segments at least."""
+    def with_segments(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
+        """The film with at least `num_segments` segments. `CheckpointBehindError` when storage has fewer."""
         film = self.film(store, task)
         is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
-        next_state = FilmKeys(film=task.film).state(film.state.number + 1)
+        next_state = FilmKeys(film=task.work_key).state(film.state.number + 1)
         if is_ahead or len(film.latents) < num_segments or store.exists(next_state):
-            self.forget(task.film)  # it was rendered elsewhere since it was here: read it again
-            film = self.film(store, task)
-        self.check_begun(film, num_segments, task)
+            return self.reread(store, task, num_segments)  # another worker rendered some of it since
+        self.check_segments(film, num_segments, task)
         return film
 
-    def forget(self, film: str) -> None:
+    def reread(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
+        """The film as storage has it now, with at least `num_segments` segments."""
+        self.forget(task.work_key)
+        film = self.film(store, task)
+        self.check_segments(film, num_segments, task)
+        return film
+
+    def forget(self, work_key: str) -> None:
         """Drop a film, and what its decoder has written."""
         with self._lock:
-            here = self._films.pop(film, None)
-        if here is not None and here.output is not None:
-            here.output.remove()
+            film = self._films.pop(work_key, None)
+        if film is not None and film.output is not None:
+            film.output.remove()
 
-    def check_begun(self, film: FilmHere, num_segments: int, task: FilmTask) -> None:
+    def check_segments(self, film: CachedFilm, num_segments: int, task: FilmTask) -> None:
         """Raises `CheckpointBehindError` when `film` has fewer segments."""
         if len(film.latents) >= num_segments:
             return
-        self.forget(task.film)
+        self.forget(task.work_key)
         reasons = "; ".join(film.state.problems) or "no problem was reported"
         raise CheckpointBehindError(
-            f"film {task.film}: {num_segments} segments were expected in storage, {len(film.latents)} are good "
+            f"film {task.work_key}: {num_segments} segments were expected in storage, {len(film.latents)} are good "
             f"({reasons})",
             segments_done=len(film.latents),
         )
 
     def forget_all(self) -> None:
         """Drop every film."""
-        for film in list(self._films):
-            self.forget(film)
+        for work_key in list(self._films):
+            self.forget(work_key)

@@ -1,4 +1,4 @@
-"""What `job.json` says of a film, beside what publishing adds."""
+"""The content of a film's `job.json`, without the part that publishing adds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SOFTWARE = ("torch", "diffusers", "transformers")
 def film_document(
     task: FilmTask, state: StoredFilm, rendered: RenderedFilm, *, attempts: int, device: str
 ) -> dict[str, Any]:
-    """`state` is of all its segments; `device` is that of the worker that finishes it."""
+    """`state` holds all its segments. `device` is that of the worker that finishes it."""
     return {
         "parameters": _shown_parameters(task),
         "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
         "model": {
-            "name": shown_uri(task.plan.facts.name),
-            "fingerprint": task.plan.facts.fingerprint,
-            "dtype": task.plan.facts.dtype,
+            "name": shown_uri(task.plan.spec.name),
+            "fingerprint": task.plan.spec.fingerprint,
+            "dtype": task.plan.spec.dtype,
         },
         "software": {
             "render_farm": render_farm.__version__,
@@ -48,7 +48,7 @@ def film_document(
 
 
 def _shown_parameters(task: FilmTask) -> dict[str, Any]:
-    """The resolved parameters for `job.json`, without the secrets that an input's URI may hold."""
+    """The resolved parameters for `job.json`, without the secrets that an input's URI may contain."""
     job = task.plan.job
     shown = {name: shown_uri(uri) for name, uri in job.inputs.items()}
     shown |= {"model": shown_uri(job.model)} if job.model else {}

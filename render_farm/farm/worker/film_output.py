@@ -1,7 +1,7 @@
 """From latents to files: the streaming decoder and the MP4 writer of one film, fed segment by segment.
 
-Decoding runs on the worker's one decoding thread, beside the denoising of what comes next, and always from the film's
-first latent frame: the VAE's feature cache lives here and is never stored.
+Decoding runs on the worker's one decoding thread, while the next segment is denoised. It always starts from the film's
+first latent frame, because the VAE's feature cache lives here and is never stored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RenderedFilm:
 
 
 class FilmOutput:
-    """Files of one film in the making, in a temporary folder of their own. `abort` or `finish`, then `remove`."""
+    """The files of one film, in their own temporary folder. `finish` when it is complete, then `remove`."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class FilmOutput:
         is_shared: bool = False,
     ) -> None:
         """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends. `preview`
-        gets the film's own. With `is_shared` a render group decodes the film, and its frames are taken as they are."""
+        gets only the film's own. With `is_shared` a render group decodes the film, and `take` gets its frames."""
         self._preview = preview
         self._poster_at = plan.num_frames // 2
         self._clock = clock
@@ -90,9 +90,9 @@ class FilmOutput:
         self._pending.append(self._thread.submit(self._decode, latents, self.num_segments))
         self.num_segments += 1
 
-    def begin_segment(self) -> None:
+    def start_segment(self) -> None:
         """The frames that are taken next are the next segment's."""
-        self._pending.append(self._thread.submit(self._begin, self.num_segments))
+        self._pending.append(self._thread.submit(self._start, self.num_segments))
         self.num_segments += 1
 
     def take(self, frames: Sequence[np.ndarray], *, decode_s: float) -> None:
@@ -104,7 +104,7 @@ class FilmOutput:
         self._pending.append(self._thread.submit(self._end))
 
     def finish(self, latents: Iterable[np.ndarray] | None = None) -> RenderedFilm:
-        """Wait for the decoder and close the video. `latents` of all segments are stored too when given.
+        """Wait for the decoder and close the video. `latents` of all segments are stored, too, when given.
 
         Raises what decoding or writing raised.
         """
@@ -128,7 +128,7 @@ class FilmOutput:
         )
 
     def remove(self) -> None:
-        """Stop whatever is left to do and remove the temporary folder."""
+        """Drop the work that is left and remove the temporary folder."""
         self._closed = True
         if self._preview is not None:
             self._preview.close()
@@ -149,14 +149,14 @@ class FilmOutput:
 
         decoder = self._decoder
         assert decoder is not None, "a group decodes this film"
-        self._begin(segment)
+        self._start(segment)
         self._write_all(lambda: decoder.push(torch.from_numpy(latents)), self._preview)
         self._end()
 
-    def _begin(self, segment: int) -> None:
+    def _start(self, segment: int) -> None:
         self._seams.begin(segment)
         if self._preview is not None:
-            self._preview.begin(segment)
+            self._preview.start(segment)
 
     def _end(self) -> None:
         if self._preview is not None:

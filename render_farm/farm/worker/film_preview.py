@@ -2,14 +2,14 @@
 
     preview.m3u8    the playlist, replaced when a segment is done: it names only what is there
     init.mp4        what all parts begin with
-    0000.m4s ...    a part a segment, written once
-    preview.mp4     all parts so far in one file; as object stores cannot append, it is written anew when it has grown
-                    by a quarter, so that all its versions together are at most five times the last one
+    0000.m4s ...    one part per segment, written once
+    preview.mp4     all parts so far in one file. Object stores cannot append, so it is written again when it has grown
+                    by a quarter. All its versions together are at most five times the last one.
     sheet.jpg       nine frames so far
 
-It is made by a thread of its own from frames that the film's decoder makes anyway. Nobody waits for it: what fails, or
-falls behind, ends the preview and takes nothing from the film. The last segment has no part: its film is about to be
-published. A film that moves goes on with the parts that are stored.
+Its own thread makes it from frames that the film's decoder makes anyway. Previews never block rendering. One that fails
+or falls behind ends, and the film goes on without it. The last segment has no part, because its film is about to be
+published. A film that moves to another worker continues with the parts that are stored.
 """
 
 from __future__ import annotations
@@ -43,28 +43,29 @@ from render_farm.storage.layout import (
 from render_farm.storage.store import Store
 
 _MOST_WAITING_BYTES = 256 << 20
-"""Frames that may wait for their part to be made; beyond that the thread cannot keep pace."""
+"""Limit for the frames that wait for their part to be made. More means that the thread cannot keep pace."""
 _GROWTH = 1.25
 
 
 class FilmPreview:
-    """See the module. `begin`, `add` and `end` are called by the decoding thread and return at once; a worker that is
+    """See the module. `start`, `add` and `end` are called by the decoding thread and return at once. A worker that is
     closed waits for what is being written."""
 
     def __init__(
         self,
         store: Store,
-        film: str,
+        work_key: str,
         plan: FilmPlan,
         thread: ThreadPoolExecutor,
-        tell: Callable[[int, int, str], None],
+        report: Callable[[int, int, str], None],
     ) -> None:
-        """`thread` runs one task at a time. `tell` gets segments and frames that can be watched, or a problem."""
+        """`thread` runs one task at a time. `report` gets the segments and frames that can be watched, and the problem
+        that ended the preview."""
         self._store = store
-        self._keys = FilmKeys(film=film)
+        self._keys = FilmKeys(film=work_key)
         self._plan = plan
         self._thread = thread
-        self._tell = tell
+        self._report = report
         self._over = threading.Event()
         self._segment = 0
         self._frames: list[np.ndarray] = []
@@ -78,9 +79,9 @@ class FilmPreview:
         self._num_joined_bytes = 0
         self._samples = _Samples()
 
-    # --- of the decoding thread ---
+    # --- called by the decoding thread ---
 
-    def begin(self, segment: int) -> None:
+    def start(self, segment: int) -> None:
         """The frames of `segment` follow."""
         self._segment, self._frames = segment, []
 
@@ -90,7 +91,7 @@ class FilmPreview:
             self._frames.append(small_frame(frame))
 
     def end(self) -> None:
-        """The segment is complete: its part is made beside what comes next."""
+        """The segment is complete. Its part is made while the next one is decoded."""
         frames, self._frames = self._frames, []
         if self._over.is_set() or not frames:
             return
@@ -103,7 +104,7 @@ class FilmPreview:
         self._submit(self._make, self._segment, frames)
 
     def finish(self) -> None:
-        """The film is complete: the playlist says so, and players stop asking for more."""
+        """The film is complete. The playlist says so, and players stop asking for more."""
         if not self._over.is_set():
             self._submit(self._end_playlist)
 
@@ -115,7 +116,7 @@ class FilmPreview:
         with suppress(RuntimeError):  # the worker is being closed
             self._thread.submit(work, *values)
 
-    # --- of the preview's thread ---
+    # --- in the preview's thread ---
 
     def _make(self, segment: int, frames: list[np.ndarray]) -> None:
         try:
@@ -136,7 +137,7 @@ class FilmPreview:
                 self._waiting_bytes -= sum(frame.nbytes for frame in frames)
 
     def _load(self) -> None:
-        """What is stored of it already, as far as it is whole."""
+        """Read the parts that are stored, as far as they are complete."""
         if self._is_loaded:
             return
         self._is_loaded = True
@@ -150,7 +151,7 @@ class FilmPreview:
                 self._lengths.append((name, seconds))
                 self._num_frames += round(seconds * self._plan.job.fps)
         except NotFoundError:
-            pass  # nothing, or a part that is gone: it is made again from there
+            pass  # nothing is stored, or a part is gone and made again
 
     def _append(self, segment: int, frames: list[np.ndarray]) -> None:
         fps, name = self._plan.job.fps, preview_part(segment)
@@ -171,10 +172,10 @@ class FilmPreview:
             self._store.write_bytes(self._keys.preview(PREVIEW_VIDEO), b"".join([self._init, *self._parts]))
             self._num_joined_bytes = num_bytes
         self._store.write_bytes(self._keys.preview(PREVIEW_SHEET), contact_sheet(self._samples.frames))
-        self._tell(len(self._parts), self._num_frames, "")
+        self._report(len(self._parts), self._num_frames, "")
 
     def _write_playlist(self, *, ended: bool) -> None:
-        factor = self._plan.facts.temporal_factor
+        factor = self._plan.spec.temporal_factor
         longest = max(window.num_kept_frames for window in self._plan.windows) * factor / self._plan.job.fps
         text = playlist(self._lengths, init=PREVIEW_INIT, longest_s=longest, ended=ended)
         self._store.write_bytes(self._keys.preview(PREVIEW_LIST), text.encode())
@@ -189,7 +190,7 @@ class FilmPreview:
     def _stop(self, problem: str) -> None:
         if not self._over.is_set():
             self._over.set()
-            self._tell(len(self._parts), self._num_frames, problem)
+            self._report(len(self._parts), self._num_frames, problem)
 
 
 class _Samples:

@@ -1,8 +1,8 @@
-"""Decoding a film with the workers that render it, between two of its segments: each decodes some rows of the picture.
+"""Decoding a film with the workers that render it, between two of its segments. Each decodes some rows of the picture.
 
-Every worker of the group keeps the features of its rows, so the film goes on where it was while each has the same rank
-of as many. In another group it begins anew, from the film's first latent frame. A film that one worker decodes already
-stays with it.
+Every worker of the group keeps the features of its rows. So the film continues where it was as long as each worker has
+the same rank in a group of the same size. Another group starts again from the film's first latent frame. A film that
+one worker already decodes stays with it.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class _FilmDecoding:
-    """As far as it is decoded, on one rank."""
+    """The part of one rank in decoding a film."""
 
-    name: str
+    work_key: str
     rows: RowDecoder
     stream: StreamingDecoder
     num_segments: int = 0
 
-    def goes_on(self, group: ParallelGroup, name: str, num_segments: int) -> bool:
-        """Whether `group` can decode what follows `num_segments` segments of a film."""
-        here = (self.name, self.num_segments, self.rows.rank, self.rows.num_ranks)
-        return here == (name, num_segments, group.rank, group.num_ranks)
+    def continues_in(self, group: ParallelGroup, work_key: str, num_segments: int) -> bool:
+        """Whether `group` can decode the segments after the first `num_segments` of a film."""
+        here = (self.work_key, self.num_segments, self.rows.rank, self.rows.num_ranks)
+        return here == (work_key, num_segments, group.rank, group.num_ranks)
 
 
 class SharedDecoding:
-    """A worker's part. It holds the features of one film, until it renders another one."""
+    """A worker's part in it: the features of one film, until the worker renders another one."""
 
     def __init__(self) -> None:
         self._film: _FilmDecoding | None = None
 
-    def keep_only(self, film: str) -> None:
-        """Free what other films hold."""
-        if self._film is not None and self._film.name != film:
+    def keep_only(self, work_key: str) -> None:
+        """Free the features of another film."""
+        if self._film is not None and self._film.work_key != work_key:
             self._film = None
 
     def decode(
@@ -61,21 +61,21 @@ class SharedDecoding:
         output: FilmOutput | None,
         new_output: Callable[[], FilmOutput],
     ) -> FilmOutput | None:
-        """Decode the last of `segments` (kept latents, 1 C T H W float32) with the group, where that pays; every rank
+        """Decode the last of `segments` (kept latents, 1 C T H W float32) with the group, where that pays. Every rank
         makes this call with the film's segments so far.
 
-        `output` is the film's on rank 0, and so is what is returned: the same, or a new one for all of `segments`.
+        On rank 0 `output` is the film's. Returns the same one, or a new one for all of `segments`.
         """
         leads, num_before = group.rank == 0, len(segments) - 1
-        film, self._film = self._film, None  # an exchange that fails leaves nothing that could go on
+        film, self._film = self._film, None  # an exchange that fails leaves nothing that could continue
         is_free = not leads or output is None or output.is_shared
         if not group.all_agree(is_free and _pays(group, engine, task)):
             return output
-        at_hand = film is not None and film.goes_on(group, task.film, num_before)
+        can_continue = film is not None and film.continues_in(group, task.work_key, num_before)
         if leads:
-            at_hand = at_hand and output is not None and output.num_segments == num_before
-        if not group.all_agree(at_hand) or film is None:
-            film = _begin(group, engine, task)
+            can_continue = can_continue and output is not None and output.num_segments == num_before
+        if not group.all_agree(can_continue) or film is None:
+            film = _start(group, engine, task)
             if output is not None:
                 output.remove()
             output = new_output() if leads else None
@@ -88,29 +88,29 @@ class SharedDecoding:
 
 
 def _pays(group: ParallelGroup, engine: Engine, task: FilmTask) -> bool:
-    from render_farm.engine.weights.part_sizes import read_shapes
+    from render_farm.engine.weights.part_sizes import read_sizes
 
     try:
-        vae = read_shapes(engine.checkpoint.folder).vae
+        vae = read_sizes(engine.checkpoint.folder).vae
     except ModelError:
         return False
     machine = machine_of(task.group_options, engine.device.type)
     return decodes_together(task.plan, vae, group.shape, machine, asked=task.group_options.decode)
 
 
-def _begin(group: ParallelGroup, engine: Engine, task: FilmTask) -> _FilmDecoding:
+def _start(group: ParallelGroup, engine: Engine, task: FilmTask) -> _FilmDecoding:
     from render_farm.parallel.decoding import RowDecoder
 
     rows = RowDecoder(engine.vae, rank=group.rank, num_ranks=group.num_ranks)
-    return _FilmDecoding(name=task.film, rows=rows, stream=engine.decoder(task.plan, rows))
+    return _FilmDecoding(work_key=task.work_key, rows=rows, stream=engine.decoder(task.plan, rows))
 
 
 def _decode(stream: StreamingDecoder, latents: np.ndarray, output: FilmOutput | None) -> None:
     import torch
 
     if output is not None:
-        output.begin_segment()
-    for latent in torch.from_numpy(latents).split(1, dim=2):
+        output.start_segment()
+    for latent in torch.split(torch.from_numpy(latents), 1, dim=2):
         started = time.monotonic()
         frames = list(stream.push(latent))
         if output is not None:

@@ -1,4 +1,4 @@
-"""What a worker says in its own log, which Ray keeps and shows beside the actor."""
+"""A worker's own log, which Ray keeps and shows with the actor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 
 def log_to_ray() -> None:
-    """Have the farm's log lines, from `info` on, go to this process's output. Once a process."""
+    """Have the farm's log lines, from `info` on, go to this process's output. Call it once per process."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
     assert handler.formatter is not None

@@ -1,5 +1,5 @@
-"""What a worker's process uses and moves, said to a metric sink every few seconds by a thread of its own: the steps of
-its segments pay nothing for it."""
+"""Metrics of a worker's process: time, memory and traffic. Its own thread reports them every few seconds, so that they
+cost the steps of a segment nothing."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ _STATM = Path("/proc/self/statm")
 
 
 class Watched(Protocol):
-    """What is asked of a worker; `FilmWorker` has it."""
+    """The part of `FilmWorker` that is reported."""
 
     name: str
     meter: StorageMeter
-    kv_cache_bytes: int
+
+    @property
+    def kv_cache_bytes(self) -> int: ...
 
     @property
     def engine_s(self) -> float: ...
 
 
 class WorkerMetrics:
-    """Begins at once, ends with `close` or the process."""
+    """Starts at once, ends with `close` or the process."""
 
     def __init__(self, worker: Watched, sink: MetricSink, *, every_s: float = _EVERY_S) -> None:
         self._worker = worker
         self._sink = sink
-        self._place = place_of(worker.name)
+        self._slot = place_of(worker.name)
         self._every_s = every_s
         self._since = time.monotonic()
         self._engine_s = 0.0
@@ -52,7 +54,7 @@ class WorkerMetrics:
         self._thread.start()
 
     def close(self) -> None:
-        """Say the last."""
+        """Report once more, and stop."""
         self._closed.set()
         self._thread.join()
 
@@ -62,21 +64,21 @@ class WorkerMetrics:
         self.report()
 
     def report(self) -> None:
-        """Say how things are now; the thread does."""
-        now, engine_s, place = time.monotonic(), self._worker.engine_s, self._place
-        self._sink.add(WORKER_SECONDS, now - self._since, worker=place)
-        self._sink.add(BUSY_SECONDS, engine_s - self._engine_s, worker=place)
+        """Report the present values. Called by the thread."""
+        now, engine_s, slot = time.monotonic(), self._worker.engine_s, self._slot
+        self._sink.add(WORKER_SECONDS, now - self._since, worker=slot)
+        self._sink.add(BUSY_SECONDS, engine_s - self._engine_s, worker=slot)
         self._since, self._engine_s = now, engine_s
-        self._sink.set(KV_CACHE_BYTES, self._worker.kv_cache_bytes, worker=place)
-        self._sink.set(WORKER_MEMORY, _resident_bytes(), worker=place, kind="host")
+        self._sink.set(KV_CACHE_BYTES, self._worker.kv_cache_bytes, worker=slot)
+        self._sink.set(WORKER_MEMORY, _resident_bytes(), worker=slot, kind="host")
         reserved_bytes = _device_bytes()
         if reserved_bytes is not None:
-            self._sink.set(WORKER_MEMORY, reserved_bytes, worker=place, kind="device")
+            self._sink.set(WORKER_MEMORY, reserved_bytes, worker=slot, kind="device")
         report_traffic(self._sink, self._worker.meter.take())
 
 
 def report_traffic(sink: MetricSink, traffic: Traffic) -> None:
-    """Count what a store moved and failed at."""
+    """Count a store's bytes and errors."""
     for direction, num_bytes in traffic.num_bytes.items():
         sink.add(STORAGE_BYTES, num_bytes, direction=direction)
     for (operation, outcome), number in traffic.num_errors.items():
@@ -88,7 +90,7 @@ def _resident_bytes() -> int:
 
 
 def _device_bytes() -> int | None:
-    """What torch has reserved on the GPU; None before it uses one. Importing torch is not this thread's to do."""
+    """Memory that torch has reserved on the GPU. None before it uses one. This thread never imports torch itself."""
     torch: Any = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     return int(cuda.memory_reserved()) if cuda is not None and cuda.is_initialized() else None

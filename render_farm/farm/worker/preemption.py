@@ -1,4 +1,4 @@
-"""A worker that is asked to end: it completes its segment when there is time for that, else it stops at a step."""
+"""A worker that is asked to end completes its segment when there is time for that. Otherwise it stops at a step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Preemption:
-    """Whether a worker was asked to end, and how long it may go on."""
+    """Whether a worker was asked to end, and the time that it has left."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -19,7 +19,7 @@ class Preemption:
         return self._asked_s is not None
 
     def ask(self, within_s: float | None = None) -> None:
-        """The worker is to end within `within_s`; None: within the grace time that `leaves_time_for` is given."""
+        """The worker has to end within `within_s`. None: within the grace time that `leaves_time_for` gets."""
         self._within_s = within_s
         self._asked_s = self.clock()
 
@@ -32,27 +32,27 @@ class Preemption:
 
 
 class LastStep:
-    """Says of each step of a segment whether it has to be the last one here, by the pace of the steps so far. What was
-    said of a step is not taken back, so that the state that is stored is the one at which the worker stops."""
+    """Decides for each step of a segment whether it has to be the last one here, by the pace of the steps so far. The
+    decision on a step is final, so that the stored state is the one at which the worker stops."""
 
     def __init__(self, preemption: Preemption, num_steps: int, *, grace_s: float) -> None:
         self._preemption = preemption
         self._num_steps = num_steps
         self._grace_s = grace_s
         self._first: int | None = None
-        self._said = 0, False
-        self.begin()
+        self._decided = 0, False
+        self.start()
 
-    def begin(self) -> None:
-        """The steps begin now."""
-        self._begun_s = self._preemption.clock()
+    def start(self) -> None:
+        """The first step starts now."""
+        self._started_s = self._preemption.clock()
 
     def __call__(self, step: int) -> bool:
         """`step` steps are done."""
-        if self._said[0] != step:
+        if self._decided[0] != step:
             if self._first is None:  # those before it were made elsewhere
                 self._first = step - 1
-            pace_s = (self._preemption.clock() - self._begun_s) / (step - self._first)
+            pace_s = (self._preemption.clock() - self._started_s) / (step - self._first)
             left_s = pace_s * (self._num_steps - step)
-            self._said = step, not self._preemption.leaves_time_for(left_s, grace_s=self._grace_s)
-        return self._said[1]
+            self._decided = step, not self._preemption.leaves_time_for(left_s, grace_s=self._grace_s)
+        return self._decided[1]

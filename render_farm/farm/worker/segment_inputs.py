@@ -1,4 +1,4 @@
-"""What a segment's denoising takes of its film: the latents before it, its prompts, and the inputs as latents."""
+"""The inputs of a segment's denoising: the latents before it, its prompts, and the film's inputs as latents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from render_farm.errors import InputError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore
-from render_farm.farm.worker.film_cache import FilmHere
+from render_farm.farm.worker.film_cache import CachedFilm
 from render_farm.storage.store import Store
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _TEXTS_KEPT = 64
 
 
-def history_of(film: FilmHere, task: FilmTask, segment: int) -> Tensor | None:
-    """The last latents before the segment, as many as its window takes (1 C T H W); None for the first."""
+def history_of(film: CachedFilm, task: FilmTask, segment: int) -> Tensor | None:
+    """The last latents before the segment, as many as its window takes (1 C T H W). None for the first."""
     import torch
 
     num_frames = task.plan.windows[segment].num_history_frames
@@ -36,7 +36,7 @@ def history_of(film: FilmHere, task: FilmTask, segment: int) -> Tensor | None:
     return torch.from_numpy(np.concatenate(needed, axis=2)[:, :, -num_frames:].copy())
 
 
-def conditioning_of(engine: Engine, task: FilmTask, film: FilmHere, segment: int) -> Conditioning | None:
+def conditioning_of(engine: Engine, task: FilmTask, film: CachedFilm, segment: int) -> Conditioning | None:
     """The film's inputs as latents, where the segment needs them."""
     if not task.plan.windows[segment].needs_inputs:
         return None
@@ -53,13 +53,13 @@ def conditioning_of(engine: Engine, task: FilmTask, film: FilmHere, segment: int
 
 
 class KnownTexts:
-    """The prompts' embeddings that one model's films have needed lately."""
+    """Embeddings of prompts that one model's films needed recently."""
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, str], Tensor] = {}
 
     def embeddings(self, store: Store, task: FilmTask, fingerprint: str, segment: int) -> dict[str, Tensor]:
-        """Of the segment's prompt, and of the negative one where there is guidance."""
+        """The embeddings of the segment's prompt, and of the negative one where there is guidance."""
         texts = [task.plan.job.prompt_of(segment)]
         if task.plan.job.guided:
             texts.append(task.plan.job.negative_prompt)

@@ -1,5 +1,5 @@
-"""Learning of a signal at once in a process whose main thread is busy in C++, as a Ray worker's is: Python runs its
-handlers between two steps of the main thread's Python code, which may be never; its wake-up pipe is written at once."""
+"""Prompt notice of a signal in a process whose main thread is busy in C++, as a Ray worker's is. Python runs its
+handlers between two steps of the main thread's Python code, which may be never. Its wake-up pipe is written at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 
 def call_on_signal(number: int, notice: Callable[[], None]) -> bool:
-    """Call `notice` in a thread of its own whenever signal `number` comes, and nothing else: Ray's own handler would
-    end the process in the midst of its work, as soon as the main thread runs a line of Python. False, and nothing is
-    done, outside the main thread, where Python allows none of this."""
+    """Call `notice` in its own thread whenever signal `number` comes, and do nothing else. Ray's own handler would end
+    the process during its work, as soon as the main thread runs a line of Python. Returns False, and changes nothing,
+    outside the main thread, where Python does not allow this."""
     if threading.current_thread() is not threading.main_thread():
         return False
     reader, writer = os.pipe()

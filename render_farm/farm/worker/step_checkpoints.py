@@ -1,7 +1,7 @@
-"""The state of a segment in the middle of its steps, as objects in its film's work folder; the engine's `StepKeeper`.
+"""The state of a segment between its steps, as objects in its film's work folder. The engine's `StepKeeper`.
 
-An object's name holds the sha256 of its bytes, so that a torn or flipped one is known and set aside. A state is gone on
-from only by what `environment_key` calls the same, for bit-exact results.
+An object's name holds the sha256 of its bytes, so that a torn or flipped one is noticed and set aside. For bit-exact
+results, a segment resumes from a state only where `environment_key` is the same.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MOST_BYTES = 4 << 30
 
 
 def environment_key(engine: Engine, plan: FilmPlan, segment: int) -> str:
-    """All that a segment's bits depend on beside its plan: kind of device, dtype, torch, number of threads, attention,
-    and whether keys and values are kept (a state holds them, or it does not)."""
+    """All that a segment's bits depend on besides its plan: kind of device, dtype, torch, number of threads, attention,
+    and whether keys and values are kept (and so are part of a state)."""
     import torch
 
     device = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
@@ -42,15 +42,15 @@ def environment_key(engine: Engine, plan: FilmPlan, segment: int) -> str:
 
 
 class StepCheckpoints:
-    """Of one segment of one film. `every_s` is how often a state is stored, 0 for never; `is_last` says of a number of
-    steps that the worker ends with them, so that the state is stored then in any case."""
+    """The states of one segment of one film. `every_s` is how often one is stored, 0 for never. `is_last` tells whether
+    the worker ends after a number of steps. The state is stored then in any case."""
 
     def __init__(
-        self, store: Store, film: str, segment: int, *, every_s: float, maker: str, is_last: Callable[[int], bool]
+        self, store: Store, work_key: str, segment: int, *, every_s: float, maker: str, is_last: Callable[[int], bool]
     ) -> None:
         self._store = store
-        self._film = film
-        self._keys = FilmKeys(film=film)
+        self._work_key = work_key
+        self._keys = FilmKeys(film=work_key)
         self._segment = segment
         self._every_s = every_s
         self._maker = maker
@@ -59,10 +59,10 @@ class StepCheckpoints:
         self._row = 0
         self._is_any = every_s > 0
         self.notes: list[str] = []
-        """What a person should know, a line each."""
+        """For people, one per line."""
 
     def resume(self) -> StepState | None:
-        """The newest whole state of the segment by the same maker; damaged ones are removed and noted."""
+        """The newest intact state of the segment by the same maker. Damaged ones are removed and noted."""
         stored = self._stored()
         self._is_any |= bool(stored)
         for row, digest, key in sorted(stored, reverse=True):
@@ -82,13 +82,13 @@ class StepCheckpoints:
         return None
 
     def offer(self, num_rows: int, num_bytes: int, make: Callable[[], StepState]) -> None:
-        """Store the state when it is time. A store that fails costs the checkpoint, not the segment."""
+        """Store the state when it is time. If the store fails, the checkpoint is lost and the segment is not."""
         due = 0 < self._every_s <= time.monotonic() - self._stored_s
         if not (due or self._is_last(num_rows)) or num_bytes > _MOST_BYTES or num_rows == self._row:
             return
         from safetensors.torch import save
 
-        metadata = {"film": self._film, "segment": str(self._segment), "maker": self._maker}
+        metadata = {"film": self._work_key, "segment": str(self._segment), "maker": self._maker}
         data = save({name: tensor.contiguous() for name, tensor in make().tensors.items()}, metadata=metadata)
         before = [key for _, _, key in self._listed()]
         try:
@@ -100,7 +100,7 @@ class StepCheckpoints:
         self._row, self._stored_s = num_rows, time.monotonic()
 
     def clear(self) -> None:
-        """The segment is stored: its steps are of no use any more. What cannot be removed stays until `gc`."""
+        """The segment is stored, and its steps are no longer needed. What cannot be removed stays until `gc`."""
         try:
             for _, _, key in self._listed() if self._is_any else ():
                 self._store.delete(key)
@@ -129,6 +129,6 @@ class StepCheckpoints:
 
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])["__metadata__"]
-        if (header["film"], header["segment"], header["maker"]) != (self._film, str(self._segment), self._maker):
+        if (header["film"], header["segment"], header["maker"]) != (self._work_key, str(self._segment), self._maker):
             return None
         return StepState(num_rows=row, tensors=load(data))

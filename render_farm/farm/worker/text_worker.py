@@ -1,4 +1,4 @@
-"""`TextWorker`: a short-lived Ray actor that encodes the prompts of a run and is then let go, encoder and all."""
+"""`TextWorker`: a short-lived Ray actor that encodes the prompts of a run. It ends then, and so frees the encoder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TextReport:
 
     num_new: int
     seconds: float
-    """Loading the encoder, encoding and storing."""
+    """Time of loading the encoder, encoding and storing."""
     traffic: Traffic = Traffic()
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class TextWorker:
-    """Encodes each text once; what the run's storage already holds is not encoded again."""
+    """Encodes each text that the run's storage does not hold yet."""
 
     def encode(
         self,
@@ -40,14 +40,14 @@ class TextWorker:
         texts: list[str],
         cache_folder: str | None,
     ) -> TextReport:
-        """Encode `texts` with `model`'s text encoder into the run's storage, but for those that it holds."""
+        """Encode `texts` with `model`'s text encoder into the run's storage."""
         from render_farm.engine import load_engine
 
         started, meter = time.monotonic(), StorageMeter()
         engine = load_engine(
             model, device=device, dtype=dtype, cache_folder=Path(cache_folder) if cache_folder else None
         )
-        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.facts.fingerprint)
+        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.spec.fingerprint)
         missing = stored.missing(texts)
         for start in range(0, len(missing), _BATCH):
             for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -26,7 +27,7 @@ def read_yaml(uri: str) -> Iterator[Record]:
         content = text.read()
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _refuse_deep_nesting(uri, yaml.parse(content, Loader=loader))
+        _refuse_deep_nesting(uri, content, loader)
         root = yaml.compose(content, Loader=loader)
         document = None if root is None else _construct(uri, root)
     except yaml.MarkedYAMLError as error:
@@ -42,10 +43,22 @@ def read_yaml(uri: str) -> Iterator[Record]:
         yield record_of(job, line, "line", defaults)
 
 
-def _refuse_deep_nesting(uri: str, events: Iterable[yaml.Event]) -> None:
-    """Events come one by one, but composing nodes recurses in C, where thousands of brackets would end the process."""
+def _refuse_deep_nesting(uri: str, content: str, loader: Any) -> None:
+    """Composing nodes recurses in C, where thousands of brackets would kill the process. Events come one by one."""
+    try:
+        _check_depth(uri, content, loader)
+    except yaml.MarkedYAMLError as error:
+        # Some releases of PyYAML have a limit of their own and reach it while they read ahead, before the first event.
+        # The text up to that point is within their limit and shows whether the document is too deep for ours.
+        if error.problem_mark:
+            with suppress(yaml.YAMLError):
+                _check_depth(uri, content[: error.problem_mark.index], loader)
+        raise
+
+
+def _check_depth(uri: str, content: str, loader: Any) -> None:
     depth = 0
-    for count, event in enumerate(events):
+    for count, event in enumerate(yaml.parse(content, Loader=loader)):
         if count > LIMITS.max_document_values:
             raise ManifestError(
                 f"{shown_uri(uri)}: holds more than {LIMITS.max_document_values:,} values",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.events import JobKey
 from render_farm.scheduling.simulator.outcome import Outcome
 
 _WIDTH, _LEFT, _TOP, _BOTTOM = 1600, 70, 44, 26
@@ -13,7 +13,7 @@ _COLOURS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#ee8866", "#
 _LOADING, _LOST, _DOWN = "#bbbbbb", "#dd2222", "#222222"
 
 
-def draw_svg(outcome: Outcome, labels: Mapping[FilmKey, str], *, gpus_per_node: int) -> str:
+def draw_svg(outcome: Outcome, labels: Mapping[JobKey, str], *, gpus_per_node: int) -> str:
     """`labels` are what films are coloured by: their models. One path a colour keeps a large farm's picture small."""
     row = 12 if outcome.num_gpus <= 64 else 3 if outcome.num_gpus <= 256 else 2
     height = _TOP + row * outcome.num_gpus + _BOTTOM

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from render_farm.scheduling.events import FilmKey
+from render_farm.scheduling.events import JobKey
 from render_farm.scheduling.states import State
 
 
@@ -13,7 +13,7 @@ from render_farm.scheduling.states import State
 class Span:
     """A segment on its workers."""
 
-    film: FilmKey
+    film: JobKey
     segment: int
     workers: tuple[int, ...]
     """GPUs by number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from render_farm.scheduling.costs import CostModel
-from render_farm.scheduling.events import Film
+from render_farm.scheduling.events import QueuedFilm
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.scheduling.simulator.farm import SimulatedFarm
@@ -14,7 +14,7 @@ from render_farm.scheduling.simulator.simulation import Simulation
 
 
 def simulate(
-    films: Sequence[Film],
+    films: Sequence[QueuedFilm],
     farm: SimulatedFarm,
     *,
     scheduling: SchedulingPolicy | None = None,

@@ -39,7 +39,7 @@ class _Gpu:
     is_up: bool = False
     setting: Setting | None = None
     down_since_s: float = 0.0
-    films: set[ev.FilmKey] = field(default_factory=set)
+    films: set[ev.JobKey] = field(default_factory=set)
     """What it finishes."""
 
 
@@ -59,7 +59,7 @@ class Simulation:
 
     def __init__(
         self,
-        films: Sequence[ev.Film],
+        films: Sequence[ev.QueuedFilm],
         farm: SimulatedFarm,
         *,
         scheduling: SchedulingPolicy | None,
@@ -87,8 +87,8 @@ class Simulation:
         """By leader."""
         self._spans: list[Span] = []
         self._down: list[tuple[int, float, float]] = []
-        self._ends: dict[ev.FilmKey, float] = {}
-        self._states: dict[ev.FilmKey, State] = {}
+        self._ends: dict[ev.JobKey, float] = {}
+        self._states: dict[ev.JobKey, State] = {}
         self._runs = dict.fromkeys(film.run_id for film in films)
         self._open_runs = set(self._runs)
         self._open_of_share: dict[str, int] = {}
@@ -182,7 +182,7 @@ class Simulation:
         self._counters["loads"] += 1
         return self._farm.load_s
 
-    def _segment_s(self, film: ev.Film, segment: int, size: int) -> float:
+    def _segment_s(self, film: ev.QueuedFilm, segment: int, size: int) -> float:
         prior_s = film.segments_s[segment] if film.segments_s else UNKNOWN_SEGMENT_S
         speed = dict(film.groups)[size]
         expected_s = self._truth.seconds((*film.cost_class, str(size)), prior_s / speed)
@@ -232,7 +232,7 @@ class Simulation:
         gpu.films.add(action.film)
         self._later(self._farm.finish_s, partial(self._finished, gpu, gpu.generation, action.film))
 
-    def _finished(self, gpu: _Gpu, generation: int, film: ev.FilmKey) -> None:
+    def _finished(self, gpu: _Gpu, generation: int, film: ev.JobKey) -> None:
         if gpu.generation == generation and film in gpu.films:
             gpu.films.discard(film)
             self._send(ev.FilmPublished(worker=gpu.worker, film=film))

@@ -11,9 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from render_farm.cli.main import app
-from render_farm.farm.run.snapshot import LogLine, RunOutcome, RunSnapshot
+from render_farm.farm.run.outcome import RunOutcome
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
+from render_farm.observability.events import LogLine
+from render_farm.observability.snapshot import RunSnapshot
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def rendered(monkeypatch):
         if stand_in.error:
             raise stand_in.error
         line = LogLine(number=1, time_s=0.0, level="info", job_id="a", message="something happened")
-        picture = {"run_id": "run-1", "output": request.output, "state": "running", "num_jobs": 1}
-        on_snapshot(RunSnapshot(**picture, log=(line,), note="starting"))
+        values = {"run_id": "run-1", "output": request.output, "state": "running", "jobs": {"running": 1}}
+        on_snapshot(RunSnapshot(**values, log=(line,), note="starting"))
         return RunOutcome(
             run_id="run-1",
             output=request.output,

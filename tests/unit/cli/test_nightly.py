@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from render_farm.cli import nightly
 from render_farm.errors import LeaseHeldError
+from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.results import Result, write_results
-from render_farm.farm.run.snapshot import RunOutcome
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.storage import open_store

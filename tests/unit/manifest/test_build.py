@@ -243,16 +243,17 @@ def test_yaml_errors_name_lines(problems):
     ("content", "start"),
     [
         ("", "has no list of jobs"),
-        ("jobs: [", "line 2, character 1: did not find expected node content"),
+        ("jobs: [", "line 2, character 1: "),
         ("- {prompt: x, prompt: y}", "line 1: 'prompt' is there twice"),
         ("- {prompt: x, deadline: 2030-13-01}", "1 problem"),
-        ("- !!python/object:os.system {}", "line 1, character 3: could not determine a constructor"),
+        ("- !!python/object:os.system {}", "line 1, character 3: "),
         ("- &a [*a]", None),
-        ("[" * 60, "line 1: is nested more than 50 deep"),
-        ("[" * 100_000, "line 1"),
+        ("[" * 100_000, "line 1: is nested more than 50 deep"),
+        ("jobs:\n- " + "[" * 1_500 + "]" * 1_500, "line 2: is nested more than 50 deep"),
     ],
 )
 def test_yaml_files_that_cannot_be_used(problems, content, start):
+    """Checks the part of the message that is ours. The words of the YAML library behind it differ by version."""
     first = problems("p.yaml", content)[0]
     assert start is None or first.startswith(start)
 

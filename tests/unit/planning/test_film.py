@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import film_token_passes, segment_token_passes
 
-FACTS = facts_of_preset("tiny", fingerprint="f")
+FACTS = spec_of_preset("tiny", fingerprint="f")
 
 
 def key(**values) -> str:

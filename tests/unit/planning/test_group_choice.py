@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from render_farm import RenderJob
-from render_farm.config import GroupOptions, load_settings
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.models import PRESETS
-from render_farm.planning import FilmPlan, facts_of_preset, plan_film, resolve_job
+from render_farm.planning import FilmPlan, plan_film, resolve_job, spec_of_preset
 from render_farm.planning.group_choice import WORTH, AskedDegrees, FilmGroups, choose_groups, efficiency, film_groups
 from render_farm.planning.group_cost import (
     CPU_NODE,
@@ -25,20 +25,21 @@ from render_farm.planning.group_cost import (
     step_seconds,
     step_work,
 )
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import MOST_WORKERS, GroupShape, check_group, nearest_shape, possible_shapes
 from render_farm.planning.memory import FILMS_AT_ONCE, Shares, estimate_memory
-from render_farm.planning.model_sizes import shapes_of_preset
+from render_farm.planning.model_sizes import sizes_of_preset
 
 GIB = 1 << 30
 
 
 def film(model: str = "df-14b-540p", **columns: Any) -> FilmPlan:
-    return plan_film(RenderJob(job_id="a", prompt="p", model=model, **columns), facts_of_preset(model))
+    return plan_film(RenderJob(job_id="a", prompt="p", model=model, **columns), spec_of_preset(model))
 
 
 def groups(plan: FilmPlan, machine: GroupMachine = NVLINK_NODE, **situation: Any) -> FilmGroups:
-    shapes = shapes_of_preset(PRESETS[plan.facts.name])
-    return film_groups(plan, shapes, machine, **{"num_workers": 8, **situation})
+    sizes = sizes_of_preset(PRESETS[plan.spec.name])
+    return film_groups(plan, sizes, machine, **{"num_workers": 8, **situation})
 
 
 def test_a_film_takes_one_worker_and_more_when_they_would_be_idle() -> None:
@@ -56,10 +57,10 @@ def test_a_film_takes_one_worker_and_more_when_they_would_be_idle() -> None:
 
 
 def test_a_film_that_is_too_large_for_one_worker_gets_the_smallest_group_that_it_fits() -> None:
-    plan, shapes = film(), shapes_of_preset(PRESETS["df-14b-540p"])
+    plan, sizes = film(), sizes_of_preset(PRESETS["df-14b-540p"])
     needs = {
         tokens: estimate_memory(
-            plan, shapes, num_decoders=FILMS_AT_ONCE, shares=Shares(tokens=tokens, branches=2)
+            plan, sizes, num_decoders=FILMS_AT_ONCE, shares=Shares(tokens=tokens, branches=2)
         ).least_bytes
         for tokens in (1, 2, 4)
     }
@@ -105,10 +106,10 @@ def test_the_machine_is_measured_or_guessed() -> None:
 
 
 def test_the_work_of_a_step_is_what_its_passes_compute() -> None:
-    shape = shapes_of_preset(PRESETS["df-14b-540p"]).transformer
-    synchronous = step_work(film(), shape)
+    sizes = sizes_of_preset(PRESETS["df-14b-540p"]).transformer
+    synchronous = step_work(film(), sizes)
     assert synchronous.num_tokens == 25 * 34 * 60 and synchronous.num_branches == 2
-    lagging = step_work(film(ar_step=5, causal_block_size=5), shape)
+    lagging = step_work(film(ar_step=5, causal_block_size=5), sizes)
     assert 0 < lagging.num_tokens < synchronous.num_tokens
 
 
@@ -164,17 +165,17 @@ def test_what_is_chosen_is_possible(
 @settings(max_examples=60, deadline=None)
 @given(SHAPES, st.sampled_from(["df-1.3b-540p", "df-14b-540p", "df-14b-720p"]), st.integers(1, 40), st.booleans())
 def test_a_refusal_names_what_would_work(asked: GroupShape, model: str, size: int, guided: bool) -> None:
-    facts = facts_of_preset(model)
+    spec = spec_of_preset(model)
 
     def problems(shape: GroupShape) -> list[str]:
         columns: dict[str, Any] = {"ulysses": shape.ulysses, "ring": shape.ring, "cfg_parallel": shape.cfg}
         job = RenderJob(
             job_id="a", prompt="p", height=16 * size, width=32, guidance_scale=6.0 if guided else 1.0, **columns
         )
-        return [str(problem) for problem in check_group(resolve_job(job, facts), facts)]
+        return [str(problem) for problem in check_group(resolve_job(job, spec), spec)]
 
     found = problems(asked)
-    possible = possible_shapes(num_heads=facts.num_heads, tokens_per_frame=2 * size, guided=guided, num_workers=16)
+    possible = possible_shapes(num_heads=spec.num_heads, tokens_per_frame=2 * size, guided=guided, num_workers=16)
     effective = GroupShape(cfg=asked.cfg if guided else 1, ulysses=asked.ulysses, ring=asked.ring)
     assert bool(found) == (effective not in possible)
     if not found:

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from render_farm import RenderJob
-from render_farm.planning import facts_of_preset, resolve_job
+from render_farm.planning import resolve_job, spec_of_preset
 from render_farm.planning.group_cost import NVLINK_NODE, StepWork, rank_bytes, rank_operations, step_seconds
 from render_farm.planning.groups import GroupShape, check_group, group_of
 
-FACTS = facts_of_preset("df-1.3b-540p")
+FACTS = spec_of_preset("df-1.3b-540p")
 WORK = StepWork(num_tokens=51_000, width=1536, num_layers=30, ffn_width=8960)
 
 
 def problems(model: str = "df-1.3b-540p", **degrees: Any) -> list[str]:
-    facts = facts_of_preset(model)
+    spec = spec_of_preset(model)
     return [
-        str(problem) for problem in check_group(resolve_job(RenderJob(job_id="a", prompt="p", **degrees), facts), facts)
+        str(problem) for problem in check_group(resolve_job(RenderJob(job_id="a", prompt="p", **degrees), spec), spec)
     ]
 
 

@@ -16,10 +16,10 @@ from render_farm.engine import load_engine
 from render_farm.engine.denoising.window import AttentionPolicy, render_window
 from render_farm.engine.transformer.attention import BlockCausalAttention
 from render_farm.engine.transformer.transformer import FrameTransformer
-from render_farm.engine.weights.part_sizes import read_shapes
+from render_farm.engine.weights.part_sizes import read_sizes
 from render_farm.memory_mode import MemoryMode
 from render_farm.models import PRESETS
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.memory import (
     FILMS_AT_ONCE,
     Shares,
@@ -31,11 +31,11 @@ from render_farm.planning.memory import (
 )
 from render_farm.planning.memory_modes import device_bytes
 from render_farm.planning.model_sizes import (
-    ImageEncoderShape,
-    TextEncoderShape,
-    TransformerShape,
-    VaeShape,
-    shapes_of_preset,
+    ImageEncoderSizes,
+    TextEncoderSizes,
+    TransformerSizes,
+    VaeSizes,
+    sizes_of_preset,
 )
 from render_farm.planning.vae_memory import decoding_memory, encoding_memory
 from render_farm.scheduling.worker_index import MOST_FINISHING
@@ -62,7 +62,7 @@ def meta_transformer(name: str, dtype: torch.dtype, num_layers: int | None = Non
     for key, parameter in model.named_parameters():
         if not any(part in kept for part in key.split(".")):
             parameter.data = parameter.data.to(dtype)
-    return FrameTransformer.adopt(model.eval())
+    return FrameTransformer.wrap(model.eval())
 
 
 # --- weights --------------------------------------------------------------------------------------
@@ -71,11 +71,11 @@ def meta_transformer(name: str, dtype: torch.dtype, num_layers: int | None = Non
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_of_the_published_checkpoints(name: str) -> None:
     model = meta_transformer(name, torch.bfloat16)
-    shape = shapes_of_preset(PRESETS[name]).transformer
-    assert shape.num_parameters == sum(p.numel() for p in model.parameters()) == PRESETS[name].num_parameters
+    sizes = sizes_of_preset(PRESETS[name]).transformer
+    assert sizes.num_parameters == sum(p.numel() for p in model.parameters()) == PRESETS[name].num_parameters
     allocated = sum(p.numel() * p.element_size() for p in model.parameters())
-    assert weight_bytes(shape, 2) == allocated
-    assert weight_bytes(shape, 4) == 4 * shape.num_parameters
+    assert weight_bytes(sizes, 2) == allocated
+    assert weight_bytes(sizes, 4) == 4 * sizes.num_parameters
 
 
 def num_parameters(make: Any) -> int:
@@ -84,27 +84,27 @@ def num_parameters(make: Any) -> int:
 
 
 def test_weights_of_the_encoders_and_the_vae() -> None:
-    assert VaeShape().num_parameters == num_parameters(AutoencoderKLWan) == 126_892_531
+    assert VaeSizes().num_parameters == num_parameters(AutoencoderKLWan) == 126_892_531
     small = {"base_dim": 8, "dim_mult": [1, 2, 4, 5], "num_res_blocks": 1}
-    assert VaeShape.from_config(small).num_parameters == num_parameters(lambda: AutoencoderKLWan(**small))
+    assert VaeSizes.from_config(small).num_parameters == num_parameters(lambda: AutoencoderKLWan(**small))
     umt5 = UMT5Config(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
-    assert TextEncoderShape().num_parameters == num_parameters(lambda: UMT5EncoderModel(umt5)) == 5_680_910_336
-    assert TextEncoderShape.from_config(umt5.to_dict()) == TextEncoderShape()
+    assert TextEncoderSizes().num_parameters == num_parameters(lambda: UMT5EncoderModel(umt5)) == 5_680_910_336
+    assert TextEncoderSizes.from_config(umt5.to_dict()) == TextEncoderSizes()
     clip = CLIPVisionConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14
     )
-    assert ImageEncoderShape().num_parameters == num_parameters(lambda: CLIPVisionModel(clip)) == 630_766_080
-    assert ImageEncoderShape.from_config(clip.to_dict()) == ImageEncoderShape()
+    assert ImageEncoderSizes().num_parameters == num_parameters(lambda: CLIPVisionModel(clip)) == 630_766_080
+    assert ImageEncoderSizes.from_config(clip.to_dict()) == ImageEncoderSizes()
 
 
 def test_sizes_of_a_folder_are_those_of_its_weights() -> None:
-    shapes, engine = read_shapes(MODEL_DIR), load_engine("tiny", device="cpu")
-    assert shapes.transformer.num_parameters == sum(p.numel() for p in engine.transformer.parameters())
-    assert shapes.vae.num_parameters == sum(p.numel() for p in engine.vae.parameters())
+    sizes, engine = read_sizes(MODEL_DIR), load_engine("tiny", device="cpu")
+    assert sizes.transformer.num_parameters == sum(p.numel() for p in engine.transformer.parameters())
+    assert sizes.vae.num_parameters == sum(p.numel() for p in engine.vae.parameters())
     engine.encode_prompts(["x"])
     assert engine._text_encoder is not None
-    assert shapes.text_encoder.num_parameters == sum(p.numel() for p in engine._text_encoder.parameters())
-    assert shapes.image_encoder is None
+    assert sizes.text_encoder.num_parameters == sum(p.numel() for p in engine._text_encoder.parameters())
+    assert sizes.image_encoder is None
 
 
 # --- denoising ------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_denoising_at_full_size(case: str) -> None:
     name, dtype, segment, parameters = FILMS[case]
     transformer = meta_transformer(name, getattr(torch, dtype), num_layers=3)
     job = RenderJob(job_id="a", prompt="x", num_inference_steps=2, **parameters)
-    plan = plan_film(job, facts_of_preset(name, dtype=dtype))
+    plan = plan_film(job, spec_of_preset(name, dtype=dtype))
     window = plan.windows[segment]
     size = (window.num_history_frames, plan.latent_height, plan.latent_width)
     with LiveMemory() as memory:
@@ -142,8 +142,8 @@ def test_denoising_at_full_size(case: str) -> None:
                 own=BlockCausalAttention(ShapeOnlyAttention()), cross=ShapeOnlyAttention(), cache_budget_bytes=1 << 62
             ),
         )
-    shape = TransformerShape.from_config(transformer.config)
-    estimate = activation_bytes(plan, segment, shape) + window_cache_bytes(plan, segment, shape)
+    sizes = TransformerSizes.from_config(transformer.config)
+    estimate = activation_bytes(plan, segment, sizes) + window_cache_bytes(plan, segment, sizes)
     # Where nothing is compiled a region's arguments can be freed while it runs: then it takes less.
     assert 0.99 < estimate / memory.peak_bytes < 1.2
 
@@ -158,8 +158,8 @@ def test_denoising_on_the_cpu(parameters: dict[str, Any]) -> None:
     _ = engine.transformer, engine.attention
     with LiveMemory() as memory:
         engine.render_segment(plan, 0, history=None, embeddings=embeddings)
-    shape = read_shapes(MODEL_DIR).transformer
-    estimate = activation_bytes(plan, 0, shape) + window_cache_bytes(plan, 0, shape)
+    sizes = read_sizes(MODEL_DIR).transformer
+    estimate = activation_bytes(plan, 0, sizes) + window_cache_bytes(plan, 0, sizes)
     assert 0.9 < estimate / memory.peak_bytes < 1.25
 
 
@@ -181,7 +181,7 @@ def test_decoding_at_full_size(height: int, width: int, known: float) -> None:
         for index in range(3):
             latent = vae.post_quant_conv(torch.empty((1, 16, 1, height // 8, width // 8), device="meta"))
             vae.decoder(latent, feat_cache=features, feat_idx=[0], first_chunk=index == 0)
-    estimate = decoding_memory(VaeShape(), height=height, width=width)
+    estimate = decoding_memory(VaeSizes(), height=height, width=width)
     assert estimate.cache_bytes == sum(kept.nbytes for kept in features if isinstance(kept, Tensor))
     assert estimate.cache_bytes == pytest.approx(known * GB, rel=0.01)
     assert 0.99 < estimate.total_bytes / memory.peak_bytes < 1.05
@@ -194,7 +194,7 @@ def test_decoding_on_the_cpu() -> None:
     with LiveMemory() as memory:
         for _ in decoder.push(torch.zeros((1, 16, 5, 8, 12))):
             pass
-    estimate = decoding_memory(read_shapes(MODEL_DIR).vae, height=64, width=96).total_bytes
+    estimate = decoding_memory(read_sizes(MODEL_DIR).vae, height=64, width=96).total_bytes
     assert 0.9 < estimate / memory.peak_bytes < 1.1
 
 
@@ -204,34 +204,34 @@ def test_encoding_at_full_size(batch: int, num_frames: int) -> None:
         vae = AutoencoderKLWan().eval()
     with torch.no_grad(), LiveMemory() as memory:
         vae.encode(torch.empty((batch, 3, num_frames, 544, 960), device="meta"))
-    estimate = encoding_memory(VaeShape(), height=544, width=960, num_frames=num_frames, batch=batch)
+    estimate = encoding_memory(VaeSizes(), height=544, width=960, num_frames=num_frames, batch=batch)
     assert 0.95 < estimate.total_bytes / memory.peak_bytes < 1.35
 
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_the_image_encoder_at_full_size(num_images: int) -> None:
-    shape = ImageEncoderShape()
+    sizes = ImageEncoderSizes()
     config = CLIPVisionConfig(
-        hidden_size=shape.dim,
-        intermediate_size=shape.ffn_dim,
-        num_hidden_layers=shape.num_layers,
+        hidden_size=sizes.dim,
+        intermediate_size=sizes.ffn_dim,
+        num_hidden_layers=sizes.num_layers,
         num_attention_heads=16,
-        patch_size=shape.patch,
+        patch_size=sizes.patch,
     )
     with torch.device("meta"):
         encoder = CLIPVisionModel(config).eval()
-    pixels = torch.empty((num_images, 3, shape.image_size, shape.image_size), device="meta")
+    pixels = torch.empty((num_images, 3, sizes.image_size, sizes.image_size), device="meta")
     with torch.no_grad(), LiveMemory() as memory:
         encoder(pixel_values=pixels, output_hidden_states=True)
-    assert num_images * shape.num_states * 4 == pytest.approx(memory.peak_bytes, rel=0.02)
+    assert num_images * sizes.num_states * 4 == pytest.approx(memory.peak_bytes, rel=0.02)
 
 
 # --- a job ----------------------------------------------------------------------------------------
 
 
 def estimate_of(name: str, *, shares: Shares | None = None, **parameters: Any):
-    plan = plan_film(RenderJob(job_id="a", prompt="x", **parameters), facts_of_preset(name))
-    return estimate_memory(plan, shapes_of_preset(PRESETS[name]), shares=shares)
+    plan = plan_film(RenderJob(job_id="a", prompt="x", **parameters), spec_of_preset(name))
+    return estimate_memory(plan, sizes_of_preset(PRESETS[name]), shares=shares)
 
 
 def test_a_job_adds_up() -> None:
@@ -248,16 +248,16 @@ def test_a_job_adds_up() -> None:
     assert image.encoding_bytes > 0
     assert image.image_encoder_bytes == 0
     both = estimate_of("flf2v-1.3b-540p", image="a.png", last_image="b.png")
-    assert both.image_encoder_bytes > 2 * ImageEncoderShape().num_parameters
+    assert both.image_encoder_bytes > 2 * ImageEncoderSizes().num_parameters
     assert both.encoding_bytes > image.encoding_bytes, "a whole video"
 
 
 def test_each_film_that_is_being_decoded_keeps_its_features() -> None:
     assert MOST_FINISHING + 1 <= FILMS_AT_ONCE, "and the one that is rendered"
-    plan = plan_film(RenderJob(job_id="a", prompt="x"), facts_of_preset("df-14b-720p"))
-    shapes = shapes_of_preset(PRESETS["df-14b-720p"])
-    one, all_of_them = (device_bytes(plan, shapes, MemoryMode(), num_decoders=count) for count in (1, FILMS_AT_ONCE))
-    cache = decoding_memory(VaeShape(), height=720, width=1280).cache_bytes
+    plan = plan_film(RenderJob(job_id="a", prompt="x"), spec_of_preset("df-14b-720p"))
+    sizes = sizes_of_preset(PRESETS["df-14b-720p"])
+    one, all_of_them = (device_bytes(plan, sizes, MemoryMode(), num_decoders=count) for count in (1, FILMS_AT_ONCE))
+    cache = decoding_memory(VaeSizes(), height=720, width=1280).cache_bytes
     assert all_of_them - one == (FILMS_AT_ONCE - 1) * cache
 
 

@@ -10,7 +10,7 @@ from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Pipeline
 
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import segment_token_passes
 from render_farm.planning.drawing import draw_timeline, draw_windows
 from tests.helpers.reference_loop import ReferenceLoop
@@ -20,8 +20,8 @@ MODEL = {"t2v": "t2v-14b-540p", "i2v": "i2v-14b-720p", "flf2v": "flf2v-1.3b-540p
 
 
 def plan(task: str, /, *, model: str | None = None, changes: dict | None = None, **values):
-    facts = replace(facts_of_preset(model or MODEL[task]), **(changes or {}))
-    return plan_film(RenderJob(**{"job_id": "a", "prompt": "x", "seed": 1, **INPUTS[task], **values}), facts)
+    spec = replace(spec_of_preset(model or MODEL[task]), **(changes or {}))
+    return plan_film(RenderJob(**{"job_id": "a", "prompt": "x", "seed": 1, **INPUTS[task], **values}), spec)
 
 
 def refusal(task: str, /, **values) -> str:
@@ -63,7 +63,7 @@ def test_the_presets_defaults_can_be_rendered(task):
     (window,) = film.windows
     assert film.warnings == ()
     assert window.has_image_channels == window.needs_inputs == (task != "t2v")
-    assert (window.num_given_frames, window.num_closing_frames, window.num_dropped_frames) == (0, 0, 0)
+    assert (window.num_given_frames, window.num_last_image_frames, window.num_dropped_frames) == (0, 0, 0)
     assert film.job.base_num_frames == film.num_frames == (121 if "720p" in MODEL[task] else 97)
     assert (film.job.flow_shift, film.job.guidance_scale) == ((8, 6) if task == "t2v" else (5, 5))
     rows = film.schedule(0).num_rows

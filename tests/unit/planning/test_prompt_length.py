@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.prompt_length import MAX_TOKENS, TextLength, estimated_length, too_long
 
 
@@ -28,5 +28,5 @@ def test_a_warning_says_how_many_and_from_where():
 
 
 def test_a_plan_carries_the_warning():
-    plan = plan_film(RenderJob(job_id="a", prompt="word " * 700), facts_of_preset("tiny"))
+    plan = plan_film(RenderJob(job_id="a", prompt="word " * 700), spec_of_preset("tiny"))
     assert "about" in plan.warnings[0] and "an estimate" in plan.warnings[0]

@@ -8,9 +8,9 @@ import pytest
 
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 
-FACTS = facts_of_preset("tiny")
+FACTS = spec_of_preset("tiny")
 
 
 def plan(**values):

@@ -105,7 +105,13 @@ def test_windows_by_task():
     def windows(task):
         film = plan(task, num_frames=257)
         return [
-            (w.num_latent_frames, w.num_input_frames, w.num_history_frames, w.num_prefix_frames, w.num_closing_frames)
+            (
+                w.num_latent_frames,
+                w.num_input_frames,
+                w.num_history_frames,
+                w.num_prefix_frames,
+                w.num_last_image_frames,
+            )
             for w in film.windows
         ]
 
@@ -140,9 +146,9 @@ def test_inputs_that_do_not_fit_the_task_are_refused(values, message):
 
 
 def test_a_checkpoint_that_does_not_serve_the_task_is_refused():
-    facts = replace(FACTS, tasks=("t2v", "i2v"))
+    spec = replace(FACTS, tasks=("t2v", "i2v"))
     with pytest.raises(InvalidJobError, match="task: v2v is not served by tiny; it serves t2v"):
-        plan_film(RenderJob(job_id="a", prompt="x", video="c.mp4"), facts)
+        plan_film(RenderJob(job_id="a", prompt="x", video="c.mp4"), spec)
 
 
 # --- what diffusers crashes on or gets wrong --------------------------------------------------------------------------

@@ -27,14 +27,14 @@ PACKAGES = [
     {"cli"},
 ]
 ENGINE = [
-    {"device", "dtypes", "progress"},
+    {"device", "dtypes", "options", "progress"},
     {"transformer"},
     {"conditioning"},
     {"denoising"},
     {"lora"},
     {"weights", "decoding"},
     {"engine"},
-    {"calibrate"},
+    {"calibrate", "pipelines"},
     {"bench"},
     {"verify"},
 ]

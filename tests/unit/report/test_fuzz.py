@@ -21,7 +21,7 @@ from render_farm.farm.run.results import Result, write_results
 from render_farm.job import columns
 from render_farm.manifest.schema import check_schema
 from render_farm.observability.events import EventKind, LogLine, dump_lines
-from render_farm.observability.live import LiveRun, LiveWork, dump_live
+from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot, dump_live
 from render_farm.report.page import build_page
 from render_farm.report.page_data import page_data
 from render_farm.report.run_folder import RunFolderReader, previous_run
@@ -66,7 +66,7 @@ def whole() -> dict[str, bytes]:
     store.write_bytes(RUN.run, json.dumps({**document, "output": "out", "device": "cpu", "num_jobs": 2}).encode())
     store.write_bytes(RunKeys(run_id="before").run, json.dumps({**document, "started_at": "2026-11-20"}).encode())
     store.write_bytes(RUN.log("1.jsonl"), dump_lines(events()))
-    live = LiveRun(time_s=NOW.timestamp(), state="running", jobs={"running": 1}, work=(LiveWork(
+    live = RunSnapshot(time_s=NOW.timestamp(), state="running", jobs={"running": 1}, work=(WorkSnapshot(
         worker="worker-0.1", job_id="a", phase="denoise"),))  # fmt: skip
     store.write_bytes(RUN.live, dump_live(live))
     write_results(store, "night", [Result(job_id="a", state="running", segments=3, started_at=NOW)])

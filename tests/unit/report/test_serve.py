@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from render_farm.observability.live import LiveRun, dump_live
+from render_farm.observability.snapshot import RunSnapshot, dump_live
 from render_farm.report.serve import ReportServer, _range
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.open import open_store
@@ -93,7 +93,9 @@ def test_the_server_gives_what_can_be_watched_so_far(tmp_path):
         for name in ("0002.m4s", "other.mp4", "../state/00000001.json", "..%2fstate%2f00000001.json"):
             assert ask(server, f"{folder}/{name}")[0] == 404, name
         assert ask(server, "/_work/no-film/preview/preview.m3u8")[0] == 404
-        live = LiveRun(time_s=time.time(), state="running", eta_s=90.0, steps_per_s=2.5, num_workers=4, workers_busy=3)
+        live = RunSnapshot(
+            time_s=time.time(), state="running", eta_s=90.0, steps_per_s=2.5, num_workers=4, workers_busy=3
+        )
         open_store(tmp_path).write_bytes(RunKeys(run_id="night").live, dump_live(live))
         data = json.loads(ask(server, "/_runs/night/report.json")[2])
         assert (data["run"]["now"]["eta"], data["run"]["now"]["busy"]) == (90.0, 3)

@@ -11,11 +11,11 @@ from functools import partial
 import pytest
 
 from render_farm.scheduling.deadline_search import DatedFilm, best_order
-from render_farm.scheduling.events import Film
+from render_farm.scheduling.events import QueuedFilm
 from render_farm.scheduling.simulator import SimulatedFarm, simulate
 
 
-def case(seed: int) -> tuple[list[Film], int]:
+def case(seed: int) -> tuple[list[QueuedFilm], int]:
     """Films whose deadlines some random order of their segments meets, and the number of workers."""
     draw = random.Random(seed)
     num_workers, num_films = draw.randint(1, 3), draw.randint(2, 6)
@@ -26,7 +26,7 @@ def case(seed: int) -> tuple[list[Film], int]:
     ends = _ends(segments, num_workers, lambda able: draw.choice(able))
     slack = draw.choice((1.0, 1.0, 1.1, 1.5))
     films = [
-        Film(
+        QueuedFilm(
             run_id="r",
             job_id=f"f{i}",
             num_segments=len(segments[i]),
@@ -57,7 +57,7 @@ def _ends(segments, num_workers, choose) -> list[float]:
     return ready
 
 
-def fewest_late(films: list[Film], num_workers: int) -> int:
+def fewest_late(films: list[QueuedFilm], num_workers: int) -> int:
     """By trying every order of the films; the segments of a film give way to films that are before it."""
     fewest = len(films)
     for order in itertools.permutations(range(len(films))):
@@ -73,7 +73,7 @@ def _first_of(order: tuple[int, ...], able: list[int]) -> int:
     return min(able, key=order.index)
 
 
-def rendered(films: list[Film], num_workers: int) -> int:
+def rendered(films: list[QueuedFilm], num_workers: int) -> int:
     """Deadlines that the scheduler misses."""
     farm = SimulatedFarm(
         num_gpus=num_workers, gpus_per_node=8, load_s=0.0, adapters_s=0.0, finish_s=0.0, hand_over_s=0.0, noise=0.0

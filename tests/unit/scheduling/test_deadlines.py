@@ -28,7 +28,7 @@ def test_of_films_at_risk_the_one_that_must_begin_first_goes_first():
     assert missed(Farm(*films), films) == 0
 
 
-def missed(farm: Farm, films: list[ev.Film], segment_s: float = 60.0) -> int:
+def missed(farm: Farm, films: list[ev.QueuedFilm], segment_s: float = 60.0) -> int:
     """Films that end late on one worker."""
     deadlines = {film.job_id: film.deadline_s for film in films}
     ends = {name: (index + 1) * segment_s for index, name in enumerate(farm.order(segment_s))}

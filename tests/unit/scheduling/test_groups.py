@@ -11,8 +11,8 @@ from tests.helpers.farm import Farm, renders
 GROUP_FAULT = Failure(fault=Fault.WORKER, error_class="GroupError", message="rank 1 hangs")
 
 
-def film(job_id: str = "g", segments: int = 2, size: int = 3, **values) -> ev.Film:
-    return ev.Film(run_id="r", job_id=job_id, num_segments=segments, group_size=size, **values)
+def film(job_id: str = "g", segments: int = 2, size: int = 3, **values) -> ev.QueuedFilm:
+    return ev.QueuedFilm(run_id="r", job_id=job_id, num_segments=segments, group_size=size, **values)
 
 
 def test_a_group_is_a_leader_and_helpers_of_one_host():
@@ -143,7 +143,7 @@ def test_a_film_that_was_cancelled_and_is_tried_again_does_not_free_the_helpers_
     farm = Farm(film(size=2), hosts="aaaa")
     [old] = renders(farm.first)
     farm.apply(ev.CancelRun(run_id="r", reason="asked to", job_ids=("g",)))
-    farm.machine._runs["r"].ended = False  # another film of it would keep it going
+    farm.machine._state.runs["r"].ended = False  # another film of it would keep it going
     [new] = renders(farm.apply(ev.RetryFilms(run_id="r", job_ids=("g",))))
     cancelled = Failure(fault=Fault.USER, error_class="Cancelled", message="stopped")
     farm.failed(old, cancelled)
@@ -166,7 +166,7 @@ def test_a_cancelled_group_gives_all_its_workers_back():
 # --- when fewer films than workers are left ---
 
 
-def elastic(job_id: str, segments: int = 3, **values) -> ev.Film:
+def elastic(job_id: str, segments: int = 3, **values) -> ev.QueuedFilm:
     return film(job_id, segments=segments, size=1, joined_sizes=(2, 4, 8), **values)
 
 

@@ -9,27 +9,27 @@ from tests.helpers.farm import Farm, film, renders
 M, N = Setting(model="m"), Setting(model="n")
 
 
-def floor_of(hosts: dict[str, int], idle: dict[str, int]) -> IdleWorkers:
-    floor = IdleWorkers()
+def idle_workers_of(hosts: dict[str, int], num_idle: dict[str, int]) -> IdleWorkers:
+    idle = IdleWorkers()
     for host, number in hosts.items():
         for i in range(number):
-            floor.enter(f"{host}{i}", host)
-            if i < idle[host]:
-                floor.add(IdleWorker(worker=f"{host}{i}", host=host, setting=None, num_finishing=0))
-    return floor
+            idle.enter(f"{host}{i}", host)
+            if i < num_idle[host]:
+                idle.add(IdleWorker(worker=f"{host}{i}", host=host, setting=None, num_finishing=0))
+    return idle
 
 
 def test_a_group_goes_to_the_host_where_it_leaves_the_fewest_idle():
-    floor = floor_of({"a": 8, "b": 8, "c": 8}, {"a": 8, "b": 5, "c": 3})
-    assert floor.gang(M, 4, 50, ()) == ("b0", "b1", "b2", "b3")
-    assert floor.gang(M, 2, 50, ()) == ("c0", "c1")
-    assert floor.gang(M, 9, 50, ()) is None
+    idle = idle_workers_of({"a": 8, "b": 8, "c": 8}, {"a": 8, "b": 5, "c": 3})
+    assert idle.find_group(M, 4, 50, ()) == ("b0", "b1", "b2", "b3")
+    assert idle.find_group(M, 2, 50, ()) == ("c0", "c1")
+    assert idle.find_group(M, 9, 50, ()) is None
 
 
 def test_a_film_alone_breaks_up_no_whole_host():
-    floor = floor_of({"a": 8, "b": 8}, {"a": 8, "b": 2})
-    assert floor.one(M, 50, ()) == ("b0",)
-    assert floor.one(M, 50, ("b0", "b1")) == ("a0",)
+    idle = idle_workers_of({"a": 8, "b": 8}, {"a": 8, "b": 2})
+    assert idle.find_worker(M, 50, ()) == ("b0",)
+    assert idle.find_worker(M, 50, ("b0", "b1")) == ("a0",)
 
 
 def test_a_host_is_held_for_a_group_until_it_has_room():

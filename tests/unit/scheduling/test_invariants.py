@@ -23,16 +23,16 @@ class World:
         self.machine = FarmMachine(RetryPolicy(attempts=3, patience_s=50))
         self.now, self.trouble, self.generation = 0.0, trouble, num_workers
         self.rendering: dict[str, ev.RenderSegment] = {}
-        self.finishing: dict[tuple[str, ev.FilmKey], ev.FinishFilm] = {}
+        self.finishing: dict[tuple[str, ev.JobKey], ev.FinishFilm] = {}
         self.alive = {f"w{i}" for i in range(num_workers)}
         self.stored: Counter = Counter()
         self.segments = {f"f{i}": self.random.randint(1, 4) for i in range(num_films)}
         self.groups = {name: (1, 1 + int(name[1:]) % 2) for name in self.segments}
         """The smallest and the largest that a film may have."""
-        self.ended: dict[ev.FilmKey, State] = {}
+        self.ended: dict[ev.JobKey, State] = {}
         self.run_ended = 0
         films = tuple(
-            ev.Film(
+            ev.QueuedFilm(
                 run_id="r",
                 job_id=name,
                 num_segments=n,
@@ -163,7 +163,7 @@ def test_the_same_history_gives_the_same_decisions():
 def test_an_event_costs_the_same_with_many_films():
     def seconds_per_event(num_films: int) -> float:
         machine = FarmMachine()
-        films = tuple(ev.Film(run_id="r", job_id=f"f{i}", num_segments=1) for i in range(num_films))
+        films = tuple(ev.QueuedFilm(run_id="r", job_id=f"f{i}", num_segments=1) for i in range(num_films))
         machine.apply(ev.FilmsAdded(films=films), 0)
         machine.apply(ev.TextReady(run_id="r", model=""), 0)
         actions = machine.apply(ev.WorkerUp(worker="w"), 0)

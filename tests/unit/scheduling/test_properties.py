@@ -21,7 +21,7 @@ RUN_QUOTA, SHARE_QUOTA = {"q": 3}, {"b": 4}
 JOINED = {1: (2, 4), 2: (4,)}
 
 films = st.builds(
-    ev.Film,
+    ev.QueuedFilm,
     run_id=st.sampled_from(RUNS),
     job_id=st.just(""),
     num_segments=st.integers(1, 4),
@@ -39,22 +39,22 @@ operations = st.lists(st.tuples(st.sampled_from(range(14)), st.integers(0, 1000)
 class World:
     """Workers that do what they are told, until an operation has one of them fail."""
 
-    def __init__(self, specs: list[ev.Film], hosts: list[int], aging_s: float) -> None:
+    def __init__(self, specs: list[ev.QueuedFilm], hosts: list[int], aging_s: float) -> None:
         self.machine = FarmMachine(
             RetryPolicy(attempts=99, patience_s=1e9),
             scheduling=SchedulingPolicy(quotas=SHARE_QUOTA, aging_s=aging_s, share_slack_s=100.0),
         )
         self.now = 0.0
         self.host_of: dict[str, str] = {}
-        self.busy: dict[str, ev.FilmKey] = {}
+        self.busy: dict[str, ev.JobKey] = {}
         """Workers that render, helpers included."""
         self.leaving: set[str] = set()
         """GroupCalls that are not out of a group that is over."""
-        self.rendering: dict[ev.FilmKey, ev.RenderSegment] = {}
-        self.finishing: dict[ev.FilmKey, ev.FinishFilm] = {}
-        self.stopping: list[tuple[str, ev.FilmKey]] = []
-        self.stored: Counter[ev.FilmKey] = Counter()
-        self.ended: dict[ev.FilmKey, State] = {}
+        self.rendering: dict[ev.JobKey, ev.RenderSegment] = {}
+        self.finishing: dict[ev.JobKey, ev.FinishFilm] = {}
+        self.stopping: list[tuple[str, ev.JobKey]] = []
+        self.stored: Counter[ev.JobKey] = Counter()
+        self.ended: dict[ev.JobKey, State] = {}
         self.runs_ended: list[str] = []
         self.coming: list[str] = []
         self.number = 0
@@ -116,7 +116,7 @@ class World:
                 assert action.run_id not in self.runs_ended
                 self.runs_ended.append(action.run_id)
 
-    def free(self, key: ev.FilmKey) -> None:
+    def free(self, key: ev.JobKey) -> None:
         self.rendering.pop(key, None)
         self.busy = {worker: film for worker, film in self.busy.items() if film != key}
 
@@ -211,7 +211,7 @@ class World:
             if action is not None:
                 self.fail(action.film, Fault.WORKER, blamed=worker)
 
-    def fail(self, key: ev.FilmKey, fault: Fault, **more) -> None:
+    def fail(self, key: ev.JobKey, fault: Fault, **more) -> None:
         action = self.rendering.get(key)
         if action is not None:
             self.free(key)

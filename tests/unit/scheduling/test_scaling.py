@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from render_farm.scheduling.scaling import HOLD_S, STOP_S, Demand, Present, ScaleLimits, decide, leavers
+from render_farm.scheduling.scaling import HOLD_S, STOP_S, Demand, Present, ScaleLimits, decide, to_release
 
 
-def demand(films: int | dict[tuple[int, int], int], *, num_places: int = 1000, **more: Any) -> Demand:
+def demand(films: int | dict[tuple[int, int], int], *, num_slots: int = 1000, **more: Any) -> Demand:
     """Films by (smallest group, largest group), or so many of one worker."""
-    return Demand(films=films if isinstance(films, dict) else {(1, 1): films}, num_places=num_places, **more)
+    return Demand(films=films if isinstance(films, dict) else {(1, 1): films}, num_slots=num_slots, **more)
 
 
 def test_as_many_as_films_can_use_up_to_the_limit():
@@ -23,18 +23,18 @@ def test_as_many_as_films_can_use_up_to_the_limit():
     assert decide(demand(0), limits).num_workers == 0
     assert decide(demand({}), limits).num_workers == 0
     assert "--max-gpus 64" in decide(demand(500), limits).reason
-    few = decide(demand(500, num_places=4), limits)
+    few = decide(demand(500, num_slots=4), limits)
     assert few.num_workers == 4 and few.reason == "this farm has 4 workers at most"
 
 
 def test_films_of_several_sizes_ask_for_what_they_can_use():
     limits = ScaleLimits(max_workers=64)
     mixed = {(8, 8): 1, (1, 1): 3}
-    assert decide(demand(mixed, num_places=11, bundle_size=8), limits).bundles == (8, 3)
-    assert decide(demand(mixed, num_places=28, bundle_size=8), limits).bundles == (8, 8), "its places come by eights"
-    assert decide(demand(mixed, num_places=11, bundle_size=8), ScaleLimits(max_workers=10)).bundles == (8,)
-    assert decide(demand({(8, 8): 2}, num_places=12, bundle_size=8), ScaleLimits(max_workers=12)).bundles == (8,)
-    assert decide(demand({(1, 1): 3}, num_places=28, bundle_size=8), limits).bundles == (8,)
+    assert decide(demand(mixed, num_slots=11, bundle_size=8), limits).bundles == (8, 3)
+    assert decide(demand(mixed, num_slots=28, bundle_size=8), limits).bundles == (8, 8), "its places come by eights"
+    assert decide(demand(mixed, num_slots=11, bundle_size=8), ScaleLimits(max_workers=10)).bundles == (8,)
+    assert decide(demand({(8, 8): 2}, num_slots=12, bundle_size=8), ScaleLimits(max_workers=12)).bundles == (8,)
+    assert decide(demand({(1, 1): 3}, num_slots=28, bundle_size=8), limits).bundles == (8,)
 
 
 def test_groups_are_asked_for_whole():
@@ -78,7 +78,7 @@ SIZES = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=2, max_size=2).map(
 
 @given(
     films=st.dictionaries(SIZES, st.integers(0, 200), max_size=6),
-    num_places=st.integers(1, 1000),
+    num_slots=st.integers(1, 1000),
     bundle_size=st.sampled_from([1, 2, 4, 8, 16]),
     num_there=st.integers(0, 600),
     spent=st.floats(0, 2000),
@@ -88,23 +88,23 @@ SIZES = st.lists(st.sampled_from([1, 2, 4, 8, 16]), min_size=2, max_size=2).map(
     gpus_per_node=st.none() | st.integers(1, 16),
 )
 def test_scaling_limits_hold_for_any_demand(
-    films, num_places, bundle_size, num_there, spent, max_workers, max_cost, price, gpus_per_node
+    films, num_slots, bundle_size, num_there, spent, max_workers, max_cost, price, gpus_per_node
 ):
     limits = ScaleLimits(max_workers=max_workers, max_cost=max_cost, price_per_hour=price, gpus_per_node=gpus_per_node)
-    asked = demand(films, num_places=num_places, bundle_size=bundle_size, num_there=num_there, spent=spent)
+    asked = demand(films, num_slots=num_slots, bundle_size=bundle_size, num_there=num_there, spent=spent)
     decision = decide(asked, limits)
     pack = max(bundle_size, *(group for (group, _), number in films.items() if number), 0)
-    assert 0 <= decision.num_workers <= min(max_workers, num_places)
+    assert 0 <= decision.num_workers <= min(max_workers, num_slots)
     assert decision.num_workers < asked.useful + pack, "no more than is of use, but for the pack of the last one"
     assert sum(decision.bundles) == decision.num_workers
     assert all(size % pack == 0 for size in decision.bundles[:-1])
     if decision.bundles and decision.bundles[-1] % pack:
-        assert decision.bundles[-1] == num_places % pack, "only the farm's last pack is smaller"
+        assert decision.bundles[-1] == num_slots % pack, "only the farm's last pack is smaller"
     if max_cost is not None:
         assert decision.num_workers * price * HOLD_S / 3600 <= max(max_cost - spent, 0) * 1.001
         if not decision.stop and asked.useful:
             assert spent + num_there * price * STOP_S / 3600 <= max_cost
-    elif num_places <= max_workers and asked.useful <= num_places:
+    elif num_slots <= max_workers and asked.useful <= num_slots:
         assert decision.num_workers >= asked.useful
         assert all_fit([group for (group, _), number in films.items() for _ in range(number)], decision.bundles)
 
@@ -128,6 +128,6 @@ def test_whole_machines_are_emptied_first():
         Present(name="b1", host="b", is_idle=True),
         Present(name="c0", host="c", is_idle=False),
     ]
-    assert leavers(workers, 3) == ["b0", "b1"]
-    assert leavers(workers, 0) == ["b0", "b1", "a0"]  # who works stays
-    assert leavers(workers, 5) == []
+    assert to_release(workers, 3) == ["b0", "b1"]
+    assert to_release(workers, 0) == ["b0", "b1", "a0"]  # who works stays
+    assert to_release(workers, 5) == []

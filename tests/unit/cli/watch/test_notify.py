@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.cli.watch.notify import RunNotifier, channels_of
-from render_farm.config import load_settings
 from render_farm.errors import UsageError
-from render_farm.farm.run.snapshot import RunSnapshot
+from render_farm.farm.run.settings import load_settings
 from render_farm.observability.mail import Mail
+from render_farm.observability.snapshot import RunSnapshot
 from render_farm.observability.webhook import Webhook
 from render_farm.storage.open import open_store
 from tests.helpers.receiver import receiver
@@ -30,12 +30,8 @@ def test_the_settings_of_a_run_tell_of_it(tmp_path):
         environment["RENDER_FARM_NOTIFY_WEBHOOK_URL"] = server.url
         settings = load_settings(environment=environment).notify
         with RunNotifier(settings, open_store(tmp_path)) as notifier:
-            for state, counts in (("running", {"running": 2}), ("failed", {"failed": 1, "done": 39})):
-                notifier.show(
-                    RunSnapshot(
-                        run_id="night", output=str(tmp_path), state=state, num_jobs=40, counts=counts, eta_s=1.0
-                    )
-                )
+            for state, counts in (("running", {"running": 2, "waiting": 38}), ("failed", {"failed": 1, "done": 39})):
+                notifier.show(RunSnapshot(run_id="night", output=str(tmp_path), state=state, jobs=counts, eta_s=1.0))
         told = [json.loads(body)["kind"] for _, body in server.taken]
     assert told == ["deadline_risk", "first_failure", "run_ended"]
     assert channels_of(load_settings(environment={}).notify) == []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from render_farm.cli.watch.status import status_lines
-from render_farm.observability.live import LiveRun, LiveWork, dump_live, parse_live
+from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot, dump_live, parse_live
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
 from render_farm.storage.layout import RunKeys
@@ -38,7 +38,7 @@ def test_a_run_that_goes_on(tmp_path):
 def test_what_the_coordinator_said_lately_is_shown_and_what_is_old_is_not(tmp_path):
     write_run(tmp_path, num_jobs=30, num_films=0, still_running=True)
     store, now_s = open_store(tmp_path), START_S + 900
-    work = LiveWork(
+    work = WorkSnapshot(
         worker="w-2.1",
         job_id="shot-0021",
         phase="denoise",
@@ -49,7 +49,7 @@ def test_what_the_coordinator_said_lately_is_shown_and_what_is_old_is_not(tmp_pa
         attempt=2,
         helpers=("w-3.1",),
     )
-    live = LiveRun(
+    live = RunSnapshot(
         time_s=now_s - 3,
         state="running",
         jobs={"done": 19, "failed": 1, "running": 1, "waiting": 9},
@@ -61,7 +61,7 @@ def test_what_the_coordinator_said_lately_is_shown_and_what_is_old_is_not(tmp_pa
         workers_busy=1,
         paused=True,
         quarantined={"gpu-7": "3 worker faults"},
-        work=(work, LiveWork(worker="w-10.1", job_id="shot-0022", phase="publish", seconds=2.0)),
+        work=(work, WorkSnapshot(worker="w-10.1", job_id="shot-0022", phase="publish", seconds=2.0)),
     )
     store.write_bytes(RunKeys(run_id="night").live, dump_live(live))
     folder = RunFolderReader(store, "night").read()
@@ -93,7 +93,7 @@ def test_deadlines_at_the_present_pace(tmp_path):
     write_run(tmp_path, num_jobs=30, num_films=0, still_running=True)
     store, now_s = open_store(tmp_path), START_S + 5 * 3600
     for eta_h, at_risk in ((1.5, []), (12.0, ["shot-0020"])):  # one of ten films that are left: after a tenth of it
-        live = LiveRun(time_s=now_s, state="running", jobs={"done": 20, "waiting": 10}, eta_s=eta_h * 3600)
+        live = RunSnapshot(time_s=now_s, state="running", jobs={"done": 20, "waiting": 10}, eta_s=eta_h * 3600)
         store.write_bytes(RunKeys(run_id="night").live, dump_live(live))
         now = run_status(RunFolderReader(store, "night").read(), now_s=now_s, root_uri="out")
         assert (now.deadlines.at_risk, now.deadlines.kept, now.deadlines.num_jobs) == (at_risk, 2, 3)

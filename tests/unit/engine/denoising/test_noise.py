@@ -8,12 +8,12 @@ import torch
 
 from render_farm import RenderJob
 from render_farm.engine.denoising.noise import PrefixNoise, window_noise
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 
 
 def test_each_window_draws_its_whole_span_in_order() -> None:
     job = RenderJob(job_id="a", prompt="x", num_frames=69, base_num_frames=37, overlap_history=17, seed=5)
-    plan = plan_film(job, facts_of_preset("tiny"))
+    plan = plan_film(job, spec_of_preset("tiny"))
     generator = torch.Generator().manual_seed(5)
     for segment, num_latent_frames in enumerate([10, 10, 8]):
         expected = torch.randn((1, 16, num_latent_frames, 8, 8), generator=generator)

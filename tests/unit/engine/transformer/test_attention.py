@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from render_farm.engine.transformer.attention import BlockCausalAttention, TorchAttention
+from render_farm.engine.transformer.attention import AttentionCall, BlockCausalAttention, TorchAttention
 from render_farm.engine.transformer.context import prompt_tokens
 from render_farm.engine.transformer.kv_cache import KeyValueCache
 from render_farm.engine.transformer.span import FrameSpan
+from tests.helpers.rounding import attention_rounding
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -38,14 +39,12 @@ def test_block_causal_attention_equals_the_dense_mask() -> None:
                 query[:, queries],
                 key[:, tokens],
                 value[:, tokens],
-                span=span,
-                tokens_per_frame=tokens_per_frame,
-                cache=cache,
-                slot=(0, 0),
+                AttentionCall(span=span, tokens_per_frame=tokens_per_frame, cache=cache, slot=(0, 0)),
             )
         )
-    assert torch.allclose(outputs[0], expected[:, :12], atol=1e-6)
-    assert torch.allclose(outputs[1], expected[:, 18:], atol=1e-6)
+    bound = attention_rounding(query, key, value)
+    assert (outputs[0] - expected[:, :12]).abs().max() <= bound
+    assert (outputs[1] - expected[:, 18:]).abs().max() <= bound
 
 
 @pytest.mark.parametrize("num_used", [0, 1, 40, 510, 511, 512])
@@ -56,11 +55,11 @@ def test_merged_padding_gives_the_same_attention(num_used: int) -> None:
     query = random(1, 20, 2, 16, seed=1)
     outputs = []
     with torch.no_grad():
-        for merge in (False, True):
+        for merge in (True, False):  # the whole padding last: its longer sums are what the bound is for
             tokens = prompt_tokens(embedding, merge_padding=merge)
             key = project(tokens.embedding).unflatten(2, (2, -1))
             outputs.append(TorchAttention().attend(query, key, key + 1, bias=tokens.bias))
     merged = prompt_tokens(embedding, merge_padding=True)
     assert merged.embedding.shape[1] == (num_used + 1 if num_used <= 510 else 512)
     assert (merged.bias is None) == (num_used > 510)
-    assert torch.allclose(*outputs, atol=2e-6)
+    assert (outputs[0] - outputs[1]).abs().max() <= attention_rounding(query, key, key + 1)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from render_farm.engine.denoising.window import _span
+from render_farm.engine.denoising.rows import window_spans
 from render_farm.engine.transformer.span import FrameSpan
 from render_farm.planning import make_schedule
 
@@ -22,8 +22,7 @@ def test_spans_cover_what_moves_and_store_each_frame_once(ar_step: int, num_pref
         causal_block_size=2,
     )
     cached = 0
-    for row in range(schedule.num_rows):
-        span = _span(schedule, row, num_cached=cached, caches=caches)
+    for row, span in enumerate(window_spans(schedule, caches=caches)):
         moving = [block for block, moves in enumerate(schedule.updates[row]) if moves]
         assert span.start == cached
         assert (span.output_start, span.stop) == (moving[0] * 2, moving[-1] * 2 + 2)

@@ -20,7 +20,7 @@ from render_farm.engine.verify.compare import compare
 from render_farm.engine.verify.films import films
 from render_farm.engine.verify.run import VerifyRequest, VerifyResult, check_request, run_verify
 from render_farm.errors import UsageError
-from render_farm.planning import facts_of_preset, plan_film
+from render_farm.planning import plan_film, spec_of_preset
 from render_farm.tiny import MODEL_DIR
 from tests.helpers.reference import build_pipeline
 
@@ -116,11 +116,11 @@ def test_compare_accepts_rounding_and_refuses_anything_larger() -> None:
 @pytest.mark.parametrize("name", ["df-14b-720p", "t2v-14b-540p", "i2v-14b-720p", "flf2v-1.3b-540p"])
 @pytest.mark.parametrize("num_frames", [37, 97])
 def test_the_films_of_the_published_checkpoints_can_be_rendered(name: str, num_frames: int) -> None:
-    facts = facts_of_preset(name)
-    chosen = list(films(facts, tasks=facts.tasks, num_frames=num_frames, num_inference_steps=8, height=544, width=960))
-    assert {plan_film(film.job, facts).job.task for film in chosen} == set(facts.tasks)
-    segments = [plan_film(film.job, facts).num_segments for film in chosen]
-    assert max(segments) == (2 if facts.renders_windows else 1)
+    spec = spec_of_preset(name)
+    chosen = list(films(spec, tasks=spec.tasks, num_frames=num_frames, num_inference_steps=8, height=544, width=960))
+    assert {plan_film(film.job, spec).job.task for film in chosen} == set(spec.tasks)
+    segments = [plan_film(film.job, spec).num_segments for film in chosen]
+    assert max(segments) == (2 if spec.renders_windows else 1)
 
 
 def test_verify_requests_that_cannot_work_are_refused(tmp_path: Path) -> None:

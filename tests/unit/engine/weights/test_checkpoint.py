@@ -58,4 +58,4 @@ def test_refused_before_weights_are_loaded(name: str, model: Path) -> None:
 
 def test_facts_need_no_weights_in_memory(model: Path) -> None:
     checkpoint = read_checkpoint(model, name="m", dtype="float32")
-    assert checkpoint.facts.fingerprint == fingerprint(model)
+    assert checkpoint.spec.fingerprint == fingerprint(model)

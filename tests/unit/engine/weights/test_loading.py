@@ -115,7 +115,7 @@ def test_weights_go_from_their_file_to_the_device_one_by_one(image_model: Path) 
 def test_a_checkpoint_that_does_not_serve_the_task_says_which_do(model: Path) -> None:
     edit(model / "model_index.json", _class_name="SkyReelsV2Pipeline")
     engine = load_engine(model, device="cpu")
-    assert engine.facts.family is Family.TEXT_TO_VIDEO
-    assert engine.facts.tasks == ("t2v",)
+    assert engine.spec.family is Family.TEXT_TO_VIDEO
+    assert engine.spec.tasks == ("t2v",)
     with pytest.raises(InvalidJobError, match=r"task: i2v is not served by .*; i2v is served by tiny, df-1.3b-540p"):
         engine.plan(RenderJob(job_id="a", prompt="x", image="a.png", num_frames=17, height=32, width=32))

@@ -22,20 +22,20 @@ from render_farm.tiny import MODEL_DIR
 
 def test_the_built_in_model_is_found_by_its_name() -> None:
     engine = load_engine("tiny", device="cpu")
-    assert engine.facts.name == "tiny"
-    assert engine.facts.sample_info
-    assert engine.facts.defaults.height == 64
+    assert engine.spec.name == "tiny"
+    assert engine.spec.sample_info
+    assert engine.spec.defaults.height == 64
     assert (engine.device, engine.dtype) == (torch.device("cpu"), torch.float32)
     assert engine.checkpoint.folder == MODEL_DIR
 
 
 def test_a_model_is_found_in_a_folder(model: Path) -> None:
-    facts = load_engine(str(model), device="cpu", dtype="bfloat16").facts
-    assert facts.name == str(model)
-    assert facts.family is Family.DIFFUSION_FORCING
-    assert (facts.num_heads, facts.latent_channels, facts.dtype) == (2, 16, "bfloat16")
-    assert (facts.temporal_factor, facts.spatial_factor, facts.patch) == (4, 8, 2)
-    assert facts.defaults.height == 544, "the defaults of diffusers' call signature"
+    spec = load_engine(str(model), device="cpu", dtype="bfloat16").spec
+    assert spec.name == str(model)
+    assert spec.family is Family.DIFFUSION_FORCING
+    assert (spec.num_heads, spec.latent_channels, spec.dtype) == (2, 16, "bfloat16")
+    assert (spec.temporal_factor, spec.spatial_factor, spec.patch) == (4, 8, 2)
+    assert spec.defaults.height == 544, "the defaults of diffusers' call signature"
 
 
 def test_a_uri_is_copied_once_and_again_when_it_changes(model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.run.film_task import FilmReport, SegmentReport
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.spec import RunSpec
 from render_farm.farm.worker.text_worker import TextReport
 from render_farm.observability import metrics as m
@@ -26,7 +26,9 @@ from tests.helpers.metrics_sink import Remembered
 @pytest.fixture
 def farm(tmp_path):
     """A run of three films on a machine with one worker, its metrics told as the coordinator tells them."""
-    run = hold(RunSpec(run_id="night", output=str(tmp_path)), this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    run = acquire_run(
+        RunSpec(run_id="night", output=str(tmp_path)), this_holder(), LeaseTiming(), on_lost=lambda error: None
+    )
     sink, machine = Remembered(), FarmMachine()
     told = FarmMetrics(sink)
 
@@ -38,10 +40,10 @@ def farm(tmp_path):
     films = []
     for job_id, deadline_s in (("a", None), ("b", 900.0), ("c", 5000.0)):
         made = entry(job_id, tmp_path, deadline_s)
-        run.record.add(made)
-        films.append(ev.Film(run_id="night", job_id=job_id, num_segments=2, model="tiny", deadline_s=deadline_s))
+        run.progress.add(made)
+        films.append(ev.QueuedFilm(run_id="night", job_id=job_id, num_segments=2, model="tiny", deadline_s=deadline_s))
     apply(ev.FilmsAdded(films=tuple(films)), 0.0)
-    run.record.state = State.RUNNING
+    run.progress.state = State.RUNNING
     yield run, machine, told, sink, apply
     run.lease.stop()
 
@@ -55,8 +57,8 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     assert [type(action) for action in first] == [ev.RenderSegment]
     assert sink.observed[m.QUEUE_WAIT.name,] == [12.0]
     job_id = first[0].film[1]
-    run.record.started(job_id, "worker-0.1", "denoise")
-    run.record.stepped(job_id, 0, 4, 8)
+    run.progress.started(job_id, "worker-0.1", "denoise")
+    run.progress.stepped(job_id, 0, 4, 8)
 
     run.encoding.add("another model")
     told.sample({"night": run}, machine, now=20.0, now_unix_s=1000.0, num_preparing=3)
@@ -96,7 +98,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
 def test_the_last_run_stays_to_be_seen(farm):
     run, machine, told, sink, _ = farm
     for job_id in ("a", "b", "c"):
-        run.record.ended(job_id, State.DONE, error_class="", message="", attempts=1)
+        run.progress.ended(job_id, State.DONE, error_class="", message="", attempts=1)
     run.over.set()
     told.sample({"night": run}, machine, now=5.0, now_unix_s=0.0)
     assert (sink.of(m.JOBS, "done"), sink.of(m.RUNS, "running"), sink.of(m.ETA)) == (3, 0, 0.0)

@@ -9,29 +9,29 @@ from typer.testing import CliRunner
 
 from render_farm import RenderJob
 from render_farm.cli.main import app
-from render_farm.config import GroupOptions
 from render_farm.errors import ModelError
 from render_farm.farm.driver.group_choice import GroupChooser, Host, this_host
 from render_farm.manifest.writer import write_manifest
 from render_farm.models import PRESETS
-from render_farm.planning import FilmPlan, facts_of_preset, plan_film
+from render_farm.planning import FilmPlan, plan_film, spec_of_preset
 from render_farm.planning.group_choice import FilmGroups
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape
-from render_farm.planning.model_sizes import ModelShapes, shapes_of_preset
+from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
 
 MODEL = "df-14b-540p"
 EIGHT_GPUS = Host(device="cuda", num_workers=8)
 
 
 def film(**columns: Any) -> FilmPlan:
-    return plan_film(RenderJob(job_id="a", prompt="p", model=MODEL, **columns), facts_of_preset(MODEL))
+    return plan_film(RenderJob(job_id="a", prompt="p", model=MODEL, **columns), spec_of_preset(MODEL))
 
 
-def shapes_of(model: str) -> ModelShapes:
-    return shapes_of_preset(PRESETS[model])
+def shapes_of(model: str) -> ModelSizes:
+    return sizes_of_preset(PRESETS[model])
 
 
-def unknown(model: str) -> ModelShapes:
+def unknown(model: str) -> ModelSizes:
     raise ModelError("no sizes")
 
 

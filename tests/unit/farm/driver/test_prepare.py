@@ -8,7 +8,7 @@ from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row, make_row
-from render_farm.planning import ModelSpec, facts_of_preset
+from render_farm.planning import ModelSpec, spec_of_preset
 from render_farm.storage import open_store
 
 
@@ -19,13 +19,12 @@ def prepared(folder, *, failures: int, patience_s: float):
         left[0] -= 1
         if left[0] >= 0:
             raise StorageError("s3://b/model: the store does not answer properly (503)")
-        return facts_of_preset("tiny", fingerprint="f")
+        return spec_of_preset("tiny", fingerprint="f")
 
     context = RunContext(
         run_id="night",
         output=str(folder / "out"),
         store=open_store(folder / "out"),
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},
@@ -48,12 +47,11 @@ def sorted_rows(folder, *rows: Row):
         run_id="night",
         output=str(folder / "out"),
         store=open_store(folder / "out"),
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},
     )
-    return prepare(rows, context, lambda model: facts_of_preset("tiny", fingerprint="f"))
+    return prepare(rows, context, lambda model: spec_of_preset("tiny", fingerprint="f"))
 
 
 def test_a_bad_row_fails_alone_under_an_id_of_its_own(tmp_path):

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from render_farm.farm.run.film_task import PreviewNews
-from render_farm.farm.run.owned_run import hold
+from render_farm.farm.run.owned_run import acquire_run
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.events import EventKind
+from render_farm.observability.snapshot import parse_live
 from render_farm.report.run_folder import RunFolderReader
 from render_farm.report.status import run_status
 from render_farm.scheduling.states import State
@@ -27,21 +28,22 @@ from tests.helpers.film_entries import entry
 @pytest.fixture
 def run(tmp_path):
     spec = RunSpec(run_id="night", output=str(tmp_path), document=b'{"run_id": "night", "device": "cuda"}')
-    run = hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    run = acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     for job_id in ("a", "b"):
-        run.record.add(entry(job_id, tmp_path))
-    run.record.state = State.RUNNING
+        run.progress.add(entry(job_id, tmp_path))
+    run.progress.state = State.RUNNING
     yield run
     run.lease.stop()
 
 
 def test_a_run_says_how_it_goes_until_it_is_over(run, tmp_path):
-    record, reader = run.record, RunFolderReader(open_store(tmp_path), "night")
+    record, reader = run.progress, RunFolderReader(open_store(tmp_path), "night")
     record.started("a", "w-0.1", "denoise", helpers=("w-1.2",))
     record.stepped("a", 0, 3, 8)
     run.control = RunControl(paused=True)
-    run.live = record.live(num_workers=2, workers_busy=2, paused=True, quarantined={"gpu-7": "set aside"})
-    asyncio.run(run.write())
+    snapshot = record.snapshot(num_workers=2, workers_busy=2, paused=True, quarantined={"gpu-7": "set aside"})
+    asyncio.run(run.write(snapshot))
+    assert parse_live(open_store(tmp_path).read_bytes(RunKeys(run_id="night").live)).work == snapshot.work
     now = run_status(reader.read(), now_s=time.time(), root_uri="out")
     assert (now.is_live, now.state, now.paused, now.quarantined) == (True, "running", True, {"gpu-7": "set aside"})
     assert (now.num_workers, now.workers_busy, now.device) == (2, 2, "cuda")
@@ -56,11 +58,15 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
     reader = RunFolderReader(open_store(tmp_path), "night")
     asyncio.run(run.write())
     num_lines = len(reader.events())
-    run.record.previewed(PreviewNews(run_id="night", job_id="a", film="a-0123456789ab", num_segments=1, num_frames=21))
-    run.record.previewed(PreviewNews(run_id="night", job_id="b", film="b-0123456789ab", problem="the disk is full"))
+    run.progress.previewed(
+        PreviewNews(run_id="night", job_id="a", work_key="a-0123456789ab", num_segments=1, num_frames=21)
+    )
+    run.progress.previewed(
+        PreviewNews(run_id="night", job_id="b", work_key="b-0123456789ab", problem="the disk is full")
+    )
     asyncio.run(run.write())
     assert len(reader.events()) == num_lines  # it is written every 20 s
-    run.record.log.add("host gpu-7 is quarantined", level="error")
+    run.progress.log.add("host gpu-7 is quarantined", level="error")
     asyncio.run(run.write())  # but an error at once
     preview, problem, error = reader.events()[num_lines:]
     assert (preview.kind, preview.values["folder"], preview.values["num_frames"]) == (
@@ -73,7 +79,7 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
 
 
 def test_a_store_where_the_last_writer_wins_is_said_once(run, tmp_path):
-    other = RunProgress(run.record.spec, run.record.store)
+    other = RunProgress(run.progress.spec, run.progress.store)
     for job_id in ("c", "d"):
         film = entry(job_id, tmp_path)
         other.add(replace(film, task=replace(film.task, create_only=False)))
@@ -89,7 +95,7 @@ def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
     RunStateWriter(store, "night", load_run_state(store, "night")).write(dict.fromkeys(keys, known))
     ended = tuple(Result(job_id=job_id, state="cancelled", message="ugly", segments=4) for job_id in keys)
     spec = RunSpec(run_id="night", output=str(tmp_path), ended=ended, render_keys=keys)
-    hold(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None).lease.stop()
+    acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None).lease.stop()
     rows = load_run_state(store, "night").jobs
     assert rows["same"] == replace(known, state="cancelled", message="ugly")
     assert (rows["changed"].render_key, rows["changed"].segments_done) == ("ba9876543210", 0)
@@ -99,7 +105,7 @@ def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
 def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     store = open_store(tmp_path)
     run.spent += 1.25
-    run.record.mark_dirty(["a"])
+    run.progress.mark_dirty(["a"])
     asyncio.run(run.write())
     assert load_run_state(store, "night").control.spent == 1.25, "with what else has changed"
     run.spent += 0.5
@@ -107,6 +113,6 @@ def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     assert load_run_state(store, "night").control.spent == 1.25, "not every few seconds"
     asyncio.run(run.give_back())
     assert load_run_state(store, "night").control.spent == 1.75
-    again = hold(run.record.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    again = acquire_run(run.progress.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     again.lease.stop()
     assert again.spent == 1.75

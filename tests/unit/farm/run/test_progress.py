@@ -1,4 +1,4 @@
-"""The coordinator's book of a run: the sums that it keeps are those of its films."""
+"""A run's progress: the sums that it keeps are those of its films."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.spec import RunSpec
-from render_farm.farm.run.summary import standing
 from render_farm.scheduling.states import MOVES, State
 from render_farm.storage.open import open_store
 from tests.helpers.film_entries import entry
@@ -36,7 +35,7 @@ def test_the_sums_over_films_are_right_after_whatever_happened(tmp_path):
                 record.requeue(job_id)
         films = record.films.values()
         left = [film for film in films if not State(film.result.state).ended]
-        now = standing(record, 150.0)
+        now = record.snapshot(now_s=150.0)
         assert now.jobs == Counter(str(film.result.state) for film in films)
         assert now.segments_running == sum(film.phase == "denoise" for film in left)
         assert now.segments_waiting + now.segments_running == sum(2 - film.segments_done for film in left)

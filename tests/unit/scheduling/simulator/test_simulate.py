@@ -11,16 +11,16 @@ from typer.testing import CliRunner
 from render_farm.cli.main import app
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
-from render_farm.scheduling.events import Film
+from render_farm.scheduling.events import QueuedFilm
 from render_farm.scheduling.simulator import SimulatedFarm, simulate
 from render_farm.scheduling.simulator.search import fewest_gpus
 
 EXACT = SimulatedFarm(num_gpus=4, gpus_per_node=4, load_s=0.0, finish_s=0.0, hand_over_s=0.0, noise=0.0)
 
 
-def films(number: int, segments: int = 3, seconds: float = 60.0, **values) -> list[Film]:
+def films(number: int, segments: int = 3, seconds: float = 60.0, **values) -> list[QueuedFilm]:
     return [
-        Film(run_id="r", job_id=f"f{i}", num_segments=segments, segments_s=(seconds,) * segments, **values)
+        QueuedFilm(run_id="r", job_id=f"f{i}", num_segments=segments, segments_s=(seconds,) * segments, **values)
         for i in range(number)
     ]
 

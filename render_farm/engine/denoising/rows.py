@@ -1,0 +1,59 @@
+"""The rows of a window's schedule, frame by frame: R rows, F latent frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from render_farm.engine.transformer.span import FrameSpan
+from render_farm.planning import StepSchedule
+
+
+def frame_steps(schedule: StepSchedule) -> Tensor:
+    """The sampler's step of each frame in each row, (R, F)."""
+    return (_per_frame(schedule.indices, schedule.block_size) - 1).clamp(0, schedule.num_inference_steps - 1)
+
+
+def frame_timesteps(
+    schedule: StepSchedule, *, num_prefix: int, prefix_timestep: int, num_last_image: int = 0
+) -> Tensor:
+    """The timestep of each frame in each row, (R, F): the prefix has its own, a last image 0."""
+    timesteps = _per_frame(map(schedule.timestep_row, range(schedule.num_rows)), schedule.block_size)
+    timesteps[:, :num_prefix] = prefix_timestep
+    return torch.nn.functional.pad(timesteps, (0, num_last_image))
+
+
+def moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
+    """The frames [first, end) that this row moves: blocks before are finished, blocks after have not started."""
+    updates = schedule.updates[row]
+    first, count = updates.index(True), sum(updates)
+    assert all(updates[first : first + count]), "moving blocks are neighbours"
+    return first * schedule.block_size, (first + count) * schedule.block_size
+
+
+def window_spans(schedule: StepSchedule, *, caches: bool, num_last_image: int = 0) -> Iterator[FrameSpan]:
+    """What is computed in each row of a window's schedule.
+
+    With causal blocks nothing sees the blocks that have not started, so they are skipped. Finished blocks have
+    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Without blocks
+    every frame sees every frame, and all are computed.
+    """
+    num_cached = 0
+    for row in range(schedule.num_rows):
+        first, end = moving_frames(schedule, row)
+        if schedule.block_size == 1:
+            yield FrameSpan(start=0, stop=len(schedule.indices[row]) + num_last_image, output_start=first)
+            continue
+        assert not num_last_image, "a film with a last image has no blocks"
+        num_stored = first - num_cached if caches else 0
+        yield FrameSpan(
+            start=num_cached, stop=end, output_start=first, num_stored=num_stored, block_size=schedule.block_size
+        )
+        num_cached += num_stored
+
+
+def _per_frame(rows: Iterable[Iterable[int]], block_size: int) -> Tensor:
+    """Values of blocks (rows x blocks) as values of frames, (R, F) int64."""
+    return torch.tensor([list(row) for row in rows], dtype=torch.int64).repeat_interleave(block_size, dim=1)

@@ -1,0 +1,214 @@
+"""Renders segments, alone or as one of a render group, and stores them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from render_farm.errors import LeaseHeldError, PreemptedError
+from render_farm.farm.run.film_task import FilmTask, SegmentReport
+from render_farm.farm.worker.film_cache import CachedFilm
+from render_farm.farm.worker.film_output import FilmOutput
+from render_farm.farm.worker.group_decoding import SharedDecoding
+from render_farm.farm.worker.group_seat import GroupHost, GroupSeat, in_group
+from render_farm.farm.worker.preemption import LastStep, Preemption
+from render_farm.farm.worker.resources import WorkerResources
+from render_farm.farm.worker.segment_inputs import conditioning_of, history_of
+from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
+from render_farm.farm.worker.step_gate import StepGate
+from render_farm.storage.checkpoints import SegmentMeta, record_segment, save_segment
+from render_farm.storage.claims import claim_job
+from render_farm.storage.patience import StoreRetry
+from render_farm.storage.store import Store
+
+if TYPE_CHECKING:
+    from render_farm.engine import Engine
+    from render_farm.engine.progress import StepProgress
+    from render_farm.parallel import ParallelGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentCall:
+    """One call for one segment of a film."""
+
+    task: FilmTask
+    segment: int
+    call_id: int = 0
+    """A number for `stop`, unique to this call."""
+    seat: GroupSeat | None = None
+    """None: this worker renders alone."""
+    on_step: Callable[[StepProgress], None] | None = None
+
+
+class SegmentRenderer:
+    """One segment at a time. `stop`, `preemption` and `groups` are for other threads."""
+
+    def __init__(self, resources: WorkerResources) -> None:
+        self.groups = GroupHost()
+        self.preemption = Preemption()
+        self.kv_cache_bytes = 0
+        """Size of the key/value cache of the segment that is being rendered."""
+        self._resources = resources
+        self._shared = SharedDecoding()
+        self._stopped: set[int] = set()
+        self._notes: tuple[str, ...] = ()
+        self._rendering = threading.Lock()
+
+    def render(self, call: SegmentCall) -> SegmentReport:
+        """See `FilmWorker.render_segment`."""
+        with self._rendering:
+            try:
+                return self._render(call)
+            finally:
+                self.groups.close()
+
+    def help(self, call: SegmentCall) -> float:
+        """See `FilmWorker.help_segment`."""
+        with self._rendering:
+            store, engine = self._start(call.task)
+            films = self._resources.films
+            try:
+                film = films.with_segments(store, call.task, call.segment)
+                self._denoise(call, store, engine, film, self._last_step(call))
+                return self._resources.clock.total_s
+            finally:
+                films.forget(call.task.work_key)  # what rank 0 stores is read when it is needed
+
+    def stop(self, call_id: int) -> None:
+        """See `FilmWorker.stop`."""
+        self._stopped.add(call_id)
+
+    def _start(self, task: FilmTask) -> tuple[Store, Engine]:
+        if self.preemption.is_asked:
+            raise PreemptedError(f"film {task.work_key}: this worker was asked to end")
+        return self._resources.store(task), self._resources.model.engine(task.model)
+
+    def _last_step(self, call: SegmentCall) -> LastStep:
+        num_steps = call.task.plan.schedule(call.segment).num_rows
+        return LastStep(self.preemption, num_steps, grace_s=call.task.timeouts.preemption_grace_s)
+
+    def _render(self, call: SegmentCall) -> SegmentReport:
+        task, segment, films = call.task, call.segment, self._resources.films
+        store, engine = self._start(task)
+        claim_job(store, task.run_id, task.work_key)
+        film = films.with_segments(store, task, segment)
+        if len(film.latents) > segment:
+            return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
+        last_step = self._last_step(call)
+        keeper = StepCheckpoints(
+            store,
+            task.work_key,
+            segment,
+            every_s=task.timeouts.step_checkpoint_s,
+            maker=environment_key(engine, task.plan, segment),
+            is_last=last_step,
+        )
+        started = time.monotonic()
+        latents = self._denoise(call, store, engine, film, last_step, keeper)
+        rendered = time.monotonic()
+        seconds = rendered - started
+        try:
+            self._store(call, store, engine, film, latents, seconds)
+        except LeaseHeldError:
+            # Another worker continued this film, and this one was taken for dead. The other's segments count.
+            films.reread(store, task, segment + 1)
+            return SegmentReport(segment=segment, seconds=seconds, engine_s=self._resources.clock.total_s)
+        stored = time.monotonic()
+        keeper.clear()
+        film.latents.append(latents)
+        if len(film.state.segments) > len(film.latents):  # it was damaged, and those after it are still good
+            film = films.reread(store, task, segment + 1)
+        self._resources.decoding.catch_up(engine, task, film)
+        return SegmentReport(
+            segment=segment,
+            seconds=seconds,
+            loading_s=self._resources.model.take_loading_s(),
+            engine_s=self._resources.clock.total_s,
+            phases=(("denoise", seconds), ("checkpoint", stored - rendered)),
+            notes=(*keeper.notes, *self._new_notes(engine.notes(task.plan, segment))),
+        )
+
+    def _store(
+        self, call: SegmentCall, store: Store, engine: Engine, film: CachedFilm, latents: np.ndarray, seconds: float
+    ) -> None:
+        """Store the segment and record it in the film's state."""
+        meta = SegmentMeta(
+            attempt=self._resources.new_attempt(),
+            seconds=round(seconds, 3),
+            worker=self._resources.name,
+            engine=engine.decisions(call.task.plan, call.segment),
+            group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
+        )
+        retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: call.call_id in self._stopped)
+        record = retried(lambda: save_segment(store, call.task.work_key, call.segment, latents, meta))
+        film.state = retried(lambda: record_segment(store, film.state, record))
+
+    def _denoise(
+        self,
+        call: SegmentCall,
+        store: Store,
+        engine: Engine,
+        film: CachedFilm,
+        last_step: LastStep,
+        keeper: StepCheckpoints | None = None,
+    ) -> np.ndarray:
+        """The latents that a segment adds. A group may decode them, too."""
+        import torch
+
+        from render_farm.parallel import GroupError
+
+        task, segment = call.task, call.segment
+        self._shared.keep_only(task.work_key)
+        history = history_of(film, task, segment)
+        embeddings = self._resources.model.texts.embeddings(store, task, engine.spec.fingerprint, segment)
+        conditioning = conditioning_of(engine, task, film, segment)
+        loras = engine.read_loras(task.plan, task.limits)
+        if call.seat is not None and call.seat.rank == 0 and not self.groups.is_open:
+            raise GroupError(f"film {task.work_key}: another worker of the group failed before it began")
+        with in_group(call.seat, engine, meeting_s=task.timeouts.first_step_floor_s) as group:
+            last_step.start()
+            gate = StepGate(task.work_key, call.call_id, self._stopped, last_step, group)
+
+            def on_step(progress: StepProgress) -> None:
+                gate(progress)
+                self.kv_cache_bytes = progress.kv_cache_bytes
+                if call.on_step is not None:
+                    call.on_step(progress)
+
+            with torch.inference_mode(), self._resources.clock.busy():
+                try:
+                    latents = engine.render_segment(
+                        task.plan,
+                        segment,
+                        history=history,
+                        embeddings=embeddings,
+                        conditioning=conditioning,
+                        loras=loras,
+                        group=group,
+                        keeper=keeper if group is None else None,
+                        on_step=on_step,
+                    ).numpy()
+                finally:
+                    self.kv_cache_bytes = 0
+                if group is not None:
+                    self._decode_together(group, engine, task, film, [*film.latents[:segment], latents])
+            return latents
+
+    def _decode_together(
+        self, group: ParallelGroup, engine: Engine, task: FilmTask, film: CachedFilm, segments: list[np.ndarray]
+    ) -> None:
+        def new_output() -> FilmOutput:
+            return self._resources.decoding.new_output(engine, task, is_shared=True)
+
+        film.output = self._shared.decode(group, engine, task, segments, film.output, new_output)
+
+    def _new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """The notes that this worker's last segment did not have."""
+        new = tuple(note for note in notes if note not in self._notes)
+        self._notes = notes
+        return new

@@ -1,0 +1,44 @@
+"""`StepGate`: whether a segment continues after a step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from render_farm.errors import Cancelled, PreemptedError
+from render_farm.farm.worker.preemption import LastStep
+
+if TYPE_CHECKING:
+    from render_farm.engine.progress import StepProgress
+    from render_farm.parallel import ParallelGroup
+
+
+class StepGate:
+    """For one call. All ranks of a group stop at the same step, so none waits for another."""
+
+    def __init__(
+        self, work_key: str, call_id: int, stopped: set[int], last_step: LastStep, group: ParallelGroup | None
+    ) -> None:
+        """`stopped` holds the ids of the calls that were stopped. This one's is removed when it ends."""
+        self._work_key = work_key
+        self._call_id = call_id
+        self._stopped = stopped
+        self._last_step = last_step
+        self._group = group
+
+    def __call__(self, progress: StepProgress) -> None:
+        """Raises `Cancelled` when the call was stopped, `PreemptedError` when this worker has to end, and `GroupError`
+        when another worker of the group stops."""
+        from render_farm.parallel import GroupError
+
+        where = f"film {self._work_key}: stopped at step {progress.step} of {progress.num_steps}"
+        is_stopped, must_end = self._call_id in self._stopped, self._last_step(progress.step)
+        continues = not is_stopped and not must_end
+        if self._group is not None:
+            continues = self._group.all_agree(continues)
+        if is_stopped:
+            self._stopped.discard(self._call_id)
+            raise Cancelled(where)
+        if must_end:
+            raise PreemptedError(f"{where}, for this worker was asked to end")
+        if not continues:
+            raise GroupError(f"{where}, for another worker of its group stops")

@@ -1,0 +1,134 @@
+"""Films from their arrival to their last state, and the runs that end with them."""
+
+from __future__ import annotations
+
+from render_farm.errors import Fault
+from render_farm.scheduling import events as ev
+from render_farm.scheduling.aging import level_of
+from render_farm.scheduling.dispatch import Dispatcher
+from render_farm.scheduling.events import Action, JobKey, QueuedFilm
+from render_farm.scheduling.farm_state import FarmState, FilmState
+from render_farm.scheduling.retry import Failure
+from render_farm.scheduling.states import State, run_state
+
+
+class FilmLifecycle:
+    """See the module. Films enter the queue here, and only here."""
+
+    def __init__(self, state: FarmState, dispatcher: Dispatcher, aging_s: float) -> None:
+        self._state = state
+        self._dispatcher = dispatcher
+        self._aging_s = aging_s
+        self._unread_text: dict[tuple[str, str], list[JobKey]] = {}
+        """Films that wait for `TextReady`, by run and model."""
+        self._num_added = 0
+
+    def add(self, spec: QueuedFilm, now: float) -> None:
+        """A film of a run arrives."""
+        key = spec.key
+        assert key not in self._state.films, f"{key} was added before"
+        self._num_added += 1
+        film = FilmState(
+            spec=spec,
+            setting=self._state.setting_of(spec),
+            number=self._num_added,
+            added_s=now,
+            priority=spec.priority,
+            level=level_of(spec.priority, now, self._aging_s),
+            segments_done=spec.segments_done,
+            prior_left_s=0.0,
+        )
+        self._state.add(key, film)
+        self._dispatcher.shares.arrived(spec.share)
+        self.enqueue(key)
+
+    def seal(self, event: ev.RunSealed, actions: list[Action]) -> None:
+        """No more films come for a run."""
+        run = self._state.run(event.run_id)
+        run.sealed, run.max_failed, run.failed_before = True, event.max_failed, event.failed_before
+        self._dispatcher.quotas.limit_run(event.run_id, event.max_workers)
+        self._check_run(event.run_id, actions)
+
+    def enqueue(self, key: JobKey) -> None:
+        """Put a film into the queue, unless it ended, is at work, waits for its text, or its run is paused."""
+        film = self._state.films[key]
+        if film.state.ended or film.worker is not None or key in self._dispatcher.queue:
+            return
+        run = self._state.runs[film.spec.run_id]
+        # A film that only has to be finished needs no text.
+        if not film.is_rendered:
+            if film.spec.model not in run.ready_models:
+                self._unread_text.setdefault((film.spec.run_id, film.spec.model), []).append(key)
+                return
+            if run.paused:
+                run.held[key] = None
+                return
+        self._dispatcher.queue.push(key, self._dispatcher.entry(key))
+
+    def text_ready(self, run_id: str, model: str) -> None:
+        self._state.run(run_id).ready_models.add(model)
+        for key in self._unread_text.pop((run_id, model), ()):
+            self.enqueue(key)
+
+    def text_failed(self, event: ev.TextFailed, actions: list[Action]) -> None:
+        for key in self._unread_text.pop((event.run_id, event.model), ()):
+            if not self._state.films[key].state.ended:
+                self.end(key, State.FAILED, actions, event.failure)
+
+    def end(self, key: JobKey, state: State, actions: list[Action], failure: Failure | None = None) -> None:
+        """A film reaches its last state."""
+        film = self._state.films[key]
+        film.worker, film.finishing = None, False
+        self._dispatcher.queue.discard(key)
+        self._state.runs[film.spec.run_id].held.pop(key, None)
+        self._state.move(key, state)
+        self._dispatcher.shares.left(film.spec.share)
+        actions.append(
+            ev.FilmEnded(
+                film=key,
+                state=state,
+                error_class=failure.error_class if failure else "",
+                message=failure.message if failure else "",
+                attempts=film.attempts,
+            )
+        )
+        self._check_run(film.spec.run_id, actions)
+
+    def cancel(self, event: ev.CancelRun, actions: list[Action]) -> None:
+        """Stop a run or some of its films. What is not known is ignored."""
+        run = self._state.runs.get(event.run_id)
+        if run is None:
+            return
+        if event.job_ids is None:
+            run.stopping = event.reason
+            keys = list(run.films)
+        else:
+            named = (JobKey(event.run_id, job_id) for job_id in event.job_ids)
+            keys = [key for key in named if key in self._state.films]
+        reason = Failure(fault=Fault.USER, error_class="Cancelled", message=event.reason)
+        for key in keys:
+            film = self._state.films[key]
+            if film.state.ended:
+                continue
+            if film.worker is not None:
+                actions.append(ev.StopWork(worker=film.worker, film=key))
+            self.end(key, State.CANCELLED, actions, reason)
+
+    def _check_run(self, run_id: str, actions: list[Action]) -> None:
+        """Stop a run in which too much failed. End one whose films all ended."""
+        run = self._state.runs[run_id]
+        failed = run.counts[State.FAILED] + run.failed_before
+        if run.max_failed is not None and failed > run.max_failed and not run.stopping:
+            reason = f"the run stopped: {failed} jobs failed, more than the {run.max_failed} that --max-failed allows"
+            self.cancel(ev.CancelRun(run_id=run_id, reason=reason), actions)
+        if run.sealed and not (run.ended or run.counts[State.WAITING] or run.counts[State.RUNNING]):
+            run.ended = True
+            actions.append(ev.RunEnded(run_id=run_id, state=run_state(run.counts_by_name)))
+
+    def forget_run(self, run_id: str) -> None:
+        """Drop a run that ended, so that a long-lived farm does not grow."""
+        run = self._state.runs.pop(run_id)
+        assert run.ended
+        for key in run.films:
+            del self._state.films[key]
+        self._dispatcher.quotas.limit_run(run_id, None)

@@ -1,0 +1,116 @@
+"""The environment that `make` creates: a failed install leaves none behind, and the lock fits pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[3]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def install(venv: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`.ci/install` without any index, so that it cannot get further than an empty environment."""
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "TORCH_INDEX_URL": "file:///"}
+    return subprocess.run(
+        ["bash", ".ci/install"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **offline, "PYTHON": sys.executable, "VENV": str(venv), "LOCK": "", **environment},
+    )
+
+
+def requirements(*arguments: str) -> str:
+    command = [sys.executable, ".ci/requirements.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+# --- .ci/install ---
+
+
+def test_a_python_without_ensurepip_is_told_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "ensurepip.py").write_text("raise ModuleNotFoundError('as on Debian', name='ensurepip')")
+    done = install(tmp_path / "venv", PYTHONPATH=str(tmp_path))
+    assert done.returncode != 0
+    assert "has no ensurepip" in done.stderr
+    assert f"apt-get install python{sys.version_info.major}.{sys.version_info.minor}-venv" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_failed_install_leaves_no_environment(tmp_path: Path) -> None:
+    done = install(tmp_path / "venv")
+    assert done.returncode != 0
+    assert "installing torch" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("left", [".incomplete", "pyvenv.cfg"])
+def test_what_a_killed_install_left_is_made_again(left: str, tmp_path: Path) -> None:
+    """Such an environment has the mark, or none but no pip either: made before there was a mark, without ensurepip."""
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / left).touch()
+    done = install(venv)
+    assert "is half-made" in done.stdout
+    assert done.returncode != 0 and not venv.exists(), "nothing can be installed in this test"
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    done = install(tmp_path)
+    assert done.returncode != 0 and "is not a virtual environment" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+# --- the lock ---
+
+
+def pins() -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", LOCK, re.MULTILINE))
+
+
+def declared(*extras: str) -> Iterator[Requirement]:
+    optional = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
+    return (found for found in map(Requirement, lines) if found.name not in ("render_farm", "torch"))
+
+
+def test_every_requirement_is_locked_with_hashes_within_its_range() -> None:
+    found = {canonicalize_name(each.name): each for each in declared("test", "dashboards", "deploy", "dev")}
+    for name, requirement in found.items():
+        assert requirement.specifier.contains(pins()[name]), requirement
+    for lines in re.split(r"\n(?=\w)", requirements("locked", *found)):
+        assert "--hash=sha256:" in lines, lines
+
+
+def test_the_lock_leaves_torch_and_cuda_out_and_names_no_place() -> None:
+    assert not [name for name in pins() if name.startswith(("torch", "nvidia-", "cuda-"))]
+    assert not re.search(r"://|index-url|find-links| /", LOCK)
+
+
+def test_torch_is_pinned_within_its_range_and_has_the_triton_of_the_lock() -> None:
+    pinned = Requirement(requirements("torch").strip())
+    allowed = Requirement(requirements("torch-range").strip())
+    version = str(pinned.specifier).removeprefix("==")
+    assert allowed.specifier.contains(version)
+    (metadata,) = PROJECT["tool"]["uv"]["dependency-metadata"]
+    assert metadata["version"] == version
+    (triton,) = (found for found in map(Requirement, metadata["requires-dist"]) if found.name == "triton")
+    assert str(triton.specifier) == f"=={pins()['triton']}"
+
+
+def test_dependencies_are_printed_without_torch() -> None:
+    printed = {Requirement(line).name for line in requirements("dependencies").splitlines()}
+    assert printed == {requirement.name for requirement in declared()}
