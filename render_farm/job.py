@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -24,6 +25,12 @@ from render_farm.step_cache import canonical_cache
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_PROMPT_CHARACTERS = 20_000
+"""Of one prompt, and of any other text of a row."""
+MAX_ENTRIES = 1_000
+"""Of a list of prompts or LoRAs, or of a map of tags."""
+_LONGEST_MESSAGE = 1_000
+EXACT_FLOAT = 2**53
+"""From here on a float stands for several whole numbers."""
 
 
 class ValueKind(StrEnum):
@@ -170,7 +177,7 @@ class RenderJob:
         values = {name: value for name, value in given if value is not None or name in REQUIRED}
         clean, problems = normalise(values)
         if problems:
-            raise InvalidJobError(problems, job_id=str(self.job_id))
+            raise InvalidJobError(problems, job_id=str(self.job_id)[:128])
         for name, value in clean.items():
             object.__setattr__(self, name, value)
 
@@ -194,6 +201,19 @@ def default_seed(job_id: str) -> int:
     return int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4], "big")
 
 
+def shown(value: Any) -> str:
+    """`value` for a message: its repr, cut where it is long, deep or wide."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer with more digits than Python converts
+        return f"a {type(value).__name__} that is too large to show"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 60
+
+
 def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """Bring `values` (column name to value) to their kinds and list everything wrong with them.
 
@@ -211,11 +231,12 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             continue
         try:
             clean[name] = _READERS[known[name].kind](value)
-            if (canonical := known[name].canonical) is not None and clean[name] is not None:
+            canonical = known[name].canonical
+            if canonical is not None and clean[name] is not None and _check_size(clean[name]) is None:
                 clean[name] = canonical(clean[name])
             message = _check(name, clean[name], known[name])
         except (TypeError, ValueError) as error:
-            message = str(error)
+            message = _cut(str(error))
         except OverflowError:
             message = "is far out of range"
         if message:
@@ -225,21 +246,27 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
     return clean, problems
 
 
+def _cut(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 3] + "..."
+
+
 def _check(name: str, value: Any, column: Column) -> str | None:
     if value is None:
         return None
     if name == "job_id" and not JOB_ID.fullmatch(value):
-        return f"{value!r} must be 1 to 128 letters, digits, '.', '_' or '-', and start with a letter or digit"
+        return f"{shown(value)} must be 1 to 128 letters, digits, '.', '_' or '-', and start with a letter or digit"
     if name == "prompt":
         return _check_prompts(value)
     if column.kind is ValueKind.INTEGERS:
         return _check_falling(value, column)
+    if (message := _check_size(value)) is not None:
+        return message
     if column.choices and value not in column.choices:
-        return f"{value!r} is not one of {', '.join(map(str, column.choices))}"
+        return f"{shown(value)} is not one of {', '.join(map(str, column.choices))}"
     if column.low is not None and value < column.low:
-        return f"{value} is less than {column.low:g}"
+        return f"{shown(value)} is less than {column.low:g}"
     if column.high is not None and value > column.high:
-        return f"{value} is more than {column.high:,.10g}"
+        return f"{shown(value)} is more than {column.high:,.10g}"
     if name in ("height", "width") and value % 16:
         return f"{value} is not a multiple of 16; the nearest are {value // 16 * 16} and {value // 16 * 16 + 16}"
     if name == "model" and not value.strip():
@@ -257,10 +284,39 @@ def _check_falling(numbers: tuple[int, ...], column: Column) -> str | None:
 
 
 def _check_prompts(value: str | tuple[str, ...]) -> str | None:
-    prompts = (value,) if isinstance(value, str) else value
-    if not prompts:
+    if not value and not isinstance(value, str):
         return "is an empty list; give at least one prompt"
-    longest = max(map(len, prompts))
+    if isinstance(value, str) and _is_written_list(value.strip()):
+        return (
+            f"{shown(value)} looks like a list written as text; a list of prompts is a list<string> column in "
+            'Parquet, JSON such as ["x", "y"] in a CSV cell, and a list in JSON and YAML'
+        )
+    return _check_size(value)
+
+
+def _is_written_list(text: str) -> bool:
+    """`["x", "y"]`, `['x' 'y']`, `('x', 'y')`: what printing a list gives. `[close-up] a cat` is a prompt."""
+    if text[:1] + text[-1:] not in ("[]", "()"):
+        return False
+    inner = text[1:-1].strip()
+    entries = inner.removesuffix(",").rstrip()
+    quoted = len(entries) > 1 and entries[0] in "'\"" and entries[-1] in "'\""
+    return quoted and (text[0] == "[" or inner != entries or any(mark in inner for mark in ("',", '",')))
+
+
+def _check_size(value: Any) -> str | None:
+    """Whether texts, lists and maps are of a size that every page, log and object can carry."""
+    if isinstance(value, str):
+        texts: Sequence[str] = (value,)
+    elif isinstance(value, Mapping):
+        texts = [*value, *value.values()]
+    elif isinstance(value, tuple):
+        texts = [item.path if isinstance(item, LoraRef) else item for item in value]
+    else:
+        return None
+    if not isinstance(value, str) and len(value) > MAX_ENTRIES:
+        return f"has {len(value):,} entries; the most is {MAX_ENTRIES:,}"
+    longest = max(map(len, texts), default=0)
     if longest > MAX_PROMPT_CHARACTERS:
         return f"has {longest:,} characters; the most is {MAX_PROMPT_CHARACTERS:,}"
     return None
@@ -277,11 +333,11 @@ def _text(value: Any) -> str | None:
     if _is_nan(value):
         return None
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not text")
+        raise ValueError(f"{shown(value)} is not text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{value!r} is not valid Unicode text") from None
+        raise ValueError(f"{shown(value)} is not valid Unicode text") from None
     return value
 
 
@@ -289,7 +345,7 @@ def _texts(value: Any) -> str | tuple[str, ...] | None:
     if isinstance(value, str) or _is_nan(value):
         return _text(value)
     if isinstance(value, Mapping) or not (isinstance(value, Sequence) or hasattr(value, "tolist")):
-        raise ValueError(f"{value!r} is neither text nor a list of texts")
+        raise ValueError(f"{shown(value)} is neither text nor a list of texts")
     items = tuple(value.tolist() if hasattr(value, "tolist") else value)
     if any(not isinstance(item, str) for item in items):
         raise ValueError("is a list with an entry that is not text")
@@ -301,9 +357,14 @@ def _integer(value: Any) -> int | None:
         return None
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{shown(value)} is not a whole number")
     if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"{value} is not a whole number")
+    if isinstance(value, float) and abs(value) >= EXACT_FLOAT:
+        raise ValueError(
+            f"{value!r} is a float of 2**53 or more, which is not exact: it may stand for another whole number than "
+            "the one meant; store it as an integer (int64), without a fraction or exponent"
+        )
     return int(value)
 
 
@@ -323,7 +384,7 @@ def _number(value: Any) -> float | None:
         return None
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a number")
+        raise ValueError(f"{shown(value)} is not a number")
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")
     return float(value)
@@ -334,7 +395,7 @@ def _boolean(value: Any) -> bool | None:
         return None
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is not true or false")
+        raise ValueError(f"{shown(value)} is not true or false")
     return value
 
 
@@ -345,9 +406,9 @@ def _timestamp(value: Any) -> datetime | None:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(f"{value!r} is not a time; write it like 2030-01-31T06:00:00Z") from None
+            raise ValueError(f"{shown(value)} is not a time; write it like 2030-01-31T06:00:00Z") from None
     if not isinstance(value, datetime):
-        raise ValueError(f"{value!r} is not a time; write it like 2030-01-31T06:00:00Z")
+        raise ValueError(f"{shown(value)} is not a time; write it like 2030-01-31T06:00:00Z")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
@@ -355,11 +416,14 @@ def _tags(value: Any) -> dict[str, str] | None:
     if _is_nan(value):
         return None
     try:
-        pairs = dict(value)
+        listed = list(value.items()) if isinstance(value, Mapping) else list(value)
+        pairs = dict(listed)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a map of text to text") from None
+        raise ValueError(f"{shown(value)} is not a map of text to text") from None
     if any(not isinstance(key, str) or not isinstance(item, str) for key, item in pairs.items()):
         raise ValueError("is a map with a key or value that is not text")
+    if len(pairs) < len(listed):
+        raise ValueError("is a map with a key that is there twice")
     return pairs
 
 
@@ -367,7 +431,7 @@ def _loras(value: Any) -> tuple[LoraRef, ...] | None:
     if _is_nan(value):
         return None
     if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
-        raise ValueError(f"{value!r} is not a list of {{path, weight}}")
+        raise ValueError(f"{shown(value)} is not a list of {{path, weight}}")
     return tuple(_lora(item) for item in value)
 
 
@@ -375,7 +439,7 @@ def _lora(item: Any) -> LoraRef:
     if isinstance(item, LoraRef):
         return item
     if not isinstance(item, Mapping) or set(item) - {"path", "weight"} or not isinstance(item.get("path"), str):
-        raise ValueError(f"{item!r} is not {{path, weight}}")
+        raise ValueError(f"{shown(item)} is not {{path, weight}}")
     if not item["path"].strip():
         raise ValueError("has an empty path; give the URI of a safetensors file")
     weight = None if item.get("weight") is None else _number(item["weight"])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from render_farm.cli.terminal import Json, hint, plural, print_json
-from render_farm.errors import ManifestError, ModelError
-
-if TYPE_CHECKING:
-    from render_farm.job import RenderJob
+from render_farm.cli.terminal import Json, hint, one_line, plural, print_json, say
+from render_farm.errors import ManifestError
 
 app = typer.Typer(no_args_is_help=True, help="Make, check and look at manifests.")
 
@@ -38,50 +34,32 @@ def build(
         return
     jobs = plural(report.num_jobs, "job")
     rows = f", {plural(report.num_rows, 'row')}" if report.num_rows != report.num_jobs else ""
-    print(f"{report.manifest}: {jobs}{rows}")
+    say(f"{report.manifest}: {jobs}{rows}")
     hint(f"next: render-farm plan {report.manifest}")
 
 
 @app.command("check")
 def check(manifest: Manifest, as_json: Json = False) -> None:
-    """Check every row and print all that is wrong. Exit code 2 when anything is."""
+    """Check every row as `plan` and `render` do, and print all that is wrong. Exit code 2 when anything is."""
+    from render_farm.cli.plan.plan import RowChecker
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import check_manifest
 
-    report = check_manifest(manifest, _adviser())
+    checker = RowChecker(load_settings().model)
+    report = check_manifest(manifest, further=checker.look_at)
+    for note in [*checker.notes, *report.warnings]:
+        hint(note)
     if as_json:
         print_json({**asdict(report), "ok": report.ok})
     elif not report.readable:
         raise ManifestError(report.fatal[0])
     elif report.ok:
-        print(f"{manifest}: {plural(report.num_rows, 'job')}, nothing wrong")
+        say(f"{manifest}: {plural(report.num_rows, 'job')}, nothing wrong")
     else:
-        print("\n".join(report.problems))
-        print(f"{manifest}: {plural(len(report.problems), 'problem')} in {plural(report.num_rows, 'row')}")
-    if not as_json:
-        for line in report.advice:
-            hint(f"note: {line}")
+        say("\n".join(report.problems))
+        say(f"{manifest}: {plural(len(report.problems), 'problem')} in {plural(report.num_rows, 'row')}")
     if not report.ok:
         raise typer.Exit(2)
-
-
-def _adviser() -> Callable[[RenderJob], Iterable[str]]:
-    """What is said of a job that may be rendered, by the model that it names. A model that is not there is no matter of
-    the manifest."""
-    from render_farm.cli.plan.plan import SpecsOfModels
-    from render_farm.farm.run.settings import load_settings
-    from render_farm.planning.advice import advice
-    from render_farm.planning.resolve import resolve_job
-
-    specs = SpecsOfModels(load_settings().model)
-
-    def advise(job: RenderJob) -> Iterable[str]:
-        try:
-            spec = specs.of(job.model)
-        except ModelError:
-            return ()
-        return advice(resolve_job(job, spec), spec)
-
-    return advise
 
 
 @app.command("show")
@@ -102,12 +80,12 @@ def show(
         return
     for row in shown:
         if row.job is None:
-            print("\n".join(row.lines))
+            say("\n".join(row.lines))
             continue
         print(row.job.job_id)
         for name, value in _values(row.job).items():
             if name != "job_id":
-                print(f"  {name:<20} {_text(value)}")
+                say(f"  {name:<20} {_text(value)}")
     more = f", {num_rows - len(shown):,} not shown (--rows)" if num_rows > len(shown) else ""
     hint(f"{manifest}: {plural(num_rows, 'row')}{more}")
 
@@ -119,5 +97,5 @@ def _values(job: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
-        return " | ".join(map(str, value))
-    return str(value).replace("\n", "\\n")
+        return " | ".join(one_line(str(item)) for item in value)
+    return one_line(str(value))

@@ -255,8 +255,8 @@ def _wait_for_manifest(night: Night, patience_s: float) -> None:
 
 def _over(night: Night) -> RunOutcome | None:
     """How a night ended whose films are all done or failed, of the manifest as it is now; None when it is not over."""
-    from render_farm.manifest.files import open_binary
     from render_farm.manifest.parquet_rows import read_rows
+    from render_farm.manifest.parts import open_manifest
     from render_farm.scheduling.states import exit_code, run_state
     from render_farm.storage import open_store
     from render_farm.storage.layout import RunKeys
@@ -264,7 +264,7 @@ def _over(night: Night) -> RunOutcome | None:
     store, keys = open_store(night.output), RunKeys(run_id=night.run_id)
     try:
         results, rendered = store.read_bytes(keys.results), store.read_bytes(keys.manifest)
-        with open_binary(night.manifest) as file:
+        with open_manifest(night.manifest) as file:
             if file.read() != rendered:
                 return None
     except (NotFoundError, ManifestError):

@@ -15,7 +15,7 @@ from render_farm.cli.prompt_inputs import input_flags
 from render_farm.cli.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
 from render_farm.config import settings_file
-from render_farm.errors import ManifestError, UsageError
+from render_farm.errors import UsageError
 
 if TYPE_CHECKING:
     from render_farm.farm.run.request import RunRequest
@@ -119,9 +119,7 @@ def _checked_run_id(request: RunRequest) -> str:
 
     if request.manifest is None:
         return request.run_id or run_id_of_prompt(job_of_prompt(str(request.prompt), request.overrides))
-    rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
-    if not rows:
-        raise ManifestError(f"{request.manifest}: has no rows", advice="a manifest has one row a job")
+    load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
     run_id = request.run_id or default_run_id(request.manifest)
     try:
         return check_id(run_id, "--run-id")
@@ -143,7 +141,7 @@ def _as_on_the_cluster(
         path = Path(request.manifest).expanduser().absolute()
         files[path.name] = str(path)
         given["manifest"] = path.name
-        given["relative_to"] = _everywhere(request.relative_to or str(path.parent))
+        given["relative_to"] = _everywhere(request.relative_to or str(path if path.is_dir() else path.parent))
     if settings := settings_file(flags["config"]):
         files[_SETTINGS_FILE] = settings
         given["config"] = _SETTINGS_FILE

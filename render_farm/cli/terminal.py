@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""What terminals obey, C1 codes included, and what turns the direction of text."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -20,12 +21,24 @@ def error_line(message: str) -> None:
 
 def hint(message: str) -> None:
     """What could come next, on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A result, on stdout."""
+    print(printable(text), flush=True)
 
 
 def printable(text: str) -> str:
     """Text of others (a message with a row's data, a reason that somebody gave) without what a terminal would obey."""
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROLS.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else ascii(found[0])[1:-1], text
+    )
+
+
+def one_line(text: str) -> str:
+    """`printable` text that cannot start a line of its own."""
+    return printable(text.replace("\r\n", "\n").replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -9,13 +9,15 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import islice, pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as types
 
 from render_farm.job import ValueKind
-from render_farm.manifest.schema import is_list, is_text
+from render_farm.manifest.schema import is_list, is_text, unwrap
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,11 +40,12 @@ def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     """
     if array.null_count == len(array) or types.is_null(array.type):
         return None
-    array = _plain(array)
-    if types.is_floating(array.type):
-        return _floats(array, kind)
-    if kind is ValueKind.TIMESTAMP and not is_text(array.type):
-        return _times(array)
+    array = _storage(array)
+    stored = unwrap(array.type)
+    if types.is_floating(stored):
+        return _floats(_decoded(array), kind)
+    if kind is ValueKind.TIMESTAMP and not is_text(stored):
+        return _times(_decoded(array))
     values = _to_pylist(array)
     if kind is ValueKind.TAGS and types.is_struct(array.type):
         # Writers that store a dictionary as a struct give every row every key: null means the key is not there.
@@ -54,23 +57,36 @@ def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
         return [value and [_from_decimal(item) for item in value] for value in values]
     if kind is ValueKind.LORAS:
         return [value and [_without_decimals(item) for item in value] for value in values]
-    if types.is_decimal(array.type):
-        return [_from_decimal(value) for value in values]
+    if types.is_decimal(stored):
+        return [_from_decimal(value, kind) for value in values]
     return values
 
 
-def _plain(array: pa.Array) -> pa.Array:
-    while True:
-        if isinstance(array, pa.ExtensionArray):
-            array = array.storage
-        elif types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        else:
-            return array
+def _storage(array: pa.Array) -> pa.Array:
+    while isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    return array
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    array = _storage(array)
+    return _decoded(array.dictionary_decode()) if types.is_dictionary(array.type) else array
+
+
+_EXACT = {pa.float16(): (2**11, "16-bit"), pa.float32(): (2**24, "32-bit")}
+"""Up to where these hold every whole number. `job.EXACT_FLOAT` is that of 64 bits."""
 
 
 def _floats(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     values: list[Any] = array.to_pylist()
+    if kind is ValueKind.INTEGER and array.type in _EXACT:
+        most, width = _EXACT[array.type]
+        return [
+            BadCell(f"{value!r} is a {width} float of {most:,} or more, which is not exact; store it as an integer")
+            if value is not None and most <= abs(value) < math.inf
+            else value
+            for value in values
+        ]
     if kind in (ValueKind.INTEGER, ValueKind.NUMBER):
         return values
     if all(value is None or math.isnan(value) for value in values):
@@ -96,6 +112,35 @@ def _time(count: int, unit: str) -> datetime | BadCell:
 
 
 def _to_pylist(array: pa.Array) -> list[Any]:
+    """As `pa.Array.to_pylist`, but rows with the same dictionary value share one object, at any depth, and text that
+    is not UTF-8 is a `BadCell`."""
+    array = _storage(array)
+    kind = array.type
+    if types.is_dictionary(kind):
+        used = array.indices.unique().drop_null()
+        values = dict(zip(used.to_pylist(), _to_pylist(array.dictionary.take(used)), strict=True))
+        return [None if index is None else values[index] for index in array.indices.to_pylist()]
+    if types.is_map(kind):
+        ends = array.offsets.to_pylist()
+        keys, items = (_to_pylist(child[ends[0] : ends[-1]]) for child in (array.keys, array.items))
+        pairs = list(zip(keys, items, strict=True))
+        return [
+            pairs[start - ends[0] : end - ends[0]] if valid else None
+            for (start, end), valid in zip(pairwise(ends), array.is_valid().to_pylist(), strict=True)
+        ]
+    if is_list(kind):
+        entries = iter(_to_pylist(array.flatten()))
+        lengths = pc.list_value_length(array).to_pylist()
+        return [None if length is None else list(islice(entries, length)) for length in lengths]
+    if types.is_struct(kind):
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        cells = zip(*(_to_pylist(child) for child in array.flatten()), strict=True)
+        there = array.is_valid().to_pylist()
+        if not names:
+            return [{} if valid else None for valid in there]
+        return [
+            dict(zip(names, values, strict=True)) if valid else None for valid, values in zip(there, cells, strict=True)
+        ]
     try:
         return list(array.to_pylist())
     except UnicodeDecodeError:
@@ -109,10 +154,12 @@ def _one(cell: pa.Scalar) -> Any:
         return BadCell("is not UTF-8 text")
 
 
-def _from_decimal(value: Any) -> Any:
+def _from_decimal(value: Any, kind: ValueKind = ValueKind.NUMBER) -> Any:
     if not isinstance(value, Decimal):
         return value
-    return int(value) if value == value.to_integral_value() else float(value)
+    if value == value.to_integral_value():
+        return int(value)
+    return BadCell(f"{value} is not a whole number") if kind is ValueKind.INTEGER else float(value)
 
 
 def _without_decimals(item: Any) -> Any:

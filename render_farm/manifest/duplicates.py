@@ -23,6 +23,11 @@ class DuplicateFinder:
         self._hashes.append(_hash(job_id))
         self._numbers.append(number)
 
+    @property
+    def has_repeated(self) -> bool:
+        """Whether any two ids may be the same."""
+        return len(set(self._hashes)) < len(self._hashes)
+
     def find(self, read_again: Callable[[], Iterable[tuple[int, str]]]) -> Iterator[tuple[int, int, str]]:
         """(row, earlier row, id) of every repeated id, by row. `read_again` gives (row, id) as they were added."""
         suspects = self._repeated_hashes()
@@ -38,10 +43,19 @@ class DuplicateFinder:
 
     def _repeated_hashes(self) -> set[int]:
         seen: set[int] = set()
-        if len(set(self._hashes)) == len(self._hashes):
+        if not self.has_repeated:
             return seen
         ordered = sorted(self._hashes)
         return {one for one, other in pairwise(ordered) if one == other}
+
+
+def case_twins(ids: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """(row, earlier id) of every id that differs from an earlier one only in upper and lower case."""
+    first: dict[str, str] = {}
+    for number, job_id in ids:
+        earlier = first.setdefault(job_id.casefold(), job_id)
+        if earlier != job_id:
+            yield number, earlier
 
 
 def _hash(job_id: str) -> int:

@@ -44,7 +44,7 @@ def open_binary(uri: str) -> Iterator[IO[bytes]]:
     fs, path = file_system(uri)
     with clear_errors(uri):
         if is_local(fs) and os.path.isdir(path):  # noqa: PTH112
-            raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the manifest file in it")
+            raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the file in it")
         with fs.open(path, "rb") as handle:
             yield handle
 

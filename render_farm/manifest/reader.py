@@ -9,24 +9,25 @@ Three ways in:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.errors import ManifestError
-from render_farm.job import RenderJob, columns
+from render_farm.errors import ManifestError, Problem
+from render_farm.job import columns
 from render_farm.manifest.cells import WrongColumnTypeError, column_values
-from render_farm.manifest.duplicates import DuplicateFinder
-from render_farm.manifest.files import open_binary, resolve_uri
-from render_farm.manifest.rows import Row, make_row, row_label
+from render_farm.manifest.duplicates import DuplicateFinder, case_twins
+from render_farm.manifest.files import resolve_uri
+from render_farm.manifest.limits import LIMITS, ManifestLimits
+from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
+from render_farm.manifest.parts import folder_of, open_manifest
+from render_farm.manifest.rows import Row, case_note, make_row, row_label
 from render_farm.manifest.schema import check_schema, wanted
 from render_farm.uris import shown_uri
 
-ROWS_A_BATCH = 4096
 _URI_COLUMNS = ("image", "last_image", "video")
 
 
@@ -41,8 +42,8 @@ class ManifestReport:
     """Why the manifest cannot be used at all: unreadable, a schema error, a duplicate id."""
     row_problems: tuple[str, ...]
     """What is wrong with rows, each of which fails alone."""
-    advice: tuple[str, ...] = ()
-    """What is said of rows that are not wrong; each sentence once, with its first row."""
+    warnings: tuple[str, ...] = ()
+    """What there is to say of rows that can be rendered."""
     readable: bool = True
     """Whether there were a schema and rows to look at."""
 
@@ -62,17 +63,19 @@ def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
     return ManifestError(f"{shown_uri(uri)}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", problems=lines)
 
 
-def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH, base: str | None = None) -> Iterator[Row]:
-    """Every row of the Parquet manifest at `uri`, in order, streamed.
+def read_manifest(
+    uri: str, *, batch_size: int | None = None, base: str | None = None, limits: ManifestLimits = LIMITS
+) -> Iterator[Row]:
+    """Every row of the Parquet manifest at `uri`, in order, streamed. A folder of Parquet files is one manifest.
 
     A bad row comes with its problems and without a job. Relative `image`, `last_image`, `video` and paths of `loras`
     are resolved against the manifest's place, or against the folder `base`. Repeated ids are not looked for:
     `load_manifest` and `check_manifest` do.
-    Raises `ManifestError` for a file that is missing, unreadable or not Parquet, and for schema errors (all at once).
+    Raises `ManifestError` for a file that is missing, unreadable or not Parquet, for one without rows or beyond
+    `limits`, and for schema errors (all at once).
     """
-    place = uri if base is None else f"{base.rstrip('/')}/"
-    with _open_parquet(uri) as file:
-        names = _checked_names(uri, file)
+    place = folder_of(uri) if base is None else f"{base.rstrip('/')}/"
+    with _open(uri, limits) as (file, names):
         number = 0
         for values_by_name, num_rows in _batches(uri, file, names, batch_size):
             # Columns that are all null (None) cost nothing. The first one keeps count where every column is.
@@ -86,6 +89,8 @@ def read_manifest(uri: str, *, batch_size: int = ROWS_A_BATCH, base: str | None 
                 if "loras" in given:
                     values["loras"] = _with_resolved_paths(place, values["loras"])
                 yield make_row(number, values)
+        if not number:
+            raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row a job")
 
 
 def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) -> list[Row]:
@@ -100,32 +105,39 @@ def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) ->
     repeated = list(finder.find(lambda: ((row.number, row.job_id) for row in rows if row.job_id)))
     bad = [line for row in rows for line in row.lines] if strict else []
     if repeated or bad:
-        raise problems_error(uri, [duplicate_line(*found) for found in repeated] + bad)
+        raise problems_error(uri, _cut([duplicate_line(*found) for found in repeated] + bad))
+    for number, earlier in case_twins((row.number, row.job_id) for row in rows if row.job_id):
+        rows[number - 1] = replace(rows[number - 1], case_twin=earlier)
     return rows
 
 
-def check_manifest(uri: str, advise: Callable[[RenderJob], Iterable[str]] = lambda job: ()) -> ManifestReport:
-    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack.
+Further = Callable[[Row], tuple[Sequence[Problem], Sequence[str]]]
 
-    `advise` gives what is to be said of a job that is not wrong.
-    """
-    advised: dict[str, tuple[str, int]] = {}
-    finder = DuplicateFinder()
+
+def check_manifest(uri: str, *, further: Further | None = None) -> ManifestReport:
+    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack. `further`
+    gives more problems and warnings of a row that is right by itself."""
+    finder, folded = DuplicateFinder(), DuplicateFinder()
     fatal: list[str] = []
     lines: list[str] = []
+    warnings: list[str] = []
     num_rows = num_bad_rows = 0
     readable = True
     try:
         for row in read_manifest(uri):
             num_rows = row.number
-            num_bad_rows += row.job is None
-            lines += row.lines
-            for note in advise(row.job) if row.job else ():
-                first, count = advised.get(note, (row.label, 0))
-                advised[note] = (first, count + 1)
+            problems, notes = further(row) if further and row.job is not None else (row.problems, ())
+            num_bad_rows += bool(problems)
+            lines += [f"{row.label}: {problem}" for problem in problems]
+            warnings += [f"{row.label}: {note}" for note in notes]
             if row.job_id:
                 finder.add(row.number, row.job_id)
+                folded.add(row.number, row.job_id.casefold())
         fatal += [duplicate_line(*found) for found in finder.find(lambda: read_ids(uri))]
+        if folded.has_repeated:
+            ids = dict(read_ids(uri))
+            twins = case_twins(ids.items())
+            warnings += [f"{row_label(n, ids[n])}: {case_note(ids[n], earlier)}" for n, earlier in twins]
     except ManifestError as error:
         fatal += error.problems or [str(error)]
         readable = bool(error.problems)
@@ -133,27 +145,28 @@ def check_manifest(uri: str, advise: Callable[[RenderJob], Iterable[str]] = lamb
         uri=uri,
         num_rows=num_rows,
         num_bad_rows=num_bad_rows,
-        fatal=tuple(fatal),
-        row_problems=tuple(lines),
-        advice=tuple(_advice(note, *found) for note, found in advised.items()),
+        fatal=tuple(_cut(fatal)),
+        row_problems=tuple(_cut(lines)),
+        warnings=tuple(_cut(warnings)),
         readable=readable,
     )
 
 
-def _advice(note: str, first: str, count: int) -> str:
-    more = f" and {count - 1:,} more" if count > 1 else ""
-    return f"{first}{more}: {note}"
-
-
-def read_ids(uri: str) -> Iterator[tuple[int, str]]:
+def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, str]]:
     """(row, job_id) of every row of a manifest that has been read before."""
-    with _open_parquet(uri) as file:
+    with _open(uri, limits) as (file, _):
         number = 0
-        for values_by_name, num_rows in _batches(uri, file, ["job_id"], ROWS_A_BATCH):
+        for values_by_name, num_rows in _batches(uri, file, ["job_id"], None):
             for job_id in values_by_name["job_id"] or [None] * num_rows:
                 number += 1
                 if isinstance(job_id, str) and job_id:
                     yield number, job_id
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """`lines`, as many as anybody reads."""
+    more = len(lines) - LIMITS.max_problems
+    return lines if more <= 0 else [*lines[: LIMITS.max_problems], f"... and {more:,} more lines like these"]
 
 
 def duplicate_line(number: int, earlier: int, job_id: str, place: str = "row") -> str:
@@ -162,39 +175,12 @@ def duplicate_line(number: int, earlier: int, job_id: str, place: str = "row") -
 
 
 @contextmanager
-def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    with open_binary(uri) as handle, _parquet_errors(uri, handle):
-        # A buffer makes pyarrow read a column chunk piece by piece: memory stays constant for any row group.
-        yield pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
-
-
-@contextmanager
-def _parquet_errors(uri: str, handle: IO[bytes]) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-            raise  # the disk or the network, not what the file holds
-        handle.seek(0)
-        start = handle.read(4)
-        if start == b"PAR1":
-            raise ManifestError(
-                f"{shown_uri(uri)}: a Parquet file that is damaged or cut short ({_first_line(error)})",
-                advice="write it again",
-            ) from error
-        if not start:
-            raise ManifestError(
-                f"{shown_uri(uri)}: is empty (0 bytes)", advice="a manifest is a Parquet file"
-            ) from error
-        raise ManifestError(
-            f"{shown_uri(uri)}: is not a Parquet file",
-            advice="make one from CSV, JSONL or YAML: render-farm manifest build SOURCE -o MANIFEST.parquet",
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _open(uri: str, limits: ManifestLimits) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """The manifest's one table, and the columns of it to read."""
+    with open_manifest(uri, limits) as handle, open_parquet(uri, handle) as file:
+        names = _checked_names(uri, file)
+        check_size(uri, handle, file, names, limits)
+        yield file, names
 
 
 def _checked_names(uri: str, file: pq.ParquetFile) -> list[str]:
@@ -205,10 +191,10 @@ def _checked_names(uri: str, file: pq.ParquetFile) -> list[str]:
 
 
 def _batches(
-    uri: str, file: pq.ParquetFile, names: list[str], batch_size: int
+    uri: str, file: pq.ParquetFile, names: list[str], batch_size: int | None
 ) -> Iterator[tuple[dict[str, list[Any] | None], int]]:
     kinds = {name: columns()[name].kind for name in names}
-    for batch in file.iter_batches(batch_size=batch_size, columns=names, use_threads=False):
+    for batch in file.iter_batches(batch_size=batch_size or rows_at_once(file), columns=names, use_threads=False):
         values: dict[str, list[Any] | None] = {}
         problems: list[str] = []
         for name in names:

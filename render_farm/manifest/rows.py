@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
-from render_farm.job import REQUIRED, RenderJob, ValueKind, columns, normalise
+from render_farm.job import JOB_ID, REQUIRED, RenderJob, ValueKind, columns, normalise
 from render_farm.manifest.cells import BadCell
 
 LARGEST = 2**63 - 1
@@ -25,6 +25,8 @@ class Row:
     """As given, for messages; empty when there is none. Not checked when `job` is None."""
     job: RenderJob | None
     problems: tuple[Problem, ...] = ()
+    case_twin: str = ""
+    """The id of an earlier row that differs only in upper and lower case."""
     place: str = "row"
     """What `number` counts: rows of a manifest, lines of a text file."""
 
@@ -34,9 +36,36 @@ class Row:
         return tuple(f"{self.label}: {problem}" for problem in self.problems)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to say of a row that can be rendered."""
+        return (case_note(self.job_id, self.case_twin),) if self.case_twin else ()
+
+    @property
     def label(self) -> str:
         """The row by number and job: `row 3 (job_id=a)`."""
         return row_label(self.number, self.job_id, self.place)
+
+
+def case_note(job_id: str, twin: str) -> str:
+    """What is wrong with two ids on a disk that folds case."""
+    return (
+        f"job_id {job_id} and {twin} differ only in upper and lower case: where the output is copied to a Mac or to "
+        "Windows, one replaces the other"
+    )
+
+
+def result_ids(rows: Sequence[Row]) -> dict[int, str]:
+    """Row number to the id under which a bad row's failure is recorded: its own where it can name a folder, else its
+    number, made so that it is no other row's."""
+    bad = [row for row in rows if row.job is None]
+    taken = {row.job_id.casefold() for row in rows} if any(not JOB_ID.fullmatch(row.job_id) for row in bad) else set()
+    ids: dict[int, str] = {}
+    for row in bad:
+        name = row.job_id if JOB_ID.fullmatch(row.job_id) else f"row-{row.number}"
+        while name != row.job_id and name.casefold() in taken:
+            name += "-bad"
+        ids[row.number] = name
+    return ids
 
 
 def row_label(number: int, job_id: str, place: str = "row") -> str:

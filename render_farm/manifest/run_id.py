@@ -6,17 +6,23 @@ import hashlib
 import re
 
 from render_farm.manifest.files import clear_errors, open_binary
+from render_farm.manifest.parts import part_files
 
 _PART_BYTES = 1 << 20
 _LONGEST_STEM = 100
 
 
 def default_run_id(uri: str) -> str:
-    """The run id of the manifest at `uri`: `<stem>-<8 hex of its sha256>`. Raises `ManifestError` when unreadable."""
+    """The run id of the manifest at `uri`: `<stem>-<8 hex of its sha256>`, for a folder that of its parts. Raises
+    `ManifestError` when unreadable."""
     digest = hashlib.sha256()
-    with open_binary(uri) as handle, clear_errors(uri):
-        while part := handle.read(_PART_BYTES):
-            digest.update(part)
+    parts = part_files(uri)
+    for name in [uri] if parts is None else parts:
+        if parts is not None:
+            digest.update(f"\n{name.rpartition('/')[2]}\n".encode(errors="surrogatepass"))
+        with open_binary(name) as handle, clear_errors(name):
+            while part := handle.read(_PART_BYTES):
+                digest.update(part)
     return f"{safe_stem(uri)}-{digest.hexdigest()[:8]}"
 
 

@@ -56,7 +56,7 @@ def manifest_schema(*, prompt_lists: bool = False) -> pa.Schema:
     )
 
 
-def check_schema(schema: pa.Schema) -> tuple[list[str], list[str]]:
+def check_schema(schema: pa.Schema, required: Iterable[str] = REQUIRED) -> tuple[list[str], list[str]]:
     """Which columns of `schema` to read, and everything wrong with it, as lines. No problems: the schema works."""
     ignored = _pandas_index_columns(schema)
     names: list[str] = []
@@ -71,7 +71,7 @@ def check_schema(schema: pa.Schema) -> tuple[list[str], list[str]]:
                 problems.append(f"column {field.name}: has type {field.type}, but needs {wanted(field.name)}")
         elif field.name not in ignored:
             problems.append(unknown_column(field.name))
-    problems += [f"column {name}: is missing, and every job needs it" for name in REQUIRED if name not in names]
+    problems += [f"column {name}: is missing, and every job needs it" for name in required if name not in names]
     return names, problems
 
 

@@ -11,6 +11,7 @@ from render_farm.memory_mode import parse_memory
 from render_farm.planning.advice import advice
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
+from render_farm.planning.prompt_length import LengthOf, estimated_length, too_long
 from render_farm.planning.refusals import check
 from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
 from render_farm.planning.schedule import StepSchedule, make_schedule
@@ -100,7 +101,13 @@ class FilmPlan:
         return tuple(dict.fromkeys([*used, self.job.negative_prompt] if self.job.guided else used))
 
 
-def plan_film(job: RenderJob, spec: ModelSpec, *, input_digests: Mapping[str, str] | None = None) -> FilmPlan:
+def plan_film(
+    job: RenderJob,
+    spec: ModelSpec,
+    *,
+    input_digests: Mapping[str, str] | None = None,
+    length_of: LengthOf = estimated_length,
+) -> FilmPlan:
     """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered.
 
     `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
@@ -111,13 +118,19 @@ def plan_film(job: RenderJob, spec: ModelSpec, *, input_digests: Mapping[str, st
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
     windows = windows_of(resolved, spec)
-    return FilmPlan(
+    plan = FilmPlan(
         job=resolved,
         spec=spec,
         windows=windows,
         warnings=tuple(_warnings(job, resolved, windows, spec)),
         render_key=render_key(resolved, spec),
     )
+    return with_notes(plan, too_long(plan.texts, resolved.negative_prompt, length_of))
+
+
+def with_notes(plan: FilmPlan, notes: Iterable[str]) -> FilmPlan:
+    """The plan with further warnings."""
+    return replace(plan, warnings=_with_fresh(plan, notes))
 
 
 def with_inputs_read(plan: FilmPlan, input_digests: Mapping[str, str], notes: Iterable[str] = ()) -> FilmPlan:

@@ -13,6 +13,8 @@ from render_farm.planning.resolve import ResolvedJob
 from render_farm.planning.tasks import IMAGE_TASKS, num_given_frames
 from render_farm.planning.windows import Window, windows_of
 
+MAX_SEGMENTS = 2_000
+"""Of one film. State, schedule and report hold a line for each; 100,000 frames in usual windows are 1,250."""
 _SEARCH_FRAMES = 400
 """How far, in pixel frames, a working frame count is looked for."""
 
@@ -86,6 +88,9 @@ def _check_overlapping(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
             + (f"the most is {most}" if most else "a larger base_num_frames is needed (at least 5)"),
         )
         return
+    if too_many := list(_check_count(job, spec)):
+        yield from too_many
+        return
     room = list(_check_room(job, spec))
     yield from room
     if job.task in IMAGE_TASKS and job.causal_block_size > 1:
@@ -98,6 +103,25 @@ def _check_overlapping(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
         windows = windows_of(job, spec)
         yield from _check_blocks(job, windows, spec)
         yield from _check_positions(job, windows, spec)
+
+
+def _check_count(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
+    """Whether there are few enough windows; told without laying them."""
+    factor = spec.temporal_factor
+    length, base, overlap = (
+        num_latent_frames(n, factor) for n in (job.num_frames, job.base_num_frames, job.overlap_history)
+    )
+    count = 1 if job.num_frames <= job.base_num_frames else 1 + -(-(length - base) // (base - overlap))
+    if count <= MAX_SEGMENTS:
+        return
+    most = base - -(-(length - base) // (MAX_SEGMENTS - 1))
+    works = f"overlap_history {num_pixel_frames(most, factor)} or less would work" if most > 0 else ""
+    yield Problem(
+        field="overlap_history",
+        message=f"num_frames {job.num_frames}, base_num_frames {job.base_num_frames} and overlap_history "
+        f"{job.overlap_history} are {count:,} segments; the most is {MAX_SEGMENTS:,}; "
+        + (works or "a larger base_num_frames is needed"),
+    )
 
 
 def _check_room(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
@@ -144,7 +168,7 @@ def _check_blocks(
 
 
 def _fits(job: ResolvedJob, spec: ModelSpec) -> bool:
-    if _leaves_nothing_new(job, spec) or any(_check_room(job, spec)):
+    if _leaves_nothing_new(job, spec) or any(_check_count(job, spec)) or any(_check_room(job, spec)):
         return False
     return not any(_check_blocks(job, windows_of(job, spec), spec, explain=False))
 

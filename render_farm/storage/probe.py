@@ -44,6 +44,17 @@ def create_only_honoured(store: Store) -> bool:
     return honoured
 
 
+def folds_case(store: Store) -> bool:
+    """Whether names that differ only in upper and lower case are one object there. StorageError passes."""
+    key = _probe_key()
+    folder, _, name = key.rpartition("/")
+    try:
+        store.create(key, b"lower")
+        return not store.create(f"{folder}/{name.swapcase()}", b"upper")
+    finally:
+        store.delete_tree(folder)
+
+
 def check_access(store: Store) -> list[Check]:
     """Write, read, list and delete a small object, and try a create-only write; never raises for what the store
     cannot do. Stops at the first failure, for what follows would fail for the same reason."""

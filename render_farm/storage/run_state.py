@@ -12,6 +12,7 @@ taken create-only, so a coordinator that lost its lease cannot add to it.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.layout import RunKeys, check_id, number_of
 from render_farm.storage.store import Store
 
+log = logging.getLogger(__name__)
 SCHEMA = "render_farm.run_state/1"
 SNAPSHOT_EVERY = 50
 _READS_AT_ONCE = 16
@@ -133,6 +135,8 @@ class _Part:
     is_snapshot: bool
     control: RunControl
     jobs: dict[str, JobRow]
+    problems: tuple[str, ...] = ()
+    """Rows that cannot be read."""
 
 
 def load_run_state(store: Store, run_id: str) -> StoredRun:
@@ -160,6 +164,7 @@ def load_run_state(store: Store, run_id: str) -> StoredRun:
         if isinstance(part, str):
             problems.append(part)
             continue
+        problems += [f"{store.uri(keys.state(number))}: {problem}" for problem in part.problems]
         state.jobs.update(part.jobs)
         state.control = part.control
     problems += [part for number, part in parts.items() if number < first and isinstance(part, str) and part != "gone"]
@@ -222,7 +227,7 @@ class RunStateWriter:
             "number": number,
             "snapshot": is_snapshot,
             "control": asdict(control),
-            "jobs": {job_id: row.to_dict() for job_id, row in jobs.items()},
+            "jobs": _readable(jobs),
         }
         return checked_json.dump(content, schema=SCHEMA)
 
@@ -246,8 +251,29 @@ def _parse(data: bytes, run_id: str, number: int) -> _Part:
     jobs = content.get("jobs")
     if not isinstance(jobs, dict):
         raise ValueError("it lists no jobs")
+    rows: dict[str, JobRow] = {}
+    problems: list[str] = []
+    for job_id, row in jobs.items():
+        try:
+            rows[check_id(job_id)] = JobRow.from_dict(row)
+        except ValueError as error:
+            problems.append(f"a row is skipped: {error}")
     return _Part(
         is_snapshot=content.get("snapshot") is True,
         control=RunControl.from_dict(content.get("control")),
-        jobs={check_id(job_id): JobRow.from_dict(row) for job_id, row in jobs.items()},
+        jobs=rows,
+        problems=tuple(problems),
     )
+
+
+def _readable(jobs: Mapping[str, JobRow]) -> dict[str, Any]:
+    """The rows as they are written, without those that could not be read back."""
+    rows: dict[str, Any] = {}
+    for job_id, row in jobs.items():
+        content = row.to_dict()
+        try:
+            JobRow.from_dict(content)
+            rows[check_id(job_id)] = content
+        except ValueError as error:
+            log.error("the state of a job is not stored: %s", error)
+    return rows

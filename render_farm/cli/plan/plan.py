@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
-from render_farm.cli.terminal import Json, duration, error_line, plural, print_json
+from render_farm.cli.terminal import Json, duration, error_line, one_line, plural, print_json, say
 from render_farm.errors import InvalidJobError, ManifestError, ModelError
 
 if TYPE_CHECKING:
+    from render_farm.errors import Problem
     from render_farm.manifest.rows import Row
     from render_farm.planning import FilmPlan, ModelSpec
+    from render_farm.planning.prompt_length import LengthOf
 
 ALL_FAILED, SOME_FAILED = 10, 11
 
@@ -83,7 +85,7 @@ def plan(
         except InvalidJobError as error:
             totals.refused += 1
             lines = [f"{row.label}: {problem}" for problem in error.problems]
-            refused.append({"row": row.number, "job_id": row.job_id, "problems": lines})
+            refused.append({"row": row.number, "job_id": row.job_id[:128], "problems": lines})
             continue
         totals.add(film)
         if totals.films > jobs:
@@ -92,7 +94,7 @@ def plan(
             films.append({**_described(film), "groups": groups.described(film)})
         else:
             notes = (f"  note: {warning}" for warning in film.warnings)
-            print("\n".join([*_drawn(film), *(f"  {line}" for line in groups.lines(film)), *notes, ""]))
+            say("\n".join([*_drawn(film), *(f"  {line}" for line in groups.lines(film)), *notes, ""]))
     problems = [line for entry in refused for line in entry["problems"]]
     exit_code = 2 if strict and refused else totals.exit_code
     if as_json:
@@ -120,6 +122,7 @@ class SpecsOfModels:
         self.notes: list[str] = []
         self._default = default_model
         self._known: dict[str, ModelSpec | ModelError] = {}
+        self._lengths: dict[str, LengthOf] = {}
 
     def of(self, model: str | None) -> ModelSpec:
         """The spec of `model`. Raises `ModelError` for a folder that holds no model."""
@@ -133,6 +136,15 @@ class SpecsOfModels:
         if isinstance(found, ModelError):
             raise found
         return found
+
+    def length_of(self, model: str | None) -> LengthOf:
+        """How the tokens of a prompt are counted: by the model's own tokenizer where it is on this machine."""
+        name = model or self._default
+        if name not in self._lengths:
+            from render_farm.engine.conditioning.token_count import lengths_by_tokenizer, local_folder
+
+            self._lengths[name] = lengths_by_tokenizer(local_folder(name))
+        return self._lengths[name]
 
     def _look_up(self, name: str) -> ModelSpec:
         from pathlib import Path
@@ -172,14 +184,56 @@ def plan_row(row: Row, spec: SpecsOfModels, group: Mapping[str, int] = MappingPr
     """Raises `InvalidJobError` for a row that cannot be rendered. `group` are degrees for jobs that name none."""
     from render_farm.errors import Problem
     from render_farm.planning import plan_film
+    from render_farm.planning.film import with_notes
 
     if row.job is None:
         raise InvalidJobError(row.problems, job_id=row.job_id)
     given: dict[str, Any] = {name: degree for name, degree in group.items() if getattr(row.job, name) is None}
     try:
-        return plan_film(replace(row.job, **given), spec.of(row.job.model))
+        film = plan_film(replace(row.job, **given), spec.of(row.job.model), length_of=spec.length_of(row.job.model))
     except ModelError as error:
         raise InvalidJobError([Problem(field="model", message=str(error))], job_id=row.job_id) from error
+    if missing := _missing_inputs(film):
+        raise InvalidJobError(missing, job_id=row.job_id)
+    return with_notes(film, row.warnings)
+
+
+def _missing_inputs(film: FilmPlan) -> list[Problem]:
+    """Inputs and LoRAs on this machine that are not there. Those elsewhere are found when the film is rendered."""
+    from pathlib import Path
+
+    from render_farm.errors import Problem
+    from render_farm.uris import AddressError, read_address, shown_uri
+
+    problems = []
+    for name, uri in [*film.job.inputs.items(), *(("loras", lora.path) for lora in film.job.loras)]:
+        try:
+            address = read_address(uri)
+        except AddressError as error:
+            problems.append(Problem(field=name, message=str(error)))
+            continue
+        if address.is_local and not Path(address.place).exists():
+            problems.append(Problem(field=name, message=f"{shown_uri(uri)}: not found"))
+    return problems
+
+
+class RowChecker:
+    """What `plan` would refuse or warn of, row by row, for `manifest check`."""
+
+    def __init__(self, default_model: str) -> None:
+        self._specs = SpecsOfModels(default_model)
+
+    @property
+    def notes(self) -> list[str]:
+        """Of the models."""
+        return self._specs.notes
+
+    def look_at(self, row: Row) -> tuple[tuple[Problem, ...], tuple[str, ...]]:
+        """Why the row cannot be rendered, and what there is to say of it."""
+        try:
+            return (), plan_row(row, self._specs).warnings
+        except InvalidJobError as error:
+            return error.problems, ()
 
 
 def _described(film: FilmPlan) -> dict[str, Any]:
@@ -225,7 +279,7 @@ def _drawn(film: FilmPlan) -> list[str]:
         f"  {plural(film.num_segments, 'segment')}, {plural(steps, 'step')}, {mode}, seed {job.seed}",
         *(f"  {line}" for line in draw_windows(film) + draw_timeline(film)),
         *(f"  LoRA {shown_uri(lora.path)}, weight {lora.weight:g}" for lora in job.loras),
-        *(f"  prompt {number}: {prompt}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
+        *(f"  prompt {number}: {one_line(prompt)}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
     ]
 
 
@@ -240,7 +294,7 @@ def _print_totals(totals: Totals, num_drawn: int) -> None:
     if totals.films > num_drawn:
         print(f"... {plural(totals.films - num_drawn, 'film')} not drawn (--jobs)\n")
     models = ", ".join(f"{name} ({count})" for name, count in totals.models.items())
-    print(
+    say(
         f"total: {plural(totals.films, 'film')}, {plural(totals.segments, 'segment')}, {plural(totals.steps, 'step')}, "
         f"{plural(totals.frames, 'frame')}, {duration(totals.video_s)} of video"
         + (f"; models: {models}" if models else "")

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
-from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
+from render_farm.errors import (
+    InputError,
+    InvalidJobError,
+    MediaError,
+    ModelError,
+    Problem,
+    RenderFarmError,
+    StorageError,
+)
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
@@ -19,21 +27,25 @@ from render_farm.farm.run.scheduled_film import share_of
 from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.run.timeouts import Timeouts
-from render_farm.manifest.rows import Row
+from render_farm.manifest.rows import Row, result_ids
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
 from render_farm.planning.cost import TokenPasses
+from render_farm.planning.film import with_notes
 from render_farm.planning.group_choice import FilmGroups
 from render_farm.planning.groups import group_of
+from render_farm.planning.prompt_length import LengthOf, estimated_length
 from render_farm.scheduling.states import State
 from render_farm.storage.patience import SharedPatience
+from render_farm.storage.probe import folds_case
 from render_farm.storage.run_state import JobRow, StoredRun
 from render_farm.storage.store import Store
 
 log = logging.getLogger(__name__)
 _INPUTS_AT_ONCE = 16
+_LONGEST_MESSAGE = 4_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +76,8 @@ class RunContext:
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
     """How long to wait for stores of inputs that do not answer."""
+    length_of: Callable[[str], LengthOf] = lambda model: estimated_length
+    """A model's way of counting the tokens of its prompts."""
     groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
     """The render groups that a film has."""
     state: StoredRun = field(default_factory=StoredRun)
@@ -80,7 +94,10 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
         on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
     )
     planner = _Planner(context, lambda model: patience(lambda: spec_of(model)))
-    planned = [planner.plan(row) for row in rows]
+    rows = list(rows)
+    names = result_ids(rows)
+    folding = any(row.case_twin for row in rows) and folds_case(context.store)
+    planned = [planner.plan(row, names.get(row.number, row.job_id), folding=folding) for row in rows]
     limits = context.settings.inputs
     shelf = LoraShelf(limits, context.settings.model_cache)
     with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
@@ -120,10 +137,17 @@ class _Planner:
         self._spec_of = spec_of
         self._specs: dict[str, ModelSpec | RenderFarmError] = {}
 
-    def plan(self, row: Row) -> _PreparedRow | Result:
+    def plan(self, row: Row, name: str, *, folding: bool) -> _PreparedRow | Result:
+        """`name` is what the row's result is recorded under; `folding`: the output cannot tell ids apart by case."""
         if row.job is None:
-            error = InvalidJobError(row.problems)
-            return _failed(row.job_id or f"row-{row.number}", error, message="; ".join(row.lines))
+            return _failed(name, InvalidJobError(row.problems), message="; ".join(row.lines))
+        if row.case_twin and folding:
+            problem = Problem(
+                field="job_id",
+                message=f"{row.job_id} and {row.case_twin} differ only in case, and the output is on a disk that does "
+                "not tell them apart; rename one",
+            )
+            return _failed(name, InvalidJobError([problem]), message=f"{row.label}: {problem}")
         job, settings = row.job, self._context.settings
         group: dict[str, Any] = {
             name: degree for name, degree in self._context.group.items() if getattr(job, name) is None
@@ -131,7 +155,9 @@ class _Planner:
         job = replace(job, memory=job.memory or settings.memory, **group)
         try:
             check_model_uri(job.model or "", settings.inputs)
-            plan = plan_film(job, self._checked_spec(job.model or settings.model))
+            model = job.model or settings.model
+            spec = self._checked_spec(model)
+            plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
             return _PreparedRow(
                 plan=plan,
                 deadline_s=job.deadline.timestamp() if job.deadline else None,
@@ -156,7 +182,9 @@ class _Planner:
 
 
 def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
-    return Result(job_id=job_id, state=State.FAILED, error_class=type(error).__name__, message=message)
+    return Result(
+        job_id=job_id, state=State.FAILED, error_class=type(error).__name__, message=message[:_LONGEST_MESSAGE]
+    )
 
 
 def _excluded(plan: FilmPlan, row: JobRow) -> Result:

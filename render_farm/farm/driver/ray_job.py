@@ -22,6 +22,7 @@ from typing import Any
 import render_farm
 from render_farm.errors import UsageError
 from render_farm.farm.driver.connection import use_token_at_hand
+from render_farm.manifest.parts import open_manifest
 from render_farm.uris import shown_uri
 
 PYTHON = ("python", "-m", "render_farm.cli")
@@ -166,7 +167,11 @@ def _working_dir(submission: Submission) -> Iterator[str | None]:
         if submission.working_dir:
             shutil.copytree(submission.working_dir, folder, dirs_exist_ok=True)
         for name, source in submission.files.items():
-            shutil.copyfile(source, Path(folder, name))
+            if not Path(source).is_dir():
+                shutil.copyfile(source, Path(folder, name))
+                continue
+            with open_manifest(source) as parts, open(Path(folder, name), "wb") as whole:  # as one file
+                shutil.copyfileobj(parts, whole)
         yield folder
 
 

@@ -50,6 +50,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             create_only=source.create_only,
             group=farm.named_degrees,
             patience_s=min(settings.timeouts.cluster_patience_s, clock.left_s),
+            length_of=farm.length_of,
             groups_of=farm.groups_of,
             state=load_run_state(source.store, source.run_id),
         )

@@ -17,6 +17,7 @@ from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FarmConfig, FilmEntry
 from render_farm.planning import ModelSpec
 from render_farm.planning.groups import nearest_shape, possible_shapes
+from render_farm.planning.prompt_length import LengthOf
 from render_farm.scheduling.retry import RetryPolicy
 from render_farm.scheduling.scaling import ScaleLimits
 
@@ -46,6 +47,12 @@ class ResolvedFarm:
     def spec_of(self, model: str) -> ModelSpec:
         """A model by its name. Raises `ModelError`."""
         return self.checkpoint_of(model).spec
+
+    def length_of(self, model: str) -> LengthOf:
+        """How the tokens of the model's prompts are counted. Raises `ModelError`."""
+        from render_farm.engine.conditioning.token_count import lengths_by_tokenizer
+
+        return lengths_by_tokenizer(self.checkpoint_of(model).folder)
 
     def config(self, cluster: Cluster, entries: Sequence[FilmEntry]) -> FarmConfig:
         """The workers that `entries` need. UsageError when the largest render group cannot be formed."""

@@ -16,8 +16,8 @@ from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
 from render_farm.farm.run.spec import RunSpec
-from render_farm.manifest.files import open_binary
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
+from render_farm.manifest.parts import open_manifest
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
@@ -99,8 +99,6 @@ def read_source(request: RunRequest) -> RunSource:
     run_id, rows, manifest = _read_manifest(request)
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
-    if not rows:
-        raise UsageError(f"{shown_uri(request.manifest or '')}: has no rows", advice="a manifest has one row per job")
     try:
         check_id(run_id, "--run-id")
     except ValueError as error:
@@ -129,7 +127,7 @@ def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
         raise UsageError("give either a manifest or --prompt")
     if request.manifest is not None:
         rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
-        with open_binary(request.manifest) as handle:
+        with open_manifest(request.manifest) as handle:
             return request.run_id or default_run_id(request.manifest), rows, handle.read()
     job = job_of_prompt(str(request.prompt), request.overrides)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:

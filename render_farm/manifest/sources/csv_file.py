@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 
 from render_farm.errors import ManifestError, Problem
@@ -11,6 +12,7 @@ from render_farm.manifest.schema import unknown_column
 from render_farm.manifest.sources.records import Record, from_cell, open_text
 from render_farm.uris import shown_uri
 
+_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?[,;\t]*', re.IGNORECASE)
 _LONGEST_CELL = 1 << 26
 
 
@@ -23,7 +25,10 @@ def read_csv(uri: str) -> Iterator[Record]:
     with open_text(uri) as text:
         lines = _Lines(iter(text))
         header_line = next((line for line in lines if line.strip()), "")
-        delimiter = max(",;\t", key=header_line.count)
+        named = _SEPARATOR.fullmatch(header_line.strip())
+        if named:  # Excel's own first line
+            header_line = next((line for line in lines if line.strip()), "")
+        delimiter = named[1] if named else max(",;\t", key=header_line.count)
         try:
             header = _header(uri, next(_cells([header_line], delimiter), []))
             start = lines.number + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
-from render_farm.job import columns
+from render_farm.job import columns, shown
 from render_farm.manifest.schema import unknown_column
 from render_farm.manifest.sources.records import Record, from_document
 from render_farm.uris import shown_uri
@@ -22,7 +22,9 @@ def jobs_of_document(uri: str, document: Any) -> tuple[dict[str, Any], list[Any]
         defaults = document.get("defaults") or {}
         others = [key for key in document if key not in ("jobs", "defaults")]
         if others:
-            raise ManifestError(f"{shown_uri(uri)}: {others[0]!r} is not known at the top", advice=f"it is {SHAPE}")
+            raise ManifestError(
+                f"{shown_uri(uri)}: {shown(others[0])} is not known at the top", advice=f"it is {SHAPE}"
+            )
     if not isinstance(jobs, list) or not isinstance(defaults, dict):
         raise ManifestError(f"{shown_uri(uri)}: has no list of jobs", advice=f"it is {SHAPE}")
     return defaults, jobs

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
+from render_farm.manifest.limits import LIMITS
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
-from render_farm.manifest.sources.records import Record, open_text
+from render_farm.manifest.sources.records import Record, RepeatedKeyError, Written, open_text, unique_pairs
 from render_farm.uris import shown_uri
-
-
-class _RepeatedKeyError(ValueError):
-    """A key that an object has twice; the parser would keep the last one silently."""
 
 
 def read_jsonl(uri: str) -> Iterator[Record]:
@@ -30,7 +27,7 @@ def read_jsonl(uri: str) -> Iterator[Record]:
 
 def read_json(uri: str) -> Iterator[Record]:
     """Every job of the JSON document at `uri`: a list, or {"defaults": {}, "jobs": []}. Raises `ManifestError`."""
-    with open_text(uri) as text:
+    with open_text(uri, LIMITS.max_document_bytes) as text:
         content = text.read()
     try:
         document = _parse(content)
@@ -42,20 +39,11 @@ def read_json(uri: str) -> Iterator[Record]:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise _RepeatedKeyError(f"{repeated!r} is there twice")
-    return values
+    return json.loads(text, object_pairs_hook=unique_pairs, parse_float=Written)
 
 
 def _why(error: BaseException) -> str:
-    if isinstance(error, _RepeatedKeyError):
+    if isinstance(error, RepeatedKeyError):
         return str(error)
     if isinstance(error, json.JSONDecodeError):
         where = f"line {error.lineno}, character {error.colno}" if error.lineno > 1 else f"character {error.colno}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 from render_farm.errors import ManifestError
-from render_farm.manifest.naming import slug
+from render_farm.job import columns
+from render_farm.manifest.limits import LIMITS
+from render_farm.manifest.naming import content_id
 from render_farm.manifest.rows import Row, make_row
 from render_farm.manifest.sources.csv_file import read_csv
 from render_farm.manifest.sources.json_file import read_json, read_jsonl
@@ -19,14 +23,32 @@ from render_farm.uris import shown_uri
 def read_source(uri: str) -> Iterator[Row]:
     """Every job of the text file at `uri`, in order, each numbered by its line.
 
-    A job without an id gets one from its prompt and its place in the list: `a-red-circle-0003`.
+    A job without an id gets one from what it says: its prompt's first words and 8 hex of all its values
+    (`a-red-circle-1f0c9a2b`), so that rows before and after it do not matter. Equal jobs are told apart by a number.
     Raises `ManifestError` for what makes the whole file unusable; what is wrong with one job comes in its row.
     """
+    made: Counter[str] = Counter()
     for ordinal, record in enumerate(_reader_of(uri)(uri), start=1):
+        if ordinal > LIMITS.max_rows:
+            raise ManifestError(f"{shown_uri(uri)}: has more than {LIMITS.max_rows:,} jobs", advice="split it")
         values = record.values
         if values and values.get("job_id") is None:
-            values = {**values, "job_id": f"{slug(values.get('prompt'))}-{ordinal:04d}"}
+            job_id = _id_of(values)
+            made[job_id] += 1
+            values = {**values, "job_id": job_id if made[job_id] == 1 else f"{job_id}-{made[job_id]}"}
         yield _row(record, values)
+
+
+def _id_of(values: dict[str, Any]) -> str:
+    """From the values that the job will have, so that every format and spelling of a source gives the same one."""
+    row = make_row(1, {**values, "job_id": "x"})
+    given = {name: getattr(row.job, name) for name in columns()} if row.job else values
+    content = {name: value for name, value in given.items() if name != "job_id" and value is not None}
+    return content_id(values.get("prompt"), json.dumps(content, sort_keys=True, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _row(record: Record, values: dict[str, Any]) -> Row:

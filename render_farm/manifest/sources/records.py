@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
-from render_farm.job import ValueKind, columns
+from render_farm.job import EXACT_FLOAT, ValueKind, columns, shown
 from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import open_binary
+from render_farm.manifest.limits import LIMITS
 from render_farm.uris import shown_uri
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
-_YES_NO = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_YES_NO = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -32,10 +38,25 @@ class Record:
     place: str = "line"
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A number, yes or no, or time as a document spells it, unquoted: parsers change some (`010`, `12:30`, `1e400`)."""
+
+    text: str
+    is_time: bool = False
+    """Whether it is a date, which can only be meant as it is spelt."""
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 @contextmanager
-def open_text(uri: str) -> Iterator[io.TextIOWrapper]:
+def open_text(uri: str, most_bytes: int = LIMITS.max_bytes) -> Iterator[io.TextIOWrapper]:
     """The UTF-8 text at `uri`, with or without a byte order mark. Raises `ManifestError`."""
     with open_binary(uri) as handle:
+        if (num_bytes := handle.seek(0, os.SEEK_END)) > most_bytes:
+            raise ManifestError(f"{shown_uri(uri)}: has {num_bytes:,} bytes; the most is {most_bytes:,}")
+        handle.seek(0)
         start = handle.read(2)
         handle.seek(0)
         if start in _UTF16:
@@ -76,31 +97,74 @@ def _texts(cell: str) -> Any:
 
 
 def _number(cell: str) -> Any:
+    """Any spelling of a number, for a column of any numbers."""
     if _WHOLE.fullmatch(cell):
         return int(cell)
     try:
-        return float(cell) if "_" not in cell else BadCell(f"{cell!r} is not a number")
+        value = float(cell) if "_" not in cell else None
     except ValueError:
-        return BadCell(f"{_short(cell)} is not a number")
+        value = None
+    if value is None:
+        return BadCell(f"{shown(cell)} is not a number")
+    if math.isinf(value) and "inf" not in cell.lower():
+        return BadCell(f"{shown(cell)} is far out of range")
+    if value == 0 and re.search("[1-9]", re.split("[eE]", cell)[0]):
+        return BadCell(f"{shown(cell)} is too close to 0 for a number of 64 bits")
+    return value
+
+
+def _integer(cell: str) -> Any:
+    """A whole number. A fraction or an exponent makes it a float to whatever program wrote it, exact to 2**53."""
+    value = _number(cell)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    try:
+        exact = Decimal(cell)
+    except InvalidOperation:
+        return BadCell(f"{shown(cell)} is not a number")
+    if exact != exact.to_integral_value():
+        return BadCell(f"{_short(cell)} is not a whole number")
+    if abs(exact) >= EXACT_FLOAT:
+        return BadCell(
+            f"{_short(cell)} is written as a float of 2**53 or more, which is not exact; "
+            "write it without a fraction or exponent"
+        )
+    return int(exact)
 
 
 def _boolean(cell: str) -> Any:
-    return _YES_NO.get(cell.lower(), BadCell(f"{_short(cell)} is not true or false"))
+    return _YES_NO.get(cell.lower(), BadCell(f"{shown(cell)} is not true or false"))
 
 
 def _json_of(shape: str) -> Any:
     def read(cell: str) -> Any:
         try:
-            return json.loads(cell)
+            return json.loads(cell, object_pairs_hook=unique_pairs)
+        except RepeatedKeyError as error:
+            return BadCell(str(error))
         except (ValueError, RecursionError):
-            return BadCell(f"{_short(cell)} is not JSON like {shape}")
+            return BadCell(f"{shown(cell)} is not JSON like {shape}")
 
     return read
 
 
+class RepeatedKeyError(ValueError):
+    """A key that an object has twice; the parser would keep the last one silently."""
+
+
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads(object_pairs_hook=...)`."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise RepeatedKeyError(f"{repeated!r:.80} is there twice")
+    return values
+
+
 _CELL_READERS = {
     ValueKind.TEXTS: _texts,
-    ValueKind.INTEGER: _number,
+    ValueKind.INTEGER: _integer,
     ValueKind.INTEGERS: _json_of("[1000, 750, 500, 250]"),
     ValueKind.NUMBER: _number,
     ValueKind.BOOLEAN: _boolean,
@@ -108,17 +172,43 @@ _CELL_READERS = {
     ValueKind.TAGS: _json_of('{"scene": "12"}'),
     ValueKind.LORAS: _json_of('[{"path": "style.safetensors", "weight": 0.8}]'),
 }
+_SCALARS = (ValueKind.INTEGER, ValueKind.NUMBER, ValueKind.BOOLEAN, ValueKind.TIMESTAMP)
 
 
 def from_document(name: str, value: Any) -> Any:
     """A value of a JSON or YAML document for column `name`: what was written, where the parser guessed otherwise."""
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value.isoformat()
-    if columns()[name].kind is ValueKind.TEXT and isinstance(value, bool | int | float) and value == value:
-        return BadCell(f"{_short(value)} is not text; put it in quotes")
+    kind = columns()[name].kind
+    if isinstance(value, Written) and kind in _SCALARS:
+        return _CELL_READERS[kind](value.text)
+    if kind is ValueKind.LORAS and isinstance(value, list):
+        return [_lora(item) if isinstance(item, dict) else _text(item) for item in value]
+    if kind is ValueKind.TAGS and isinstance(value, dict):
+        tags = {key: _text(item) for key, item in value.items()}
+        return next((BadCell(f"{key}: {tag.message}") for key, tag in tags.items() if isinstance(tag, BadCell)), tags)
+    if kind is ValueKind.TEXTS and isinstance(value, list):
+        texts = [_text(item) for item in value]
+        return next((text for text in texts if isinstance(text, BadCell)), texts)
+    return value if kind in _SCALARS else _text(value)
+
+
+def _lora(item: dict[Any, Any]) -> Any:
+    weight = item.get("weight")
+    given = {**item, "weight": _number(weight.text)} if isinstance(weight, Written) else dict(item)
+    if isinstance(given.get("weight"), BadCell):
+        return given["weight"].message
+    path = _text(item.get("path"))
+    return {**given, "path": path} if "path" in item and not isinstance(path, BadCell) else given
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, Written):
+        return value.text if value.is_time else BadCell(f"{_short(value.text)} is not text; put it in quotes")
+    if isinstance(value, bool):
+        return BadCell(f"{json.dumps(value)} is not text; put it in quotes")
+    if isinstance(value, int | float) and value == value:
+        return BadCell(f"{shown(value)} is not text; put it in quotes")
     return value
 
 
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."

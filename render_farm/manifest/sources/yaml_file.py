@@ -10,8 +10,9 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from render_farm.errors import ManifestError
+from render_farm.manifest.limits import LIMITS
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
-from render_farm.manifest.sources.records import Record, open_text
+from render_farm.manifest.sources.records import Record, Written, open_text
 from render_farm.uris import shown_uri
 
 _DEEPEST = 50
@@ -22,7 +23,7 @@ def read_yaml(uri: str) -> Iterator[Record]:
 
     Raises `ManifestError` for what is no YAML, for another shape, and for a key that a mapping has twice.
     """
-    with open_text(uri) as text:
+    with open_text(uri, LIMITS.max_document_bytes) as text:
         content = text.read()
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -57,7 +58,12 @@ def _refuse_deep_nesting(uri: str, content: str, loader: Any) -> None:
 
 def _check_depth(uri: str, content: str, loader: Any) -> None:
     depth = 0
-    for event in yaml.parse(content, Loader=loader):
+    for count, event in enumerate(yaml.parse(content, Loader=loader)):
+        if count > LIMITS.max_document_values:
+            raise ManifestError(
+                f"{shown_uri(uri)}: holds more than {LIMITS.max_document_values:,} values",
+                advice="split it, or write it as JSON lines or CSV, which are read line by line",
+            )
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
             place = f"line {event.start_mark.line + 1}: " if event.start_mark else ""
@@ -66,7 +72,35 @@ def _check_depth(uri: str, content: str, loader: Any) -> None:
 
 def _construct(uri: str, root: yaml.Node) -> Any:
     _refuse_repeated_keys(uri, root, set())
-    return SafeConstructor().construct_document(root)
+    return _AsWritten().construct_document(root)
+
+
+class _AsWritten(SafeConstructor):
+    """Keeps what YAML takes for a number, yes or no, or a time as it is spelt: which of them is meant, the column says.
+    (`010` is 8 in YAML, `12:30` is 750, `no` is false.)"""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        values = super().construct_mapping(node, deep)
+        return {key.text if isinstance(key, Written) else key: value for key, value in values.items()}
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Merge keys (`<<`), without the pairs that others replace: they would double with every level."""
+        super().flatten_mapping(node)
+        last = {
+            (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key): (key, v) for key, v in node.value
+        }
+        node.value = list(last.values())
+
+
+for _tag in ("int", "float", "bool"):
+    _AsWritten.add_constructor(f"tag:yaml.org,2002:{_tag}", lambda _, node: Written(_scalar(node)))
+_AsWritten.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: Written(_scalar(node), is_time=True))
+
+
+def _scalar(node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(None, None, "expected a scalar", node.start_mark)
+    return node.value
 
 
 def _refuse_repeated_keys(uri: str, node: yaml.Node, seen: set[int]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 def test_a_manifest_is_built_checked_and_shown(cli, tmp_path):
     source, target = tmp_path / "jobs.csv", tmp_path / "jobs.parquet"
@@ -12,7 +15,8 @@ def test_a_manifest_is_built_checked_and_shown(cli, tmp_path):
     assert (built.exit_code, built.stdout) == (0, f"{target}: 2 jobs, 4 rows\n")
     assert built.stderr == f"next: render-farm plan {target}\n"
     checked = cli("manifest", "check", target)
-    assert (checked.exit_code, checked.stdout, checked.stderr) == (0, f"{target}: 4 jobs, nothing wrong\n", "")
+    assert (checked.exit_code, checked.stdout) == (0, f"{target}: 4 jobs, nothing wrong\n")
+    assert "row 1 (job_id=a-seed1): 2 prompts for 1 segments: the last ones are not used\n" in checked.stderr
     shown = cli("manifest", "show", target, "--rows", 1)
     assert shown.stdout.startswith("a-seed1\n  prompt               x | y\n  seed ")
     assert shown.stderr == f"{target}: 4 rows, 3 not shown (--rows)\n"
@@ -54,3 +58,61 @@ def test_show_tells_what_is_wrong_with_a_row(cli, bad_manifest):
     result = cli("manifest", "show", bad_manifest)
     assert result.exit_code == 0
     assert result.stdout.startswith("row 1 (job_id=a): num_frames: 0 is less than 1\nb\n")
+
+
+def _table(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_show_and_plan_print_no_control_characters_of_a_manifest(cli, tmp_path):
+    evil = "a\x1b]0;owned\x07\x1b[2J\u202ecat\nrow 2 (job_id=b): done"
+    uri = _table(tmp_path / "m.parquet", job_id=["a", "b\x1b[2J"], prompt=[[evil, evil], ["x", "y"]])
+    for verb in (["manifest", "show"], ["manifest", "check"], ["plan"]):
+        said = cli(*verb, uri)
+        assert not set("\x1b\x07\u202e") & set(said.stdout + said.stderr), verb
+        assert "\nrow 2 (job_id=b): done" not in said.stdout
+
+
+def test_check_plan_and_render_refuse_the_same_rows(cli, tmp_path):
+    uri = _table(
+        tmp_path / "m.parquet",
+        job_id=["good", "window", "input", "steps"],
+        prompt=["p"] * 4,
+        model=["tiny"] * 4,
+        image=[None, None, "missing.png", None],
+        num_frames=[9, 197, 9, 100_000],
+        base_num_frames=[None, 97, None, 97],
+        overlap_history=[None, 97, None, 93],
+    )
+    checked, planned = cli("manifest", "check", uri), cli("plan", uri)
+    lines = [line for line in checked.stdout.splitlines() if line.startswith("row ")]
+    assert [line.split(" ")[1] for line in lines] == ["2", "3", "4"]
+    assert "24,977 segments; the most is 2,000" in checked.stdout
+    assert all(line in planned.stderr for line in lines)
+    assert (checked.exit_code, planned.exit_code) == (2, 11)
+
+
+def test_a_manifest_without_rows_is_refused_by_check_and_plan(cli, tmp_path):
+    uri = _table(tmp_path / "m.parquet", job_id=pa.array([], pa.string()), prompt=pa.array([], pa.string()))
+    for verb in (["manifest", "check"], ["manifest", "show"], ["plan"], ["render", "--output", str(tmp_path / "o")]):
+        said = cli(*verb, uri)
+        assert said.exit_code == 2 and "has no rows" in said.stderr, verb
+
+
+def test_long_prompts_are_warned_of_with_the_place(cli, tmp_path):
+    uri = _table(tmp_path / "m.parquet", job_id=["a"], prompt=["word " * 900 + "end"], model=["tiny"])
+    for said in (cli("manifest", "check", uri), cli("plan", uri)):
+        assert "tokens, and the model sees the first 512: it is cut before" in said.stdout + said.stderr
+        assert "estimate" not in said.stdout + said.stderr
+        assert said.exit_code == 0
+    uri = _table(tmp_path / "m.parquet", job_id=["a"], prompt=["word " * 900 + "end"], model=["df-1.3b-540p"])
+    said = cli("plan", uri)
+    assert "has about" in said.stdout and "an estimate" in said.stdout
+
+
+def test_ids_that_differ_only_in_case_are_warned_of(cli, tmp_path):
+    uri = _table(tmp_path / "m.parquet", job_id=["Shot", "shot"], prompt=["p", "q"], model=["tiny"] * 2)
+    for said in (cli("manifest", "check", uri), cli("plan", uri)):
+        assert said.exit_code == 0
+        assert "job_id shot and Shot differ only in upper and lower case" in said.stdout + said.stderr

@@ -164,7 +164,7 @@ def test_jobs_are_read_from_jsonl(build):
     content = '{"job_id": "a", "prompt": ["x", "y"], "num_frames": 9.0, "tags": {"k": "v"}}\n\n{"prompt": "z"}\n'
     assert build("p.jsonl", content) == [
         RenderJob(job_id="a", prompt=("x", "y"), num_frames=9, tags={"k": "v"}),
-        RenderJob(job_id="z-0002", prompt="z"),
+        RenderJob(job_id="z-1afb9018", prompt="z"),
     ]
 
 
@@ -174,8 +174,8 @@ def test_jsonl_errors_name_lines(problems):
     )
     assert problems("p.jsonl", content) == [
         "6 problems",
-        "line 1 (job_id=x-0001): column sed: is not known; did you mean seed?",
-        "line 3 (job_id=job-0002): prompt: 3 is neither text nor a list of texts",
+        "line 1 (job_id=x-9e63c87c): column sed: is not known; did you mean seed?",
+        "line 3 (job_id=job-9ecfe1f3): prompt: 3 is not text; put it in quotes",
         "line 4: is not JSON: Expecting property name enclosed in double quotes at line 2, character 1",
         "line 5: is not an object with column names and values",
         "line 6: 'prompt' is there twice",
@@ -187,7 +187,7 @@ def test_jobs_are_read_from_a_json_document_with_defaults(build, problems):
     jobs = build(
         "p.json", '{"defaults": {"seed": 3}, "jobs": [{"job_id": "a", "prompt": "x"}, {"prompt": "y", "seed": 4}]}'
     )
-    assert [(job.job_id, job.seed) for job in jobs] == [("a", 3), ("y-0002", 4)]
+    assert [(job.job_id, job.seed) for job in jobs] == [("a", 3), ("y-361f34ae", 4)]
 
 
 def test_json_documents_of_another_shape(problems):
@@ -196,7 +196,7 @@ def test_json_documents_of_another_shape(problems):
     assert problems("p.json", '{"job": []}') == [f"'job' is not known at the top ({shape})"]
     assert (
         problems("p.json", '[{"prompt": 1}]')[1]
-        == "job 1 (job_id=job-0001): prompt: 1 is neither text nor a list of texts"
+        == "job 1 (job_id=job-9ab9354d): prompt: 1 is not text; put it in quotes"
     )
     assert problems("p.json", '{"a": 1, "a": 2}') == ["'a' is there twice"]
 
@@ -222,7 +222,7 @@ def test_jobs_are_read_from_yaml_with_defaults(build):
         RenderJob(
             job_id="2030-01-31", prompt="x", model="tiny", num_frames=9, deadline=datetime(2030, 1, 31, 6, tzinfo=UTC)
         ),
-        RenderJob(job_id="x-0003", prompt=("x", "y"), model="tiny", num_frames=97),
+        RenderJob(job_id="x-bfab2dc3", prompt=("x", "y"), model="tiny", num_frames=97),
     ]
 
 
@@ -231,10 +231,11 @@ def test_yaml_errors_name_lines(problems):
     assert problems("p.yml", content) == [
         "5 problems",
         "line 1: job_id: 7 is not text; put it in quotes",
-        "line 4 (job_id=job-0002): prompt: True is neither text nor a list of texts",
-        "line 4 (job_id=job-0002): model: 3 is not text; put it in quotes",
+        "line 4 (job_id=job-5263a3cf): prompt: yes is not text; put it in quotes",
+        "line 4 (job_id=job-5263a3cf): model: 3 is not text; put it in quotes",
         "line 6: is not an object with column names and values",
-        "line 7 (job_id=x-0004): column 5: is not known; " + problems("p.yml", "- {prompt: x, 5: y}")[1].split("; ")[1],
+        "line 7 (job_id=x-9e63c87c): column 5: is not known; "
+        + problems("p.yml", "- {prompt: x, 5: y}")[1].split("; ")[1],
     ]
 
 
@@ -244,7 +245,7 @@ def test_yaml_errors_name_lines(problems):
         ("", "has no list of jobs"),
         ("jobs: [", "line 2, character 1: "),
         ("- {prompt: x, prompt: y}", "line 1: 'prompt' is there twice"),
-        ("- {prompt: x, deadline: 2030-13-01}", "cannot be read as YAML: "),
+        ("- {prompt: x, deadline: 2030-13-01}", "1 problem"),
         ("- !!python/object:os.system {}", "line 1, character 3: "),
         ("- &a [*a]", None),
         ("[" * 100_000, "line 1: is nested more than 50 deep"),
@@ -260,8 +261,8 @@ def test_yaml_files_that_cannot_be_used(problems, content, start):
 def test_text_is_a_prompt_a_line(build):
     content = "A red circle, moving right!\n\n# a comment\n猫\n"
     first, second = build("p.txt", content)
-    assert (first.job_id, first.prompt) == ("a-red-circle-moving-right-0001", "A red circle, moving right!")
-    assert (second.job_id, second.prompt) == ("job-0002", "猫")
+    assert (first.job_id, first.prompt) == ("a-red-circle-moving-right-343994a1", "A red circle, moving right!")
+    assert (second.job_id, second.prompt) == ("job-79165b9a", "猫")
 
 
 def test_other_suffixes_are_refused(problems):

@@ -32,8 +32,8 @@ def test_a_missing_manifest_is_named(tmp_path):
     assert refusal("memory://no/such.parquet").startswith("memory://no/such.parquet: not found")
 
 
-def test_a_folder_is_no_manifest(tmp_path):
-    assert refusal(str(tmp_path)) == f"{tmp_path} is a folder (give the manifest file in it)"
+def test_a_folder_without_parquet_files_is_no_manifest(tmp_path):
+    assert refusal(str(tmp_path)) == f"{tmp_path} is a folder without Parquet files (give the manifest file)"
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):

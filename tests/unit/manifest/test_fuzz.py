@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from render_farm.errors import InvalidJobError
+from render_farm.errors import InvalidJobError, ManifestError
 from render_farm.job import LoraRef, RenderJob, ValueKind, columns, normalise
+from render_farm.manifest.build import build_manifest
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.rows import make_row
 from render_farm.manifest.schema import check_schema
@@ -106,6 +107,7 @@ def column_strategy(name):
 
 jobs = st.lists(
     st.fixed_dictionaries({name: column_strategy(name) for name in columns()}).map(lambda values: RenderJob(**values)),
+    min_size=1,
     max_size=5,
     unique_by=lambda job: job.job_id,
 )
@@ -137,3 +139,87 @@ def test_any_parquet_file_gives_a_report(folder, given_columns):
     if check_schema(table.schema)[1]:
         assert report.fatal
     assert report.ok == (not report.problems)
+
+
+SPELLINGS = [
+    "010",
+    "0x1F",
+    "1_000",
+    "12:30",
+    "1e3",
+    "1e400",
+    "-0",
+    ".5",
+    ".inf",
+    ".nan",
+    "nan",
+    "9007199254740993.0",
+    "~",
+    "null",
+    "yes",
+    "Off",
+    "2030-13-01",
+    "2030-01-01T25:00",
+    "!!int",
+    "!!float",
+    "!!binary",
+    "!!set",
+    "!!timestamp",
+    "!!null",
+    "&a",
+    "*a",
+    "<<",
+    "|",
+    ">",
+    "[",
+    "]",
+    "{",
+    "}",
+    "[x,1]",
+    "{a:1}",
+    "['x']",
+    "[x, {a: [1]}]",
+    "[{path: x, weight: 1e400}]",
+    "('x', 'y')",
+    "{a: 1, a: 2}",
+    "!!set {a}",
+    "!!omap [a: 1]",
+]
+spelt = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12),
+    st.sampled_from(SPELLINGS),
+    st.from_regex(r"[-+.0-9eE_:x]{1,12}", fullmatch=True),
+)
+
+
+def builds_or_refuses(folder, name: str, content: str) -> None:
+    """A manifest that reads back, or an error of the farm's own with lines."""
+    source, target = folder / name, folder / "built.parquet"
+    source.write_bytes(content.encode(errors="replace"))
+    try:
+        build_manifest(str(source), str(target))
+    except ManifestError as error:
+        assert len(str(error)) < 20_000
+        return
+    assert load_manifest(str(target), strict=True)
+
+
+@FEW
+@given(st.dictionaries(st.sampled_from(list(columns())), spelt, max_size=5), st.booleans())
+def test_any_yaml_is_built_or_refused(folder, given_columns, in_flow):
+    values = {"prompt": "p", **given_columns}
+    if in_flow:
+        content = "- {" + ", ".join(f"{name}: {text}" for name, text in values.items()) + "}\n"
+    else:
+        content = "- " + "\n  ".join(f"{name}: {text}" for name, text in values.items()) + "\n"
+    builds_or_refuses(folder, "p.yaml", content)
+
+
+@FEW
+@given(st.lists(st.tuples(st.sampled_from(list(columns())), spelt), max_size=5), st.booleans())
+def test_any_csv_is_built_or_refused(folder, cells, quoted):
+    cells = [*dict(cells).items()]
+    texts = ['"' + text.replace('"', '""') + '"' if quoted else text for _, text in cells]
+    header = ",".join(["prompt", *(name for name, _ in cells if name != "prompt")])
+    row = ",".join(["p", *(text for (name, _), text in zip(cells, texts, strict=True) if name != "prompt")])
+    builds_or_refuses(folder, "p.csv", f"{header}\n{row}\n")

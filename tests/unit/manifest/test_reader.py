@@ -280,9 +280,12 @@ def test_rows_come_in_order_over_batches_and_row_groups(tmp_path):
     assert [row.job.seed for row in rows if row.job] == list(range(100))
 
 
-def test_no_rows_are_no_problem(store):
-    report = check_manifest(store(job_id=pa.array([], pa.string()), prompt=pa.array([], pa.string())))
-    assert report.ok and report.num_rows == 0
+def test_a_manifest_without_rows_is_refused_by_every_reader(store):
+    uri = store(job_id=pa.array([], pa.string()), prompt=pa.array([], pa.string()))
+    report = check_manifest(uri)
+    assert report.fatal == (f"{uri}: has no rows (a manifest has one row a job)",) and not report.readable
+    with pytest.raises(ManifestError, match="has no rows"):
+        load_manifest(uri)
 
 
 def test_the_written_schema_has_every_column_in_order():

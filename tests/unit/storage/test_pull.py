@@ -182,12 +182,12 @@ def test_a_busy_hub_is_no_fault_of_the_job(
     hub.busy, hub.busy_status = 1_000, status
     with pytest.raises(RenderFarmError, match=str(status)) as error:
         locate_model(NAME)
-    assert classify(error.value).fault is fault
+    assert classify(error.value, worker="w").fault is fault
     assert error.value.exit_code == 2
     hub.busy = 0
     with pytest.raises(HubError, match="404") as missing:
         locate_model("someone/missing")
-    assert classify(missing.value).fault is Fault.JOB
+    assert classify(missing.value, worker="w").fault is Fault.JOB
 
 
 def test_models_that_the_hub_does_not_have_or_refuses_are_errors(hub: Hub, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from render_farm.errors import LeaseHeldError, StorageError
-from render_farm.storage import open_store
+from render_farm.storage import checked_json, open_store
 from render_farm.storage.layout import RunKeys
-from render_farm.storage.run_state import SNAPSHOT_EVERY, JobRow, RunControl, RunStateWriter, load_run_state
+from render_farm.storage.run_state import SCHEMA, SNAPSHOT_EVERY, JobRow, RunControl, RunStateWriter, load_run_state
 
 KEYS = RunKeys(run_id="night")
 DONE = JobRow(state="done", render_key="0" * 12, segments_done=3, segments=3, sha256="ab", gpu_s=1.5)
@@ -151,3 +151,23 @@ def test_existing_objects_are_found_among_many(store):
         store.write_bytes(name, b"x")
     assert store.sizes(["a/1", "a/3", "a/1/below", "b/1", "c/9"]) == {"a/1": 1, "b/1": 1}
     assert store.sizes([]) == {}
+
+
+def test_a_row_that_cannot_be_read_is_skipped_alone(store):
+    """As an earlier version wrote it, whose ids of bad rows were not checked."""
+    content = {"run_id": "night", "number": 1, "snapshot": False, "control": {"paused": False, "quarantined": []}}
+    content["jobs"] = {
+        "bad id!": {"state": "failed"},
+        "b": {"state": "cancelled", "taken_out": True},
+        "c": {"priority": -1},
+    }
+    store.create(KEYS.state(1), checked_json.dump(content, schema=SCHEMA))
+    state = load_run_state(store, "night")
+    assert state.jobs == {"b": JobRow(state="cancelled", taken_out=True)}
+    assert len(state.problems) == 2 and "bad id!" in state.problems[0]
+
+
+def test_what_could_not_be_read_back_is_not_written(store):
+    writer(store).write({"bad id!": DONE, "b": DONE, "c": JobRow(priority=2**40)})
+    state = load_run_state(store, "night")
+    assert (state.jobs, state.problems) == ({"b": DONE}, ())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.job import RenderJob
-from render_farm.manifest.rows import Row
+from render_farm.manifest.rows import Row, make_row
 from render_farm.planning import ModelSpec, spec_of_preset
 from render_farm.storage import open_store
 
@@ -38,3 +40,34 @@ def test_a_model_s_store_that_fails_for_a_moment_fails_no_job(tmp_path):
 def test_one_that_stays_away_fails_the_model_s_jobs_alone(tmp_path):
     [result] = prepared(tmp_path, failures=100, patience_s=0.0).ended
     assert (result.error_class, "row 1" in str(result.message)) == ("StorageError", True)
+
+
+def sorted_rows(folder, *rows: Row):
+    context = RunContext(
+        run_id="night",
+        output=str(folder / "out"),
+        store=open_store(folder / "out"),
+        keep_latents=False,
+        create_only=True,
+        group={},
+    )
+    return prepare(rows, context, lambda model: spec_of_preset("tiny", fingerprint="f"))
+
+
+def test_a_bad_row_fails_alone_under_an_id_of_its_own(tmp_path):
+    bad = [make_row(1, {"job_id": "bad id!", "prompt": "p"}), make_row(2, {"prompt": "p"})]
+    good = make_row(3, {"job_id": "row-2", "prompt": "p"})
+    done = sorted_rows(tmp_path, *bad, good)
+    assert [result.job_id for result in done.ended] == ["row-1", "row-2-bad"]
+    assert [entry.task.plan.job.job_id for entry in done.entries] == ["row-2"]
+    assert "row 1 (job_id=bad id!): job_id: " in str(done.ended[0].message)
+
+
+def test_ids_that_differ_in_case_are_refused_where_the_output_folds_it(tmp_path, monkeypatch):
+    rows = [make_row(n, {"job_id": name, "prompt": "p"}) for n, name in ((1, "Shot"), (2, "shot"))]
+    rows[1] = replace(rows[1], case_twin="Shot")
+    both = sorted_rows(tmp_path, *rows)
+    assert "differ only in upper and lower case" in both.entries[1].task.plan.warnings[0]
+    monkeypatch.setattr("render_farm.farm.driver.prepare.folds_case", lambda store: True)
+    [failed] = sorted_rows(tmp_path, *rows).ended
+    assert failed.job_id == "shot" and "does not tell them apart" in str(failed.message)

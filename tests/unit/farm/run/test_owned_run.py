@@ -59,20 +59,19 @@ def test_a_run_says_how_it_goes_until_it_is_over(run, tmp_path):
 def test_a_coordinator_that_was_frozen_writes_nothing_over_the_results_of_the_one_that_took_over(
     run, tmp_path, monkeypatch
 ):
-    store, keys = run.record.store, RunKeys(run_id="night")
+    store, keys = run.progress.store, RunKeys(run_id="night")
     run.lease.stop(release=False)  # frozen: its renewals, too
     asyncio.run(run.write())
-    spec = replace(run.record.spec, document=b'{"run_id": "night"}', manifest=b"m")
+    spec = replace(run.progress.spec, document=b'{"run_id": "night"}', manifest=b"m")
     timing = LeaseTiming(gone_after_s=0.3, poll_every_s=0.1)
     other = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
-    other.record.add(entry("other", tmp_path))
+    other.progress.add(entry("other", tmp_path))
     asyncio.run(other.give_back())
     now_s = lease._now_s()
     monkeypatch.setattr(lease, "_now_s", lambda: now_s + 60.0)
     before = {key: store.read_bytes(key) for key in store.list(keys.folder)}
-    run.record.started("a", "w-0.1", "denoise")
-    run.live = run.record.live(num_workers=1, workers_busy=1, paused=False, quarantined={})
-    run.record.log.add("late", level="error")
+    run.progress.started("a", "w-0.1", "denoise")
+    run.progress.log.add("late", level="error")
     with pytest.raises(LeaseHeldError, match="taken over"):
         asyncio.run(run.write(last=True))
     asyncio.run(run.give_back())

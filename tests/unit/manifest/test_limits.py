@@ -1,0 +1,94 @@
+"""Kilobytes that stand for gigabytes: refused or read, in little memory. Each is measured in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+MOST_BYTES = 600 << 20
+_MEASURE = """
+import sys
+from render_farm.errors import RenderFarmError
+from render_farm.manifest.reader import check_manifest, load_manifest
+try:
+    said = "".join(line for row in load_manifest(sys.argv[1]) for line in row.lines)
+except RenderFarmError as error:
+    said = str(error)
+report = check_manifest(sys.argv[1])
+assert sum(map(len, report.problems)) < 1 << 20 and len(said) < 1 << 20
+with open("/proc/self/status") as status:  # ru_maxrss counts the process that started this one
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
+print(peak, said[:300].replace("\\n", " "))
+"""
+
+
+def one_long_value(num_rows: int):
+    return pa.array(["x" * 500_000]).dictionary_encode().take(pa.array([0] * num_rows))
+
+
+def ids(num_rows: int) -> list[str]:
+    return [f"j{i}" for i in range(num_rows)]
+
+
+BOMBS = {
+    "a long value of many rows": (
+        lambda: pa.table({"job_id": ids(4096), "prompt": one_long_value(4096)}),
+        {},
+        "has 500,000 characters; the most is 20,000",
+    ),
+    "a long value of many rows, in lists": (
+        lambda: pa.table(
+            {
+                "job_id": ids(2000),
+                "prompt": pa.ListArray.from_arrays(pa.array(range(2001), pa.int32()), one_long_value(2000)),
+            }
+        ),
+        {},
+        "has 500,000 characters; the most is 20,000",
+    ),
+    "a million equal rows": (
+        lambda: pa.table({"job_id": ["a"] * 1_000_000, "prompt": ["p"] * 1_000_000}),
+        {},
+        "has 1,000,000 rows; the most is 200,000",
+    ),
+    "long texts that compress": (
+        lambda: pa.table({"job_id": ids(800), "prompt": [f"{i}" + "x" * 500_000 for i in range(800)]}),
+        {"use_dictionary": False, "compression": "zstd"},
+        "bytes, its columns decompressed; the most is 268,435,456",
+    ),
+    "a list of very many prompts": (
+        lambda: pa.table({"job_id": ["a"], "prompt": pa.array([["x"] * 5_000_000])}),
+        {},
+        "has 5,000,000 entries in the lists of one column; the most is 1,600,000",
+    ),
+    "bad rows with long ids": (
+        lambda: pa.table({"job_id": [f"{i}" + " " * 1_000_000 for i in range(40)], "prompt": ["p"] * 40}),
+        {"compression": "zstd"},
+        "must be 1 to 128 letters",
+    ),
+    "bad rows with long texts": (
+        lambda: pa.table(
+            {"job_id": ids(40), **{name: one_long_value(40) for name in ("prompt", "model", "memory", "task", "cache")}}
+        ),
+        {},
+        "has 500,000 characters; the most is 20,000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_files_cost_little_memory(tmp_path, name):
+    make, options, said = BOMBS[name]
+    path = tmp_path / "m.parquet"
+    pq.write_table(make(), path, **options)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    peak, _, message = done.stdout.partition(" ")
+    print(f"{name}: {path.stat().st_size:,} bytes on disk, {int(peak) / 2**20:.0f} MiB: {message[:150]}")
+    assert said in message
+    assert int(peak) < MOST_BYTES
