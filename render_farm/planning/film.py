@@ -13,10 +13,10 @@ from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.refusals import check
 from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
-from render_farm.planning.schedule import StepSchedule, make_schedule
+from render_farm.planning.schedule import StepSchedule, branches_by_row, make_schedule
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of
-from render_farm.step_cache import OFF
+from render_farm.step_cache import OFF, guidance_share
 
 _MUCH_ADDNOISE = 60
 
@@ -87,6 +87,17 @@ class FilmPlan:
             step_list=self.job.step_list,
             has_whole_timesteps=self.spec.renders_windows,
         )
+
+    @property
+    def num_guided_steps(self) -> int:
+        """How many of a block's own steps compute both guidance branches."""
+        return max(1, round(guidance_share(self.job.cache) * self.job.num_inference_steps)) if self.job.guided else 0
+
+    def num_branches(self, segment: int) -> tuple[int, ...]:
+        """How many guidance branches are computed in each step of a segment."""
+        if not self.job.is_guided_in_part:
+            return (2 if self.job.guided else 1,) * self.schedule(segment).num_rows
+        return branches_by_row(self.schedule(segment), self.num_guided_steps)
 
     def prefix_changes(self, segment: int) -> bool:
         """Whether every step shows the model another prefix; then nothing after it is final before the window ends."""

@@ -139,7 +139,7 @@ def shape_of(
         able = possible_shapes(
             num_heads=plan.spec.num_heads,
             tokens_per_frame=plan.tokens_per_frame,
-            guided=plan.job.guided,
+            guided=plan.job.splits_branches,
             num_workers=num_workers,
         )
         raise UsageError(
