@@ -225,8 +225,8 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
 
         `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) are those
         of the span's frames. Returns one (B C F h w) a branch, in the model's dtype; those of all branches, also when a
-        group computes them. `num_branches` computes only so many, the first ones. That is not for branches on two halves
-        of a group.
+        group computes them. `num_branches` computes only so many, the first ones: not where a group splits the
+        branches.
         """
         height, width = latents.shape[3:]
         temb, modulation = self._time_embedding(timesteps, window)

@@ -1,6 +1,8 @@
-"""A store that fails while a run's models are looked at, before anything is rendered."""
+"""What is found out about a run's jobs before anything is rendered, and a store that fails meanwhile."""
 
 from __future__ import annotations
+
+from PIL import Image
 
 from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import RunContext, prepare
@@ -10,7 +12,7 @@ from render_farm.planning import ModelSpec, spec_of_preset
 from render_farm.storage import open_store
 
 
-def prepared(folder, *, failures: int, patience_s: float):
+def prepared(folder, *, failures: int = 0, patience_s: float = 0.0, **columns):
     left = [failures]
 
     def spec_of(model: str) -> ModelSpec:
@@ -29,7 +31,7 @@ def prepared(folder, *, failures: int, patience_s: float):
         group={},
         patience_s=patience_s,
     )
-    return prepare([Row(number=1, job_id="a", job=RenderJob(job_id="a", prompt="p"))], context, spec_of)
+    return prepare([Row(number=1, job_id="a", job=RenderJob(job_id="a", prompt="p", **columns))], context, spec_of)
 
 
 def test_a_model_s_store_that_fails_for_a_moment_fails_no_job(tmp_path):
@@ -39,3 +41,12 @@ def test_a_model_s_store_that_fails_for_a_moment_fails_no_job(tmp_path):
 def test_one_that_stays_away_fails_the_model_s_jobs_alone(tmp_path):
     [result] = prepared(tmp_path, failures=100, patience_s=0.0).ended
     assert (result.error_class, "row 1" in str(result.message)) == ("StorageError", True)
+
+
+def test_a_portrait_picture_in_a_landscape_film_is_said(tmp_path):
+    Image.new("RGB", (48, 64)).save(tmp_path / "tall.png")
+    [entry] = prepared(tmp_path, image=str(tmp_path / "tall.png"), height=64, width=96).entries
+    [warning] = entry.task.plan.warnings
+    assert warning.startswith("image: is portrait (48x64) in a landscape film (96x64), so that fit crop cuts off")
+    [entry] = prepared(tmp_path, image=str(tmp_path / "tall.png"), height=96, width=64).entries
+    assert entry.task.plan.warnings == ()
