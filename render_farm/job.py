@@ -143,7 +143,9 @@ class RenderJob:
     keep_overlap: bool | None = _column(ValueKind.BOOLEAN, "v2v: keep the duplicated overlap, as diffusers does")
     loras: tuple[LoraRef, ...] | None = _column(ValueKind.LORAS, "LoRAs (URIs of safetensors files) and their weights")
     cache: str | None = _column(
-        ValueKind.TEXT, "approximate step cache: `off`, `first_block:0.05`, `mag:0.06`", canonical=canonical_cache
+        ValueKind.TEXT,
+        "approximations: `off`, `first_block:0.05`, `mag:0.06`, `guidance:0.5`; joined by +",
+        canonical=canonical_cache,
     )
     memory: str | None = _column(
         ValueKind.TEXT,

@@ -1,8 +1,9 @@
-"""`StepCacheMode`: what the column `cache` says. Such a cache is an approximation: it changes the film.
+"""What the column `cache` says: work that a film saves by approximation. It changes the film.
 
 A mode is written as a name and, after colons, its parameters: `first_block:0.1`, `mag:0.06`,
 `mag:0.06:max_skips=3:retain=0.2`. What is left out takes its default; the first parameter is the threshold. `off`
-renders exactly.
+renders exactly. `guidance:0.5` computes the branch without the prompt in the first half of each block's steps only. It
+is joined to a step cache by a `+`: `first_block:0.05+guidance:0.5`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import difflib
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 OFF = "off"
+GUIDANCE = "guidance"
 
 
 class CacheKind(StrEnum):
@@ -50,18 +53,41 @@ _PARAMETERS = {
     CacheKind.FIRST_BLOCK: ("threshold",),
     CacheKind.MAG: ("threshold", "max_skips", "retain"),
 }
-_RANGES = {"threshold": (0.0, 10.0), "max_skips": (1.0, 100.0), "retain": (0.0, 1.0)}
+_RANGES = {"share": (0.0, 1.0), "threshold": (0.0, 10.0), "max_skips": (1.0, 100.0), "retain": (0.0, 1.0)}
 
 
 def parse_cache(text: str) -> StepCacheMode | None:
-    """Read what a job says; None is `off`. Raises ValueError that says what would work."""
+    """The step cache that a job asks for; None is none. Raises ValueError that says what would work."""
+    return _read(text)[0]
+
+
+def guidance_share(text: str) -> float:
+    """The share of each block's steps in which both guidance branches are computed. ValueError as `parse_cache`."""
+    share = _read(text)[1]
+    return 1.0 if share is None else share
+
+
+@lru_cache(maxsize=256)
+def _read(text: str) -> tuple[StepCacheMode | None, float | None]:
+    """The step cache, and the share of `guidance`."""
+    parts = [part.strip() for part in text.split("+")]
+    shares = [part for part in parts if part.split(":")[0].strip() == GUIDANCE]
+    others = [part for part in parts if part not in shares]
+    for found, what in ((shares, GUIDANCE), (others, "a step cache")):
+        if len(found) > 1:
+            raise ValueError(f"{text!r}: {what} is given twice")
+    share = _number(text, "share", shares[0].partition(":")[2] or "nothing") if shares else None
+    return (_step_cache(others[0]) if others else None), share
+
+
+def _step_cache(text: str) -> StepCacheMode | None:
     name, *parts = (part.strip() for part in text.split(":"))
     if name == OFF and not parts:
         return None
     if name not in list(CacheKind):
-        near = difflib.get_close_matches(name.lower(), [OFF, *CacheKind], n=1)
-        hint = f"did you mean {near[0]}?" if near else "off, first_block:0.05 and mag:0.06 are examples"
-        raise ValueError(f"{text!r} is no step cache; {hint}")
+        near = difflib.get_close_matches(name.lower(), [OFF, *CacheKind, GUIDANCE], n=1)
+        hint = f"did you mean {near[0]}?" if near else "off, first_block:0.05, mag:0.06 and guidance:0.5 are examples"
+        raise ValueError(f"{text!r} is no cache; {hint}")
     kind = CacheKind(name)
     values = {"threshold": _DEFAULT_THRESHOLDS[kind]}
     given: set[str] = set()
@@ -94,5 +120,8 @@ def _number(text: str, key: str, value: str) -> float:
 
 def canonical_cache(text: str) -> str:
     """`text` with every parameter, as it is written in `job.json`. Raises ValueError as `parse_cache`."""
-    mode = parse_cache(text)
-    return OFF if mode is None else str(mode)
+    mode, share = _read(text)
+    parts = [str(mode)] if mode else []
+    if share is not None:
+        parts.append(f"{GUIDANCE}:{share:g}")
+    return "+".join(parts) or OFF

@@ -214,7 +214,7 @@ def _sizes(plan: FilmPlan, gpus_per_node: int) -> tuple[int, ...]:
     shapes = possible_shapes(
         num_heads=plan.spec.num_heads,
         tokens_per_frame=plan.tokens_per_frame,
-        guided=plan.job.guided,
+        guided=plan.job.splits_branches,
         num_workers=gpus_per_node,
     )
     possible = {shape.size for shape in shapes}

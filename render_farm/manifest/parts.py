@@ -76,7 +76,7 @@ def _is_folder(uri: str, fs: Any, path: str) -> bool:
     if address_of(uri).protocol in ("http", "https"):
         return False  # no listing there
     try:
-        return fs.info(path).get("type") == "directory"
+        return bool(fs.info(path).get("type") == "directory")
     except FileNotFoundError:
         return False  # opening it says so
 

@@ -32,6 +32,8 @@ class OpenedInput:
     """Of the file's bytes, lower-case hex."""
     notes: tuple[str, ...] = ()
     """What was done to its pixels that its owner may not expect."""
+    size: tuple[int, int] | None = None
+    """Width and height of a picture, also where `pixels` are not kept."""
 
 
 def load_image(uri: str, *, width: int, height: int, fit: Fit = "crop", limits: InputLimits = _LIMITS) -> np.ndarray:
@@ -47,8 +49,8 @@ def open_image(uri: str, limits: InputLimits = _LIMITS, *, keep_pixels: bool = T
     """The picture at `uri` as sRGB, upright, in its own size. Without `keep_pixels` it is only checked: it is decoded
     in its child process, and `pixels` is empty."""
     with fetched_file(uri, max_bytes=limits.max_image_bytes, limits=limits) as path:
-        pixels, notes = decode_apart(path, uri=uri, limits=limits, keep_pixels=keep_pixels)
-        return OpenedInput(pixels=pixels, sha256=_sha256(path), notes=notes)
+        pixels, notes, size = decode_apart(path, uri=uri, limits=limits, keep_pixels=keep_pixels)
+        return OpenedInput(pixels=pixels, sha256=_sha256(path), notes=notes, size=size)
 
 
 def fitted(picture: np.ndarray, *, width: int, height: int, fit: Fit) -> np.ndarray:

@@ -92,8 +92,8 @@ _lock = threading.Lock()
 
 def decode_apart(
     path: Path, *, uri: str, limits: InputLimits, keep_pixels: bool = True
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The picture in the file at `path`, (H, W, 3) uint8 RGB, and what is to be said of it. Without `keep_pixels` it is
+) -> tuple[np.ndarray, tuple[str, ...], tuple[int, int]]:
+    """The picture in the file at `path`, (H, W, 3) uint8 RGB, what is to be said of it, and its (W, H). Without `keep_pixels` it is
     decoded all the same and the array is empty. InputError when it cannot be used; see `images.decode_image`."""
     with _slots:
         child = _take(limits)
@@ -116,7 +116,7 @@ def decode_apart(
     if "problem" in answer:
         raise InputError(answer["problem"], advice=answer["advice"])
     array = np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
-    return array, tuple(answer["notes"])
+    return array, tuple(answer["notes"]), tuple(answer["size"])
 
 
 def _take(limits: InputLimits) -> _Child:
@@ -170,7 +170,8 @@ def serve() -> None:
         except InputError as error:
             _send(answers, {"problem": error.message, "advice": error.advice})
         else:
-            _send(answers, {"shape": shape, "notes": notes, "num_bytes": len(pixels)}, pixels)
+            size = (image.width, image.height)
+            _send(answers, {"shape": shape, "size": size, "notes": notes, "num_bytes": len(pixels)}, pixels)
             del image, pixels
 
 

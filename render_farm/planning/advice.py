@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from render_farm.models import CAUSAL, DISTILLED, PRESETS
+from render_farm.models import CAUSAL, DISTILLED, PRESETS, TINY
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
+from render_farm.step_cache import guidance_share, parse_cache
+
+MUCH_ADDNOISE = 60
+MANY_SEGMENTS = 3
 
 
 def advice(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
@@ -17,8 +21,44 @@ def advice(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
             "attention, and users report broken pictures; full is what they publish, and ar_step 0 with "
             "causal_block_size 1 is faster than full"
         )
+    step_cache = parse_cache(job.cache)
+    if step_cache and spec.renders_windows and spec.name != TINY.name:
+        yield (
+            f"cache {step_cache} with {spec.name}: the makers of SkyReels-V2 say that caches of this kind do not fit "
+            "diffusion-forcing models; compare a few films with cache off first"
+        )
+    if guidance_share(job.cache) < 1 and not job.guided:
+        yield f"cache {job.cache}: the share of guidance has no effect, because guidance is off"
+    if job.addnoise_condition > MUCH_ADDNOISE:
+        yield f"addnoise_condition {job.addnoise_condition:g} is large and may make windows differ; 20 is usual"
     if job.sampler == DISTILLED:
         yield from _of_few_steps(job, spec)
+
+
+def on_length(job: ResolvedJob, num_segments: int) -> Iterator[str]:
+    """What is said of a film because of how many segments it has."""
+    if num_segments > MANY_SEGMENTS and not job.addnoise_condition:
+        yield (
+            f"addnoise_condition 0 in a film of {num_segments} segments: small errors of each segment add up in the "
+            "next; 20 is what the makers use for long films"
+        )
+
+
+def on_picture(job: ResolvedJob, column: str, width: int, height: int) -> Iterator[str]:
+    """What is said of the picture in `column` because of its size in pixels."""
+    if height > width and job.height < job.width:
+        yield (
+            f"{column}: is portrait ({width}x{height}) in a landscape film ({job.width}x{job.height}), so that fit "
+            f"{job.fit} {_FITTED[job.fit]}; the makers' own program would make the film {job.height}x{job.width} "
+            f"(width {job.height}, height {job.width})"
+        )
+
+
+_FITTED = {
+    "crop": "cuts off its top and bottom",
+    "stretch": "makes everything in it wide",
+    "pad": "leaves broad bars beside it",
+}
 
 
 def _of_few_steps(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:

@@ -22,10 +22,10 @@ def segment_token_passes(plan: FilmPlan, segment: int) -> int:
     skips = schedule.is_causal
     caches = skips and not plan.prefix_changes(segment)
     finished = schedule.num_inference_steps + 1
-    for row in schedule.indices:
+    for row, branches in zip(schedule.indices, plan.num_branches(segment), strict=True):
         blocks = sum(not (skips and index == NOT_STARTED) and not (caches and index == finished) for index in row)
-        frames += blocks * schedule.block_size + plan.windows[segment].num_last_image_frames
-    return frames * plan.tokens_per_frame * (2 if plan.job.guided else 1)
+        frames += branches * (blocks * schedule.block_size + plan.windows[segment].num_last_image_frames)
+    return frames * plan.tokens_per_frame
 
 
 class TokenPasses:
@@ -47,6 +47,7 @@ class TokenPasses:
             job.addnoise_condition,
             job.prefix_noise,
             job.guided,
+            plan.num_guided_steps,
         )
         if shape not in self._known:
             self._known[shape] = tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments))

@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import parse_memory
-from render_farm.planning.advice import advice
+from render_farm.planning.advice import advice, on_length
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.prompt_length import LengthOf, estimated_length, too_long
 from render_farm.planning.refusals import check
 from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
-from render_farm.planning.schedule import StepSchedule, make_schedule
+from render_farm.planning.schedule import StepSchedule, branches_by_row, make_schedule
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of
-from render_farm.step_cache import OFF
-
-_MUCH_ADDNOISE = 60
+from render_farm.step_cache import OFF, guidance_share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +87,17 @@ class FilmPlan:
             has_whole_timesteps=self.spec.renders_windows,
         )
 
+    @property
+    def num_guided_steps(self) -> int:
+        """How many of a block's own steps compute both guidance branches."""
+        return max(1, round(guidance_share(self.job.cache) * self.job.num_inference_steps)) if self.job.guided else 0
+
+    def num_branches(self, segment: int) -> tuple[int, ...]:
+        """How many guidance branches are computed in each step of a segment."""
+        if not self.job.is_guided_in_part:
+            return (2 if self.job.guided else 1,) * self.schedule(segment).num_rows
+        return branches_by_row(self.schedule(segment), self.num_guided_steps)
+
     def prefix_changes(self, segment: int) -> bool:
         """Whether every step shows the model another prefix; then nothing after it is final before the window ends."""
         noisy = self.windows[segment].num_prefix_frames > 0 and self.job.addnoise_condition > 0
@@ -156,7 +165,7 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
     warnings += _extensions(resolved, windows)
-    warnings += advice(resolved, spec)
+    warnings += [*advice(resolved, spec), *on_length(resolved, len(windows))]
     if not spec.renders_windows:
         warnings += _of_one_window(job, resolved, spec)
     cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}
@@ -165,10 +174,6 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
             f"overlap_history {resolved.overlap_history} is {num_latent_frames(resolved.overlap_history)} latent "
             f"frames, not a multiple of causal_block_size {resolved.causal_block_size}: each window takes over "
             f"{max(cut)} fewer, which may show at the seam"
-        )
-    if resolved.addnoise_condition > _MUCH_ADDNOISE:
-        warnings.append(
-            f"addnoise_condition {resolved.addnoise_condition:g} is large and may make windows differ; 20 is usual"
         )
     if len(resolved.prompts) > len(windows):
         warnings.append(f"{len(resolved.prompts)} prompts for {len(windows)} segments: the last ones are not used")

@@ -105,13 +105,13 @@ def film_groups(
     job names are possible ones: `check_group` has refused others.
     """
     job = plan.job
-    asked = AskedDegrees(cfg=job.cfg_parallel if job.guided else 1, ulysses=job.ulysses, ring=job.ring)
+    asked = AskedDegrees(cfg=job.cfg_parallel if job.splits_branches else 1, ulysses=job.ulysses, ring=job.ring)
     possible = [
         shape
         for shape in possible_shapes(
             num_heads=plan.spec.num_heads,
             tokens_per_frame=plan.tokens_per_frame,
-            guided=job.guided,
+            guided=job.splits_branches,
             num_workers=max(num_workers, asked.num_workers),
         )
         if asked.allow(shape)

@@ -89,7 +89,7 @@ def machine_of(options: GroupOptions, device: str) -> GroupMachine:
 
 
 def step_work(plan: FilmPlan, sizes: TransformerSizes) -> StepWork:
-    """The mean step of a film's largest segment."""
+    """The mean step of a film's largest segment, of those that compute all guidance branches."""
     num_frames = max(_mean(one.num_frames for one in passes(plan, index)) for index in range(plan.num_segments))
     return StepWork(
         num_tokens=num_frames * plan.tokens_per_frame,

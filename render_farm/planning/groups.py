@@ -57,10 +57,17 @@ def group_of(job: ResolvedJob) -> GroupShape:
 
 def check_group(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """Degrees that no group can have, with the nearest that one can."""
+    if job.cfg_parallel == 2 and job.is_guided_in_part:
+        yield Problem(
+            field="cfg_parallel",
+            message=f"2 would leave half of the group idle in the steps for which cache {job.cache} leaves out a "
+            "guidance branch; ulysses 2 with cfg_parallel 1 uses all of it",
+        )
+        return
     asked, heads = group_of(job), spec.num_heads
     rows, columns = (size // spec.spatial_factor // spec.patch for size in (job.height, job.width))
     works = possible_shapes(
-        num_heads=heads, tokens_per_frame=max(1, rows * columns), guided=job.guided, num_workers=MOST_WORKERS
+        num_heads=heads, tokens_per_frame=max(1, rows * columns), guided=job.splits_branches, num_workers=MOST_WORKERS
     )
     if asked in works:
         return

@@ -12,7 +12,7 @@ from render_farm.memory_mode import parse_memory
 from render_farm.models import CAUSAL, DISTILLED, DISTILLED_DEFAULTS
 from render_farm.planning.frames import rounded_num_frames
 from render_farm.planning.model_spec import ModelSpec
-from render_farm.step_cache import CacheKind, parse_cache
+from render_farm.step_cache import CacheKind, guidance_share, parse_cache
 
 INPUT_COLUMNS = ("image", "last_image", "video")
 
@@ -68,6 +68,16 @@ class ResolvedJob:
     def guided(self) -> bool:
         """Whether classifier-free guidance is on, by diffusers' rule."""
         return self.guidance_scale > 1.0
+
+    @property
+    def is_guided_in_part(self) -> bool:
+        """Whether the branch without the prompt is left out in some steps."""
+        return self.guided and guidance_share(self.cache) < 1.0
+
+    @property
+    def splits_branches(self) -> bool:
+        """Whether the two halves of a group can take a guidance branch each, in every step."""
+        return self.guided and not self.is_guided_in_part
 
     def prompt_of(self, segment: int) -> str:
         """The prompt of a segment; the last of the list repeats."""

@@ -150,6 +150,27 @@ def make_schedule(
     )
 
 
+@lru_cache(maxsize=64)
+def branches_by_row(schedule: StepSchedule, num_guided_steps: int) -> tuple[int, ...]:
+    """How many guidance branches each row computes when a block needs both in its first steps only.
+
+    One pass computes all moving blocks: both branches as long as one of them needs both. With causal blocks also where
+    a block has just finished, while later rows need its keys and values in both branches.
+    """
+    needs = [
+        any(moves and index <= num_guided_steps for index, moves in zip(indices, updates, strict=True))
+        for indices, updates in zip(schedule.indices, schedule.updates, strict=True)
+    ]
+    branches: list[int] = []
+    is_needed_later = False
+    for row in reversed(range(schedule.num_rows)):
+        first = schedule.updates[row].index(True)
+        has_finished = row > 0 and schedule.updates[row - 1].index(True) < first
+        branches.append(2 if needs[row] or (schedule.is_causal and has_finished and is_needed_later) else 1)
+        is_needed_later |= needs[row]
+    return tuple(reversed(branches))
+
+
 def _rows(
     num_blocks: int, num_ready: int, num_steps: int, ar_step: int
 ) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[bool, ...], ...]]:

@@ -41,6 +41,13 @@ FILMS: dict[str, dict[str, Any]] = {
         "num_inference_steps": None,
         "guidance_scale": 3.0,
     },
+    "guidance in part, blocks": {
+        "num_frames": 57,
+        **WINDOWS,
+        **BLOCKS,
+        "num_inference_steps": 4,
+        "cache": "guidance:0.5",
+    },
     "lag without blocks": {"num_frames": 17, "ar_step": 1},
     "image": {"num_frames": 21, "task": "i2v"},
     "first and last image, two windows": {"num_frames": 53, **WINDOWS, "task": "flf2v"},

@@ -59,6 +59,14 @@ CASES = {
     "noise on the prefix at every step": {"addnoise_condition": 20},
     "noise on the prefix once": {"addnoise_condition": 20, "prefix_noise": "once", "causal_block_size": 2},
     "corrected sampler": {"sampler": "corrected"},
+    "guidance in part": {"cache": "guidance:0.5"},
+    "guidance in part, asynchronous blocks": {
+        "ar_step": 2,
+        "causal_block_size": 3,
+        "base_num_frames": 33,
+        "num_frames": 61,
+        "cache": "guidance:0.5",
+    },
     "distilled": {"sampler": "distilled", "num_inference_steps": None},
     "distilled, asynchronous blocks": {
         "sampler": "distilled",

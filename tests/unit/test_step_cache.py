@@ -17,6 +17,10 @@ from render_farm.errors import InvalidJobError
         ("first_block: threshold=0", "first_block:0"),
         ("mag", "mag:0.06:max_skips=3:retain=0.2"),
         ("mag:0.1:retain=0:max_skips=5", "mag:0.1:max_skips=5:retain=0"),
+        ("guidance:0.50", "guidance:0.5"),
+        ("guidance:1", "guidance:1"),
+        ("guidance : 0.5 + first_block", "first_block:0.05+guidance:0.5"),
+        ("off+guidance:0.5", "guidance:0.5"),
     ],
 )
 def test_a_step_cache_has_one_canonical_spelling(text: str, canonical: str) -> None:
@@ -27,9 +31,15 @@ def test_a_step_cache_has_one_canonical_spelling(text: str, canonical: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("firstblock:0.1", "is no step cache; did you mean first_block?"),
-        ("taylor", "is no step cache; off, first_block:0.05 and mag:0.06 are examples"),
-        ("off:1", "is no step cache"),
+        ("guidance", "share 'nothing' is not a number from 0 to 1"),
+        ("guidance:2", "share '2' is not a number from 0 to 1"),
+        ("guidence:0.5", "did you mean guidance?"),
+        ("guidance:0.5+guidance:0.5", "guidance is given twice"),
+        ("mag+first_block", "a step cache is given twice"),
+        ("mag+", "a step cache is given twice"),
+        ("firstblock:0.1", "is no cache; did you mean first_block?"),
+        ("taylor", "is no cache; off, first_block:0.05, mag:0.06 and guidance:0.5 are examples"),
+        ("off:1", "is no cache"),
         ("first_block:-1", "threshold '-1' is not a number from 0 to 10"),
         ("first_block:much", "threshold 'much' is not a number from 0 to 10"),
         ("first_block:0.1:max_skips=3", "'max_skips=3' is no parameter of first_block; it takes threshold"),

@@ -27,6 +27,11 @@ def frame_timesteps(
     return torch.nn.functional.pad(timesteps, (0, num_last_image))
 
 
+def guided_frames(schedule: StepSchedule, num_guided_steps: int) -> Tensor:
+    """Whether each frame is, in each row, in a step that needs both guidance branches, (R, F) bool."""
+    return _per_frame(schedule.indices, schedule.block_size) <= num_guided_steps
+
+
 def moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
     """The frames [first, end) that this row moves: blocks before are finished, blocks after have not started."""
     updates = schedule.updates[row]

@@ -12,12 +12,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from render_farm.engine.denoising.guidance import Guidance
 from render_farm.engine.denoising.noise import PrefixNoise
 from render_farm.engine.denoising.sampler import Sampler
 from render_farm.engine.transformer.kv_cache import KeyValueCache
 
 _CACHE = "cache."
 _SAMPLER = "sampler."
+_GUIDANCE = "guidance."
 _NOISE = "prefix_noise"
 _LATENTS = "latents"
 
@@ -25,7 +27,8 @@ _LATENTS = "latents"
 @dataclass(frozen=True, kw_only=True)
 class StepState:
     """After `num_rows` rows of the window's schedule. `tensors` are on the CPU: the latents (B C F h w), what the
-    sampler remembers of them, the kept keys and values (B S H D), the state of the prefix noise's generator (bytes)."""
+    sampler and guidance remember of them, the kept keys and values (B S H D), the state of the prefix noise's generator
+    (bytes)."""
 
     num_rows: int
     tensors: Mapping[str, Tensor]
@@ -47,6 +50,7 @@ class WindowState:
 
     latents: Tensor
     sampler: Sampler
+    guidance: Guidance
     noise: PrefixNoise | None
     cache: KeyValueCache | None
 
@@ -57,6 +61,7 @@ class WindowState:
             return 0
         self.latents.copy_(state.tensors[_LATENTS])
         self.sampler.restore(_part(state.tensors, _SAMPLER))
+        self.guidance.restore(_part(state.tensors, _GUIDANCE))
         if self.noise is not None:
             self.noise.restore(state.tensors[_NOISE])
         if self.cache is not None:
@@ -66,11 +71,13 @@ class WindowState:
     def offer(self, keeper: StepKeeper | None, num_rows: int) -> None:
         """Offer the state after `num_rows` rows."""
         if keeper is not None:
-            kept = self.cache.num_bytes if self.cache is not None else 0
+            kept = sum(tensor.nbytes for tensor in self.guidance.state().values())
+            kept += self.cache.num_bytes if self.cache is not None else 0
             keeper.offer(num_rows, 4 * self.latents.nbytes + kept, lambda: self._copy(num_rows))
 
     def _copy(self, num_rows: int) -> StepState:
         tensors = {_LATENTS: self.latents, **_named(_SAMPLER, self.sampler.state())}
+        tensors |= _named(_GUIDANCE, self.guidance.state())
         if self.noise is not None:
             tensors[_NOISE] = self.noise.state()
         if self.cache is not None:

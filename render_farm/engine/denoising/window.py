@@ -14,6 +14,7 @@ from torch import Tensor
 
 from render_farm.engine.conditioning.conditioning import Conditioning
 from render_farm.engine.denoising.cache_plan import CachePlan, plan_cache
+from render_farm.engine.denoising.guidance import Guidance
 from render_farm.engine.denoising.noise import StepNoise, window_noise
 from render_farm.engine.denoising.rows import frame_steps, frame_timesteps, moving_frames, window_spans
 from render_farm.engine.denoising.sampler import DistilledSampler, FrameSampler, Sampler
@@ -103,14 +104,16 @@ def render_window(
     )
     timesteps = timesteps.to(transformer.device)
     sampler = _sampler(plan, segment, latents, schedule, steps)
-    state = WindowState(latents=latents, sampler=sampler, noise=prefix.noise, cache=context.cache)
+    guidance = Guidance(plan, segment, like=latents.to(transformer.dtype))
+    state = WindowState(latents=latents, sampler=sampler, guidance=guidance, noise=prefix.noise, cache=context.cache)
     keeper = keeper if step_cache is None else None
     spans = window_spans(schedule, caches=context.cache is not None, num_last_image=window.num_last_image_frames)
     for row, span in islice(enumerate(spans), state.resume(keeper), None):
         frames = inputs.of(latents, row, span)
-        predictions = transformer(frames, timesteps[row : row + 1, span.start : span.stop], span, context)
+        own_timesteps = timesteps[row : row + 1, span.start : span.stop]
+        predictions = transformer(frames, own_timesteps, span, context, num_branches=guidance.num_branches(row))
         first, end = moving_frames(schedule, row)
-        prediction = _guided(predictions, plan.job.guidance_scale)[:, :, : end - first]
+        prediction = guidance.mix(predictions, row=row, start=first, stop=end)
         sampler.step(prediction, row=row, start=first, stop=end)
         state.offer(keeper, row + 1)
         if on_step is not None:
@@ -202,11 +205,3 @@ def window_cache_plan(
         bytes_per_element=transformer.dtype.itemsize,
         group=group,
     )
-
-
-def _guided(predictions: tuple[Tensor, ...], guidance_scale: float) -> Tensor:
-    """Classifier-free guidance in the model's dtype; one prediction alone is taken as it is."""
-    if len(predictions) == 1:
-        return predictions[0]
-    with_prompt, without = predictions
-    return without + guidance_scale * (with_prompt - without)

@@ -119,6 +119,8 @@ class PassContext:
 
     window: WindowContext
     span: FrameSpan
+    num_branches: int
+    """How many of the window's guidance branches it computes."""
     rope: RopeTable
     """Of the span's tokens."""
     modulation: Tensor

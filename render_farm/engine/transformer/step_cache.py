@@ -29,13 +29,15 @@ class _CachedPass:
         self._groups = groups
 
     def covers(self, ctx: PassContext) -> bool:
-        return self._start <= ctx.span.output_start and ctx.span.stop <= self._stop
+        num_branches = min(len(group) for group in self._groups)
+        is_inside = self._start <= ctx.span.output_start and ctx.span.stop <= self._stop
+        return is_inside and ctx.num_branches <= num_branches
 
     def of(self, ctx: PassContext, group: int) -> Streams:
         """The part for the output frames of another pass."""
         skipped = (ctx.span.output_start - self._start) * ctx.tokens_per_frame
         end = skipped + (ctx.span.stop - ctx.span.output_start) * ctx.tokens_per_frame
-        return tuple(tensor[:, skipped:end] for tensor in self._groups[group])
+        return tuple(tensor[:, skipped:end] for tensor in self._groups[group][: ctx.num_branches])
 
 
 def _outputs(hidden: Tensor, ctx: PassContext) -> Tensor:
@@ -125,7 +127,7 @@ class MagCache:
         self._row += 1
         entered = _outputs(hidden, ctx)
         frames = range(ctx.span.output_start, ctx.span.stop)
-        num_branches = len(ctx.window.prompts)
+        num_branches = ctx.num_branches
         if self._kept is not None and ctx.window.group.all_agree(self._skips(frames, num_branches, ctx)):
             self.num_skipped += 1
             self._num_in_a_row += 1

@@ -51,7 +51,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
         first_query = ctx.span.output_start - ctx.span.start if is_last else 0
         hidden = query = None
         outgoing = []
-        for branch in range(len(ctx.window.prompts)):  # one after the other, and nothing of one is kept for the next
+        for branch in range(ctx.num_branches):  # one after the other, and nothing of one is kept for the next
             if branch < len(streams):
                 hidden = query = None
                 hidden, query = self.regions.enter_cross_attention(
@@ -63,7 +63,7 @@ class FrameBlock(SkyReelsV2TransformerBlock):
                 )
             assert hidden is not None and query is not None
             seen = [self._cross_attention(query, (layer, branch), ctx)]
-            if branch + 1 < len(streams) or branch + 1 == len(ctx.window.prompts):
+            if branch + 1 < len(streams) or branch + 1 == ctx.num_branches:
                 query = None
             outgoing.append(self.regions.leave_cross_attention(self, hidden, seen.pop(), ctx.modulation, first_query))
         return tuple(outgoing)
@@ -213,12 +213,20 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         for block in self.blocks:
             cast(FrameBlock, block).regions = regions
 
-    def forward(self, latents: Tensor, timesteps: Tensor, span: FrameSpan, window: WindowContext) -> tuple[Tensor, ...]:
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        span: FrameSpan,
+        window: WindowContext,
+        num_branches: int | None = None,
+    ) -> tuple[Tensor, ...]:
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
-        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) are
-        those of the span's frames. Returns one (B C F h w) a branch, in the model's dtype; those of all branches, also
-        when a group computes them.
+        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) are those
+        of the span's frames. Returns one (B C F h w) a branch, in the model's dtype; those of all branches, also when a
+        group computes them. `num_branches` computes only so many, the first ones: not where a group splits the
+        branches.
         """
         height, width = latents.shape[3:]
         temb, modulation = self._time_embedding(timesteps, window)
@@ -236,6 +244,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
         ctx = PassContext(
             window=window,
             span=span,
+            num_branches=min(num_branches or len(window.prompts), len(window.prompts)),
             rope=window.rope.frames(span.start, span.stop).copied(),
             modulation=modulation.float(),
         )

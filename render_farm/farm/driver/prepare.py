@@ -32,6 +32,7 @@ from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
+from render_farm.planning.advice import on_picture
 from render_farm.planning.cost import TokenPasses
 from render_farm.planning.film import with_notes
 from render_farm.planning.group_choice import FilmGroups
@@ -244,5 +245,6 @@ def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _Prepare
             opened = open_image(uri, limits, keep_pixels=False)
         digests[name] = opened.sha256
         notes += [f"{name}: {note}" for note in opened.notes]
+        notes += on_picture(job, name, *opened.size) if opened.size else ()
     plan = with_inputs_read(film.plan, digests, notes) if digests else film.plan
     return replace(film, plan=shelf.with_loras(plan))

@@ -176,7 +176,7 @@ def _group_too_large(entry: FilmEntry, num_workers: int) -> UsageError:
     able = possible_shapes(
         num_heads=plan.spec.num_heads,
         tokens_per_frame=plan.tokens_per_frame,
-        guided=plan.job.guided,
+        guided=plan.job.splits_branches,
         num_workers=num_workers,
     )
     return UsageError(

@@ -100,7 +100,7 @@ _AsWritten.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: Writte
 def _scalar(node: yaml.Node) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise yaml.constructor.ConstructorError(None, None, "expected a scalar", node.start_mark)
-    return node.value
+    return str(node.value)
 
 
 def _refuse_repeated_keys(uri: str, node: yaml.Node, seen: set[int]) -> None:

@@ -59,6 +59,16 @@ def test_block_attention_is_in_the_key_where_it_matters():
     assert key(**blocks, block_attention="full") != key(**blocks, block_attention="causal") == key(**blocks)
 
 
+def test_guidance_for_half_of_the_steps_computes_three_quarters():
+    whole = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97), FACTS)
+    half = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97, cache="guidance:0.5"), FACTS)
+    assert half.num_branches(0) == (2,) * 8 + (1,) * 8
+    assert 4 * segment_token_passes(half, 0) == 3 * segment_token_passes(whole, 0)
+    assert half.approximations == ("cache guidance:0.5",)
+    unguided = RenderJob(job_id="a", prompt="x", num_frames=97, cache="guidance:0.5", guidance_scale=1)
+    assert plan_film(unguided, FACTS).num_branches(0) == (1,) * 16
+
+
 def test_few_steps_have_defaults_of_their_own():
     job = plan_film(RenderJob(job_id="a", prompt="x", sampler="distilled"), FACTS).job
     assert (job.step_list, job.num_inference_steps) == ((1000, 750, 500, 250), 4)

@@ -97,3 +97,12 @@ def test_warnings_of_what_is_rendered_otherwise_than_written():
 )
 def test_steps_that_contradict_each_other_are_refused(columns: dict, message: str) -> None:
     assert refusal(**columns) == message
+
+
+def test_halves_of_a_group_need_both_branches_in_every_step() -> None:
+    assert refusal(cache="guidance:0.5", cfg_parallel=2) == (
+        "cfg_parallel: 2 would leave half of the group idle in the steps for which cache guidance:0.5 leaves out a "
+        "guidance branch; ulysses 2 with cfg_parallel 1 uses all of it"
+    )
+    assert plan(cache="guidance:0.5", ulysses=2) and plan(cache="guidance:1", cfg_parallel=2)
+    assert plan(cache="guidance:0.5", cfg_parallel=2, guidance_scale=1), "guidance is off"

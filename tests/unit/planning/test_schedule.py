@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from render_farm.planning import make_schedule
-from render_farm.planning.schedule import flow_sigmas, flow_timesteps, most_inference_steps
+from render_farm.planning.schedule import branches_by_row, flow_sigmas, flow_timesteps, most_inference_steps
 from tests.helpers.reference_loop import scheduler
 
 
@@ -84,3 +84,32 @@ def test_the_documented_example_of_fifty_rows():
     assert schedule.timestep_row(34)[0] == 0
     assert schedule.indices[49] == (31, 31, 31, 31, 30)
     assert schedule.updates[49] == (False, False, False, False, True)
+
+
+@pytest.mark.parametrize("block_attention", ["causal", "full"])
+@pytest.mark.parametrize("ar_step", [0, 1, 3, 6, 12])
+@pytest.mark.parametrize("num_guided_steps", [1, 2, 5, 9, 10])
+def test_both_branches_run_while_a_block_needs_them_or_what_it_leaves(num_guided_steps, ar_step, block_attention):
+    schedule = make_schedule(
+        num_latent_frames=12,
+        num_prefix_frames=3,
+        num_inference_steps=10,
+        flow_shift=3.0,
+        ar_step=ar_step,
+        causal_block_size=3,
+        block_attention=block_attention,
+    )
+    branches = branches_by_row(schedule, num_guided_steps)
+    needs = [
+        any(moves and index - 1 < num_guided_steps for moves, index in zip(updates, indices, strict=True))
+        for updates, indices in zip(schedule.updates, schedule.indices, strict=True)
+    ]
+    assert all(number == 2 for number, needed in zip(branches, needs, strict=True) if needed)
+    if ar_step == 0 or block_attention == "full":
+        assert [number == 2 for number in branches] == needs
+    # A kept block was computed in both branches in the row after its last step, if both are used later.
+    for row in range(1, schedule.num_rows):
+        finished = schedule.updates[row - 1].index(True) < schedule.updates[row].index(True)
+        if schedule.is_causal and finished and any(needs[row + 1 :]):
+            assert branches[row] == 2
+    assert branches_by_row(schedule, 10) == (2,) * schedule.num_rows

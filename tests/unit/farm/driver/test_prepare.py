@@ -1,8 +1,10 @@
-"""A store that fails while a run's models are looked at, before anything is rendered."""
+"""What is found out about a run's jobs before anything is rendered, and a store that fails meanwhile."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+from PIL import Image
 
 from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import RunContext, prepare
@@ -12,7 +14,7 @@ from render_farm.planning import ModelSpec, spec_of_preset
 from render_farm.storage import open_store
 
 
-def prepared(folder, *, failures: int, patience_s: float):
+def prepared(folder, *, failures: int = 0, patience_s: float = 0.0, **columns):
     left = [failures]
 
     def spec_of(model: str) -> ModelSpec:
@@ -30,7 +32,7 @@ def prepared(folder, *, failures: int, patience_s: float):
         group={},
         patience_s=patience_s,
     )
-    return prepare([Row(number=1, job_id="a", job=RenderJob(job_id="a", prompt="p"))], context, spec_of)
+    return prepare([Row(number=1, job_id="a", job=RenderJob(job_id="a", prompt="p", **columns))], context, spec_of)
 
 
 def test_a_model_s_store_that_fails_for_a_moment_fails_no_job(tmp_path):
@@ -71,3 +73,12 @@ def test_ids_that_differ_in_case_are_refused_where_the_output_folds_it(tmp_path,
     monkeypatch.setattr("render_farm.farm.driver.prepare.folds_case", lambda store: True)
     [failed] = sorted_rows(tmp_path, *rows).ended
     assert failed.job_id == "shot" and "does not tell them apart" in str(failed.message)
+
+
+def test_a_portrait_picture_in_a_landscape_film_is_said(tmp_path):
+    Image.new("RGB", (48, 64)).save(tmp_path / "tall.png")
+    [entry] = prepared(tmp_path, image=str(tmp_path / "tall.png"), height=64, width=96).entries
+    [warning] = entry.task.plan.warnings
+    assert warning.startswith("image: is portrait (48x64) in a landscape film (96x64), so that fit crop cuts off")
+    [entry] = prepared(tmp_path, image=str(tmp_path / "tall.png"), height=96, width=64).entries
+    assert entry.task.plan.warnings == ()
