@@ -198,6 +198,8 @@ class NotifySettings:
     smtp_password: str | None = None
     mail_from: str | None = None
     mail_to: tuple[str, ...] = ()
+    heartbeat_url: str | None = None
+    """http or https; gets a GET when a night starts and when it ends (`observability/heartbeat.py` says how)."""
 
 
 @dataclass(frozen=True, kw_only=True)

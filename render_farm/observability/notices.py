@@ -26,6 +26,10 @@ class NoticeKind(StrEnum):
     RUN_ENDED = "run_ended"
     FIRST_FAILURE = "first_failure"
     DEADLINE_RISK = "deadline_risk"
+    NIGHT_STARTED = "night_started"
+    """For heartbeats."""
+    NIGHT_ENDED = "night_ended"
+    """For heartbeats, with the exit code as `state`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,8 @@ class Notifier:
         if self._channels:
             self._queue.put(None)
             self._thread.join(_CLOSE_WITHIN_S)
+            if self._thread.is_alive():
+                self._on_failure(f"notices were not delivered within {_CLOSE_WITHIN_S:.0f} s of the end")
 
     def _work(self) -> None:
         while (notice := self._queue.get()) is not None:
@@ -110,6 +116,9 @@ class Notifier:
                 if error.final or pause_s is None:
                     self._on_failure(f"the notice of {notice.kind.replace('_', ' ')} was not delivered: {error}")
                     return
+            except Exception as error:  # noqa: BLE001  (a channel's fault must not end the thread of all others)
+                self._on_failure(f"the notice of {notice.kind.replace('_', ' ')} was not delivered: {error!r}")
+                return
             time.sleep(pause_s)
 
 
