@@ -14,21 +14,22 @@ from packaging.utils import canonicalize_name
 
 HEAD = """# What render_farm brings along
 
-render_farm itself is under the Apache License 2.0 ([LICENSE](LICENSE)). It contains no code of others. What it needs is installed by
-pip, and an image built from `cluster/Dockerfile` carries all of it. Whoever pushes such an image passes on every package below, under
-its own licence. This page helps to find the terms. It is no legal advice.
+render_farm itself is under the Apache License 2.0 ([LICENSE](LICENSE)). It contains no code of others. What it needs
+is installed by pip, and an image built from `cluster/Dockerfile` carries all of it. Whoever pushes such an image
+passes on every package below, under its own licence. This page helps to find the terms. It is no legal advice.
 
 ## Three that need a look
 
-- **ffmpeg.** The wheel of imageio-ffmpeg carries a program `ffmpeg` that is built with parts under the GPL, version 3 or later (x264
-  and x265 among them). Whoever passes that program on also has to offer its source. The farm starts it as a separate process and does
-  not link to it. Build the image with `--build-arg FFMPEG=system` to leave it out and use the distribution's own ffmpeg, whose source
-  the distribution offers.
-- **H.264.** The MP4 files are H.264. Patents on it are licensed by a pool (Via LA), and cover encoding in some countries and uses. A
-  licence for the software is no licence for the patents.
-- **CUDA.** On a machine with an NVIDIA GPU, PyTorch's wheels need packages named `nvidia-*`, `cuda-*` and `triton`. All but triton
-  (MIT) are under NVIDIA's own terms (the CUDA Toolkit EULA, and the cuDNN, NCCL and cuSPARSELt licences). These limit how the files may
-  be passed on. The base image `nvidia/cuda` has its own terms as well. Model weights are no part of the image and have theirs.
+- **ffmpeg.** The wheel of imageio-ffmpeg carries a program `ffmpeg` that is built with parts under the GPL, version 3
+  or later (x264 and x265 among them). Whoever passes that program on also has to offer its source. The farm starts it
+  as a separate process and does not link to it. Build the image with `--build-arg FFMPEG=system` to leave it out and
+  use the distribution's own ffmpeg, whose source the distribution offers.
+- **H.264.** The MP4 files are H.264. Patents on it are licensed by a pool (Via LA), and cover encoding in some
+  countries and uses. A licence for the software is no licence for the patents.
+- **CUDA.** On a machine with an NVIDIA GPU, PyTorch's wheels need packages named `nvidia-*`, `cuda-*` and `triton`.
+  All but triton (MIT) are under NVIDIA's own terms (the CUDA Toolkit EULA, and the cuDNN, NCCL and cuSPARSELt
+  licences). These limit how the files may be passed on. The base image `nvidia/cuda` has its own terms as well. Model
+  weights are no part of the image and have theirs.
 
 ## Packages
 
