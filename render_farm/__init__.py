@@ -23,13 +23,15 @@ def load_engine(model: str = "tiny", *, device: str = "auto", dtype: str | None 
     return load(model, device=device, dtype=dtype)
 
 
-def __getattr__(name: str) -> str:
-    """`__version__`, when it is asked for: that of the installed package, which names its commit."""
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import metadata
+if not TYPE_CHECKING:  # a checker would take every name for one of this package
 
-    try:
-        return metadata.version("render_farm")
-    except metadata.PackageNotFoundError:  # a folder on the path
-        return "0+unknown"
+    def __getattr__(name: str) -> str:
+        """`__version__`, when it is asked for: that of the installed package, which names its commit."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import metadata
+
+        try:
+            return metadata.version("render_farm")
+        except metadata.PackageNotFoundError:  # a folder on the path
+            return "0+unknown"

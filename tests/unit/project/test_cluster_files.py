@@ -282,6 +282,7 @@ def test_ray_accepts_the_cluster_config(provider):
     filled = prepare_config(json.loads(json.dumps(config)))
     validate_config(filled)
     assert filled["available_node_types"]["head"]["resources"]["GPU"] == 0
+    assert "-m render_farm.farm.ray_cluster.spot_notice" in config["worker_start_ray_commands"][-1]
     for name, node in config["available_node_types"].items():
         known = {"InstanceType", "machineType"} & set(node["node_config"])
         assert known == ({"InstanceType"} if provider == "aws" else {"machineType"}), name
