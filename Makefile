@@ -16,7 +16,7 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo unit check test test-latest lock third-party lint docs bench chaos fuzz long groups monitoring format clean venv
+.PHONY: help demo unit check test test-latest lock third-party lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
@@ -34,6 +34,7 @@ help:
 	@echo "make long   the tests that take most of a minute each, which make test leaves out"
 	@echo "make groups every film of the tests by every shape of render group, against one rank and diffusers"
 	@echo "make monitoring  Prometheus (and Grafana where installed) against the Ray of this machine"
+	@echo "make settings-page  write render_farm/guide/settings.md from the settings"
 	@echo "make clean  remove what make created"
 
 venv: $(READY)
@@ -82,6 +83,9 @@ monitoring:
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+settings-page: $(READY)
+	$(BIN)/python -m render_farm.cli.settings_page > render_farm/guide/settings.md
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.farm_overhead

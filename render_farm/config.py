@@ -1,390 +1,320 @@
-"""Farm settings: a TOML file, then `RENDER_FARM_*` variables, then flags; read once into frozen dataclasses."""
+"""How settings are declared, read and checked: a TOML file, then `RENDER_FARM_*` variables, then flags.
+
+A table of settings is a frozen dataclass beside the code that uses it, its fields made by `setting`. The farm's are put
+together in `farm/run/settings.py`. pydantic checks the values. It is imported when settings are read, not before.
+"""
 
 from __future__ import annotations
 
+import codecs
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from render_farm.errors import UsageError
-from render_farm.memory_mode import canonical_memory
+from render_farm.uris import holds_secret, shown_uri
 
-NAMESPACE = "render_farm"
-ATTENTION_BACKENDS = (
-    "flash_attn_3",
-    "torch_cudnn",
-    "flash_attn_2",
-    "torch_flash",
-    "torch_efficient",
-    "sage",
-    "torch_math",
+CONFIG_VARIABLE = "RENDER_FARM_CONFIG"
+OTHER_VARIABLES = (
+    CONFIG_VARIABLE,
+    "RENDER_FARM_BENCH_FOLDER",
+    "RENDER_FARM_BENCH_MARK",
+    "RENDER_FARM_BENCH_OBSERVING",
+    "RENDER_FARM_KUBERAY_CRDS",
+    "RENDER_FARM_NEEDS_BROWSER",
+    "RENDER_FARM_NEEDS_PROMETHEUS",
+    "RENDER_FARM_PROMETHEUS_CRDS",
+    "RENDER_FARM_SCREENSHOTS",
+    "RENDER_FARM_VENV",
 )
-"""What `engine/transformer/attention_backends.py` has."""
+"""Variables of this project that are no settings: they name the file, or belong to tests, benchmarks and scripts."""
+# Kubernetes gives every Pod such variables for each service of its namespace, and a service may be named render-farm.
+_OF_A_SERVICE = re.compile(r"_SERVICE_HOST=|_SERVICE_PORT(_\w+)?=|_PORT=\w+://|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=")
+_LIMITS = {"gt": "greater than {:g}", "ge": "at least {:g}", "le": "at most {:.15g}", "min_length": "not empty"}
+_OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal")
+_KINDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+_QUOTES = "'"
+_SHOWN_CHARACTERS = 100
+_log = logging.getLogger(__name__)
+_Root = TypeVar("_Root", bound="Table")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timeouts:
-    """All in seconds. Tests shorten them."""
+class SettingDoc:
+    """What is known of one setting besides its type, default and limits."""
 
-    hang_floor_s: float = 60.0
-    """A group that reports no step for max(this, 10 x its usual step) is ended."""
-    first_step_floor_s: float = 600.0
-    """The same for the first step of a segment, which may compile or load."""
-    store_floor_s: float = 900.0
-    """How long storing a segment may take after its last step; more than `cluster_patience_s`, which is spent there."""
-    finish_floor_s: float = 1800.0
-    """A film's finishing (decoding, encoding, publishing) that writes nothing for this long is ended."""
-    group_s: float = 120.0
-    """How long a rank of a render group waits for the others in an exchange."""
-    lease_s: float = 30.0
-    """A run's holder counts as gone after this long without a renewal."""
-    worker_start_s: float = 600.0
-    """A worker that has not answered by then is started anew."""
-    keep_workers_s: float = 0.0
-    """How long a shared cluster's workers stay up, models loaded, when nothing is left to render: for runs that come
-    one after another. 0 gives their devices back at once."""
-    preemption_grace_s: float = 25.0
-    """How long a worker that got a SIGTERM may go on, when that is enough to complete its segment."""
-    step_checkpoint_s: float = 0.0
-    """How often the state of a segment is stored in the middle of its steps, so that a lost worker costs no more than
-    this; 0 stores it only when a worker is asked to end. Worth it where a segment takes many minutes. The same kind of
-    device goes on bit for bit."""
-    cluster_patience_s: float = 600.0
-    """How long the cluster's faults (storage, network) in a row are waited out before a job fails of them. A worker
-    keeps a rendered segment for as long and tries to store it again and again."""
+    doc: str
+    unit: str = ""
+    expected: str = ""
+    """What would work, for a text with a pattern."""
+    secret: bool = False
+    """Its value is never shown."""
+    canonical: Callable[[str], str] | None = None
+    """Brings a text, or each text of a list, to its one spelling, or raises ValueError with what would work."""
+
+
+def setting(default: Any, doc: str, *, limits: Mapping[str, Any] | None = None, **details: Any) -> Any:
+    """A field of a table. `limits` are pydantic's (`gt`, `ge`, `le`, `min_length`, `pattern`), which finds them in the
+    field's metadata. `details` are fields of `SettingDoc`."""
+    return field(default=default, metadata={"setting": SettingDoc(doc=doc, **details), **(limits or {})})
+
+
+class Table:
+    """A table of settings. Subclasses are frozen dataclasses."""
+
+    variables: ClassVar[str]
+    """How the names of its environment variables start."""
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputLimits:
-    """What an input image, video or LoRA of a job may be, and where it may come from. Manifests are not trusted.
+class Entry:
+    """One setting of a root table: its place, its type, and its texts for people."""
 
-    As a table `[inputs]` in the settings file, or as variables `RENDER_FARM_INPUT_<FIELD>` (lists with commas).
-    """
-
-    max_image_bytes: int = 64 << 20
-    """Size of an image's file; counted while it arrives, whatever the server says."""
-    max_video_bytes: int = 4 << 30
-    """The same for a video's."""
-    max_lora_bytes: int = 4 << 30
-    """The same for a LoRA's."""
-    max_lora_header_bytes: int = 8 << 20
-    """Size of the header of a LoRA's file, which takes some ten times as much memory when it is read."""
-    max_image_pixels: int = 89_478_485
-    """Width x height of an image (Pillow's own threshold). An image with more is refused before it is decoded."""
-    max_frame_pixels: int = 8192 * 4320
-    """Width x height of a video's frames."""
-    fetch_timeout_s: float = 600.0
-    """Longest time that getting one input may take, trials included."""
-    silence_timeout_s: float = 30.0
-    """Longest silence of an https server, and the longest wait for a connection."""
-    decode_timeout_s: float = 1800.0
-    """Longest time that decoding one video may take."""
-    image_timeout_s: float = 30.0
-    """Longest time that decoding one image may take."""
-    protocols: tuple[str, ...] = ("file", "s3", "gs", "az", "abfs", "https", "memory")
-    """What may stand before `://`; `file` is also a plain path."""
-    allowed_roots: tuple[str, ...] | None = None
-    """Folders that local inputs and models of a manifest must lie in, links followed. Unset allows every file that the
-    farm's user can read; set it when you render the manifests of others. An empty list allows no local files."""
-    trusted_hosts: tuple[str, ...] = ()
-    """`name` or `name:port` of https servers of your own that may have private or loopback addresses. Without it no
-    input comes from such an address. Link-local ones (the cloud's metadata) never serve."""
-    ca_file: str | None = None
-    """PEM file with certificates to trust besides the system's, for servers with a private authority."""
-    max_redirects: int = 5
-    """How many redirects of an https server are followed; each is checked like the first address."""
-    num_tries: int = 3
-    """Tries of an https request that fails in a way that may pass."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """How segments are computed; what they show does not depend on it, but for `sage`.
-
-    As a table `[engine]` in the settings file, or as variables `RENDER_FARM_ENGINE_<FIELD>`.
-    """
-
-    attention: str = "auto"
-    """`auto`: the fastest exact backend of those that run on the device, measured when the model is loaded; or one by
-    name: `flash_attn_3`, `flash_attn_2` and `sage` (their packages must be installed), `torch_cudnn`, `torch_flash`,
-    `torch_efficient`, `torch_math`."""
-    allow_approximate_attention: bool = False
-    """Lets `auto` choose SageAttention too, whose films differ from the exact ones by more than rounding."""
-    compile: str = "auto"
-    """`torch.compile` of the transformer's blocks, once a process: `auto` does it on GPUs; `on`, `off`."""
-    kv_cache: str = "auto"
-    """Keys and values of finished blocks: `auto` keeps them when they fit beside the model, `on` always, `off` never
-    (they are computed anew at every step; the film is the same)."""
+    name: str
+    """`output`, or `timeouts.lease_s` for a field of a table."""
+    variable: str
+    default: Any
+    kind: Any
+    """The type without None."""
+    limits: Mapping[str, Any]
+    about: SettingDoc
 
     @property
-    def approximation(self) -> str:
-        """What makes films differ from the exact ones, for their render key; empty when nothing does."""
-        if self.attention == "sage":
-            return "attention sage"
-        return "attention auto" if self.attention == "auto" and self.allow_approximate_attention else ""
+    def range(self) -> str:
+        """Which values of its kind are possible; empty when all are."""
+        if get_origin(self.kind) is Literal:
+            return f"one of {', '.join(get_args(self.kind))}"
+        limits = [words.format(self.limits[name]) for name, words in _LIMITS.items() if name in self.limits]
+        return self.about.expected or " and ".join(limits)
+
+    @property
+    def allowed(self) -> str:
+        """Its kind and range."""
+        if get_origin(self.kind) is Literal or self.about.expected:
+            return self.range
+        kind = _KINDS.get(self.kind, "a list of texts")
+        return f"{kind}, {self.range}" if self.range else kind
+
+    def shown(self, value: Any) -> str:
+        """`value` for a message: one printable line without secrets."""
+        if self.hides(value):
+            return "a value that is not shown"
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, list):
+            return f"[{', '.join(map(self.shown, value))}]"
+        if isinstance(value, Mapping):
+            return "a table"
+        if isinstance(value, int) and value.bit_length() > _SHOWN_CHARACTERS:  # Python does not write any number
+            return "a huge number"
+        text = repr(shown_uri(value) if isinstance(value, str) and "://" in value else value)
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+    def hides(self, value: Any) -> bool:
+        """Whether `value` is, or holds, a secret."""
+        return self.about.secret or (isinstance(value, str) and holds_secret(value))
+
+    def refusal(self, value: Any, *, in_kind: bool = False) -> str:
+        """What is wrong with `value`. `in_kind`: it is a number, only not one of the range."""
+        if in_kind:
+            return f"{self.name} must be {self.range}, got {self.shown(value).strip(_QUOTES)}"
+        return f"{self.name} must be {self.allowed}, got {self.shown(value)}"
+
+
+def tables(root: type[Table]) -> dict[str, type[Table]]:
+    """The tables of `root` by their names. The first is `root` itself, whose name is empty."""
+    kinds = get_type_hints(root)
+    named = {item.name: kinds[item.name] for item in fields(root) if "setting" not in item.metadata}  # type: ignore[arg-type]
+    return {"": root, **named}
+
+
+def entries(root: type[Table]) -> dict[str, Entry]:
+    """Every setting of `root` by its name: its own, then those of its tables, in the order of the fields."""
+    found: dict[str, Entry] = {}
+    for table, owner in tables(root).items():
+        kinds = get_type_hints(owner)
+        for item in fields(owner):  # type: ignore[arg-type]
+            if "setting" not in item.metadata:
+                continue
+            name = f"{table}.{item.name}" if table else item.name
+            found[name] = Entry(
+                name=name,
+                variable=f"{owner.variables}{item.name.upper()}",
+                default=item.default,
+                kind=_without_none(kinds[item.name]),
+                limits=item.metadata,
+                about=item.metadata["setting"],
+            )
+    return found
+
+
+def _without_none(kind: Any) -> Any:
+    parts = get_args(kind)
+    return parts[0] if NoneType in parts else kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchedulingSettings:
-    """Who gets workers when not all can have them.
+class Loaded(Generic[_Root]):
+    """Settings, and where those that are not defaults come from."""
 
-    As a table `[scheduling]` in the settings file, or as variables `RENDER_FARM_SCHEDULING_<FIELD>` (lists with
-    commas). A farm keeps those of the run that started it.
-    """
-
-    aging_s: float = 360.0
-    """Waiting this long is worth one point of priority; 0: waiting is worth nothing."""
-    share_by: str = "owner"
-    """What films of equal priority share the workers by: `owner`, `tag:NAME` (the value of that tag) or `none`."""
-    shares: tuple[str, ...] = ()
-    """`NAME=WEIGHT` of the owners (or values of the tag) that are to have more or less than others, which weigh 1."""
-    quotas: tuple[str, ...] = ()
-    """`NAME=WORKERS`: the most workers that films of such an owner render on at a time."""
+    settings: _Root
+    origins: Mapping[str, str]
+    """By the setting's name: the file, the variable as `$NAME`, or `flag`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupOptions:
-    """Render groups: several workers of one host for one segment. What `auto` degrees are chosen by, and decoding.
-
-    As a table `[group]` in the settings file, or as variables `RENDER_FARM_GROUP_<FIELD>`. `render-farm bench parallel`
-    measures the four numbers on a machine and prints them as such a table; unset, they are guesses.
-    """
-
-    degrees: str = "given"
-    """`given`: those of the job or the command line, else 1; `auto`: what they leave open is chosen. A film is then
-    rendered by the fewest workers that it fits on, and by more when they would be idle otherwise. Its last bits depend
-    on the groups that it happens to have (1e-4 in float32)."""
-    gpus_per_node: int | None = None
-    """GPUs of a machine that the cluster's autoscaler brings: where a cluster is to grow (`--max-gpus`), `auto` goes by
-    it before such a machine is there, and films that may have larger groups ask for such ones. Unset: by the machines
-    that are there when the run starts."""
-    interconnect: str = "nvlink"
-    """How the GPUs of a host meet: `nvlink` or `pcie`; what `bytes_per_s` is guessed by."""
-    operations_per_s: float | None = None
-    """Of one worker in the transformer's layers, a multiply-add counted as two."""
-    bytes_per_s: float | None = None
-    """That a worker sends to others of its host while they send as much."""
-    exchange_s: float | None = None
-    """What an exchange takes that sends next to nothing."""
-    decoding_operations_per_s: float | None = None
-    """Of one worker in the VAE's decoder."""
-    decode: str = "auto"
-    """Whether a group decodes its films together, between segments, instead of one worker beside the next segment:
-    `auto` when it takes less time by these numbers; `on`, `off`."""
+def settings_file(file: str | None = None, environment: Mapping[str, str] | None = None) -> str | None:
+    """The one file that is read: `file`, else `$RENDER_FARM_CONFIG`, else the user's, where there is one."""
+    environment = os.environ if environment is None else environment
+    users = user_file(environment)
+    # A home that may not be looked into (that of another user, after `sudo -u`) is taken as one without the file.
+    there = str(users) if users is not None and os.path.exists(users) else None  # noqa: PTH110
+    return file or environment.get(CONFIG_VARIABLE) or there
 
 
-@dataclass(frozen=True, kw_only=True)
-class NotifySettings:
-    """Who is told when a run ends, when its first film fails, and when a film may miss its deadline. Unset: nobody.
-
-    As a table `[notify]` in the settings file, or as variables `RENDER_FARM_NOTIFY_<FIELD>` (lists with commas).
-    """
-
-    webhook_url: str | None = None
-    """http or https; gets a POST."""
-    webhook_secret: str | None = None
-    """Signs the body (`observability/webhook.py` says how); unset: unsigned."""
-    webhook_template: str = "json"
-    """`json`, or `slack` for the body that Slack's incoming webhooks take."""
-    smtp_host: str | None = None
-    """A mail server."""
-    smtp_port: int = 587
-    smtp_security: str = "starttls"
-    """`starttls`, `tls` or `none`."""
-    smtp_user: str | None = None
-    smtp_password: str | None = None
-    mail_from: str | None = None
-    mail_to: tuple[str, ...] = ()
-    heartbeat_url: str | None = None
-    """http or https; gets a GET when a night starts and when it ends (`observability/heartbeat.py` says how)."""
+def user_file(environment: Mapping[str, str]) -> Path | None:
+    """`$XDG_CONFIG_HOME/render_farm/config.toml`, by default in `~/.config`; None for a user without a home."""
+    folder, home = Path(environment.get("XDG_CONFIG_HOME", "")), environment.get("HOME")
+    if not folder.is_absolute():  # the specification of these folders says to ignore relative ones
+        if not home:
+            return None
+        folder = Path(home, ".config")
+    return folder / "render_farm" / "config.toml"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a farm needs to know that is not in a manifest."""
+def load(
+    root: type[_Root],
+    *,
+    file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    partial: bool = False,
+) -> Loaded[_Root]:
+    """Read `root` from the file (`settings_file`), the environment and `flags`. Later sources win; None is no flag.
 
-    output: str | None = None
-    """Where runs go when neither a flag nor the run's URI says so."""
-    model: str = "tiny"
-    """The model of rows whose `model` is null."""
-    model_cache: str = field(default_factory=lambda: str(Path.home() / ".cache" / "render_farm" / "models"))
-    """Local folder for models that come from a URI."""
-    dtype: str = "auto"
-    """`auto` is bfloat16 on CUDA and float32 on the CPU."""
-    memory: str = "auto"
-    """The memory mode of rows whose `memory` is null."""
-    attempts: int = 3
-    """How often a segment is tried before its job fails; only the worker's faults count."""
-    host_faults: int = 3
-    """A host with this many worker faults within 10 minutes is quarantined."""
-    max_failed: str | None = None
-    """A run stops when more jobs than this (`N` or `P%`) have failed; unset means never."""
-    previews: bool = True
-    """Whether the finished segments of a film can be watched while the rest is rendered (`render-farm preview`)."""
-    gpu_price_per_hour: float | None = None
-    """What an hour of one GPU costs, for the report; unset means that no cost is shown."""
-    currency: str = "USD"
-    """Of that price."""
-    report_link_hours: float | None = None
-    """The films of the report are signed links that last so long (at most 168 hours), for readers without access to the
-    bucket; unset: relative links, which need access or `render-farm serve`."""
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    inputs: InputLimits = field(default_factory=InputLimits)
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    group: GroupOptions = field(default_factory=GroupOptions)
-    notify: NotifySettings = field(default_factory=NotifySettings)
-    scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
+    Args:
+        root: The table whose fields are wanted. Fields of it that are tables stand as `[name]` in the file.
+        partial: The file and the environment may also hold settings that `root` lacks.
 
-
-_TABLES: dict[str, str] = {
-    "timeouts": "RENDER_FARM_",
-    "inputs": "RENDER_FARM_INPUT_",
-    "engine": "RENDER_FARM_ENGINE_",
-    "group": "RENDER_FARM_GROUP_",
-    "notify": "RENDER_FARM_NOTIFY_",
-    "scheduling": "RENDER_FARM_SCHEDULING_",
-}
-"""Settings with fields of their own, and how their variables start."""
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "attention": ("auto", *ATTENTION_BACKENDS),
-    "compile": ("auto", "on", "off"),
-    "kv_cache": ("auto", "on", "off"),
-    "degrees": ("given", "auto"),
-    "decode": ("auto", "on", "off"),
-    "interconnect": ("nvlink", "pcie"),
-}
-_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-
-def load_settings(*, file: str | None = None, environment: Mapping[str, str] | None = None, **flags: Any) -> Settings:
-    """Settings from `file` (TOML; also `$RENDER_FARM_CONFIG`), `RENDER_FARM_<FIELD>` variables and `flags`.
-
-    Later sources win; flags that are None are ignored. Raises `UsageError` for an unreadable file or unknown key.
+    Raises:
+        UsageError: The file cannot be read, a setting is unknown, or a value is not possible. Names every one.
     """
     environment = os.environ if environment is None else environment
-    settings = Settings()
-    path = file or environment.get("RENDER_FARM_CONFIG")
-    if path:
-        settings = _apply(settings, _read_toml(path), source=path)
-    from_environment: dict[str, Any] = _variables(settings, "RENDER_FARM_", environment)
-    for table, prefix in _TABLES.items():
-        if values := _variables(getattr(settings, table), prefix, environment):
-            from_environment[table] = values
-    settings = _apply(settings, from_environment, source="the environment")
-    return _apply(settings, {key: value for key, value in flags.items() if value is not None}, source="flags")
+    known, path = entries(root), settings_file(file, environment)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[str] = []
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    layers = [
+        (path if path is None or path.isprintable() else repr(path), _flat(_read_toml(path) if path else {}, root)),
+        (None, [(name, environment[one.variable]) for name, one in known.items() if environment.get(one.variable)]),
+        ("flag", _flat(given, root)),
+    ]
+    for source, items in layers:
+        for name, value in items:
+            if name in known:
+                values[name], origins[name] = value, source or f"${known[name].variable}"
+            elif not partial or name in tables(root):
+                problems.append(f"{source}: {_unknown(name, value, root)}")
+    if not partial:
+        variables = [entry.variable for entry in known.values()] + list(OTHER_VARIABLES)
+        for variable in environment.keys() - variables:
+            if variable.startswith("RENDER_FARM_") and not _OF_A_SERVICE.search(f"{variable}={environment[variable]}"):
+                _warn_of(variable, nearest(variable, variables))
+    settings, wrong = _checked(root, values)
+    problems += [f"{origins[name]}: {message}" for name, message in wrong]
+    if problems or settings is None:
+        raise UsageError("\n".join(problems))
+    return Loaded(settings=settings, origins=origins)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one of `known` whose last part is most like that of `name`; a part of it, and the same table, count extra."""
+    table, _, key = name.lower().rpartition(".")
+
+    def likeness(other: str) -> float:
+        its_table, _, its_key = other.lower().rpartition(".")
+        return SequenceMatcher(None, key, its_key).ratio() + 0.5 * (key in its_key) + 0.1 * (its_table == table)
+
+    return max(known, key=likeness)
+
+
+@cache  # once a process: settings are read by several parts of one command
+def _warn_of(variable: str, near: str) -> None:
+    _log.warning("%s is not a known setting; the nearest is %s", variable, near)
 
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as handle:
-            return tomllib.load(handle)
+            content = handle.read()
+        # Editors on Windows put a byte order mark first, which TOML does not know.
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return tomllib.loads(content.decode("utf-16" if utf16 else "utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"settings file {path}: {error.strerror}",
-            advice="--config and $RENDER_FARM_CONFIG name it; neither is needed",
+            advice=f"--config and ${CONFIG_VARIABLE} name it; neither is needed",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"settings file {path} is not TOML: {error}") from error
 
 
-def _apply(settings: Settings, values: Mapping[str, Any], *, source: str) -> Settings:
-    known = {f.name for f in fields(Settings)}
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise UsageError(f"{source}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
-        if key in _TABLES:
-            changes[key] = _apply_table(getattr(settings, key), key, value, source=source)
-        elif key in ("attempts", "host_faults"):
-            changes[key] = _number(int, key, value, source)
-            if changes[key] < 1:
-                raise UsageError(f"{source}: {key}: {value} is less than 1")
-        elif key == "gpu_price_per_hour":
-            changes[key] = _number(float, key, value, source)
-            if not 0 <= changes[key] < float("inf"):
-                raise UsageError(f"{source}: gpu_price_per_hour: {value} is not a price of 0 or more")
-        elif key == "report_link_hours":
-            changes[key] = _number(float, key, value, source)
-            if not 0 < changes[key] <= 168:
-                raise UsageError(f"{source}: report_link_hours: {value} is not more than 0 and at most 168")
-        elif key == "previews":
-            changes[key] = _flag(key, value, source)
-        elif not isinstance(value, str):
-            raise UsageError(f"{source}: {key}: {value!r} is not text")
-        elif key == "memory":
-            changes[key] = _memory(value, source)
+def _flat(content: Mapping[str, Any], root: type[Table]) -> Iterable[tuple[str, Any]]:
+    """The settings of `content` by their names."""
+    for key, value in content.items():
+        if key in tables(root) and isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
         else:
-            changes[key] = value
-    return replace(settings, **changes)
+            yield key, value
 
 
-def _memory(value: str, source: str) -> str:
+def _unknown(name: str, value: Any, root: type[Table]) -> str:
+    if name in tables(root):
+        return f"{name} must be a table: write [{name}] and its fields below"
+    near = nearest(name, tables(root) if isinstance(value, Mapping) else entries(root))
+    return f"unknown setting {name!r}; the nearest is {near}"
+
+
+def _checked(root: type[_Root], values: Mapping[str, Any]) -> tuple[_Root | None, list[tuple[str, str]]]:
+    """The settings, or what is wrong with which of `values` (by their dotted names)."""
+    from pydantic import TypeAdapter, ValidationError
+
+    known, nested = entries(root), dict[str, Any]()
+    wrong: dict[str, str] = {}
+    for name, value in values.items():
+        table, _, key = name.rpartition(".")
+        try:
+            (nested.setdefault(table, {}) if table else nested)[key] = _plain(known[name], value)
+        except ValueError as error:
+            wrong[name] = f"{name}: {error}"
     try:
-        return canonical_memory(value)
-    except ValueError as error:
-        raise UsageError(f"{source}: memory: {error}") from error
+        settings = TypeAdapter(root).validate_python(nested)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in item["loc"][:2])
+            name = name if name in known else str(item["loc"][0])
+            wrong[name] = known[name].refusal(values[name], in_kind=item["type"] in _OUT_OF_RANGE)
+    return (None if wrong else settings), list(wrong.items())
 
 
-def _variables(part: Any, prefix: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are set for the fields of the dataclass `part`, tables left out."""
-    names = {f.name: f"{prefix}{f.name.upper()}" for f in fields(part) if f.name not in _TABLES}
-    return {name: environment[variable] for name, variable in names.items() if environment.get(variable)}
-
-
-def _apply_table(part: Any, table: str, values: Any, *, source: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise UsageError(
-            f"{source}: {table}: {values!r} is not a table", advice=f"write [{table}] and its fields below"
-        )
-    kinds = {f.name: str(f.type) for f in fields(part)}
-    unknown = sorted(set(values) - set(kinds))
-    if unknown:
-        noun = "time-out" if table == "timeouts" else f"setting of {table}"
-        raise UsageError(f"{source}: unknown {noun} {unknown[0]!r}; known: {', '.join(sorted(kinds))}")
-    changes: dict[str, Any] = {}
-    for key, value in values.items():
-        if kinds[key].startswith("tuple"):
-            changes[key] = _names(key, value, source)
-        elif kinds[key] in ("int", "float"):
-            changes[key] = _number(int if kinds[key] == "int" else float, key, value, source)
-        elif kinds[key] == "int | None":
-            changes[key] = _number(int, key, value, source)
-            if changes[key] < 1:
-                raise UsageError(f"{source}: {key}: {value!r} is less than 1")
-        elif kinds[key] == "float | None":
-            changes[key] = _number(float, key, value, source)
-            if not 0 < changes[key] < float("inf"):
-                raise UsageError(f"{source}: {key}: {value!r} is not more than 0")
-        elif kinds[key] == "bool":
-            changes[key] = _flag(key, value, source)
-        elif not isinstance(value, str):
-            raise UsageError(f"{source}: {key}: {value!r} is not text")
-        else:
-            changes[key] = value
-        if key in _CHOICES and changes[key] not in _CHOICES[key]:
-            raise UsageError(f"{source}: {key}: {value!r} is not one of {', '.join(_CHOICES[key])}")
-    return replace(part, **changes)
-
-
-def _names(key: str, value: Any, source: str) -> tuple[str, ...]:
-    values = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(part, str) for part in values):
-        raise UsageError(f"{source}: {key}: {value!r} is not a list of names")
-    return tuple(values)
-
-
-def _flag(key: str, value: Any, source: str) -> bool:
-    flag = _FLAGS.get(str(value).lower())
-    if flag is None:
-        raise UsageError(f"{source}: {key}: {value!r} is neither true nor false")
-    return flag
-
-
-def _number(kind: type, key: str, value: Any, source: str) -> Any:
-    try:
-        return kind(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{source}: {key}: {value!r} is not a number") from None
+def _plain(entry: Entry, value: Any) -> Any:
+    """`value` as pydantic is to see it: lists are split at commas, and true is not 1."""
+    if isinstance(value, bool) and entry.kind in (int, float):
+        return str(value)
+    if isinstance(value, str) and get_origin(entry.kind) is tuple:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    canonical = entry.about.canonical
+    if canonical is None:
+        return value
+    if isinstance(value, list):
+        return [canonical(item) if isinstance(item, str) else item for item in value]
+    return canonical(value) if isinstance(value, str) else value

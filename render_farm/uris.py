@@ -100,7 +100,8 @@ def read_address(text: str, environment: Mapping[str, str] | None = None) -> Add
         return Address(protocol="file", place=_path_of_uri(text, place))
     if protocol == "s3":
         check_s3_endpoint(os.environ if environment is None else environment)
-    if "::" in place:  # fsspec would open what stands behind it, with any protocol
+    # fsspec would open what stands behind ::, with any protocol. An IPv6 address has one, too, and needs no fsspec.
+    if "::" in place and protocol not in ("https", "http"):
         raise AddressError(text, "names with :: are read as chained addresses by fsspec", "rename the object")
     if not place.strip("/") or (place.startswith("/") and protocol in ("s3", "gs", "https", "http")):
         raise AddressError(text, "no bucket or host is named", f"write {protocol}://bucket/folder")

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from render_farm.cli.terminal import Json, print_json
-from render_farm.config import load_settings
 from render_farm.errors import UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
@@ -64,6 +63,7 @@ def engine(
     """
     from render_farm.engine.bench.run import BenchRequest, run_bench
     from render_farm.engine.bench.show import lines
+    from render_farm.farm.run.settings import load_settings
 
     if model is not None and shape is not None:
         raise UsageError("--model and --shape do not go together")

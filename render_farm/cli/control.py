@@ -116,7 +116,7 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
                 "ok": outcome.answer.ok,
                 "applied": "live" if outcome.live else "stored",
                 "message": outcome.answer.text,
-                **outcome.answer.facts,
+                **outcome.answer.data,
             }
         )
     elif outcome.answer.ok:
@@ -124,7 +124,7 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
         if outcome.is_kept:
             hint(f"no coordinator holds run {place.run_id}; this is kept with it")
     if not outcome.answer.ok:
-        raise (NotFoundError if outcome.answer.facts.get("not_found") else UsageError)(outcome.answer.text)
+        raise (NotFoundError if outcome.answer.not_found else UsageError)(outcome.answer.text)
 
 
 def _request(*, verb: str, **values: Any) -> Request:

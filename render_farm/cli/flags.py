@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from typer.models import ArgumentInfo
+
+_Verb = TypeVar("_Verb", bound=Callable[..., None])
 
 
 def arguments_of(command: Callable[..., None], values: Mapping[str, Any]) -> list[str]:
@@ -30,11 +32,11 @@ def arguments_of(command: Callable[..., None], values: Mapping[str, Any]) -> lis
     return [*positional, *arguments]
 
 
-def takes_flags_of(*commands: Callable[..., None], without: tuple[str, ...] = ()) -> Any:
+def takes_flags_of(*commands: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[[_Verb], _Verb]:
     """Give a verb written with `**flags` the parameters of others, so that none can differ; the last one of a name
     counts."""
 
-    def give(verb: Callable[..., None]) -> Callable[..., None]:
+    def give(verb: _Verb) -> _Verb:
         every = {
             name: parameter
             for command in commands

@@ -17,8 +17,8 @@ def gc(output: Output = None, yes: Yes = False, as_json: Json = False) -> None:
     Nothing that a run could go on with is touched, and nothing at all while a run is being rendered there. Without
     --yes it asks, or only shows where nobody can answer. Latents that were not asked for (--keep-latents) go, too.
     """
-    from render_farm.config import load_settings
     from render_farm.farm.control.garbage import find_garbage, remove
+    from render_farm.farm.run.settings import load_settings
     from render_farm.storage import open_store
 
     place = load_settings(output=output).output

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from render_farm import __version__
 from render_farm.cli import (
     bench,
+    config,
     control,
     demo,
     gc,
@@ -116,6 +117,7 @@ app.command("report")(report.report)
 app.command("serve")(report.serve)
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)

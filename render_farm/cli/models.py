@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from render_farm.storage.hub import HubFile
 
 _GB = 1e9
-_SAY_EVERY_S = 5.0
+_REPORT_EVERY_S = 5.0
 
 app = typer.Typer(no_args_is_help=True, help="The models that a job can name.")
 
@@ -115,17 +115,17 @@ class _PullProgress:
     def __init__(self) -> None:
         self._file: HubFile | None = None
         self._num_bytes = 0
-        self._said = 0.0
+        self._reported_s = 0.0
 
     def file(self, doing: str, file: HubFile) -> None:
         if doing == "fetch":
-            self._file, self._num_bytes, self._said = file, 0, time.monotonic()
+            self._file, self._num_bytes, self._reported_s = file, 0, time.monotonic()
             hint(f"fetch {file.path} ({file.size / _GB:.2f} GB)")
 
     def bytes(self, num_bytes: int) -> None:
         self._num_bytes += num_bytes
-        if self._file is not None and time.monotonic() - self._said > _SAY_EVERY_S:
-            self._said = time.monotonic()
+        if self._file is not None and time.monotonic() - self._reported_s > _REPORT_EVERY_S:
+            self._reported_s = time.monotonic()
             hint(f"  {self._num_bytes / _GB:.2f} GB of {self._file.path}")
 
 

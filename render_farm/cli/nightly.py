@@ -168,7 +168,7 @@ def _given_date(text: str | None) -> date | None:
 
 
 def _night(flags: Mapping[str, Any], day: date) -> Night:
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.storage.layout import check_id
 
     output = load_settings(file=flags["config"], output=flags["output"]).output
@@ -194,7 +194,7 @@ def _missed(flags: Mapping[str, Any], tonight: Night) -> list[Night]:
 
 def _heartbeat(flags: Mapping[str, Any], night: Night) -> NightHeartbeat:
     from render_farm.cli.watch.notify import NightHeartbeat
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
 
     return NightHeartbeat(load_settings(file=flags["config"]).notify, run_id=night.run_id, output=night.output)
 
@@ -241,7 +241,7 @@ def _render(
         hint(f"run {night.run_id} is over already; --again tries its failed films once more")
         return over
     on_start()
-    told = False
+    reported = False
     while True:
         left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
         stops = flags["after_deadline"] == AfterDeadline.STOP
@@ -259,7 +259,7 @@ def _render(
                 "deadline": None,
             }
         )
-        if left_s is not None and not told:
+        if left_s is not None and not reported:
             left = (
                 f"{duration(left_s)} until the deadline" if left_s > 0 else f"goes on after its deadline ({deadline})"
             )
@@ -270,9 +270,9 @@ def _render(
             if flags["if_held"] == IfHeld.LEAVE:
                 hint(f"{error.message}: nothing to do here")
                 return _ended(night, "running", 0)
-            if not told:
+            if not reported:
                 hint(f"{error.message}: waiting until it is over, or gone")
-            told = True
+            reported = True
             time.sleep(_LOOK_EVERY_S if left_s is None else min(_LOOK_EVERY_S, max(left_s, 0.1)))
             over = _over(night)
             if over is not None:

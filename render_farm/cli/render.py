@@ -193,8 +193,8 @@ ONE_JOB_FLAGS = (
 def request_of(flags: Mapping[str, Any]) -> RunRequest:
     """The flags of `render`, each under its parameter's name, as one request. Raises `UsageError` for flags that do
     not go together."""
-    from render_farm.config import load_settings
     from render_farm.farm.run.request import RunRequest
+    from render_farm.farm.run.settings import load_settings
 
     manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
     overrides = {_COLUMNS.get(name, name): flags[name] for name in ONE_JOB_FLAGS if flags[name] not in (None, [])}
@@ -254,7 +254,8 @@ def _time(text: str | None) -> datetime | None:
     clean, problems = normalise({"deadline": text})
     if problems:
         raise UsageError(f"--{problems[0]}")
-    return clean["deadline"]
+    deadline: datetime | None = clean["deadline"]
+    return deadline
 
 
 def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:

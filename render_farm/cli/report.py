@@ -15,13 +15,12 @@ from render_farm.cli.terminal import Json, error_line, hint, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
-    from render_farm.config import Settings
+    from render_farm.farm.run.settings import Settings
     from render_farm.report.page_data import Price
     from render_farm.storage import Store
 
 _AS_WRITTEN_EVERY_S = 60.0
 _MOST_SHARE_OF_TIME = 0.02
-_MOST_LINK_HOURS = 168
 
 
 def report(
@@ -39,13 +38,13 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's page, OUTPUT/_runs/RUN/report.html, as the run stands now, and print where it is."""
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import MOST_LINK_HOURS, load_settings
     from render_farm.report.writer import ReportWriter
     from render_farm.storage.layout import RunKeys
     from render_farm.uris import protocol_of
 
-    if presign is not None and not 0 < presign <= _MOST_LINK_HOURS:
-        raise UsageError(f"--presign {presign:g}: more than 0 and at most {_MOST_LINK_HOURS} hours are possible")
+    if presign is not None and not 0 < presign <= MOST_LINK_HOURS:
+        raise UsageError(f"--presign {presign:g}: more than 0 and at most {MOST_LINK_HOURS} hours are possible")
     place, settings = find_run(run, output), load_settings()
     links_for_s = link_seconds(presign if presign is not None else settings.report_link_hours)
     where = ReportWriter(place.store, place.run_id, price_of(settings), links_for_s=links_for_s).write()
@@ -82,7 +81,7 @@ def serve(
     token: Annotated[str | None, typer.Option("--token", help="Default: a new one, where one is needed.")] = None,
 ) -> None:
     """Serve the live pages and films of an output tree, read-only, until Ctrl-C."""
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.report.serve import ReportServer
     from render_farm.storage import open_store
 

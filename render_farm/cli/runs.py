@@ -40,7 +40,7 @@ class RunPlace:
 def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
     """The run that `run` names. UsageError when it cannot be a run's name, NotFoundError when there is none of it, also
     after `wait_s` seconds."""
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.storage import open_store
     from render_farm.storage.layout import RUNS, RunKeys, check_id
 
@@ -58,7 +58,7 @@ def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
     except ValueError as error:
         raise UsageError(str(error)) from error
     store, key = open_store(root), RunKeys(run_id=run_id).run
-    stop, told = time.monotonic() + wait_s, False
+    stop, reported = time.monotonic() + wait_s, False
     while not store.exists(key):
         if time.monotonic() >= stop:
             known = store.list_folders(RUNS)[-5:]
@@ -67,8 +67,8 @@ def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
                 f"there is no run {run_id!r} in {store.root_uri}",
                 advice=f"{advice}; a job that was just submitted needs a minute, `ray job logs` says how it goes",
             )
-        if not told:
+        if not reported:
             hint(f"there is no run {run_id!r} in {store.root_uri} yet: waiting up to {wait_s:g} s for it to begin")
-            told = True
+            reported = True
         time.sleep(_LOOK_EVERY_S)
     return RunPlace(store=store, run_id=run_id)

@@ -57,9 +57,8 @@ def simulate(
     Segments take what the runs of --output have shown, else what arithmetic says. Deadlines of the manifest count from
     now. Exit code 11 when a deadline is missed, or when --gpus are too few for --deadline.
     """
-    from render_farm.config import load_settings
-    from render_farm.farm.driver.scheduling_policy import policy_of
     from render_farm.farm.run.cost_store import load_costs
+    from render_farm.farm.run.settings import load_settings
     from render_farm.scheduling.simulator import SimulatedFarm
     from render_farm.scheduling.simulator import simulate as run_simulation
     from render_farm.scheduling.simulator.search import fewest_gpus
@@ -85,7 +84,7 @@ def simulate(
         seed=seed,
     )
     costs = load_costs(open_store(output), "cuda") if output is not None else None
-    policy = replace(policy_of(settings.scheduling), elastic=elastic)
+    policy = replace(settings.scheduling.policy, elastic=elastic)
 
     def simulated(tried: SimulatedFarm) -> Outcome:
         return run_simulation(films, tried, scheduling=policy, costs=_copy(costs))

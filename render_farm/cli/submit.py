@@ -14,6 +14,7 @@ from render_farm.cli.flags import arguments_of, takes_flags_of
 from render_farm.cli.prompt_inputs import input_flags
 from render_farm.cli.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
+from render_farm.config import settings_file
 from render_farm.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -135,19 +136,18 @@ def _as_on_the_cluster(
     from render_farm.storage.open import open_store
 
     output = open_store(request.output).root_uri
-    there = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
-    there |= input_flags(request.overrides)
+    given = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
+    given |= input_flags(request.overrides)
     files: dict[str, str] = {}
     if request.manifest is not None and "://" not in request.manifest:
         path = Path(request.manifest).expanduser().absolute()
         files[path.name] = str(path)
-        there["manifest"] = path.name
-        there["relative_to"] = _everywhere(request.relative_to or str(path.parent))
-    settings = flags["config"] or os.environ.get("RENDER_FARM_CONFIG")
-    if settings:
+        given["manifest"] = path.name
+        given["relative_to"] = _everywhere(request.relative_to or str(path.parent))
+    if settings := settings_file(flags["config"]):
         files[_SETTINGS_FILE] = settings
-        there["config"] = _SETTINGS_FILE
-    return there, files
+        given["config"] = _SETTINGS_FILE
+    return given, files
 
 
 def _everywhere(place: str) -> str:
@@ -176,4 +176,5 @@ def _runtime_env(file: str | None, packages: list[str] | None) -> dict[str, Any]
         if not isinstance(env.get("pip", []), list):
             raise UsageError(f"--pip: {file} has `pip` of its own that is not a list", advice="put it there")
         env["pip"] = [*env.get("pip", []), *packages]
-    return env
+    found: dict[str, Any] = env
+    return found

@@ -18,7 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from render_farm.config import EngineOptions, InputLimits, load_settings
+from render_farm.config import load
 from render_farm.engine.conditioning.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.conditioning.image_encoder import encode_images
 from render_farm.engine.conditioning.inputs import given_inputs, read_inputs
@@ -32,6 +32,7 @@ from render_farm.engine.denoising.window import AttentionPolicy, render_window, 
 from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
 from render_farm.engine.lora.branches import Adapters, WeightedLora
 from render_farm.engine.lora.cache import LoraCache, check_loras
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.transformer.attention import AttentionBackend, BlockCausalAttention, SelfAttention
 from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
@@ -51,6 +52,7 @@ from render_farm.engine.weights.part_sizes import read_sizes
 from render_farm.engine.weights.resident_transformer import ResidentTransformer, free_memory
 from render_farm.errors import InvalidJobError, ModelError, Problem, UsageError
 from render_farm.job import RenderJob
+from render_farm.media.limits import InputLimits, InputSettings
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read, with_loras_read
 from render_farm.planning.groups import group_of
@@ -269,6 +271,9 @@ class Engine:
             encoder = load_image_encoder(folder, class_name, device=self.device, dtype=self.dtype)
         return encode_images(pictures, processor=load_image_processor(folder), encoder=encoder)
 
+    def _input_limits(self) -> InputLimits:
+        return self._limits or load(InputSettings, partial=True).settings.inputs
+
     def read_loras(self, plan: FilmPlan, limits: InputLimits | None = None) -> tuple[WeightedLora, ...]:
         """The LoRAs of a film, read from their URIs or kept from before: give them to `render_segment`.
 
@@ -376,12 +381,11 @@ class Engine:
         plan, read = self.plan(job), None
         _check_alone(plan)
         if plan.job.inputs:
-            limits = self._limits or load_settings().inputs
-            read = read_inputs(plan, limits) if inputs is None else given_inputs(inputs)
+            read = read_inputs(plan, self._input_limits()) if inputs is None else given_inputs(inputs)
             plan = with_inputs_read(plan, read.digests)
         elif inputs is not None:
             raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")
-        loras = self.read_loras(plan, self._limits or load_settings().inputs)
+        loras = self.read_loras(plan, self._input_limits())
         if loras:
             warnings = [warning for weighted in loras for warning in weighted.lora.warnings]
             plan = with_loras_read(plan, [weighted.lora.sha256 for weighted in loras], warnings)

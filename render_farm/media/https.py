@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
-from render_farm.config import InputLimits
 from render_farm.errors import InputError
 from render_farm.media.addresses import Endpoint, ForbiddenAddress, checked_endpoints
+from render_farm.media.limits import InputLimits
 from render_farm.media.sink import Sink
 from render_farm.media.uris import check_protocol, refusal
 from render_farm.uris import shown_uri

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from render_farm.config import InputLimits
 from render_farm.errors import InputError, MediaError
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import refusal
 
 _CHILDREN = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from render_farm.config import InputLimits
 from render_farm.errors import InputError
+from render_farm.media.limits import InputLimits
 from render_farm.models import PRESETS
 from render_farm.uris import Address, AddressError, canonical, read_address, shown_uri
 

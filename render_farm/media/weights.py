@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from render_farm.config import InputLimits
 from render_farm.media.fetch import fetch, fetched_file
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import refusal
 
 _LIMITS = InputLimits()

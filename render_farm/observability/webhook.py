@@ -44,7 +44,8 @@ class Webhook:
 
     def __init__(self, url: str, *, secret: str | None = None, template: str = "json") -> None:
         """`url` is http or https; without a `secret` nothing is signed. ValueError for anything else."""
-        check_url(url, "webhook")
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"webhook {url!r}: an http or https address is needed")
         if template not in TEMPLATES:
             raise ValueError(f"webhook template {template!r} is not one of {', '.join(TEMPLATES)}")
         self._url = url
@@ -68,12 +69,6 @@ class Webhook:
                 "X-Render-Farm-Signature": signature(self._secret, stamp, body),
             }
         send_request(urllib.request.Request(self._url, data=body, headers=headers, method="POST"), "the webhook")
-
-
-def check_url(url: str, name: str) -> None:
-    """ValueError for anything but http and https. `name` is what the address is of, for the message."""
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{name} {url!r}: an http or https address is needed")
 
 
 def send_request(request: urllib.request.Request, receiver: str) -> None:

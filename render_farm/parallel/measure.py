@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions
 from render_farm.engine import Engine
 from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
 from render_farm.engine.device import resolve_device, resolve_dtype
+from render_farm.engine.options import EngineOptions
 from render_farm.errors import DeviceError, UsageError
 from render_farm.job import RenderJob
 from render_farm.parallel.coefficients import ExchangeCost, measure_exchanges

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions
 from render_farm.engine.bench.cases import random_engine
 from render_farm.engine.bench.device import device_name
 from render_farm.engine.device import resolve_device, resolve_dtype
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.progress import StepProgress
 from render_farm.engine.transformer.attention import SelfAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS

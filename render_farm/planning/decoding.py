@@ -102,7 +102,7 @@ def decodes_together(
 
 
 def _latent_pixels(vae: VaeSizes, height: int, width: int) -> int:
-    scale = 2 ** len(vae.temporal_downsample)
+    scale: int = 2 ** len(vae.temporal_downsample)
     return ceil(height / scale) * ceil(width / scale)
 
 

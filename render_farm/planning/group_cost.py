@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from render_farm.config import GroupOptions
 from render_farm.planning.film import FilmPlan
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.memory import ELEMENT_BYTES
 from render_farm.planning.model_sizes import TransformerSizes

@@ -11,10 +11,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
 from render_farm.errors import NotFoundError
 from render_farm.storage import checked_json
@@ -70,8 +69,13 @@ class Answer:
     ok: bool
     text: str
     """For people."""
-    facts: dict[str, Any]
-    """The same for programs; JSON."""
+    data: Mapping[str, object]
+    """The same for programs, as JSON."""
+
+    @property
+    def not_found(self) -> bool:
+        """Whether it was refused because a job or a host does not exist."""
+        return self.data.get("not_found") is True
 
 
 def post(store: Store, run_id: str, request: Request) -> str:
@@ -91,7 +95,7 @@ def wait_answer(
         late = time.monotonic() >= stop or is_over()
         try:
             content = checked_json.load(store.read_bytes(keys.answer(request_id)), schema=SCHEMA)
-            answer = Answer(ok=content["ok"] is True, text=str(content["text"]), facts=dict(content["facts"]))
+            answer = Answer(ok=content["ok"] is True, text=str(content["text"]), data=dict(content["facts"]))
         except NotFoundError:
             if late:
                 store.delete(keys.request(request_id))
@@ -99,7 +103,7 @@ def wait_answer(
             time.sleep(_POLL_S)
             continue
         except (checked_json.DamagedDocument, KeyError, TypeError, ValueError) as error:
-            answer = Answer(ok=False, text=f"the coordinator's answer is damaged: {error}", facts={})
+            answer = Answer(ok=False, text=f"the coordinator's answer is damaged: {error}", data={})
         store.delete(keys.answer(request_id))
         return answer
 
@@ -127,7 +131,9 @@ def take_requests(store: Store, run_id: str) -> list[tuple[str, Request]]:
 def give_answer(store: Store, run_id: str, request_id: str, answer: Answer) -> None:
     """Answer a request and remove it."""
     keys = RunKeys(run_id=run_id)
-    store.write_bytes(keys.answer(request_id), checked_json.dump(asdict(answer), schema=SCHEMA))
+    # `facts` is the key of `data` in the store: an older command line may be waiting for this answer.
+    content = {"ok": answer.ok, "text": answer.text, "facts": dict(answer.data)}
+    store.write_bytes(keys.answer(request_id), checked_json.dump(content, schema=SCHEMA))
     store.delete(keys.request(request_id))
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import ray
 
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.cost import TokenPasses
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def measure(folder: str, options: argparse.Namespace) -> None:
-    shape = FarmShape(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
+    shape = FarmConfig(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
     coordinator: Any = ray.remote(num_cpus=0, max_restarts=0)(_Measured).remote(shape, "local")
     spec = RunSpec(run_id="bench", output=folder)
     ray.get(coordinator.add_run.remote(spec, shape))

@@ -26,10 +26,10 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from render_farm import RenderJob
-from render_farm.config import EngineOptions
 from render_farm.engine import StepProgress, StreamingDecoder
 from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
 from render_farm.engine.bench.device import device_name
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.weights.offloading import convert_weights, place
 from render_farm.memory_mode import MemoryMode, parse_memory
 

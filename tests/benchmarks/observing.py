@@ -82,7 +82,7 @@ def render_film(folder: str, run: OwnedRun, told: FarmMetrics | None, sink: RayM
 
         def on_step(progress: StepProgress) -> None:
             nonlocal asked_s
-            run.record.stepped("shot-1", 0, progress.step, progress.num_steps)
+            run.progress.stepped("shot-1", 0, progress.step, progress.num_steps)
             if time.monotonic() - asked_s > 0.5 and told is not None:
                 asked_s = time.monotonic()
                 told.sample({"night": run}, FarmMachine(), now=asked_s * 10, now_unix_s=time.time())
@@ -131,12 +131,12 @@ def main() -> None:
         for index in range(options.films):
             task = FilmTask(run_id="night", output=folder, model="tiny", plan=plan)
             entry = FilmEntry(task=task, costs=(1,) * plan.num_segments, deadline_s=time.time() + index)
-            film = run.record.add(entry)
-            run.record.films[f"shot-{index}"] = film
-        run.record.films.pop("a")
-        run.record.state = State.RUNNING
+            film = run.progress.add(entry)
+            run.progress.films[f"shot-{index}"] = film
+        run.progress.films.pop("a")
+        run.progress.state = State.RUNNING
         steps = iter(range(10**9))
-        stepped_s = seconds_of(lambda: run.record.stepped("shot-1", 0, next(steps), 10**9), options.steps)
+        stepped_s = seconds_of(lambda: run.progress.stepped("shot-1", 0, next(steps), 10**9), options.steps)
         print(f"a report of steps, coordinator: the run's book             {stepped_s * 1e6:9.2f} us")
         told, machine = FarmMetrics(sink), FarmMachine()
         now = iter(range(0, 10**9, 10))

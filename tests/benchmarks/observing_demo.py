@@ -134,9 +134,9 @@ def demo(mode: str, folder: Path) -> Run:
 
 def render(mode: str, output: str) -> int:
     """The demo, in this process and Ray's."""
-    from render_farm.config import Settings
     from render_farm.farm.driver.render_run import render_run
     from render_farm.farm.run.request import RunRequest
+    from render_farm.farm.run.settings import Settings
     from render_farm.manifest.build import build_manifest
 
     manifest = str(Path(output, "demo.parquet"))

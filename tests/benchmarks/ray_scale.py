@@ -31,7 +31,7 @@ import ray
 from render_farm.farm.coordinator import worker_pool
 from render_farm.farm.coordinator.actor import Coordinator
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
-from render_farm.farm.run.spec import FarmShape, FilmEntry, RunSpec
+from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.planning import plan_film, spec_of_preset
 from render_farm.scheduling import events as ev
@@ -105,12 +105,12 @@ class BenchCoordinator(Coordinator.__ray_metadata__.modified_class):  # type: ig
         super().__init__(*arguments)
 
     async def _encode_and_start(self, run: Any) -> None:
-        self._crew.start()
-        while len(self._machine.workers) < self._crew.shape.num_workers:
+        self._lifecycle.start()
+        while len(self._machine.workers) < self._lifecycle.config.num_workers:
             await asyncio.sleep(0.5)
         self._used_before_s = time.process_time()
         for model in run.texts:
-            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
+            self._events.apply(ev.TextReady(run_id=run.key, model=model))
 
     def used_s(self) -> float:
         """Processor time of the coordinator's process since all workers were up."""
@@ -176,7 +176,7 @@ def run(folder: str, options: argparse.Namespace) -> dict[str, Any]:
     """Render the films; how the run ended, and what the coordinator used."""
     started = time.monotonic()
     with started_ray(options.workers):
-        shape = FarmShape(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
+        shape = FarmConfig(num_workers=options.workers, device="cuda", scheduling=SchedulingPolicy())
         shape = replace(shape, timeouts=replace(shape.timeouts, worker_start_s=900.0))
         actor = ray.remote(num_cpus=0, max_restarts=0)(BenchCoordinator)
         coordinator = actor.options(name="coordinator").remote(shape, "local")

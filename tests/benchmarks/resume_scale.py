@@ -98,7 +98,6 @@ def look(store: Store, rows: list[Row], state: StoredRun) -> PreparedRun:
         run_id="night",
         output=store.root_uri,
         store=store,
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},

@@ -16,6 +16,7 @@ import pytest
 
 from render_farm import load_engine
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.farm.worker.film_cache import CheckpointBehindError
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.storage.checkpoints import load_film, load_film_state
@@ -136,7 +137,9 @@ def test_stopping_ends_at_the_next_step_and_leaves_no_segment(engine, tmp_path):
 
 
 def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_for_bit(engine, tmp_path):
-    task = replace(film_task(engine, tmp_path / "moving", num_inference_steps=6), grace_s=3600.0)
+    task = replace(
+        film_task(engine, tmp_path / "moving", num_inference_steps=6), timeouts=Timeouts(preemption_grace_s=3600.0)
+    )
     first, second, steps = FilmWorker("first", num_threads=1), FilmWorker("second", num_threads=1), []
     first.render_segment(task, 0, on_step=lambda step: step.step == 2 and first.preempt())  # it has the time
     first = FilmWorker("first", num_threads=1)

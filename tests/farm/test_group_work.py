@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from render_farm import load_engine
-from render_farm.config import GroupOptions
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.run.memory_steps import at_step
+from render_farm.farm.run.memory_steps import with_memory_fallback
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.media.whole_video import read_video
 from render_farm.parallel import ParallelGroup
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.open import open_store
@@ -102,7 +102,7 @@ def test_a_rank_out_of_memory_says_so_and_the_group_renders_the_same_bits_in_a_s
     together(pool, calm, 0, 0, 1)
     led, helped = together(pool, task, 0, 0, 1, strike=run_out_of_memory)
     assert "GroupError" in str(led) and "OutOfMemoryError" in str(helped)
-    smaller = replace(task, plan=at_step(task.plan, 1, "cpu", in_groups=True))
+    smaller = replace(task, plan=with_memory_fallback(task.plan, 1, "cpu", in_groups=True))
     assert smaller.plan.job.memory == "offload_disk"
     assert isinstance(together(pool, smaller, 0, 0, 1)[0], tuple)
     assert np.array_equal(stored(task), stored(calm))

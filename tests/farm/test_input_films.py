@@ -8,7 +8,6 @@ from diffusers import SkyReelsV2ImageToVideoPipeline
 from PIL import Image
 
 from render_farm import load_engine
-from render_farm.config import InputLimits
 from render_farm.errors import StorageError
 from render_farm.farm.driver import prepare as prepare_of_farm
 from render_farm.farm.driver.prepare import RunContext, prepare
@@ -17,6 +16,7 @@ from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.manifest.rows import Row
 from render_farm.media import inputs as inputs_of_media
+from render_farm.media.limits import InputLimits
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.storage.open import open_store
 from tests.helpers import films
@@ -45,11 +45,9 @@ def prepared(engine, output, job):
         run_id="r",
         output=str(output),
         store=open_store(str(output)),
-        default_model="tiny",
         keep_latents=True,
         create_only=True,
         group={},
-        limits=InputLimits(),
     )
     return prepare([Row(number=1, job_id=job.job_id, job=job)], context, lambda model: engine.spec)
 

@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from render_farm import load_engine
-from render_farm.config import InputLimits
 from render_farm.engine.lora.file import save_lora
 from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.farm.driver import loras as farm_loras
 from render_farm.farm.driver.prepare import RunContext, prepare
+from render_farm.farm.run.settings import Settings
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.manifest.rows import Row
+from render_farm.media.limits import InputLimits
 from render_farm.storage.open import open_store
 from tests.helpers import films
 
@@ -52,11 +53,10 @@ def prepared(engine, output, *jobs, **limits):
         run_id="r",
         output=str(output),
         store=open_store(str(output)),
-        default_model="tiny",
         keep_latents=True,
         create_only=True,
         group={},
-        limits=InputLimits(**limits),
+        settings=Settings(inputs=InputLimits(**limits)),
     )
     rows = [Row(number=i + 1, job_id=job.job_id, job=job) for i, job in enumerate(jobs)]
     return prepare(rows, context, lambda model: engine.spec)

@@ -15,8 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from render_farm.farm.driver import connection as farm_cluster
-from render_farm.farm.driver.farm_shape import groups_of
 from render_farm.farm.driver.group_choice import Host
+from render_farm.farm.driver.resolved_farm import groups_of
 from render_farm.farm.ray_cluster.gpu_memory import least_gpu_memory, memory_here
 from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
 from render_farm.farm.run.request import RunRequest

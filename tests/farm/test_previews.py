@@ -11,7 +11,7 @@ from PIL import Image
 
 from render_farm import load_engine
 from render_farm.farm.worker.film_worker import FilmWorker
-from render_farm.media import probe_mp4, read_frames
+from render_farm.media.mp4 import probe_mp4, read_frames
 from render_farm.media.preview import read_playlist
 from render_farm.storage.layout import FilmKeys
 from render_farm.storage.open import open_store

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.errors import UsageError
-from render_farm.media import probe_mp4
+from render_farm.media.mp4 import probe_mp4
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from render_farm.config import load_settings
+from render_farm.farm.run.settings import load_settings
 from render_farm.parallel.bench import document, lines
 from render_farm.parallel.measure import GroupBenchRequest, GroupResult
 from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines

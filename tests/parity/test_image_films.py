@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from render_farm import RenderJob
-from render_farm.config import InputLimits
 from render_farm.engine import Engine, Inputs, load_engine
 from render_farm.errors import InputError, UsageError
+from render_farm.media.limits import InputLimits
 from render_farm.planning import with_inputs_read
 from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
 from tests.helpers.reference import HEIGHT, WIDTH, build_pipeline, make_inputs, pipeline_for, render_reference

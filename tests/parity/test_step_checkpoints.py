@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from render_farm import RenderJob
-from render_farm.config import EngineOptions
 from render_farm.engine import load_engine
 from render_farm.engine.denoising.step_state import StepState
+from render_farm.engine.options import EngineOptions
 from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
 from render_farm.storage import open_store
 from render_farm.storage.layout import film_key

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from render_farm import RenderJob
-from render_farm.config import load_settings
 from render_farm.errors import InvalidJobError, UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.memory_mode import canonical_memory, modes_of, next_smaller, parse_memory
 from render_farm.models import PRESETS
 from render_farm.planning import plan_film, spec_of_preset

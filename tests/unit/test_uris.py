@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from render_farm.config import InputLimits
 from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import InputError, ManifestError, ModelError, UsageError
 from render_farm.manifest.files import file_system
 from render_farm.media.inputs import load_image
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_protocol, read_input_address
 from render_farm.storage.open import open_store
 from render_farm.uris import AddressError, check_s3_endpoint, read_address, shown_uri
@@ -52,6 +52,7 @@ def test_local_addresses(text, place):
         ("abfss://box@account/x", "abfs://box@account/x"),
         ("s3://bucket/take#2", "s3://bucket/take#2"),
         ("memory://here/x", "memory://here/x"),
+        ("https://[::1]:8443/a.png", "https://[::1]:8443/a.png"),
     ],
 )
 def test_remote_addresses(text, canonical):

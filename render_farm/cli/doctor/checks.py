@@ -68,7 +68,7 @@ class Probe:
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
 
-    def answer(self) -> tuple[dict, str]:
+    def answer(self) -> tuple[dict[str, Any], str]:
         """What the code printed, and why there is nothing (else empty)."""
         try:
             out, err = self._process.communicate(timeout=_PROBE_S)

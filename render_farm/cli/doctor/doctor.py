@@ -40,7 +40,7 @@ def doctor(
     cluster. Exit code 1 when something is broken.
     """
     from render_farm.cli.doctor import checks, fit
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
 
     job: dict[str, Any] = {
         "task": task,

@@ -67,7 +67,7 @@ def plan(
     10 when all are, 2 for a manifest that cannot be used.
     """
     from render_farm.cli.plan.plan_groups import GroupPlanner
-    from render_farm.config import load_settings
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import load_manifest
     from render_farm.uris import shown_uri
 

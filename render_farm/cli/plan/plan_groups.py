@@ -11,7 +11,7 @@ from render_farm.cli.terminal import plural
 from render_farm.errors import ModelError
 
 if TYPE_CHECKING:
-    from render_farm.config import Settings
+    from render_farm.farm.run.settings import Settings
     from render_farm.planning import FilmPlan
     from render_farm.planning.group_choice import FilmGroups
     from render_farm.planning.groups import GroupShape

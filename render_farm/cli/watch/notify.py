@@ -15,7 +15,7 @@ from render_farm.observability.notices import Channel, Notice, NoticeKind, Notif
 from render_farm.observability.webhook import Webhook
 
 if TYPE_CHECKING:
-    from render_farm.config import NotifySettings
+    from render_farm.observability.settings import NotifySettings
     from render_farm.observability.snapshot import RunSnapshot
     from render_farm.storage import Store
 
@@ -52,10 +52,7 @@ class NightHeartbeat(Notifier):
     manager."""
 
     def __init__(self, settings: NotifySettings, *, run_id: str, output: str) -> None:
-        try:
-            channels = [Heartbeat(settings.heartbeat_url)] if settings.heartbeat_url else []
-        except ValueError as error:
-            raise UsageError(f"notify: {error}") from error
+        channels = [Heartbeat(settings.heartbeat_url)] if settings.heartbeat_url else []
         super().__init__(channels, on_failure=error_line)
         self._run_id, self._output = run_id, output
         self._is_started = False

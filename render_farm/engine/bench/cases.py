@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 
-from render_farm.config import EngineOptions
 from render_farm.engine.engine import Engine
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.checkpoint import Checkpoint
 from render_farm.engine.weights.transformer_loading import restore_positions

@@ -7,10 +7,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from render_farm.config import ATTENTION_BACKENDS, EngineOptions
 from render_farm.engine.bench.cases import MODES, SHAPES
 from render_farm.engine.bench.run import BenchRequest, run_bench
 from render_farm.engine.bench.show import lines
+from render_farm.engine.options import ATTENTION_BACKENDS, EngineOptions
 from render_farm.errors import RenderFarmError
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions
 from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
 from render_farm.engine.bench.device import Cost, device_name, matrix_rate, measured, num_threads
 from render_farm.engine.bench.reference import render_with_diffusers
 from render_farm.engine.bench.work import dense_operations, engine_operations
 from render_farm.engine.device import resolve_device, resolve_dtype
 from render_farm.engine.engine import Engine, load_engine
+from render_farm.engine.options import EngineOptions
 from render_farm.errors import UsageError
 from render_farm.job import RenderJob
 from render_farm.planning import FilmPlan

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from render_farm.config import InputLimits
 from render_farm.engine.conditioning.conditioning import Inputs
+from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
 
 

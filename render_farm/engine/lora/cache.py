@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from render_farm.config import InputLimits
 from render_farm.engine.lora.branches import WeightedLora
 from render_farm.engine.lora.layout import LinearShape
 from render_farm.engine.lora.linear_layers import linear_shapes_of
 from render_farm.engine.lora.weights import Lora, read_lora
 from render_farm.errors import InputError, UsageError
+from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
 
 _MAX_BYTES = 4 << 30

@@ -1,4 +1,4 @@
-"""Asking something of a run, from any shell: through its coordinator while one is alive, else by its durable state."""
+"""Requests to a run from any shell: through its coordinator while one is alive, else to its durable state."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ask(
     if request.verb is Verb.EXPLAIN:
         return RequestOutcome(answer=explained(store, run_id, request, read_lease(store, run_id)), live=False)
     if request.verb is Verb.HOSTS:
-        return RequestOutcome(answer=apply_to_state(load_run_state(store, run_id), request, set)[2], live=False)
+        return RequestOutcome(answer=apply_to_state(load_run_state(store, run_id), run_id, request, set)[2], live=False)
     if _is_of_the_run(request):
         answer = _answer_of_the_next(store, run_id, request, max(wait_s, timing.gone_after_s + 5))
         if answer is not None:
@@ -63,7 +63,7 @@ def ask(
         return ask(store, run_id, request, timing=timing, wait_s=wait_s)
     try:
         state = load_run_state(store, run_id)
-        rows, control, answer = apply_to_state(state, request, lambda: job_ids(store, run_id))
+        rows, control, answer = apply_to_state(state, run_id, request, lambda: job_ids(store, run_id))
         if _is_of_the_run(request) and handle.is_taken_over:
             answer = replace(answer, text=f"{answer.text}. {_DIED}")
         is_kept = answer.ok and (bool(rows) or control != state.control)

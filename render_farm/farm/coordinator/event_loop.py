@@ -21,17 +21,17 @@ class EventLoop:
         self._on_mistake = on_mistake
         self._handlers: dict[type, Callable[[Any], Any]] = {ev.WakeAt: self._wake_at}
         self._on_hosts_changed: Callable[[], None] = lambda: None
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._wake_at_s = float("inf")
 
     def connect(self, handlers: dict[type, Callable[[Any], Any]], *, on_hosts_changed: Callable[[], None]) -> None:
-        """Who does which action. What returns a coroutine goes on as a task. `on_hosts_changed` comes before the
-        actions: they may start workers."""
+        """Set the handler of each kind of action. One that returns a coroutine runs on as a task. `on_hosts_changed`
+        comes before the actions, because they may start workers."""
         self._handlers |= handlers
         self._on_hosts_changed = on_hosts_changed
 
     def apply(self, event: ev.Event) -> None:
-        """Tell the machine what happened, and have done what it says."""
+        """Tell the machine what happened, and carry out its actions."""
         now = time.monotonic()
         actions = self.machine.apply(event, now)
         self._metrics.applied(event, actions, now)
@@ -40,18 +40,18 @@ class EventLoop:
         ):
             self._on_hosts_changed()
         for action in actions:
-            going_on = self._handlers[type(action)](action)
-            if asyncio.iscoroutine(going_on):
-                self.spawn(going_on)
+            result = self._handlers[type(action)](action)
+            if asyncio.iscoroutine(result):
+                self.spawn(result)
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task:
-        """Have it done beside everything else."""
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run it alongside everything else."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
         return task
 
-    def _reap(self, task: asyncio.Task) -> None:
+    def _reap(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             # No run may wait for ever because of it.

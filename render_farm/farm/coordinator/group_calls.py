@@ -1,4 +1,4 @@
-"""The calls of a render group's helpers, made beside that of its leader; and what they tell of a failure.
+"""The calls of a render group's helpers, made alongside that of its leader, and whose failure ended the group.
 
 A worker is free when its own call has ended. A leader that is gone, or a helper that stays in a group that is over, is
 ended: in an exchange each would wait for the other.
@@ -25,9 +25,9 @@ _OF_THE_GROUP = ("GroupError", "BrokenGroupError")
 
 
 class GroupCalls:
-    """One group's helpers. `on_worker_ended` is told of a helper whose process ended, `on_left` of one that left late.
+    """One group's helpers. `on_worker_ended` reports a helper whose process ended, `on_left` one that left late.
 
-    `in_exchanges()` says whether the leader is between its first step and its last: then it cannot go on without them.
+    `in_exchanges()` says whether the leader is between its first step and its last, where it needs the helpers.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class GroupCalls:
         self._on_left = on_left
         self._on_engine_time = on_engine_time
         self._warn = warn
-        self._calls: dict[str, asyncio.Task] = {}
-        self._background: set[asyncio.Task] = set()
+        self._calls: dict[str, asyncio.Task[Any]] = {}
+        self._background: set[asyncio.Task[Any]] = set()
         self._errors: dict[str, BaseException] = {}
         self._is_over = False
 
-    def call(self, leaders: GroupSeat, *arguments: Any) -> None:
-        """Have each of them take its place: ranks 1, 2 ... in order."""
+    def call(self, leader_seat: GroupSeat, *arguments: Any) -> None:
+        """Have each helper take its seat: ranks 1, 2 ... in order."""
         for rank, name in enumerate(self._names, start=1):
-            self._calls[name] = asyncio.create_task(self._help(name, replace(leaders, rank=rank), *arguments))
+            self._calls[name] = asyncio.create_task(self._help(name, replace(leader_seat, rank=rank), *arguments))
 
-    async def _help(self, name: str, place: GroupSeat, *arguments: Any) -> None:
+    async def _help(self, name: str, seat: GroupSeat, *arguments: Any) -> None:
         try:
             if self._pool.has(name):
-                engine_s = await self._pool.handle(name).help_segment.remote(*arguments, place)
+                engine_s = await self._pool.handle(name).help_segment.remote(*arguments, seat)
                 self._on_engine_time(name, engine_s)
                 return
         except RayActorError as error:
@@ -73,7 +73,7 @@ class GroupCalls:
             self._errors[name] = error
         # In an exchange the leader notices by itself; before they have met it would wait for this one.
         if not self._is_over and self._pool.has(self._leader):
-            self._pool.handle(self._leader).end_group.remote(place.rendezvous)
+            self._pool.handle(self._leader).end_group.remote(seat.rendezvous)
             self._in_background(self._end_leader())
 
     async def _end_leader(self) -> None:
@@ -122,7 +122,7 @@ class GroupCalls:
         return silent, error
 
     def ending(self, error: BaseException) -> tuple[str, ...]:
-        """Workers of the group whose processes must not go on, the leader's failure being `error`."""
+        """Workers of the group whose processes must end, when the leader failed with `error`."""
         failed = {self._leader: error, **self._errors}
         return tuple(name for name, found in failed.items() if _name(found) == "BrokenGroupError")
 

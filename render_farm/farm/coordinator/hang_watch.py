@@ -1,4 +1,4 @@
-"""Which workers have been silent for too long: pure bookkeeping of the work that is out, without Ray and clocks.
+"""Which workers have been silent for too long: pure bookkeeping of the calls that are out, without Ray and clocks.
 
 A segment goes through three phases, each with a rule of its own: until its first step (it may load and compile), from
 step to step, and after its last one, when it is being stored and no step can come. Finishing a film makes no steps: its
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import Timeouts
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.scheduling.events import JobKey
 
 _SLOW_FACTOR = 10
@@ -34,12 +34,12 @@ class WorkerCall:
 
 
 class HangWatch:
-    """The work that is out, by number. Times are seconds of one monotonic clock."""
+    """The calls that are out, by id. Times are seconds of one monotonic clock."""
 
     def __init__(self, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
-        self._works: dict[int, WorkerCall] = {}
-        self._last_number = 0
+        self._open: dict[int, WorkerCall] = {}
+        self._last_id = 0
         self._s_per_cost: dict[str, float] = {}
         """Of one step, by model: the slowest usual step seen, divided by what it cost."""
 
@@ -53,76 +53,76 @@ class HangWatch:
         model: str = "",
         step_cost: float = 0.0,
     ) -> int:
-        """Note work that is handed out; its number is for the calls below."""
-        self._last_number += 1
-        self._works[self._last_number] = WorkerCall(
+        """Note a call. Its id is for the methods below."""
+        self._last_id += 1
+        self._open[self._last_id] = WorkerCall(
             worker=worker, film=film, segment=segment, last_sign_s=now, model=model, step_cost=step_cost
         )
-        return self._last_number
+        return self._last_id
 
-    def stepped(self, number: int, step: int, num_steps: int, now: float) -> WorkerCall | None:
-        """A segment has made `step` of its steps. None when the work is over already."""
-        work = self._works.get(number)
-        if work is None:
+    def stepped(self, call_id: int, step: int, num_steps: int, now: float) -> WorkerCall | None:
+        """A segment has made `step` of its steps. None when the call is over already."""
+        call = self._open.get(call_id)
+        if call is None:
             return None
-        if work.num_steps_seen and step > work.num_steps_seen:
-            usual_s = (now - work.last_sign_s) / (step - work.num_steps_seen)
-            work.usual_step_s = max(work.usual_step_s, usual_s)
-            if work.step_cost > 0:
-                pace = usual_s / work.step_cost
-                self._s_per_cost[work.model] = max(self._s_per_cost.get(work.model, 0.0), pace)
-        work.num_steps_seen, work.last_sign_s = step, now
-        work.is_storing = step >= num_steps
-        return work
+        if call.num_steps_seen and step > call.num_steps_seen:
+            usual_s = (now - call.last_sign_s) / (step - call.num_steps_seen)
+            call.usual_step_s = max(call.usual_step_s, usual_s)
+            if call.step_cost > 0:
+                pace = usual_s / call.step_cost
+                self._s_per_cost[call.model] = max(self._s_per_cost.get(call.model, 0.0), pace)
+        call.num_steps_seen, call.last_sign_s = step, now
+        call.is_storing = step >= num_steps
+        return call
 
-    def alive(self, number: int, now: float) -> None:
+    def alive(self, call_id: int, now: float) -> None:
         """A film that is being finished has written something."""
-        if number in self._works:
-            self._works[number].last_sign_s = now
+        if call_id in self._open:
+            self._open[call_id].last_sign_s = now
 
-    def end(self, number: int) -> None:
-        """The work is over."""
-        self._works.pop(number, None)
+    def end(self, call_id: int) -> None:
+        """The call is over."""
+        self._open.pop(call_id, None)
 
-    def has_stepped(self, number: int) -> bool:
+    def has_stepped(self, call_id: int) -> bool:
         """Whether a segment that is out has made a step."""
-        return number in self._works and self._works[number].num_steps_seen > 0
+        return call_id in self._open and self._open[call_id].num_steps_seen > 0
 
-    def is_stepping(self, number: int) -> bool:
+    def is_stepping(self, call_id: int) -> bool:
         """Whether a segment is out between its first step and its last."""
-        return self.has_stepped(number) and not self._works[number].is_storing
+        return self.has_stepped(call_id) and not self._open[call_id].is_storing
 
     @property
     def num_preparing(self) -> int:
         """Segments that are out and have made no step yet."""
-        return sum(work.segment is not None and not work.num_steps_seen for work in self._works.values())
+        return sum(call.segment is not None and not call.num_steps_seen for call in self._open.values())
 
     def segments_of(self, worker: str, film: JobKey) -> list[int]:
-        """Numbers of a film's segments that a worker renders."""
+        """Ids of a film's segments that a worker renders."""
         return [
-            number
-            for number, work in self._works.items()
-            if (work.worker, work.film) == (worker, film) and work.segment is not None
+            call_id
+            for call_id, call in self._open.items()
+            if (call.worker, call.film) == (worker, film) and call.segment is not None
         ]
 
     def silent(self, now: float) -> list[tuple[WorkerCall, str]]:
-        """WorkerCall without a sign for longer than its rule allows, each with what it did not do."""
+        """Calls without a sign for longer than their rule allows, each with a sentence about it."""
         return [
-            (work, doing)
-            for work in self._works.values()
-            for allowed_s, doing in [self._rule(work)]
-            if now - work.last_sign_s > allowed_s
+            (call, doing)
+            for call in self._open.values()
+            for allowed_s, doing in [self._rule(call)]
+            if now - call.last_sign_s > allowed_s
         ]
 
-    def _rule(self, work: WorkerCall) -> tuple[float, str]:
+    def _rule(self, call: WorkerCall) -> tuple[float, str]:
         timeouts = self.timeouts
-        if work.segment is None:
+        if call.segment is None:
             return timeouts.finish_floor_s, f"made no progress finishing the film for {timeouts.finish_floor_s:g} s"
-        if work.is_storing:
+        if call.is_storing:
             return timeouts.store_floor_s, f"did not store its segment within {timeouts.store_floor_s:g} s"
-        if not work.num_steps_seen:
-            predicted_s = self._s_per_cost.get(work.model, 0.0) * work.step_cost
+        if not call.num_steps_seen:
+            predicted_s = self._s_per_cost.get(call.model, 0.0) * call.step_cost
             allowed_s = max(timeouts.first_step_floor_s, _SLOW_FACTOR * predicted_s)
             return allowed_s, f"made no first step within {allowed_s:.0f} s"
-        allowed_s = max(timeouts.hang_floor_s, _SLOW_FACTOR * work.usual_step_s)
+        allowed_s = max(timeouts.hang_floor_s, _SLOW_FACTOR * call.usual_step_s)
         return allowed_s, f"made no step for {allowed_s:.0f} s"

@@ -1,4 +1,4 @@
-"""The coordinator's metrics: what happens is counted as it does, how things stand is said every few seconds."""
+"""The coordinator's metrics: events are counted as they happen, and the farm's state is reported every few seconds."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class FarmMetrics:
         self._sampled_s = now
         going_on = [run for run in runs.values() if not run.is_over]
         shown = going_on or list(runs.values())[-1:]
-        self._say_runs(going_on, [run.record.snapshot(now_s=now_unix_s) for run in shown])
+        self._report_runs(going_on, [run.progress.snapshot(now_s=now_unix_s) for run in shown])
         num_idle = len(machine.idle_workers)
         self._sink.set(WORKERS, num_idle, state="idle")
         self._sink.set(WORKERS, len(machine.workers) - num_idle, state="busy")
@@ -136,13 +136,13 @@ class FarmMetrics:
         self._sink.set(PREPARING, num_preparing, work="segment")
         self._sink.set(QUARANTINED_HOSTS, len(machine.hosts.quarantined))
         for run_id, run in runs.items():
-            self._sink.add(STEPS, run.record.pace.steps_made - self._steps.get(run_id, 0))
-            self._steps[run_id] = run.record.pace.steps_made
-            report_traffic(self._sink, run.record.store.meter.take())
+            self._sink.add(STEPS, run.progress.pace.steps_made - self._steps.get(run_id, 0))
+            self._steps[run_id] = run.progress.pace.steps_made
+            report_traffic(self._sink, run.progress.store.meter.take())
         self._steps = {run_id: steps for run_id, steps in self._steps.items() if run_id in runs}
 
-    def _say_runs(self, going_on: Sequence[OwnedRun], snapshots: Sequence[RunSnapshot]) -> None:
-        states = Counter("paused" if run.control.paused else str(run.record.state) for run in going_on)
+    def _report_runs(self, going_on: Sequence[OwnedRun], snapshots: Sequence[RunSnapshot]) -> None:
+        states = Counter("paused" if run.control.paused else str(run.progress.state) for run in going_on)
         for state in ("waiting", "running", "paused"):
             self._sink.set(RUNS, states[state], state=state)
         for job_state in State:

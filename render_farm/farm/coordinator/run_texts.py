@@ -12,10 +12,10 @@ from render_farm.scheduling import events as ev
 class RunTexts:
     """Has the text stage at work and tells the machine whose films are ready."""
 
-    def __init__(self, stage: TextStage, dispatch: EventLoop, keeper: ActiveRuns) -> None:
+    def __init__(self, stage: TextStage, events: EventLoop, active: ActiveRuns) -> None:
         self._stage = stage
-        self._dispatch = dispatch
-        self._keeper = keeper
+        self._events = events
+        self._active = active
 
     async def encode_all(self, run: OwnedRun) -> None:
         """Have every prompt of the run encoded, a model at a time; its films become ready."""
@@ -25,17 +25,17 @@ class RunTexts:
     async def _encode(self, run: OwnedRun, model: str) -> None:
         run.encoding.add(model)
         try:
-            failure = await self._stage.encode(run.record, model, run.fingerprints[model], list(run.texts[model]))
+            failure = await self._stage.encode(run.progress, model, run.fingerprints[model], list(run.texts[model]))
         finally:
             run.encoding.discard(model)
         if failure is None:
-            self._dispatch.apply(ev.TextReady(run_id=run.key, model=model))
+            self._events.apply(ev.TextReady(run_id=run.key, model=model))
         else:
-            self._dispatch.apply(ev.TextFailed(run_id=run.key, model=model, failure=failure))
+            self._events.apply(ev.TextFailed(run_id=run.key, model=model, failure=failure))
 
     def missing(self, key: str, model: str) -> None:
         """An embedding was lost or damaged after it was stored: the films that need it wait until it is made again."""
-        run = self._keeper.runs[key]
+        run = self._active.runs[key]
         if model not in run.encoding and not run.is_over:
-            self._dispatch.apply(ev.TextMissing(run_id=run.key, model=model))
-            self._dispatch.spawn(self._encode(run, model))
+            self._events.apply(ev.TextMissing(run_id=run.key, model=model))
+            self._events.spawn(self._encode(run, model))

@@ -1,4 +1,4 @@
-"""The runs that a coordinator holds: their books, their durable state, what people ask of them, how they end."""
+"""The runs that a coordinator owns: their progress, their durable state, requests to them, and their end."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class ActiveRuns:
 
     def __init__(
         self,
-        dispatch: EventLoop,
+        events: EventLoop,
         metrics: FarmMetrics,
         *,
         device: Callable[[], str],
-        on_all_over: Callable[[], Awaitable[None]],
+        on_idle: Callable[[], Awaitable[None]],
     ) -> None:
         self.runs: dict[str, OwnedRun] = {}
-        self._dispatch = dispatch
+        self._events = events
         self._metrics = metrics
         self._device = device
-        self._on_all_over = on_all_over
-        self._control = LiveControl(dispatch.machine, dispatch.apply)
+        self._on_idle = on_idle
+        self._control = LiveControl(events.machine, events.apply)
 
     @property
     def at_work(self) -> Iterator[OwnedRun]:
@@ -61,70 +61,70 @@ class ActiveRuns:
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
         run = await asyncio.to_thread(acquire_run, spec, this_holder(address), timing, on_lost)
         for problem in run.durable.state.problems:
-            run.record.log.add(problem, level="warning")
+            run.progress.log.add(problem, level="warning")
         self._forget_old(spec.key)
         self.runs[spec.key] = run
         await self._recall_costs(run)
         self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
-        self._as_asked_before(run)
+        self._apply_earlier_requests(run)
 
     async def _recall_costs(self, run: OwnedRun) -> None:
-        """Go by what earlier runs of that output have learned, as long as this farm has learned nothing."""
-        costs = self._dispatch.machine.costs
+        """Use the costs that earlier runs of that output measured, as long as this farm has measured none."""
+        costs = self._events.machine.costs
         if not costs.num_observed():
-            costs.take(await asyncio.to_thread(load_costs, run.record.store, self._device()))
+            costs.take(await asyncio.to_thread(load_costs, run.progress.store, self._device()))
 
     async def _save_costs(self, run: OwnedRun) -> None:
-        costs = self._dispatch.machine.costs
+        costs = self._events.machine.costs
         try:
             if not run.lease_lost and costs.num_observed():
-                await asyncio.to_thread(save_costs, run.record.store, self._device(), costs)
+                await asyncio.to_thread(save_costs, run.progress.store, self._device(), costs)
         except StorageError as error:
-            run.record.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
+            run.progress.log.add(f"what was learned of segments' times could not be stored: {error}", level="warning")
 
-    def _as_asked_before(self, run: OwnedRun) -> None:
-        """What people asked of the run while another coordinator held it, or nobody."""
+    def _apply_earlier_requests(self, run: OwnedRun) -> None:
+        """Requests that were made while another coordinator owned the run, or nobody did."""
         for host, reason in run.control.quarantined:
-            if not self._dispatch.machine.hosts.is_quarantined(host):
-                self._dispatch.apply(ev.QuarantineHost(host=host, reason=reason))
+            if not self._events.machine.hosts.is_quarantined(host):
+                self._events.apply(ev.QuarantineHost(host=host, reason=reason))
         if run.spent:
-            run.record.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
+            run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
         if run.control.paused:
-            run.record.log.add(
+            run.progress.log.add(
                 f"the run is paused; `render-farm resume {run.run_id}` lets it go on",
                 level="warning",
                 kind=EventKind.RUN_PAUSED,
             )
-            self._dispatch.apply(ev.PauseRun(run_id=run.key))
+            self._events.apply(ev.PauseRun(run_id=run.key))
 
     def _forget_old(self, again: str) -> None:
         """Drop the runs that ended longest ago, and an ended one that is to be run again."""
         ended = [key for key, run in self.runs.items() if run.is_over]
         for key in [*ended[:-_ENDED_RUNS_KEPT], *([again] if again in ended[-_ENDED_RUNS_KEPT:] else [])]:
-            self._dispatch.machine.forget_run(key)
+            self._events.machine.forget_run(key)
             del self.runs[key]
 
-    # --- the books ---
+    # --- progress ---
 
     def film_ended(self, action: ev.FilmEnded) -> None:
         key, job_id = action.film
         run = self.runs[key]
-        run.record.ended(
+        run.progress.ended(
             job_id, action.state, error_class=action.error_class, message=action.message, attempts=action.attempts
         )
         level = "info" if action.state == "done" else "error"
-        uri = run.record.films[job_id].result.uri
-        run.record.log.add(f"{action.state}: {action.message or uri or 'published'}", job_id=job_id, level=level)
+        uri = run.progress.films[job_id].result.uri
+        run.progress.log.add(f"{action.state}: {action.message or uri or 'published'}", job_id=job_id, level=level)
 
     def film_delayed(self, action: ev.FilmDelayed) -> None:
         key, job_id = action.film
-        record = self.runs[key].record
-        record.roll_back(job_id, action.message)
-        record.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
+        progress = self.runs[key].progress
+        progress.roll_back(job_id, action.message)
+        progress.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
 
     def host_quarantined(self, action: ev.HostQuarantined) -> None:
         for run in self.at_work:
-            run.record.log.add(
+            run.progress.log.add(
                 f"host {action.host} is quarantined: {action.reason}; "
                 f"`render-farm hosts release {run.run_id} {action.host}` gives it work again",
                 level="error",
@@ -132,7 +132,7 @@ class ActiveRuns:
 
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
-        quarantined = tuple(sorted(self._dispatch.machine.hosts.quarantined.items()))
+        quarantined = tuple(sorted(self._events.machine.hosts.quarantined.items()))
         for run in self.at_work:
             run.control = replace(run.control, quarantined=quarantined)
 
@@ -142,13 +142,13 @@ class ActiveRuns:
         """Write what changed and answer what was asked, where it is time."""
         for run in self.runs.values():
             if run.due(now):
-                self._dispatch.spawn(self._write(run))
-                self._dispatch.spawn(self._answer_requests(run))
+                self._events.spawn(self._write(run))
+                self._events.spawn(self._answer_requests(run))
 
     def snapshot(self, run: OwnedRun, *, after_line: int | None = None) -> RunSnapshot:
         """The run now, with the log lines after `after_line` where that is given."""
-        machine = self._dispatch.machine
-        return run.record.snapshot(
+        machine = self._events.machine
+        return run.progress.snapshot(
             num_workers=len(machine.workers),
             workers_busy=len(machine.workers) - len(machine.idle_workers),
             paused=run.control.paused,
@@ -167,14 +167,14 @@ class ActiveRuns:
         if run.answering:
             return
         run.answering = True
-        store = run.record.store
+        store = run.progress.store
         try:
             for request_id, request in await asyncio.to_thread(take_requests, store, run.run_id):
                 answer = self._control.answer(run, request)
                 await self._write(run)
                 await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
         except StorageError as error:
-            run.record.log.add(f"requests to this run are not answered: {error}", level="warning")
+            run.progress.log.add(f"requests to this run are not answered: {error}", level="warning")
         finally:
             run.answering = False
 
@@ -182,7 +182,7 @@ class ActiveRuns:
 
     async def run_ended(self, action: ev.RunEnded) -> None:
         run = self.runs[action.run_id]
-        counts = run.record.counts
+        counts = run.progress.counts
         state = action.state
         if state is State.DONE and counts.get("failed"):
             state = State.FAILED  # rows that were bad from the start
@@ -192,16 +192,16 @@ class ActiveRuns:
             if not run.lease_lost:
                 self._metrics.lease("given_back")
         finally:  # whatever happens, nobody may wait for this run for ever
-            run.record.state = state
+            run.progress.state = state
             run.over.set()
         if not self.anything_left:
-            await self._on_all_over()
+            await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
         """Stop a run at its workers' next steps; what is stored stays."""
-        run.record.stop_reason = reason
-        run.record.log.add(reason, level=level)
-        self._dispatch.apply(ev.CancelRun(run_id=run.key, reason=reason))
+        run.progress.stop_reason = reason
+        run.progress.log.add(reason, level=level)
+        self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):

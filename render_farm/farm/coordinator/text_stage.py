@@ -18,28 +18,28 @@ from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule
 
 
 class TextStage:
-    """Encodes one run at a time. On GPUs the encoder takes a worker's place: `free_slot` sees to it."""
+    """Encodes one run at a time. On GPUs the encoder takes a worker's slot, which `free_slot` empties."""
 
     def __init__(
         self,
         pool: WorkerPool,
         policy: RetryPolicy,
         *,
-        takes_a_place: bool,
+        takes_slot: bool,
         free_slot: Callable[[], Awaitable[None]],
         on_encoded: Callable[[TextReport], None],
     ) -> None:
         self._pool = pool
         self._policy = policy
-        self._takes_a_place = takes_a_place
-        self._free_a_place = free_slot
+        self._takes_slot = takes_slot
+        self._free_slot = free_slot
         self._on_encoded = on_encoded
         self._turn = asyncio.Lock()
 
-    async def encode(self, record: RunProgress, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
+    async def encode(self, progress: RunProgress, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
         """Encode what the run's storage does not hold yet; None when all is there, else why it cannot be."""
-        spec = record.spec
-        stored = EmbeddingStore(record.store, spec.run_id, fingerprint)
+        spec = progress.spec
+        stored = EmbeddingStore(progress.store, spec.run_id, fingerprint)
         async with self._turn:
             counted = waits = num_missing = 0
             waiting_since_s = 0.0
@@ -51,10 +51,10 @@ class TextStage:
                     num_missing = len(missing)
                     if not missing:
                         return None
-                    record.note = f"encoding {len(missing)} prompts"
-                    record.log.add(record.note, level="debug", kind=EventKind.TEXT_STARTED)
-                    if self._takes_a_place:
-                        await self._free_a_place()
+                    progress.note = f"encoding {len(missing)} prompts"
+                    progress.log.add(progress.note, level="debug", kind=EventKind.TEXT_STARTED)
+                    if self._takes_slot:
+                        await self._free_slot()
                     report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
@@ -74,9 +74,9 @@ class TextStage:
                         return failure
                     counted += verdict.counted
                     waits += is_waited_out
-                    record.log.add(f"encoding the prompts again: {failure.message}", level="warning")
+                    progress.log.add(f"encoding the prompts again: {failure.message}", level="warning")
                     await asyncio.sleep(verdict.delay_s)
                 finally:
-                    if record.note:
-                        record.log.add("the prompts are encoded", level="debug", kind=EventKind.TEXT_DONE)
-                    record.note = ""
+                    if progress.note:
+                        progress.log.add("the prompts are encoded", level="debug", kind=EventKind.TEXT_DONE)
+                    progress.note = ""

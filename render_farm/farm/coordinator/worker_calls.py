@@ -1,4 +1,4 @@
-"""The coordinator's errands: work is handed to a worker, its answer comes back as an event of the machine."""
+"""Calls of the workers: work is handed to a worker, and its answer comes back as an event of the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.worker_pool import WorkerPool
 from render_farm.farm.ray_cluster.task_names import TaskNames, finish_name, segment_name
 from render_farm.farm.run.film_task import FilmTask, SegmentReport
-from render_farm.farm.run.memory_steps import at_step
+from render_farm.farm.run.memory_steps import with_memory_fallback
 from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.worker.embeddings import MissingEmbeddingError
@@ -55,10 +55,10 @@ class WorkerCalls:
     async def render(self, action: ev.RenderSegment) -> None:
         """Have a segment rendered."""
         key, job_id = action.film
-        record = self._runs[key].record
-        entry = record.films[job_id].entry
-        task, shape = self._at_memory_step(action, entry), entry.group_of_size(1 + len(action.helpers))
-        number = self._watch.begin(
+        progress = self._runs[key].progress
+        entry = progress.films[job_id].entry
+        task, shape = self._with_memory_fallback(action, entry), entry.group_of_size(1 + len(action.helpers))
+        call_id = self._watch.begin(
             action.worker,
             action.film,
             action.segment,
@@ -66,8 +66,8 @@ class WorkerCalls:
             model=task.model,
             step_cost=entry.step_cost(action.segment),
         )
-        record.started(job_id, action.worker, "denoise", helpers=action.helpers)
-        record.log.add(
+        progress.started(job_id, action.worker, "denoise", helpers=action.helpers)
+        progress.log.add(
             f"segment {action.segment + 1}/{task.plan.num_segments} on {action.worker}"
             + (f" with {', '.join(action.helpers)} ({shape})" if action.helpers else "")
             + (f", attempt {action.attempt}" if action.attempt > 1 else ""),
@@ -75,22 +75,24 @@ class WorkerCalls:
             level="debug",
         )
         if action.helpers:
-            await self._render_together(action, number, task, shape)
+            await self._render_together(action, call_id, task, shape)
             return
-        report = await self._ask(action, number, "render_segment", _name_of(action, task), task, action.segment, number)
+        report = await self._call(
+            action, call_id, "render_segment", _name_of(action, task), task, action.segment, call_id
+        )
         if report is not None:
             self._rendered(action, report)
 
     def _rendered(self, action: ev.RenderSegment, report: SegmentReport, staying: tuple[str, ...] = ()) -> None:
         key, job_id = action.film
         if key in self._runs:
-            record = self._runs[key].record
-            record.engine_time(action.worker, report.engine_s)
+            progress = self._runs[key].progress
+            progress.engine_time(action.worker, report.engine_s)
             self._metrics.rendered(report)
             for note in report.notes:
-                record.log.add(f"{action.worker}: {note}", job_id=job_id)
-            if not State(record.films[job_id].result.state).ended:
-                record.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
+                progress.log.add(f"{action.worker}: {note}", job_id=job_id)
+            if not State(progress.films[job_id].result.state).ended:
+                progress.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
         self._apply(
             ev.SegmentDone(
                 worker=action.worker,
@@ -105,37 +107,39 @@ class WorkerCalls:
     async def finish(self, action: ev.FinishFilm) -> None:
         """Have a film decoded, encoded and published."""
         key, job_id = action.film
-        record = self._runs[key].record
-        number = self._watch.begin(action.worker, action.film, None, time.monotonic())
-        record.started(job_id, action.worker, "publish")
-        entry = record.films[job_id].entry
-        task = self._at_memory_step(action, entry)
-        report = await self._ask(action, number, "finish_film", finish_name(job_id), task, action.attempt, number)
+        progress = self._runs[key].progress
+        call_id = self._watch.begin(action.worker, action.film, None, time.monotonic())
+        progress.started(job_id, action.worker, "publish")
+        entry = progress.films[job_id].entry
+        task = self._with_memory_fallback(action, entry)
+        report = await self._call(action, call_id, "finish_film", finish_name(job_id), task, action.attempt, call_id)
         if report is None:
             return
-        record.engine_time(action.worker, report.engine_s)
+        progress.engine_time(action.worker, report.engine_s)
         self._metrics.published(report, fps=task.plan.job.fps)
-        record.published(job_id, report)
+        progress.published(job_id, report)
         self._apply(ev.FilmPublished(worker=action.worker, film=action.film))
 
-    def _at_memory_step(self, action: ev.RenderSegment | ev.FinishFilm, entry: FilmEntry) -> FilmTask:
-        plan = at_step(entry.task.plan, action.fallback_level, self._pool.device, in_groups=entry.in_groups)
+    def _with_memory_fallback(self, action: ev.RenderSegment | ev.FinishFilm, entry: FilmEntry) -> FilmTask:
+        plan = with_memory_fallback(
+            entry.task.plan, action.fallback_level, self._pool.device, in_groups=entry.in_groups
+        )
         return replace(entry.task, plan=plan)
 
     def stop(self, action: ev.StopWork) -> None:
         """Have a worker drop a film's segment at its next step."""
         if self._pool.has(action.worker):
-            for number in self._watch.segments_of(action.worker, action.film):
-                self._pool.handle(action.worker).stop.remote(number)
+            for call_id in self._watch.segments_of(action.worker, action.film):
+                self._pool.handle(action.worker).stop.remote(call_id)
 
-    def stepped(self, number: int, step: int, num_steps: int) -> None:
+    def stepped(self, call_id: int, step: int, num_steps: int) -> None:
         """A segment made a step."""
-        work = self._watch.stepped(number, step, num_steps, time.monotonic())
-        if work is not None and work.segment is not None and work.film.run in self._runs:
-            self._runs[work.film.run].record.stepped(work.film.job_id, work.segment, step, num_steps)
+        call = self._watch.stepped(call_id, step, num_steps, time.monotonic())
+        if call is not None and call.segment is not None and call.film.run in self._runs:
+            self._runs[call.film.run].progress.stepped(call.film.job_id, call.segment, step, num_steps)
 
-    async def _ask(
-        self, action: ev.RenderSegment | ev.FinishFilm, number: int, method: str, name: str, *arguments: Any
+    async def _call(
+        self, action: ev.RenderSegment | ev.FinishFilm, call_id: int, method: str, name: str, *arguments: Any
     ) -> Any | None:
         """The worker's answer, or None when it failed and the machine has been told."""
         try:
@@ -148,46 +152,47 @@ class WorkerCalls:
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
             self._failed(action.worker, action.film, error)
         finally:
-            self._watch.end(number)
+            self._watch.end(call_id)
         return None
 
-    async def _render_together(self, action: ev.RenderSegment, number: int, task: FilmTask, shape: GroupShape) -> None:
+    async def _render_together(self, action: ev.RenderSegment, call_id: int, task: FilmTask, shape: GroupShape) -> None:
         """Have a segment rendered by a group."""
         leader, timeout_s = action.worker, self._group_timeout_s
-        record = self._runs[action.film.run].record
+        progress = self._runs[action.film.run].progress
         report: SegmentReport | None = None
         failed: BaseException | None = None
         ended: BaseException | None = None
-        helpers = GroupCalls(
+        group = GroupCalls(
             self._pool,
             leader,
             action.helpers,
-            in_exchanges=lambda: self._watch.is_stepping(number),
+            in_exchanges=lambda: self._watch.is_stepping(call_id),
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
-            on_engine_time=record.engine_time,
-            warn=lambda text: record.log.add(text, job_id=action.film.job_id, level="warning"),
+            on_engine_time=progress.engine_time,
+            warn=lambda text: progress.log.add(text, job_id=action.film.job_id, level="warning"),
         )
         try:
             if self._pool.has(leader):
                 handle = self._pool.handle(leader)
                 rendezvous = await handle.open_group.remote()
-                place = GroupSeat(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
-                helpers.call(place, task, action.segment, number)
+                seat = GroupSeat(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                group.call(seat, task, action.segment, call_id)
                 called = self._names.named(handle.render_segment, _name_of(action, task))
-                report = await called.remote(task, action.segment, number, place)
+                report = await called.remote(task, action.segment, call_id, seat)
         except RayActorError as error:
             ended = error
         except Exception as error:  # noqa: BLE001  (any exception of a worker is classified, none passes unseen)
             failed = error
-        had_met = self._watch.has_stepped(number)
-        self._watch.end(number)
-        staying = await helpers.over(LEAVE_S if had_met else task.meeting_s + timeout_s)  # they may be loading
+        had_met = self._watch.has_stepped(call_id)
+        self._watch.end(call_id)
+        loading_s = task.timeouts.first_step_floor_s
+        staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s)
         if report is not None:
             self._rendered(action, report, staying)
         elif failed is not None:
-            blamed, cause = helpers.cause(failed)
-            self._failed(leader, action.film, cause, blamed, staying, helpers.ending(failed))
+            blamed, cause = group.cause(failed)
+            self._failed(leader, action.film, cause, blamed, staying, group.ending(failed))
         elif ended is not None:
             self._on_worker_ended(leader, ended)
         if not self._pool.has(leader):
@@ -208,9 +213,9 @@ class WorkerCalls:
         behind = getattr(cause, "segments_done", None)
         run = self._runs.get(film.run)
         if behind is not None and run is not None:
-            run.record.roll_back(film.job_id, str(cause), behind)
+            run.progress.roll_back(film.job_id, str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
-            self._on_prompt_missing(film.run, run.record.films[film.job_id].entry.task.model)
+            self._on_prompt_missing(film.run, run.progress.films[film.job_id].entry.task.model)
         self._apply(
             ev.WorkFailed(
                 worker=worker,

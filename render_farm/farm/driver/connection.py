@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from render_farm.config import NAMESPACE
 from render_farm.errors import RenderFarmError, UsageError
 from render_farm.farm.ray_cluster.environment import digest_of_environment, driver_environment
+from render_farm.farm.run.spec import FarmConfig
 
+NAMESPACE = "render_farm"
 _ANSWER_WITHIN_S = 10.0
 _ON_THE_HEAD = "node:__internal_head__"
-"""Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or let go."""
+"""Ray's resource of the head's machine: the coordinator must not end with a worker's, which may be spot or released."""
 _START_TRIES = 3
 _OBJECT_STORE_BYTES = 256 << 20
 """Of a private Ray: latents go through storage, so little more than calls travels through it."""
@@ -38,14 +39,14 @@ class Cluster:
     dashboard: str = ""
     """Address of this run's job in Ray's dashboard; empty where there is none."""
 
-    def coordinator(self, shape: Any) -> Any:
-        """The cluster's coordinator, started when there is none. `shape` is used only then. One that was started with
-        other credentials or settings, and renders nothing now, gives way to a new one."""
+    def coordinator(self, config: FarmConfig) -> Any:
+        """The cluster's coordinator, started with `config` when there is none. An idle one that was started with other
+        credentials or settings gives way to a new one."""
         from render_farm.farm.coordinator.actor import NAME, Coordinator
 
         options: dict[str, Any] = {"name": NAME, "namespace": NAMESPACE, "max_concurrency": 1000}
         if self.private:
-            return Coordinator.options(**options).remote(shape, self.address)  # type: ignore[attr-defined]
+            return Coordinator.options(**options).remote(config, self.address)  # type: ignore[attr-defined]
         options |= {
             "lifetime": "detached",
             "get_if_exists": True,
@@ -54,7 +55,7 @@ class Cluster:
         }
         environment = digest_of_environment()
         _end_outdated(NAME, environment)
-        return Coordinator.options(**options).remote(shape, self.address, environment)  # type: ignore[attr-defined]
+        return Coordinator.options(**options).remote(config, self.address, environment)  # type: ignore[attr-defined]
 
     def least_gpu_memory(self) -> int | None:
         """See `gpu_memory`."""
@@ -131,7 +132,7 @@ def _connected(address: str, private: bool, num_workers: int | None, metadata: M
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
         ) from error
     try:
-        resources = ray.cluster_resources()
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield Cluster(
             address=address,
             private=private,
@@ -146,7 +147,7 @@ def _connected(address: str, private: bool, num_workers: int | None, metadata: M
 
 
 def _end_outdated(name: str, environment: str) -> None:
-    """Its workers would go on with credentials that may have expired since: actors keep what they were started with."""
+    """Its workers would keep credentials that may have expired: actors keep the environment that they started with."""
     import ray
 
     with contextlib.suppress(ValueError, ray.exceptions.RayActorError):  # there is none, or it has just ended
@@ -172,7 +173,8 @@ def _most(resource: str) -> int:
     """How much of it the host has that has most."""
     import ray
 
-    return int(max((node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]), default=0))
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return int(max((node["Resources"].get(resource, 0) for node in nodes if node["Alive"]), default=0))
 
 
 def _start(**options: Any) -> None:

@@ -1,7 +1,7 @@
-"""What the output already holds of a run's films, asked for all of them together: a big run must go on in seconds.
+"""Films of a run that the output already holds, looked up all together: a big run must continue within seconds.
 
-The run's own state says what it knew last; a few listings say which final files and work folders exist. Only what
-neither settles is read film by film.
+The run's own state says how far it was. A few listings say which final files and work folders exist. Only films that
+neither settles are read one by one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _FILES = (VIDEO, POSTER)
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingFilm:
-    """What there is of one film."""
+    """The part of one film that exists."""
 
     done: Result | None = None
-    """It is there already, unchanged and complete."""
+    """It is complete and unchanged."""
     segments_done: int = 0
 
 
@@ -47,8 +47,8 @@ class ExistingOutput:
     def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
         """What there is of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
-        there = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
-        finished = [all(key.final(name) in there for name in ("job.json", *self._files)) for key in keys]
+        existing = self._store.existing(key.final(name) for key in keys for name in ("job.json", *self._files))
+        finished = [all(key.final(name) in existing for name in ("job.json", *self._files)) for key in keys]
         self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
         rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from render_farm.config import GroupOptions
 from render_farm.errors import ModelError
 from render_farm.planning import FilmPlan
 from render_farm.planning.group_choice import FilmGroups, film_groups
 from render_farm.planning.group_cost import machine_of
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import group_of
 from render_farm.planning.model_sizes import ModelSizes
 
@@ -54,11 +54,11 @@ class GroupChooser:
 
 
 def this_host(device: str, num_workers: int | None) -> Host:
-    """This machine, with as many workers as are asked for, or as it has places."""
+    """This machine, with as many workers as are asked for, or as it has slots."""
     if device == "cpu":
         return Host(device=device, num_workers=num_workers or min(os.cpu_count() or 1, MOST_CPU_WORKERS))
     import torch
 
-    places = torch.cuda.device_count()
-    memory = min((torch.cuda.get_device_properties(index).total_memory for index in range(places)), default=None)
-    return Host(device=device, num_workers=min(num_workers or places, places), memory_bytes=memory)
+    slots = torch.cuda.device_count()
+    memory = min((torch.cuda.get_device_properties(index).total_memory for index in range(slots)), default=None)
+    return Host(device=device, num_workers=min(num_workers or slots, slots), memory_bytes=memory)

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar, cast
 
-from render_farm.config import InputLimits
 from render_farm.errors import StorageError
+from render_farm.media.limits import InputLimits
 from render_farm.media.weights import read_weights_header
 from render_farm.planning import FilmPlan, with_loras_read
 from render_farm.uris import shown_uri

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any
 
-from render_farm.config import GroupOptions, InputLimits, Timeouts
 from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.scheduled_film import share_of
+from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row
 from render_farm.media.inputs import open_image, open_video_tail
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
 from render_farm.planning.cost import TokenPasses
@@ -55,26 +57,17 @@ class RunContext:
     run_id: str
     output: str
     store: Store
-    default_model: str
-    default_memory: str = "auto"
+    settings: Settings = field(default_factory=Settings)
     keep_latents: bool
     create_only: bool
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
-    limits: InputLimits = InputLimits()
-    model_cache: str | None = None
-    """Local folder for models that come from a URI."""
-    timeouts: Timeouts = Timeouts()
     patience_s: float = Timeouts().cluster_patience_s
-    """How long stores of inputs that do not answer are waited for."""
-    previews: bool = True
-    share_by: str = "owner"
-    """What the workers are shared by (`config.SchedulingSettings`)."""
-    group_options: GroupOptions = GroupOptions()
+    """How long to wait for stores of inputs that do not answer."""
     groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
     """The render groups that a film has."""
     state: StoredRun = field(default_factory=StoredRun)
-    """What the run knew when it was last at work."""
+    """The run's state when it last ended or was interrupted."""
 
 
 def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], ModelSpec]) -> PreparedRun:
@@ -88,10 +81,11 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
     )
     planner = _Planner(context, lambda model: patience(lambda: spec_of(model)))
     planned = [planner.plan(row) for row in rows]
-    shelf = LoraShelf(context.limits, context.model_cache)
+    limits = context.settings.inputs
+    shelf = LoraShelf(limits, context.settings.model_cache)
     with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
         try:
-            read = list(pool.map(lambda item: _with_contents(item, context.limits, shelf, patience), planned))
+            read = list(pool.map(lambda item: _with_contents(item, limits, shelf, patience), planned))
         finally:
             over.set()  # Ctrl-C: nobody waits for a store any more
     ended = [item for item in read if isinstance(item, Result)]
@@ -99,15 +93,15 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
     lookup = ExistingOutput(context.store, context.state, keep_latents=context.keep_latents)
     found = lookup.look_up([film.plan for film in films])
     entries, render_keys, costs = [], {}, TokenPasses()
-    for film, there in zip(films, found, strict=True):
+    for film, existing in zip(films, found, strict=True):
         render_keys[film.plan.job.job_id] = film.plan.render_key
         row = context.state.jobs.get(film.plan.job.job_id, JobRow())
-        if there.done is not None:
-            ended.append(there.done)
+        if existing.done is not None:
+            ended.append(existing.done)
         elif row.taken_out:
-            ended.append(_taken_out(film.plan, row))
+            ended.append(_excluded(film.plan, row))
         else:
-            entries.append(_entry(film, row, there, context, costs.of(film.plan)))
+            entries.append(_entry(film, row, existing, context, costs.of(film.plan)))
     return PreparedRun(entries=tuple(entries), ended=tuple(ended), render_keys=render_keys)
 
 
@@ -130,18 +124,18 @@ class _Planner:
         if row.job is None:
             error = InvalidJobError(row.problems)
             return _failed(row.job_id or f"row-{row.number}", error, message="; ".join(row.lines))
-        job = row.job
+        job, settings = row.job, self._context.settings
         group: dict[str, Any] = {
             name: degree for name, degree in self._context.group.items() if getattr(job, name) is None
         }
-        job = replace(job, memory=job.memory or self._context.default_memory, **group)
+        job = replace(job, memory=job.memory or settings.memory, **group)
         try:
-            check_model_uri(job.model or "", self._context.limits)
-            plan = plan_film(job, self._spec_for(job.model or self._context.default_model))
+            check_model_uri(job.model or "", settings.inputs)
+            plan = plan_film(job, self._checked_spec(job.model or settings.model))
             return _PreparedRow(
                 plan=plan,
                 deadline_s=job.deadline.timestamp() if job.deadline else None,
-                share=share_of(self._context.share_by, job.owner, job.tags),
+                share=share_of(settings.scheduling.share_by, job.owner, job.tags),
             )
         except InvalidJobError as error:
             lines = "; ".join(f"{row.label}: {problem}" for problem in error.problems)
@@ -149,7 +143,7 @@ class _Planner:
         except (ModelError, InputError, StorageError) as error:
             return _failed(job.job_id, error, message=f"{row.label}: model: {error}")
 
-    def _spec_for(self, model: str) -> ModelSpec:
+    def _checked_spec(self, model: str) -> ModelSpec:
         if model not in self._specs:
             try:
                 self._specs[model] = self._spec_of(model)
@@ -165,15 +159,15 @@ def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
     return Result(job_id=job_id, state=State.FAILED, error_class=type(error).__name__, message=message)
 
 
-def _taken_out(plan: FilmPlan, row: JobRow) -> Result:
+def _excluded(plan: FilmPlan, row: JobRow) -> Result:
     message = row.message or "cancelled by name"
     return Result(job_id=plan.job.job_id, state=State.CANCELLED, message=message, segments=plan.num_segments)
 
 
 def _entry(
-    film: _PreparedRow, row: JobRow, there: ExistingFilm, context: RunContext, costs: tuple[int, ...]
+    film: _PreparedRow, row: JobRow, existing: ExistingFilm, context: RunContext, costs: tuple[int, ...]
 ) -> FilmEntry:
-    plan, groups = film.plan, context.groups_of(film.plan)
+    plan, groups, settings = film.plan, context.groups_of(film.plan), context.settings
     return FilmEntry(
         task=FilmTask(
             run_id=context.run_id,
@@ -182,15 +176,12 @@ def _entry(
             plan=plan,
             keep_latents=context.keep_latents,
             create_only=context.create_only,
-            limits=context.limits,
-            patience_s=context.timeouts.cluster_patience_s,
-            grace_s=context.timeouts.preemption_grace_s,
-            group_options=context.group_options,
-            step_checkpoint_s=context.timeouts.step_checkpoint_s,
-            meeting_s=context.timeouts.first_step_floor_s,
-            previews=context.previews,
+            limits=settings.inputs,
+            timeouts=settings.timeouts,
+            group_options=settings.group,
+            previews=settings.previews,
         ),
-        segments_done=there.segments_done,
+        segments_done=existing.segments_done,
         costs=costs,
         priority=plan.job.priority if row.priority is None else row.priority,
         deadline_s=film.deadline_s,

@@ -82,14 +82,14 @@ def submit(submission: Submission, address: str | None) -> Submitted:
     dashboard, refused = client.get_address(), ""
     tries, patient_until_s = _TRIES, time.monotonic() + _PATIENCE_S
     while tries > 0:
-        with _plain_errors(dashboard):
+        with _translated_errors(dashboard):
             jobs = _jobs_of(client, submission.run_id)
         for job in jobs.values():
             if not job.status.is_terminal() and (job.metadata or {}).get("output") == submission.output:
                 return Submitted(job_id=job.submission_id, dashboard=dashboard, joined=True)
         number = max(jobs, default=0) + 1
         job_id = f"{submission.run_id}-{number}"
-        with _working_dir(submission) as folder, _plain_errors(dashboard):
+        with _working_dir(submission) as folder, _translated_errors(dashboard):
             try:
                 client.submit_job(
                     entrypoint=shlex.join([*PYTHON, *submission.arguments]),
@@ -115,7 +115,7 @@ def _client(address: str | None) -> Any:
     use_token_at_hand()
     from ray.job_submission import JobSubmissionClient
 
-    with _only_this(address), _plain_errors(address or "auto"):
+    with _only_this(address), _translated_errors(address or "auto"):
         return JobSubmissionClient(None if address in (None, "auto") else address)
 
 
@@ -130,7 +130,7 @@ def _only_this(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_errors(address: str) -> Iterator[None]:
+def _translated_errors(address: str) -> Iterator[None]:
     """Whatever Ray says when it cannot submit, as one sentence."""
     from ray.exceptions import AuthenticationError
 
@@ -138,9 +138,9 @@ def _plain_errors(address: str) -> Iterator[None]:
         yield
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         # Of a refused token Ray says more, which is advice of its own.
-        said = error.message.partition("\n")[0] if isinstance(error, AuthenticationError) else str(error)
+        reported = error.message.partition("\n")[0] if isinstance(error, AuthenticationError) else str(error)
         raise UsageError(
-            f"cannot submit to the Ray cluster at {address!r}: {' '.join(said.split())[-500:]}",
+            f"cannot submit to the Ray cluster at {address!r}: {' '.join(reported.split())[-500:]}",
             advice="give the job server with --address http://HEAD:8265; where the cluster asks for a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
         ) from error

@@ -1,27 +1,15 @@
-"""The driver of a run: reads the manifest, hands the films to the coordinator, watches, and says how it ended."""
+"""The driver of a run: read, connect, resolve, prepare, watch."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import replace
-from functools import cache
 
-from render_farm.errors import NotFoundError, UsageError
-from render_farm.farm.driver.connection import connect, resolve_address
-from render_farm.farm.driver.farm_shape import (
-    check_attention,
-    checkpoint_by_name,
-    device_of,
-    dtype_of,
-    groups_of,
-    named_degrees,
-    scaling_of,
-    shape_of,
-)
+from render_farm.farm.driver.connection import connect
 from render_farm.farm.driver.prepare import RunContext, prepare
-from render_farm.farm.driver.run_source import max_failed, metadata_of, read_source, run_document
+from render_farm.farm.driver.resolved_farm import resolve_farm
+from render_farm.farm.driver.run_source import read_source
 from render_farm.farm.driver.run_watch import OnSnapshot, RunClock, RunWatch, Signals
 from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.owned_run import acquire_run
@@ -29,10 +17,7 @@ from render_farm.farm.run.request import RunRequest
 from render_farm.farm.run.spec import RunSpec
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import exit_code, run_state
-from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.lease import LeaseTiming, this_holder
-from render_farm.storage.open import open_store, refuse_for_farm
-from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.run_state import load_run_state
 
 
@@ -40,78 +25,43 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
     """Render a manifest, or the one job of a prompt, and return how it ended.
 
     Raises `UsageError` and its kin (exit code 2) before anything is rendered: an unreadable manifest, an output that
-    cannot be written, a run that another coordinator holds. Ctrl-C ends the run at its workers' next steps with exit
-    code 130; a second one leaves at once.
+    cannot be written, a run that another coordinator owns. Ctrl-C ends the run at its workers' next steps with exit
+    code 130. A second one leaves at once.
     """
-    refuse_for_farm(request.output)
     source = read_source(request)
-    store = open_store(request.output)
-    request = replace(request, output=store.root_uri)
-    try:
-        create_only = create_only_honoured(store)
-    except NotFoundError as error:
-        raise UsageError(f"output {request.output}: cannot be written to ({error.message})") from error
+    request, settings = source.request, source.request.settings
     clock, signals = RunClock(request.timeout_s), Signals()
-    address = resolve_address(request.address)
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals.handled())
-        # A private Ray takes seconds to start: it is not, when there is nothing to render.
-        metadata = metadata_of(source, request)
-        scaling = scaling_of(request, address)
+        # A private Ray takes seconds to start, so it starts only when there is something to render.
+        is_private = source.address == "local"
         cluster = (
-            None if address == "local" else stack.enter_context(connect(address, num_workers=None, metadata=metadata))
+            None
+            if is_private
+            else stack.enter_context(connect(source.address, num_workers=None, metadata=source.metadata))
         )
-        gpus_there = None if cluster is None else cluster.num_gpus
-        device = device_of(request, scaling.max_workers if scaling is not None else gpus_there)
-        dtype = dtype_of(request, device)
-        check_attention(request.settings.engine.attention, device)
-        checkpoint_of = cache(lambda model: checkpoint_by_name(model, dtype, request.settings))
+        farm = resolve_farm(source, cluster)
         context = RunContext(
             run_id=source.run_id,
             output=request.output,
-            store=store,
-            default_model=request.settings.model,
-            default_memory=request.settings.memory,
+            store=source.store,
+            settings=settings,
             keep_latents=request.keep_latents,
-            create_only=create_only,
-            group=named_degrees(request),
-            limits=request.settings.inputs,
-            model_cache=request.settings.model_cache,
-            timeouts=request.settings.timeouts,
-            patience_s=min(request.settings.timeouts.cluster_patience_s, clock.left_s),
-            previews=request.settings.previews,
-            share_by=request.settings.scheduling.share_by,
-            group_options=request.settings.group,
-            groups_of=groups_of(request, cluster, device, checkpoint_of),
-            state=load_run_state(store, source.run_id),
+            create_only=source.create_only,
+            group=farm.named_degrees,
+            patience_s=min(settings.timeouts.cluster_patience_s, clock.left_s),
+            groups_of=farm.groups_of,
+            state=load_run_state(source.store, source.run_id),
         )
-        prepared = prepare(source.rows, context, lambda model: checkpoint_of(model).spec)
-        spec = RunSpec(
-            run_id=source.run_id,
-            output=request.output,
-            max_failed=max_failed(request, len(source.rows)),
-            max_workers=request.num_workers,
-            failed_before=prepared.num_bad,
-            ended=prepared.ended,
-            render_keys=prepared.render_keys,
-            manifest=source.manifest,
-            manifest_sha256=sha256_bytes(source.manifest),
-            keep_latents=request.keep_latents,
-            document=run_document(
-                source,
-                request,
-                num_films=len(prepared.entries),
-                device=device,
-                ray_dashboard=cluster.dashboard if cluster else "",
-            ),
-        )
+        prepared = prepare(source.rows, context, farm.spec_of)
+        spec = source.spec(prepared, device=farm.device, dashboard=cluster.dashboard if cluster else "")
         if not prepared.entries:
-            return _nothing_to_do(spec, request.settings.timeouts.lease_s, on_snapshot)
+            return _nothing_to_do(spec, settings.timeouts.lease_s, on_snapshot)
         if cluster is None:
-            cluster = stack.enter_context(connect(address, num_workers=request.num_workers))
+            cluster = stack.enter_context(connect(source.address, num_workers=request.num_workers))
         stack.enter_context(signals.handled())  # again: connecting to Ray sets a handler of its own
-        shape = shape_of(request, cluster, device, dtype, prepared.entries, scaling)
-        return RunWatch(cluster, shape, spec, prepared, on_snapshot, clock, signals).run()
+        config = farm.config(cluster, prepared.entries)
+        return RunWatch(cluster, config, spec, prepared, on_snapshot, clock, signals).run()
 
 
 def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> RunOutcome:

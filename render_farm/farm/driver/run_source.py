@@ -1,4 +1,4 @@
-"""What a run is of: the rows of its manifest, or the one job of a prompt, and what is kept and shown of it."""
+"""A request, read: the rows of its manifest or the one job of its prompt, its store, and its limits."""
 
 from __future__ import annotations
 
@@ -10,53 +10,133 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import render_farm
-from render_farm.errors import UsageError
+from render_farm.errors import NotFoundError, UsageError
+from render_farm.farm.driver.connection import resolve_address
+from render_farm.farm.driver.prepare import PreparedRun
+from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
+from render_farm.farm.run.spec import RunSpec
 from render_farm.manifest.files import open_binary
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
+from render_farm.scheduling.scaling import ScaleLimits
+from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.layout import check_id
+from render_farm.storage.open import open_store, refuse_for_farm
+from render_farm.storage.probe import create_only_honoured
+from render_farm.storage.store import Store
 from render_farm.uris import shown_uri
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSource:
-    """The rows of a run and its manifest as it is kept with the run."""
+    """Everything about a run that can be known without a cluster."""
 
+    request: RunRequest
+    """With `output` as its store names itself."""
     run_id: str
     rows: list[Row]
     manifest: bytes
+    """As it is kept with the run."""
+    store: Store
+    create_only: bool
+    """Whether the store honours create-only writes."""
+    address: str
+    scaling: ScaleLimits | None
+    max_failed: int | None
+    """The most jobs that may fail before the run stops. None: no limit."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What Ray's dashboard shows with the job."""
+        output = shown_uri(self.request.output)
+        return {"run_id": self.run_id, "manifest": self._manifest_uri or "--prompt", "output": output}
+
+    def spec(self, prepared: PreparedRun, *, device: str, dashboard: str) -> RunSpec:
+        """The run as the coordinator takes it on. `dashboard` is empty where there is none."""
+        return RunSpec(
+            run_id=self.run_id,
+            output=self.request.output,
+            max_failed=self.max_failed,
+            max_workers=self.request.num_workers,
+            failed_before=prepared.num_bad,
+            ended=prepared.ended,
+            render_keys=prepared.render_keys,
+            manifest=self.manifest,
+            manifest_sha256=sha256_bytes(self.manifest),
+            keep_latents=self.request.keep_latents,
+            document=self._document(num_films=len(prepared.entries), device=device, dashboard=dashboard),
+        )
+
+    def _document(self, *, num_films: int, device: str, dashboard: str) -> bytes:
+        """`run.json`."""
+        document = {
+            "schema": "render_farm.run/1",
+            "run_id": self.run_id,
+            "manifest": self._manifest_uri,
+            "output": self.request.output,
+            "num_jobs": len(self.rows),
+            "num_films": num_films,
+            "device": device,
+            "ray_dashboard": dashboard or None,
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "render_farm": render_farm.__version__,
+        }
+        return json.dumps(document, indent=1).encode()
+
+    @property
+    def _manifest_uri(self) -> str | None:
+        return shown_uri(self.request.manifest) if self.request.manifest else None
 
 
 def read_source(request: RunRequest) -> RunSource:
-    """Raises `UsageError` and its kin for a manifest that cannot be read."""
-    if (request.manifest is None) == (request.prompt is None):
-        raise UsageError("give a manifest or --prompt, one of them")
-    if request.manifest is not None:
-        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
-        run_id = request.run_id or default_run_id(request.manifest)
-        with open_binary(request.manifest) as handle:
-            manifest = handle.read()
-    else:
-        job = job_of_prompt(str(request.prompt), request.overrides)
-        rows = [Row(number=1, job_id=job.job_id, job=job)]
-        run_id = request.run_id or run_id_of_prompt(job)
-        with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
-            path = Path(folder, "manifest.parquet")
-            write_manifest(str(path), [job])
-            manifest = path.read_bytes()
+    """Raises `UsageError` and its kin for a manifest that cannot be read, an output that cannot be written to, and
+    limits that cannot be kept."""
+    refuse_for_farm(request.output)
+    run_id, rows, manifest = _read_manifest(request)
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
     if not rows:
-        raise UsageError(f"{shown_uri(request.manifest or '')}: has no rows", advice="a manifest has one row a job")
+        raise UsageError(f"{shown_uri(request.manifest or '')}: has no rows", advice="a manifest has one row per job")
     try:
         check_id(run_id, "--run-id")
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return RunSource(run_id=run_id, rows=rows, manifest=manifest)
+    store = open_store(request.output)
+    try:
+        create_only = create_only_honoured(store)
+    except NotFoundError as error:
+        raise UsageError(f"output {store.root_uri}: cannot be written to ({error.message})") from error
+    address = resolve_address(request.address)
+    return RunSource(
+        request=replace(request, output=store.root_uri),
+        run_id=run_id,
+        rows=rows,
+        manifest=manifest,
+        store=store,
+        create_only=create_only,
+        address=address,
+        scaling=scale_limits(request, address),
+        max_failed=_max_failed(request, len(rows)),
+    )
+
+
+def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
+    if (request.manifest is None) == (request.prompt is None):
+        raise UsageError("give either a manifest or --prompt")
+    if request.manifest is not None:
+        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
+        with open_binary(request.manifest) as handle:
+            return request.run_id or default_run_id(request.manifest), rows, handle.read()
+    job = job_of_prompt(str(request.prompt), request.overrides)
+    with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
+        path = Path(folder, "manifest.parquet")
+        write_manifest(str(path), [job])
+        rows = [Row(number=1, job_id=job.job_id, job=job)]
+        return request.run_id or run_id_of_prompt(job), rows, path.read_bytes()
 
 
 def _due(row: Row, deadline: datetime) -> Row:
@@ -65,8 +145,7 @@ def _due(row: Row, deadline: datetime) -> Row:
     return replace(row, job=replace(row.job, deadline=deadline))
 
 
-def max_failed(request: RunRequest, num_rows: int) -> int | None:
-    """The most jobs that may fail before the run stops; None: no limit."""
+def _max_failed(request: RunRequest, num_rows: int) -> int | None:
     text = request.max_failed or request.settings.max_failed
     if not text:
         return None
@@ -74,26 +153,3 @@ def max_failed(request: RunRequest, num_rows: int) -> int | None:
     if not re.fullmatch("[0-9]{1,9}", number) or (text.endswith("%") and int(number) > 100):
         raise UsageError(f"--max-failed: {text!r} is neither a number of jobs nor a share like 10%")
     return num_rows * int(number) // 100 if text.endswith("%") else int(number)
-
-
-def metadata_of(source: RunSource, request: RunRequest) -> dict[str, str]:
-    """What Ray's dashboard says of the job."""
-    manifest = shown_uri(request.manifest) if request.manifest else "--prompt"
-    return {"run_id": source.run_id, "manifest": manifest, "output": shown_uri(request.output)}
-
-
-def run_document(source: RunSource, request: RunRequest, *, num_films: int, device: str, ray_dashboard: str) -> bytes:
-    """`run.json`."""
-    document = {
-        "schema": "render_farm.run/1",
-        "run_id": source.run_id,
-        "manifest": shown_uri(request.manifest) if request.manifest else None,
-        "output": request.output,
-        "num_jobs": len(source.rows),
-        "num_films": num_films,
-        "device": device,
-        "ray_dashboard": ray_dashboard or None,
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "render_farm": render_farm.__version__,
-    }
-    return json.dumps(document, indent=1).encode()

@@ -15,7 +15,7 @@ from render_farm.errors import RenderFarmError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.run.outcome import RunOutcome
-from render_farm.farm.run.spec import FarmShape, RunSpec
+from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import State, exit_code
 
@@ -55,7 +55,7 @@ class RunWatch:
     def __init__(
         self,
         cluster: Cluster,
-        shape: FarmShape,
+        config: FarmConfig,
         spec: RunSpec,
         prepared: PreparedRun,
         on_snapshot: OnSnapshot,
@@ -64,7 +64,7 @@ class RunWatch:
     ) -> None:
         self._signals = signals
         self._cluster = cluster
-        self._shape = shape
+        self._config = config
         self._spec = spec
         self._prepared = prepared
         self._on_snapshot = on_snapshot
@@ -94,7 +94,7 @@ class RunWatch:
         )
 
     def _add(self) -> None:
-        """Add the run; again where the coordinator of a shared cluster ends meanwhile, for Ray starts it anew."""
+        """Add the run. Try again when the coordinator of a shared cluster ends, because Ray restarts it."""
         stop = time.monotonic() + _ADD_WITHIN_S
         while True:
             try:
@@ -105,9 +105,9 @@ class RunWatch:
             time.sleep(_ADD_AGAIN_S)
 
     def _add_once(self) -> None:
-        self._coordinator = self._cluster.coordinator(self._shape)
+        self._coordinator = self._cluster.coordinator(self._config)
         self._line = 0  # a new coordinator counts the lines of its log from 1
-        is_new = self._ask("add_run", self._spec, self._shape)
+        is_new = self._ask("add_run", self._spec, self._config)
         self._is_added = True
         if not is_new:
             return  # it is being rendered there already: join it
@@ -139,7 +139,7 @@ class RunWatch:
         return EXIT_INTERRUPTED
 
     def _snapshot(self) -> RunSnapshot:
-        snapshot = self._ask("snapshot", self._spec.key, self._line)
+        snapshot: RunSnapshot = self._ask("snapshot", self._spec.key, self._line)
         if snapshot.log:
             self._line = snapshot.log[-1].number
         self._on_snapshot(snapshot)

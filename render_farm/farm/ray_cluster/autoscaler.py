@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import ray
 from ray.autoscaler.sdk import request_resources
 
-from render_farm.farm.run.spec import FarmShape
+from render_farm.farm.run.spec import FarmConfig
 from render_farm.scheduling.scaling import Decision, Demand, ScaleLimits, decide
 
 _ASK_AGAIN_S = 60.0
@@ -75,8 +75,8 @@ class ClusterScaler:
         await asyncio.to_thread(request_resources, bundles=[])
 
 
-def scaler_of(shape: FarmShape) -> ClusterScaler | None:
-    """The scaler of a farm of this shape; None on a cluster that is as it is."""
-    if shape.scaling is None:
+def scaler_of(config: FarmConfig) -> ClusterScaler | None:
+    """The scaler of a farm with this configuration. None on a cluster that does not grow."""
+    if config.scaling is None:
         return None
-    return ClusterScaler(shape.scaling, resource="GPU" if shape.device == "cuda" else "CPU")
+    return ClusterScaler(config.scaling, resource="GPU" if config.device == "cuda" else "CPU")

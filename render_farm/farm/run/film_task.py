@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from render_farm.config import GroupOptions, InputLimits
+from render_farm.farm.run.timeouts import Timeouts
+from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
+from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.layout import film_key
 
 
@@ -24,16 +26,9 @@ class FilmTask:
     """Whether the output's store honours create-only writes."""
     limits: InputLimits = InputLimits()
     """Limits on the job's images and videos."""
-    patience_s: float = 0.0
-    """How long to try a failing store again before a rendered segment is given up."""
-    grace_s: float = 0.0
-    """Time to complete the segment for a worker that has to end."""
-    meeting_s: float = 600.0
-    """Time for the workers of a render group to load what they need and meet."""
+    timeouts: Timeouts = Timeouts()
     group_options: GroupOptions = GroupOptions()
     """Whether a render group decodes together."""
-    step_checkpoint_s: float = 0.0
-    """How often to store a segment's state between its steps. 0: never."""
     previews: bool = False
     """Whether its segments can be watched while it renders."""
 

@@ -19,9 +19,9 @@ def memory_modes(plan: FilmPlan, device: str, *, in_groups: bool = False) -> lis
     return modes
 
 
-def at_step(plan: FilmPlan, step: int, device: str, *, in_groups: bool = False) -> FilmPlan:
-    """The plan in the mode `step` places below its own."""
-    if step == 0:
+def with_memory_fallback(plan: FilmPlan, level: int, device: str, *, in_groups: bool = False) -> FilmPlan:
+    """The plan in the memory mode `level` steps below its own."""
+    if level == 0:
         return plan
-    mode = memory_modes(plan, device, in_groups=in_groups)[step]
+    mode = memory_modes(plan, device, in_groups=in_groups)[level]
     return replace(plan, job=replace(plan.job, memory=str(mode)))

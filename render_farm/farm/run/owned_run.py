@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from render_farm.errors import LeaseHeldError, RenderFarmError
 from render_farm.farm.run.progress import RunProgress
@@ -36,7 +35,7 @@ _RELEASE_WITHIN_S = 60.0
 class OwnedRun:
     """See the module. Everything but `write` and `give_back` is for the coordinator's one event loop."""
 
-    record: RunProgress
+    progress: RunProgress
     lease: LeaseKeeper
     durable: RunStateWriter
     texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
@@ -62,18 +61,18 @@ class OwnedRun:
 
     @property
     def run_id(self) -> str:
-        return self.record.spec.run_id
+        return self.progress.spec.run_id
 
     @property
     def key(self) -> str:
         """What the scheduling machine knows it by."""
-        return self.record.spec.key
+        return self.progress.spec.key
 
-    def ask(self, job_id: str, **asked: Any) -> None:
-        """Note what somebody asked for a job (`priority`, `taken_out`); it becomes durable with the next write."""
+    def change(self, job_id: str, change: Callable[[JobRow], JobRow]) -> None:
+        """Change a job's row by request (`priority`, `taken_out`). It becomes durable with the next write."""
         jobs = self.durable.state.jobs
-        jobs[job_id] = replace(jobs.get(job_id, JobRow()), **asked)
-        self.record.mark_dirty([job_id])
+        jobs[job_id] = change(jobs.get(job_id, JobRow()))
+        self.progress.mark_dirty([job_id])
 
     @property
     def is_over(self) -> bool:
@@ -89,12 +88,12 @@ class OwnedRun:
     async def write(self, snapshot: RunSnapshot | None = None, *, last: bool = False) -> None:
         """Make durable what changed, and now and then (and at the end) `results.parquet`, the log and `snapshot`.
         What fails is logged, and written the next time. LeaseHeldError (the run is another's now) passes."""
-        record, now = self.record, time.monotonic()
+        progress, now = self.progress, time.monotonic()
         pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
         with_results = last or now - self._results_s > pause_s
         async with self._writing:
-            rows = record.pop_dirty(self.durable.state.jobs)
-            results = record.results() if with_results else []
+            rows = progress.pop_dirty(self.durable.state.jobs)
+            results = progress.results() if with_results else []
             if rows or last or now - self._spent_s > _SPENT_EVERY_S:
                 self._spent_s = now
                 self.control = replace(self.control, spent=self.spent)
@@ -104,19 +103,19 @@ class OwnedRun:
                 rows = {}
                 if with_results:
                     self._results_s = now
-                    await asyncio.to_thread(write_results, record.store, record.spec.run_id, results)
+                    await asyncio.to_thread(write_results, progress.store, progress.spec.run_id, results)
                     self._results_took_s = time.monotonic() - now
-                if with_results or record.log.is_urgent:
-                    await asyncio.to_thread(record.log.flush, record.store)
+                if with_results or progress.log.is_urgent:
+                    await asyncio.to_thread(progress.log.flush, progress.store)
                 await self._write_live(now, snapshot, last=last)
             except LeaseHeldError:
                 raise
             except RenderFarmError as error:
-                record.mark_dirty(rows)
-                record.log.add(f"the run's state could not be written: {error}", level="error")
+                progress.mark_dirty(rows)
+                progress.log.add(f"the run's state could not be written: {error}", level="error")
 
     async def _write_live(self, now: float, snapshot: RunSnapshot | None, *, last: bool) -> None:
-        key, store = RunKeys(run_id=self.run_id).live, self.record.store
+        key, store = RunKeys(run_id=self.run_id).live, self.progress.store
         if last:
             await asyncio.to_thread(store.delete, key)
         elif snapshot is not None and now - self._live_s > _LIVE_EVERY_S:
@@ -130,7 +129,7 @@ class OwnedRun:
                 await self.write(last=True)
             await asyncio.to_thread(StoreRetry(_RELEASE_WITHIN_S), self.lease.stop)
         except RenderFarmError as error:
-            self.record.log.add(f"the run's lease could not be given back: {error}", level="warning")
+            self.progress.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
 
 def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Callable[[Exception], None]) -> OwnedRun:
@@ -157,7 +156,9 @@ def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Cal
         raise
     kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
     control = durable.state.control
-    return OwnedRun(record=RunProgress(kept, store), lease=lease, durable=durable, control=control, spent=control.spent)
+    return OwnedRun(
+        progress=RunProgress(kept, store), lease=lease, durable=durable, control=control, spent=control.spent
+    )
 
 
 def _ended_row(result: Result, render_key: str, before: JobRow | None) -> JobRow:

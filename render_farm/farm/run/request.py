@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from render_farm.config import Settings
+from render_farm.farm.run.settings import Settings
 
 Degree = int | Literal["auto"] | None
 """Of render groups, for jobs that name none. `auto` anywhere leaves the degrees that are no numbers to the farm."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from render_farm.config import EngineOptions, Timeouts
+from render_farm.engine.options import EngineOptions
 from render_farm.errors import UsageError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
+from render_farm.farm.run.timeouts import Timeouts
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import RetryPolicy
@@ -15,7 +16,7 @@ from render_farm.scheduling.scaling import ScaleLimits
 
 
 @dataclass(frozen=True, kw_only=True)
-class FarmShape:
+class FarmConfig:
     """The workers of a farm."""
 
     num_workers: int

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from render_farm.config import EngineOptions
+from render_farm.engine.options import EngineOptions
 from render_farm.farm.ray_cluster.draining import usual_drain_s
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport

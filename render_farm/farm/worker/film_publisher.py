@@ -65,7 +65,7 @@ class FilmPublisher:
             if on_progress is not None:
                 on_progress()
             attempt, upload_began = self._resources.new_attempt(), time.monotonic()
-            published = StoreRetry(task.patience_s)(
+            published = StoreRetry(task.timeouts.cluster_patience_s)(
                 lambda: publish(
                     store,
                     task.work_key,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from render_farm.config import EngineOptions
+from render_farm.engine.options import EngineOptions
 from render_farm.farm.run.film_task import FilmReport, FilmTask, PreviewNews, SegmentReport
 from render_farm.farm.worker.background_decoding import BackgroundDecoding
 from render_farm.farm.worker.busy_clock import BusyClock

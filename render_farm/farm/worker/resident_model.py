@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from render_farm.config import EngineOptions
+from render_farm.engine.options import EngineOptions
 from render_farm.farm.worker.segment_inputs import KnownTexts
 from render_farm.planning.memory import FILMS_AT_ONCE
 

@@ -92,7 +92,7 @@ class SegmentRenderer:
 
     def _last_step(self, call: SegmentCall) -> LastStep:
         num_steps = call.task.plan.schedule(call.segment).num_rows
-        return LastStep(self.preemption, num_steps, grace_s=call.task.grace_s)
+        return LastStep(self.preemption, num_steps, grace_s=call.task.timeouts.preemption_grace_s)
 
     def _render(self, call: SegmentCall) -> SegmentReport:
         task, segment, films = call.task, call.segment, self._resources.films
@@ -106,7 +106,7 @@ class SegmentRenderer:
             store,
             task.work_key,
             segment,
-            every_s=task.step_checkpoint_s,
+            every_s=task.timeouts.step_checkpoint_s,
             maker=environment_key(engine, task.plan, segment),
             is_last=last_step,
         )
@@ -149,7 +149,7 @@ class SegmentRenderer:
             engine=engine.decisions(call.task.plan, call.segment),
             group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
         )
-        retried = StoreRetry(call.task.patience_s, stopped=lambda: call.call_id in self._stopped)
+        retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: call.call_id in self._stopped)
         record = retried(lambda: save_segment(store, call.task.work_key, call.segment, latents, meta))
         film.state = retried(lambda: record_segment(store, film.state, record))
 
@@ -175,7 +175,7 @@ class SegmentRenderer:
         loras = engine.read_loras(task.plan, task.limits)
         if call.seat is not None and call.seat.rank == 0 and not self.groups.is_open:
             raise GroupError(f"film {task.work_key}: another worker of the group failed before it began")
-        with in_group(call.seat, engine, meeting_s=task.meeting_s) as group:
+        with in_group(call.seat, engine, meeting_s=task.timeouts.first_step_floor_s) as group:
             last_step.start()
             gate = StepGate(task.work_key, call.call_id, self._stopped, last_step, group)
 

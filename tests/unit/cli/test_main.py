@@ -135,7 +135,7 @@ def test_a_defect_is_one_line_and_the_traceback_is_kept(tmp_path):
 VERBS = {
     *("render", "submit", "status", "watch", "logs", "explain", "pause", "resume", "cancel", "retry", "priority"),
     *("preview", "report", "serve", "plan", "simulate", "manifest", "models", "verify", "hosts", "gc", "bench"),
-    *("doctor", "demo"),
+    *("doctor", "demo", "config"),
 }
 
 

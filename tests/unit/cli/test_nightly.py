@@ -252,7 +252,8 @@ def test_a_heartbeat_whose_server_is_down_does_not_stop_the_night(farm, go, tmp_
     assert "not delivered within" in done.stderr
 
 
-def test_a_heartbeat_url_that_cannot_work_is_2(farm, go, tmp_path, monkeypatch):
+@pytest.mark.parametrize("url", ["ftp://host", "https://host/{events}", "https://host/{"])
+def test_a_heartbeat_url_that_cannot_work_is_2(farm, go, tmp_path, monkeypatch, url):
     manifest(tmp_path)
-    monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", "ftp://host")
+    monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", url)
     assert go().exit_code == 2 and farm.requests == []

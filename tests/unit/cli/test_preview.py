@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from render_farm.media import probe_mp4
+from render_farm.media.mp4 import probe_mp4
 from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
 from tests.helpers.synthetic_run import write_preview, write_run

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from render_farm.config import InputLimits, load_settings
 from render_farm.errors import InputError, StorageError, UsageError
-from render_farm.media import Mp4Writer, read_frames
+from render_farm.farm.run.settings import load_settings
 from render_farm.media.ffmpeg import ffmpeg_path
 from render_farm.media.inputs import load_image, load_video_tail, open_image, open_video_tail
+from render_farm.media.limits import InputLimits
+from render_farm.media.mp4 import Mp4Writer, read_frames
 
 SIZE = {"width": 32, "height": 16}
 
@@ -379,10 +380,10 @@ def test_limits_come_from_the_settings_file_and_the_environment(tmp_path):
         allowed_roots=("/data",), max_redirects=2, protocols=("s3", "https"), fetch_timeout_s=9.0
     )
     for text, words in (
-        ("inputs = 3", "not a table"),
-        ("[inputs]\nroots = []", "unknown setting of inputs 'roots'"),
-        ("[inputs]\nallowed_roots = 3", "not a list"),
-        ("[inputs]\nmax_redirects = 'many'", "not a number"),
+        ("inputs = 3", "inputs must be a table"),
+        ("[inputs]\nroots = []", "unknown setting 'inputs.roots'; the nearest is inputs.allowed_roots"),
+        ("[inputs]\nallowed_roots = 3", "inputs.allowed_roots must be a list of texts, got 3"),
+        ("[inputs]\nmax_redirects = 'many'", "inputs.max_redirects must be a whole number, at least 0, got 'many'"),
     ):
         file.write_text(text)
         with pytest.raises(UsageError, match=words):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from render_farm.errors import InputError, MediaError
-from render_farm.media import Mp4Writer, VideoInfo, probe_mp4, read_frames
+from render_farm.media.mp4 import Mp4Writer, VideoInfo, probe_mp4, read_frames
 
 
 def moving(num_frames, height=64, width=96):
@@ -121,7 +121,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from render_farm.errors import StorageFullError
-from render_farm.media import Mp4Writer
+from render_farm.media.mp4 import Mp4Writer
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 noise = np.random.default_rng(0).integers(0, 256, (20, 256, 256, 3), np.uint8)
 try:

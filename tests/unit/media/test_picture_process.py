@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from render_farm.config import InputLimits
 from render_farm.errors import InputError
 from render_farm.media import picture_process
 from render_farm.media.images import decode_image
 from render_farm.media.inputs import open_image
+from render_farm.media.limits import InputLimits
 from render_farm.media.picture_process import end_children
 from tests.helpers.media_files import adobe_rgb_profile, png_header_of
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from render_farm.errors import StorageError
-from render_farm.media import Mp4Writer, evenly_spaced_frames, film_strip, write_poster
+from render_farm.media.mp4 import Mp4Writer
+from render_farm.media.poster import evenly_spaced_frames, film_strip, write_poster
 
 
 def flat(value, height=16, width=32):

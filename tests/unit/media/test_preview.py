@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from render_farm.media import probe_mp4, read_frames
 from render_farm.media.ffmpeg import ffmpeg_path
+from render_farm.media.mp4 import probe_mp4, read_frames
 from render_farm.media.preview import contact_sheet, encode_part, playlist, read_playlist, small_frame
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from render_farm.config import InputLimits
 from render_farm.errors import InputError
+from render_farm.media.limits import InputLimits
 from render_farm.media.weights import fetched_weights, read_weights_header
 
 TENSORS = {"a": np.zeros((2, 3), np.float32), "b": np.ones((4,), np.float16)}

@@ -39,9 +39,3 @@ def test_a_server_in_trouble_is_worth_another_try():
             with pytest.raises(NotDelivered, match="the heartbeat's server answered") as caught:
                 Heartbeat(server.url).send(STARTED)
             assert caught.value.final is final
-
-
-@pytest.mark.parametrize("url", ["ftp://host", "https://host/{events}", "https://host/{"])
-def test_addresses_that_cannot_work_are_refused(url):
-    with pytest.raises(ValueError, match="heartbeat_url"):
-        Heartbeat(url)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from render_farm import RenderJob
-from render_farm.config import GroupOptions, load_settings
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, plan_film, resolve_job, spec_of_preset
 from render_farm.planning.group_choice import WORTH, AskedDegrees, FilmGroups, choose_groups, efficiency, film_groups
@@ -25,6 +25,7 @@ from render_farm.planning.group_cost import (
     step_seconds,
     step_work,
 )
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import MOST_WORKERS, GroupShape, check_group, nearest_shape, possible_shapes
 from render_farm.planning.memory import FILMS_AT_ONCE, Shares, estimate_memory
 from render_farm.planning.model_sizes import sizes_of_preset

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
-from render_farm.config import Settings, load_settings
+from render_farm.farm.run.settings import Settings, load_settings
 from tests.helpers import crds
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +56,7 @@ def kustomized(folder: Path) -> dict[str, dict[str, Any]]:
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", crds.FOLDERS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_custom_resources_are_what_their_operators_define(overlay, group):

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[3]
 GUIDE = sorted((ROOT / "render_farm/guide").glob("*.md"))
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: it comes with the extra `docs`")
     done = subprocess.run(

@@ -27,7 +27,7 @@ PACKAGES = [
     {"cli"},
 ]
 ENGINE = [
-    {"device", "dtypes", "progress"},
+    {"device", "dtypes", "options", "progress"},
     {"transformer"},
     {"conditioning"},
     {"denoising"},

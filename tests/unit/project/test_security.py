@@ -12,7 +12,6 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from render_farm import RenderJob
-from render_farm.config import InputLimits
 from render_farm.engine.weights.locate import locate_model, store_error
 from render_farm.errors import InputError, InvalidJobError, ManifestError, ModelError, StorageError, UsageError
 from render_farm.farm.driver.prepare import RunContext, prepare
@@ -20,6 +19,7 @@ from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
+from render_farm.media.limits import InputLimits
 from render_farm.media.uris import check_model_uri
 from render_farm.storage import open_store
 
@@ -143,7 +143,6 @@ def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
         run_id="night",
         output=str(tmp_path),
         store=open_store(tmp_path),
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from render_farm.config import load_settings
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.report.writer import ReportWriter
 from render_farm.storage.open import open_store
 from tests.helpers.synthetic_run import write_run

@@ -117,7 +117,7 @@ def read_everything(store, value: str) -> None:
         assert isinstance(result, Result)
         row_of(result, render_key=row.render_key, segments_done=row.segments_done, before=row)
     for verb in Verb:
-        apply_to_state(copy.deepcopy(state), Request(verb=verb, value=value), lambda: {"job"})
+        apply_to_state(copy.deepcopy(state), "night", Request(verb=verb, value=value), lambda: {"job"})
 
 
 @QUICK

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from render_farm.cli.main import app
 from render_farm.cli.watch.notify import RunNotifier, channels_of
-from render_farm.config import load_settings
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.observability.mail import Mail
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.observability.webhook import Webhook

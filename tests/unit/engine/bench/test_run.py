@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from render_farm.config import EngineOptions
 from render_farm.engine.bench import run
 from render_farm.engine.bench.cases import SHAPES, BenchCase, random_engine
 from render_farm.engine.bench.main import main
 from render_farm.engine.bench.run import BenchRequest, run_bench
 from render_farm.engine.bench.work import engine_operations
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.transformer import FrameBlock, FrameTransformer
 from render_farm.errors import UsageError
 

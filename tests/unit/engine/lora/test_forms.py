@@ -8,11 +8,11 @@ from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_l
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 from safetensors.torch import save_file
 
-from render_farm.config import InputLimits
 from render_farm.engine.lora.keys import original_name
 from render_farm.engine.lora.linear_layers import linear_shapes
 from render_farm.engine.lora.weights import Lora, read_lora
 from render_farm.errors import InputError
+from render_farm.media.limits import InputLimits
 from render_farm.media.weights import read_weights_header
 
 with torch.device("meta"):

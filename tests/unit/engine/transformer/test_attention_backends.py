@@ -9,12 +9,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from render_farm.config import ATTENTION_BACKENDS, load_settings
 from render_farm.engine import load_engine
+from render_farm.engine.options import ATTENTION_BACKENDS
 from render_farm.engine.transformer.attention import TorchAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 
 CPU = torch.device("cpu")
 
@@ -126,7 +127,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_settings_know_the_backends() -> None:
     assert tuple(BACKENDS) == ATTENTION_BACKENDS
-    with pytest.raises(UsageError, match=r"attention: 'flashy' is not one of auto, flash_attn_3"):
+    with pytest.raises(UsageError, match=r"attention must be one of auto, flash_attn_3.* got 'flashy'"):
         load_settings(environment={"RENDER_FARM_ENGINE_ATTENTION": "flashy"})
 
 
@@ -158,8 +159,8 @@ def _job():
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("KV_CACHE", "maybe", "kv_cache: 'maybe' is not one of auto, on, off"),
-        ("ALLOW_APPROXIMATE_ATTENTION", "perhaps", "is neither true nor false"),
+        ("KV_CACHE", "maybe", "engine.kv_cache must be one of auto, on, off, got 'maybe'"),
+        ("ALLOW_APPROXIMATE_ATTENTION", "perhaps", "must be true or false, got 'perhaps'"),
     ],
 )
 def test_settings_of_the_engine_are_checked(variable: str, value: str, message: str) -> None:

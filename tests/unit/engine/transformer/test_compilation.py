@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from render_farm.config import EngineOptions, load_settings
 from render_farm.engine import Engine, load_engine
+from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation
 from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
+from render_farm.farm.run.settings import load_settings
 from render_farm.memory_mode import MemoryMode, parse_memory
 from tests.helpers.film_rounding import rounding_of_film
 from tests.helpers.parity_jobs import LONG, make_job
@@ -108,7 +109,7 @@ def test_auto_is_off_on_the_cpu_and_on_on_a_gpu() -> None:
     assert [plan_compilation(asked, gpu, mode).compiles for asked in names] == [True, True, False]
     offloaded = parse_memory("offload_block")
     assert not any(plan_compilation(asked, gpu, offloaded).compiles for asked in names)
-    with pytest.raises(UsageError, match="compile: 'maybe' is not one of auto, on, off"):
+    with pytest.raises(UsageError, match="compile must be one of auto, on, off, got 'maybe'"):
         load_settings(environment={"RENDER_FARM_ENGINE_COMPILE": "maybe"})
 
 

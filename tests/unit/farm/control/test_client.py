@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -36,15 +37,20 @@ def test_a_live_coordinator_answers_and_nothing_is_left_in_the_mailbox(store):
         while not (requests := take_requests(store, "night")):
             time.sleep(0.01)
         [(request_id, request)] = requests
-        give_answer(store, "night", request_id, Answer(ok=True, text=f"did {request.verb}", facts={"n": 1}))
+        give_answer(store, "night", request_id, Answer(ok=True, text=f"did {request.verb}", data={"n": 1}))
 
     thread = threading.Thread(target=answer)
     thread.start()
     outcome = ask(store, "night", Request(verb=Verb.PAUSE), timing=TIMING)
     thread.join()
-    assert (outcome.live, outcome.answer) == (True, Answer(ok=True, text="did pause", facts={"n": 1}))
+    assert (outcome.live, outcome.answer) == (True, Answer(ok=True, text="did pause", data={"n": 1}))
     assert store.list(KEYS.control) == []
     handle.release()
+
+
+def test_an_answer_keeps_its_key_in_the_store(store):
+    give_answer(store, "night", "20200101T000000-00", Answer(ok=True, text="t", data={"n": 1}))
+    assert json.loads(store.read_bytes(KEYS.answer("20200101T000000-00")))["facts"] == {"n": 1}
 
 
 def died_holding(store, address: str) -> None:
@@ -61,7 +67,7 @@ def test_a_run_whose_coordinator_is_being_started_anew_is_cancelled_by_the_next(
         while not (requests := take_requests(store, "night")):
             time.sleep(0.01)
         handle = acquire(store, "night", this_holder("10.0.0.1:6379"), TIMING)
-        give_answer(store, "night", requests[0][0], Answer(ok=True, text="it stops", facts={}))
+        give_answer(store, "night", requests[0][0], Answer(ok=True, text="it stops", data={}))
         handle.release()
 
     thread = threading.Thread(target=start_anew)

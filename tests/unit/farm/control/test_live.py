@@ -32,8 +32,8 @@ def run(tmp_path):
         job = RenderJob(job_id=name, prompt="p", num_frames=9, height=32, width=32, base_num_frames=9)
         plan = plan_film(job, spec_of_preset("tiny", fingerprint="f"))
         task = FilmTask(run_id="night", output=str(tmp_path), model="tiny", plan=plan)
-        held.record.add(FilmEntry(task=task, costs=(1,)))
-        film = scheduled(held.key, held.record.films[name].entry, "cpu", clock_ahead_s=0.0)
+        held.progress.add(FilmEntry(task=task, costs=(1,)))
+        film = scheduled(held.key, held.progress.films[name].entry, "cpu", clock_ahead_s=0.0)
         held.machine.apply(ev.FilmsAdded(films=(film,)), 0.0)
     held.sealed = True
     held.machine.apply(ev.TextReady(run_id=held.key, model="tiny"), 0.0)
@@ -41,19 +41,42 @@ def run(tmp_path):
     held.machine.apply(ev.WorkerUp(worker="w", host="h"), 0.0)
     for action in held.machine.apply(ev.WorkFailed(worker="w", film=(held.key, "a"), failure=BAD), 0.0):
         if isinstance(action, ev.FilmEnded):
-            held.record.ended("a", action.state, error_class="InputError", message="no such file", attempts=1)
+            held.progress.ended("a", action.state, error_class="InputError", message="no such file", attempts=1)
     yield held
     held.lease.stop()
 
 
-def ask(run, verb: str, *jobs: str):
+def ask(run, verb: str, *jobs: str, value: str = ""):
     control = LiveControl(run.machine, lambda event: run.machine.apply(event, 1.0))
-    return control.answer(run, Request(verb=Verb(verb), jobs=jobs, by="me"))
+    return control.answer(run, Request(verb=Verb(verb), jobs=jobs, value=value, by="me"))
 
 
 def test_what_failed_waits_again(run):
-    assert ask(run, "retry").facts == {"jobs": ["a"]}
-    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
+    assert ask(run, "retry").data == {"jobs": ["a"]}
+    assert run.progress.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
+
+
+def test_a_job_that_is_named_twice_is_retried_once(run):
+    before = run.progress.pace.work_left
+    assert ask(run, "retry", "a", "a").data == {"jobs": ["a"]}
+    assert run.progress.pace.work_left == before + 1
+
+
+def test_pausing_and_quarantining_outlive_the_coordinator(run):
+    assert ask(run, "pause").data == {"state": "paused"}
+    assert ask(run, "quarantine", value="h").data == {"host": "h"}
+    assert (run.control.paused, run.control.quarantined) == (True, (("h", "by me"),))
+    assert ask(run, "quarantine", value="elsewhere").not_found
+    assert ask(run, "release", value="h").ok
+    assert run.control.quarantined == ()
+
+
+def test_what_is_asked_of_jobs_outlives_the_coordinator(run):
+    assert ask(run, "priority", "b", value="90").text == "1 job is now of priority 90"
+    assert run.durable.state.jobs["b"].priority == 90
+    assert ask(run, "cancel", "a", "b").data == {"jobs": ["b"]}
+    assert run.durable.state.jobs["b"].taken_out
+    assert run.machine.state_of((run.key, "b")) == State.CANCELLED
 
 
 def test_nothing_is_promised_of_a_run_that_is_ending(run):
@@ -61,4 +84,4 @@ def test_nothing_is_promised_of_a_run_that_is_ending(run):
     answer = ask(run, "retry", "a")
     assert not answer.ok
     assert "just ending" in answer.text
-    assert run.record.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.FAILED
+    assert run.progress.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.FAILED

@@ -50,12 +50,12 @@ def test_a_job_cancelled_by_name_is_left_out_until_it_is_retried(store):
 
 
 def test_retrying_all_that_failed(store):
-    assert stored(store, "retry").facts == {"jobs": ["b"]}
+    assert stored(store, "retry").data == {"jobs": ["b"]}
     assert load_run_state(store, "night").jobs["b"] == JobRow(state="waiting", segments=3, segments_done=1)
 
 
 def test_a_priority_is_kept_for_the_jobs_that_are_left(store):
-    assert stored(store, "priority", value="90").facts == {"jobs": ["c"]}
+    assert stored(store, "priority", value="90").data == {"jobs": ["c"]}
     assert load_run_state(store, "night").jobs["c"].priority == 90
     assert not stored(store, "priority", value="101").ok
 
@@ -69,7 +69,7 @@ def test_what_is_no_priority_is_refused_wherever_it_comes_from(store, value):
 
 def test_hosts_are_quarantined_and_released(store):
     assert stored(store, "quarantine", value="gpu-7", reason="ECC").ok
-    assert stored(store, "hosts").facts == {"hosts": [{"host": "gpu-7", "quarantined_for": "ECC"}]}
+    assert stored(store, "hosts").data == {"hosts": [{"host": "gpu-7", "quarantined_for": "ECC"}]}
     assert stored(store, "release", value="gpu-7").ok
     assert not stored(store, "release", value="gpu-7").ok
 
@@ -83,6 +83,6 @@ def test_explaining_jobs_of_a_run_that_nobody_renders(store):
 
 def test_unknown_jobs_and_runs_are_not_found(store):
     answer = stored(store, "cancel", "nobody")
-    assert (answer.ok, answer.facts) == (False, {"not_found": True})
+    assert (answer.ok, answer.data) == (False, {"not_found": True})
     with pytest.raises(NotFoundError):
         ask(store, "other", Request(verb=Verb.PAUSE))

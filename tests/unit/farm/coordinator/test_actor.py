@@ -9,12 +9,12 @@ import pytest
 
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.actor import Coordinator
-from render_farm.farm.run.spec import FarmShape, RunSpec
+from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.scaling import ScaleLimits
 
-SHAPE = FarmShape(num_workers=1, device="cpu")
+SHAPE = FarmConfig(num_workers=1, device="cpu")
 
 
 def test_runs_of_one_id_in_two_outputs_are_two_runs(tmp_path):
@@ -67,7 +67,7 @@ def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path
         with pytest.raises(UsageError, match="--max-cost 10 cannot be kept"):
             await coordinator.add_run(beside, replace(SHAPE, scaling=budget))
         assert await coordinator.add_run(beside, replace(SHAPE, num_workers=3))
-        assert coordinator._crew.shape.num_workers == 3
+        assert coordinator._lifecycle.config.num_workers == 3
         for spec in (busy, beside):
             await coordinator.cancel_run(spec.key, "asked to")
             await asyncio.wait_for(coordinator.wait(spec.key), 20)
@@ -81,16 +81,16 @@ def test_a_worker_that_was_asked_to_end_goes_when_it_has_no_work(monkeypatch):
 
     async def ask() -> None:
         coordinator = Coordinator.__ray_metadata__.modified_class(SHAPE, "local")
-        crew, machine = coordinator._crew, coordinator._machine
-        crew._drains_looked_s = float("inf")  # there is no Ray to ask
+        draining, machine = coordinator._draining, coordinator._machine
+        draining._looked_s = float("inf")  # there is no Ray to ask
         for worker in ("busy", "other"):
             machine.apply(ev.WorkerUp(worker=worker, host="h"), 0.0)
         await coordinator.on_sigterm("busy")
-        crew.check_drains(0.0)
+        draining.check(0.0)
         await asyncio.sleep(0)
         assert machine.workers == ("busy", "other")
         idle.extend(["busy", "other"])
-        crew.check_drains(0.5)
+        draining.check(0.5)
         await asyncio.sleep(0.1)
         assert machine.workers == ("other",)
 

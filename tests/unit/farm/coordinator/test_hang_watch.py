@@ -1,7 +1,7 @@
 """When a worker counts as hanging: every phase of its work has a rule of its own."""
 
-from render_farm.config import Timeouts
 from render_farm.farm.coordinator.hang_watch import HangWatch
+from render_farm.farm.run.timeouts import Timeouts
 
 FILM = ("r", "a")
 TIMEOUTS = Timeouts(hang_floor_s=60, first_step_floor_s=600, store_floor_s=300, finish_floor_s=1800)

@@ -40,10 +40,10 @@ def farm(tmp_path):
     films = []
     for job_id, deadline_s in (("a", None), ("b", 900.0), ("c", 5000.0)):
         made = entry(job_id, tmp_path, deadline_s)
-        run.record.add(made)
+        run.progress.add(made)
         films.append(ev.QueuedFilm(run_id="night", job_id=job_id, num_segments=2, model="tiny", deadline_s=deadline_s))
     apply(ev.FilmsAdded(films=tuple(films)), 0.0)
-    run.record.state = State.RUNNING
+    run.progress.state = State.RUNNING
     yield run, machine, told, sink, apply
     run.lease.stop()
 
@@ -57,8 +57,8 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     assert [type(action) for action in first] == [ev.RenderSegment]
     assert sink.observed[m.QUEUE_WAIT.name,] == [12.0]
     job_id = first[0].film[1]
-    run.record.started(job_id, "worker-0.1", "denoise")
-    run.record.stepped(job_id, 0, 4, 8)
+    run.progress.started(job_id, "worker-0.1", "denoise")
+    run.progress.stepped(job_id, 0, 4, 8)
 
     run.encoding.add("another model")
     told.sample({"night": run}, machine, now=20.0, now_unix_s=1000.0, num_preparing=3)
@@ -98,7 +98,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
 def test_the_last_run_stays_to_be_seen(farm):
     run, machine, told, sink, _ = farm
     for job_id in ("a", "b", "c"):
-        run.record.ended(job_id, State.DONE, error_class="", message="", attempts=1)
+        run.progress.ended(job_id, State.DONE, error_class="", message="", attempts=1)
     run.over.set()
     told.sample({"night": run}, machine, now=5.0, now_unix_s=0.0)
     assert (sink.of(m.JOBS, "done"), sink.of(m.RUNS, "running"), sink.of(m.ETA)) == (3, 0, 0.0)

@@ -53,7 +53,7 @@ def test_what_fails_is_tried_again_as_the_table_says(tmp_path, monkeypatch, erro
     stage = TextStage(
         Encoder(stored, list(errors), seconds=0.03, makes=makes),
         RetryPolicy(attempts=attempts, patience_s=0.02),
-        takes_a_place=False,
+        takes_slot=False,
         free_slot=lambda: asyncio.sleep(0),
         on_encoded=lambda report: None,
     )

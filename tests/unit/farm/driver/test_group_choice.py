@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from render_farm import RenderJob
 from render_farm.cli.main import app
-from render_farm.config import GroupOptions
 from render_farm.errors import ModelError
 from render_farm.farm.driver.group_choice import GroupChooser, Host, this_host
 from render_farm.manifest.writer import write_manifest
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, plan_film, spec_of_preset
 from render_farm.planning.group_choice import FilmGroups
+from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
 

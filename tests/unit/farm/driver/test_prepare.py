@@ -23,7 +23,6 @@ def prepared(folder, *, failures: int, patience_s: float):
         run_id="night",
         output=str(folder / "out"),
         store=open_store(folder / "out"),
-        default_model="tiny",
         keep_latents=False,
         create_only=True,
         group={},

@@ -1,6 +1,6 @@
 """A film that runs out of memory in the mode it names is tried in the smaller ones, and stays the same film."""
 
-from render_farm.farm.run.memory_steps import at_step, memory_modes
+from render_farm.farm.run.memory_steps import memory_modes, with_memory_fallback
 from render_farm.job import RenderJob
 from render_farm.planning import plan_film, spec_of_preset
 
@@ -24,12 +24,12 @@ def test_auto_steps_down_in_the_farm_where_a_group_renders():
     """In the engine one worker would begin again in a smaller mode, and the others would not."""
     modes = [str(mode) for mode in memory_modes(plan("auto+fp8_cast"), "cuda", in_groups=True)]
     assert modes == ["auto+fp8_cast", "offload_block+fp8_cast", "offload_leaf+fp8_cast"]
-    assert at_step(plan("auto"), 1, "cpu", in_groups=True).job.memory == "offload_disk"
+    assert with_memory_fallback(plan("auto"), 1, "cpu", in_groups=True).job.memory == "offload_disk"
 
 
 def test_a_smaller_mode_renders_the_same_film():
     first = plan("resident+vae_tiling")
-    smaller = at_step(first, 2, "cuda")
+    smaller = with_memory_fallback(first, 2, "cuda")
     assert smaller.job.memory == "offload_leaf+vae_tiling"
     assert smaller.render_key == first.render_key
-    assert at_step(first, 0, "cuda") is first
+    assert with_memory_fallback(first, 0, "cuda") is first

@@ -30,14 +30,14 @@ def run(tmp_path):
     spec = RunSpec(run_id="night", output=str(tmp_path), document=b'{"run_id": "night", "device": "cuda"}')
     run = acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     for job_id in ("a", "b"):
-        run.record.add(entry(job_id, tmp_path))
-    run.record.state = State.RUNNING
+        run.progress.add(entry(job_id, tmp_path))
+    run.progress.state = State.RUNNING
     yield run
     run.lease.stop()
 
 
 def test_a_run_says_how_it_goes_until_it_is_over(run, tmp_path):
-    record, reader = run.record, RunFolderReader(open_store(tmp_path), "night")
+    record, reader = run.progress, RunFolderReader(open_store(tmp_path), "night")
     record.started("a", "w-0.1", "denoise", helpers=("w-1.2",))
     record.stepped("a", 0, 3, 8)
     run.control = RunControl(paused=True)
@@ -58,13 +58,15 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
     reader = RunFolderReader(open_store(tmp_path), "night")
     asyncio.run(run.write())
     num_lines = len(reader.events())
-    run.record.previewed(
+    run.progress.previewed(
         PreviewNews(run_id="night", job_id="a", work_key="a-0123456789ab", num_segments=1, num_frames=21)
     )
-    run.record.previewed(PreviewNews(run_id="night", job_id="b", work_key="b-0123456789ab", problem="the disk is full"))
+    run.progress.previewed(
+        PreviewNews(run_id="night", job_id="b", work_key="b-0123456789ab", problem="the disk is full")
+    )
     asyncio.run(run.write())
     assert len(reader.events()) == num_lines  # it is written every 20 s
-    run.record.log.add("host gpu-7 is quarantined", level="error")
+    run.progress.log.add("host gpu-7 is quarantined", level="error")
     asyncio.run(run.write())  # but an error at once
     preview, problem, error = reader.events()[num_lines:]
     assert (preview.kind, preview.values["folder"], preview.values["num_frames"]) == (
@@ -77,7 +79,7 @@ def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
 
 
 def test_a_store_where_the_last_writer_wins_is_said_once(run, tmp_path):
-    other = RunProgress(run.record.spec, run.record.store)
+    other = RunProgress(run.progress.spec, run.progress.store)
     for job_id in ("c", "d"):
         film = entry(job_id, tmp_path)
         other.add(replace(film, task=replace(film.task, create_only=False)))
@@ -103,7 +105,7 @@ def test_a_job_that_stays_cancelled_keeps_what_is_known_of_it(tmp_path):
 def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     store = open_store(tmp_path)
     run.spent += 1.25
-    run.record.mark_dirty(["a"])
+    run.progress.mark_dirty(["a"])
     asyncio.run(run.write())
     assert load_run_state(store, "night").control.spent == 1.25, "with what else has changed"
     run.spent += 0.5
@@ -111,6 +113,6 @@ def test_what_the_cluster_has_cost_is_kept_from_start_to_start(run, tmp_path):
     assert load_run_state(store, "night").control.spent == 1.25, "not every few seconds"
     asyncio.run(run.give_back())
     assert load_run_state(store, "night").control.spent == 1.75
-    again = acquire_run(run.record.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
+    again = acquire_run(run.progress.spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     again.lease.stop()
     assert again.spent == 1.75

@@ -7,11 +7,12 @@ import inspect
 import pytest
 
 from render_farm.cli.render import render, request_of
-from render_farm.config import GroupOptions, Settings, load_settings
 from render_farm.errors import UsageError
 from render_farm.farm.driver.connection import Cluster
-from render_farm.farm.driver.farm_shape import groups_of
+from render_farm.farm.driver.resolved_farm import groups_of
 from render_farm.farm.run.request import RunRequest
+from render_farm.farm.run.settings import Settings, load_settings
+from render_farm.planning.group_options import GroupOptions
 
 
 def places(
@@ -37,9 +38,9 @@ def test_an_empty_cluster_that_grows_has_the_machines_that_are_to_come(monkeypat
 
 def test_gpus_per_node_is_a_setting_and_a_flag_of_clusters_that_grow() -> None:
     assert load_settings(environment={"RENDER_FARM_GROUP_GPUS_PER_NODE": "8"}).group.gpus_per_node == 8
-    with pytest.raises(UsageError, match="gpus_per_node: '0' is less than 1"):
+    with pytest.raises(UsageError, match=r"group\.gpus_per_node must be at least 1, got 0"):
         load_settings(environment={"RENDER_FARM_GROUP_GPUS_PER_NODE": "0"})
-    with pytest.raises(UsageError, match="gpus_per_node: 'eight' is not a number"):
+    with pytest.raises(UsageError, match=r"group\.gpus_per_node must be a whole number, at least 1, got 'eight'"):
         load_settings(environment={"RENDER_FARM_GROUP_GPUS_PER_NODE": "eight"})
     flags = dict.fromkeys(inspect.signature(render).parameters) | {"prompt": "p", "output": "o", "device": "auto"}
     assert request_of({**flags, "max_gpus": 64, "gpus_per_node": 8}).settings.group.gpus_per_node == 8
