@@ -16,7 +16,7 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo unit check test test-latest lock lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
+.PHONY: help demo unit check test test-latest lock third-party lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
@@ -25,6 +25,7 @@ help:
 	@echo "make test   run the tests (no GPU is needed)"
 	@echo "make test-latest  the tests on the newest versions that pyproject.toml allows, in .venv-latest/"
 	@echo "make lock   renew requirements.lock (LOCK_UPGRADE= keeps the versions it has)"
+	@echo "make third-party  renew THIRD_PARTY.md, the licences of what the lock installs"
 	@echo "make lint   ruff, mypy and deptry, and how long the sentences of the Markdown are"
 	@echo "make docs   the guide and the API reference as a site, to build/site"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
@@ -62,6 +63,9 @@ LOCK_UPGRADE ?= --upgrade
 lock: $(READY)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(LOCK_UPGRADE) --universal --python-version 3.11 \
 		--generate-hashes --only-binary :all: --no-emit-package torch --extra dev --output-file requirements.lock pyproject.toml
+
+third-party: $(READY)
+	$(BIN)/python .ci/third_party.py > THIRD_PARTY.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -41,6 +41,10 @@ _NO_ENDS = f"({or_zero(grown(m.JOBS_ENDED, over='20m'))}) == 0"
 _PREPARING = or_zero(total(m.PREPARING))
 _IS_PREPARING = f"({_PREPARING}) > 0 and on() sum_over_time((clamp_max({_PREPARING}, 1))[3h:1m]) < 120"
 """Cold weights and the prompts of a whole manifest take their time, but no two hours of three."""
+_AT_WORK = series(m.RUNS, state="running")
+_WORKED_LAST_WEEK = f"max(max_over_time({_AT_WORK}[7d] offset 26h)) > 0"
+_WORKED_SINCE_YESTERDAY = f"max(max_over_time({_AT_WORK}[26h])) > 0"
+"""A day, and two hours for a night that starts late. Where nobody has rendered for a week, no night is expected."""
 
 ALERTS: tuple[Alert, ...] = (
     Alert(
@@ -76,6 +80,14 @@ ALERTS: tuple[Alert, ...] = (
         summary="A run goes on, but for 20 minutes no denoising step was made and no film ended, and nothing is being "
         "loaded (or has been for two hours).",
         advice="`render-farm explain RUN JOB` says what a film waits for; `render-farm logs RUN` what happened last.",
+    ),
+    Alert(
+        name="RenderFarmNightMissing",
+        expr=f"{_WORKED_LAST_WEEK} unless on() {_WORKED_SINCE_YESTERDAY}",
+        lasts="15m",
+        severity=Severity.PAGE,
+        summary="No run has been at work for 26 hours, although there was one in the week before.",
+        advice="Look for what starts the night: its RayCronJob, crontab or timer, and the manifest of its date.",
     ),
     Alert(
         name="RenderFarmHostQuarantined",

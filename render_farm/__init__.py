@@ -12,7 +12,7 @@ from render_farm.job import RenderJob
 if TYPE_CHECKING:
     from render_farm.engine import Engine
 
-__version__ = "0.1.0"
+__version__: str
 __all__ = ["RenderJob", "__version__", "load_engine"]
 
 
@@ -21,3 +21,17 @@ def load_engine(model: str = "tiny", *, device: str = "auto", dtype: str | None 
     from render_farm.engine import load_engine as load
 
     return load(model, device=device, dtype=dtype)
+
+
+if not TYPE_CHECKING:  # a checker would take every name for one of this package
+
+    def __getattr__(name: str) -> str:
+        """`__version__`, when it is asked for: that of the installed package, which names its commit."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import metadata
+
+        try:
+            return metadata.version("render_farm")
+        except metadata.PackageNotFoundError:  # a folder on the path
+            return "0+unknown"

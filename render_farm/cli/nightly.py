@@ -8,7 +8,7 @@ however often a scheduler fires.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -24,6 +24,7 @@ from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, Usa
 from render_farm.planning import nights
 
 if TYPE_CHECKING:
+    from render_farm.cli.watch.notify import NightHeartbeat
     from render_farm.farm.run.outcome import RunOutcome
 
 TIMED_OUT = 13
@@ -84,6 +85,9 @@ def _own_flags(
     ] = 0.0,
     again: Annotated[bool, typer.Option("--again", help="Try failed films again in a night that is over.")] = False,
     name: Annotated[str, typer.Option("--name", help="What run ids begin with, before the date.")] = "nightly",
+    check: Annotated[
+        bool, typer.Option("--check", help="Render nothing: exit with 1 if the last night is not over by its deadline.")
+    ] = False,
 ) -> None:
     """Flags that `render` has not, or means otherwise."""
 
@@ -104,23 +108,29 @@ def nightly(**flags: Any) -> None:
     """Render tonight's manifest. PATTERN and --output may hold {date}, {year}, {month} and {day}.
 
     Exit codes are those of `render-farm render`: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some
-    failed, 12 cancelled, 13 past the deadline, 14 no manifest for the night, 130 interrupted.
+    failed, 12 cancelled, 13 past the deadline, 14 no manifest for the night, 130 interrupted. With --check: 0 the last
+    night is over, 1 it is not, 14 it has no manifest.
     """
     calendar, now = _calendar(flags), datetime.now(UTC)
+    if flags["check"]:
+        raise typer.Exit(_check(flags, calendar, now))
     tonight = _night(flags, _given_date(flags["only"]) or calendar.night_of(now))
     deadline = calendar.deadline_of(tonight.day)
     outcomes: list[RunOutcome] = []
     codes: list[int] = []
 
-    def render_night(night: Night) -> None:
+    def render_night(night: Night, on_start: Callable[[], None] = lambda: None) -> None:
         try:
-            outcomes.append(_render(night, flags, deadline))
+            outcomes.append(_render(night, flags, deadline, on_start))
             codes.append(outcomes[-1].exit_code)
         except (ManifestError, NotFoundError) as error:  # of this night; the others may be as they should
             error_line(str(error))
             codes.append(error.exit_code)
 
-    render_night(tonight)
+    with _heartbeat(flags, tonight) as heartbeat:
+        render_night(tonight, heartbeat.start)
+        if not (outcomes and outcomes[0].state == "running"):  # left to another cluster
+            heartbeat.end(codes[0])
     missed = _missed(flags, tonight) if flags["only"] is None and codes[0] not in _STOPPED else []
     for night in missed:
         if flags["missed"] == Missed.SKIP:
@@ -182,13 +192,55 @@ def _missed(flags: Mapping[str, Any], tonight: Night) -> list[Night]:
     return [night for night in own if _has_manifest(night) and _over(night) is None]
 
 
-def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -> RunOutcome:
-    """Render a night, or say how it ended when it is over."""
+def _heartbeat(flags: Mapping[str, Any], night: Night) -> NightHeartbeat:
+    from render_farm.cli.watch.notify import NightHeartbeat
+    from render_farm.farm.run.settings import load_settings
+
+    return NightHeartbeat(load_settings(file=flags["config"]).notify, run_id=night.run_id, output=night.output)
+
+
+def _check(flags: Mapping[str, Any], calendar: nights.Calendar, now: datetime) -> int:
+    """0 if the last night whose deadline has passed is over, else 1. `--date` names another one."""
+    from render_farm.storage import open_store
+    from render_farm.storage.layout import RunKeys
+
+    day = _given_date(flags["only"]) or calendar.night_of(now)
+    deadline = calendar.deadline_of(day)
+    if deadline is None:
+        raise UsageError("--check needs --deadline", advice="give the one that the night is started with")
+    if deadline > now and flags["only"] is None:
+        day = nights.before(day, 1)[0]
+    elif deadline > now:
+        hint(f"the night of {day} has until {deadline}")
+        return 0
+    night = _night(flags, day)
+    _wait_for_manifest(night, 0.0)
+    over = _over(night)
+    if over is None:
+        has_started = open_store(night.output).exists(RunKeys(run_id=night.run_id).manifest)
+        unfinished = f"has unfinished films: render-farm status {night.run_id} --output {night.output}"
+        error_line(
+            f"the night of {day} was not over by its deadline ({calendar.deadline_of(day)}): "
+            f"run {night.run_id} {unfinished if has_started else 'never started'}"
+        )
+    code = int(over is None)
+    if flags["as_json"]:
+        print_json({"nights": [] if over is None else [asdict(over)], "exit_code": code})
+    elif over is not None:
+        print("\n".join(summary(over)))
+    return code
+
+
+def _render(
+    night: Night, flags: Mapping[str, Any], deadline: datetime | None, on_start: Callable[[], None]
+) -> RunOutcome:
+    """Render a night, or say how it ended when it is over. `on_start` is called before anything is rendered."""
     _wait_for_manifest(night, flags["wait_for_manifest"])
     over = None if flags["again"] else _over(night)
     if over is not None:
         hint(f"run {night.run_id} is over already; --again tries its failed films once more")
         return over
+    on_start()
     reported = False
     while True:
         left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()

@@ -53,7 +53,7 @@ class Mail:
                 server.send_message(message)
         except (smtplib.SMTPAuthenticationError, smtplib.SMTPRecipientsRefused, smtplib.SMTPNotSupportedError) as error:
             raise NotDelivered(f"the mail server refused: {error}", final=True) from error
-        except (smtplib.SMTPException, OSError) as error:
+        except (smtplib.SMTPException, OSError, ValueError) as error:  # ValueError: an answer that cannot be decoded
             raise NotDelivered(f"the mail server {self._host}:{self._port} did not take it: {error}") from error
 
     def _connection(self) -> smtplib.SMTP:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from render_farm.backoff import jittered
 from render_farm.observability.deadlines import will_be_late
@@ -27,6 +27,10 @@ class NoticeKind(StrEnum):
     RUN_ENDED = "run_ended"
     FIRST_FAILURE = "first_failure"
     DEADLINE_RISK = "deadline_risk"
+    NIGHT_STARTED = "night_started"
+    """For heartbeats."""
+    NIGHT_ENDED = "night_ended"
+    """For heartbeats, with the exit code as `state`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +93,15 @@ class Notifier:
         if self._channels:
             self._queue.put(notice)
 
-    def __enter__(self) -> Notifier:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._channels:
             self._queue.put(None)
             self._thread.join(_CLOSE_WITHIN_S)
+            if self._thread.is_alive():
+                self._on_failure(f"notices were not delivered within {_CLOSE_WITHIN_S:.0f} s of the end")
 
     def _work(self) -> None:
         while (notice := self._queue.get()) is not None:
@@ -112,6 +118,9 @@ class Notifier:
                     self._on_failure(f"the notice of {notice.kind.replace('_', ' ')} was not delivered: {error}")
                     return
                 pause_s = jittered(pause_s, error)
+            except Exception as error:  # noqa: BLE001  (a channel's fault must not end the thread of all others)
+                self._on_failure(f"the notice of {notice.kind.replace('_', ' ')} was not delivered: {error!r}")
+                return
             time.sleep(pause_s)
 
 

@@ -36,3 +36,10 @@ class NotifySettings(Table):
     smtp_password: str | None = setting(None, "Password to log in with.", secret=True)
     mail_from: str | None = setting(None, "Sender of the mails.")
     mail_to: tuple[str, ...] = setting((), "Recipients of the mails.")
+    heartbeat_url: str | None = setting(
+        None,
+        "This address gets a GET when a night starts and when it ends. `{event}` becomes `start`, then the exit code.",
+        limits={"pattern": r"^https?://([^{}]|\{event\})*$"},
+        expected="an http or https address, in which only {event} is filled in",
+        secret=True,  # it is all that it takes to say that all is well
+    )

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,7 @@ from render_farm.storage.layout import WORK
 from render_farm.storage.store import Store
 
 log = logging.getLogger(__name__)
+_NUM_RACERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,14 @@ class Check:
 
 
 def create_only_honoured(store: Store) -> bool:
-    """Whether the store refuses to create an object twice; some S3 servers silently replace it. Leaves nothing
-    behind. StorageError passes."""
+    """Whether one of several writers at once creates an object, and nobody creates it again. Some S3 servers silently
+    replace it, and some look first and write then. Leaves nothing behind. StorageError passes."""
     key = _probe_key()
     try:
-        first = store.create(key, b"first")
-        second = store.create(key, b"second")
-        honoured = first and not second and store.read_bytes(key) == b"first"
+        with ThreadPoolExecutor(_NUM_RACERS) as racers:
+            created = list(racers.map(lambda number: store.create(key, b"%d" % number), range(_NUM_RACERS)))
+        again = store.create(key, b"again")
+        honoured = sum(created) == 1 and not again and store.read_bytes(key) == b"%d" % created.index(True)
     except RenderFarmError:
         with contextlib.suppress(RenderFarmError):  # it is the first error that says what is wrong
             store.delete_tree(key.rpartition("/")[0])

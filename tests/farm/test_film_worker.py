@@ -190,6 +190,19 @@ def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_
     assert [a.tobytes() for a in here.latents] == [a.tobytes() for a in there.latents]
 
 
+def test_steps_that_are_longer_than_the_drain_time_are_noted_once(engine, tmp_path):
+    task = film_task(engine, tmp_path, num_inference_steps=3)
+    slow, patient, quick = (
+        FilmWorker(name, drain_s=drain_s) for name, drain_s in (("a", 0.0), ("b", 0.0), ("c", 3600))
+    )
+    first, second = (slow.render_segment(task, segment) for segment in (0, 1))
+    assert [note for note in first.notes if "a step takes longer than the 0 s" in note]
+    assert not [note for note in second.notes if "a step takes" in note]
+    safe = replace(film_task(engine, tmp_path / "safe", num_inference_steps=3), step_checkpoint_s=3600.0)
+    notes = (*patient.render_segment(safe, 0).notes, *quick.render_segment(task, 2).notes)
+    assert not [note for note in notes if "a step takes" in note]
+
+
 def test_a_missing_or_damaged_embedding_is_a_cluster_error(engine, tmp_path):
     task = film_task(engine, tmp_path)
     for path in (tmp_path / "_runs" / "r" / "embeddings").iterdir():

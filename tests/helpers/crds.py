@@ -30,11 +30,17 @@ def folder_of(group: str) -> Path:
 
 
 @cache
-def _validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
+def schema(api_version: str, kind: str) -> dict[str, Any]:
+    """What the definition of a kind says of its documents."""
     group, _, version = api_version.partition("/")
     document = yaml.load((folder_of(group) / f"{group}_{kind.lower()}s.yaml").read_text(), Loader=_LOADER)
-    (schema,) = [item["schema"]["openAPIV3Schema"] for item in document["spec"]["versions"] if item["name"] == version]
-    return jsonschema.Draft202012Validator(_closed(schema))
+    (found,) = [item["schema"]["openAPIV3Schema"] for item in document["spec"]["versions"] if item["name"] == version]
+    return found
+
+
+@cache
+def _validator(api_version: str, kind: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(_closed(schema(api_version, kind)))
 
 
 def _closed(schema: Any) -> Any:

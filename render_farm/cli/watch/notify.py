@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from render_farm.cli.terminal import error_line
 from render_farm.errors import UsageError
 from render_farm.observability.events import EventKind
+from render_farm.observability.heartbeat import Heartbeat
 from render_farm.observability.mail import Mail
-from render_farm.observability.notices import Channel, Notifier, RunNotices
+from render_farm.observability.notices import Channel, Notice, NoticeKind, Notifier, RunNotices
 from render_farm.observability.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -44,6 +45,31 @@ def channels_of(settings: NotifySettings) -> list[Channel]:
     except ValueError as error:
         raise UsageError(f"notify: {error}") from error
     return channels
+
+
+class NightHeartbeat(Notifier):
+    """Tells the service of `heartbeat_url` that a night started, and with which exit code it ended. A context
+    manager."""
+
+    def __init__(self, settings: NotifySettings, *, run_id: str, output: str) -> None:
+        channels = [Heartbeat(settings.heartbeat_url)] if settings.heartbeat_url else []
+        super().__init__(channels, on_failure=error_line)
+        self._run_id, self._output = run_id, output
+        self._is_started = False
+
+    def start(self) -> None:
+        """The night starts. Returns at once."""
+        self._is_started = True
+        self._beat(NoticeKind.NIGHT_STARTED, "running")
+
+    def end(self, exit_code: int) -> None:
+        """The night is over. Nothing is sent if it did not start here. Returns at once."""
+        if self._is_started:
+            self._beat(NoticeKind.NIGHT_ENDED, str(exit_code))
+
+    def _beat(self, kind: NoticeKind, state: str) -> None:
+        text = f"Run {self._run_id}: {kind.replace('_', ' ')}."
+        self.tell(Notice(kind=kind, run_id=self._run_id, output=self._output, state=state, text=text))
 
 
 class RunNotifier(Notifier):

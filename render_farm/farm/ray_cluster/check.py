@@ -7,11 +7,13 @@ finds one of each machine.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -63,7 +65,7 @@ def _ask(nodes: Sequence[dict[str, Any]], output: str | None, folder: str, token
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_examine)
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            output, f"{folder}/{node['NodeID']}", f"{folder}/driver", token, render_farm.__version__
+            output, f"{folder}/{node['NodeID']}", f"{folder}/driver", token, software()
         )
         for node in nodes
     ]
@@ -92,11 +94,20 @@ def _seen_from_here(node: dict[str, Any], report: MachineReport, written: set[st
     )
 
 
-def _examine(output: str | None, mine: str, drivers: str, token: str, version: str) -> tuple[tuple[str, ...], bool]:
+def software() -> str:
+    """The version of render_farm here, with a digest of its code. Two checkouts can have the same version and other
+    code, for the version of an editable install is that of the commit it was made at."""
+    root, digest = Path(render_farm.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return f"{render_farm.__version__} (code {digest.hexdigest()[:12]})"
+
+
+def _examine(output: str | None, mine: str, drivers: str, token: str, here: str) -> tuple[tuple[str, ...], bool]:
     """Runs on a machine of the cluster. Returns its problems, and whether it has a GPU driver."""
     problems = []
-    if render_farm.__version__ != version:
-        problems.append(f"has render_farm {render_farm.__version__}, and this machine {version}")
+    if software().partition("(")[2] != here.partition("(")[2]:
+        problems.append(f"has render_farm {software()}, and this machine {here}")
     try:
         import imageio_ffmpeg
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from render_farm.engine.options import EngineOptions
+from render_farm.farm.ray_cluster.draining import usual_drain_s
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
@@ -55,6 +56,7 @@ class RenderWorker:
             cache_folder=cache_folder,
             options=options,
             on_preview=lambda news: coordinator.previewed.remote(news),
+            drain_s=usual_drain_s(),
         )
         self._metrics = WorkerMetrics(self._worker, RayMetrics())
         call_on_signal(signal.SIGTERM, self._on_sigterm)

@@ -40,8 +40,10 @@ class FilmWorker:
         cache_folder: str | None = None,
         options: EngineOptions | None = None,
         on_preview: Callable[[PreviewNews], None] | None = None,
+        drain_s: float | None = None,
     ) -> None:
-        """`on_preview` is called in the previews' thread, for films that can be watched before they are finished."""
+        """`on_preview` is called in the previews' thread, for films that can be watched before they are finished.
+        `drain_s` is what this machine leaves its workers when it is drained, if that is known."""
         clear_abandoned()
         self.name = name
         self.meter = StorageMeter()
@@ -60,7 +62,7 @@ class FilmWorker:
             clock=self._clock,
             meter=self.meter,
         )
-        self._renderer = SegmentRenderer(resources)
+        self._renderer = SegmentRenderer(resources, drain_s=drain_s)
         self._publisher = FilmPublisher(resources)
 
     def render_segment(

@@ -40,7 +40,10 @@ class LastStep:
         self._num_steps = num_steps
         self._grace_s = grace_s
         self._first: int | None = None
+        self._first_done_s = 0.0
         self._decided = 0, False
+        self.usual_step_s = 0.0
+        """Of the steps so far but the first, which may compile or load."""
         self.start()
 
     def start(self) -> None:
@@ -50,9 +53,12 @@ class LastStep:
     def __call__(self, step: int) -> bool:
         """`step` steps are done."""
         if self._decided[0] != step:
+            now_s = self._preemption.clock()
             if self._first is None:  # those before it were made elsewhere
-                self._first = step - 1
-            pace_s = (self._preemption.clock() - self._started_s) / (step - self._first)
+                self._first, self._first_done_s = step - 1, now_s
+            else:
+                self.usual_step_s = (now_s - self._first_done_s) / (step - self._first - 1)
+            pace_s = (now_s - self._started_s) / (step - self._first)
             left_s = pace_s * (self._num_steps - step)
             self._decided = step, not self._preemption.leaves_time_for(left_s, grace_s=self._grace_s)
         return self._decided[1]

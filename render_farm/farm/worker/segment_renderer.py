@@ -48,7 +48,9 @@ class SegmentCall:
 class SegmentRenderer:
     """One segment at a time. `stop`, `preemption` and `groups` are for other threads."""
 
-    def __init__(self, resources: WorkerResources) -> None:
+    def __init__(self, resources: WorkerResources, *, drain_s: float | None = None) -> None:
+        """`drain_s` is what this machine leaves its workers when it is drained, if that is known."""
+        self._drain_s = drain_s
         self.groups = GroupHost()
         self.preemption = Preemption()
         self.kv_cache_bytes = 0
@@ -136,7 +138,10 @@ class SegmentRenderer:
             loading_s=self._resources.model.take_loading_s(),
             engine_s=self._resources.clock.total_s,
             phases=(("denoise", seconds), ("checkpoint", stored - rendered)),
-            notes=(*keeper.notes, *self._new_notes(engine.notes(task.plan, segment))),
+            notes=(
+                *keeper.notes,
+                *self._new_notes((*engine.notes(task.plan, segment), *self._drain_notes(task, last_step))),
+            ),
         )
 
     def _store(
@@ -212,6 +217,15 @@ class SegmentRenderer:
             return self._resources.decoding.new_output(engine, task, is_shared=True)
 
         film.output = self._shared.decode(group, engine, task, segments, film.output, new_output)
+
+    def _drain_notes(self, task: FilmTask, last_step: LastStep) -> tuple[str, ...]:
+        if self._drain_s is None or task.step_checkpoint_s > 0 or last_step.usual_step_s <= self._drain_s:
+            return ()
+        return (
+            f"a step takes longer than the {self._drain_s:.0f} s that a worker has when its machine is drained, so a "
+            "machine that is taken away can lose its whole segment: set step_checkpoint_s, or raise "
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S where Ray is started",
+        )
 
     def _new_notes(self, notes: tuple[str, ...]) -> tuple[str, ...]:
         """The notes that this worker's last segment did not have."""

@@ -18,6 +18,7 @@ from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.storage import open_store
 from render_farm.storage.layout import RunKeys
+from tests.helpers.receiver import receiver
 
 TODAY = datetime.now(UTC).date()
 """With --night-begins 00:00."""
@@ -175,3 +176,84 @@ def test_one_manifest_for_all_nights_is_tonights_alone(farm, tmp_path):
 def test_what_cannot_work_is_2(farm, go, tmp_path, arguments):
     manifest(tmp_path)
     assert go(*arguments).exit_code == 2
+
+
+# --- --check ---
+
+YESTERDAY = (TODAY - timedelta(days=1)).isoformat()
+CHECK = ("--check", "--deadline", "23:59")
+"""The deadline of yesterday has passed, today's has not."""
+
+
+def test_a_night_that_never_started_is_1_after_its_deadline(farm, go, tmp_path):
+    manifest(tmp_path)
+    manifest(tmp_path, days_ago=1)
+    done = go(*CHECK)
+    assert done.exit_code == 1 and farm.requests == []
+    assert f"run nightly-{YESTERDAY} never started" in done.stderr
+
+
+@pytest.mark.parametrize(("state", "code"), [("done", 0), ("failed", 0), ("cancelled", 1)])
+def test_only_a_night_that_is_not_over_is_1(farm, go, tmp_path, state, code):
+    manifest(tmp_path, days_ago=1)
+    farm.state = state
+    go("--date", YESTERDAY)
+    done = go(*CHECK, "--json")
+    assert done.exit_code == json.loads(done.stdout)["exit_code"] == code
+    assert ("unfinished films" in done.stderr) == (code == 1)
+    assert len(farm.requests) == 1
+
+
+def test_a_night_without_a_manifest_is_14_to_a_check(farm, go):
+    done = go(*CHECK, "--wait-for-manifest", "3600")
+    assert done.exit_code == 14 and YESTERDAY in done.stderr
+
+
+def test_a_check_before_the_deadline_of_a_named_night_is_0(farm, go, tmp_path):
+    manifest(tmp_path)
+    assert go(*CHECK, "--date", TODAY.isoformat()).exit_code == 0
+
+
+def test_a_check_needs_a_deadline(farm, go):
+    assert go("--check").exit_code == 2
+
+
+# --- heartbeat ---
+
+
+@pytest.mark.parametrize(("state", "asked"), [("done", ["start", "0"]), ("failed", ["start", "10"])])
+def test_a_heartbeat_url_is_asked_at_the_start_and_the_end_of_a_night(farm, go, tmp_path, monkeypatch, state, asked):
+    manifest(tmp_path)
+    farm.state = state
+    with receiver() as server:
+        monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", server.url + "/{event}")
+        go()
+        go()  # it is over, and not rendered again
+        assert server.asked == [f"/hook/{event}" for event in asked]
+
+
+def test_a_night_that_does_not_end_here_sends_no_end(farm, go, tmp_path, monkeypatch):
+    with receiver() as server:
+        monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", server.url + "/{event}")
+        go()  # no manifest
+        assert server.asked == []
+        manifest(tmp_path)
+        farm.held = 1
+        go("--if-held", "leave")
+        assert server.asked == ["/hook/start"]
+
+
+def test_a_heartbeat_whose_server_is_down_does_not_stop_the_night(farm, go, tmp_path, monkeypatch):
+    manifest(tmp_path)
+    monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr("render_farm.observability.notices._CLOSE_WITHIN_S", 0.1)
+    done = go()
+    assert done.exit_code == 0 and len(farm.requests) == 1
+    assert "not delivered within" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "https://host/{events}", "https://host/{"])
+def test_a_heartbeat_url_that_cannot_work_is_2(farm, go, tmp_path, monkeypatch, url):
+    manifest(tmp_path)
+    monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", url)
+    assert go().exit_code == 2 and farm.requests == []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
+import socketserver
 import time
 
 import pytest
 
 from render_farm.observability.notices import Notifier, RunNotices
 from render_farm.observability.webhook import Webhook, signature
-from tests.helpers.receiver import receiver
+from tests.helpers.receiver import receiver, running
 
 NOW = 1_763_700_000.0
 
@@ -65,3 +69,64 @@ def test_a_slack_webhook_gets_the_body_that_slack_expects():
         content = json.loads(server.taken[0][1])
     assert content["text"] == "Run a&lt;b&gt;&amp;c ended: 2 of 2 films are done."
     assert content["blocks"][0]["text"]["type"] == "mrkdwn"
+
+
+KEY = bytes(range(32))
+STANDARD_SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+@pytest.mark.parametrize(("secret", "key"), [("hush", b"hush"), (STANDARD_SECRET, KEY)])
+def test_a_receiver_of_standard_webhooks_can_check_a_notice(secret, key):
+    """As their specification says it: base64 of HMAC-SHA256 over `id.timestamp.body`, with the version before it."""
+    with receiver(503) as server:
+        with Notifier([Webhook(server.url, secret=secret)], on_failure=print, pauses_s=(0.01,)) as sender:
+            sender.tell(notice())
+        (first, _), (second, body) = server.taken
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    message_id, stamp, signed = (second[next(name for name in second if name.lower() == asked)] for asked in names)
+    content = f"{message_id}.{stamp}.".encode() + body
+    assert signed == "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+    assert abs(int(stamp) - time.time()) < 60
+    assert message_id in first.values(), "every try is the same message"
+
+
+def test_a_secret_that_is_not_base64_where_it_says_so_is_refused():
+    with pytest.raises(ValueError, match="not base64"):
+        Webhook("https://x", secret="whsec_?")
+
+
+class Garbage(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.server.num_asked += 1
+        self.request.recv(65536)
+        self.request.sendall(self.server.garbage)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\x00\xff\n\n", b"HTTP/1.1 banana\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n"]
+)
+def test_a_server_that_answers_garbage_is_tried_again_and_does_not_end_the_notices(garbage):
+    failures = []
+    with running(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Garbage)) as bad, receiver() as good:
+        bad.garbage, bad.num_asked = garbage, 0
+        channels = [Webhook(f"http://127.0.0.1:{bad.server_address[1]}/"), Webhook(good.url)]
+        with Notifier(channels, on_failure=failures.append, pauses_s=(0.01,)) as sender:
+            sender.tell(notice("first"))
+            sender.tell(notice("second"))
+        assert bad.num_asked == 4
+        told = [json.loads(body)["run_id"] for _, body in good.taken]
+    assert told == ["first", "second"]
+    assert len(failures) == 2 and all("was not delivered" in failure for failure in failures)
+
+
+def test_a_fault_of_one_channel_does_not_end_the_others():
+    class Faulty:
+        def send(self, notice):
+            raise KeyError("a mistake in a channel")
+
+    failures = []
+    with receiver() as server:
+        with Notifier([Faulty(), Webhook(server.url)], on_failure=failures.append) as sender:
+            sender.tell(notice())
+        assert len(server.taken) == 1
+    assert len(failures) == 1 and "a mistake in a channel" in failures[0]

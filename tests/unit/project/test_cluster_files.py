@@ -17,11 +17,12 @@ import jsonschema
 import pytest
 import yaml
 
+from render_farm.farm.run.settings import Settings, load_settings
 from tests.helpers import crds
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
-OVERLAYS = ("small", "production", "production-run", "production-nightly")
+OVERLAYS = ("small", "production", "production-run", "production-nightly", "production-kueue")
 
 
 def program(name: str) -> str:
@@ -47,7 +48,11 @@ def call(*command: str, **environment: str) -> str:
 @cache
 def built(overlay: str) -> dict[str, dict[str, Any]]:
     """What `kubectl apply -k` would send, by kind."""
-    text = call(program("kubectl"), "kustomize", str(CLUSTER / "kuberay/overlays" / overlay))
+    return kustomized(CLUSTER / "kuberay/overlays" / overlay)
+
+
+def kustomized(folder: Path) -> dict[str, dict[str, Any]]:
+    text = call(program("kubectl"), "kustomize", str(folder))
     return {document["kind"]: document for document in yaml.safe_load_all(text)}
 
 
@@ -65,6 +70,14 @@ def test_custom_resources_are_what_their_operators_define(overlay, group):
     }
     assert set(ours) == kinds[group] if group != "ray.io" else len(set(ours) & kinds[group]) == len(ours) == 1
     assert {kind: crds.problems(document) for kind, document in ours.items()} == {kind: [] for kind in ours}
+
+
+def test_the_definitions_are_of_kuberay_1_7_or_newer():
+    """They name no version. 1.6 has none of these fields, and the files here use the first two."""
+    cluster = crds.schema("ray.io/v1", "RayCluster")["properties"]["spec"]["properties"]
+    assert "timeZone" in crds.schema("ray.io/v1", "RayCronJob")["properties"]["spec"]["properties"]
+    assert "priority" in cluster["workerGroupSpecs"]["items"]["properties"]
+    assert "tlsOptions" in cluster
 
 
 def test_unknown_fields_are_refused():
@@ -131,12 +144,15 @@ def cluster_spec(overlay: str) -> dict[str, Any]:
 def test_the_cluster_is_as_the_farm_needs_it(overlay):
     spec = cluster_spec(overlay)
     assert re.search(rf"^ray=={re.escape(spec['rayVersion'])} ", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    assert spec["autoscalerOptions"]["version"] == "v2" and spec["authOptions"]["mode"] == "token"
+    assert spec["authOptions"]["mode"] == "token"
     head = spec["headGroupSpec"]
     assert head["rayStartParams"]["num-gpus"] == "0" and head["rayStartParams"]["num-cpus"] == "0"
     pods = [head["template"]["spec"], *(group["template"]["spec"] for group in spec["workerGroupSpecs"])]
     for pod in pods:
         (container,) = pod["containers"]
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        drain_s = int(variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert drain_s == pod["terminationGracePeriodSeconds"] - 10
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
         assert pod["securityContext"]["runAsNonRoot"] and not container["securityContext"]["allowPrivilegeEscalation"]
         memory = next(volume for volume in pod["volumes"] if volume["name"] == "shm")["emptyDir"]
@@ -148,9 +164,59 @@ def test_the_cluster_is_as_the_farm_needs_it(overlay):
         (container,) = group["template"]["spec"]["containers"]
         resources = container["resources"]
         assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"]
-        assert (group["minReplicas"], group["replicas"]) == (0, 0)
         assert "NCCL_DEBUG" in {variable["name"] for variable in container["env"]}
-        assert group["template"]["spec"]["terminationGracePeriodSeconds"] > 25  # preemption_grace_s
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_cluster_grows_from_nothing_except_in_a_queue(overlay):
+    spec = cluster_spec(overlay)
+    sizes = [(group["minReplicas"], group["replicas"], group["maxReplicas"]) for group in spec["workerGroupSpecs"]]
+    entrypoint = built(overlay).get("RayJob", {}).get("spec", {}).get("entrypoint", "")
+    if overlay == "production-kueue":
+        assert not spec["enableInTreeAutoscaling"] and "autoscalerOptions" not in spec
+        assert all(smallest == now == most > 0 for smallest, now, most in sizes)
+        job = built(overlay)["RayJob"]
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] and job["spec"]["suspend"]
+        assert job["spec"]["shutdownAfterJobFinishes"] and "--max-gpus" not in entrypoint
+        return
+    assert all((smallest, now) == (0, 0) for smallest, now, _ in sizes)
+    assert spec["enableInTreeAutoscaling"] and spec["autoscalerOptions"]["version"] == "v2"
+    variables = {variable["name"]: variable["value"] for variable in spec["autoscalerOptions"]["env"]}
+    timeout_s = int(variables["RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"])
+    assert farm_settings().timeouts.worker_start_s <= timeout_s < 3600
+
+
+def test_the_variables_for_ray_are_those_that_it_reads():
+    """By their names in the installed Ray: a misspelt one would change nothing, without a word."""
+    import ray
+    from ray._private import ray_constants
+
+    assert ray_constants.RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S == 30.0
+    config = Path(ray.__file__).with_name("autoscaler") / "v2/instance_manager/config.py"
+    assert '"RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"' in config.read_text()
+
+
+def test_the_component_for_spot_notices_fits_the_overlays(tmp_path):
+    """Its groups are numbered: they must be the spot ones."""
+    overlay, component = (
+        os.path.relpath(CLUSTER / "kuberay" / name, tmp_path)
+        for name in ("overlays/production", "components/spot-notice")
+    )
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [overlay], "components": [component]}))
+    text = call(program("kubectl"), "kustomize", str(tmp_path))
+    documents = [
+        document for document in yaml.safe_load_all(text) if document["kind"] in ("RayCluster", "NetworkPolicy")
+    ]
+    (cluster,) = [document for document in documents if document["kind"] == "RayCluster"]
+    watching = {
+        group["groupName"]: "spot_notice" in json.dumps(group["template"]["spec"]["containers"][0].get("lifecycle"))
+        for group in cluster["spec"]["workerGroupSpecs"]
+    }
+    assert watching == {"gpu-1": False, "gpu-1-spot": True, "gpu-8": False, "gpu-8-spot": True}
+    (policy,) = [document for document in documents if document["metadata"]["name"] == "render-farm-spot-notice"]
+    (selected,) = policy["spec"]["podSelector"]["matchExpressions"]
+    assert set(selected["values"]) == {name for name, watches in watching.items() if watches}
+    assert policy["metadata"]["namespace"] == cluster["metadata"]["namespace"]
 
 
 def test_production_has_machines_of_one_and_eight_gpus_spot_and_on_demand():
@@ -189,10 +255,11 @@ def test_the_rules_in_the_cluster_are_those_of_the_dashboards():
 
 
 def test_the_cluster_settings_file_is_loaded_as_settings():
-    from render_farm.farm.run.settings import load_settings
+    assert farm_settings().model_cache == "/models"
 
-    settings = load_settings(file=str(CLUSTER / "kuberay/base/farm.toml"), environment={})
-    assert settings.model_cache == "/models"
+
+def farm_settings() -> Settings:
+    return load_settings(file=str(CLUSTER / "kuberay/base/farm.toml"), environment={})
 
 
 # --- ray up ---------------------------------------------------------------------------------------------------------
@@ -216,6 +283,7 @@ def test_ray_accepts_the_cluster_config(provider):
     filled = prepare_config(json.loads(json.dumps(config)))
     validate_config(filled)
     assert filled["available_node_types"]["head"]["resources"]["GPU"] == 0
+    assert "-m render_farm.farm.ray_cluster.spot_notice" in config["worker_start_ray_commands"][-1]
     for name, node in config["available_node_types"].items():
         known = {"InstanceType", "machineType"} & set(node["node_config"])
         assert known == ({"InstanceType"} if provider == "aws" else {"machineType"}), name

@@ -90,6 +90,7 @@ TROUBLES = {
         "ray_render_farm_denoising_steps_total": "9x120",
         "ray_render_farm_jobs_ended_total": "3x120",
     },
+    "RenderFarmNightMissing": {},
     "RenderFarmHostQuarantined": {"ray_render_farm_quarantined_hosts": "1x120"},
     # The first error of a kind begins its series.
     "RenderFarmStorageFails": {
@@ -121,12 +122,24 @@ IS_WELL_TOO = {
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_an_alert_fires_in_its_trouble_alone(tmp_path, trouble):
     assert set(TROUBLES) == {alert.name for alert in ALERTS}
-    watch(tmp_path, TROUBLES[trouble], fires=trouble)
+    watch(tmp_path, TROUBLES[trouble], fires=trouble, at="30h" if trouble == "RenderFarmNightMissing" else "65m")
 
 
 @pytest.mark.parametrize("what", IS_WELL_TOO)
 def test_no_alert_fires_while_all_is_well(tmp_path, what):
     watch(tmp_path, IS_WELL_TOO[what])
+
+
+@pytest.mark.parametrize(
+    ("values", "at"),
+    [
+        ({}, "27h"),  # the last run ended 25 hours ago
+        ({'ray_render_farm_runs{state="running"}': "0x120"}, "30h"),  # nobody ever has
+        ({'ray_render_farm_runs{state="running"}': "1x120 _x1320 1x120"}, "30h"),  # every night
+    ],
+)
+def test_a_night_is_missed_only_where_nights_are_usual(tmp_path, values, at):
+    watch(tmp_path, values, at=at)
 
 
 def test_what_is_loaded_for_hours_is_no_progress(tmp_path):

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 import uuid
 
 import pytest
@@ -137,6 +138,20 @@ def test_probe_and_access_leave_nothing_behind(store):
     ]
     assert store.list() == []
     assert store.list_folders("_work") == []
+
+
+def test_a_store_that_looks_first_and_writes_then_does_not_honour_create_only(tmp_path):
+    class LooksFirst(LocalStore):
+        def create(self, key, data, content_type=None):
+            if self.exists(key):
+                return False
+            time.sleep(0.05)
+            self.write_bytes(key, data)
+            return True
+
+    store = open_store(tmp_path)
+    assert not create_only_honoured(LooksFirst(store.root_uri, store.options))
+    assert store.list() == []
 
 
 def test_an_output_that_is_a_file_is_said_to_be_that(tmp_path):

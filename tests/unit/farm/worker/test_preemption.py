@@ -47,3 +47,16 @@ def test_there_is_time_for_the_last_few_steps():
     preemption.ask(30.0)
     clock.now_s += 10
     assert not is_last(2)
+
+
+def test_the_usual_step_leaves_out_the_first_one():
+    clock = Clock()
+    is_last = LastStep(Preemption(clock), 30, grace_s=25.0)
+    clock.now_s += 300  # it compiles
+    is_last(11)
+    assert is_last.usual_step_s == 0.0
+    for step in (12, 13):
+        clock.now_s += 10
+        is_last(step)
+        is_last(step)  # the checkpoints ask, too
+    assert is_last.usual_step_s == 10.0
