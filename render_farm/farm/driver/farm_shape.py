@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,13 +69,18 @@ def groups_of(
 
 
 def _local_gpus() -> int:
+    """Importing torch takes seconds, so it is asked only on a machine that has a GPU driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
     import torch
 
     return torch.cuda.device_count()
 
 
 def device_of(request: RunRequest, num_gpus: int | None) -> str:
-    """`num_gpus` of a cluster; None: those of this machine are counted, when it matters (torch takes seconds)."""
+    """`num_gpus` of a cluster; None: those of this machine are counted, when it matters."""
     if request.device not in ("auto", "cuda", "cpu"):
         raise UsageError(f"--device: {request.device!r} is not one of auto, cuda, cpu")
     if request.device == "cpu":
