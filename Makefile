@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKER := $(VENV)/.ready-worker
 
 # Every package but torch comes from this lock, by version and hash.
 LOCK ?= requirements.lock
@@ -39,10 +40,14 @@ help:
 
 venv: $(READY)
 
-$(READY): pyproject.toml .ci/install .ci/requirements.py $(LOCK)
-	PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" TORCH="$(TORCH)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" bash .ci/install
+# What rendering needs has a file of its own: `make demo` installs no render groups, tests and linters.
+$(READY): WHAT := everything
+$(WORKER): WHAT := worker
+$(READY) $(WORKER): pyproject.toml .ci/install .ci/requirements.py $(LOCK)
+	PYTHON="$(PYTHON)" VENV="$(VENV)" LOCK="$(LOCK)" TORCH="$(TORCH)" TORCH_INDEX_URL="$(TORCH_INDEX_URL)" WHAT=$(WHAT) \
+		bash .ci/install
 
-demo: $(READY)
+demo: $(WORKER)
 	$(BIN)/render-farm demo --output demo-output
 
 unit: $(READY)
@@ -62,7 +67,7 @@ test-latest:
 LOCK_UPGRADE ?= --upgrade
 lock: $(READY)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(LOCK_UPGRADE) --universal --python-version 3.11 \
-		--generate-hashes --only-binary :all: --no-emit-package torch --extra dev --output-file requirements.lock pyproject.toml
+		--generate-hashes --only-binary :all: --no-emit-package torch --all-extras --group dev --output-file requirements.lock pyproject.toml
 
 third-party: $(READY)
 	$(BIN)/python .ci/third_party.py > THIRD_PARTY.md

@@ -33,7 +33,8 @@ from render_farm.cli.doctor import doctor
 from render_farm.cli.plan import plan
 from render_farm.cli.terminal import error_line
 from render_farm.cli.watch import status
-from render_farm.errors import RenderFarmError
+from render_farm.errors import RenderFarmError, UsageError
+from render_farm.extras import missing_package
 
 INTERRUPTED = 130
 
@@ -48,6 +49,14 @@ def _plain_errors(ctx: Any) -> Iterator[None]:
             traceback.print_exc()
         error_line(str(error))
         raise typer.Exit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        package, advice = missing_package(error)
+        if not package:
+            raise
+        if ctx.params.get("debug"):
+            traceback.print_exc()
+        error_line(f"this command needs the package {package}, which is not installed ({advice})")
+        raise typer.Exit(UsageError.exit_code) from None
     except KeyboardInterrupt:
         error_line("interrupted")
         raise typer.Exit(INTERRUPTED) from None

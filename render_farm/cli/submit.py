@@ -67,8 +67,8 @@ def submit(**flags: Any) -> None:
 
     request = request_of(flags)
     refuse_for_farm(request.output)
-    run_id, mode_was_set = _checked_run_id(request), "RAY_AUTH_MODE" in os.environ
-    there, files = _as_on_the_cluster(request, flags, run_id)
+    run_id, mode_was_set = checked_run_id(request), "RAY_AUTH_MODE" in os.environ
+    there, files = as_on_the_cluster(request, flags, run_id)
     environment = carried_environment(os.environ, extra=flags["env"] or (), credentials=flags["credentials"])
     done = submit_job(
         Submission(
@@ -110,7 +110,7 @@ def follow_ups(uri: str, job_id: str, dashboard: str, *, token: bool = False) ->
     ]
 
 
-def _checked_run_id(request: RunRequest) -> str:
+def checked_run_id(request: RunRequest) -> str:
     """The run's id. Whatever `render` would refuse before it renders is refused here."""
     from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
     from render_farm.manifest.reader import load_manifest
@@ -127,7 +127,7 @@ def _checked_run_id(request: RunRequest) -> str:
         raise UsageError(str(error)) from error
 
 
-def _as_on_the_cluster(
+def as_on_the_cluster(
     request: RunRequest, flags: Mapping[str, Any], run_id: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """`render`'s flags as they are to be given there, and the local files that they name."""

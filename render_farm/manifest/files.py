@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from render_farm.errors import ManifestError
+from render_farm.extras import missing_package
 from render_farm.uris import Address, AddressError, holds_secret, read_address, shown_uri
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -119,5 +120,5 @@ def _advice(error: BaseException) -> str:
     if "Connect" in name or "Endpoint" in name or "Timeout" in name:
         return "check the network, and AWS_ENDPOINT_URL"
     if isinstance(error, ImportError):
-        return "install the package that it names"
+        return missing_package(error)[1] or "install the package that it names"
     return ""

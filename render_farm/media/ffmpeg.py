@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import IO
 
 from render_farm.errors import MediaError, RenderFarmError, StorageFullError
+from render_farm.extras import install_advice
 
 _FULL = ("no space left on device", "disk quota exceeded", "file too large")
 
@@ -111,4 +112,4 @@ def ffmpeg_path() -> str:
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
-        raise MediaError(f"there is no ffmpeg: {error}", advice="pip install imageio-ffmpeg") from error
+        raise MediaError(f"there is no ffmpeg: {error}", advice=install_advice("imageio_ffmpeg")) from error

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from render_farm.errors import InputError, StorageError
+from render_farm.extras import missing_package
 from render_farm.media.uris import refusal
 from render_farm.uris import shown_uri
 
@@ -45,7 +46,8 @@ def store_failure(error: BaseException, uri: str) -> InputError | StorageError:
     name, status, code = type(error).__name__, *_status(error)
     if isinstance(error, ImportError):
         # fsspec's own words: which package
-        return refusal(uri, f"a package for it is missing: {error}", "install it on every worker")
+        advice = f"{missing_package(error)[1] or 'install it'} on every worker"
+        return refusal(uri, f"a package for it is missing: {error}", advice)
     if status >= 500 or status == 429 or (not status and _is_silence(error)):
         return StorageError(
             f"{shown_uri(uri)}: the store does not answer properly ({code or name})",

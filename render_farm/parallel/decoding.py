@@ -20,6 +20,7 @@ from torch import Tensor
 
 from render_farm.engine.decoding.tiles import Features
 from render_farm.errors import UsageError
+from render_farm.extras import install_advice
 from render_farm.parallel.group import ParallelGroup
 
 _ROWS = -2
@@ -87,7 +88,7 @@ def _sharded(vae: AutoencoderKLWan, ranks: Any) -> Any:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"decoding with a render group needs the package {error.name}, which is not installed",
-            advice="pip install 'distvae>=0.1,<0.2', or the setting decode = \"off\" of [group]",
+            advice=f'{install_advice("distvae")}, or the setting decode = "off" of [group]',
         ) from error
     shared = {id(tensor): tensor for tensor in (*vae.decoder.parameters(), *vae.decoder.buffers())}
     return WanDecoderAdapter(copy.deepcopy(vae.decoder, shared), vae_group=ranks, patch_dim=_ROWS)

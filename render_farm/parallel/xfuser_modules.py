@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from render_farm.errors import UsageError
+from render_farm.extras import install_advice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def xfuser() -> Xfuser:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"render groups need the package {error.name}, which is not installed",
-            advice="pip install 'xfuser>=0.7,<0.8' yunchang triton",
+            advice=install_advice("xfuser"),
         ) from error
     finally:
         quiet.setLevel(level)

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from render_farm.errors import NotFoundError, StorageError, StorageUnavailableError, UsageError
+from render_farm.extras import missing_package
 from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, WRITTEN
 from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix, content_type_for
@@ -32,7 +33,8 @@ class FsspecStore(Store):
             self._fs: Any = fsspec.filesystem(self._protocol, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise UsageError(
-                f"storage {root_uri!r}: {error}", advice="give a folder, s3://bucket/prefix, or install that package"
+                f"storage {root_uri!r}: {error}",
+                advice=missing_package(error)[1] or "give a folder, s3://bucket/prefix, or install that package",
             ) from error
         except TypeError as error:  # an argument that the file system needs and that fsspec's configuration lacks
             raise UsageError(

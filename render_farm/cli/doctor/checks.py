@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import RenderFarmError
+from render_farm.extras import install_advice
 
 GIB = 1 << 30
 _ENOUGH_MEMORY_BYTES = 2 * GIB
@@ -111,7 +112,7 @@ def check_packages() -> Finding:
         return note("packages", "render_farm runs from a folder and is not installed", "pip install -e .")
     wrong, count = [], 0
     for requirement in map(Requirement, lines):
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in ("", "worker")):
             continue
         count += 1
         try:
@@ -122,7 +123,8 @@ def check_packages() -> Finding:
         if not requirement.specifier.contains(found, prereleases=True):
             wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
     if wrong:
-        return broken("packages", "; ".join(wrong), "pip install --upgrade render_farm (or `make venv` in a checkout)")
+        advice = "pip install --upgrade 'render_farm[worker]' (or `make venv` in a checkout)"
+        return broken("packages", "; ".join(wrong), advice)
     return ok("packages", f"all {count} are installed")
 
 
@@ -130,7 +132,7 @@ def check_torch(probe: Probe) -> tuple[list[Finding], list[dict[str, Any]]]:
     """torch and the GPUs it sees, as findings and as (name, free and total bytes)."""
     answer, why = probe.answer()
     if why:
-        return [broken("torch", why, "pip install torch")], []
+        return [broken("torch", why, install_advice("torch"))], []
     found = [ok("torch", f"{answer['version']}, {'CUDA ' + answer['cuda'] if answer['cuda'] else 'CPU build'}")]
     gpus = answer["gpus"]
     if gpus:
@@ -150,7 +152,7 @@ def check_ray(probe: Probe, address: str | None = None) -> Finding:
     """Whether Ray can be imported. `address` is the cluster that is asked, too."""
     answer, why = probe.answer()
     if why:
-        return broken("Ray", why, 'pip install "ray[default]"')
+        return broken("Ray", why, install_advice("ray"))
     address = address or os.environ.get("RAY_ADDRESS")
     return ok("Ray", f"{answer['version']}, {'cluster ' + address if address else 'private, started by each run'}")
 
@@ -160,9 +162,9 @@ def check_xfuser() -> Finding:
     try:
         version = importlib.metadata.version("xfuser")
     except importlib.metadata.PackageNotFoundError:
-        return broken("xfuser", "is not installed", "pip install xfuser yunchang")
+        return note("xfuser", "is not installed: no render groups", install_advice("xfuser"))
     if importlib.util.find_spec("yunchang") is None:
-        return broken("xfuser", f"{version}, but yunchang is missing", "pip install yunchang")
+        return broken("xfuser", f"{version}, but yunchang is missing", install_advice("yunchang"))
     return ok("xfuser", version)
 
 

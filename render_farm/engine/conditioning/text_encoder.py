@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from render_farm.errors import UsageError
+from render_farm.extras import install_advice
 
 MAX_TOKENS = 512
 """diffusers' `max_sequence_length`: longer prompts are cut, shorter ones padded with zero rows."""
@@ -23,7 +24,7 @@ def clean_prompt(text: str) -> str:
     from diffusers.utils import is_ftfy_available
 
     if not is_ftfy_available():
-        raise UsageError("encoding prompts needs the package ftfy", advice="pip install ftfy")
+        raise UsageError("encoding prompts needs the package ftfy", advice=install_advice("ftfy"))
     return str(prompt_clean(text))
 
 

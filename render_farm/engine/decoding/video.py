@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
@@ -13,9 +18,12 @@ from torch import Tensor
 from render_farm.engine.decoding.streaming import StreamingDecoder
 from render_farm.planning import FilmPlan
 
+_MOST_SHOWN_BYTES = 32 << 20
+"""A longer MP4 is no part of a notebook, which keeps what it shows."""
+
 
 class Video:
-    """Latents of a whole film, and the way to its frames."""
+    """Latents of a whole film, and the way to its frames. A notebook shows it as a video."""
 
     def __init__(
         self,
@@ -58,3 +66,28 @@ class Video:
         with Mp4Writer(path, width=job.width, height=job.height, fps=job.fps, quality=job.quality) as writer:
             for frame in self.frames:
                 writer.append(frame)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the MP4, or a link to a temporary file where it is larger than 32 MiB.
+
+        The file lasts as long as this object.
+        """
+        return self._html
+
+    @cached_property
+    def _html(self) -> str:
+        job = self.plan.job
+        number, name = tempfile.mkstemp(prefix="render-farm-", suffix=".mp4")
+        os.close(number)
+        path = Path(name)
+        remove = weakref.finalize(self, path.unlink, missing_ok=True)
+        self.save(path)
+        size = path.stat().st_size
+        if size > _MOST_SHOWN_BYTES:
+            return f'<a href="{path.as_uri()}">{html.escape(job.job_id)}: {size / (1 << 20):.0f} MiB of MP4</a>'
+        data = base64.b64encode(path.read_bytes()).decode()
+        remove()
+        return (
+            f'<video controls loop muted width="{job.width}" height="{job.height}"'
+            f' src="data:video/mp4;base64,{data}"></video>'
+        )

@@ -16,6 +16,7 @@ from typing import Any
 
 from render_farm.engine.weights.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageError, StorageFullError
+from render_farm.extras import missing_package
 from render_farm.media.store_errors import store_errors, store_failure, store_options
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
@@ -95,7 +96,8 @@ def _from_uri(address: Address, cache_folder: Path) -> Path:
         filesystem, root = fsspec.core.url_to_fs(uri, **store_options(address.protocol))
     except (ImportError, ValueError) as error:
         raise ModelError(
-            f"model {shown_uri(uri)}: {error}", advice="install the fsspec driver of this scheme"
+            f"model {shown_uri(uri)}: {error}",
+            advice=missing_package(error)[1] or "install the fsspec driver of this scheme",
         ) from error
     try:
         listing = _listing(filesystem, root.rstrip("/"))

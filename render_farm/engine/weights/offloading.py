@@ -17,6 +17,7 @@ from torch import nn
 
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.errors import MemoryModeError
+from render_farm.extras import install_advice
 from render_farm.memory_mode import MemoryMode, Placement, WeightForm
 
 _TYPES = {
@@ -32,7 +33,7 @@ def check_mode(mode: MemoryMode) -> None:
     if mode.package and importlib.util.find_spec(mode.package) is None:
         raise MemoryModeError(
             f"memory: {mode} needs the package {mode.package}, which is not installed where this worker runs",
-            advice=f"pip install 'render_farm[{mode.package}]', or {WeightForm.FP8_CAST}, which needs no package",
+            advice=f"{install_advice(mode.package)}, or {WeightForm.FP8_CAST}, which needs no package",
         )
 
 

@@ -21,12 +21,25 @@ from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.run_state import load_run_state
 
 
-def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
-    """Render a manifest, or the one job of a prompt, and return how it ended.
+def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot: None) -> RunOutcome:
+    """Render a manifest, or the one job of a prompt. Finished segments of an earlier start are not rendered again.
 
-    Raises `UsageError` and its kin (exit code 2) before anything is rendered: an unreadable manifest, an output that
-    cannot be written, a run that another coordinator owns. Ctrl-C ends the run at its workers' next steps with exit
-    code 130. A second one leaves at once.
+    Ctrl-C stops the run at its workers' next steps, with exit code 130. A second one leaves at once.
+
+    Args:
+        request: the run.
+        on_snapshot: called with the run's progress a few times a second, in this thread.
+
+    Returns:
+        How the run ended: its state, its jobs by state, and the exit code of `render-farm render`. Jobs that fail raise
+        nothing.
+
+    Raises:
+        UsageError: the output cannot be written, a value cannot work, or no Ray cluster answers. This and the next two
+            are raised before anything is rendered.
+        ManifestError: the manifest cannot be read, or with `strict` has a bad row.
+        LeaseHeldError: another coordinator renders this run.
+        ModuleNotFoundError: what rendering needs is not installed (the extra `worker`).
     """
     source = read_source(request)
     request, settings = source.request, source.request.settings

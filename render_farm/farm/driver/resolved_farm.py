@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -119,6 +120,17 @@ def resolve_farm(source: RunSource, cluster: Cluster | None) -> ResolvedFarm:
     )
 
 
+def _local_gpus() -> int:
+    """Importing torch takes seconds, so it is asked only on a machine that has a GPU driver."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _device_of(name: str, num_gpus: int | None) -> str:
     """`num_gpus` of a cluster. None counts those of this machine where it matters, because torch takes seconds."""
     if name not in ("auto", "cuda", "cpu"):
@@ -126,9 +138,7 @@ def _device_of(name: str, num_gpus: int | None) -> str:
     if name == "cpu":
         return "cpu"
     if num_gpus is None:
-        import torch
-
-        num_gpus = torch.cuda.device_count()
+        num_gpus = _local_gpus()
     if name == "cuda" and num_gpus < 1:
         raise UsageError("--device cuda: no GPU found", advice="use --device cpu")
     return "cuda" if num_gpus > 0 else "cpu"

@@ -26,11 +26,11 @@ OVERLAYS = ("small", "production", "production-run", "production-nightly", "prod
 
 
 def program(name: str) -> str:
-    """Beside this Python (the extra `deploy`), or on the path."""
+    """Beside this Python (the dependency group `deploy`), or on the path."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if not found:
-        pytest.skip(f"{name} is not here: pip install 'render_farm[deploy]' brings it on Linux x86-64")
+        pytest.skip(f"{name} is not here: `pip install --group deploy` brings it on Linux x86-64")
     return found
 
 

@@ -15,7 +15,7 @@ GUIDE = sorted((ROOT / "render_farm/guide").glob("*.md"))
 
 @pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path):
-    pytest.importorskip("mkdocs", reason="mkdocs is not installed: it comes with the extra `docs`")
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: it comes with the dependency group `docs`")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
         cwd=ROOT,

@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from render_farm.extras import EXTRAS
 
 pytestmark = pytest.mark.slow
 
@@ -83,14 +84,13 @@ def pins() -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", LOCK, re.MULTILINE))
 
 
-def declared(*extras: str) -> Iterator[Requirement]:
-    optional = PROJECT["project"]["optional-dependencies"]
-    lines = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in optional[extra])]
-    return (found for found in map(Requirement, lines) if found.name not in ("render_farm", "torch"))
+def declared(*names: str) -> dict[str, Requirement]:
+    lines = map(Requirement, requirements("declared", *names).splitlines())
+    return {canonicalize_name(requirement.name): requirement for requirement in lines}
 
 
 def test_every_requirement_is_locked_with_hashes_within_its_range() -> None:
-    found = {canonicalize_name(each.name): each for each in declared("test", "dashboards", "deploy", "dev")}
+    found = declared("all", "dev")
     for name, requirement in found.items():
         assert requirement.specifier.contains(pins()[name]), requirement
     for lines in re.split(r"\n(?=\w)", requirements("locked", *found)):
@@ -98,7 +98,8 @@ def test_every_requirement_is_locked_with_hashes_within_its_range() -> None:
 
 
 def test_the_lock_leaves_torch_and_cuda_out_and_names_no_place() -> None:
-    assert not [name for name in pins() if name.startswith(("torch", "nvidia-", "cuda-"))]
+    assert "torch" not in pins()
+    assert not [name for name in pins() if name.startswith(("nvidia-", "cuda-"))]
     assert not re.search(r"://|index-url|find-links| /", LOCK)
 
 
@@ -113,6 +114,28 @@ def test_torch_is_pinned_within_its_range_and_has_the_triton_of_the_lock() -> No
     assert str(triton.specifier) == f"=={pins()['triton']}"
 
 
-def test_dependencies_are_printed_without_torch() -> None:
-    printed = {Requirement(line).name for line in requirements("dependencies").splitlines()}
-    assert printed == {requirement.name for requirement in declared()}
+def test_an_extra_brings_what_it_includes_and_torch_is_left_out() -> None:
+    assert declared().keys() < declared("worker").keys() < declared("groups").keys() < declared("all").keys()
+    assert {"ray", "diffusers"} <= declared("worker").keys() and "torch" not in declared("all")
+    assert {"ruff", "pytest", "grafana-foundation-sdk"} <= declared("dev").keys()
+
+
+def test_what_is_needed_is_all_of_the_lock_that_the_extras_reach() -> None:
+    def needed(*names: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+)==", requirements("needed", *names), re.MULTILINE))
+
+    core, worker, groups = needed(), needed("worker"), needed("groups")
+    assert core < worker < groups and needed("all", "dev") == set(pins())
+    assert {"aiobotocore", "yarl"} <= core, "s3fs and aiohttp need them"
+    assert "jinja2" in worker, "torch needs it"
+    assert not core & {"ray", "diffusers", "safetensors"} and not worker & {"xfuser", "triton", "pytest"}
+
+
+def test_every_extra_and_its_packages_are_known_to_error_messages() -> None:
+    """`all` has no package of its own."""
+    optional = {name: lines for name, lines in PROJECT["project"]["optional-dependencies"].items() if name != "all"}
+    own = {
+        extra: {Requirement(line).name.replace("-", "_") for line in lines if not line.startswith("render_farm")}
+        for extra, lines in optional.items()
+    }
+    assert {extra: set(modules) for extra, modules in EXTRAS.items()} == own

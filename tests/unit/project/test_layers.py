@@ -18,13 +18,14 @@ PACKAGE = Path(render_farm.__file__).parent
 
 # Each row may import the rows above it. Parts of one row may not import each other, except in the first row of a list.
 PACKAGES = [
-    {"errors", "backoff", "memory_mode", "step_cache", "job", "models", "config", "uris"},
+    {"errors", "backoff", "extras", "memory_mode", "step_cache", "job", "models", "config", "uris"},
     {"planning", "scheduling"},
     {"manifest", "storage", "media", "observability", "tiny"},
     {"engine"},
     {"parallel"},
     {"farm", "report"},
     {"cli"},
+    {"api"},
 ]
 ENGINE = [
     {"device", "dtypes", "options", "progress"},
