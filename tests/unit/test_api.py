@@ -12,12 +12,12 @@ import pytest
 
 import render_farm
 from render_farm import RunRequest, Settings, Submitted, api, load_settings, run_status, submit
-from render_farm.config import NotifySettings
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.farm.driver.ray_job import Submission
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.reader import load_manifest
 from render_farm.media.limits import InputLimits
+from render_farm.observability.settings import NotifySettings
 from render_farm.planning.group_options import GroupOptions
 from tests.helpers.synthetic_run import write_run
 
