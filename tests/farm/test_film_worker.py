@@ -198,7 +198,8 @@ def test_steps_that_are_longer_than_the_drain_time_are_noted_once(engine, tmp_pa
     first, second = (slow.render_segment(task, segment) for segment in (0, 1))
     assert [note for note in first.notes if "a step takes longer than the 0 s" in note]
     assert not [note for note in second.notes if "a step takes" in note]
-    safe = replace(film_task(engine, tmp_path / "safe", num_inference_steps=3), step_checkpoint_s=3600.0)
+    often = Timeouts(step_checkpoint_s=3600.0)
+    safe = replace(film_task(engine, tmp_path / "safe", num_inference_steps=3), timeouts=often)
     notes = (*patient.render_segment(safe, 0).notes, *quick.render_segment(task, 2).notes)
     assert not [note for note in notes if "a step takes" in note]
 

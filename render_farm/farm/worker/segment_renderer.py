@@ -219,7 +219,7 @@ class SegmentRenderer:
         film.output = self._shared.decode(group, engine, task, segments, film.output, new_output)
 
     def _drain_notes(self, task: FilmTask, last_step: LastStep) -> tuple[str, ...]:
-        if self._drain_s is None or task.step_checkpoint_s > 0 or last_step.usual_step_s <= self._drain_s:
+        if self._drain_s is None or task.timeouts.step_checkpoint_s > 0 or last_step.usual_step_s <= self._drain_s:
             return ()
         return (
             f"a step takes longer than the {self._drain_s:.0f} s that a worker has when its machine is drained, so a "
