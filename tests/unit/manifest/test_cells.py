@@ -72,7 +72,7 @@ STORED = [
     ("map with a key twice", "tags", TWICE, refused("key that is there twice")),
     ("map", "tags", pa.array([[("a", "1")]], pa.map_(pa.string(), pa.string())), {"a": "1"}),
     ("too long a text", "owner", pa.array(["x" * 20_001]), refused("has 20,001 characters; the most is 20,000")),
-    ("too long a model", "memory", pa.array(["x" * 50_000]), refused("x...")),
+    ("too long a model", "memory", pa.array(["x" * 50_000]), refused("has 50,000 characters")),
     ("too many prompts", "prompt", pa.array([["x"] * 1001]), refused("has 1,001 entries; the most is 1,000")),
 ]
 
