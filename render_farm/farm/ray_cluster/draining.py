@@ -48,7 +48,7 @@ def drain_machine(address: str | None, ip: str | None, *, gone_s: float, reason:
     from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
 
     client = GcsClient(address=canonicalize_bootstrap_address_or_die(address or "auto"))
-    ip = ip or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+    ip = ip or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     nodes = client.get_all_node_info(timeout=_ANSWER_WITHIN_S)
     accepted = [
         client.drain_node(
