@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,6 @@ from render_farm.errors import RenderFarmError, UsageError
 if TYPE_CHECKING:
     from render_farm.farm.run.outcome import RunOutcome
     from render_farm.farm.run.request import RunRequest
-    from render_farm.observability.snapshot import RunSnapshot
 
 INTERRUPTED = 130
 _ONE_JOB = "The one film of --prompt"
@@ -158,24 +157,15 @@ def render(
 
 def run(request: RunRequest) -> RunOutcome:
     """Render `request` with progress on stderr."""
-    from render_farm.cli.report import RunReporter, link_seconds, price_of
-    from render_farm.cli.watch.notify import RunNotifier
+    from render_farm.cli.watch.observing import observer_of
     from render_farm.cli.watch.progress import watching
     from render_farm.farm.driver.render_run import render_run
     from render_farm.storage import open_store
 
-    store = open_store(request.output)
-    links_for_s = link_seconds(request.settings.report_link_hours)
-    reporter = RunReporter(store, price_of(request.settings), links_for_s=links_for_s)
-    notifier = RunNotifier(request.settings.notify, store)
-    with watching() as watcher, notifier, reporter:
-
-        def show(snapshot: RunSnapshot) -> None:
-            reporter.begin(snapshot.run_id)
-            notifier.show(snapshot)
-            watcher.show(snapshot)
-
-        outcome = render_run(request, on_snapshot=show)
+    output = open_store(request.output).root_uri  # the observer may work in another folder, on another machine
+    request = replace(request, observer=observer_of(request.settings, output))
+    with watching() as watcher:
+        outcome = render_run(request, on_snapshot=watcher.show)
     for line in failures(outcome):
         error_line(line)
     if outcome.exit_code == INTERRUPTED:

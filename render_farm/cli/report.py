@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from render_farm.cli.runs import Output, Run, find_run
-from render_farm.cli.terminal import Json, error_line, hint, print_json
+from render_farm.cli.terminal import Json, hint, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -111,9 +112,12 @@ def price_of(settings: Settings) -> Price:
 
 class RunReporter:
     """Writes a run's page in a thread of its own while the run goes on, and a last time at its end. What fails is said
-    once and takes nothing away from the run. A context manager."""
+    once and takes nothing away from the run."""
 
-    def __init__(self, store: Store, price: Price, *, links_for_s: int | None = None) -> None:
+    def __init__(
+        self, store: Store, price: Price, *, links_for_s: int | None = None, on_failure: Callable[[str], None]
+    ) -> None:
+        self._on_failure = on_failure
         self._store = store
         self._links_for_s = links_for_s
         self._price = price
@@ -128,10 +132,8 @@ class RunReporter:
             self._run_id = run_id
             self._thread.start()
 
-    def __enter__(self) -> RunReporter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """The run is over: write the page a last time."""
         if self._run_id is not None:
             self._over.set()
             self._thread.join()
@@ -149,7 +151,7 @@ class RunReporter:
                 writer.write()
             except RenderFarmError as error:
                 if not self._complained:
-                    error_line(f"the report could not be written: {error}")
+                    self._on_failure(f"the report could not be written: {error}")
                 self._complained = True
             if is_over:
                 return

@@ -69,8 +69,7 @@ class NotDelivered(Exception):
 
 
 class Notifier:
-    """Sends notices over every channel in turn, in a thread of its own. A context manager; on leaving, what is still
-    being sent gets half a minute."""
+    """Sends notices over every channel in turn, in a thread of its own. A context manager; see `close`."""
 
     def __init__(
         self,
@@ -97,6 +96,10 @@ class Notifier:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What is still being sent gets half a minute."""
         if self._channels:
             self._queue.put(None)
             self._thread.join(_CLOSE_WITHIN_S)

@@ -18,6 +18,8 @@ from render_farm.manifest.parquet_rows import read_rows
 from render_farm.observability.events import LogLine, is_kind, parse_lines
 from render_farm.observability.snapshot import RunSnapshot, parse_live
 from render_farm.storage.layout import RUNS, RunKeys
+from render_farm.storage.lease import read_lease
+from render_farm.storage.process import is_dead
 from render_farm.storage.run_state import RunControl, load_run_state
 from render_farm.storage.store import Store
 
@@ -67,10 +69,17 @@ class RunFolder:
     """`live.json`, as its coordinator wrote it last."""
     control: RunControl = RunControl()
     """Requests of people, as they are stored."""
+    is_held: bool = True
+    """Whether somebody may be rendering it, as far as its lease tells: a holder on another host may be gone, too."""
 
     def live_at(self, now_s: float) -> RunSnapshot | None:
         """The last snapshot, if it is recent. None for a run that nobody renders."""
-        return self.live if self.live is not None and abs(now_s - self.live.time_s) < _LIVE_FOR_S else None
+        is_recent = self.live is not None and abs(now_s - self.live.time_s) < _LIVE_FOR_S
+        return self.live if self.is_held and is_recent else None
+
+    def is_left(self, now_s: float) -> bool:
+        """Whether nobody renders it any more, though it was not given back: whoever did has died."""
+        return not self.is_held or (self.live is not None and self.live_at(now_s) is None)
 
 
 class RunFolderReader:
@@ -102,6 +111,7 @@ class RunFolderReader:
             jobs=self._jobs,
             results=_results(self._bytes(self._keys.results)),
             events=self.events(),
+            is_held=self._is_held(),
         )
 
     def states(self) -> list[str]:
@@ -122,6 +132,10 @@ class RunFolderReader:
         if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
             return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
         return load_run_state(self._store, self._keys.run_id).control
+
+    def _is_held(self) -> bool:
+        lease = read_lease(self._store, self._keys.run_id)
+        return lease is None or not (lease.released or is_dead(lease.holder.process))
 
     def _document(self) -> dict[str, Any]:
         data = self._bytes(self._keys.run)

@@ -97,6 +97,9 @@ class RunStatus:
         return self.state in ("done", "failed", "cancelled")
 
 
+_LEFT = "nobody renders it now; the command that started it continues it"
+
+
 def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     """The status at `now_s` (Unix time) of what `folder` holds."""
     results = {row["job_id"]: row for row in folder.results}
@@ -108,7 +111,8 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     state = live.state if live else _state(counts, bool(results))
     groups = group_failures(folder.results, run_id=folder.run_id, output=root_uri)
     last = max([line.time_s for line in folder.events[-1:]] + ([live.time_s] if live else []), default=None)
-    pace_eta_s = (num_segments - done) / rate if rate and state == "running" else None
+    is_left = state in ("running", "waiting") and folder.is_left(now_s)
+    pace_eta_s = (num_segments - done) / rate if rate and state == "running" and not is_left else None
     eta_s = live.eta_s if live and live.eta_s is not None else pace_eta_s
     return RunStatus(
         run_id=folder.run_id,
@@ -128,8 +132,8 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
         workers_busy=live.workers_busy if live else None,
         paused=folder.control.paused,
         quarantined=dict(folder.control.quarantined),
-        note=live.note if live else "",
-        workers=_work_of(live) if live else _workers(folder, now_s) if state == "running" else [],
+        note=_LEFT if is_left else live.note if live else "",
+        workers=_work_of(live) if live else _workers(folder, now_s) if state == "running" and not is_left else [],
         failures=[
             {
                 "error_class": group.error_class,

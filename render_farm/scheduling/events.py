@@ -129,6 +129,14 @@ class WorkerUp:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartFailed:
+    """A worker process could not be started on a host."""
+
+    host: str
+    failure: Failure
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerLost:
     """A worker process ended; whatever it held failed by its fault."""
 
@@ -253,6 +261,7 @@ Event = (
     | TextMissing
     | TextFailed
     | WorkerUp
+    | StartFailed
     | WorkerLost
     | SegmentDone
     | FilmPublished

@@ -138,6 +138,8 @@ class FarmMachine:
                 self._lifecycle.text_failed(event, actions)
             case ev.WorkerUp():
                 self._worker_index.up(event, actions)
+            case ev.StartFailed():
+                self._worker_index.count_against_host(event.host, event.failure, now, actions)
             case ev.WorkerLost():
                 self._failures.worker_lost(event, now, actions)
             case ev.HelperLeft():

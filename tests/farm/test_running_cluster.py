@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 from PIL import Image
 
 from render_farm.tiny import MODEL_DIR
 from tests.helpers import films
 from tests.helpers.ray_head import ray_command
+from tests.helpers.receiver import receiver
 
 
 @pytest.mark.long
@@ -68,6 +71,41 @@ def test_a_command_waits_for_a_coordinator_that_ray_starts_anew(ray_head, tmp_pa
     assert told.returncode == 0, told.stderr
     last = told.stdout.splitlines()[-1]  # Ray says before it that a worker died
     assert json.loads(last) == {"num_lives": 3, "is_added": True, "given_up": "the coordinator ended"}
+
+
+@pytest.mark.long
+def test_a_run_whose_driver_is_killed_is_told_of_by_its_coordinator_and_a_cancel_frees_every_worker(ray_head, tmp_path):
+    slow = films.job("slow", **{**films.THREE_SEGMENTS, "num_inference_steps": 100})
+    endless = films.job("endless", **{**films.MANY_SEGMENTS, "num_inference_steps": 300})
+    arguments = ["--output", str(tmp_path / "out"), "--address", ray_head.address, "--device", "cpu", "--workers", "1"]
+    with receiver() as server:
+        hook = {"RENDER_FARM_NOTIFY_WEBHOOK_URL": server.url}
+        first = films.start_render(
+            films.manifest(tmp_path, [slow], "one.parquet"), *arguments, "--run-id", "one", **hook
+        )
+        films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
+        first.kill()
+        first.communicate()
+        films.wait_for(lambda: server.taken, what="a notice")
+    assert [json.loads(body)["text"] for _, body in server.taken] == ["Run one ended: 1 of 1 films are done."]
+    page = (tmp_path / "out" / "_runs" / "one" / "report.html").read_text()
+    assert '"state":"done"' in page.replace(" ", "")
+
+    second = films.start_render(films.manifest(tmp_path, [endless], "two.parquet"), *arguments, "--run-id", "two")
+    films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 5, what="a stored segment")
+    assert workers_up()
+    second.send_signal(signal.SIGINT)
+    _, errors = second.communicate(timeout=120)
+    assert second.returncode == 130, errors
+    films.wait_for(lambda: not workers_up(), timeout_s=30, what="the end of the worker")
+
+
+def workers_up() -> list[str]:
+    return [
+        process.info["name"]
+        for process in psutil.process_iter(["name"])
+        if process.info["name"].startswith("ray::") and "worker-" in process.info["name"]
+    ]
 
 
 def test_an_address_without_a_cluster_is_exit_code_2(tmp_path):

@@ -1,12 +1,12 @@
-"""Notices of a run in the foreground: the settings' channels, fed with the snapshots that the driver gets."""
+"""Notices of a run: the settings' channels, fed with its snapshots."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from render_farm.cli.terminal import error_line
 from render_farm.errors import UsageError
 from render_farm.observability.events import EventKind
 from render_farm.observability.heartbeat import Heartbeat
@@ -75,9 +75,9 @@ class NightHeartbeat(Notifier):
 class RunNotifier(Notifier):
     """Tells people of one run. A context manager."""
 
-    def __init__(self, settings: NotifySettings, store: Store) -> None:
+    def __init__(self, settings: NotifySettings, store: Store, *, on_failure: Callable[[str], None]) -> None:
         channels = channels_of(settings)
-        super().__init__(channels, on_failure=error_line)
+        super().__init__(channels, on_failure=on_failure)
         self._store = store
         self._is_silent = not channels
         self._notices: RunNotices | None = None

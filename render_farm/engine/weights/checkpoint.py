@@ -39,6 +39,26 @@ IMAGE_CLASSES = {
     "image_processor": ("CLIPProcessor", "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
 }
 """What an image-to-video checkpoint has besides."""
+_NUMBER, _FLAG, _NUMBERS, _FLAGS = "a number above 0", "true or false", "a list of numbers above 0", "a list of flags"
+_FIELDS: dict[str, dict[str, str]] = {
+    "transformer": {
+        **dict.fromkeys(("num_attention_heads", "attention_head_dim", "in_channels", "out_channels"), _NUMBER),
+        **dict.fromkeys(("text_dim", "freq_dim", "ffn_dim", "num_layers", "num_frame_per_block"), _NUMBER),
+        **dict.fromkeys(("rope_max_seq_len", "image_dim", "added_kv_proj_dim", "pos_embed_seq_len"), _NUMBER),
+        "inject_sample_info": _FLAG,
+        "patch_size": _NUMBERS,
+    },
+    "vae": {
+        **dict.fromkeys(("z_dim", "base_dim", "decoder_base_dim", "num_res_blocks"), _NUMBER),
+        "dim_mult": _NUMBERS,
+        "temperal_downsample": _FLAGS,
+    },
+    "text_encoder": dict.fromkeys(("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "vocab_size"), _NUMBER),
+    "image_encoder": dict.fromkeys(
+        ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size"), _NUMBER
+    ),
+}
+"""What the arithmetic reads of each part's config.json. A field may be absent or null, where it has a default."""
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SAMPLER = {
     "solver_order": 2,
@@ -87,8 +107,9 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
             raise ModelError(f"model {name}: its {component} is {found}, not {' or '.join(classes)}")
     for component in ("transformer", "vae", "text_encoder", *(["image_encoder"] if has_images else [])):
         _check_weights(folder / component, name)
-    transformer = _read_json(folder / "transformer" / "config.json", name)
-    vae = _read_json(folder / "vae" / "config.json", name)
+    configs = {part: _read_config(folder, part, name) for part in ("transformer", "vae", "text_encoder")}
+    image_encoder = _read_config(folder, "image_encoder", name) if has_images else None
+    transformer, vae = configs["transformer"], configs["vae"]
     _check_scheduler(_read_json(folder / "scheduler" / "scheduler_config.json", name), name)
     preset = PRESETS.get(name)
     downsample = vae.get("temperal_downsample", [False, True, True])
@@ -98,7 +119,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
         name=name,
         latent_channels=latent_channels,
         mask_channels=temporal_factor,
-        image_encoder=_read_json(folder / "image_encoder" / "config.json", name) if has_images else None,
+        image_encoder=image_encoder,
     )
     try:
         spec = ModelSpec(
@@ -164,6 +185,27 @@ def _read_json(path: Path, name: str, *, missing: str = "{path} is missing") -> 
     if not isinstance(document, dict):
         raise ModelError(f"model {name}: {path} is not a JSON object")
     return document
+
+
+def _read_config(folder: Path, part: str, name: str) -> dict[str, Any]:
+    """A part's config.json, each field of the kind that the arithmetic takes it for. ModelError names one that is
+    not."""
+    config = _read_json(folder / part / "config.json", name)
+    for field, kind in _FIELDS[part].items():
+        value = config.get(field)
+        if value is not None and not _is_of(value, kind):
+            raise ModelError(f"model {name}: {part}/config.json: {field} is {str(value)[:80]!r}, not {kind}")
+    patch = config.get("patch_size")
+    if part == "transformer" and patch is not None and len(patch) != 3:
+        raise ModelError(f"model {name}: transformer/config.json: patch_size has {len(patch)} numbers, not 3")
+    return config
+
+
+def _is_of(value: Any, kind: str) -> bool:
+    if kind in (_NUMBERS, _FLAGS):
+        one = _NUMBER if kind == _NUMBERS else _FLAG
+        return isinstance(value, list) and bool(value) and all(_is_of(item, one) for item in value)
+    return isinstance(value, bool) if kind == _FLAG else type(value) is int and value > 0
 
 
 def _check_weights(folder: Path, name: str) -> None:

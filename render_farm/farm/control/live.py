@@ -109,7 +109,11 @@ class LiveControl:
         progress = f"{film.segments_done} of {num_segments} segments are stored"
         match state:
             case State.WAITING:
-                view["why"] = self._machine.why_waiting(ev.JobKey(run.key, job_id), time.monotonic())
+                stands_still = run.waits_for and not self._machine.workers
+                why = self._machine.why_waiting(ev.JobKey(run.key, job_id), time.monotonic())
+                view["why"] = run.waits_for if stands_still else why
+                if run.encoding and run.progress.note:
+                    view["why"] = f"{why} ({run.progress.note})"
                 text = f"waiting: {view['why']}; {progress}"
                 text += f"; last error: {result.message}" if result.message else ""
                 for host, reason in sorted(self._machine.hosts.quarantined.items()):

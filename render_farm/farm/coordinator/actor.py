@@ -21,6 +21,7 @@ from render_farm.farm.coordinator.quarantines import Quarantines
 from render_farm.farm.coordinator.run_texts import RunTexts
 from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.text_stage import TextStage
+from render_farm.farm.coordinator.waiting import Waiting
 from render_farm.farm.coordinator.worker_calls import WorkerCalls
 from render_farm.farm.coordinator.worker_draining import WorkerDraining
 from render_farm.farm.coordinator.worker_lifecycle import WorkerLifecycle
@@ -62,6 +63,7 @@ class Coordinator:
         self._scaling = WorkerScaling(self._lifecycle, self._events, self._active)
         self._draining = WorkerDraining(self._lifecycle, self._events, self._active, on_not_needed=self._end)
         self._quarantines = Quarantines(self._events, self._active)
+        self._waiting = Waiting(self._lifecycle, self._events, self._active)
         stage = TextStage(
             self._lifecycle.pool,
             config.policy,
@@ -229,9 +231,9 @@ class Coordinator:
         self._active.stop(run, reason, level="warning")
 
     async def wait(self, key: str) -> dict[str, int]:
-        """Wait until the run is over and its results are written; jobs by state."""
+        """Wait until the run is over, its results are written and its end is told; jobs by state."""
         run = self._active.runs[key]
-        await run.over.wait()
+        await run.told.wait()
         return run.progress.counts
 
     async def gives_way_to(self, environment: str) -> bool:
@@ -264,6 +266,10 @@ class Coordinator:
         """A film that is being finished has written something."""
         self._lifecycle.watch.alive(call_id, time.monotonic())
 
+    async def encoded(self) -> None:
+        """The process that encodes prompts has encoded some."""
+        self._lifecycle.pool.texts.sign(time.monotonic())
+
     async def previewed(self, news: PreviewNews) -> None:
         """A film can be watched a segment further."""
         run = self._active.runs.get(run_key(news.output, news.run_id))
@@ -285,6 +291,7 @@ class Coordinator:
             self._lifecycle.release_unneeded(now)
             self._draining.check(now)
             self._quarantines.check(now)
+            self._waiting.check(now)
             self._scaling.check(now)
             self._events.apply(ev.Tick())
             self._metrics.sample(

@@ -16,6 +16,30 @@ _SLOW_FACTOR = 10
 """How many times longer than usual a step may take."""
 
 
+class TextWatch:
+    """The process that encodes prompts: it loads its model, then gives a sign after every few prompts."""
+
+    def __init__(self) -> None:
+        self._last_s = 0.0
+        self._longest_s: float | None = None
+
+    def begin(self, now: float) -> None:
+        self._last_s, self._longest_s = now, None
+
+    def sign(self, now: float) -> None:
+        """It has encoded some."""
+        # The first time has the loading in it, so it says nothing of how long the others take.
+        self._longest_s = 0.0 if self._longest_s is None else max(self._longest_s, now - self._last_s)
+        self._last_s = now
+
+    def silent(self, now: float, timeouts: Timeouts) -> str:
+        """A sentence about a process that gives no sign. Empty when it may still be at work."""
+        allowed_s = timeouts.first_step_floor_s
+        if self._longest_s is not None:
+            allowed_s = max(timeouts.hang_floor_s, _SLOW_FACTOR * self._longest_s)
+        return f"encoded no prompt for {allowed_s:.0f} s" if now - self._last_s > allowed_s else ""
+
+
 @dataclass(kw_only=True)
 class WorkerCall:
     """A segment, or a film's finishing, on a worker."""

@@ -10,6 +10,7 @@ from render_farm.errors import LeaseHeldError, StorageError
 from render_farm.farm.control.live import LiveControl
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.metrics import FarmMetrics
+from render_farm.farm.coordinator.observing import observe
 from render_farm.farm.run.cost_store import load_costs, save_costs
 from render_farm.farm.run.owned_run import OwnedRun, acquire_run
 from render_farm.farm.run.spec import RunSpec
@@ -66,6 +67,7 @@ class ActiveRuns:
         self._forget_old(spec.key)
         self.runs[spec.key] = run
         await self._recall_costs(run)
+        self._events.spawn(observe(run, self.snapshot))
         self._metrics.lease("taken_over" if run.lease.is_taken_over else "taken")
         self._apply_earlier_requests(run)
 

@@ -38,6 +38,8 @@ class TextStage:
         """Encode what the run's storage does not hold yet; None when all is there, else why it cannot be."""
         spec = progress.spec
         stored = EmbeddingStore(progress.store, spec.run_id, fingerprint)
+        if self._turn.locked():
+            progress.note = "waiting for the prompts of another run to be encoded"
         async with self._turn:
             counted = waits = num_missing = 0
             waiting_since_s = 0.0
@@ -52,7 +54,9 @@ class TextStage:
                     progress.note = f"encoding {len(missing)} prompts"
                     progress.log.add(progress.note, level="debug", kind=EventKind.TEXT_STARTED)
                     if self._takes_slot:
+                        progress.note = f"waiting for a free worker's slot to encode {len(missing)} prompts"
                         await self._free_slot()
+                        progress.note = f"encoding {len(missing)} prompts"
                     report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 
+from render_farm.errors import Fault
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.failures import died
 from render_farm.farm.coordinator.hang_watch import HangWatch
@@ -17,6 +18,7 @@ from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.spec import FarmConfig
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
+from render_farm.scheduling.retry import Failure
 
 _SLOT_EVERY_S = 0.5
 
@@ -25,7 +27,13 @@ class WorkerLifecycle:
     """See the module."""
 
     def __init__(self, config: FarmConfig, events: EventLoop, active: ActiveRuns, metrics: FarmMetrics) -> None:
-        self.pool = WorkerPool(config, on_up=self._up, on_cannot_start=active.stop_all, work_for=self._work_for)
+        self.pool = WorkerPool(
+            config,
+            on_up=self._up,
+            on_start_failed=self._start_failed,
+            on_cannot_start=active.stop_all,
+            work_for=self._work_for,
+        )
         self.watch = HangWatch(config.timeouts)
         self._use(config)
         self._events = events
@@ -80,6 +88,14 @@ class WorkerLifecycle:
         self._events.apply(ev.WorkerUp(worker=worker, host=host))
         if not self._active.anything_left and time.monotonic() >= self.kept_until_s:
             self._events.spawn(self.release(worker))
+
+    def _start_failed(self, host: str, reason: str) -> None:
+        place = f" on host {host}" if host else ""
+        for run in self._active.at_work:
+            run.progress.log.add(f"a worker could not be started{place}: {reason}", level="warning")
+        if host:
+            failure = Failure(fault=Fault.WORKER, error_class="StartFailed", message=reason)
+            self._events.apply(ev.StartFailed(host=host, failure=failure))
 
     # --- going ---
 

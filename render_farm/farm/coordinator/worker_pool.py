@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
 
+from render_farm.errors import WorkerDiedError
+from render_farm.farm.coordinator.hang_watch import TextWatch
 from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
 from render_farm.farm.run.spec import FarmConfig
 from render_farm.farm.worker.actor import RenderWorker
@@ -17,6 +21,9 @@ from render_farm.farm.worker.text_worker import TextReport, TextWorker
 _START_ATTEMPTS = 3
 _CONCURRENT_CALLS = 8
 _CLOSE_S = 5.0
+_LOOK_EVERY_S = 1.0
+_ADDRESS = re.compile(r"\bip: ?([0-9a-f.:]+)", re.IGNORECASE)
+"""Where the process was that Ray tells of."""
 
 
 class WorkerPool:
@@ -28,13 +35,20 @@ class WorkerPool:
         config: FarmConfig,
         *,
         on_up: Callable[[str, str], None],
+        on_start_failed: Callable[[str, str], None],
         on_cannot_start: Callable[[str], None],
         work_for: Callable[[], str],
     ) -> None:
-        """`work_for` names the runs that a worker is started for."""
+        """`on_start_failed` gets the host of a failed start, empty where it is unknown, and the reason;
+        `on_cannot_start` the reason, when no worker is up and none can be started. `work_for` names the runs that a
+        worker is started for."""
         self.reconfigure(config)
         self._on_up = on_up
+        self._on_start_failed = on_start_failed
         self._on_cannot_start = on_cannot_start
+        self.texts = TextWatch()
+        self.last_problem = ""
+        """Why the last start of a worker failed. Empty when it did not."""
         self._work_for = work_for
         self._handles: dict[str, Any] = {}
         self._slots: dict[int, str] = {}
@@ -121,6 +135,8 @@ class WorkerPool:
             self._slots.pop(slot, None)
             ray.kill(actor)
             self._placement.release_unused(tuple(self._slots))
+            self.last_problem = reason
+            self._on_start_failed(await asyncio.to_thread(_host_in, str(error)), reason)
             if self._failed_starts >= _START_ATTEMPTS and not self._handles:
                 self._failed_starts = 0
                 self._on_cannot_start(f"workers cannot be started: {reason}")
@@ -128,7 +144,7 @@ class WorkerPool:
                 await asyncio.sleep(1.0)
                 self.start()
             return
-        self._failed_starts = 0
+        self._failed_starts, self.last_problem = 0, ""
         self._handles[name] = actor
         self.pids[name], self.nodes[name] = where["pid"], where["node"]
         self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
@@ -190,15 +206,26 @@ class WorkerPool:
             num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
         ).remote()
         try:
-            report: TextReport = await actor.encode.remote(
-                model=model,
-                device=config.device,
-                dtype=config.dtype,
-                output=output,
-                run_id=run_id,
-                texts=texts,
-                cache_folder=config.model_cache,
+            await actor.ready.remote()  # for as long as it takes: its machine may have to come first
+            self.texts.begin(time.monotonic())
+            call = asyncio.ensure_future(
+                actor.encode.remote(
+                    model=model,
+                    device=config.device,
+                    dtype=config.dtype,
+                    output=output,
+                    run_id=run_id,
+                    texts=texts,
+                    cache_folder=config.model_cache,
+                    coordinator=ray.get_runtime_context().current_actor,
+                )
             )
+            while not (await asyncio.wait([call], timeout=_LOOK_EVERY_S))[0]:
+                problem = self.texts.silent(time.monotonic(), config.timeouts)
+                if problem:
+                    call.cancel()
+                    raise WorkerDiedError(f"the process that encodes the prompts {problem}; it is ended")
+            report: TextReport = await call
             return report
         finally:
             ray.kill(actor)
@@ -207,6 +234,13 @@ class WorkerPool:
 def _host_of(node_id: str) -> str:
     """The name of a node (`ray start --node-name`, else its address), which outlives its raylet."""
     return next((str(node["NodeName"]) for node in _nodes() if node["NodeID"] == node_id), node_id)
+
+
+def _host_in(text: str) -> str:
+    """The host that Ray names in what it says of a process. Empty when it names none, or several have the address."""
+    found = _ADDRESS.search(text)
+    hosts = {str(node["NodeName"]) for node in _nodes() if found and node["NodeManagerAddress"] == found[1]}
+    return hosts.pop() if len(hosts) == 1 else ""
 
 
 def _nodes() -> list[dict[str, Any]]:

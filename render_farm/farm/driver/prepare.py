@@ -7,17 +7,21 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 from render_farm.errors import (
+    Cancelled,
     InputError,
     InvalidJobError,
     MediaError,
     ModelError,
+    NotFoundError,
     Problem,
     RenderFarmError,
     StorageError,
+    UsageError,
 )
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
@@ -47,6 +51,7 @@ from render_farm.storage.store import Store
 log = logging.getLogger(__name__)
 _INPUTS_AT_ONCE = 16
 _LONGEST_MESSAGE = 4_000
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +103,23 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
     rows = list(rows)
     names = result_ids(rows)
     folding = any(row.case_twin for row in rows) and folds_case(context.store)
-    planned = [planner.plan(row, names.get(row.number, row.job_id), folding=folding) for row in rows]
+
+    def plan_row(row: Row) -> _PreparedRow | Result:
+        name = names.get(row.number, row.job_id)
+        return _guarded(row.label, name, partial(planner.plan, row, name, folding=folding))
+
+    planned = [plan_row(row) for row in rows]
     limits = context.settings.inputs
     shelf = LoraShelf(limits, context.settings.model_cache)
+
+    def read_contents(item: _PreparedRow | Result) -> _PreparedRow | Result:
+        if isinstance(item, Result):
+            return item
+        return _guarded(item.label, item.plan.job.job_id, lambda: _with_contents(item, limits, shelf, patience))
+
     with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
         try:
-            read = list(pool.map(lambda item: _with_contents(item, limits, shelf, patience), planned))
+            read = list(pool.map(read_contents, planned))
         finally:
             over.set()  # Ctrl-C: nobody waits for a store any more
     ended = [item for item in read if isinstance(item, Result)]
@@ -119,12 +135,22 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
         elif row.taken_out:
             ended.append(_excluded(film.plan, row))
         else:
-            entries.append(_entry(film, row, existing, context, costs.of(film.plan)))
+            entry = _guarded(
+                film.label,
+                film.plan.job.job_id,
+                partial(_entry, film, row, existing, context, costs),
+            )
+            if isinstance(entry, Result):
+                ended.append(entry)
+            else:
+                entries.append(entry)
     return PreparedRun(entries=tuple(entries), ended=tuple(ended), render_keys=render_keys)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PreparedRow:
+    label: str
+    """Of the row, for messages."""
     plan: FilmPlan
     deadline_s: float | None
     share: str = ""
@@ -136,7 +162,7 @@ class _Planner:
     def __init__(self, context: RunContext, spec_of: Callable[[str], ModelSpec]) -> None:
         self._context = context
         self._spec_of = spec_of
-        self._specs: dict[str, ModelSpec | RenderFarmError] = {}
+        self._specs: dict[str, ModelSpec | Exception] = {}
 
     def plan(self, row: Row, name: str, *, folding: bool) -> _PreparedRow | Result:
         """`name` is what the row's result is recorded under; `folding`: the output cannot tell ids apart by case."""
@@ -160,6 +186,7 @@ class _Planner:
             spec = self._checked_spec(model)
             plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
             return _PreparedRow(
+                label=row.label,
                 plan=plan,
                 deadline_s=job.deadline.timestamp() if job.deadline else None,
                 share=share_of(settings.scheduling.share_by, job.owner, job.tags),
@@ -174,12 +201,29 @@ class _Planner:
         if model not in self._specs:
             try:
                 self._specs[model] = self._spec_of(model)
-            except (ModelError, StorageError) as error:
+            except Cancelled:
+                raise
+            except Exception as error:  # noqa: BLE001  (it is raised again, for each row of the model)
                 self._specs[model] = error
         found = self._specs[model]
-        if isinstance(found, RenderFarmError):
+        if isinstance(found, Exception):
             raise found
         return found
+
+
+def _guarded(label: str, job_id: str, work: Callable[[], Prepared]) -> Prepared | Result:
+    """What `work` makes of one row. An exception that nobody foresaw fails that row, and never the run. What concerns
+    every row passes: mistakes in the command (`UsageError`), and Ctrl-C."""
+    try:
+        return work()
+    except Cancelled:
+        raise
+    except Exception as error:
+        if isinstance(error, UsageError) and not isinstance(error, NotFoundError):
+            raise
+        log.exception("%s: cannot be prepared", label)
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        return Result(job_id=job_id, state=State.FAILED, error_class=type(error).__name__, message=f"{label}: {what}")
 
 
 def _failed(job_id: str, error: RenderFarmError, *, message: str) -> Result:
@@ -194,7 +238,7 @@ def _excluded(plan: FilmPlan, row: JobRow) -> Result:
 
 
 def _entry(
-    film: _PreparedRow, row: JobRow, existing: ExistingFilm, context: RunContext, costs: tuple[int, ...]
+    film: _PreparedRow, row: JobRow, existing: ExistingFilm, context: RunContext, costs: TokenPasses
 ) -> FilmEntry:
     plan, groups, settings = film.plan, context.groups_of(film.plan), context.settings
     return FilmEntry(
@@ -211,7 +255,7 @@ def _entry(
             previews=settings.previews,
         ),
         segments_done=existing.segments_done,
-        costs=costs,
+        costs=costs.of(plan),
         priority=plan.job.priority if row.priority is None else row.priority,
         deadline_s=film.deadline_s,
         share=film.share,
@@ -223,12 +267,10 @@ def _entry(
 
 
 def _with_contents(
-    film: _PreparedRow | Result, limits: InputLimits, shelf: LoraShelf, patience: SharedPatience
+    film: _PreparedRow, limits: InputLimits, shelf: LoraShelf, patience: SharedPatience
 ) -> _PreparedRow | Result:
     """The film once its inputs and LoRAs are known by their content. They are opened, so that a bad one fails before a
     worker is taken; a store that does not answer is waited for."""
-    if isinstance(film, Result):
-        return film
     try:
         return patience(lambda: _read(film, limits, shelf))
     except (InputError, StorageError, MediaError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 
 from render_farm.farm.driver.connection import connect
@@ -19,6 +20,8 @@ from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling.states import exit_code, run_state
 from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.run_state import load_run_state
+
+log = logging.getLogger(__name__)
 
 
 def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot: None) -> RunOutcome:
@@ -85,5 +88,10 @@ def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> Ru
     run = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
     asyncio.run(run.give_back())
     state = str(run_state(counts))
-    on_snapshot(RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, jobs=counts))
+    snapshot = RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, jobs=counts)
+    on_snapshot(snapshot)
+    if spec.observer is not None:
+        observer = spec.observer.start(log.warning)
+        observer.show(snapshot)
+        observer.close()
     return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=exit_code(counts))

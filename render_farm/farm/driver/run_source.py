@@ -68,6 +68,7 @@ class RunSource:
             manifest=self.manifest,
             manifest_sha256=sha256_bytes(self.manifest),
             keep_latents=self.request.keep_latents,
+            observer=self.request.observer,
             document=self._document(num_films=len(prepared.entries), device=device, dashboard=dashboard),
         )
 

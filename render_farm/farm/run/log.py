@@ -12,6 +12,8 @@ from render_farm.storage.layout import RunKeys
 from render_farm.storage.store import Store
 
 _LINES_KEPT = 2000
+_SAID_AGAIN_AFTER_S = 60.0
+_REMEMBERED = 100
 
 
 class RunLog:
@@ -23,6 +25,8 @@ class RunLog:
         self._unwritten: list[LogLine] = []
         self._number = 0
         self._part = 0
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+        """When each of the last warnings was written, by job and text, and how often it came again since."""
         self._started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
     def add(
@@ -37,7 +41,18 @@ class RunLog:
         worker: str = "",
         **values: Any,
     ) -> None:
-        """Append one event. `values` become JSON."""
+        """Append one event. `values` become JSON. A warning or an error that was said within the last minute is only
+        counted, and the next one has the number."""
+        if kind is EventKind.REMARK and level in ("warning", "error"):
+            said, now = self._said.pop((job_id, message), None), time.monotonic()
+            if said is not None and now - said[0] < _SAID_AGAIN_AFTER_S:
+                self._said[job_id, message] = said[0], said[1] + 1
+                return
+            self._said[job_id, message] = now, 0
+            while len(self._said) > _REMEMBERED:
+                del self._said[next(iter(self._said))]
+            if said is not None and said[1]:
+                message += f" (and {said[1]} times more before)"
         self._number += 1
         line = LogLine(
             number=self._number,

@@ -49,6 +49,10 @@ class OwnedRun:
     """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
     answering: bool = False
     """Requests of its mailbox are being answered."""
+    waits_for: str = ""
+    """Why nothing of it is rendered now; empty when something is. Since when, and when that was said last:"""
+    waits_since_s: float = field(default_factory=time.monotonic)
+    waits_said_s: float | None = None
     lease_lost: bool = False
     sealed: bool = False
     fed_s: float = field(default_factory=time.monotonic)
@@ -56,6 +60,8 @@ class OwnedRun:
     is_abandoned: bool = False
     """Its driver died before that: nothing of it is written."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its observer knows that it is over, or there is none."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _results_s: float = 0.0
     _results_took_s: float = 0.0

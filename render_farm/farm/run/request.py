@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from render_farm.farm.run.settings import Settings
+from render_farm.observability.observer import ObserverSource
 
 Degree = int | Literal["auto"] | None
 """Of render groups, for jobs that name none. `auto` anywhere leaves the degrees that are no numbers to the farm."""
@@ -44,3 +45,5 @@ class RunRequest:
     timeout_s: float | None = None
     max_failed: str | None = None
     settings: Settings = field(default_factory=Settings)
+    observer: ObserverSource | None = None
+    """Told of the run by whoever holds it."""

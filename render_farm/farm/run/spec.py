@@ -9,6 +9,7 @@ from render_farm.errors import UsageError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.timeouts import Timeouts
+from render_farm.observability.observer import ObserverSource
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.policy import SchedulingPolicy
 from render_farm.scheduling.retry import RetryPolicy
@@ -65,6 +66,8 @@ class RunSpec:
     document: bytes = b""
     """`run.json`, likewise."""
     keep_latents: bool = False
+    observer: ObserverSource | None = None
+    """Told of the run by whoever holds it."""
 
     def check_joins(self, live: RunSpec) -> None:
         """Raises `UsageError` when `live`, the run of this id that is being rendered, is not all that this one asks

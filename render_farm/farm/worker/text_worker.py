@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -29,6 +30,9 @@ class TextReport:
 class TextWorker:
     """Encodes each text that the run's storage does not hold yet."""
 
+    def ready(self) -> None:
+        """The process is there."""
+
     def encode(
         self,
         *,
@@ -39,8 +43,9 @@ class TextWorker:
         run_id: str,
         texts: list[str],
         cache_folder: str | None,
+        coordinator: Any,
     ) -> TextReport:
-        """Encode `texts` with `model`'s text encoder into the run's storage."""
+        """Encode `texts` with `model`'s text encoder into the run's storage. The coordinator is told now and then."""
         from render_farm.engine import load_engine
 
         started, meter = time.monotonic(), StorageMeter()
@@ -52,5 +57,6 @@ class TextWorker:
         for start in range(0, len(missing), _BATCH):
             for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():
                 stored.save(text, embedding)
+            coordinator.encoded.remote()
         seconds = time.monotonic() - started
         return TextReport(num_new=len(missing), seconds=seconds, traffic=meter.take())

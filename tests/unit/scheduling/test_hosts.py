@@ -5,7 +5,7 @@ from __future__ import annotations
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.retry import Failure
-from tests.helpers.farm import Farm, film, only, renders
+from tests.helpers.farm import Farm, film, none, only, renders
 
 BROKEN = Failure(fault=Fault.WORKER, error_class="RuntimeError", message="it broke")
 FULL = Failure(fault=Fault.CLUSTER, error_class="StorageFullError", message="no space left on /tmp")
@@ -108,3 +108,10 @@ def test_one_bad_host_among_good_ones_is_found():
     farm = farm_of(30, "abc")
     assert only(night(farm, fails_on="b"), ev.HostQuarantined).host == "b"
     assert states(farm) == {"done"}
+
+
+def test_a_host_on_which_no_worker_starts_is_quarantined_though_others_are_up():
+    farm = farm_of(3, "a")
+    for _ in range(2):
+        none(farm.apply(ev.StartFailed(host="b", failure=BROKEN)), ev.HostQuarantined)
+    assert only(farm.apply(ev.StartFailed(host="b", failure=BROKEN)), ev.HostQuarantined).host == "b"

@@ -29,7 +29,7 @@ def test_the_settings_of_a_run_tell_of_it(tmp_path):
     with receiver() as server:
         environment["RENDER_FARM_NOTIFY_WEBHOOK_URL"] = server.url
         settings = load_settings(environment=environment).notify
-        with RunNotifier(settings, open_store(tmp_path)) as notifier:
+        with RunNotifier(settings, open_store(tmp_path), on_failure=pytest.fail) as notifier:
             for state, counts in (("running", {"running": 2, "waiting": 38}), ("failed", {"failed": 1, "done": 39})):
                 notifier.show(RunSnapshot(run_id="night", output=str(tmp_path), state=state, jobs=counts, eta_s=1.0))
         told = [json.loads(body)["kind"] for _, body in server.taken]

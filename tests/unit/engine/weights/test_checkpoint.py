@@ -44,6 +44,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "only pickles": (only_pickles, "only pickled weights"),
     "no weights": (lambda m: shutil.rmtree(m / "vae"), "vae/ has no"),
     "a shard is missing": (missing_shard, "lacks 1 of 2 weight files, first model-2-of-2"),
+    "flags that are a number": (lambda m: edit(m / "vae/config.json", temperal_downsample=5), "temperal_downsample is"),
+    "a patch of nothing": (lambda m: edit(m / "transformer/config.json", patch_size=[1, 0, 0]), "patch_size is"),
+    "a flat patch": (lambda m: edit(m / "transformer/config.json", patch_size=[2, 2]), "patch_size has 2 numbers"),
+    "a size in letters": (lambda m: edit(m / "transformer/config.json", ffn_dim="x"), "ffn_dim is 'x', not a number"),
+    "layers below none": (lambda m: edit(m / "text_encoder/config.json", num_layers=-1), "num_layers is '-1'"),
     "another sampler": (lambda m: edit(m / "scheduler" / "scheduler_config.json", solver_order=3), "solver_order 3"),
 }
 

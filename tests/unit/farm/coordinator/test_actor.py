@@ -160,3 +160,28 @@ def test_a_worker_that_becomes_idle_after_the_last_run_ended_is_released(tmp_pat
         assert coordinator._machine.workers == ()
 
     asyncio.run(idle())
+
+
+def test_a_run_that_stands_still_says_for_what(tmp_path):
+    spec = RunSpec(run_id="night", output=str(tmp_path))
+
+    async def stand() -> None:
+        coordinator = new_coordinator()
+        await coordinator.add_run(spec, SHAPE)
+        await coordinator.add_films(spec.key, [entry("a", tmp_path)])
+        run, now = coordinator._active.runs[spec.key], time.monotonic()
+        coordinator._lifecycle.pool.last_problem = "no space left on /tmp"
+        for after_s in (30.0, 61.0, 70.0, 700.0):
+            await coordinator._waiting._look(run, run.waits_since_s + after_s)
+        said = [line.message for line in run.progress.log.after(0)]
+        why = "no worker is up yet; 1 workers; the last start failed: no space left on /tmp"
+        assert said == [f"nothing is rendered for {minutes} min: {why}" for minutes in (1, 12)]
+        run.sealed = True
+        view = coordinator._active._control.answer(run, Request(verb=Verb.EXPLAIN, jobs=("a",)))
+        assert "no space left on /tmp" in view.text
+        coordinator._machine.apply(ev.WorkerUp(worker="w", host="h"), now)
+        await coordinator._waiting._look(run, now + 800.0)
+        assert run.waits_for == "film a: its prompts are not encoded yet"
+        await coordinator.cancel_run(spec.key, "asked to")
+
+    asyncio.run(stand())

@@ -1,6 +1,6 @@
 """When a worker counts as hanging: every phase of its work has a rule of its own."""
 
-from render_farm.farm.coordinator.hang_watch import HangWatch
+from render_farm.farm.coordinator.hang_watch import HangWatch, TextWatch
 from render_farm.farm.run.timeouts import Timeouts
 
 FILM = ("r", "a")
@@ -74,3 +74,14 @@ def test_a_segment_is_prepared_until_its_first_step():
     assert watch.num_preparing == 1
     watch.end(numbers[2])
     assert watch.num_preparing == 0
+
+
+def test_the_process_that_encodes_prompts_is_watched_too():
+    watch, timeouts = TextWatch(), Timeouts()
+    watch.begin(1000.0)
+    assert not watch.silent(1000.0 + timeouts.first_step_floor_s, timeouts), "it may load its model"
+    assert "encoded no prompt for 600 s" in watch.silent(1001.0 + timeouts.first_step_floor_s, timeouts)
+    watch.sign(1500.0)
+    watch.sign(1520.0)
+    assert not watch.silent(1520.0 + 200.0, timeouts), "ten times as long as usual"
+    assert "encoded no prompt for 200 s" in watch.silent(1520.0 + 201.0, timeouts)

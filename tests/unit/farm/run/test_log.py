@@ -33,3 +33,22 @@ def test_lines_come_back_as_they_were_written(tmp_path):
     )
     assert segment.values == {"num_frames": 5}
     assert "segment" not in json.loads(store.read_bytes(keys[0]).splitlines()[0])
+
+
+def test_a_warning_that_comes_again_and_again_is_joined(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("render_farm.farm.run.log.time.monotonic", lambda: now[0])
+    log = RunLog("night")
+    for _ in range(57):
+        log.add("the credentials have expired", level="warning")
+        log.add("of a job", level="warning", job_id="a")
+        now[0] += 0.5
+    log.add("of a job", level="warning", job_id="b")
+    now[0] += 60.0
+    log.add("the credentials have expired", level="warning")
+    assert [(line.job_id, line.message) for line in log.after(0)] == [
+        ("", "the credentials have expired"),
+        ("a", "of a job"),
+        ("b", "of a job"),
+        ("", "the credentials have expired (and 56 times more before)"),
+    ]

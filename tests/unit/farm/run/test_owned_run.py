@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -25,6 +27,13 @@ from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, load_run_state
 from tests.helpers.film_entries import entry
+
+_DIES_WITH_THE_LEASE = """
+import sys
+from render_farm.storage.lease import acquire, this_holder
+from render_farm.storage.open import open_store
+acquire(open_store(sys.argv[1]), "night", this_holder())
+"""
 
 
 @pytest.fixture
@@ -76,6 +85,17 @@ def test_a_coordinator_that_was_frozen_writes_nothing_over_the_results_of_the_on
         asyncio.run(run.write(last=True))
     asyncio.run(run.give_back())
     assert {key: store.read_bytes(key) for key in store.list(keys.folder)} == before
+
+
+def test_a_run_whose_holder_died_is_not_shown_as_if_it_were_live(run, tmp_path):
+    record, store = run.progress, open_store(tmp_path)
+    record.started("a", "w-0.1", "denoise")
+    asyncio.run(run.write(record.snapshot(num_workers=2, workers_busy=2)))
+    run.lease.stop()
+    subprocess.run([sys.executable, "-c", _DIES_WITH_THE_LEASE, str(tmp_path)], check=True)
+    now = run_status(RunFolderReader(store, "night").read(), now_s=time.time(), root_uri="out")
+    assert (now.is_live, now.eta_s, now.workers) == (False, None, [])
+    assert now.note.startswith("nobody renders it now")
 
 
 def test_an_error_and_what_can_be_watched_are_told(run, tmp_path):
