@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from render_farm.cli.terminal import error_line
 from render_farm.errors import UsageError
 from render_farm.observability.events import EventKind
 from render_farm.observability.heartbeat import Heartbeat

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from render_farm.cli.report import RunReporter, link_seconds, price_of
 from render_farm.cli.watch.notify import RunNotifier, channels_of
-from render_farm.config import NotifySettings
 from render_farm.farm.run.settings import Settings
+from render_farm.observability.settings import NotifySettings
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.report.page_data import Price
 from render_farm.storage.open import open_store
