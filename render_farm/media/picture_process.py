@@ -93,8 +93,9 @@ _lock = threading.Lock()
 def decode_apart(
     path: Path, *, uri: str, limits: InputLimits, keep_pixels: bool = True
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[int, int]]:
-    """The picture in the file at `path`, (H, W, 3) uint8 RGB, what is to be said of it, and its (W, H). Without `keep_pixels` it is
-    decoded all the same and the array is empty. InputError when it cannot be used; see `images.decode_image`."""
+    """The picture in the file at `path`, (H, W, 3) uint8 RGB, what is to be said of it, and its (W, H). Without
+    `keep_pixels` it is decoded all the same and the array is empty. InputError when it cannot be used; see
+    `images.decode_image`."""
     with _slots:
         child = _take(limits)
         answer: dict[str, Any] = {}

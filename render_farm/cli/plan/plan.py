@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from render_farm.errors import InvalidJobError, ManifestError, ModelError
 if TYPE_CHECKING:
     from render_farm.manifest.rows import Row
     from render_farm.planning import FilmPlan, ModelSpec
+    from render_farm.planning.prices import Price
 
 ALL_FAILED, SOME_FAILED = 10, 11
 
@@ -69,6 +70,7 @@ def plan(
     from render_farm.cli.plan.plan_groups import GroupPlanner
     from render_farm.config import load_settings
     from render_farm.manifest.reader import load_manifest
+    from render_farm.planning.prices import prices
     from render_farm.uris import shown_uri
 
     settings = load_settings()
@@ -88,11 +90,15 @@ def plan(
         totals.add(film)
         if totals.films > jobs:
             continue
+        assert row.job is not None, "it was planned"
+        costs = prices(row.job, film.spec)
         if as_json:
-            films.append({**_described(film), "groups": groups.described(film)})
+            described = {"groups": groups.described(film), "prices": [asdict(price) for price in costs]}
+            films.append({**_described(film), **described})
         else:
             notes = (f"  note: {warning}" for warning in film.warnings)
-            print("\n".join([*_drawn(film), *(f"  {line}" for line in groups.lines(film)), *notes, ""]))
+            said = (f"  {line}" for line in (*groups.lines(film), *_priced(costs)))
+            print("\n".join([*_drawn(film), *said, *notes, ""]))
     problems = [line for entry in refused for line in entry["problems"]]
     exit_code = 2 if strict and refused else totals.exit_code
     if as_json:
@@ -227,6 +233,13 @@ def _drawn(film: FilmPlan) -> list[str]:
         *(f"  LoRA {shown_uri(lora.path)}, weight {lora.weight:g}" for lora in job.loras),
         *(f"  prompt {number}: {prompt}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
     ]
+
+
+def _priced(costs: list[Price]) -> Iterable[str]:
+    for price in costs:
+        seconds = "" if price.gpu_s is None else f", {price.gpu_s:,.3g} GPU seconds (predicted)"
+        name = "cost" if price is costs[0] else f"  {price.name}"
+        yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"
 
 
 def _prompts(film: FilmPlan) -> Iterable[tuple[str, str]]:

@@ -68,7 +68,7 @@ def test_noise_on_what_long_films_continue_from(num_frames, addnoise_condition, 
 def test_a_portrait_picture_in_a_landscape_film():
     job = plan_film(RenderJob(job_id="a", prompt="x", image="a.png"), spec_of_preset("df-1.3b-540p")).job
     assert list(on_picture(job, "image", 720, 1280)) == [
-        "image: is portrait (720x1280) in a landscape film (960x544), so that fit crop cuts off its top and bottom; the "
-        "makers' own program would make the film 544x960 (width 544, height 960)"
+        "image: is portrait (720x1280) in a landscape film (960x544), so that fit crop cuts off its top and bottom; "
+        "the makers' own program would make the film 544x960 (width 544, height 960)"
     ]
     assert list(on_picture(job, "image", 1280, 720)) == list(on_picture(job, "image", 720, 720)) == []
