@@ -237,7 +237,10 @@ def _drawn(film: FilmPlan) -> list[str]:
 
 def _priced(costs: list[Price]) -> Iterable[str]:
     for price in costs:
-        seconds = "" if price.gpu_s is None else f", {price.gpu_s:,.3g} GPU seconds (predicted)"
+        seconds = ""
+        if price.gpu_s is not None:
+            number = f"{price.gpu_s:,.0f}" if price.gpu_s >= 100 else f"{price.gpu_s:.3g}"
+            seconds = f", {number} GPU seconds (predicted)"
         name = "cost" if price is costs[0] else f"  {price.name}"
         yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"
 
