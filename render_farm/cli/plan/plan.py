@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from render_farm.errors import Problem
     from render_farm.manifest.rows import Row
     from render_farm.planning import FilmPlan, ModelSpec
+    from render_farm.planning.prices import Price
     from render_farm.planning.prompt_length import LengthOf
 
 ALL_FAILED, SOME_FAILED = 10, 11
@@ -71,6 +72,7 @@ def plan(
     from render_farm.cli.plan.plan_groups import GroupPlanner
     from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import load_manifest
+    from render_farm.planning.prices import prices
     from render_farm.uris import shown_uri
 
     settings = load_settings()
@@ -90,11 +92,15 @@ def plan(
         totals.add(film)
         if totals.films > jobs:
             continue
+        assert row.job is not None, "it was planned"
+        costs = prices(row.job, film.spec)
         if as_json:
-            films.append({**_described(film), "groups": groups.described(film)})
+            described = {"groups": groups.described(film), "prices": [asdict(price) for price in costs]}
+            films.append({**_described(film), **described})
         else:
             notes = (f"  note: {warning}" for warning in film.warnings)
-            say("\n".join([*_drawn(film), *(f"  {line}" for line in groups.lines(film)), *notes, ""]))
+            further = (f"  {line}" for line in (*groups.lines(film), *_priced(costs)))
+            say("\n".join([*_drawn(film), *further, *notes, ""]))
     problems = [line for entry in refused for line in entry["problems"]]
     exit_code = 2 if strict and refused else totals.exit_code
     if as_json:
@@ -281,6 +287,16 @@ def _drawn(film: FilmPlan) -> list[str]:
         *(f"  LoRA {shown_uri(lora.path)}, weight {lora.weight:g}" for lora in job.loras),
         *(f"  prompt {number}: {one_line(prompt)}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
     ]
+
+
+def _priced(costs: list[Price]) -> Iterable[str]:
+    for price in costs:
+        seconds = ""
+        if price.gpu_s is not None:
+            number = f"{price.gpu_s:,.0f}" if price.gpu_s >= 100 else f"{price.gpu_s:.3g}"
+            seconds = f", {number} GPU seconds (predicted)"
+        name = "cost" if price is costs[0] else f"  {price.name}"
+        yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"
 
 
 def _prompts(film: FilmPlan) -> Iterable[tuple[str, str]]:

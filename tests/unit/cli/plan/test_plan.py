@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 
@@ -30,6 +32,25 @@ def test_plan_as_json(cli, manifest):
     assert [segment["num_kept_frames"] for segment in plan["jobs"][1]["segments"]] == [25, 20, 20]
     assert [segment["prompt"] for segment in plan["jobs"][1]["segments"]] == ["a", "b", "b"]
     assert plan["totals"]["films"] == 3 and plan["totals"]["refused"] == 0
+
+
+def test_plan_prices_what_a_row_asks_for_and_its_cheaper_relatives(cli, tmp_path):
+    path = str(tmp_path / "m.parquet")
+    blocks = {"ar_step": 5, "causal_block_size": 5}
+    jobs = [
+        RenderJob(job_id="full", prompt="a", model="df-14b-540p", num_frames=97, **blocks),
+        RenderJob(job_id="few", prompt="a", model="t2v-14b-540p", sampler="distilled"),
+    ]
+    write_manifest(path, jobs)
+    text = cli("plan", path).stdout
+    assert "  cost: 140 forwards, " in text  # 50 steps, and 5 more for each of 4 blocks that lag
+    assert "    synchronous: ar_step 0, causal_block_size 1: 100 forwards, " in text
+    assert "    guidance for half of the steps: cache guidance:0.5: 115 forwards, " in text
+    assert "    few steps: sampler distilled and a LoRA for it: 20 forwards, " in text
+    full, few = (job["prices"] for job in json.loads(cli("plan", path, "--json").stdout)["jobs"])
+    assert [price["num_forwards"] for price in full] == [140, 115, 100, 20]
+    assert full[2]["gpu_s"] == pytest.approx(full[0]["gpu_s"] * 100 / 140, rel=1e-3)
+    assert [(price["name"], price["num_forwards"]) for price in few] == [("as asked", 4)]
 
 
 def test_plan_refuses_rows_with_reasons(cli, tmp_path):
