@@ -16,6 +16,7 @@ from tests.helpers.synthetic_run import write_run
 
 Client = Callable[..., subprocess.CompletedProcess[str]]
 JOB = "shot-0007"
+pytestmark = pytest.mark.timeout(600)  # the first test installs
 
 
 @pytest.fixture(scope="module")
