@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
+from render_farm.cli.program import INTERRUPTED
 from render_farm.cli.prompt_inputs import input_columns
 from render_farm.cli.terminal import Json, error_line, print_json
 from render_farm.errors import RenderFarmError, UsageError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from render_farm.farm.run.request import RunRequest
     from render_farm.observability.snapshot import RunSnapshot
 
-INTERRUPTED = 130
 _ONE_JOB = "The one film of --prompt"
 _MOST_FAILURES = 20
 _LIMIT = re.compile(r"[0-9]+%?")

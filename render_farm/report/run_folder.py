@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,6 +68,14 @@ class RunFolder:
     """`live.json`, as its coordinator wrote it last."""
     control: RunControl = RunControl()
     """Requests of people, as they are stored."""
+    excluded: frozenset[str] = frozenset()
+    """Jobs that were cancelled by name. Unknown (empty) while a recent snapshot says how the run is."""
+
+    def counts(self) -> Counter[str]:
+        """Jobs by state, as the results have them. One that has no result yet waits."""
+        states = {row["job_id"]: str(row["state"]) for row in self.results}
+        names = {str(row["job_id"]) for row in self.jobs if "job_id" in row} | states.keys()
+        return Counter(states.get(name, "waiting") for name in names)
 
     def live_at(self, now_s: float) -> RunSnapshot | None:
         """The last snapshot, if it is recent. None for a run that nobody renders."""
@@ -82,7 +91,7 @@ class RunFolderReader:
         self._logs: dict[str, list[LogLine]] = {}
         self._jobs: list[dict[str, Any]] | None = None
 
-    def read(self) -> RunFolder:
+    def read(self, *, with_events: bool = True) -> RunFolder:
         """The run now. NotFoundError if there is no such run."""
         document = self._document()
         if self._jobs is None:
@@ -94,14 +103,16 @@ class RunFolderReader:
                 )
             self._jobs = _manifest_rows(manifest)
         live = parse_live(self._bytes(self._keys.live) or b"")
+        control, excluded = self._control(live)
         return RunFolder(
             live=live,
-            control=self._control(live),
+            control=control,
+            excluded=excluded,
             run_id=self._keys.run_id,
             document=document,
             jobs=self._jobs,
             results=_results(self._bytes(self._keys.results)),
-            events=self.events(),
+            events=self.events() if with_events else [],
         )
 
     def states(self) -> list[str]:
@@ -118,10 +129,12 @@ class RunFolderReader:
         lines = [line for key in sorted(self._logs) for line in self._logs[key]]
         return sorted(lines, key=lambda line: line.time_s)
 
-    def _control(self, live: RunSnapshot | None) -> RunControl:
+    def _control(self, live: RunSnapshot | None) -> tuple[RunControl, frozenset[str]]:
+        """The requests of people, and the jobs that they cancelled by name."""
         if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
-            return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
-        return load_run_state(self._store, self._keys.run_id).control
+            return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items()))), frozenset()
+        state = load_run_state(self._store, self._keys.run_id)
+        return state.control, frozenset(job_id for job_id, row in state.jobs.items() if row.taken_out)
 
     def _document(self) -> dict[str, Any]:
         data = self._bytes(self._keys.run)

@@ -104,8 +104,9 @@ class FarmMachine:
         """Why a film that waits is not being rendered, in a sentence for people."""
         film = self._state.films[key]
         assert film.state is State.WAITING
-        if key in self._state.runs[film.spec.run_id].held:
-            return "its run is paused"
+        run = self._state.runs[film.spec.run_id]
+        if key in run.held:
+            return "its run is paused" if run.paused else "the films that are rendered first (--canary) have not ended"
         try_s = self._failures.try_of(key)
         if try_s is not None and try_s > now:
             return f"its last try failed; it is tried again in {try_s - now:.0f} s"
@@ -234,7 +235,7 @@ class FarmMachine:
         if film.is_rendered:
             self._hand_out((event.worker,), event.film, now, actions)
             return
-        may_continue = not self._state.runs[film.spec.run_id].paused and not self.hosts.is_quarantined(worker.host)
+        may_continue = not self._state.runs[film.spec.run_id].holds(event.film) and not self.hosts.is_quarantined(worker.host)
         workers = self._dispatcher.next_workers(event.film, event.worker, now) if may_continue else None
         if workers is None:
             film.worker = None

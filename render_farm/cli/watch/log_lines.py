@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from render_farm.cli.terminal import printable
+from render_farm.cli import terminal
+from render_farm.cli.terminal import Verbosity, printable
 from render_farm.observability.events import LogLine
 from render_farm.observability.snapshot import RunSnapshot
 
 
 class LogReader:
-    """Picks the log lines of a snapshot that earlier ones did not have, without those of level `debug`."""
+    """Picks the log lines of a snapshot that earlier ones did not have, without those of level `debug` unless `-v` is given."""
 
     def __init__(self) -> None:
         self._last = (0.0, 0)
@@ -20,7 +21,7 @@ class LogReader:
         lines = [line for line in snapshot.log if (line.time_s, line.number) > self._last]
         if lines:
             self._last = (lines[-1].time_s, lines[-1].number)
-        return [line for line in lines if line.level != "debug"]
+        return [line for line in lines if line.level != "debug" or terminal.verbosity is Verbosity.VERBOSE]
 
 
 def log_text(line: LogLine) -> str:

@@ -49,7 +49,7 @@ def watch(
         hint("the run goes on without you")
         raise typer.Exit(0) from None
     _show(last, as_json=as_json)
-    raise typer.Exit(exit_code(last.jobs))
+    raise typer.Exit(exit_code(last.jobs, stopped=last.state == "cancelled"))
 
 
 def _show(now: RunStatus, *, as_json: bool) -> None:

@@ -88,6 +88,7 @@ class Coordinator:
                 ev.FilmDelayed: self._active.film_delayed,
                 ev.HostQuarantined: self._active.host_quarantined,
                 ev.RunEnded: self._active.run_ended,
+                ev.RunPaused: self._active.run_paused,
             },
             on_hosts_changed=self._hosts_changed,
         )
@@ -181,6 +182,8 @@ class Coordinator:
                 max_failed=spec.max_failed,
                 failed_before=spec.failed_before,
                 max_workers=spec.max_workers,
+                first=spec.first,
+                first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in spec.ended),
             )
         )
 

@@ -70,6 +70,6 @@ def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> Ru
     timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
     run = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
     asyncio.run(run.give_back())
-    state = str(run_state(counts))
+    state, code = str(run_state(counts, stopped=False)), exit_code(counts, stopped=False)
     on_snapshot(RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, jobs=counts))
-    return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=exit_code(counts))
+    return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=code)

@@ -53,6 +53,8 @@ class RunSpec:
     max_failed: int | None = None
     max_workers: int | None = None
     """The most workers that it renders on at a time; None: no limit."""
+    first: tuple[str, ...] = ()
+    """Jobs that are rendered before all others start (`--canary`)."""
     failed_before: int = 0
     ended: tuple[Result, ...] = ()
     """Rows that need no work: bad ones, and jobs that are there already."""

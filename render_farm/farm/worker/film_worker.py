@@ -119,9 +119,10 @@ class FilmWorker:
         """Size of the key/value cache of the segment that is being rendered."""
         return self._renderer.kv_cache_bytes
 
-    def stop(self, call_id: int) -> None:
-        """Have the call `call_id` of `render_segment` or `help_segment` end with `Cancelled` at its next step."""
-        self._renderer.stop(call_id)
+    def stop(self, call_id: int, *, keep_steps: bool = False) -> None:
+        """Have the call `call_id` of `render_segment` or `help_segment` end with `Cancelled` at its next step. With
+        `keep_steps` the state of its steps is stored first, and a segment whose last step that is, is completed."""
+        self._renderer.stop(call_id, keep_steps=keep_steps)
 
     def preempt(self, within_s: float | None = None) -> None:
         """This process has to end within `within_s` (None: the task's grace time). Its segment is completed when there
