@@ -9,14 +9,18 @@ import typer
 from render_farm import __version__
 from render_farm.cli import (
     bench,
+    check,
+    continue_run,
     control,
     demo,
     gc,
     manifest,
     models,
+    nightly,
     preview,
     render,
     report,
+    runs,
     simulate,
     submit,
     verify,
@@ -72,9 +76,11 @@ def _add(section: str, **verbs: object) -> None:
             app.command(name.rstrip("_"), cls=FarmCommand, rich_help_panel=section)(verb)  # type: ignore[type-var]
 
 
-_add(_RENDER, render=render.render, submit=submit.submit, demo=demo.demo)
-_add(_LOOK, status=status.status, watch=status.watch, logs=status.logs)
-_add(_LOOK, explain=control.explain, preview=preview.preview, report=report.report, serve=report.serve)
+_add(_RENDER, render=render.render, submit=submit.submit, continue_=continue_run.continue_run)
+_add(_RENDER, nightly=nightly.nightly, demo=demo.demo)
+_add(_LOOK, runs=runs.runs, status=status.status, watch=status.watch, logs=status.logs)
+_add(_LOOK, explain=control.explain, preview=preview.preview, report=report.report)
+_add(_LOOK, serve=report.serve, check=check.check)
 _add(_STEER, pause=control.pause, resume=control.resume, cancel=control.cancel, retry=control.retry)
 _add(_STEER, priority=control.priority, hosts=control.hosts_app, gc=gc.gc)
 _add(_PLAN, manifest=manifest.app, plan=plan.plan, simulate=simulate.simulate)

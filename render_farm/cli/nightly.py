@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from render_farm.cli.columns import COLUMN_FLAGS
 from render_farm.cli.flags import takes_flags_of
 from render_farm.cli.program import INTERRUPTED, MOST_COLUMNS, FarmCommand, run_app
-from render_farm.cli.render import ONE_JOB_FLAGS, render, request_of, run, summary
+from render_farm.cli.render import render, request_of, run, summary
 from render_farm.cli.terminal import duration, error_line, hint, print_json
 from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
 from render_farm.planning import nights
@@ -101,7 +102,7 @@ class Night:
 
 
 @app.command(cls=FarmCommand, context_settings=_HELP)
-@takes_flags_of(render, _own_flags, without=("prompt", "run_id", "timeout", *ONE_JOB_FLAGS))
+@takes_flags_of(render, _own_flags, without=("prompt", "run_id", "timeout", *COLUMN_FLAGS))
 def nightly(**flags: Any) -> None:
     """Render tonight's manifest. PATTERN and --output may hold {date}, {year}, {month} and {day}.
 
@@ -201,7 +202,7 @@ def _render(night: Night, flags: Mapping[str, Any], deadline: datetime | None) -
         request = request_of(
             {
                 **flags,
-                **dict.fromkeys(("prompt", *ONE_JOB_FLAGS)),
+                **dict.fromkeys(("prompt", *COLUMN_FLAGS)),
                 "manifest": night.manifest,
                 "output": night.output,
                 "run_id": night.run_id,

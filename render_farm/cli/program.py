@@ -125,7 +125,7 @@ def _write_example(ctx: Any, formatter: Any) -> None:
 
 def _without_verbosity(args: Sequence[str]) -> list[str]:
     """The command line without `-v` and `-q`, which may stand anywhere in it."""
-    kept = []
+    kept: list[str] = []
     terminal.verbosity = Verbosity.NORMAL
     for number, text in enumerate(args):
         if text == "--":

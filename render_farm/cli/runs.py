@@ -19,7 +19,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's URI, or its id 
 RunOrNewest = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest run of --output.")]
 Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Jobs of the run.")]
 Output = Annotated[
-    str | None, typer.Option("-o", "--output", metavar="URI", help="Where the run's films are. Default: $RENDER_FARM_OUTPUT.")
+    str | None,
+    typer.Option("-o", "--output", metavar="URI", help="Where the run's films are. Default: $RENDER_FARM_OUTPUT."),
 ]
 
 
@@ -48,7 +49,7 @@ def runs(
     """List the runs of an output, the newest first."""
     from dataclasses import asdict
 
-    from render_farm.report.run_list import list_runs
+    from render_farm.report.listed_runs import list_runs
 
     store = open_output(output)
     found, total = list_runs(store, limit, now_s=time.time())

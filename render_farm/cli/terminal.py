@@ -33,16 +33,16 @@ running_verb = ""
 
 def error_line(message: str) -> None:
     """A message for the person, on stderr."""
-    say(f"render-farm: {printable(message)}")
+    _to_stderr(f"render-farm: {printable(message)}")
 
 
 def hint(message: str) -> None:
     """What could come next, on stderr."""
     if verbosity > Verbosity.QUIET:
-        say(message)
+        _to_stderr(message)
 
 
-def say(line: str) -> None:
+def _to_stderr(line: str) -> None:
     """A line on stderr. Nobody has to read it: a closed pipe or a full disk ends no run."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)

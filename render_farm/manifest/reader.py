@@ -17,7 +17,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from render_farm.errors import ManifestError
+from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.job import columns
 from render_farm.manifest.cells import WrongColumnTypeError, column_values
 from render_farm.manifest.duplicates import DuplicateFinder
@@ -117,6 +117,8 @@ def check_manifest(uri: str) -> ManifestReport:
             if row.job_id:
                 finder.add(row.number, row.job_id)
         fatal += [duplicate_line(*found) for found in finder.find(lambda: read_ids(uri))]
+    except ManifestNotFoundError:
+        raise
     except ManifestError as error:
         fatal += error.problems or [str(error)]
         readable = bool(error.problems)

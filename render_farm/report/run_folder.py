@@ -93,7 +93,7 @@ class RunFolderReader:
 
     def read(self, *, with_events: bool = True) -> RunFolder:
         """The run now. NotFoundError if there is no such run."""
-        document = self._document()
+        document = self.document()
         if self._jobs is None:
             manifest = self._bytes(self._keys.manifest)
             if manifest is None and not document:
@@ -136,7 +136,8 @@ class RunFolderReader:
         state = load_run_state(self._store, self._keys.run_id)
         return state.control, frozenset(job_id for job_id, row in state.jobs.items() if row.taken_out)
 
-    def _document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
+        """`run.json`; empty where there is none that can be read."""
         data = self._bytes(self._keys.run)
         try:
             content = json.loads(data) if data else {}
@@ -161,7 +162,7 @@ def run_documents(store: Store) -> list[dict[str, Any]]:
     """`run.json` of the runs of an output tree, the newest first. One that cannot be read is left out."""
     ids = run_ids(store)[-_RUNS_LOOKED_AT:]
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-        documents = pool.map(lambda run_id: RunFolderReader(store, run_id)._document(), ids)
+        documents = pool.map(lambda run_id: RunFolderReader(store, run_id).document(), ids)
         found = [{**document, "run_id": run_id} for run_id, document in zip(ids, documents, strict=True) if document]
     return sorted(found, key=lambda document: str(document.get("started_at", "")), reverse=True)
 

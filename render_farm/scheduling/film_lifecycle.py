@@ -56,7 +56,7 @@ class FilmLifecycle:
         self._check_run(event.run_id, actions)
 
     def enqueue(self, key: JobKey) -> None:
-        """Put a film into the queue, unless it ended, is at work, waits for its text, or its run may not start it now."""
+        """Put a film into the queue, unless it ended, is at work, waits for its text, or may not start now."""
         film = self._state.films[key]
         if film.state.ended or film.worker is not None or key in self._dispatcher.queue:
             return

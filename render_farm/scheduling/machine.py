@@ -235,7 +235,9 @@ class FarmMachine:
         if film.is_rendered:
             self._hand_out((event.worker,), event.film, now, actions)
             return
-        may_continue = not self._state.runs[film.spec.run_id].holds(event.film) and not self.hosts.is_quarantined(worker.host)
+        may_continue = not self._state.runs[film.spec.run_id].holds(event.film) and not self.hosts.is_quarantined(
+            worker.host
+        )
         workers = self._dispatcher.next_workers(event.film, event.worker, now) if may_continue else None
         if workers is None:
             film.worker = None

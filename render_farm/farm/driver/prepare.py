@@ -11,7 +11,15 @@ from threading import Event
 from typing import Any
 
 from render_farm.config import InputLimits, Settings, Timeouts
-from render_farm.errors import InputError, InvalidJobError, MediaError, ModelError, RenderFarmError, StorageError
+from render_farm.errors import (
+    FilmExistsError,
+    InputError,
+    InvalidJobError,
+    MediaError,
+    ModelError,
+    RenderFarmError,
+    StorageError,
+)
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
@@ -58,6 +66,10 @@ class RunContext:
     settings: Settings = field(default_factory=Settings)
     keep_latents: bool
     create_only: bool
+    manifest: str | None = None
+    """The manifest's name; None for a prompt."""
+    replace: bool = False
+    """Films that runs of other manifests made are replaced."""
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
@@ -88,7 +100,14 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
             over.set()  # Ctrl-C: nobody waits for a store any more
     ended = [item for item in read if isinstance(item, Result)]
     films = [item for item in read if not isinstance(item, Result)]
-    lookup = ExistingOutput(context.store, context.state, keep_latents=context.keep_latents)
+    lookup = ExistingOutput(
+        context.store,
+        context.state,
+        keep_latents=context.keep_latents,
+        run_id=context.run_id,
+        manifest=context.manifest,
+        replace=context.replace,
+    )
     found = lookup.look_up([film.plan for film in films])
     entries, render_keys, costs = [], {}, TokenPasses()
     for film, existing in zip(films, found, strict=True):
@@ -96,6 +115,8 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
         row = context.state.jobs.get(film.plan.job.job_id, JobRow())
         if existing.done is not None:
             ended.append(existing.done)
+        elif existing.refused:
+            ended.append(_failed(film.plan.job.job_id, FilmExistsError(existing.refused), message=existing.refused))
         elif row.taken_out:
             ended.append(_excluded(film.plan, row))
         else:

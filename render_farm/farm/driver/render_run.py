@@ -48,6 +48,8 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot) -> RunOutcome:
             settings=settings,
             keep_latents=request.keep_latents,
             create_only=source.create_only,
+            manifest=request.manifest_name or request.manifest,
+            replace=request.replace,
             group=farm.named_degrees,
             patience_s=min(settings.timeouts.cluster_patience_s, clock.left_s),
             groups_of=farm.groups_of,

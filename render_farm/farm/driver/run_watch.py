@@ -165,8 +165,8 @@ class RunWatch:
 
 
 class Signals:
-    """Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) raise KeyboardInterrupt and are remembered: one that is raised
-    where Python ignores exceptions (a callback of a library) is still seen at the next look."""
+    """Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) raise KeyboardInterrupt and are remembered: one that is
+    raised where Python ignores exceptions (a callback of a library) is still seen at the next look."""
 
     def __init__(self) -> None:
         self.seen = False

@@ -32,6 +32,7 @@ def test_render_json_is_one_object(cli, rendered, manifest):
     result = cli("render", manifest, "-o", "out", "--json")
     assert result.exit_code == 12
     assert json.loads(result.stdout) == {
+        "schema": "render_farm.render/1",
         "run_id": "run-1",
         "output": "out",
         "state": "cancelled",
@@ -73,9 +74,9 @@ def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
         (["-o", "out"], "give a MANIFEST or --prompt TEXT"),
         (["m.parquet", "--prompt", "x", "-o", "out"], "a MANIFEST and --prompt do not go together"),
         (["m.parquet"], "--output is missing"),
-        (["m.parquet", "-o", "out", "--steps", "3"], "--steps is for --prompt"),
+        (["m.parquet", "-o", "out", "--steps", "3"], "--num-inference-steps is for --prompt"),
         (["m.parquet", "-o", "out", "--num-frames", "33"], "--num-frames is for --prompt"),
-        (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--lora is for --prompt"),
+        (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--loras is for --prompt"),
         (["--prompt", "x", "-o", "out", "--num-frames", "0"], "num_frames: 0 is less than 1"),
         (["m.parquet", "-o", "out", "--timeout", "0"], "--timeout: 0 is not more than 0 seconds"),
         (["m.parquet", "-o", "out", "--max-failed", "some"], "--max-failed: 'some' is neither a number"),

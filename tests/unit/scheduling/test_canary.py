@@ -50,13 +50,13 @@ def test_a_canary_that_fails_pauses_the_run_until_it_is_resumed():
 
 
 def test_a_canary_that_was_refused_before_the_run_began_pauses_it_at_once():
-    farm, actions = farm_of("refused", first_failed=1)
+    _, actions = farm_of("refused", first_failed=1)
     assert only(actions, ev.RunPaused).num_failed == 1
     assert started(actions) == []
 
 
 def test_canaries_that_are_done_already_hold_nothing_up():
-    farm, actions = farm_of("done-before")
+    _, actions = farm_of("done-before")
     assert len(started(actions)) == 2
 
 
