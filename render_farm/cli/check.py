@@ -33,7 +33,7 @@ def check(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|RUN|OUTPUT]", help="A film's file or folder, a run, or an output. Default: --output."
+            metavar="FILE|RUN|OUTPUT", help="A film's file or folder, a run, or an output. Default: --output."
         ),
     ] = None,
     output: Output = None,

@@ -64,7 +64,7 @@ def priority(
     run: Run,
     jobs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[JOB]... N", help="Jobs of the run, then their priority: 0 to 100, higher goes first."),
+        typer.Argument(metavar="JOB... N", help="Jobs of the run, then their priority: 0 to 100, higher goes first."),
     ] = None,
     to: Annotated[int | None, typer.Option("--to", metavar="N", min=0, max=100, help="The priority, too.")] = None,
     output: Output = None,

@@ -15,7 +15,7 @@ from render_farm.cli.terminal import Json, hint, plural, print_json, table
 
 def gc(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Only what this run left. Default: all of --output.")
+        str | None, typer.Argument(metavar="RUN", help="Only what this run left. Default: all of --output.")
     ] = None,
     output: Output = None,
     yes: Yes = False,

@@ -15,7 +15,7 @@ from render_farm.cli.columns import columns_of_flags, flags_of_columns
 from render_farm.cli.flags import takes_flags_of
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.program import INTERRUPTED
-from render_farm.cli.terminal import Json, error_line, print_json
+from render_farm.cli.terminal import Json, error_line, plural, print_json, printable
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from render_farm.observability.snapshot import RunSnapshot
 
 _MOST_FAILURES = 20
+_MOST_WARNED = 10
 _LIMIT = re.compile(r"[0-9]+%?")
 
 
@@ -162,7 +163,7 @@ def run(request: RunRequest) -> RunOutcome:
     for line in failures(outcome):
         error_line(line)
     if outcome.exit_code == INTERRUPTED:
-        error_line("interrupted; finished segments are kept, and the same command again goes on from there")
+        error_line("interrupted; finished segments and steps are kept, and the same command again goes on from there")
     return outcome
 
 
@@ -279,6 +280,30 @@ def summary(outcome: RunOutcome) -> list[str]:
         return lines
     lines.append(f"films: {outcome.output}")
     lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")
-    if outcome.jobs.get("failed"):
-        lines.append(f"why: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet")
-    return lines
+    results = f"{outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet"
+    lines.append(f"{'why' if outcome.jobs.get('failed') else 'results'}: {results}")
+    return lines + _about_films(outcome)
+
+
+def _about_films(outcome: RunOutcome) -> list[str]:
+    """Visible seams and warnings of the films, and last the path of the only film."""
+    from render_farm.manifest.parquet_rows import read_rows
+    from render_farm.media.seams import VISIBLE
+    from render_farm.storage import open_store
+    from render_farm.storage.done import read_done
+    from render_farm.storage.layout import RunKeys
+
+    try:
+        store = open_store(outcome.output)
+        rows = read_rows(
+            store.read_bytes(RunKeys(run_id=outcome.run_id).results), ["job_id", "state", "uri", "seam_score"]
+        )
+        done = [row for row in rows if row["state"] == "done"]
+        seams = sum((row["seam_score"] or 0) >= VISIBLE for row in done)
+        lines = [f"visible seams (a score of {VISIBLE:g} or more): {plural(seams, 'film')}"] if seams else []
+        for row in done[:_MOST_WARNED]:
+            warnings = (read_done(store, row["job_id"]) or {}).get("warnings", ())
+            lines += [printable(f"{row['job_id']}: note: {warning}") for warning in warnings]
+    except RenderFarmError:
+        return []  # `failures` says so
+    return [*lines, str(rows[0]["uri"])] if len(rows) == 1 and done else lines

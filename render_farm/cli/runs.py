@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from render_farm.storage import Store
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's URI, or its id with --output.")]
-RunOrNewest = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Default: the newest run of --output.")]
-Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Jobs of the run.")]
+RunOrNewest = Annotated[str | None, typer.Argument(metavar="RUN", help="Default: the newest run of --output.")]
+Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB...", help="Jobs of the run.")]
 Output = Annotated[
     str | None,
     typer.Option("-o", "--output", metavar="URI", help="Where the run's films are. Default: $RENDER_FARM_OUTPUT."),

@@ -87,6 +87,11 @@ class FarmMachine:
         return self._worker_index.idle
 
     @property
+    def num_rendering(self) -> int:
+        """Segments at work, those of films that were cancelled included until they have stopped."""
+        return self._state.num_rendering
+
+    @property
     def num_workers_wanted(self) -> int:
         """Workers that could render now if there were as many, in the smallest groups that the films may have."""
         return self._dispatcher.num_wanted

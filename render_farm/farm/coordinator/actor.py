@@ -37,6 +37,8 @@ from render_farm.scheduling.states import State
 
 NAME = "coordinator"
 _TICK_S = 0.5
+_STOP_WITHIN_S = 120.0
+_STOPPED_AGAIN_S = 0.05
 _PAUSED = "paused"
 
 
@@ -225,7 +227,10 @@ class Coordinator:
         return self._lifecycle.pool.pids
 
     async def close(self) -> None:
-        """Let workers remove their temporary files, and end them."""
+        """Let workers store the steps of segments that were stopped and remove their temporary files, and end them."""
+        stop = time.monotonic() + _STOP_WITHIN_S
+        while self._machine.num_rendering and time.monotonic() < stop:
+            await asyncio.sleep(_STOPPED_AGAIN_S)
         if self._ticking is not None:
             self._ticking.cancel()
         await asyncio.gather(*(self._lifecycle.release(worker) for worker in self._machine.workers))

@@ -51,7 +51,7 @@ class TextStage:
                     num_missing = len(missing)
                     if not missing:
                         return None
-                    progress.note = f"encoding {len(missing)} prompts"
+                    progress.note = f"encoding {len(missing)} texts (prompts and negative prompts)"
                     progress.log.add(progress.note, level="debug", kind=EventKind.TEXT_STARTED)
                     if self._takes_slot:
                         await self._free_slot()

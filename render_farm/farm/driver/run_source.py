@@ -68,6 +68,7 @@ class RunSource:
             max_workers=self.request.num_workers,
             first=self.first,
             failed_before=prepared.num_bad,
+            order=tuple(row.job_id or f"row-{row.number}" for row in self.rows),
             ended=prepared.ended,
             render_keys=prepared.render_keys,
             manifest=self.manifest,

@@ -16,6 +16,7 @@ def test_render_passes_every_flag_on(cli, rendered, manifest):
     more = "--keep-latents --strict --timeout 60 --max-failed 10%"
     result = cli("render", manifest, "--output", "out", *flags.split(), *more.split())
     shown = "run run-1: done (1 done)\nfilms: out\nreport: out/_runs/run-1/report.html\n"
+    shown += "results: out/_runs/run-1/results.parquet\n"
     assert (result.exit_code, result.stdout) == (0, shown)
     assert "a: something happened" in result.stderr
     (request,) = rendered.requests
@@ -136,3 +137,11 @@ def test_render_says_why_jobs_failed(cli, rendered, manifest, tmp_path):
     assert "render-farm: j19: the disk is full\n" in result.stderr
     assert "j20" not in result.stderr and "... and 10 more" in result.stderr
     assert result.stdout.endswith(f"why: {output}/_runs/run-1/results.parquet\n")
+
+
+def test_the_last_line_of_one_film_is_its_path(cli, rendered, tmp_path):
+    output = str(tmp_path / "out")
+    result = Result(job_id="a", state="done", uri=f"{output}/a/video.mp4", seam_score=4.0)
+    write_results(open_store(output), "run-1", [result])
+    lines = cli("render", "--prompt", "a cat", "-o", output).stdout.splitlines()
+    assert lines[-2:] == ["visible seams (a score of 3 or more): 1 film", f"{output}/a/video.mp4"]
