@@ -86,6 +86,12 @@ class NotFoundError(UsageError):
     exit_code = 14
 
 
+class ManifestNotFoundError(ManifestError, NotFoundError):
+    """There is no manifest where it was said to be."""
+
+    exit_code = NotFoundError.exit_code
+
+
 class LeaseHeldError(UsageError):
     """Another coordinator owns the run. The message names the holder."""
 
@@ -128,6 +134,10 @@ class HubError(ModelError):
 
 class InputError(JobError):
     """An input image, video or LoRA that is missing, unreadable or of the wrong kind."""
+
+
+class FilmExistsError(JobError):
+    """A film of this job id is done already, made by a run of another manifest."""
 
 
 class MemoryModeError(JobError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Reason = Annotated[str, typer.Option("--reason", help="Kept with the run.")]
+_NEEDS_SOMEBODY = ("resume", "retry", "priority")
+"""Requests that change nothing until somebody renders the run."""
 hosts_app = typer.Typer(no_args_is_help=True, help="Machines that a run renders on.")
 
 
@@ -27,7 +30,7 @@ def pause(run: Run, output: Output = None, as_json: Json = False) -> None:
 
 
 def resume(run: Run, output: Output = None, as_json: Json = False) -> None:
-    """End a pause."""
+    """End a pause. It does not start a run that nobody renders: `continue` does."""
     _ask(run, output, as_json, verb="resume")
 
 
@@ -59,20 +62,28 @@ def retry(
 
 def priority(
     run: Run,
-    to: Annotated[int, typer.Option("--to", min=0, max=100, help="0 to 100; higher goes first.")],
-    jobs: Jobs = None,
+    jobs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="JOB... N", help="Jobs of the run, then their priority: 0 to 100, higher goes first."),
+    ] = None,
+    to: Annotated[int | None, typer.Option("--to", metavar="N", min=0, max=100, help="The priority, too.")] = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Give jobs (all that are left, unless named) another priority from their next segment on."""
-    _ask(run, output, as_json, verb="priority", jobs=tuple(jobs or ()), value=str(to))
+    named = list(jobs or ())
+    if to is None:
+        last = named.pop() if named else ""
+        if not re.fullmatch("[0-9]{1,3}", last) or int(last) > 100:
+            given = f"{last!r} is no priority" if last else "which priority?"
+            raise UsageError(given, advice="a number from 0 to 100 comes last: render-farm priority RUN JOB 90")
+        to = int(last)
+    _ask(run, output, as_json, verb="priority", jobs=tuple(named), value=str(to))
 
 
 def explain(run: Run, jobs: Jobs = None, output: Output = None, as_json: Json = False) -> None:
-    """Say why jobs wait or failed, and what they need."""
-    if not jobs:
-        raise UsageError("which JOB?", advice="render-farm explain RUN JOB...")
-    _ask(run, output, as_json, verb="explain", jobs=tuple(jobs))
+    """Say why jobs wait or failed, and what they need. Without a JOB, all that wait are explained."""
+    _ask(run, output, as_json, verb="explain", jobs=tuple(jobs or ()))
 
 
 @hosts_app.command("list")
@@ -105,9 +116,13 @@ def confirm(question: str, yes: bool) -> None:
 
 def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
     from render_farm.farm.control.client import ask
+    from render_farm.farm.control.verbs import continue_command
 
     place = find_run(run, output)
     outcome = ask(place.store, place.run_id, _request(**request))
+    # `explain` says it in its answer.
+    idle = outcome.answer.ok and not outcome.live and request["verb"] in _NEEDS_SOMEBODY
+    again = continue_command(place.run_id, place.store.root_uri) if idle else None
     if as_json:
         print_json(
             {
@@ -116,6 +131,7 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
                 "ok": outcome.answer.ok,
                 "applied": "live" if outcome.live else "stored",
                 "message": outcome.answer.text,
+                **({"continue": again} if again else {}),
                 **outcome.answer.data,
             }
         )
@@ -123,6 +139,8 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
         print(printable(outcome.answer.text))
         if outcome.is_kept:
             hint(f"no coordinator holds run {place.run_id}; this is kept with it")
+        if again:
+            print(f"to render what is left: {again}")
     if not outcome.answer.ok:
         raise (NotFoundError if outcome.answer.not_found else UsageError)(outcome.answer.text)
 

@@ -27,8 +27,11 @@ def arguments_of(command: Callable[..., None], values: Mapping[str, Any]) -> lis
             continue
         # In `Annotated`, typer keeps the first name where a default would stand.
         flag = next(text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("--"))
-        several = value if isinstance(value, list) else [value]
-        arguments += [flag] if value is True else [f"{flag}={one}" for one in several]
+        if isinstance(value, bool):
+            arguments.append(flag.partition("/")[0 if value else 2])
+            continue
+        several = value if isinstance(value, list | tuple) else [value]
+        arguments += [f"{flag}={one}" for one in several]
     return [*positional, *arguments]
 
 

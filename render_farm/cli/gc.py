@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from typing import Annotated
+
+import typer
 
 from render_farm.cli.control import Yes, confirm
-from render_farm.cli.runs import Output
+from render_farm.cli.runs import Output, find_run, open_output
 from render_farm.cli.terminal import Json, hint, plural, print_json, table
-from render_farm.errors import UsageError
 
 
-def gc(output: Output = None, yes: Yes = False, as_json: Json = False) -> None:
+def gc(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Only what this run left. Default: all of --output.")
+    ] = None,
+    output: Output = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Show what can go from an output: work folders of published films, prompts of complete runs, leftovers.
 
     Nothing that a run could go on with is touched, and nothing at all while a run is being rendered there. Without
     --yes it asks, or only shows where nobody can answer. Latents that were not asked for (--keep-latents) go, too.
     """
-    from render_farm.farm.control.garbage import find_garbage, remove
-    from render_farm.farm.run.settings import load_settings
-    from render_farm.storage import open_store
+    from render_farm.farm.control.garbage import find_garbage, left_by, remove
     from render_farm.storage.lease import HolderWatch
 
-    place = load_settings(output=output).output
-    if not place:
-        raise UsageError("--output is missing", advice="give --output or set RENDER_FARM_OUTPUT")
-    store = open_store(place)
     watch = HolderWatch()
-    found = find_garbage(store, watch)
+    if run is None:
+        store = open_output(output)
+        found = find_garbage(store, watch)
+    else:
+        place = find_run(run, output)
+        store = place.store
+        found = left_by(store, place.run_id, find_garbage(store, watch))
     num_objects = sum(item.num_objects for item in found)
     is_asking = not yes and not as_json and sys.stdin.isatty()
     if not as_json and found:

@@ -2,90 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
-import traceback
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from render_farm import __version__
 from render_farm.cli import (
     bench,
+    check,
     config,
+    continue_run,
     control,
     demo,
     gc,
     manifest,
     models,
+    nightly,
     preview,
     render,
     report,
+    runs,
     simulate,
     submit,
     verify,
 )
 from render_farm.cli.doctor import doctor
 from render_farm.cli.plan import plan
-from render_farm.cli.terminal import error_line
+from render_farm.cli.program import MOST_COLUMNS, FarmCommand, FarmGroup, run_app
 from render_farm.cli.watch import status
-from render_farm.errors import RenderFarmError, UsageError
-from render_farm.extras import missing_package
 
-INTERRUPTED = 130
-
-
-@contextlib.contextmanager
-def _plain_errors(ctx: Any) -> Iterator[None]:
-    """Turns the farm's errors into one message on stderr and their exit code. Usage errors exit with 2 anyway."""
-    try:
-        yield
-    except RenderFarmError as error:
-        if ctx.params.get("debug"):
-            traceback.print_exc()
-        error_line(str(error))
-        raise typer.Exit(error.exit_code) from None
-    except ModuleNotFoundError as error:
-        package, advice = missing_package(error)
-        if not package:
-            raise
-        if ctx.params.get("debug"):
-            traceback.print_exc()
-        error_line(f"this command needs the package {package}, which is not installed ({advice})")
-        raise typer.Exit(UsageError.exit_code) from None
-    except KeyboardInterrupt:
-        error_line("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-class FarmGroup(TyperGroup):
-    """The verbs."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with _plain_errors(ctx):
-            return super().invoke(ctx)
-
-
-class FarmCommand(TyperCommand):
-    """A program of one verb."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with _plain_errors(ctx):
-            return super().invoke(ctx)
-
+_RENDER, _LOOK, _STEER = "Render", "Look at runs", "Steer runs"
+_PLAN, _MACHINE = "Plan", "Models and machines"
 
 app = typer.Typer(
     name="render-farm",
     cls=FarmGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MOST_COLUMNS},
     help="Render long SkyReels-V2 videos from a Parquet manifest. Start with: render-farm demo",
 )
 
@@ -102,74 +57,40 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show every segment that starts and ends. Works with every verb.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Show results and errors only. Works with every verb.")
+    ] = False,
 ) -> None:
     """Options before the verb."""
 
 
-app.command("render")(render.render)
-app.command("submit")(submit.submit)
-app.command("pause")(control.pause)
-app.command("resume")(control.resume)
-app.command("cancel")(control.cancel)
-app.command("retry")(control.retry)
-app.command("priority")(control.priority)
-app.command("explain")(control.explain)
-app.add_typer(control.hosts_app, name="hosts")
-app.command("gc")(gc.gc)
-app.command("plan")(plan.plan)
-app.command("simulate")(simulate.simulate)
-app.command("status")(status.status)
-app.command("watch")(status.watch)
-app.command("logs")(status.logs)
-app.command("preview")(preview.preview)
-app.command("report")(report.report)
-app.command("serve")(report.serve)
-app.add_typer(manifest.app, name="manifest")
-app.add_typer(models.app, name="models")
-app.add_typer(config.app, name="config")
-app.add_typer(bench.app, name="bench")
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
+def _add(section: str, **verbs: object) -> None:
+    for name, verb in verbs.items():
+        if isinstance(verb, typer.Typer):
+            for command in verb.registered_commands:
+                command.cls = FarmCommand
+            app.add_typer(verb, name=name, cls=FarmGroup, rich_help_panel=section)
+        else:
+            app.command(name.rstrip("_"), cls=FarmCommand, rich_help_panel=section)(verb)  # type: ignore[type-var]
+
+
+_add(_RENDER, render=render.render, submit=submit.submit, continue_=continue_run.continue_run)
+_add(_RENDER, nightly=nightly.nightly, demo=demo.demo)
+_add(_LOOK, runs=runs.runs, status=status.status, watch=status.watch, logs=status.logs)
+_add(_LOOK, explain=control.explain, preview=preview.preview, report=report.report)
+_add(_LOOK, serve=report.serve, check=check.check)
+_add(_STEER, pause=control.pause, resume=control.resume, cancel=control.cancel, retry=control.retry)
+_add(_STEER, priority=control.priority, hosts=control.hosts_app, gc=gc.gc)
+_add(_PLAN, manifest=manifest.app, plan=plan.plan, simulate=simulate.simulate)
+_add(_MACHINE, config=config.app, models=models.app, bench=bench.app, verify=verify.verify, doctor=doctor.doctor)
 
 
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
-
-
-def run_app(app: typer.Typer) -> None:
-    """Run a program. Exits with the contract's codes; 1 is an error nobody expected."""
-    _open_standard_streams()
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character gets a question mark, not a traceback.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    try:
-        app()
-    # The only place that catches everything: whatever comes here is a defect, and its user needs a sentence.
-    except Exception as error:
-        if "--debug" in sys.argv[1:2]:
-            raise
-        error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
-        sys.exit(1)
-
-
-def _open_standard_streams() -> None:
-    """A shell or a service may have closed them (`>&-`). Python has None there then, and the next file or socket that
-    is opened gets their number, so that what a library prints would be written into it."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(number, True)
-    os.close(number)
-    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
-def _save_traceback() -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="render-farm-", suffix=".log", delete=False) as file:
-        file.write(traceback.format_exc())
-        return file.name
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ however often a scheduler fires.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from render_farm.cli.columns import COLUMN_FLAGS
 from render_farm.cli.flags import takes_flags_of
-from render_farm.cli.main import FarmCommand, run_app
-from render_farm.cli.render import INTERRUPTED, ONE_JOB_FLAGS, render, request_of, run, summary
+from render_farm.cli.program import INTERRUPTED, MOST_COLUMNS, FarmCommand, run_app
+from render_farm.cli.render import render, request_of, run, summary
 from render_farm.cli.terminal import duration, error_line, hint, print_json
 from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
 from render_farm.planning import nights
@@ -32,6 +34,7 @@ _STOPPED = (12, TIMED_OUT, INTERRUPTED)
 """Exit codes after which no other night is begun: somebody, a budget or the deadline ended this one."""
 _LOOK_EVERY_S = 15.0
 
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": MOST_COLUMNS}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -102,8 +105,8 @@ class Night:
     output: str
 
 
-@app.command(cls=FarmCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@takes_flags_of(render, _own_flags, without=("prompt", "run_id", "timeout", *ONE_JOB_FLAGS))
+@app.command(cls=FarmCommand, context_settings=_HELP)
+@takes_flags_of(render, _own_flags, without=("prompt", "run_id", "timeout", *COLUMN_FLAGS))
 def nightly(**flags: Any) -> None:
     """Render tonight's manifest. PATTERN and --output may hold {date}, {year}, {month} and {day}.
 
@@ -251,7 +254,7 @@ def _render(
         request = request_of(
             {
                 **flags,
-                **dict.fromkeys(("prompt", *ONE_JOB_FLAGS)),
+                **dict.fromkeys(("prompt", *COLUMN_FLAGS)),
                 "manifest": night.manifest,
                 "output": night.output,
                 "run_id": night.run_id,
@@ -306,27 +309,28 @@ def _wait_for_manifest(night: Night, patience_s: float) -> None:
 
 
 def _over(night: Night) -> RunOutcome | None:
-    """How a night ended whose films are all done or failed, of the manifest as it is now; None when it is not over."""
-    from render_farm.manifest.parquet_rows import read_rows
+    """How a night ended whose films are all done, failed or cancelled by name, of the manifest as it is now; None when
+    it is not over."""
     from render_farm.manifest.parts import open_manifest
+    from render_farm.report.run_folder import RunFolderReader
     from render_farm.scheduling.states import exit_code, run_state
     from render_farm.storage import open_store
     from render_farm.storage.layout import RunKeys
 
     store, keys = open_store(night.output), RunKeys(run_id=night.run_id)
     try:
-        results, rendered = store.read_bytes(keys.results), store.read_bytes(keys.manifest)
+        rendered, folder = store.read_bytes(keys.manifest), RunFolderReader(store, night.run_id).read(with_events=False)
         with open_manifest(night.manifest) as file:
             if file.read() != rendered:
                 return None
     except (NotFoundError, ManifestError):
         return None
-    counts: dict[str, int] = {}
-    for row in read_rows(results, ["state"]):
-        counts[row["state"]] = counts.get(row["state"], 0) + 1
-    if not counts or set(counts) - {"done", "failed"}:
+    counts = dict(Counter(str(row["state"]) for row in folder.results))
+    stopped = {row["job_id"] for row in folder.results if row["state"] == "cancelled"} - folder.excluded
+    if not counts or set(counts) - {"done", "failed", "cancelled"} or stopped:
         return None
-    return replace(_ended(night, str(run_state(counts)), exit_code(counts)), jobs=counts)
+    state = str(run_state(counts, stopped=False))
+    return replace(_ended(night, state, exit_code(counts, stopped=False)), jobs=counts)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def preview(
     run: Run,
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Default: all that can be watched.")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Default: all that can be watched.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Write what is there as one MP4.")] = None,
     output: Output = None,

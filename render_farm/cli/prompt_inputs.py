@@ -22,7 +22,7 @@ def input_flags(columns: Mapping[str, Any]) -> dict[str, object]:
     """The same as flags again, by their parameters' names, for a command that is run elsewhere."""
     flags = {name: columns[name] for name in ("image", "last_image", "video") if name in columns}
     loras = [f"{lora['path']}={lora.get('weight', 1.0)}" for lora in columns.get("loras", ())]
-    return flags | ({"lora": loras} if loras else {})
+    return flags | ({"loras": loras} if loras else {})
 
 
 def _numbers(text: str) -> object:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from render_farm.cli.columns import columns_of_flags, flags_of_columns
+from render_farm.cli.flags import takes_flags_of
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
-from render_farm.cli.prompt_inputs import input_columns
-from render_farm.cli.terminal import Json, error_line, print_json
+from render_farm.cli.program import INTERRUPTED
+from render_farm.cli.terminal import Json, error_line, plural, print_json, printable
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
     from render_farm.farm.run.outcome import RunOutcome
     from render_farm.farm.run.request import RunRequest
 
-INTERRUPTED = 130
-_ONE_JOB = "The one film of --prompt"
 _MOST_FAILURES = 20
+_MOST_WARNED = 10
 _LIMIT = re.compile(r"[0-9]+%?")
 
 
@@ -34,29 +36,44 @@ class WorkerDevice(StrEnum):
     CPU = "cpu"
 
 
-def render(
+def _flags(
     manifest: Annotated[str | None, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="Render this one prompt instead of a manifest.")
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="TEXT",
+            help="Render this one film, not a manifest. Repeat it: one prompt per segment, and the last one repeats.",
+        ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Folder or URI for the films. Default: $RENDER_FARM_OUTPUT."),
+        typer.Option(
+            "-o", "--output", metavar="URI", help="Folder or URI for the films. Default: $RENDER_FARM_OUTPUT."
+        ),
     ] = None,
     run_id: Annotated[
-        str | None, typer.Option("--run-id", help="Default: the manifest's name and 8 hex of its content.")
+        str | None,
+        typer.Option("--run-id", metavar="ID", help="Default: the manifest's name and 8 hex of its content."),
     ] = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="local, auto or a Ray address. Default: $RAY_ADDRESS, else local.")
+        str | None,
+        typer.Option(
+            "--address", metavar="ADDRESS", help="local, auto or a Ray address. Default: $RAY_ADDRESS, else local."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="GPU or CPU workers in all.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="GPU or CPU workers in all.")
+    ] = None,
     max_gpus: Annotated[
         int | None,
-        typer.Option("--max-gpus", min=1, help="Let the cluster's autoscaler go up to this many (with cpu: slots)."),
+        typer.Option(
+            "--max-gpus", metavar="N", min=1, help="Let the cluster's autoscaler go up to this many (with cpu: slots)."
+        ),
     ] = None,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option("--gpus-per-node", min=1, help="With --max-gpus: GPUs of a machine that is to come."),
+        typer.Option("--gpus-per-node", metavar="N", min=1, help="With --max-gpus: GPUs of a machine that is to come."),
     ] = None,
     max_cost: Annotated[
         float | None,
@@ -77,77 +94,45 @@ def render(
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="TIME", help="Of jobs without one: 2030-01-31T06:00:00Z.")
     ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where", metavar="EXPR", help="Only rows for which it holds: \"owner == 'ads' and num_frames > 97\"."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N rows.")] = None,
+    canary: Annotated[
+        int | None,
+        typer.Option(
+            "--canary", metavar="N", min=1, help="Render N films first, and pause the run when one of them fails."
+        ),
+    ] = None,
     relative_to: Annotated[
         str | None, typer.Option("--relative-to", metavar="URI", help="Where relative inputs are. Default: MANIFEST's.")
     ] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", metavar="FILE", help="Settings file. Default: $RENDER_FARM_CONFIG.")
+    ] = None,
     as_json: Json = False,
-    model: Annotated[
-        str | None, typer.Option("--model", rich_help_panel=_ONE_JOB, help="Preset, folder or URI, for --prompt.")
-    ] = None,
-    num_frames: Annotated[
-        int | None, typer.Option("--num-frames", rich_help_panel=_ONE_JOB, help="Pixel frames, for --prompt.")
-    ] = None,
-    height: Annotated[
-        int | None, typer.Option("--height", rich_help_panel=_ONE_JOB, help="Pixels, for --prompt.")
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option("--width", rich_help_panel=_ONE_JOB, help="Pixels, for --prompt.")
-    ] = None,
-    fps: Annotated[
-        int | None, typer.Option("--fps", rich_help_panel=_ONE_JOB, help="Frames a second, for --prompt.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", rich_help_panel=_ONE_JOB, help="For --prompt.")] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", rich_help_panel=_ONE_JOB, help="Denoising steps, for --prompt.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option("--guidance-scale", rich_help_panel=_ONE_JOB, help="For --prompt.")
-    ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option("--negative-prompt", rich_help_panel=_ONE_JOB, help="For --prompt.")
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option("--image", rich_help_panel=_ONE_JOB, help="Path or URI of its first frame.")
-    ] = None,
-    last_image: Annotated[
-        str | None, typer.Option("--last-image", rich_help_panel=_ONE_JOB, help="Path or URI of its last frame.")
-    ] = None,
-    video: Annotated[
-        str | None, typer.Option("--video", rich_help_panel=_ONE_JOB, help="Path or URI of a video to extend.")
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option("--lora", metavar="URI[=WEIGHT]", rich_help_panel=_ONE_JOB, help="A LoRA; repeatable."),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            "--sampler", metavar="reference|corrected|distilled", rich_help_panel=_ONE_JOB, help="For --prompt."
-        ),
-    ] = None,
-    step_list: Annotated[
-        str | None,
-        typer.Option("--step-list", metavar="T,T,...", rich_help_panel=_ONE_JOB, help="Of --sampler distilled."),
-    ] = None,
-    ar_step: Annotated[
-        int | None, typer.Option("--ar-step", rich_help_panel=_ONE_JOB, help="0: synchronous. For --prompt.")
-    ] = None,
-    causal_block_size: Annotated[
-        int | None, typer.Option("--causal-block-size", rich_help_panel=_ONE_JOB, help="For --prompt.")
-    ] = None,
-    block_attention: Annotated[
-        str | None,
-        typer.Option("--block-attention", metavar="causal|full", rich_help_panel=_ONE_JOB, help="For --prompt."),
-    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Render films anew that are done there, made from another manifest.")
+    ] = False,
 ) -> None:
+    """Flags for manifests and prompts."""
+
+
+@takes_flags_of(_flags, flags_of_columns)
+def render(**flags: Any) -> None:
     """Render a manifest (or one --prompt) into --output. The same command again continues what is unfinished.
 
-    Exit codes: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some failed, 12 cancelled,
-    13 timed out, 130 interrupted.
+    Exit codes: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some failed, 12 the run was cancelled,
+    13 timed out, 14 no such manifest, 130 interrupted.
     """
-    flags = dict(locals())
-    outcome = run(request_of(flags))
+    finish(run(request_of(flags)), as_json=flags["as_json"])
+
+
+def finish(outcome: RunOutcome, *, as_json: bool) -> None:
+    """Print how a run ended, and exit as it did."""
     if as_json:
         print_json(asdict(outcome))
     else:
@@ -163,38 +148,14 @@ def run(request: RunRequest) -> RunOutcome:
     from render_farm.storage import open_store
 
     output = open_store(request.output).root_uri  # the observer may work in another folder, on another machine
-    request = replace(request, observer=observer_of(request.settings, output))
+    request = dataclasses.replace(request, observer=observer_of(request.settings, output))
     with watching() as watcher:
         outcome = render_run(request, on_snapshot=watcher.show)
     for line in failures(outcome):
         error_line(line)
     if outcome.exit_code == INTERRUPTED:
-        error_line("interrupted; finished segments are kept, and the same command again goes on from there")
+        error_line("interrupted; finished segments and steps are kept, and the same command again goes on from there")
     return outcome
-
-
-_COLUMNS = {"steps": "num_inference_steps", "lora": "loras"}
-"""Columns of a job whose flags have another name."""
-ONE_JOB_FLAGS = (
-    "model",
-    "num_frames",
-    "height",
-    "width",
-    "fps",
-    "seed",
-    "steps",
-    "guidance_scale",
-    "negative_prompt",
-    "image",
-    "last_image",
-    "video",
-    "lora",
-    "sampler",
-    "step_list",
-    "ar_step",
-    "causal_block_size",
-    "block_attention",
-)
 
 
 def request_of(flags: Mapping[str, Any]) -> RunRequest:
@@ -204,16 +165,20 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
     from render_farm.farm.run.settings import load_settings
 
     manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
-    overrides = {_COLUMNS.get(name, name): flags[name] for name in ONE_JOB_FLAGS if flags[name] not in (None, [])}
-    overrides |= input_columns(overrides)
+    prompt = _one_or_several(prompt)
+    overrides = columns_of_flags(flags)
     if (manifest is None) == (prompt is None):
         raise UsageError(
             "give a MANIFEST or --prompt TEXT" if manifest is None else "a MANIFEST and --prompt do not go together",
             advice="render-farm render --help",
         )
     if manifest is not None and overrides:
-        name = next(name for name in ONE_JOB_FLAGS if flags[name] not in (None, [])).replace("_", "-")
+        name = next(iter(overrides)).replace("_", "-")
         raise UsageError(f"--{name} is for --prompt", advice="in a manifest it is a column")
+    if flags["where"] is not None:
+        from render_farm.manifest.selection import parse_where
+
+        parse_where(flags["where"])
     if prompt is not None:
         from render_farm.manifest.one_prompt import job_of_prompt
 
@@ -238,6 +203,10 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         overrides=overrides,
         relative_to=flags["relative_to"],
         deadline=_time(flags["deadline"]),
+        where=flags["where"],
+        limit=flags["limit"],
+        canary=flags["canary"],
+        replace=flags["replace"],
         run_id=flags["run_id"],
         address=flags["address"],
         num_workers=flags["workers"],
@@ -253,6 +222,13 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         max_failed=settings.max_failed,
         settings=settings,
     )
+
+
+def _one_or_several(prompts: Sequence[str] | None) -> str | tuple[str, ...] | None:
+    """A film's prompt, or its list of prompts."""
+    if not prompts:
+        return None
+    return prompts[0] if len(prompts) == 1 else tuple(prompts)
 
 
 def _time(text: str | None) -> datetime | None:
@@ -295,6 +271,30 @@ def summary(outcome: RunOutcome) -> list[str]:
         return lines
     lines.append(f"films: {outcome.output}")
     lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")
-    if outcome.jobs.get("failed"):
-        lines.append(f"why: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet")
-    return lines
+    results = f"{outcome.output.rstrip('/')}/_runs/{outcome.run_id}/results.parquet"
+    lines.append(f"{'why' if outcome.jobs.get('failed') else 'results'}: {results}")
+    return lines + _about_films(outcome)
+
+
+def _about_films(outcome: RunOutcome) -> list[str]:
+    """Visible seams and warnings of the films, and last the path of the only film."""
+    from render_farm.manifest.parquet_rows import read_rows
+    from render_farm.media.seams import VISIBLE
+    from render_farm.storage import open_store
+    from render_farm.storage.done import read_done
+    from render_farm.storage.layout import RunKeys
+
+    try:
+        store = open_store(outcome.output)
+        rows = read_rows(
+            store.read_bytes(RunKeys(run_id=outcome.run_id).results), ["job_id", "state", "uri", "seam_score"]
+        )
+        done = [row for row in rows if row["state"] == "done"]
+        seams = sum((row["seam_score"] or 0) >= VISIBLE for row in done)
+        lines = [f"visible seams (a score of {VISIBLE:g} or more): {plural(seams, 'film')}"] if seams else []
+        for row in done[:_MOST_WARNED]:
+            warnings = (read_done(store, row["job_id"]) or {}).get("warnings", ())
+            lines += [printable(f"{row['job_id']}: note: {warning}") for warning in warnings]
+    except RenderFarmError:
+        return []  # `failures` says so
+    return [*lines, str(rows[0]["uri"])] if len(rows) == 1 and done else lines

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.runs import Output, Run, find_run
+from render_farm.cli.runs import Output, Run, RunPlace, find_run
 from render_farm.cli.terminal import Json, hint, print_json
 from render_farm.errors import RenderFarmError, UsageError
 
@@ -36,6 +36,12 @@ def report(
             help="Signed links to the page and its films, for a private bucket.",
         ),
     ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            "--trace", metavar="FILE", help="Write its timeline as a Chrome trace, which https://ui.perfetto.dev opens."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's page, OUTPUT/_runs/RUN/report.html, as the run stands now, and print where it is."""
@@ -47,6 +53,8 @@ def report(
     if presign is not None and not 0 < presign <= MOST_LINK_HOURS:
         raise UsageError(f"--presign {presign:g}: more than 0 and at most {MOST_LINK_HOURS} hours are possible")
     place, settings = find_run(run, output), load_settings()
+    if trace is not None:
+        _write_trace(place, trace)
     links_for_s = link_seconds(presign if presign is not None else settings.report_link_hours)
     where = ReportWriter(place.store, place.run_id, price_of(settings), links_for_s=links_for_s).write()
     link = None
@@ -54,7 +62,9 @@ def report(
         key = RunKeys(run_id=place.run_id).report
         link = place.store.presign([key], links_for_s)[key]
     if as_json:
-        print_json({"run_id": place.run_id, "output": place.store.root_uri, "report": where, "link": link})
+        print_json(
+            {"run_id": place.run_id, "output": place.store.root_uri, "report": where, "link": link, "trace": trace}
+        )
     else:
         print(link or where)
     if not open_it:
@@ -66,6 +76,19 @@ def report(
         )
     if not webbrowser.open(link or Path(where).as_uri()):
         hint("no browser could be opened here")
+
+
+def _write_trace(place: RunPlace, file: str) -> None:
+    import json
+
+    from render_farm.report.run_folder import RunFolderReader
+    from render_farm.report.trace import chrome_trace
+
+    folder = RunFolderReader(place.store, place.run_id).read()
+    try:
+        Path(file).write_text(json.dumps(chrome_trace(folder, now_s=time.time())))
+    except OSError as error:
+        raise UsageError(f"--trace {file}: {error.strerror or error}") from error
 
 
 def link_seconds(hours: float | None) -> int | None:

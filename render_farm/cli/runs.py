@@ -1,4 +1,5 @@
-"""Which run is meant: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or $RENDER_FARM_OUTPUT."""
+"""`render-farm runs`, and which run is meant: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or
+$RENDER_FARM_OUTPUT."""
 
 from __future__ import annotations
 
@@ -8,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.terminal import hint
+from render_farm.cli.terminal import Json, hint, print_json, table
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from render_farm.storage import Store
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's URI, or its id with --output.")]
-Jobs = Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Jobs of the run.")]
+RunOrNewest = Annotated[str | None, typer.Argument(metavar="RUN", help="Default: the newest run of --output.")]
+Jobs = Annotated[list[str] | None, typer.Argument(metavar="JOB...", help="Jobs of the run.")]
 Output = Annotated[
-    str | None, typer.Option("-o", "--output", help="Where the run's films are. Default: $RENDER_FARM_OUTPUT.")
+    str | None,
+    typer.Option("-o", "--output", metavar="URI", help="Where the run's films are. Default: $RENDER_FARM_OUTPUT."),
 ]
 
 
@@ -27,6 +30,7 @@ Wait = Annotated[
 WAIT_S = 120.0
 """A job that was submitted makes its run's folder when Ray has started it."""
 _LOOK_EVERY_S = 2.0
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +41,58 @@ class RunPlace:
     run_id: str
 
 
-def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
-    """The run that `run` names. UsageError when it cannot be a run's name, NotFoundError when there is none of it, also
-    after `wait_s` seconds."""
+def runs(
+    output: Output = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, help="How many to show.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the runs of an output, the newest first."""
+    from dataclasses import asdict
+
+    from render_farm.report.listed_runs import list_runs
+
+    store = open_output(output)
+    found, total = list_runs(store, limit, now_s=time.time())
+    if as_json:
+        print_json({"output": store.root_uri, "num_runs": total, "runs": [asdict(run) for run in found]})
+        return
+    if not found:
+        hint(f"nothing has been rendered in {store.root_uri} yet")
+        return
+    rows = [
+        [run.run_id, run.state, f"{run.jobs.get('done', 0)}/{run.num_jobs}", run.started_at or "?", run.manifest or ""]
+        for run in found
+    ]
+    print("\n".join(table(["run", "state", "done", "started", "manifest"], rows)))
+    if total > len(found):
+        hint(f"{total - len(found):,} older ones are not shown (--limit)")
+
+
+def open_output(output: str | None) -> Store:
+    """The output tree that a verb looks at. UsageError when none is named."""
     from render_farm.farm.run.settings import load_settings
+    from render_farm.storage import open_store
+
+    root = load_settings(output=output).output
+    if not root:
+        raise UsageError("--output is missing", advice="give a folder or a URI, or set RENDER_FARM_OUTPUT")
+    return open_store(root)
+
+
+def find_run(run: str | None, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
+    """The run that `run` names, the newest when it is None. UsageError when it cannot be a run's name, NotFoundError
+    when there is none of it, also after `wait_s` seconds."""
+    from render_farm.farm.run.settings import load_settings
+    from render_farm.report.run_folder import run_documents
     from render_farm.storage import open_store
     from render_farm.storage.layout import RUNS, RunKeys, check_id
 
+    if run is None:
+        store = open_output(output)
+        newest = next(iter(run_documents(store)), None)
+        if newest is None:
+            raise NotFoundError(f"there is no run in {store.root_uri}", advice="check --output")
+        return RunPlace(store=store, run_id=str(newest["run_id"]))
     root, _, run_id = run.rstrip("/").rpartition(f"/{RUNS}/")
     if not root:
         found = load_settings(output=output).output
@@ -61,8 +110,8 @@ def find_run(run: str, output: str | None, *, wait_s: float = 0.0) -> RunPlace:
     stop, reported = time.monotonic() + wait_s, False
     while not store.exists(key):
         if time.monotonic() >= stop:
-            known = store.list_folders(RUNS)[-5:]
-            advice = f"the last ones there: {', '.join(known)}" if known else "nothing has been rendered there yet"
+            known = [str(document["run_id"]) for document in run_documents(store)[:_NAMED]]
+            advice = f"the newest there: {', '.join(known)}" if known else "nothing has been rendered there yet"
             raise NotFoundError(
                 f"there is no run {run_id!r} in {store.root_uri}",
                 advice=f"{advice}; a job that was just submitted needs a minute, `ray job logs` says how it goes",

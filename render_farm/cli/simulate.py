@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from render_farm.scheduling.simulator import Outcome, SimulatedFarm
 
 NOT_IN_TIME = 11
+_MOST_GPUS = 1024
 _GROUP_SIZES = (2, 4, 8)
 _MOST_PER_HOUR = 60.0
 """A node that dies every minute renders nothing; far beyond it there are more failures than can be simulated."""
@@ -28,7 +29,12 @@ _MOST_SECONDS = 30 * 24 * 3600.0
 
 def simulate(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")],
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the farm; with --deadline, the most to try.")] = 8,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus", metavar="N", min=1, help="GPUs of the farm (8); with --deadline, the most to try (1024)."
+        ),
+    ] = None,
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs of one host.")] = 8,
     failures: Annotated[str, typer.Option(help="Nodes that die, per node and hour: 0.01 or 1%.")] = "0",
     preemptions: Annotated[str, typer.Option(help="Nodes that are taken away, per node and hour: 0.01 or 1%.")] = "0",
@@ -64,6 +70,7 @@ def simulate(
     from render_farm.scheduling.simulator.search import fewest_gpus
     from render_farm.storage.open import open_store
 
+    gpus = gpus or (8 if deadline is None else _MOST_GPUS)
     if gantt is not None and Path(gantt).suffix not in (".html", ".svg"):
         raise UsageError(f"--gantt: {gantt!r} ends neither in .html nor in .svg")
     _check_seconds("--repair", repair)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from render_farm.cli.columns import flags_again
 from render_farm.cli.flags import arguments_of, takes_flags_of
-from render_farm.cli.prompt_inputs import input_flags
 from render_farm.cli.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
 from render_farm.config import settings_file
@@ -115,11 +115,14 @@ def checked_run_id(request: RunRequest) -> str:
     from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
     from render_farm.manifest.reader import load_manifest
     from render_farm.manifest.run_id import default_run_id
+    from render_farm.manifest.selection import select
     from render_farm.storage.layout import check_id
 
     if request.manifest is None:
-        return request.run_id or run_id_of_prompt(job_of_prompt(str(request.prompt), request.overrides))
-    load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
+        return request.run_id or run_id_of_prompt(job_of_prompt(request.prompt or "", request.overrides))
+    rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
+    if not select(rows, where=request.where, limit=request.limit):
+        raise UsageError(f"--where {request.where!r}: holds for no row of {request.manifest}")
     run_id = request.run_id or default_run_id(request.manifest)
     try:
         return check_id(run_id, "--run-id")
@@ -135,7 +138,7 @@ def as_on_the_cluster(
 
     output = open_store(request.output).root_uri
     given = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
-    given |= input_flags(request.overrides)
+    given |= flags_again(request.overrides)
     files: dict[str, str] = {}
     if request.manifest is not None and "://" not in request.manifest:
         path = Path(request.manifest).expanduser().absolute()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
+from enum import IntEnum
 from typing import Annotated, Any
 
 import typer
@@ -14,19 +16,42 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
+class Verbosity(IntEnum):
+    """How much is shown on stderr."""
+
+    QUIET = 0
+    """Errors only."""
+    NORMAL = 1
+    VERBOSE = 2
+    """Every segment too."""
+
+
+verbosity = Verbosity.NORMAL
+"""Of this command. `program.py` sets it."""
+running_verb = ""
+"""The verb as it is typed: `manifest check`. `program.py` sets it."""
+
+
 def error_line(message: str) -> None:
     """A message for the person, on stderr."""
-    print(f"render-farm: {printable(message)}", file=sys.stderr, flush=True)
+    _to_stderr(f"render-farm: {printable(message)}")
 
 
 def hint(message: str) -> None:
     """What could come next, on stderr."""
-    print(printable(message), file=sys.stderr, flush=True)
+    if verbosity > Verbosity.QUIET:
+        _to_stderr(printable(message))
 
 
 def say(text: str) -> None:
     """A result, on stdout."""
     print(printable(text), flush=True)
+
+
+def _to_stderr(line: str) -> None:
+    """A line on stderr. Nobody has to read it: a closed pipe or a full disk ends no run."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -42,8 +67,13 @@ def one_line(text: str) -> str:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on stdout. Values that JSON lacks (times) become text."""
-    print(json.dumps(value, indent=2, default=str), flush=True)
+    """One JSON object on stdout. Values that JSON lacks (times) become text. Its `schema` names the verb."""
+    print(json.dumps(with_schema(value), indent=2, default=str), flush=True)
+
+
+def with_schema(value: dict[str, Any]) -> dict[str, Any]:
+    """The object that a verb prints, with the name and version of its form: `render_farm.manifest_check/1`."""
+    return {"schema": f"render_farm.{re.sub('[^a-z]+', '_', running_verb)}/1", **value}
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:

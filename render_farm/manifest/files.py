@@ -14,7 +14,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from render_farm.errors import ManifestError
+from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.extras import missing_package
 from render_farm.uris import Address, AddressError, holds_secret, read_address, shown_uri
 
@@ -56,7 +56,7 @@ def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ManifestError(f"{shown_uri(uri)}: not found", advice=_not_found_advice(uri)) from error
+        raise ManifestNotFoundError(f"{shown_uri(uri)}: not found", advice=_not_found_advice(uri)) from error
     except PermissionError as error:
         raise ManifestError(
             f"{shown_uri(uri)}: no permission to {doing} it",
@@ -73,12 +73,23 @@ def resolve_uri(manifest_uri: str, value: str) -> str:
     if _SCHEME.match(value) or value.startswith(("/", "~")):
         return value
     address = address_of(manifest_uri)
-    folder = address.place.rpartition("/")[0] or ("/" if address.place.startswith("/") else ".")
+    folder = _folder(address)
     if not address.is_local:
         bucket, _, path = folder.partition("/")
         inside = posixpath.normpath(posixpath.join("/", path, value)).lstrip("/")
         return f"{address.protocol}://{bucket}/{inside}"
     return os.path.normpath(os.path.join(os.path.abspath(folder), value))  # noqa: PTH100, PTH118
+
+
+def folder_of(manifest_uri: str) -> str:
+    """The folder of a manifest, as an absolute path or a URI."""
+    address = address_of(manifest_uri)
+    folder = _folder(address)
+    return os.path.abspath(folder) if address.is_local else f"{address.protocol}://{folder}"  # noqa: PTH100
+
+
+def _folder(address: Address) -> str:
+    return address.place.rpartition("/")[0] or ("/" if address.place.startswith("/") else ".")
 
 
 def _options(address: Address) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from render_farm.manifest.naming import content_id
 from render_farm.manifest.rows import make_row
 
 
-def job_of_prompt(prompt: str, overrides: Mapping[str, Any]) -> RenderJob:
+def job_of_prompt(prompt: str | tuple[str, ...], overrides: Mapping[str, Any]) -> RenderJob:
     """The job of `prompt` with the columns in `overrides`.
 
     Its id is the prompt's first words and 8 hex of everything given, so that the same command again continues it and
@@ -20,7 +20,7 @@ def job_of_prompt(prompt: str, overrides: Mapping[str, Any]) -> RenderJob:
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     content = json.dumps({"prompt": prompt, **given}, sort_keys=True, default=str)
-    given.setdefault("job_id", content_id(prompt, content))
+    given.setdefault("job_id", content_id(prompt if isinstance(prompt, str) else prompt[0], content))
     row = make_row(1, {"prompt": prompt, **given})
     if row.job is None:
         raise UsageError("; ".join(map(str, row.problems)))

@@ -45,7 +45,7 @@ def open_manifest(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[IO[byte
         yield joined
 
 
-def folder_of(uri: str) -> str:
+def place_of(uri: str) -> str:
     """What relative inputs of the manifest at `uri` are resolved against: itself when it is a folder of parts."""
     fs, path = file_system(uri)
     with clear_errors(uri):

@@ -16,14 +16,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from render_farm.errors import ManifestError, Problem
+from render_farm.errors import ManifestError, ManifestNotFoundError, Problem
 from render_farm.job import columns
 from render_farm.manifest.cells import WrongColumnTypeError, column_values
 from render_farm.manifest.duplicates import DuplicateFinder, case_twins
 from render_farm.manifest.files import resolve_uri
 from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
-from render_farm.manifest.parts import folder_of, open_manifest
+from render_farm.manifest.parts import open_manifest, place_of
 from render_farm.manifest.rows import Row, case_note, make_row, row_label
 from render_farm.manifest.schema import check_schema, wanted
 from render_farm.uris import shown_uri
@@ -74,7 +74,7 @@ def read_manifest(
     Raises `ManifestError` for a file that is missing, unreadable or not Parquet, for one without rows or beyond
     `limits`, and for schema errors (all at once).
     """
-    place = folder_of(uri) if base is None else f"{base.rstrip('/')}/"
+    place = place_of(uri) if base is None else f"{base.rstrip('/')}/"
     with _open(uri, limits) as (file, names):
         number = 0
         for values_by_name, num_rows in _batches(uri, file, names, batch_size):
@@ -138,6 +138,8 @@ def check_manifest(uri: str, *, further: Further | None = None) -> ManifestRepor
             ids = dict(read_ids(uri))
             twins = case_twins(ids.items())
             warnings += [f"{row_label(n, ids[n])}: {case_note(ids[n], earlier)}" for n, earlier in twins]
+    except ManifestNotFoundError:
+        raise
     except ManifestError as error:
         fatal += error.problems or [str(error)]
         readable = bool(error.problems)

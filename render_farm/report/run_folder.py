@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -71,6 +72,14 @@ class RunFolder:
     """Requests of people, as they are stored."""
     is_held: bool = True
     """Whether somebody may be rendering it, as far as its lease tells: a holder on another host may be gone, too."""
+    excluded: frozenset[str] = frozenset()
+    """Jobs that were cancelled by name. Unknown (empty) while a recent snapshot says how the run is."""
+
+    def counts(self) -> Counter[str]:
+        """Jobs by state, as the results have them. One that has no result yet waits."""
+        states = {row["job_id"]: str(row["state"]) for row in self.results}
+        names = {str(row["job_id"]) for row in self.jobs if "job_id" in row} | states.keys()
+        return Counter(states.get(name, "waiting") for name in names)
 
     def live_at(self, now_s: float) -> RunSnapshot | None:
         """The last snapshot, if it is recent. None for a run that nobody renders."""
@@ -91,9 +100,9 @@ class RunFolderReader:
         self._logs: dict[str, list[LogLine]] = {}
         self._jobs: list[dict[str, Any]] | None = None
 
-    def read(self) -> RunFolder:
+    def read(self, *, with_events: bool = True) -> RunFolder:
         """The run now. NotFoundError if there is no such run."""
-        document = self._document()
+        document = self.document()
         if self._jobs is None:
             manifest = self._bytes(self._keys.manifest)
             if manifest is None and not document:
@@ -103,14 +112,16 @@ class RunFolderReader:
                 )
             self._jobs = _manifest_rows(manifest)
         live = parse_live(self._bytes(self._keys.live) or b"")
+        control, excluded = self._control(live)
         return RunFolder(
             live=live,
-            control=self._control(live),
+            control=control,
+            excluded=excluded,
             run_id=self._keys.run_id,
             document=document,
             jobs=self._jobs,
             results=_results(self._bytes(self._keys.results)),
-            events=self.events(),
+            events=self.events() if with_events else [],
             is_held=self._is_held(),
         )
 
@@ -128,16 +139,19 @@ class RunFolderReader:
         lines = [line for key in sorted(self._logs) for line in self._logs[key]]
         return sorted(lines, key=lambda line: line.time_s)
 
-    def _control(self, live: RunSnapshot | None) -> RunControl:
+    def _control(self, live: RunSnapshot | None) -> tuple[RunControl, frozenset[str]]:
+        """The requests of people, and the jobs that they cancelled by name."""
         if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
-            return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
-        return load_run_state(self._store, self._keys.run_id).control
+            return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items()))), frozenset()
+        state = load_run_state(self._store, self._keys.run_id)
+        return state.control, frozenset(job_id for job_id, row in state.jobs.items() if row.taken_out)
 
     def _is_held(self) -> bool:
         lease = read_lease(self._store, self._keys.run_id)
         return lease is None or not (lease.released or is_dead(lease.holder.process))
 
-    def _document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
+        """`run.json`; empty where there is none that can be read."""
         data = self._bytes(self._keys.run)
         try:
             content = json.loads(data) if data else {}
@@ -162,7 +176,7 @@ def run_documents(store: Store) -> list[dict[str, Any]]:
     """`run.json` of the runs of an output tree, the newest first. One that cannot be read is left out."""
     ids = run_ids(store)[-_RUNS_LOOKED_AT:]
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-        documents = pool.map(lambda run_id: RunFolderReader(store, run_id)._document(), ids)
+        documents = pool.map(lambda run_id: RunFolderReader(store, run_id).document(), ids)
         found = [{**document, "run_id": run_id} for run_id, document in zip(ids, documents, strict=True) if document]
     return sorted(found, key=lambda document: str(document.get("started_at", "")), reverse=True)
 

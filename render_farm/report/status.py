@@ -13,6 +13,7 @@ from render_farm.observability.snapshot import RunSnapshot
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
 from render_farm.report.timeline import natural
+from render_farm.scheduling.states import run_state
 
 _RATE_OVER_S = 1800.0
 _ENDS = {EventKind.SEGMENT_DONE, EventKind.FILM_PUBLISHED, EventKind.WORK_FAILED, EventKind.FILM_ENDED}
@@ -89,6 +90,8 @@ class RunStatus:
     """Causes, each with `error_class`, `message`, `advice`, `retry` and `num_jobs`."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     report: str = ""
+    results: str = ""
+    """Where `results.parquet` is: how every job ended, and why."""
     ray_dashboard: str | None = None
     """The run's job in Ray's dashboard, on a cluster that has one."""
 
@@ -105,10 +108,9 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
     results = {row["job_id"]: row for row in folder.results}
     names = list(dict.fromkeys([*(str(row["job_id"]) for row in folder.jobs if "job_id" in row), *results]))
     live = folder.live_at(now_s)
-    stored = Counter(str(results[name]["state"]) if name in results else "waiting" for name in names)
-    counts = Counter(live.jobs) if live else stored
+    counts = Counter(live.jobs) if live else folder.counts()
     num_segments, done, rate = _segments(folder, now_s)
-    state = live.state if live else _state(counts, bool(results))
+    state = live.state if live else stored_state(counts, folder)
     groups = group_failures(folder.results, run_id=folder.run_id, output=root_uri)
     last = max([line.time_s for line in folder.events[-1:]] + ([live.time_s] if live else []), default=None)
     is_left = state in ("running", "waiting") and folder.is_left(now_s)
@@ -146,6 +148,7 @@ def run_status(folder: RunFolder, *, now_s: float, root_uri: str) -> RunStatus:
         ],
         deadlines=_deadlines(folder, results, now_s, eta_s, num_left=counts["running"] + counts["waiting"]),
         report=f"{root_uri}/_runs/{folder.run_id}/report.html",
+        results=f"{root_uri}/_runs/{folder.run_id}/results.parquet",
         ray_dashboard=folder.document.get("ray_dashboard"),
     )
 
@@ -169,12 +172,14 @@ def _work_of(snapshot: RunSnapshot) -> list[SegmentWork]:
     return sorted(work, key=lambda item: natural(item.worker))
 
 
-def _state(counts: Counter[str], begun: bool) -> str:
-    if counts["running"] or (counts["waiting"] and begun):
+def stored_state(counts: Counter[str], folder: RunFolder) -> str:
+    """The state of a run of which there is no recent snapshot. Jobs that were cancelled by name cancel no run."""
+    if counts["running"] or (counts["waiting"] and folder.results):
         return "running"
     if counts["waiting"]:
         return "waiting"
-    return next((state for state in ("failed", "cancelled") if counts[state]), "done")
+    cancelled = {row["job_id"] for row in folder.results if row["state"] == "cancelled"}
+    return str(run_state(counts, stopped=bool(cancelled - folder.excluded)))
 
 
 def _segments(folder: RunFolder, now_s: float) -> tuple[int, int, float | None]:

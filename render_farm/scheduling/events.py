@@ -93,6 +93,10 @@ class RunSealed:
     """Jobs that failed before the run began; they count towards `max_failed`."""
     max_workers: int | None = None
     """The most workers that its films render on at a time; None: no limit."""
+    first: tuple[str, ...] = ()
+    """Jobs that are rendered before all others start. The run is paused when one of them fails."""
+    first_failed: int = 0
+    """How many of those had failed before the run began."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +314,8 @@ class StopWork:
 
     worker: str
     film: JobKey
+    keep_steps: bool = False
+    """Its steps so far are stored, for the run's next start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,6 +355,14 @@ class RunEnded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunPaused:
+    """Films that were to be rendered first failed: the run is paused until somebody resumes it."""
+
+    run_id: str
+    num_failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostQuarantined:
     """A host's workers kept failing: it gets no more work until it is released."""
 
@@ -379,6 +393,7 @@ Action = (
     | FilmEnded
     | FilmDelayed
     | RunEnded
+    | RunPaused
     | HostQuarantined
     | HostReleased
     | WakeAt

@@ -116,7 +116,14 @@ class RunEntry:
     stopping: str = ""
     paused: bool = False
     held: dict[JobKey, None] = field(default_factory=dict)
-    """Films that would be ready, were the run not paused."""
+    """Films that would be ready if the run might start them."""
+    first: set[JobKey] = field(default_factory=set)
+    """Films that are to end before any other starts, and have not."""
+    first_failed: int = 0
+
+    def holds(self, key: JobKey) -> bool:
+        """Whether no segment of a film may start now."""
+        return self.paused or (bool(self.first) and key not in self.first)
 
     @property
     def counts_by_name(self) -> dict[str, int]:

@@ -47,10 +47,16 @@ class FilmLifecycle:
         run = self._state.run(event.run_id)
         run.sealed, run.max_failed, run.failed_before = True, event.max_failed, event.failed_before
         self._dispatcher.quotas.limit_run(event.run_id, event.max_workers)
+        named = (JobKey(event.run_id, job_id) for job_id in event.first)
+        run.first = {key for key in named if key in self._state.films and not self._state.films[key].state.ended}
+        run.first_failed = event.first_failed
+        self.hold(event.run_id)
+        if event.first and not run.first:
+            self._first_ended(event.run_id, actions)
         self._check_run(event.run_id, actions)
 
     def enqueue(self, key: JobKey) -> None:
-        """Put a film into the queue, unless it ended, is at work, waits for its text, or its run is paused."""
+        """Put a film into the queue, unless it ended, is at work, waits for its text, or may not start now."""
         film = self._state.films[key]
         if film.state.ended or film.worker is not None or key in self._dispatcher.queue:
             return
@@ -60,10 +66,35 @@ class FilmLifecycle:
             if film.spec.model not in run.ready_models:
                 self._unread_text.setdefault((film.spec.run_id, film.spec.model), []).append(key)
                 return
-            if run.paused:
+            if run.holds(key):
                 run.held[key] = None
                 return
         self._dispatcher.queue.push(key, self._dispatcher.entry(key))
+
+    def hold(self, run_id: str) -> None:
+        """Take the films out of the queue that their run may not start now."""
+        run = self._state.run(run_id)
+        for key in run.films if run.paused or run.first else ():
+            if run.holds(key) and key in self._dispatcher.queue and not self._state.films[key].is_rendered:
+                self._dispatcher.queue.discard(key)
+                run.held[key] = None
+
+    def release(self, run_id: str) -> None:
+        """Put the films back that their run may start now."""
+        run = self._state.run(run_id)
+        held, run.held = run.held, {}
+        for key in held:
+            self.enqueue(key)
+
+    def _first_ended(self, run_id: str, actions: list[Action]) -> None:
+        """The films that were to be rendered first all ended: the others start, or the run is paused."""
+        run = self._state.runs[run_id]
+        if run.first_failed and (run.counts[State.WAITING] or run.counts[State.RUNNING]):
+            run.paused = True
+            self.hold(run_id)
+            actions.append(ev.RunPaused(run_id=run_id, num_failed=run.first_failed))
+        else:
+            self.release(run_id)
 
     def text_ready(self, run_id: str, model: str) -> None:
         self._state.run(run_id).ready_models.add(model)
@@ -80,7 +111,8 @@ class FilmLifecycle:
         film = self._state.films[key]
         film.worker, film.finishing, film.cancelled_for = None, False, ""
         self._dispatcher.queue.discard(key)
-        self._state.runs[film.spec.run_id].held.pop(key, None)
+        run = self._state.runs[film.spec.run_id]
+        run.held.pop(key, None)
         self._state.move(key, state)
         self._dispatcher.shares.left(film.spec.share)
         actions.append(
@@ -92,6 +124,11 @@ class FilmLifecycle:
                 attempts=film.attempts,
             )
         )
+        if key in run.first:
+            run.first.discard(key)
+            run.first_failed += state is State.FAILED
+            if not run.first:
+                self._first_ended(film.spec.run_id, actions)
         self._check_run(film.spec.run_id, actions)
 
     def cancel(self, event: ev.CancelRun, actions: list[Action]) -> None:
@@ -110,7 +147,7 @@ class FilmLifecycle:
             if film.state.ended:
                 continue
             if film.worker is not None:
-                actions.append(ev.StopWork(worker=film.worker, film=key))
+                actions.append(ev.StopWork(worker=film.worker, film=key, keep_steps=event.job_ids is None))
             if film.finishing:  # only its worker knows whether it is published by now
                 film.cancelled_for = event.reason
             else:
@@ -132,7 +169,8 @@ class FilmLifecycle:
             self.cancel(ev.CancelRun(run_id=run_id, reason=reason), actions)
         if run.sealed and not (run.ended or run.counts[State.WAITING] or run.counts[State.RUNNING]):
             run.ended = True
-            actions.append(ev.RunEnded(run_id=run_id, state=run_state(run.counts_by_name)))
+            stopped = bool(run.stopping and run.counts[State.CANCELLED])
+            actions.append(ev.RunEnded(run_id=run_id, state=run_state(run.counts_by_name, stopped=stopped)))
 
     def forget_run(self, run_id: str) -> list[JobKey]:
         """Drop a run that ended, so that a long-lived farm does not grow. Returns its films."""

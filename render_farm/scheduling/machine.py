@@ -89,6 +89,11 @@ class FarmMachine:
         return self._worker_index.idle
 
     @property
+    def num_rendering(self) -> int:
+        """Segments at work, those of films that were cancelled included until they have stopped."""
+        return self._state.num_rendering
+
+    @property
     def num_workers_wanted(self) -> int:
         """Workers that could render now if there were as many, in the smallest groups that the films may have."""
         return self._dispatcher.num_wanted
@@ -106,8 +111,9 @@ class FarmMachine:
         """Why a film that waits is not being rendered, in a sentence for people."""
         film = self._state.films[key]
         assert film.state is State.WAITING
-        if key in self._state.runs[film.spec.run_id].held:
-            return "its run is paused"
+        run = self._state.runs[film.spec.run_id]
+        if key in run.held:
+            return "its run is paused" if run.paused else "the films that are rendered first (--canary) have not ended"
         try_s = self._failures.try_of(key)
         if try_s is not None and try_s > now:
             return f"its last try failed; it is tried again in {try_s - now:.0f} s"
@@ -239,7 +245,9 @@ class FarmMachine:
         if film.is_rendered:
             self._hand_out((event.worker,), event.film, now, actions)
             return
-        may_continue = not self._state.runs[film.spec.run_id].paused and not self.hosts.is_quarantined(worker.host)
+        may_continue = not self._state.runs[film.spec.run_id].holds(event.film) and not self.hosts.is_quarantined(
+            worker.host
+        )
         workers = self._dispatcher.next_workers(event.film, event.worker, now) if may_continue else None
         if workers is None:
             film.worker = None

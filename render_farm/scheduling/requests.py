@@ -23,19 +23,12 @@ class Requests:
         self._aging_s = aging_s
 
     def pause(self, run_id: str) -> None:
-        run = self._state.run(run_id)
-        run.paused = True
-        for key in run.films:
-            if key in self._dispatcher.queue and not self._state.films[key].is_rendered:
-                self._dispatcher.queue.discard(key)
-                run.held[key] = None
+        self._state.run(run_id).paused = True
+        self._films.hold(run_id)
 
     def resume(self, run_id: str) -> None:
-        run = self._state.run(run_id)
-        run.paused = False
-        held, run.held = run.held, {}
-        for key in held:
-            self._films.enqueue(key)
+        self._state.run(run_id).paused = False
+        self._films.release(run_id)
 
     def retry(self, event: ev.RetryFilms) -> None:
         run = self._state.runs[event.run_id]

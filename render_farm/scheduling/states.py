@@ -30,17 +30,16 @@ MOVES: dict[State, frozenset[State]] = {
 cancelled -> waiting when somebody asks to retry it."""
 
 
-def exit_code(counts: dict[str, int]) -> int:
-    """The exit code of a run whose jobs all ended, by the contract: 0, 10 (every job failed), 11 (some), 12."""
-    failed, done = counts.get(State.FAILED, 0), counts.get(State.DONE, 0)
-    cancelled = counts.get(State.CANCELLED, 0)
-    if failed:
-        return 11 if done or cancelled else 10
-    return 12 if cancelled else 0
+def exit_code(counts: dict[str, int], *, stopped: bool) -> int:
+    """The exit code of a run whose jobs all ended, by the contract: 0, 10 (every job failed), 11 (some), 12. `stopped`
+    says whether the run as a whole was cancelled: jobs that were cancelled by name alone are not 12."""
+    if counts.get(State.FAILED):
+        return 11 if counts.get(State.DONE) or counts.get(State.CANCELLED) else 10
+    return 12 if stopped else 0
 
 
-def run_state(counts: dict[str, int]) -> State:
-    """The state of a run whose jobs all ended."""
+def run_state(counts: dict[str, int], *, stopped: bool) -> State:
+    """The state of a run whose jobs all ended; see `exit_code`."""
     if counts.get(State.FAILED):
         return State.FAILED
-    return State.CANCELLED if counts.get(State.CANCELLED) else State.DONE
+    return State.CANCELLED if stopped else State.DONE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,12 @@ def has_sizes(done: dict[str, Any], sizes: Mapping[str, int]) -> bool:
     return all(sizes.get(f"{folder}/{name}", -1) == file.get("num_bytes") for name, file in done["files"].items())
 
 
-def verify_done(store: Store, job_id: str) -> tuple[str, ...]:
-    """Read every file of a finished job and compare it with its checksum. One line for each thing that is wrong;
-    () when all is well. StorageError passes."""
+def verify_done(
+    store: Store, job_id: str, *, look_at: Callable[[str, Path], str] = lambda name, path: ""
+) -> tuple[str, ...]:
+    """Read every file of a finished job and compare it with its size and checksum. `look_at` gets the name and a local
+    copy of each sound one, and returns what is wrong with it. One line for each thing that is wrong; () when all is
+    well. StorageError passes."""
     keys = JobKeys(job_id=job_id)
     done = read_done(store, job_id)
     if done is None:
@@ -74,12 +77,19 @@ def verify_done(store: Store, job_id: str) -> tuple[str, ...]:
         local = Path(folder, "object")
         for name, expected in sorted(done["files"].items()):
             try:
+                uri = store.uri(keys.final(name))
+                num_bytes = store.size(keys.final(name))
+                if num_bytes != expected.get("num_bytes", num_bytes):
+                    problems.append(f"{uri}: has {num_bytes:,} bytes where job.json says {expected['num_bytes']:,}")
+                    continue
                 store.get_file(keys.final(name), local)
             except (NotFoundError, ValueError) as error:
                 problems.append(str(error))
                 continue
             if sha256_file(local) != expected.get("sha256"):
-                problems.append(f"{store.uri(keys.final(name))}: its sha256 is not the one in job.json")
+                problems.append(f"{uri}: its sha256 is not the one in job.json")
+            elif problem := look_at(name, local):
+                problems.append(f"{uri}: {problem}")
     return tuple(problems)
 
 

@@ -165,6 +165,22 @@ def test_a_film_whose_segment_is_stopped_is_not_decoded_any_further(engine, tmp_
     assert not output._folder.exists(), "its decoder went on for nobody"
 
 
+def test_a_run_that_is_stopped_keeps_the_steps_of_its_segments(engine, tmp_path):
+    """Ctrl-C, SIGTERM and `cancel RUN`: the worker stays, and whoever renders the segment goes on from its steps."""
+    task = film_task(engine, tmp_path, num_inference_steps=6)
+    worker, steps = FilmWorker("w", num_threads=1), []
+    with pytest.raises(Cancelled, match="step 4 of 6"):
+        worker.render_segment(
+            task, 0, call_id=7, on_step=lambda step: step.step == 3 and worker.stop(7, keep_steps=True)
+        )
+    report = worker.render_segment(task, 0, call_id=8, on_step=lambda step: steps.append(step.step))
+    assert steps == [5, 6]
+    assert any("goes on from step 4" in note for note in report.notes)
+    # A stop at the last step would cost more than it saves: the segment is completed.
+    worker.render_segment(task, 1, call_id=9, on_step=lambda step: step.step == 5 and worker.stop(9, keep_steps=True))
+    assert len(load_film_state(open_store(task.output), task.work_key).segments) == 2
+
+
 def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_for_bit(engine, tmp_path):
     task = replace(
         film_task(engine, tmp_path / "moving", num_inference_steps=6), timeouts=Timeouts(preemption_grace_s=3600.0)

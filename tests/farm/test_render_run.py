@@ -139,7 +139,7 @@ def test_a_killed_driver_loses_no_finished_segment_and_the_latents_are_the_same(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["jobs"] == {"done": 1}
-    assert sorted(report) == ["exit_code", "jobs", "output", "run_id", "state"]
+    assert sorted(report) == ["exit_code", "jobs", "output", "run_id", "schema", "state"]
     assert np.array_equal(films.latents(tmp_path / "out", "b"), films.latents(output, "b"))
     workers = [segment["attempt"] for segment in films.document(tmp_path / "out", "b")["segments"]]
     assert len(workers) == 3
@@ -155,6 +155,7 @@ def test_interrupted_it_exits_130_and_the_same_command_continues(tmp_path):
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors
+    assert len(list((tmp_path / "out").glob("_work/*/steps/*"))) <= 1  # none where the signal came between segments
     assert films.results(tmp_path / "out")["slow"]["state"] == "cancelled"
     assert not (tmp_path / "out" / "slow").exists()
     stored = sorted(path.name for path in (tmp_path / "out").glob("_work/*/segments/*"))

@@ -157,6 +157,18 @@ def check_ray(probe: Probe, address: str | None = None) -> Finding:
     return ok("Ray", f"{answer['version']}, {'cluster ' + address if address else 'private, started by each run'}")
 
 
+def check_ray_folder() -> Finding:
+    """Whether a private Ray can make its sockets: their paths are short."""
+    from render_farm.farm.driver.private_ray import is_short_enough, short_folder, usual_folder
+
+    usual = usual_folder()
+    if is_short_enough(usual):
+        return ok("Ray's folder", usual)
+    if place := short_folder():
+        return ok("Ray's folder", f"{place}, because {usual} is too long for sockets")
+    return broken("Ray's folder", f"{usual} is too long for sockets", "set RAY_TMPDIR to a short folder")
+
+
 def check_xfuser() -> Finding:
     """xfuser refuses to be imported without an accelerator, so only its presence is looked at."""
     try:

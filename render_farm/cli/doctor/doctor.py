@@ -63,6 +63,7 @@ def doctor(
     place = load_settings(output=output).output
     before = [checks.check_python(), checks.check_packages()]
     after = [
+        checks.check_ray_folder(),
         checks.check_xfuser(),
         checks.check_ffmpeg(),
         checks.check_model(),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-from render_farm.cli.terminal import duration
+from render_farm.cli import terminal
+from render_farm.cli.terminal import Verbosity, duration
 from render_farm.cli.watch.live import LiveWatcher
 from render_farm.cli.watch.log_lines import LogReader, clock_text, log_text
 from render_farm.observability.snapshot import RunSnapshot
@@ -26,11 +28,20 @@ class Watcher(Protocol):
 @contextmanager
 def watching() -> Iterator[Watcher]:
     """The watcher that suits stderr, for as long as the run goes."""
-    if sys.stderr.isatty():
+    if terminal.verbosity is Verbosity.QUIET:
+        yield _Silence()
+    elif sys.stderr.isatty():
         with LiveWatcher() as watcher:
             yield watcher
     else:
         yield LineWatcher(sys.stderr)
+
+
+class _Silence:
+    """Shows nothing."""
+
+    def show(self, snapshot: RunSnapshot) -> None:
+        """Nothing."""
 
 
 class LineWatcher:
@@ -59,7 +70,8 @@ class LineWatcher:
             self._state, self._progress, self._reported_s = snapshot.state, progress, now
 
     def _print(self, time_s: float, text: str) -> None:
-        print(f"{clock_text(time_s)} {text}", file=self._stream, flush=True)
+        with contextlib.suppress(OSError):  # who reads stderr may leave: the run goes on
+            print(f"{clock_text(time_s)} {text}", file=self._stream, flush=True)
 
 
 def run_text(snapshot: RunSnapshot) -> str:

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.runs import WAIT_S, Jobs, Output, Run, Wait, find_run
-from render_farm.cli.terminal import Json, duration, hint, plural, print_json
-from render_farm.cli.watch.log_lines import clock_text, log_text
+from render_farm.cli.runs import WAIT_S, Jobs, Output, Run, RunOrNewest, Wait, find_run
+from render_farm.cli.terminal import Json, duration, hint, plural, print_json, printable, with_schema
+from render_farm.cli.watch.log_lines import clock_text, log_text, since_time
 from render_farm.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ _NAMED = 5
 _POLL_S = 2.0
 
 
-def status(run: Run, output: Output = None, as_json: Json = False) -> None:
-    """How a run stands: jobs, segments, ETA, what every worker does, failures and passed deadlines."""
+def status(run: RunOrNewest = None, output: Output = None, as_json: Json = False) -> None:
+    """How a run stands, or the newest one: jobs, segments, ETA, what every worker does, failures and deadlines."""
     now = _reader(run, output)()
     _show(now, as_json=as_json)
 
 
 def watch(
-    run: Run,
+    run: RunOrNewest = None,
     output: Output = None,
-    every: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between looks.")] = _POLL_S,
+    every: Annotated[float, typer.Option("--every", metavar="S", min=0.2, help="Seconds between looks.")] = _POLL_S,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
@@ -49,7 +49,7 @@ def watch(
         hint("the run goes on without you")
         raise typer.Exit(0) from None
     _show(last, as_json=as_json)
-    raise typer.Exit(exit_code(last.jobs))
+    raise typer.Exit(exit_code(last.jobs, stopped=last.state == "cancelled"))
 
 
 def _show(now: RunStatus, *, as_json: bool) -> None:
@@ -69,6 +69,10 @@ def logs(
     jobs: Jobs = None,
     output: Output = None,
     everything: Annotated[bool, typer.Option("--all", help="With every segment that begins and ends.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N events.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="T", help="Only later ones: 90s, 10m, 2h, 1d, or a UTC time.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
     wait: Annotated[
         float, typer.Option("--wait", metavar="S", min=0, help="With --follow: how long for a run to begin.")
@@ -82,12 +86,14 @@ def logs(
     """
     from render_farm.report.run_folder import RunFolderReader
 
+    since_s = None if since is None else since_time(since, time.time())
     found = find_run(run, output, wait_s=wait if follow else 0.0)
     reader, read = RunFolderReader(found.store, found.run_id), _reader(run, output)
     wanted = set(jobs or ())
 
     def fits(line: LogLine) -> bool:
-        return (everything or line.level != "debug") and (not wanted or line.job_id in wanted)
+        is_late = since_s is None or line.time_s >= since_s
+        return is_late and (everything or line.level != "debug") and (not wanted or line.job_id in wanted)
 
     folder = reader.read()
     known = {str(row.get("job_id")) for row in folder.jobs} | {row["job_id"] for row in folder.results}
@@ -95,12 +101,20 @@ def logs(
     if unknown:
         raise NotFoundError(f"run {found.run_id} has no job {unknown[0]!r}")
     shown = [line for line in folder.events if fits(line)]
+    shown = shown if tail is None else shown[len(shown) - min(tail, len(shown)) :]
+    results = [_result(row) for row in folder.results if row["job_id"] in wanted]
     if as_json and not follow:
-        print_json({"run_id": found.run_id, "events": [asdict(line) for line in shown]})
+        print_json({"run_id": found.run_id, "events": [asdict(line) for line in shown], "jobs": results})
         return
     show = _print_json_lines if as_json else _print_lines
     seen = len(folder.events)
     show(shown)
+    if not as_json:
+        # A row that was refused before it was rendered has no events, but it has a result.
+        quiet = wanted - {line.job_id for line in shown}
+        for row in results:
+            if row["job_id"] in quiet:
+                print(printable(f"{row['job_id']}: {row['state']}" + (f": {row['message']}" if row["message"] else "")))
     while follow:
         is_over = read().is_over
         events = reader.events()
@@ -111,7 +125,11 @@ def logs(
         time.sleep(_POLL_S)
 
 
-def _reader(run: str, output: str | None, *, wait_s: float = 0.0) -> Callable[[], RunStatus]:
+def _result(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row.get(name) for name in ("job_id", "state", "error_class", "message")}
+
+
+def _reader(run: str | None, output: str | None, *, wait_s: float = 0.0) -> Callable[[], RunStatus]:
     """A function that reads the run's status."""
     from render_farm.report.run_folder import RunFolderReader
     from render_farm.report.status import run_status
@@ -131,7 +149,7 @@ def _print_lines(lines: list[LogLine]) -> None:
 
 def _print_json_lines(lines: list[LogLine]) -> None:
     for line in lines:
-        print(json.dumps(asdict(line), default=str), flush=True)
+        print(json.dumps(with_schema(asdict(line)), default=str), flush=True)
 
 
 def _day(time_s: float) -> str:
@@ -212,7 +230,8 @@ def _hindrances(now: RunStatus) -> list[str]:
         lines.append(f"    render-farm hosts release {now.run_id} {host} --output {now.output}")
     if not now.is_over and not now.is_live and now.last_event_s is not None and now.last_event_s > _QUIET_S:
         quiet = duration(now.last_event_s)
-        lines.append(f"  nothing was heard of it for {quiet}; if it ended, the same `render` command goes on with it")
+        again = f"render-farm continue {now.run_id} --output {now.output}"
+        lines.append(f"  nothing was heard of it for {quiet}; if nobody renders it any more: {again}")
     return lines
 
 

@@ -114,6 +114,17 @@ def remove(store: Store, garbage: Iterable[Garbage], watch: HolderWatch | None =
     return removed + store.sweep("", only=is_output_folder)
 
 
+def left_by(store: Store, run_id: str, garbage: Iterable[Garbage]) -> list[Garbage]:
+    """The garbage that is of one run: in its folder, or of the films that it rendered."""
+    films = {
+        film_key(job_id, row.render_key) for job_id, row in load_run_state(store, run_id).jobs.items() if row.render_key
+    }
+    own = {f"{WORK}/{film}" for film in films}
+    return [
+        item for item in garbage if item.folder in own or item.folder.startswith(f"{RunKeys(run_id=run_id).folder}/")
+    ]
+
+
 def _look_at_runs(store: Store, watch: HolderWatch) -> _Runs:
     ids = [run_id for run_id in store.list_folders(RUNS) if _is_run(run_id)]
     live = watch.held(store, ids)

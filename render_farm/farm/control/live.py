@@ -6,7 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from render_farm.farm.control.verbs import JOB_RULES, RUN_RULES, JobRule, check, done, reason_of, refused
+from render_farm.farm.control.verbs import (
+    JOB_RULES,
+    MOST_EXPLAINED,
+    RUN_RULES,
+    JobRule,
+    all_explained,
+    check,
+    done,
+    reason_of,
+    refused,
+)
 from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.observability.events import EventKind
 from render_farm.scheduling import events as ev
@@ -54,8 +64,10 @@ class LiveControl:
             case Verb.CANCEL | Verb.RETRY | Verb.PRIORITY:
                 return self._change_jobs(run, request, JOB_RULES[verb])
             case Verb.EXPLAIN:
-                views = [self._view(run, job_id) for job_id in request.jobs]
-                return done("\n".join(str(view["text"]) for view in views), jobs=views)
+                waiting = () if request.jobs else self._waiting(run)
+                views = [self._view(run, job_id) for job_id in request.jobs or waiting[:MOST_EXPLAINED]]
+                lines = [str(view["text"]) for view in views]
+                return done(all_explained(lines, len(waiting[MOST_EXPLAINED:]), run.run_id), jobs=views)
             case Verb.HOSTS:
                 return self._hosts()
             case Verb.QUARANTINE:
@@ -87,6 +99,9 @@ class LiveControl:
                 run.progress.requeue(job_id)
         self._apply(_event(run.key, request, tuple(jobs)))
         return rule.done(request, jobs)
+
+    def _waiting(self, run: OwnedRun) -> list[str]:
+        return [job_id for job_id, film in run.progress.films.items() if film.result.state == State.WAITING]
 
     def _view(self, run: OwnedRun, job_id: str) -> dict[str, object]:
         film = run.progress.films.get(job_id)

@@ -8,7 +8,17 @@ from dataclasses import replace
 from pyarrow import ArrowException
 
 from render_farm.errors import StorageError
-from render_farm.farm.control.verbs import JOB_RULES, RUN_RULES, JobRule, check, done, refused
+from render_farm.farm.control.verbs import (
+    JOB_RULES,
+    MOST_EXPLAINED,
+    RUN_RULES,
+    JobRule,
+    all_explained,
+    check,
+    continue_command,
+    done,
+    refused,
+)
 from render_farm.manifest.parquet_rows import read_rows
 from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
@@ -17,6 +27,7 @@ from render_farm.storage.mailbox import Answer, Request, Verb
 from render_farm.storage.run_state import JobRow, RunControl, StoredRun, load_run_state
 from render_farm.storage.store import Store
 
+_LEFT = (State.WAITING, State.RUNNING)
 _NEXT_START = "this takes effect when the run starts again"
 
 
@@ -44,19 +55,24 @@ def apply_to_state(
             if verb is Verb.RELEASE and control == state.control:
                 return {}, control, refused(f"host {request.value!r} is not quarantined", not_found=True)
             rows, answer = {}, RUN_RULES[verb].done(request, run_id, jobs=[])
+            if verb is Verb.RESUME:
+                return rows, control, replace(answer, text=_resumed(state, run_id))
     return rows, control, replace(answer, text=f"{answer.text} ({_NEXT_START})")
+
+
+def _resumed(state: StoredRun, run_id: str) -> str:
+    """There is nothing that could go on: a pause may have ended, and that is all."""
+    pause = "its pause has ended" if state.control.paused else "it was not paused"
+    return f"nobody renders run {run_id}; {pause}"
 
 
 def _change_jobs(
     state: StoredRun, request: Request, rule: JobRule, read_jobs: Callable[[], set[str]]
 ) -> tuple[dict[str, JobRow], Answer]:
-    def row(job_id: str) -> JobRow:
-        return state.jobs.get(job_id, JobRow())
-
     # A job without a row waits, and only the manifest names it.
     every = sorted(read_jobs()) if not request.jobs and State.WAITING in rule.unnamed else list(state.jobs)
-    jobs = rule.jobs(request, rule.stored, every, lambda job_id: row(job_id).state)
-    return {job_id: rule.change(row(job_id), request) for job_id in jobs}, rule.done(request, sorted(jobs))
+    jobs = rule.jobs(request, rule.stored, every, lambda job_id: _row(state, job_id).state)
+    return {job_id: rule.change(_row(state, job_id), request) for job_id in jobs}, rule.done(request, sorted(jobs))
 
 
 def explained(store: Store, run_id: str, request: Request, lease: Lease | None) -> Answer:
@@ -65,23 +81,29 @@ def explained(store: Store, run_id: str, request: Request, lease: Lease | None) 
     known = {*state.jobs, *job_ids(store, run_id)}
     if (refusal := check(request, run_id, known.__contains__)) is not None:
         return refusal
+    # A job without a row waits, and only the manifest names it.
+    waiting = () if request.jobs else [job_id for job_id in sorted(known) if _row(state, job_id).state in _LEFT]
     last = f"the last to hold it was {lease.holder}" if lease else "nobody has held it"
+    again = continue_command(run_id, store.root_uri)
     views: list[dict[str, object]] = []
-    for job_id in request.jobs:
-        row = state.jobs.get(job_id, JobRow())
+    for job_id in request.jobs or waiting[:MOST_EXPLAINED]:
+        row = _row(state, job_id)
         progress = f"{row.segments_done} of {row.segments} segments are stored" if row.segments else "nothing is stored"
         message = f": {row.message}" if row.message else ""
-        why = f"nobody renders run {run_id} ({last}); the command that started it continues from there"
-        if row.state in ("waiting", "running"):
+        why = f"nobody renders run {run_id} ({last}); `{again}` continues from there"
+        if row.state in _LEFT:
             text = f"{'paused; ' if state.control.paused else ''}{progress}; {why}{message}"
         elif row.taken_out:
             text = f"cancelled by name{message}; `render-farm retry` puts it back"
         else:
-            text = f"{row.state}{message}" + (
-                "" if row.state == "done" else f"; {progress}; the same command tries it again"
-            )
+            text = f"{row.state}{message}" + ("" if row.state == "done" else f"; {progress}; `{again}` tries it again")
         views.append({"job_id": job_id, **row.to_dict(), "state": row.state, "text": f"{job_id}: {text}"})
-    return done("\n".join(str(view["text"]) for view in views), jobs=views)
+    lines = [str(view["text"]) for view in views]
+    return done(all_explained(lines, len(waiting[MOST_EXPLAINED:]), run_id), jobs=views)
+
+
+def _row(state: StoredRun, job_id: str) -> JobRow:
+    return state.jobs.get(job_id, JobRow())
 
 
 def job_ids(store: Store, run_id: str) -> set[str]:

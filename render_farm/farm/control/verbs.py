@@ -5,6 +5,7 @@ Two back ends carry requests out: `live.py` in a run that is being rendered, `st
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,8 @@ from render_farm.storage.mailbox import Answer, Request, Verb
 from render_farm.storage.run_state import JobRow, RunControl
 
 _LEFT = (State.WAITING, State.RUNNING)
+MOST_EXPLAINED = 100
+"""Of the jobs that wait, where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,18 @@ def check(request: Request, run_id: str, is_job: Callable[[str], bool]) -> Answe
     if request.verb is Verb.PRIORITY and request.priority is None:
         return refused(f"priority {request.value!r:.40} is not a number from 0 to 100")
     return None
+
+
+def continue_command(run_id: str, output: str) -> str:
+    """What starts a run again that nobody renders."""
+    return f"render-farm continue {run_id} --output {shlex.quote(output)}"
+
+
+def all_explained(lines: list[str], num_more: int, run_id: str) -> str:
+    """The answer about all jobs that wait."""
+    if not lines:
+        return f"no job of run {run_id} waits"
+    return "\n".join([*lines, *([f"... and {num_more:,} more wait"] if num_more else [])])
 
 
 def done(text: str, **data: object) -> Answer:

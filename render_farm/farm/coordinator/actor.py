@@ -40,6 +40,8 @@ from render_farm.scheduling.states import State
 
 NAME = "coordinator"
 _TICK_S = 0.5
+_STOP_WITHIN_S = 120.0
+_STOPPED_AGAIN_S = 0.05
 _PAUSED = "paused"
 
 
@@ -94,6 +96,7 @@ class Coordinator:
                 ev.HostQuarantined: self._active.host_quarantined,
                 ev.HostReleased: self._active.host_released,
                 ev.RunEnded: self._active.run_ended,
+                ev.RunPaused: self._active.run_paused,
             },
             on_hosts_changed=self._hosts_changed,
         )
@@ -205,6 +208,8 @@ class Coordinator:
                 max_failed=spec.max_failed,
                 failed_before=spec.failed_before,
                 max_workers=spec.max_workers,
+                first=spec.first,
+                first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in spec.ended),
             )
         )
 
@@ -246,7 +251,10 @@ class Coordinator:
         return self._lifecycle.pool.pids
 
     async def close(self) -> None:
-        """Let workers remove their temporary files, and end them."""
+        """Let workers store the steps of segments that were stopped and remove their temporary files, and end them."""
+        stop = time.monotonic() + _STOP_WITHIN_S
+        while self._machine.num_rendering and time.monotonic() < stop:
+            await asyncio.sleep(_STOPPED_AGAIN_S)
         if self._ticking is not None:
             self._ticking.cancel()
         await asyncio.gather(*(self._lifecycle.release(worker) for worker in self._machine.workers))

@@ -192,6 +192,18 @@ class ActiveRuns:
         finally:
             run.answering = False
 
+    def run_paused(self, action: ev.RunPaused) -> None:
+        """Films that were rendered first failed."""
+        run = self.runs[action.run_id]
+        run.control = replace(run.control, paused=True)
+        failed = "a film that was" if action.num_failed == 1 else f"{action.num_failed} films that were"
+        run.progress.log.add(
+            f"the run is paused, because {failed} rendered first (--canary) failed; "
+            f"`render-farm resume {run.run_id}` renders the others, `render-farm cancel {run.run_id}` ends the run",
+            level="error",
+            kind=EventKind.RUN_PAUSED,
+        )
+
     # --- ends ---
 
     async def run_ended(self, action: ev.RunEnded) -> None:

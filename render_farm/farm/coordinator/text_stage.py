@@ -51,7 +51,7 @@ class TextStage:
                     num_missing = len(missing)
                     if not missing:
                         return None
-                    progress.note = f"encoding {len(missing)} prompts"
+                    progress.note = f"encoding {len(missing)} texts (prompts and negative prompts)"
                     progress.log.add(progress.note, level="debug", kind=EventKind.TEXT_STARTED)
                     if self._takes_slot:
                         progress.note = f"waiting for a free worker's slot to encode {len(missing)} prompts"

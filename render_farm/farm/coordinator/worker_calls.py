@@ -129,7 +129,7 @@ class WorkerCalls:
         """Have a worker drop what it does for a film at its next step or frame."""
         if self._pool.has(action.worker):
             for call_id in self._watch.calls_of(action.worker, action.film):
-                self._pool.handle(action.worker).stop.remote(call_id)
+                self._pool.handle(action.worker).stop.remote(call_id, action.keep_steps)
 
     def stepped(self, call_id: int, step: int, num_steps: int) -> None:
         """A segment made a step."""

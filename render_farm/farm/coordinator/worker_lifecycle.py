@@ -146,7 +146,8 @@ class WorkerLifecycle:
     @property
     def expected(self) -> str:
         """How many workers there are to be, for people."""
-        return self.scaler.note if self.scaler is not None else f"{self.config.num_workers} workers"
+        number = self.config.num_workers
+        return self.scaler.note if self.scaler is not None else f"{number} worker{'' if number == 1 else 's'}"
 
     async def free_slot(self) -> None:
         """Release an idle worker when all slots are taken."""

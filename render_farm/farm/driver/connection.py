@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import RenderFarmError, UsageError
+from render_farm.farm.driver.private_ray import OnlyTheCode, own_token, temporary_folder
 from render_farm.farm.ray_cluster.environment import digest_of_environment, driver_environment
 from render_farm.farm.run.spec import FarmConfig
 
@@ -67,8 +68,43 @@ class Cluster:
 
 
 def resolve_address(address: str | None) -> str:
-    """`address`, else `$RAY_ADDRESS`, else `local` (a private Ray on this machine)."""
-    return address or os.environ.get("RAY_ADDRESS") or "local"
+    """`address`, else `$RAY_ADDRESS`, else `local` (a private Ray on this machine). UsageError for the address of a
+    job server."""
+    found = address or os.environ.get("RAY_ADDRESS") or "local"
+    if found.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{shown_address(found)} is the address of a cluster's job server, which `render-farm submit` takes",
+            advice="to render from here, give --address HOST:6379, `auto` on a machine of the cluster, or `local`",
+        )
+    return found
+
+
+def shown_address(address: str) -> str:
+    """An address for people, who may not know where it comes from."""
+    return f"$RAY_ADDRESS ({address!r})" if address == os.environ.get("RAY_ADDRESS") else repr(address)
+
+
+def _not_there(address: str, why: str) -> UsageError:
+    return UsageError(
+        f"no Ray cluster answers at {shown_address(address)}: {why}",
+        advice="start one with `ray start --head`, or use --address local"
+        + (", or unset RAY_ADDRESS" if address == os.environ.get("RAY_ADDRESS") else ""),
+    )
+
+
+def _shared_cluster() -> str:
+    """The cluster that `auto` means: the one that `ray start` recorded on this machine. Ray itself would take any that
+    runs here, also the private one of somebody else's run, and then try for minutes to get in."""
+    from ray._private.utils import read_ray_address
+
+    found = read_ray_address()
+    if not found:
+        raise UsageError(
+            "--address auto: no shared Ray cluster was started on this machine with `ray start`",
+            advice="give its address as --address HOST:6379 (also where it has a --temp-dir of its own), or use "
+            "--address local",
+        )
+    return str(found)
 
 
 @contextlib.contextmanager
@@ -78,12 +114,18 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = address == "local"
     if not private:
+        if address == "auto":
+            address = os.environ.get("RAY_ADDRESS") or "auto"
+        address = _shared_cluster() if address == "auto" else address
         _check_answers(address)
         use_token_at_hand()
     with contextlib.ExitStack() as stack:
+        folder: dict[str, Any] = {}
         if private:
+            stack.enter_context(own_token())  # before Ray is imported, which reads it
+            folder = stack.enter_context(temporary_folder())
             stack.enter_context(_on_loopback())
-        yield stack.enter_context(_connected(address, private, num_workers, metadata or {}))
+        yield stack.enter_context(_connected(address, private, num_workers, metadata or {}, folder))
 
 
 @contextlib.contextmanager
@@ -105,11 +147,17 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _connected(address: str, private: bool, num_workers: int | None, metadata: Mapping[str, str]) -> Iterator[Cluster]:
+def _connected(
+    address: str, private: bool, num_workers: int | None, metadata: Mapping[str, str], folder: Mapping[str, Any]
+) -> Iterator[Cluster]:
+    """`folder` is what `temporary_folder` gave."""
     import ray
 
     dashboard = ""
+    job_config = ray.job_config.JobConfig(metadata=dict(metadata))
+    job_config._py_driver_sys_path = OnlyTheCode()
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    common["job_config"] = job_config
     try:
         if private:
             _start(
@@ -117,19 +165,19 @@ def _connected(address: str, private: bool, num_workers: int | None, metadata: M
                 num_cpus=max(os.cpu_count() or 1, (num_workers or 1) + 2),
                 object_store_memory=_OBJECT_STORE_BYTES,
                 include_dashboard=False,
+                **folder,
                 **common,
             )
         else:
             variables = driver_environment()
             environment = {"env_vars": variables} if variables else None
-            job_config = ray.job_config.JobConfig(metadata=dict(metadata))
-            context = ray.init(address=address, runtime_env=environment, job_config=job_config, **common)
+            context = ray.init(address=address, runtime_env=environment, **common)
             if context.dashboard_url:
                 job_id = ray.get_runtime_context().get_job_id()
                 dashboard = f"http://{context.dashboard_url}/#/jobs/{job_id}"
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(
-            f"no Ray cluster answers at {address!r}: {' '.join(str(error).split())[:300]}",
+            f"no Ray cluster answers at {shown_address(address)}: {' '.join(str(error).split())[:300]}",
             advice="start one with `ray start --head`, or use --address local; where the cluster asks for a token, set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token",
         ) from error
@@ -213,10 +261,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_WITHIN_S).close()
     except OSError as error:
-        raise UsageError(
-            f"no Ray cluster answers at {address!r}: {error.strerror or error}",
-            advice="start one with `ray start --head`, or use --address local",
-        ) from error
+        raise _not_there(address, str(error.strerror or error)) from error
 
 
 def use_token_at_hand() -> None:

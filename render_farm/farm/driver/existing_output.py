@@ -6,17 +6,32 @@ neither settles are read one by one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
+from render_farm.errors import NotFoundError
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
 from render_farm.scheduling.states import State
 from render_farm.storage.checkpoints import load_film_state
 from render_farm.storage.done import has_sizes, read_done, verify_done
-from render_farm.storage.layout import JOB, LATENTS, POSTER, PUBLISHING, REPLACED, VIDEO, WORK, JobKeys, film_key
+from render_farm.storage.layout import (
+    JOB,
+    LATENTS,
+    POSTER,
+    PUBLISHING,
+    REPLACED,
+    VIDEO,
+    WORK,
+    JobKeys,
+    RunKeys,
+    film_key,
+)
 from render_farm.storage.run_state import JobRow, StoredRun
 from render_farm.storage.segments import worker_seconds
 from render_farm.storage.store import Store
@@ -31,13 +46,28 @@ class ExistingFilm:
 
     done: Result | None = None
     """It is complete and unchanged."""
+    refused: str = ""
+    """Why it is not rendered: a run of another manifest made the film that is there."""
     segments_done: int = 0
 
 
 class ExistingOutput:
     """The output tree as one run sees it at its start."""
 
-    def __init__(self, store: Store, state: StoredRun, *, keep_latents: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: StoredRun,
+        *,
+        keep_latents: bool,
+        run_id: str = "",
+        manifest: str | None = None,
+        replace: bool = False,
+    ) -> None:
+        """`manifest` is the name of this run's manifest, None for a run of a prompt. With `replace` its films take the
+        place of those that runs of other manifests made."""
+        self._manifests = ManifestNames(store, run_id, manifest)
+        self._replaces = replace
         self._store = store
         self._state = state
         self._files = (*_FILES, LATENTS) if keep_latents else _FILES
@@ -53,13 +83,16 @@ class ExistingOutput:
         finished = [all(key.final(name) in sizes for name in (JOB, *self._files)) for key in keys]
         self._unsure = {key.split("/")[-2] for key in self._store.list(PUBLISHING)}
         self._replaced = {key.rpartition("/")[2] for key in self._store.list(REPLACED)}
+        has_job = [key.job in sizes for key in keys]
         rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
 
-        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool) -> ExistingFilm:
+        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool, has_job: bool) -> ExistingFilm:
             if is_finished and (done := self._done(plan, row, sizes)) is not None:
                 return ExistingFilm(done=done)
+            if has_job and not self._replaces and (refused := self._refused(plan)):
+                return ExistingFilm(refused=refused)
             if row is not None:
                 return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
             film = film_key(plan.job.job_id, plan.render_key)
@@ -68,7 +101,7 @@ class ExistingOutput:
             return ExistingFilm(segments_done=min(len(load_film_state(self._store, film).segments), plan.num_segments))
 
         with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-            return list(pool.map(find, plans, rows, finished))
+            return list(pool.map(find, plans, rows, finished, has_job))
 
     def _row(self, plan: FilmPlan) -> JobRow | None:
         """What the run knew of this very film, and still holds."""
@@ -76,6 +109,17 @@ class ExistingOutput:
         if row is None or row.render_key != plan.render_key:
             return None
         return None if row.state == State.DONE and plan.job.job_id in self._replaced else row
+
+    def _refused(self, plan: FilmPlan) -> str:
+        """Why the film that is there must not be replaced; "" when it may be, or is this very one."""
+        job_id = plan.job.job_id
+        done = read_done(self._store, job_id)
+        if done is None or done["render_key"] == plan.render_key or self._manifests.is_ours(done.get("run_id")):
+            return ""
+        return (
+            f"{self._store.uri(job_id)} holds a film of {self._manifests.described(str(done['run_id']))}, which was "
+            "made from another manifest. --replace renders this one in its place; another --output or job_id keeps both"
+        )
 
     def _done(self, plan: FilmPlan, row: JobRow | None, sizes: Mapping[str, int]) -> Result | None:
         job_id, video = plan.job.job_id, JobKeys(job_id=plan.job.job_id).video
@@ -103,3 +147,41 @@ class ExistingOutput:
             video_bytes=video_bytes,
             seam_score=done.get("seam_score"),
         )
+
+
+class ManifestNames:
+    """Which runs of an output were made from a manifest of the same name. For several threads."""
+
+    def __init__(self, store: Store, run_id: str, manifest: str | None) -> None:
+        self._run_id = run_id
+        self._name = _file_name(manifest)
+        self._document = cache(lambda other: _run_document(store, other))
+
+    def is_ours(self, run_id: object) -> bool:
+        """Whether a film's run is this one, or of an earlier version of its manifest. A film that names no run is old,
+        and nobody's."""
+        if not isinstance(run_id, str) or not run_id or run_id == self._run_id:
+            return True
+        document = self._document(run_id)
+        if document is None:  # its folder was removed: the default id begins with the manifest's name
+            return run_id.rpartition("-")[0] == self._run_id.rpartition("-")[0]
+        return self._name is not None and _file_name(document.get("manifest")) == self._name
+
+    def described(self, run_id: str) -> str:
+        """A run for people: its id, its manifest and when it began."""
+        document = self._document(run_id) or {}
+        facts = [str(document[name]) for name in ("manifest", "started_at") if document.get(name)]
+        return f"run {run_id}" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _file_name(manifest: object) -> str | None:
+    return manifest.rstrip("/").rpartition("/")[2] if isinstance(manifest, str) and manifest else None
+
+
+def _run_document(store: Store, run_id: str) -> dict[str, Any] | None:
+    """`run.json` of a run; None where there is none that can be read."""
+    try:
+        content = json.loads(store.read_bytes(RunKeys(run_id=run_id).run))
+    except (NotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from render_farm.errors import (
     Cancelled,
+    FilmExistsError,
     InputError,
     InvalidJobError,
     MediaError,
@@ -78,6 +79,10 @@ class RunContext:
     settings: Settings = field(default_factory=Settings)
     keep_latents: bool
     create_only: bool
+    manifest: str | None = None
+    """The manifest's name; None for a prompt."""
+    replace: bool = False
+    """Films that runs of other manifests made are replaced."""
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
@@ -124,7 +129,14 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
             over.set()  # Ctrl-C: nobody waits for a store any more
     ended = [item for item in read if isinstance(item, Result)]
     films = [item for item in read if not isinstance(item, Result)]
-    lookup = ExistingOutput(context.store, context.state, keep_latents=context.keep_latents)
+    lookup = ExistingOutput(
+        context.store,
+        context.state,
+        keep_latents=context.keep_latents,
+        run_id=context.run_id,
+        manifest=context.manifest,
+        replace=context.replace,
+    )
     found = lookup.look_up([film.plan for film in films])
     entries, render_keys, costs = [], {}, TokenPasses()
     for film, existing in zip(films, found, strict=True):
@@ -132,6 +144,8 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
         row = context.state.jobs.get(film.plan.job.job_id, JobRow())
         if existing.done is not None:
             ended.append(existing.done)
+        elif existing.refused:
+            ended.append(_failed(film.plan.job.job_id, FilmExistsError(existing.refused), message=existing.refused))
         elif row.taken_out:
             ended.append(_excluded(film.plan, row))
         else:

@@ -64,6 +64,8 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot
             settings=settings,
             keep_latents=request.keep_latents,
             create_only=source.create_only,
+            manifest=request.manifest_name or request.manifest,
+            replace=request.replace,
             group=farm.named_degrees,
             patience_s=min(settings.timeouts.cluster_patience_s, clock.left_s),
             length_of=farm.length_of,
@@ -87,11 +89,11 @@ def _nothing_to_do(spec: RunSpec, lease_s: float, on_snapshot: OnSnapshot) -> Ru
     timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4)
     run = acquire_run(spec, this_holder(), timing, on_lost=lambda error: None)
     asyncio.run(run.give_back())
-    state = str(run_state(counts))
+    state, code = str(run_state(counts, stopped=False)), exit_code(counts, stopped=False)
     snapshot = RunSnapshot(run_id=spec.run_id, output=spec.output, state=state, jobs=counts)
     on_snapshot(snapshot)
     if spec.observer is not None:
         observer = spec.observer.start(log.warning)
         observer.show(snapshot)
         observer.close()
-    return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=exit_code(counts))
+    return RunOutcome(run_id=spec.run_id, output=spec.output, state=state, jobs=counts, exit_code=code)

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import render_farm
 from render_farm.errors import NotFoundError, UsageError
@@ -16,11 +17,13 @@ from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
 from render_farm.farm.run.spec import RunSpec
+from render_farm.manifest.files import folder_of
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
-from render_farm.manifest.parts import open_manifest
+from render_farm.manifest.parts import open_manifest, place_of
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
 from render_farm.manifest.run_id import default_run_id
+from render_farm.manifest.selection import first_of_each, rows_of_parquet, select
 from render_farm.manifest.writer import write_manifest
 from render_farm.scheduling.scaling import ScaleLimits
 from render_farm.storage.hashing import sha256_bytes
@@ -46,6 +49,8 @@ class RunSource:
     """Whether the store honours create-only writes."""
     address: str
     scaling: ScaleLimits | None
+    first: tuple[str, ...]
+    """Jobs that are rendered before all others."""
     max_failed: int | None
     """The most jobs that may fail before the run stops. None: no limit."""
 
@@ -62,7 +67,9 @@ class RunSource:
             output=self.request.output,
             max_failed=self.max_failed,
             max_workers=self.request.num_workers,
+            first=self.first,
             failed_before=prepared.num_bad,
+            order=tuple(row.job_id or f"row-{row.number}" for row in self.rows),
             ended=prepared.ended,
             render_keys=prepared.render_keys,
             manifest=self.manifest,
@@ -85,12 +92,26 @@ class RunSource:
             "ray_dashboard": dashboard or None,
             "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "render_farm": render_farm.__version__,
+            "continue_with": self._continue_with,
         }
         return json.dumps(document, indent=1).encode()
 
     @property
+    def _continue_with(self) -> dict[str, Any]:
+        """What `render-farm continue` has to know besides the stored manifest."""
+        request = self.request
+        base = request.relative_to or (folder_of(place_of(request.manifest)) if request.manifest else None)
+        return {
+            "relative_to": shown_uri(base) if base else None,
+            "keep_latents": request.keep_latents,
+            "replace": request.replace,
+            "deadline": request.deadline.isoformat() if request.deadline else None,
+        }
+
+    @property
     def _manifest_uri(self) -> str | None:
-        return shown_uri(self.request.manifest) if self.request.manifest else None
+        name = self.request.manifest_name or self.request.manifest
+        return shown_uri(name) if name else None
 
 
 def read_source(request: RunRequest) -> RunSource:
@@ -100,6 +121,8 @@ def read_source(request: RunRequest) -> RunSource:
     run_id, rows, manifest = _read_manifest(request)
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
+    if not rows and (request.where or request.limit):
+        raise UsageError(f"--where {request.where!r}: holds for no row of the manifest")
     try:
         check_id(run_id, "--run-id")
     except ValueError as error:
@@ -119,6 +142,7 @@ def read_source(request: RunRequest) -> RunSource:
         create_only=create_only,
         address=address,
         scaling=scale_limits(request, address),
+        first=first_of_each(rows, request.canary) if request.canary else (),
         max_failed=_max_failed(request, len(rows)),
     )
 
@@ -129,8 +153,12 @@ def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
     if request.manifest is not None:
         rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
         with open_manifest(request.manifest) as handle:
-            return request.run_id or default_run_id(request.manifest), rows, handle.read()
-    job = job_of_prompt(str(request.prompt), request.overrides)
+            manifest = handle.read()
+        chosen = select(rows, where=request.where, limit=request.limit)
+        if chosen and len(chosen) < len(rows):
+            manifest = rows_of_parquet(manifest, [row.number for row in chosen])
+        return request.run_id or default_run_id(request.manifest), chosen, manifest
+    job = job_of_prompt(request.prompt or "", request.overrides)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
         path = Path(folder, "manifest.parquet")
         write_manifest(str(path), [job])

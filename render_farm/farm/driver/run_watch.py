@@ -96,7 +96,7 @@ class RunWatch:
         if self._cluster.private:
             with contextlib.suppress(CoordinatorEndedError):  # the run is over all the same
                 self._ask("close")
-        code = exit_code(counts)
+        code = exit_code(counts, stopped=final.state == State.CANCELLED)
         if special == EXIT_TIMED_OUT or (special == EXIT_INTERRUPTED and code != 0):
             code = special
         return RunOutcome(
@@ -200,8 +200,8 @@ def _ended(error: Exception) -> CoordinatorEndedError:
 
 
 class Signals:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt and are remembered: one that is raised where Python ignores exceptions
-    (a callback of a library) is still seen at the next look."""
+    """Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) raise KeyboardInterrupt and are remembered: one that is
+    raised where Python ignores exceptions (a callback of a library) is still seen at the next look."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -212,7 +212,10 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` started this
+            numbers.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:

@@ -74,6 +74,7 @@ class RunProgress:
     def __init__(self, spec: RunSpec, store: Store) -> None:
         self.spec = spec
         self.store = store
+        self._order = {job_id: number for number, job_id in enumerate(spec.order)}
         self.log = RunLog(spec.run_id)
         self._state = State.WAITING
         self.stop_reason = ""
@@ -300,8 +301,9 @@ class RunProgress:
         return sum(self.films[job_id].phase == "denoise" for job_id in self._running)
 
     def results(self) -> list[Result]:
-        """Every row of `results.parquet` as it stands."""
-        return [*self.spec.ended, *(film.result for film in self.films.values())]
+        """Every row of `results.parquet` as it stands, in the manifest's order."""
+        rows = [*self.spec.ended, *(film.result for film in self.films.values())]
+        return sorted(rows, key=lambda result: self._order.get(result.job_id, len(self._order)))
 
     def pop_dirty(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
         """The durable rows of the jobs that changed since the last call; what people asked for of `known` stays."""

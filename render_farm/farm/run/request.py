@@ -19,13 +19,24 @@ class RunRequest:
 
     output: str
     manifest: str | None = None
-    prompt: str | None = None
+    prompt: str | tuple[str, ...] | None = None
+    """One text, or one per segment."""
     overrides: dict[str, object] = field(default_factory=dict)
     """Columns for the one job of `prompt`."""
     relative_to: str | None = None
     """Folder or URI that relative inputs of the manifest are meant from; None: the manifest's own."""
     deadline: datetime | None = None
     """Of the jobs that have none in the manifest; it orders work, and never stops a job."""
+    where: str | None = None
+    """Only rows for which this expression over columns holds (`manifest.selection`)."""
+    limit: int | None = None
+    """Only the first so many of these rows."""
+    canary: int | None = None
+    """So many films are rendered first, and the run is paused when one of them fails."""
+    replace: bool = False
+    """Render films that are done there and were made by a run of another manifest."""
+    manifest_name: str | None = None
+    """What the run says of its manifest; None: `manifest`. A run that is continued reads its stored manifest."""
     run_id: str | None = None
     """None: the manifest's stem and 8 hex of its content."""
     address: str | None = None

@@ -55,7 +55,11 @@ class RunSpec:
     max_failed: int | None = None
     max_workers: int | None = None
     """The most workers that it renders on at a time; None: no limit."""
+    first: tuple[str, ...] = ()
+    """Jobs that are rendered before all others start (`--canary`)."""
     failed_before: int = 0
+    order: tuple[str, ...] = ()
+    """Every job in the manifest's order."""
     ended: tuple[Result, ...] = ()
     """Rows that need no work: bad ones, and jobs that are there already."""
     render_keys: dict[str, str] = field(default_factory=dict)

@@ -112,9 +112,9 @@ class RenderWorker:
 
         return self._worker.finish_film(task, attempts=attempts, call_id=call_id, on_progress=on_progress)
 
-    def stop(self, call_id: int) -> None:
+    def stop(self, call_id: int, keep_steps: bool = False) -> None:
         """See `FilmWorker.stop`."""
-        self._worker.stop(call_id)
+        self._worker.stop(call_id, keep_steps=keep_steps)
 
     def preempt(self, within_s: float | None) -> None:
         """See `FilmWorker.preempt`."""

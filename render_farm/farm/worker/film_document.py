@@ -21,9 +21,14 @@ def film_document(
     task: FilmTask, state: StoredFilm, rendered: RenderedFilm, *, attempts: int, device: str
 ) -> dict[str, Any]:
     """`state` holds all its segments. `device` is that of the worker that finishes it."""
+    prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
+    # Where the prompt changes, the picture is meant to.
+    unwanted = tuple(
+        seam for seam in rendered.seams if not seam.segment or prompts[seam.segment] == prompts[seam.segment - 1]
+    )
     return {
         "parameters": _shown_parameters(task),
-        "segment_prompts": [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)],
+        "segment_prompts": prompts,
         "model": {
             "name": shown_uri(task.plan.spec.name),
             "fingerprint": task.plan.spec.fingerprint,
@@ -38,7 +43,7 @@ def film_document(
         "run_id": task.run_id,
         "num_frames": rendered.num_frames,
         "decode_s": rendered.decode_s,
-        "seam_score": worst(rendered.seams),
+        "seam_score": worst(unwanted),
         "seams": [asdict(seam) for seam in rendered.seams],
         "segments": [record.to_dict() for record in state.segments],
         "approximations": list(task.plan.approximations),

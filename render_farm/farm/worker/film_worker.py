@@ -127,10 +127,11 @@ class FilmWorker:
         """Size of the key/value cache of the segment that is being rendered."""
         return self._renderer.kv_cache_bytes
 
-    def stop(self, call_id: int) -> None:
+    def stop(self, call_id: int, *, keep_steps: bool = False) -> None:
         """Have the call `call_id` end with `Cancelled`: a segment at its next step, a film that is being finished at
-        its next frame."""
-        self._renderer.stop(call_id)
+        its next frame. With `keep_steps` the state of a segment's steps is stored first, and a segment whose last step
+        that is, is completed."""
+        self._renderer.stop(call_id, keep_steps=keep_steps)
         self._publisher.stop(call_id)
 
     def preempt(self, within_s: float | None = None) -> None:

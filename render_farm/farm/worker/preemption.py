@@ -35,7 +35,16 @@ class LastStep:
     """Decides for each step of a segment whether it has to be the last one here, by the pace of the steps so far. The
     decision on a step is final, so that the stored state is the one at which the worker stops."""
 
-    def __init__(self, preemption: Preemption, num_steps: int, *, grace_s: float) -> None:
+    def __init__(
+        self,
+        preemption: Preemption,
+        num_steps: int,
+        *,
+        grace_s: float,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_stopped` says whether the call is to end at a step of which the state is stored."""
+        self._is_stopped = is_stopped
         self._preemption = preemption
         self._num_steps = num_steps
         self._grace_s = grace_s
@@ -60,5 +69,6 @@ class LastStep:
                 self.usual_step_s = (now_s - self._first_done_s) / (step - self._first - 1)
             pace_s = (now_s - self._started_s) / (step - self._first)
             left_s = pace_s * (self._num_steps - step)
-            self._decided = step, not self._preemption.leaves_time_for(left_s, grace_s=self._grace_s)
+            must_end = not self._preemption.leaves_time_for(left_s, grace_s=self._grace_s)
+            self._decided = step, must_end or (step < self._num_steps and self._is_stopped())
         return self._decided[1]

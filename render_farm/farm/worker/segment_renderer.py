@@ -58,6 +58,7 @@ class SegmentRenderer:
         self._resources = resources
         self._shared = SharedDecoding()
         self._stopped: set[int] = set()
+        self._stopped_with_steps: set[int] = set()
         self._notes: tuple[str, ...] = ()
         self._rendering = threading.Lock()
 
@@ -70,6 +71,7 @@ class SegmentRenderer:
                 self._resources.films.forget(call.task.work_key)  # nobody wants its earlier segments decoded either
                 raise
             finally:
+                self._forget(call)
                 self.groups.close()
                 self._stopped.discard(call.call_id)
 
@@ -83,11 +85,19 @@ class SegmentRenderer:
                 self._denoise(call, store, engine, film, self._last_step(call))
                 return self._resources.clock.total_s
             finally:
+                self._forget(call)
                 films.forget(call.task.work_key)  # what rank 0 stores is read when it is needed
 
-    def stop(self, call_id: int) -> None:
+    def stop(self, call_id: int, *, keep_steps: bool = False) -> None:
         """See `FilmWorker.stop`."""
-        self._stopped.add(call_id)
+        (self._stopped_with_steps if keep_steps else self._stopped).add(call_id)
+
+    def _forget(self, call: SegmentCall) -> None:
+        self._stopped.discard(call.call_id)
+        self._stopped_with_steps.discard(call.call_id)
+
+    def _is_stopped(self, call: SegmentCall) -> bool:
+        return call.call_id in self._stopped or call.call_id in self._stopped_with_steps
 
     def _start(self, task: FilmTask) -> tuple[Store, Engine]:
         if self.preemption.is_asked:
@@ -96,7 +106,12 @@ class SegmentRenderer:
 
     def _last_step(self, call: SegmentCall) -> LastStep:
         num_steps = call.task.plan.schedule(call.segment).num_rows
-        return LastStep(self.preemption, num_steps, grace_s=call.task.timeouts.preemption_grace_s)
+        return LastStep(
+            self.preemption,
+            num_steps,
+            grace_s=call.task.timeouts.preemption_grace_s,
+            is_stopped=lambda: call.call_id in self._stopped_with_steps,
+        )
 
     def _render(self, call: SegmentCall) -> SegmentReport:
         task, segment, films = call.task, call.segment, self._resources.films
@@ -155,7 +170,7 @@ class SegmentRenderer:
             engine=engine.decisions(call.task.plan, call.segment),
             group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
         )
-        retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: call.call_id in self._stopped)
+        retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: self._is_stopped(call))
         record = retried(lambda: save_segment(store, call.task.work_key, call.segment, latents, meta))
         film.state = retried(lambda: record_segment(store, film.state, record))
 
@@ -183,7 +198,13 @@ class SegmentRenderer:
             raise GroupError(f"film {task.work_key}: another worker of the group failed before it began")
         with in_group(call.seat, engine, meeting_s=task.timeouts.first_step_floor_s) as group:
             last_step.start()
-            gate = StepGate(task.work_key, call.call_id, self._stopped, last_step, group)
+            gate = StepGate(
+                task.work_key,
+                last_step,
+                group,
+                is_stopped=lambda: call.call_id in self._stopped,
+                is_cancelled=lambda: self._is_stopped(call),
+            )
 
             def on_step(progress: StepProgress) -> None:
                 gate(progress)

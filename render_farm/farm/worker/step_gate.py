@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from render_farm.errors import Cancelled, PreemptedError
@@ -16,12 +17,19 @@ class StepGate:
     """For one call. All ranks of a group stop at the same step, so none waits for another."""
 
     def __init__(
-        self, work_key: str, call_id: int, stopped: set[int], last_step: LastStep, group: ParallelGroup | None
+        self,
+        work_key: str,
+        last_step: LastStep,
+        group: ParallelGroup | None,
+        *,
+        is_stopped: Callable[[], bool],
+        is_cancelled: Callable[[], bool],
     ) -> None:
-        """`stopped` holds the ids of the calls that were stopped. This one's is removed when it ends."""
+        """`is_stopped` says whether the call ends at once, `is_cancelled` whether it does so at a request, at once or
+        at its last step."""
         self._work_key = work_key
-        self._call_id = call_id
-        self._stopped = stopped
+        self._is_stopped = is_stopped
+        self._is_cancelled = is_cancelled
         self._last_step = last_step
         self._group = group
 
@@ -31,12 +39,11 @@ class StepGate:
         from render_farm.parallel import GroupError
 
         where = f"film {self._work_key}: stopped at step {progress.step} of {progress.num_steps}"
-        is_stopped, must_end = self._call_id in self._stopped, self._last_step(progress.step)
-        continues = not is_stopped and not must_end
+        must_end = self._last_step(progress.step) or self._is_stopped()
+        continues = not must_end
         if self._group is not None:
             continues = self._group.all_agree(continues)
-        if is_stopped:
-            self._stopped.discard(self._call_id)
+        if must_end and self._is_cancelled():
             raise Cancelled(where)
         if must_end:
             raise PreemptedError(f"{where}, for this worker was asked to end")

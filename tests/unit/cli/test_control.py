@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from render_farm.cli.main import app
+from render_farm.storage.run_state import load_run_state
 from tests.helpers.stored_run import stored_run
 
 
@@ -39,3 +40,26 @@ def test_a_run_without_an_output_is_a_usage_error(monkeypatch, tmp_path):
     monkeypatch.setenv("RENDER_FARM_CONFIG", "")
     assert invoke("pause", "night").exit_code == 2
     assert invoke("pause", "../x", "--output", str(tmp_path)).exit_code == 2
+
+
+def test_the_priority_comes_last(store, monkeypatch):
+    monkeypatch.setenv("RENDER_FARM_OUTPUT", store.root_uri)
+    assert invoke("priority", "night", "c", "90").exit_code == 0
+    assert load_run_state(store, "night").jobs["c"].priority == 90
+    assert invoke("priority", "night", "c", "--to", "10").exit_code == 0
+    assert load_run_state(store, "night").jobs["c"].priority == 10
+    assert invoke("priority", "night", "70").exit_code == 0  # all that are left
+    assert load_run_state(store, "night").jobs["c"].priority == 70
+    for wrong in (["c"], [], ["c", "101"], ["c", "-1"]):
+        assert invoke("priority", "night", *wrong).exit_code == 2
+
+
+def test_a_run_that_nobody_renders_names_the_command_that_starts_it(store, monkeypatch):
+    monkeypatch.setenv("RENDER_FARM_OUTPUT", store.root_uri)
+    command = f"render-farm continue night --output {store.root_uri}"
+    for arguments in (["resume", "night"], ["retry", "night", "--failed"], ["explain", "night"]):
+        said = invoke(*arguments)
+        assert said.exit_code == 0
+        assert command in said.stdout, arguments
+    assert "nobody renders run night" in invoke("resume", "night").stdout
+    assert json.loads(invoke("resume", "night", "--json").stdout)["continue"] == command

@@ -61,13 +61,13 @@ def test_looking_at_models_and_a_run_with_nothing_to_render_load_neither(tmp_pat
 def test_bad_manifests_end_with_2_before_anything_starts(tmp_path):
     corrupt = tmp_path / "corrupt.parquet"
     corrupt.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
-    for manifest, message in (
-        (tmp_path / "no.parquet", "not found"),
-        (corrupt, "damaged or cut short"),
-        (ROOT / "jobs/demo.csv", "is not a Parquet file"),
+    for manifest, code, message in (
+        (tmp_path / "no.parquet", 14, "not found"),
+        (corrupt, 2, "damaged or cut short"),
+        (ROOT / "jobs/demo.csv", 2, "is not a Parquet file"),
     ):
         result = run("render", manifest, "--output", tmp_path / "out", "--json")
-        assert (result.returncode, result.stdout) == (2, "")
+        assert (result.returncode, result.stdout) == (code, "")
         assert result.stderr.startswith(f"render-farm: {manifest}: ") and message in result.stderr
         assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
@@ -135,7 +135,7 @@ def test_a_defect_is_one_line_and_the_traceback_is_kept(tmp_path):
 VERBS = {
     *("render", "submit", "status", "watch", "logs", "explain", "pause", "resume", "cancel", "retry", "priority"),
     *("preview", "report", "serve", "plan", "simulate", "manifest", "models", "verify", "hosts", "gc", "bench"),
-    *("doctor", "demo", "config"),
+    *("doctor", "demo", "runs", "continue", "check", "pick", "nightly", "config"),
 }
 
 
@@ -143,8 +143,9 @@ VERBS = {
 def test_help_lists_verbs_of_the_contract_only(cli, flag):
     result = cli(flag)
     assert result.exit_code == 0
-    listed = [line.split()[0] for line in result.stdout.split("Commands:")[1].splitlines() if line.strip()]
-    assert {"render", "plan", "doctor", "demo", "manifest", "models"} <= set(listed) <= VERBS
+    sections = result.stdout.partition("\nRender:")[2]
+    listed = [line.split()[0] for line in sections.splitlines() if line.startswith("  ")]
+    assert {"render", "plan", "doctor", "demo", "manifest", "models", "runs", "nightly"} <= set(listed) <= VERBS
     assert len(listed) == len(set(listed))
 
 
@@ -174,8 +175,8 @@ def test_usage_errors_are_2_on_stderr(cli, arguments):
 
 
 @pytest.mark.parametrize("verb", [["manifest", "check"], ["manifest", "show"], ["plan"]])
-def test_unreadable_manifests_are_2_everywhere(cli, tmp_path, verb):
+def test_a_missing_manifest_is_14_everywhere(cli, tmp_path, verb):
     missing = str(tmp_path / "no.parquet")
     result = cli(*verb, missing)
-    assert (result.exit_code, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (14, "")
     assert result.stderr == f"render-farm: {missing}: not found (looked in {tmp_path})\n"

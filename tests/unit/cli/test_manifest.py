@@ -23,6 +23,7 @@ def test_a_manifest_is_built_checked_and_shown(cli, tmp_path):
     values = json.loads(cli("manifest", "show", target, "--json").stdout)
     assert values["num_rows"] == 4 and values["rows"][3]["job_id"] == "b-seed2"
     report = json.loads(cli("manifest", "build", source, "-o", target, "--json").stdout)
+    assert report.pop("schema") == "render_farm.manifest_build/1"
     assert report == {"source": str(source), "manifest": str(target), "num_jobs": 2, "num_rows": 2}
 
 

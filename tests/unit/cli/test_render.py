@@ -16,6 +16,7 @@ def test_render_passes_every_flag_on(cli, rendered, manifest):
     more = "--keep-latents --strict --timeout 60 --max-failed 10%"
     result = cli("render", manifest, "--output", "out", *flags.split(), *more.split())
     shown = "run run-1: done (1 done)\nfilms: out\nreport: out/_runs/run-1/report.html\n"
+    shown += "results: out/_runs/run-1/results.parquet\n"
     assert (result.exit_code, result.stdout) == (0, shown)
     assert "a: something happened" in result.stderr
     (request,) = rendered.requests
@@ -32,6 +33,7 @@ def test_render_json_is_one_object(cli, rendered, manifest):
     result = cli("render", manifest, "-o", "out", "--json")
     assert result.exit_code == 12
     assert json.loads(result.stdout) == {
+        "schema": "render_farm.render/1",
         "run_id": "run-1",
         "output": "out",
         "state": "cancelled",
@@ -84,9 +86,9 @@ def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
         (["-o", "out"], "give a MANIFEST or --prompt TEXT"),
         (["m.parquet", "--prompt", "x", "-o", "out"], "a MANIFEST and --prompt do not go together"),
         (["m.parquet"], "--output is missing"),
-        (["m.parquet", "-o", "out", "--steps", "3"], "--steps is for --prompt"),
+        (["m.parquet", "-o", "out", "--steps", "3"], "--num-inference-steps is for --prompt"),
         (["m.parquet", "-o", "out", "--num-frames", "33"], "--num-frames is for --prompt"),
-        (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--lora is for --prompt"),
+        (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--loras is for --prompt"),
         (["--prompt", "x", "-o", "out", "--num-frames", "0"], "num_frames: 0 is less than 1"),
         (["--prompt", "x", "-o", "out", "--step-list", "fast"], "step_list: 'fast' is not a list of whole numbers"),
         (["m.parquet", "-o", "out", "--timeout", "0"], "--timeout: 0 is not more than 0 seconds"),
@@ -147,3 +149,11 @@ def test_render_says_why_jobs_failed(cli, rendered, manifest, tmp_path):
     assert "render-farm: j19: the disk is full\n" in result.stderr
     assert "j20" not in result.stderr and "... and 10 more" in result.stderr
     assert result.stdout.endswith(f"why: {output}/_runs/run-1/results.parquet\n")
+
+
+def test_the_last_line_of_one_film_is_its_path(cli, rendered, tmp_path):
+    output = str(tmp_path / "out")
+    result = Result(job_id="a", state="done", uri=f"{output}/a/video.mp4", seam_score=4.0)
+    write_results(open_store(output), "run-1", [result])
+    lines = cli("render", "--prompt", "a cat", "-o", output).stdout.splitlines()
+    assert lines[-2:] == ["visible seams (a score of 3 or more): 1 film", f"{output}/a/video.mp4"]

@@ -110,7 +110,7 @@ def test_one_prompt_and_settings(sent, tmp_path):
 def test_a_bad_manifest_is_found_before_anything_is_sent(sent, tmp_path):
     (tmp_path / "m.parquet").write_bytes(b"no")
     assert call(str(tmp_path / "m.parquet"), "-o", "s3://b/out").exit_code == 2
-    assert call(str(tmp_path / "none.parquet"), "-o", "s3://b/out").exit_code == 2
+    assert call(str(tmp_path / "none.parquet"), "-o", "s3://b/out").exit_code == 14
     assert call("--prompt", "p", "-o", "memory://x").exit_code == 2
     assert call("--prompt", "p", "-o", "s3://b/out", "--env", "NOT_SET_ANYWHERE").exit_code == 2
     assert sent == []

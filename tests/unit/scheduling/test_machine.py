@@ -214,17 +214,35 @@ def test_a_run_is_over_only_when_sealed():
 
 
 @pytest.mark.parametrize(
-    ("counts", "code"),
+    ("counts", "stopped", "code"),
     [
-        ({"done": 3}, 0),
-        ({"failed": 3}, 10),
-        ({"failed": 1, "done": 2}, 11),
-        ({"failed": 1, "cancelled": 2}, 11),
-        ({"cancelled": 1, "done": 2}, 12),
+        ({"done": 3}, False, 0),
+        ({"failed": 3}, False, 10),
+        ({"failed": 1, "done": 2}, False, 11),
+        ({"failed": 1, "cancelled": 2}, True, 11),
+        ({"cancelled": 1, "done": 2}, True, 12),
+        ({"cancelled": 1, "done": 2}, False, 0),
+        ({"cancelled": 3}, False, 0),
     ],
 )
-def test_the_exit_code_follows_from_the_counts_of_jobs(counts, code):
-    assert exit_code(counts) == code
+def test_the_exit_code_follows_from_the_counts_of_jobs_and_whether_the_run_was_stopped(counts, stopped, code):
+    assert exit_code(counts, stopped=stopped) == code
+
+
+def test_a_job_that_is_cancelled_by_name_cancels_no_run():
+    farm = Farm(film("a", 1), film("b", 1))
+    actions = farm.apply(ev.CancelRun(run_id="r", reason="not wanted", job_ids=("b",)))
+    assert not [action for action in actions if isinstance(action, ev.StopWork)]
+    ended = farm.published(only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm))
+    assert only(ended, ev.RunEnded).state is State.DONE
+    assert farm.machine.counts("r") == {"done": 1, "cancelled": 1}
+
+
+def test_the_steps_of_a_run_that_is_stopped_are_kept_and_those_of_one_job_are_not():
+    farm = Farm(film("a"), film("b"), workers=2)
+    named = farm.apply(ev.CancelRun(run_id="r", reason="not wanted", job_ids=("a",)))
+    assert not only(named, ev.StopWork).keep_steps
+    assert only(farm.apply(ev.CancelRun(run_id="r", reason="Ctrl-C")), ev.StopWork).keep_steps
 
 
 def test_a_worker_that_finishes_two_films_is_given_nothing_new_until_one_is_published():

@@ -77,8 +77,21 @@ def test_hosts_are_quarantined_and_released(store):
 def test_explaining_jobs_of_a_run_that_nobody_renders(store):
     text = stored(store, "explain", "a", "b", "c").text
     assert "a: done" in text
-    assert "b: failed: no memory; 1 of 3 segments are stored; the same command tries it again" in text
+    assert "b: failed: no memory; 1 of 3 segments are stored; `render-farm continue night --output " in text
     assert "c: nothing is stored; nobody renders run night" in text
+
+
+def test_without_a_job_all_that_wait_are_explained(store):
+    answer = stored(store, "explain")
+    assert [job["job_id"] for job in answer.data["jobs"]] == ["c"]
+    stored(store, "cancel", "c")
+    assert stored(store, "explain").text == "no job of run night waits"
+
+
+def test_resuming_a_run_that_nobody_renders_promises_nothing(store):
+    assert stored(store, "resume").text == "nobody renders run night; it was not paused"
+    stored(store, "pause")
+    assert stored(store, "resume").text == "nobody renders run night; its pause has ended"
 
 
 def test_unknown_jobs_and_runs_are_not_found(store):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import replace as changed
+
+import pytest
 
 from render_farm.farm.driver.existing_output import ExistingOutput
 from render_farm.storage.done import verify_done
-from render_farm.storage.layout import film_key, publishing_key
+from render_farm.storage.layout import RunKeys, film_key, publishing_key
 from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
 from render_farm.storage.run_state import JobRow, StoredRun
@@ -38,7 +41,7 @@ def test_a_video_of_another_size_than_job_json_says_is_not_done_and_is_published
     film = film_key("a", plan.render_key)
     publish(store, film, "a1", files, {"prompt": "p"})
     old = JobRow(state="done", render_key=plan.render_key, segments=2, segments_done=2, sha256="s")
-    for row in ({}, {"a": old}, {"a": replace(old, video_bytes=9000)}):
+    for row in ({}, {"a": old}, {"a": changed(old, video_bytes=9000)}):
 
         def found(row=row):
             return ExistingOutput(store, StoredRun(jobs=row), keep_latents=False).look_up([plan])[0]
@@ -72,3 +75,52 @@ def test_a_run_of_many_films_that_are_done_starts_with_a_few_requests(tmp_path, 
     rows = {"a": JobRow(state="done", render_key=plan.render_key, video_bytes=3)}
     monkeypatch.setattr(store, "read_bytes", None)
     assert ExistingOutput(store, StoredRun(jobs=rows), keep_latents=False).look_up([plan])[0].done is not None
+
+
+def film_of(store, tmp_path, plan, run_id, *, key=None):
+    (tmp_path / "file").write_bytes(b"some film")
+    files = {"video.mp4": tmp_path / "file", "poster.jpg": tmp_path / "file"}
+    publish(store, film_key("a", key or plan.render_key), "x", files, {"run_id": run_id})
+
+
+def run_of(store, run_id, manifest):
+    document = {"manifest": manifest, "started_at": "2026-11-28T22:00:00+00:00"}
+    store.write_bytes(RunKeys(run_id=run_id).run, json.dumps(document).encode())
+
+
+def found(store, plan, *, run_id="mine-2", manifest="/here/mine.parquet", replace=False):
+    output = ExistingOutput(store, StoredRun(), keep_latents=False, run_id=run_id, manifest=manifest, replace=replace)
+    return output.look_up([plan])[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "manifest", "is_refused"),
+    [
+        ("theirs-1", "/there/theirs.parquet", True),
+        ("mine-1", "/there/mine.parquet", False),  # the manifest was edited, and has its name still
+        ("nightly-1", "/there/mine.parquet", False),
+        ("mine-2", "/there/theirs.parquet", False),  # this very run
+        ("prompt-1", None, True),
+        ("theirs-1", "gone", True),  # its folder was removed: the id tells
+        ("mine-1", "gone", False),
+        (None, "gone", False),  # an old film that names no run
+    ],
+)
+def test_a_film_of_another_manifest_is_not_replaced_without_being_asked(tmp_path, other, manifest, is_refused):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    film_of(store, tmp_path, plan, other, key="0123456789ab")
+    if manifest != "gone":
+        run_of(store, other, manifest)
+    refused = found(store, plan).refused
+    assert bool(refused) is is_refused
+    if is_refused:
+        assert f"run {other}" in refused
+        assert "--replace" in refused
+        assert manifest in (None, "gone") or f"({manifest}, 2026-11-28T22:00:00+00:00)" in refused
+    assert not found(store, plan, replace=True).refused
+
+
+def test_the_same_film_of_another_manifest_is_done(tmp_path):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    film_of(store, tmp_path, plan, "theirs-1")
+    assert found(store, plan).done is not None

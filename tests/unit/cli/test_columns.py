@@ -1,0 +1,72 @@
+"""Flags of columns, and which rows are rendered."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from render_farm.cli.columns import COLUMN_FLAGS
+from render_farm.cli.flags import arguments_of
+from render_farm.cli.render import render
+from render_farm.job import columns
+
+
+def test_every_column_has_a_flag_of_its_name(cli):
+    text = cli("render", "--help").stdout
+    for name in columns():
+        if name != "prompt":
+            assert f"--{name.replace('_', '-')}" in text, name
+
+
+def test_every_kind_of_column_is_read(cli, rendered):
+    flags = [
+        *("--job-id", "mine", "--num-inference-steps", 4, "--guidance-scale", 1.5, "--no-keep-overlap"),
+        *("--tags", "show=1", "--tags", "part=b", "--owner", "ads", "--priority", 90, "--sampler", "corrected"),
+    ]
+    assert cli("render", "--prompt", "a cat", "-o", "out", *flags).exit_code == 0
+    assert rendered.requests[0].overrides == {
+        "job_id": "mine",
+        "num_inference_steps": 4,
+        "guidance_scale": 1.5,
+        "keep_overlap": False,
+        "tags": {"show": "1", "part": "b"},
+        "owner": "ads",
+        "priority": 90,
+        "sampler": "corrected",
+    }
+
+
+def test_repeated_prompts_are_one_per_segment(cli, rendered):
+    assert cli("render", "--prompt", "A", "--prompt", "B", "-o", "out").exit_code == 0
+    assert cli("render", "--prompt", "A", "-o", "out").exit_code == 0
+    assert [request.prompt for request in rendered.requests] == [("A", "B"), "A"]
+
+
+def test_flags_go_through_a_command_line_unchanged():
+    values = {name: parameter.default for name, parameter in inspect.signature(render).parameters.items()}
+    given = {"prompt": ["A", "B"], "keep_overlap": False, "tags": ["a=b", "c=d"], "where": "seed > 3", "replace": True}
+    line = arguments_of(render, {**values, **given})
+    assert sorted(line) == sorted(
+        ["--prompt=A", "--prompt=B", "--no-keep-overlap", "--tags=a=b", "--tags=c=d", "--where=seed > 3", "--replace"]
+    )
+
+
+@pytest.mark.parametrize(("flags", "message"), [(["--tags", "x"], "--tags 'x'"), (["--sampler", "no"], "sampler")])
+def test_what_a_column_cannot_hold_is_refused(cli, rendered, flags, message):
+    said = cli("render", "--prompt", "a", "-o", "out", *flags)
+    assert (said.exit_code, rendered.requests) == (2, [])
+    assert message in said.stderr
+
+
+def test_which_rows_are_meant_is_passed_on(cli, rendered, manifest):
+    flags = ["--where", "num_frames > 97", "--limit", 3, "--canary", 2, "--replace"]
+    assert cli("render", manifest, "-o", "out", *flags).exit_code == 0
+    [request] = rendered.requests
+    assert (request.where, request.limit, request.canary, request.replace) == ("num_frames > 97", 3, 2, True)
+    said = cli("render", manifest, "-o", "out", "--where", "num_frame > 97")
+    assert (said.exit_code, "did you mean num_frames?" in said.stderr) == (2, True)
+
+
+def test_columns_that_serve_manifests_too_are_no_columns_of_a_prompt():
+    assert not {"prompt", "deadline", "ulysses"} & set(COLUMN_FLAGS)

@@ -1,0 +1,37 @@
+"""Addresses of clusters: where they come from, and what is said of those that cannot work."""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm.errors import UsageError
+from render_farm.farm.driver.connection import connect, resolve_address
+from tests.helpers.fixtures_s3 import free_port
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://head:8265"])
+def test_the_address_of_a_job_server_is_named_as_such(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match=r"\$RAY_ADDRESS \('http.*job server.*render-farm submit.*HOST:6379"):
+        resolve_address(None)
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UsageError, match=r"^'http.*job server"):
+        resolve_address(address)
+
+
+def test_a_stale_address_says_where_it_comes_from(monkeypatch):
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with (
+        pytest.raises(UsageError, match=r"no Ray cluster answers at \$RAY_ADDRESS .*or unset RAY_ADDRESS"),
+        connect(resolve_address(None), num_workers=None),
+    ):
+        pass
+
+
+def test_auto_means_a_cluster_that_was_started_as_one(monkeypatch, tmp_path):
+    """A private Ray of somebody else's run is none, and is not tried."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda folder=None: None)
+    with pytest.raises(UsageError, match="no shared Ray cluster was started"), connect("auto", num_workers=None):
+        pass
