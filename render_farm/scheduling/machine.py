@@ -79,6 +79,10 @@ class FarmMachine:
         film = self._state.films[key]
         return State.CANCELLED if film.cancelled_for else film.state
 
+    def host_of(self, worker: str) -> str:
+        """Empty for a worker that is gone."""
+        return self._state.workers[worker].host if worker in self._state.workers else ""
+
     @property
     def workers(self) -> tuple[str, ...]:
         return tuple(self._state.workers)

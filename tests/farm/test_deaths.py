@@ -52,3 +52,17 @@ def test_a_private_ray_that_kills_every_coordinator_ends_resumable_and_says_why(
     assert "internal error" not in done.stderr
     assert "memory" in done.stderr
     assert "the same command again continues the run" in done.stderr
+
+
+@pytest.mark.long
+def test_a_frozen_text_encoder_is_ended_and_another_one_encodes(tmp_path):
+    manifest = films.manifest(tmp_path, [films.job("a")])
+    arguments = [manifest, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]
+    running = films.start_render(*arguments, RENDER_FARM_FIRST_STEP_FLOOR_S="60")
+    films.wait_for(lambda: children_named(running.pid, "ray::TextWorker.encode"), what="the encoder's start")
+    [encoder] = children_named(running.pid, "ray::TextWorker.encode")
+    os.kill(encoder.pid, signal.SIGSTOP)
+    _, errors = running.communicate(timeout=230)
+    assert running.returncode == 0, errors
+    assert "encoded no prompt for 60 s" in errors
+    films.assert_complete(tmp_path / "out", "a")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from render_farm.tiny import MODEL_DIR
 from tests.helpers import films
+from tests.helpers.processes import children_named
 from tests.helpers.ray_head import ray_command
 from tests.helpers.receiver import receiver
 
@@ -100,12 +101,11 @@ def test_a_run_whose_driver_is_killed_is_told_of_by_its_coordinator_and_a_cancel
     films.wait_for(lambda: not workers_up(), timeout_s=30, what="the end of the worker")
 
 
-def workers_up() -> list[str]:
-    return [
-        process.info["name"]
-        for process in psutil.process_iter(["name"])
-        if process.info["name"].startswith("ray::") and "worker-" in process.info["name"]
-    ]
+def workers_up() -> list[psutil.Process]:
+    """Of the cluster of this process."""
+    heads = [each for each in psutil.Process().children(recursive=True) if "raylet" in each.name()]
+    assert heads
+    return [worker for head in heads for worker in children_named(head.pid, "ray::RenderWorker")]
 
 
 def test_an_address_without_a_cluster_is_exit_code_2(tmp_path):

@@ -11,6 +11,7 @@ from render_farm.farm.run.settings import Settings
 from render_farm.observability.settings import NotifySettings
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.report.page_data import Price
+from render_farm.scheduling.states import State
 from render_farm.storage.open import open_store
 
 
@@ -38,6 +39,8 @@ class _Observer:
 
     def show(self, snapshot: RunSnapshot) -> None:
         self._reporter.begin(snapshot.run_id)
+        if State(snapshot.state).ended:
+            self._reporter.close()  # before the notice that links to it
         self._notifier.show(snapshot)
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.runs import ActiveRuns
 from render_farm.farm.coordinator.text_stage import TextStage
@@ -24,10 +26,19 @@ class RunTexts:
 
     async def _encode(self, run: OwnedRun, model: str) -> None:
         run.encoding.add(model)
+        encode = asyncio.ensure_future(
+            self._stage.encode(run.progress, model, run.fingerprints[model], list(run.texts[model]))
+        )
+        over = asyncio.ensure_future(run.over.wait())
         try:
-            failure = await self._stage.encode(run.progress, model, run.fingerprints[model], list(run.texts[model]))
+            await asyncio.wait([encode, over], return_when=asyncio.FIRST_COMPLETED)
+            if not encode.done():
+                return  # it was cancelled, perhaps while the encoder's machine was still to come
+            failure = await encode
         finally:
             run.encoding.discard(model)
+            encode.cancel()
+            over.cancel()
         if failure is None:
             self._events.apply(ev.TextReady(run_id=run.key, model=model))
         else:

@@ -127,8 +127,11 @@ class ActiveRuns:
     def film_delayed(self, action: ev.FilmDelayed) -> None:
         key, job_id = action.film
         progress = self.runs[key].progress
+        worker = progress.films[job_id].worker
+        host = self._events.machine.host_of(worker)
+        place = f" (on {worker}, host {host})" if host else ""
         progress.roll_back(job_id, action.message)
-        progress.log.add(f"again in {action.delay_s:g} s: {action.message}", job_id=job_id, level="warning")
+        progress.log.add(f"again in {action.delay_s:g} s: {action.message}{place}", job_id=job_id, level="warning")
 
     def host_quarantined(self, action: ev.HostQuarantined) -> None:
         for run in self.at_work:

@@ -135,6 +135,7 @@ class WorkerLifecycle:
             return
         if self.scaler is not None and self.scaler.num_asked:
             self._events.spawn(self.scaler.ask_for_nothing())
+        self.pool.stop_starting()
         for worker in self._machine.idle_workers:
             self._events.spawn(self.release(worker))
 

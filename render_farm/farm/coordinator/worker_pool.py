@@ -55,6 +55,8 @@ class WorkerPool:
         self._generation = 0
         self._failed_starts = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._starting: dict[str, asyncio.Future[Any]] = {}
+        """Workers that are not up yet."""
         self._avoided: frozenset[str] = frozenset()
         """Hosts on which no worker is started."""
         self.limit: int | None = None
@@ -124,17 +126,20 @@ class WorkerPool:
             cache_folder=config.model_cache,
             options=config.engine,
         )
+        ready = asyncio.ensure_future(asyncio.wait_for(actor.ready.remote(), config.timeouts.worker_start_s))
+        self._starting[name] = ready
         try:
-            where = await asyncio.wait_for(actor.ready.remote(), config.timeouts.worker_start_s)
+            where = await ready
+        except asyncio.CancelledError:
+            self._give_up(actor, slot)
+            return
         except (TimeoutError, ray.exceptions.RayError) as error:
             self._failed_starts += 1
             missing = await asyncio.to_thread(self._placement.what_is_missing, slot)
             reason = (
                 missing or " ".join(str(error).split())[-400:] or f"no answer in {config.timeouts.worker_start_s:g} s"
             )
-            self._slots.pop(slot, None)
-            ray.kill(actor)
-            self._placement.release_unused(tuple(self._slots))
+            self._give_up(actor, slot)
             self.last_problem = reason
             self._on_start_failed(await asyncio.to_thread(_host_in, str(error)), reason)
             if self._failed_starts >= _START_ATTEMPTS and not self._handles:
@@ -142,12 +147,25 @@ class WorkerPool:
                 self._on_cannot_start(f"workers cannot be started: {reason}")
             else:
                 await asyncio.sleep(1.0)
-                self.start()
+                if self._work_for():
+                    self.start()
             return
+        finally:
+            del self._starting[name]
         self._failed_starts, self.last_problem = 0, ""
         self._handles[name] = actor
         self.pids[name], self.nodes[name] = where["pid"], where["node"]
         self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
+
+    def _give_up(self, actor: Any, slot: int) -> None:
+        self._slots.pop(slot, None)
+        ray.kill(actor)
+        self._placement.release_unused(tuple(self._slots))
+
+    def stop_starting(self) -> None:
+        """Give up the workers that are not up yet: Ray would go on looking for machines for them."""
+        for ready in self._starting.values():
+            ready.cancel()
 
     def _where(self, slot: int) -> dict[str, Any]:
         """Options that keep an actor with those of its render group, and off the avoided hosts."""

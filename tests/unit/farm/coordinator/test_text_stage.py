@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ray.exceptions import RayActorError
 
 from render_farm.errors import StorageError
+from render_farm.farm.coordinator.run_texts import RunTexts
 from render_farm.farm.coordinator.text_stage import TextStage
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.spec import RunSpec
@@ -60,3 +62,34 @@ def test_what_fails_is_tried_again_as_the_table_says(tmp_path, monkeypatch, erro
     failure = asyncio.run(stage.encode(record, "tiny", "f", TEXTS))
     assert (failure.error_class if failure else "") == fails
     assert bool(stored.missing(TEXTS)) is bool(fails)
+
+
+def test_a_cancelled_run_waits_for_no_encoder(tmp_path):
+    """Its machine may never come, and Ray would go on asking for it."""
+    told = []
+
+    class Stage:
+        async def encode(self, *_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                told.append("the encoder is ended")
+
+    async def cancel() -> None:
+        run = SimpleNamespace(
+            key="r",
+            encoding=set(),
+            texts={"tiny": {"a": None}},
+            fingerprints={"tiny": "f"},
+            over=asyncio.Event(),
+            progress=None,
+        )
+        texts = RunTexts(Stage(), SimpleNamespace(apply=told.append), SimpleNamespace())
+        encoding = asyncio.ensure_future(texts.encode_all(run))
+        await asyncio.sleep(0.01)
+        run.over.set()
+        await asyncio.wait_for(encoding, 5.0)
+        await asyncio.sleep(0.01)
+
+    asyncio.run(cancel())
+    assert told == ["the encoder is ended"]
