@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ def own_token() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in (_TOKEN, _MODE)}
     if before[_TOKEN] is None and (before[_MODE] or "token").lower() == "token":
         os.environ[_TOKEN] = secrets.token_hex(32)
+    _read_token_again()
     try:
         yield
     finally:
@@ -84,3 +86,11 @@ def own_token() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        _read_token_again()
+
+
+def _read_token_again() -> None:
+    """Ray reads a process's token once. The next cluster that this process uses may have another."""
+    raylet = sys.modules.get("ray._raylet")
+    if raylet is not None:
+        raylet.AuthenticationTokenLoader.instance().reset_cache()

@@ -237,5 +237,8 @@ def test_unknown_and_missing_files_are_the_callers_mistake(store, rendered):
 
 def test_a_changed_byte_is_found_by_verify(store, rendered):
     publish.publish(store, OLD, "a1", rendered("a1"), JOB)
-    store.write_bytes("job/video.mp4", b"other")
+    whole = store.read_bytes("job/video.mp4")
+    store.write_bytes("job/video.mp4", bytes([whole[0] ^ 1]) + whole[1:])
     assert ["sha256" in line for line in verify_done(store, "job")] == [True]
+    store.write_bytes("job/video.mp4", whole[:2])
+    assert ["has 2 bytes" in line for line in verify_done(store, "job")] == [True]

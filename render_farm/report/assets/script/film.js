@@ -18,7 +18,7 @@ function openFilm(place) {
   if (watch) {
     const video = make("video", { src: watch.video, poster: watch.still, controls: true, loop: true, playsinline: true, autoplay: true });
     video.muted = true;
-    video.addEventListener("error", () => { clear(media).append(make("span", { text: "The video is not beside this page: open it through render-farm serve." })); }, { once: true });
+    video.addEventListener("error", () => { clear(media).append(make("span", { text: "The video cannot be played. It is not beside this page (open it through render-farm serve), or it is damaged (render-farm check)." })); }, { once: true });
     media.append(video);
   } else media.append(make("span", { text: jobs.state[index] }));
   by("film-title").textContent = jobs.id[index];

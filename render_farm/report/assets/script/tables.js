@@ -23,7 +23,7 @@ function showTables() {
   box.append(table(["", changes.run, data.run.id], changes.rows.map(([name, before, now]) => [name, show(before), show(now)]), [1, 2]));
   const notes = [];
   if (changes.new) notes.push(`${number(changes.new)} new films`);
-  if (changes.gone) notes.push(`${number(changes.gone)} no longer there`);
+  if (changes.gone) notes.push(`${number(changes.gone)} of the run before are not in this manifest`);
   if (changes.changed) notes.push(`${number(changes.changed)} films have other pixels`);
   if (changes.repaired.length) notes.push(`now done: ${changes.repaired.join(", ")}`);
   if (changes.newly_failed.length) notes.push(`newly failed: ${changes.newly_failed.join(", ")}`);

@@ -1,4 +1,4 @@
-"""Films that are rendered before all others start, and the pause when one of them fails."""
+"""Films that are rendered before all others start (`--canary`), and the pause when one of them fails."""
 
 from __future__ import annotations
 
