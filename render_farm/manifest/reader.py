@@ -115,12 +115,15 @@ Further = Callable[[Row], tuple[Sequence[Problem], Sequence[str]]]
 
 
 def check_manifest(uri: str, *, further: Further | None = None) -> ManifestReport:
-    """Everything that is wrong with the manifest at `uri`; raises nothing for what a file can hold or lack. `further`
-    gives more problems and warnings of a row that is right by itself."""
+    """Everything that is wrong with the manifest at `uri`. Raises `ManifestNotFoundError` when there is none, and
+    nothing for what a file can hold or lack. `further` gives more problems and warnings of a row that is right by
+    itself."""
     finder, folded = DuplicateFinder(), DuplicateFinder()
     fatal: list[str] = []
     lines: list[str] = []
     warnings: list[str] = []
+    noted: dict[str, tuple[str, int]] = {}
+    """A note to its first row and the number of its rows."""
     num_rows = num_bad_rows = 0
     readable = True
     try:
@@ -129,7 +132,9 @@ def check_manifest(uri: str, *, further: Further | None = None) -> ManifestRepor
             problems, notes = further(row) if further and row.job is not None else (row.problems, ())
             num_bad_rows += bool(problems)
             lines += [f"{row.label}: {problem}" for problem in problems]
-            warnings += [f"{row.label}: {note}" for note in notes]
+            for note in notes:
+                first, count = noted.get(note, (row.label, 0))
+                noted[note] = (first, count + 1)
             if row.job_id:
                 finder.add(row.number, row.job_id)
                 folded.add(row.number, row.job_id.casefold())
@@ -149,9 +154,14 @@ def check_manifest(uri: str, *, further: Further | None = None) -> ManifestRepor
         num_bad_rows=num_bad_rows,
         fatal=tuple(_cut(fatal)),
         row_problems=tuple(_cut(lines)),
-        warnings=tuple(_cut(warnings)),
+        warnings=tuple(_cut([_noted(note, *found) for note, found in noted.items()] + warnings)),
         readable=readable,
     )
+
+
+def _noted(note: str, first: str, count: int) -> str:
+    more = f" and {count - 1:,} more" if count > 1 else ""
+    return f"{first}{more}: {note}"
 
 
 def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, str]]:

@@ -185,6 +185,9 @@ def from_document(name: str, value: Any) -> Any:
     if kind is ValueKind.TAGS and isinstance(value, dict):
         tags = {key: _text(item) for key, item in value.items()}
         return next((BadCell(f"{key}: {tag.message}") for key, tag in tags.items() if isinstance(tag, BadCell)), tags)
+    if kind is ValueKind.INTEGERS and isinstance(value, list):
+        numbers = [_integer(item.text) if isinstance(item, Written) else item for item in value]
+        return next((number for number in numbers if isinstance(number, BadCell)), numbers)
     if kind is ValueKind.TEXTS and isinstance(value, list):
         texts = [_text(item) for item in value]
         return next((text for text in texts if isinstance(text, BadCell)), texts)

@@ -51,7 +51,7 @@ def test_check_says_what_is_advised_against_once(cli, tmp_path):
     assert cli("manifest", "build", source, "-o", target).exit_code == 0
     checked = cli("manifest", "check", target)
     assert (checked.exit_code, checked.stdout) == (0, f"{target}: 2 jobs, nothing wrong\n")
-    assert checked.stderr.startswith("note: row 1 (job_id=a) and 1 more: block_attention causal with df-14b-540p: its ")
+    assert checked.stderr.startswith("row 1 (job_id=a) and 1 more: block_attention causal with df-14b-540p: its ")
     assert checked.stderr.count("\n") == 1
 
 

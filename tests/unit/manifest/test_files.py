@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from render_farm.errors import ManifestError
+from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.job import RenderJob
 from render_farm.manifest.files import resolve_uri
 from render_farm.manifest.reader import check_manifest, load_manifest
@@ -20,8 +20,12 @@ from render_farm.manifest.writer import write_manifest
 def refusal(uri: str) -> str:
     with pytest.raises(ManifestError) as caught:
         load_manifest(uri)
-    report = check_manifest(uri)
-    assert not report.readable and report.fatal == (str(caught.value),)
+    if isinstance(caught.value, ManifestNotFoundError):
+        with pytest.raises(ManifestNotFoundError):
+            check_manifest(uri)
+    else:
+        report = check_manifest(uri)
+        assert not report.readable and report.fatal == (str(caught.value),)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from render_farm.errors import ManifestError
+from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.job import RenderJob
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.writer import write_manifest
@@ -35,7 +35,8 @@ def test_writing_is_whole_or_not_at_all(tmp_path):
             write_manifest(uri, jobs(), prompt_lists=False)
     assert [entry.name for entry in path.parent.iterdir()] == ["m.parquet"]
     assert load_manifest(str(path))[0].job_id == "old"
-    assert not check_manifest("memory://half/m.parquet").readable
+    with pytest.raises(ManifestNotFoundError):
+        check_manifest("memory://half/m.parquet")
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -12,6 +12,7 @@ PACKAGE = TESTS.parent / "render_farm"
 # Test modules of tests/unit that are about several modules of their package, or about its data.
 ABOUT_A_PACKAGE = {
     "engine/lora/test_forms.py",
+    "engine/test_finite.py",
     "manifest/test_fuzz.py",
     "manifest/test_scale.py",
     "media/test_colour_tags.py",
@@ -22,6 +23,7 @@ ABOUT_A_PACKAGE = {
     "scheduling/test_invariants.py",
     "scheduling/test_properties.py",
     "storage/test_fuzz.py",
+    "storage/test_protocol.py",
     "tiny/test_checkpoint.py",
 }
 

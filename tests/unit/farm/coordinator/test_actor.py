@@ -174,7 +174,7 @@ def test_a_run_that_stands_still_says_for_what(tmp_path):
         for after_s in (30.0, 61.0, 70.0, 700.0):
             await coordinator._waiting._look(run, run.waits_since_s + after_s)
         said = [line.message for line in run.progress.log.after(0)]
-        why = "no worker is up yet; 1 workers; the last start failed: no space left on /tmp"
+        why = "no worker is up yet; 1 worker; the last start failed: no space left on /tmp"
         assert said == [f"nothing is rendered for {minutes} min: {why}" for minutes in (1, 12)]
         run.sealed = True
         view = coordinator._active._control.answer(run, Request(verb=Verb.EXPLAIN, jobs=("a",)))
