@@ -16,7 +16,7 @@ def test_a_manifest_is_built_checked_and_shown(cli, tmp_path):
     assert built.stderr == f"next: render-farm plan {target}\n"
     checked = cli("manifest", "check", target)
     assert (checked.exit_code, checked.stdout) == (0, f"{target}: 4 jobs, nothing wrong\n")
-    assert "row 1 (job_id=a-seed1): 2 prompts for 1 segments: the last ones are not used\n" in checked.stderr
+    assert "row 1 (job_id=a-seed1) and 1 more: 2 prompts for 1 segments: the last ones are not used\n" in checked.stderr
     shown = cli("manifest", "show", target, "--rows", 1)
     assert shown.stdout.startswith("a-seed1\n  prompt               x | y\n  seed ")
     assert shown.stderr == f"{target}: 4 rows, 3 not shown (--rows)\n"
