@@ -15,10 +15,10 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from render_farm.cli.flags import arguments_of
-from render_farm.cli.render import render
+from render_farm.cli.rendering.flags import arguments_of
+from render_farm.cli.rendering.render import render
+from render_farm.cli.rendering.submit import as_on_the_cluster, checked_run_id
 from render_farm.cli.runs import find_run
-from render_farm.cli.submit import as_on_the_cluster, checked_run_id
 from render_farm.farm.driver import ray_job
 from render_farm.farm.driver.ray_job import Submission, Submitted
 from render_farm.farm.ray_cluster.environment import carried_environment

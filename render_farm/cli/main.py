@@ -7,28 +7,11 @@ from typing import Annotated
 import typer
 
 from render_farm import __version__
-from render_farm.cli import (
-    bench,
-    check,
-    config,
-    continue_run,
-    control,
-    demo,
-    gc,
-    manifest,
-    models,
-    nightly,
-    preview,
-    render,
-    report,
-    runs,
-    simulate,
-    submit,
-    verify,
-)
+from render_farm.cli import bench, check, config, control, gc, manifest, models, preview, report, runs, simulate, verify
 from render_farm.cli.doctor import doctor
 from render_farm.cli.plan import plan
 from render_farm.cli.program import MOST_COLUMNS, FarmCommand, FarmGroup, run_app
+from render_farm.cli.rendering import continue_run, demo, nightly, render, submit
 from render_farm.cli.watch import status
 
 _RENDER, _LOOK, _STEER = "Render", "Look at runs", "Steer runs"

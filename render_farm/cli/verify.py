@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.render import WorkerDevice
+from render_farm.cli.rendering.render import WorkerDevice
 from render_farm.cli.terminal import Json, hint, print_json, table
 
 if TYPE_CHECKING:

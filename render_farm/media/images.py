@@ -9,9 +9,9 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import refusal
 
 # What Pillow's readers raise for damaged files, besides OSError; a file is refused for any of them.
 _BROKEN = (

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from render_farm.media.fetch import fetched_file
+from render_farm.media.fetching.fetch import fetched_file
 from render_farm.media.fitting import Fit, fit_image
 from render_farm.media.limits import InputLimits
 from render_farm.media.picture_process import decode_apart

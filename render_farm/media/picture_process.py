@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from render_farm.errors import InputError, MediaError
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import refusal
 
 _CHILDREN = 2
 _BYTES_PER_PIXEL = 16

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from render_farm.errors import InputError, StorageFullError
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.ffmpeg import Ffmpeg
 from render_farm.media.fitting import Fit, fit_image
 from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import refusal
 
 _FINISH_TIMEOUT_S = 60.0
 _MAX_KEPT_BYTES = 512 << 20

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from render_farm.media.fetch import fetch, fetched_file
+from render_farm.media.fetching.fetch import fetch, fetched_file
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import refusal
 
 _LIMITS = InputLimits()
 _LENGTH_BYTES = 8

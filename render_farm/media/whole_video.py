@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from render_farm.media.fetch import fetched_file
+from render_farm.media.fetching.fetch import fetched_file
 from render_farm.media.fitting import Fit
 from render_farm.media.limits import InputLimits
 from render_farm.media.videos import SourceVideo, decoded_frames, fitted_frame

@@ -152,7 +152,7 @@ def render(mode: str, output: str) -> int:
     )
     if mode == "off":
         return render_run(request, on_snapshot=lambda _: None).exit_code
-    from render_farm.cli.render import run
+    from render_farm.cli.rendering.render import run
 
     return run(request).exit_code
 

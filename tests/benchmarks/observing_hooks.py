@@ -208,7 +208,7 @@ _COUNTED: dict[str, Callable[[ModuleType], None]] = {
     "render_farm.media.seams": _count(seams=[f"SeamMeter.{name}" for name in ("begin", "add", "seams")]),
     "render_farm.media.preview": _count(previews=["_feed"]),
     "render_farm.media.ffmpeg": _count_ffmpeg,
-    "render_farm.farm.worker.film_preview": _count(
+    "render_farm.farm.worker.films.film_preview": _count(
         previews=[f"FilmPreview.{name}" for name in ("add", "end", "_make", "_end_playlist")]
     ),
     "render_farm.cli.report": _count(report=["RunReporter._work"]),

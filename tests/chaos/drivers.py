@@ -35,7 +35,9 @@ class ForkedDriver:
 
     def __init__(self, arguments: list[str], environment: dict[str, str], output: Path, errors: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["render_farm.engine", "render_farm.cli.render", "tests.chaos.drivers"])
+        context.set_forkserver_preload(
+            ["render_farm.engine", "render_farm.cli.rendering.render", "tests.chaos.drivers"]
+        )
         self._output = output
         self._process: BaseProcess = context.Process(
             target=_main, args=(arguments, environment, str(output), str(errors))

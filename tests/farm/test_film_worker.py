@@ -17,8 +17,8 @@ import pytest
 from render_farm import load_engine
 from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
 from render_farm.farm.run.timeouts import Timeouts
-from render_farm.farm.worker.film_cache import CheckpointBehindError
 from render_farm.farm.worker.film_worker import FilmWorker
+from render_farm.farm.worker.films.film_cache import CheckpointBehindError
 from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.open import open_store

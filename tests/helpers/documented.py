@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from render_farm.cli.main import app
-from render_farm.cli.nightly import app as nightly_app
+from render_farm.cli.rendering.nightly import app as nightly_app
 
 ROOT = Path(__file__).parents[2]
 _CODE_BLOCK = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

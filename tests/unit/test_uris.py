@@ -9,9 +9,9 @@ import pytest
 from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import InputError, ManifestError, ModelError, UsageError
 from render_farm.manifest.files import file_system
+from render_farm.media.fetching.uris import check_protocol, read_input_address
 from render_farm.media.inputs import load_image
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import check_protocol, read_input_address
 from render_farm.storage.open import open_store
 from render_farm.uris import AddressError, check_s3_endpoint, read_address, shown_uri
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from render_farm.engine.lora.keys import KeyReader, Part
 from render_farm.errors import InputError
-from render_farm.media.uris import refusal
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.weights import TensorInfo, WeightsHeader
 
 LinearShape = tuple[int, int]

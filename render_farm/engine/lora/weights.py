@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from render_farm.engine.lora.layout import LayerTensors, LinearShape, lay_out
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import refusal
 from render_farm.media.weights import fetched_weights
 from render_farm.uris import shown_uri
 

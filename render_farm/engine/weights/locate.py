@@ -17,7 +17,7 @@ from typing import Any
 from render_farm.engine.weights.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageError, StorageFullError
 from render_farm.extras import missing_package
-from render_farm.media.store_errors import store_errors, store_failure, store_options
+from render_farm.media.fetching.store_errors import store_errors, store_failure, store_options
 from render_farm.models import PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
 from render_farm.uris import Address, AddressError, read_address, shown_uri

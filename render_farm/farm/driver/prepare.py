@@ -33,9 +33,9 @@ from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row, result_ids
+from render_farm.media.fetching.uris import check_model_uri
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import check_model_uri
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
 from render_farm.planning.advice import on_picture
 from render_farm.planning.cost import TokenPasses

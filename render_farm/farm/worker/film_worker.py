@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from render_farm.engine.options import EngineOptions
 from render_farm.farm.run.film_task import FilmReport, FilmTask, PreviewNews, SegmentReport
-from render_farm.farm.worker.background_decoding import BackgroundDecoding
 from render_farm.farm.worker.busy_clock import BusyClock
-from render_farm.farm.worker.film_cache import FilmCache
-from render_farm.farm.worker.film_publisher import FilmPublisher
+from render_farm.farm.worker.films.background_decoding import BackgroundDecoding
+from render_farm.farm.worker.films.film_cache import FilmCache
+from render_farm.farm.worker.films.film_publisher import FilmPublisher
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.farm.worker.resident_model import ResidentModel
 from render_farm.farm.worker.resources import WorkerResources

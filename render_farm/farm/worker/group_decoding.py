@@ -16,7 +16,7 @@ import numpy as np
 
 from render_farm.errors import ModelError
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.worker.film_output import FilmOutput
+from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.planning.decoding import decodes_together
 from render_farm.planning.group_cost import machine_of
 

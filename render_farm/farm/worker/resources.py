@@ -6,9 +6,9 @@ import secrets
 from dataclasses import dataclass, field
 
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.worker.background_decoding import BackgroundDecoding
 from render_farm.farm.worker.busy_clock import BusyClock
-from render_farm.farm.worker.film_cache import FilmCache
+from render_farm.farm.worker.films.background_decoding import BackgroundDecoding
+from render_farm.farm.worker.films.film_cache import FilmCache
 from render_farm.farm.worker.resident_model import ResidentModel
 from render_farm.storage.lease import HolderWatch
 from render_farm.storage.meter import StorageMeter

@@ -9,7 +9,7 @@ import numpy as np
 from render_farm.errors import InputError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore
-from render_farm.farm.worker.film_cache import CachedFilm
+from render_farm.farm.worker.films.film_cache import CachedFilm
 from render_farm.storage.store import Store
 
 if TYPE_CHECKING:

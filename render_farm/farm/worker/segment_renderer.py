@@ -12,8 +12,8 @@ import numpy as np
 
 from render_farm.errors import Cancelled, LeaseHeldError, PreemptedError
 from render_farm.farm.run.film_task import FilmTask, SegmentReport
-from render_farm.farm.worker.film_cache import CachedFilm
-from render_farm.farm.worker.film_output import FilmOutput
+from render_farm.farm.worker.films.film_cache import CachedFilm
+from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.farm.worker.group_decoding import SharedDecoding
 from render_farm.farm.worker.group_seat import GroupHost, GroupSeat, in_group
 from render_farm.farm.worker.preemption import LastStep, Preemption

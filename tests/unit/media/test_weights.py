@@ -38,7 +38,7 @@ def test_any_block_size_gives_the_same(tmp_path, monkeypatch):
     save_file(TENSORS, path)
     whole = read_weights_header(str(path))
     for size in (1, 7, 64):
-        monkeypatch.setattr("render_farm.media.fetch._BLOCK_BYTES", size)
+        monkeypatch.setattr("render_farm.media.fetching.fetch._BLOCK_BYTES", size)
         assert read_weights_header(str(path)) == whole
 
 

@@ -19,8 +19,8 @@ from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
+from render_farm.media.fetching.uris import check_model_uri
 from render_farm.media.limits import InputLimits
-from render_farm.media.uris import check_model_uri
 from render_farm.storage import open_store
 
 

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from render_farm.cli.render import render, request_of
+from render_farm.cli.rendering.render import render, request_of
 from render_farm.errors import UsageError
 from render_farm.farm.driver.connection import Cluster
 from render_farm.farm.driver.resolved_farm import groups_of

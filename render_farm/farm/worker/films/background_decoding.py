@@ -11,9 +11,9 @@ import numpy as np
 
 from render_farm.farm.run.film_task import FilmTask, PreviewNews
 from render_farm.farm.worker.busy_clock import BusyClock
-from render_farm.farm.worker.film_cache import CachedFilm
-from render_farm.farm.worker.film_output import FilmOutput
-from render_farm.farm.worker.film_preview import FilmPreview
+from render_farm.farm.worker.films.film_cache import CachedFilm
+from render_farm.farm.worker.films.film_output import FilmOutput
+from render_farm.farm.worker.films.film_preview import FilmPreview
 from render_farm.media.fitting import Fit
 from render_farm.media.whole_video import read_video
 from render_farm.storage.meter import StorageMeter

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.columns import flags_again
-from render_farm.cli.flags import arguments_of, takes_flags_of
-from render_farm.cli.render import render, request_of
+from render_farm.cli.rendering.columns import flags_again
+from render_farm.cli.rendering.flags import arguments_of, takes_flags_of
+from render_farm.cli.rendering.render import render, request_of
 from render_farm.cli.terminal import hint, print_json
 from render_farm.config import settings_file
 from render_farm.errors import UsageError

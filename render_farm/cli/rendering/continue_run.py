@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from render_farm.cli.columns import COLUMN_FLAGS
-from render_farm.cli.flags import takes_flags_of
-from render_farm.cli.render import finish, render, request_of
-from render_farm.cli.render import run as render_request
+from render_farm.cli.rendering.columns import COLUMN_FLAGS
+from render_farm.cli.rendering.flags import takes_flags_of
+from render_farm.cli.rendering.render import finish, render, request_of
+from render_farm.cli.rendering.render import run as render_request
 from render_farm.cli.runs import Output, Run, find_run
 from render_farm.errors import NotFoundError
 

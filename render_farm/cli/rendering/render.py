@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.columns import columns_of_flags, flags_of_columns
-from render_farm.cli.flags import takes_flags_of
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.program import INTERRUPTED
+from render_farm.cli.rendering.columns import columns_of_flags, flags_of_columns
+from render_farm.cli.rendering.flags import takes_flags_of
 from render_farm.cli.terminal import Json, error_line, plural, print_json, printable
 from render_farm.errors import RenderFarmError, UsageError
 

@@ -10,10 +10,10 @@ import shlex
 import pytest
 from typer.testing import CliRunner
 
-from render_farm.cli.flags import arguments_of
 from render_farm.cli.main import app
-from render_farm.cli.render import render
-from render_farm.cli.submit import submit
+from render_farm.cli.rendering.flags import arguments_of
+from render_farm.cli.rendering.render import render
+from render_farm.cli.rendering.submit import submit
 from render_farm.farm.driver import ray_job as farm_submit
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest

@@ -11,7 +11,7 @@ import numpy as np
 
 from render_farm.errors import ClusterError
 from render_farm.farm.run.film_task import FilmTask
-from render_farm.farm.worker.film_output import FilmOutput
+from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.planning.memory import FILMS_AT_ONCE
 from render_farm.storage.checkpoints import StoredFilm, load_film
 from render_farm.storage.layout import FilmKeys

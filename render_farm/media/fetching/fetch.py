@@ -15,11 +15,11 @@ from pathlib import Path
 import fsspec
 
 from render_farm.errors import RenderFarmError
-from render_farm.media.https import fetch_https
+from render_farm.media.fetching.https import fetch_https
+from render_farm.media.fetching.sink import Sink, Target
+from render_farm.media.fetching.store_errors import store_errors, store_failure, store_options
+from render_farm.media.fetching.uris import allowed_roots, check_protocol, check_roots, read_input_address, refusal
 from render_farm.media.limits import InputLimits
-from render_farm.media.sink import Sink, Target
-from render_farm.media.store_errors import store_errors, store_failure, store_options
-from render_farm.media.uris import allowed_roots, check_protocol, check_roots, read_input_address, refusal
 
 _BLOCK_BYTES = 1 << 20
 

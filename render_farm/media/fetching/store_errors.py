@@ -7,7 +7,7 @@ from typing import Any
 
 from render_farm.errors import InputError, StorageError
 from render_farm.extras import missing_package
-from render_farm.media.uris import refusal
+from render_farm.media.fetching.uris import refusal
 from render_farm.uris import shown_uri
 
 

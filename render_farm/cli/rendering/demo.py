@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Render the example films: no GPU, download or account is needed. Takes a minute or two."""
     import render_farm.farm.driver.render_run  # noqa: F401  (a missing package is noticed before the folder is made)
-    from render_farm.cli.render import run
+    from render_farm.cli.rendering.render import run
     from render_farm.farm.run.request import RunRequest
     from render_farm.manifest.build import build_manifest
     from render_farm.manifest.reader import load_manifest

@@ -19,8 +19,8 @@ from PIL import Image
 
 import render_farm
 from render_farm.errors import InputError
-from render_farm.media import addresses
-from render_farm.media.addresses import why_forbidden
+from render_farm.media.fetching import addresses
+from render_farm.media.fetching.addresses import why_forbidden
 from render_farm.media.inputs import load_image, open_image
 from render_farm.media.limits import InputLimits
 from tests.helpers.certificates import write_certificate

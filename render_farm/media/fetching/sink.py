@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from render_farm.errors import StorageFullError
-from render_farm.media.uris import refusal
+from render_farm.media.fetching.uris import refusal
 from render_farm.uris import shown_uri
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -18,7 +18,7 @@ import numpy as np
 
 from render_farm.errors import MediaError
 from render_farm.farm.worker.busy_clock import BusyClock
-from render_farm.farm.worker.film_preview import FilmPreview
+from render_farm.farm.worker.films.film_preview import FilmPreview
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
 from render_farm.media.seams import Seam, SeamMeter

@@ -17,10 +17,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from render_farm.backoff import Backoff
 from render_farm.errors import InputError
-from render_farm.media.addresses import Endpoint, ForbiddenAddress, checked_endpoints
+from render_farm.media.fetching.addresses import Endpoint, ForbiddenAddress, checked_endpoints
+from render_farm.media.fetching.sink import Sink
+from render_farm.media.fetching.uris import check_protocol, refusal
 from render_farm.media.limits import InputLimits
-from render_farm.media.sink import Sink
-from render_farm.media.uris import check_protocol, refusal
 from render_farm.uris import shown_uri
 
 _BLOCK_BYTES = 256 << 10

@@ -8,7 +8,7 @@ from typing import Any
 
 from render_farm.errors import Cancelled
 from render_farm.farm.run.film_task import FilmReport, FilmTask
-from render_farm.farm.worker.film_document import film_document
+from render_farm.farm.worker.films.film_document import film_document
 from render_farm.farm.worker.resources import WorkerResources
 from render_farm.storage.claims import Claim, claim_job
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys

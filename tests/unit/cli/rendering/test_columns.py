@@ -6,9 +6,9 @@ import inspect
 
 import pytest
 
-from render_farm.cli.columns import COLUMN_FLAGS
-from render_farm.cli.flags import arguments_of
-from render_farm.cli.render import render
+from render_farm.cli.rendering.columns import COLUMN_FLAGS
+from render_farm.cli.rendering.flags import arguments_of
+from render_farm.cli.rendering.render import render
 from render_farm.job import columns
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from render_farm.cli.prompt_inputs import input_columns, input_flags
+from render_farm.cli.rendering.prompt_inputs import input_columns, input_flags
 from render_farm.errors import UsageError
 from render_farm.job import Column, ValueKind, columns
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from render_farm.cli import nightly
+from render_farm.cli.rendering import nightly
 from render_farm.errors import LeaseHeldError
 from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.results import Result, write_results

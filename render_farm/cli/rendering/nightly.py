@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.columns import COLUMN_FLAGS
-from render_farm.cli.flags import takes_flags_of
 from render_farm.cli.program import INTERRUPTED, MOST_COLUMNS, FarmCommand, run_app
-from render_farm.cli.render import render, request_of, run, summary
+from render_farm.cli.rendering.columns import COLUMN_FLAGS
+from render_farm.cli.rendering.flags import takes_flags_of
+from render_farm.cli.rendering.render import render, request_of, run, summary
 from render_farm.cli.terminal import duration, error_line, hint, print_json
 from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
 from render_farm.planning import nights

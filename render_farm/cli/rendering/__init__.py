@@ -1,0 +1,1 @@
+"""The verbs that render: `render`, `submit`, `continue`, `nightly` and `demo`, and their flags."""
