@@ -111,7 +111,8 @@ def _check_count(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     length, base, overlap = (
         num_latent_frames(n, factor) for n in (job.num_frames, job.base_num_frames, job.overlap_history)
     )
-    count = 1 if job.num_frames <= job.base_num_frames else 1 + -(-(length - base) // (base - overlap))
+    is_one = job.num_frames <= job.base_num_frames or not spec.renders_windows
+    count = 1 if is_one else 1 + -(-(length - base) // (base - overlap))
     if count <= MAX_SEGMENTS:
         return
     most = base - -(-(length - base) // (MAX_SEGMENTS - 1))

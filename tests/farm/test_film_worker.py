@@ -257,7 +257,7 @@ def finish_with_small_files(output: str, limit_bytes: int) -> subprocess.Complet
         "try:\n"
         "    FilmWorker('w').finish_film(task)\n"
         "except Exception as error:\n"
-        "    failure = classify(error)\n"
+        "    failure = classify(error, worker='w')\n"
         "    print(failure.fault, failure.error_class, failure.message)\n"
     )
     return subprocess.run(

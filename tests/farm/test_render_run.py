@@ -107,6 +107,7 @@ def test_the_same_command_again_renders_nothing_and_a_changed_row_anew(undisturb
             num_workers=1,
             keep_latents=True,
             device="cpu",
+            replace=True,  # it is another manifest
         ),
         on_snapshot=lambda snapshot: None,
     )

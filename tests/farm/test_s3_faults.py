@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from render_farm.errors import StorageError, StorageUnavailableError
+from render_farm.errors import StorageError, StorageUnavailableError, UsageError
 from render_farm.storage import StoreOptions, open_store
 from render_farm.storage.probe import check_access, create_only_honoured
 from tests.helpers.s3_proxy import FaultyProxy, proxied
@@ -145,8 +145,8 @@ def test_a_server_that_never_answers_is_reported(s3_env, monkeypatch, tmp_path):
 
 def test_missing_credentials_and_malformed_endpoints_are_named(s3_env, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
-    with pytest.raises(StorageUnavailableError, match="Invalid endpoint: nonsense"):
-        open_store("s3://bucket/out").list()
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: it is no http or https address"):
+        open_store("s3://bucket/out")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_env.endpoint)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")

@@ -57,9 +57,9 @@ def _count_computed_frames(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> l
     count = [0]
     forward = type(engine.transformer).forward
 
-    def counting(self: Any, latents: torch.Tensor, *args: Any) -> Any:
+    def counting(self: Any, latents: torch.Tensor, *args: Any, **options: Any) -> Any:
         count[0] += latents.shape[2]
-        return forward(self, latents, *args)
+        return forward(self, latents, *args, **options)
 
     monkeypatch.setattr(type(engine.transformer), "forward", counting)
     return count
