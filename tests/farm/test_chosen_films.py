@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 
+import pytest
+
 from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
 from render_farm.storage.open import open_store
@@ -19,6 +21,7 @@ def run(manifest: str, output, **values):
     return render_run(request, on_snapshot=lambda snapshot: None)
 
 
+@pytest.mark.long
 def test_films_of_another_manifest_are_refused_and_replaced_when_asked(tmp_path):
     output = tmp_path / "out"
     first = films.manifest(tmp_path, [films.job("a", **SHORT), films.job("b", **SHORT)], "first.parquet")
@@ -36,6 +39,7 @@ def test_films_of_another_manifest_are_refused_and_replaced_when_asked(tmp_path)
     assert films.document(output, "a")["run_id"] == refused.run_id
 
 
+@pytest.mark.long
 def test_a_canary_that_fails_pauses_the_run_and_continue_goes_on(tmp_path):
     """One of them is refused before anything renders: its picture is missing."""
     output = tmp_path / "out"

@@ -45,6 +45,7 @@ def test_a_private_ray_gets_another_coordinator_when_its_own_ends(tmp_path):
     films.assert_complete(tmp_path / "out", "slow", num_frames=53)
 
 
+@pytest.mark.long
 def test_a_private_ray_that_kills_every_coordinator_ends_resumable_and_says_why(tmp_path):
     manifest = films.manifest(tmp_path, [films.job("a")])
     done = films.render(manifest, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu", **MONITOR_ON)

@@ -17,6 +17,7 @@ from tests.helpers import films
 from tests.helpers.processes import children_named
 
 
+@pytest.mark.long
 def test_a_killed_worker_costs_one_segment_at_most(tmp_path):
     slow = films.job("slow", **{**films.THREE_SEGMENTS, "num_inference_steps": 60})
     arguments = ["--workers", "1", "--keep-latents", "--device", "cpu"]
@@ -60,6 +61,7 @@ def test_a_damaged_checkpoint_is_found_and_rendered_again(tmp_path):
     assert not films.document(tmp_path / "out", "slow")["segments"][0]["key"].endswith(segment.name)
 
 
+@pytest.mark.long
 def test_two_drivers_on_one_run_the_second_is_told_who_holds_it(tmp_path):
     slow = films.job("slow", **{**films.MANY_SEGMENTS, "num_frames": 3221, "num_inference_steps": 100})
     manifest = films.manifest(tmp_path, [slow])
