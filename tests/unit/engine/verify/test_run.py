@@ -48,6 +48,8 @@ def test_the_built_in_model_passes(against_diffusers: VerifyResult) -> None:
         "t2v sync, 2 segments",
         "t2v async, 1 segment",
         "t2v async, 2 segments",
+        "t2v full, 1 segment",
+        "t2v full, 2 segments",
         "i2v sync, 1 segment",
         "i2v sync, 2 segments",
         "flf2v sync, 1 segment",
