@@ -21,7 +21,7 @@ _HALF = f"{GUIDANCE}:0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
+class ChoicePrice:
     """What a film or a relative of it costs."""
 
     name: str
@@ -32,7 +32,7 @@ class Price:
     """Predicted seconds of denoising on one GPU. None: the model's size is not known."""
 
 
-def prices(job: RenderJob, spec: ModelSpec) -> list[Price]:
+def prices(job: RenderJob, spec: ModelSpec) -> list[ChoicePrice]:
     """The price of `job`, which can be planned, then those of its relatives that cost less, the cheapest last."""
     alone = replace(job, **_ONE_WORKER)
     plan = plan_film(alone, spec)
@@ -60,15 +60,15 @@ def _relatives(job: ResolvedJob) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-def _price(name: str, plan: FilmPlan) -> Price:
+def _price(name: str, plan: FilmPlan) -> ChoicePrice:
     segments = range(plan.num_segments)
     passes = [segment_token_passes(plan, segment) for segment in segments]
-    return Price(
+    return ChoicePrice(
         name=name,
         num_forwards=sum(sum(plan.num_branches(segment)) for segment in segments),
         gpu_s=float(f"{sum(segments_seconds(plan, passes, 'cuda')):.4g}") if plan.spec.num_heads else None,
     )
 
 
-def _order(price: Price) -> tuple[float, int]:
+def _order(price: ChoicePrice) -> tuple[float, int]:
     return price.gpu_s or 0.0, price.num_forwards

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from render_farm.errors import Problem
     from render_farm.manifest.rows import Row
     from render_farm.planning import FilmPlan, ModelSpec
-    from render_farm.planning.prices import Price
+    from render_farm.planning.prices import ChoicePrice
     from render_farm.planning.prompt_length import LengthOf
 
 ALL_FAILED, SOME_FAILED = 10, 11
@@ -289,7 +289,7 @@ def _drawn(film: FilmPlan) -> list[str]:
     ]
 
 
-def _priced(costs: list[Price]) -> Iterable[str]:
+def _priced(costs: list[ChoicePrice]) -> Iterable[str]:
     for price in costs:
         seconds = ""
         if price.gpu_s is not None:

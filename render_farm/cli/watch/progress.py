@@ -29,7 +29,7 @@ class Watcher(Protocol):
 def watching() -> Iterator[Watcher]:
     """The watcher that suits stderr, for as long as the run goes."""
     if terminal.verbosity is Verbosity.QUIET:
-        yield _Silence()
+        yield _SilentFor()
     elif sys.stderr.isatty():
         with LiveWatcher() as watcher:
             yield watcher
@@ -37,7 +37,7 @@ def watching() -> Iterator[Watcher]:
         yield LineWatcher(sys.stderr)
 
 
-class _Silence:
+class _SilentFor:
     """Shows nothing."""
 
     def show(self, snapshot: RunSnapshot) -> None:
