@@ -51,7 +51,11 @@ class _Child:
         except OSError as error:
             raise MediaError(f"cannot start a process that decodes pictures: {error}") from error
         self.max_pixels = limits.max_image_pixels
-        self._ask({"num_bytes": self.max_pixels * _BYTES_PER_PIXEL + _FIXED_BYTES}, _START_TIMEOUT_S)
+        if not self._ask({"num_bytes": self.max_pixels * _BYTES_PER_PIXEL + _FIXED_BYTES}, _START_TIMEOUT_S)[0]:
+            self.end()
+            raise MediaError(
+                "the process that decodes pictures does not start", advice="is this machine out of memory?"
+            )
 
     def decode(self, path: Path, uri: str, limits: InputLimits, *, keep_pixels: bool) -> tuple[dict[str, Any], bytes]:
         """The child's answer and its pixels. Both empty when the child died or was killed."""

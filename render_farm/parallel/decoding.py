@@ -28,7 +28,7 @@ _ROWS = -2
 
 
 class RowDecoder:
-    """One rank's part of a film's decoder (`engine.vae_tiles.FrameDecoder`); every rank makes the same calls.
+    """One rank's part of a film's decoder (`engine.decoding.tiles.FrameDecoder`); every rank makes the same calls.
 
     It outlives its group: in another one, where this process has the same rank of as many, it goes on with the next
     latent frame. It holds no weights of its own.

@@ -34,7 +34,7 @@ class StreamingDecoder:
         frame_decoder: FrameDecoder | None = None,
     ) -> None:
         """`num_skipped_frames` pixel frames at the film's start are decoded but not given out. `tiling` decodes in
-        tiles, which takes less memory and gives other pixels (see `vae_tiles`). `frame_decoder` is used instead: one
+        tiles, which takes less memory and gives other pixels (see `tiles`). `frame_decoder` is used instead: one
         that has decoded nothing yet."""
         self._vae = vae
         self._num_skipped = num_skipped_frames

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from render_farm.errors import InputError
+from render_farm.errors import InputError, MediaError
 from render_farm.media import picture_process
 from render_farm.media.images import decode_image
 from render_farm.media.inputs import open_image
@@ -81,6 +81,13 @@ def test_a_library_in_the_working_directory_is_not_imported(tmp_path, monkeypatc
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     assert (open_image(str(tmp_path / "a.png")).pixels[0, 0] == (255, 0, 0)).all()
+
+
+def test_a_child_that_does_not_start_is_not_the_pictures_fault(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(picture_process.sys, "executable", "/bin/false")
+    with pytest.raises(MediaError, match="does not start"):
+        open_image(str(tmp_path / "a.png"))
 
 
 # --- colours ---
