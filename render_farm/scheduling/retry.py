@@ -1,6 +1,7 @@
 """The failure policy as one table: whose fault it was, and what it was, decide what happens, how often and when.
 
-`guide/failures.md` shows the same table; a test compares them. `farm/coordinator/failures.py` says whose fault an exception is.
+`guide/failures.md` shows the same table, and a test compares them. `farm/coordinator/failures.py` says whose fault an
+exception is.
 """
 
 from __future__ import annotations
