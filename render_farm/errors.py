@@ -234,3 +234,9 @@ class Cancelled(RenderFarmError):
     """Work that stopped because it was asked to, at a step boundary."""
 
     exit_code = 12
+
+
+class TimeLimitError(RenderFarmError):
+    """The time that a command was given is over, and it has nothing to show."""
+
+    exit_code = 13

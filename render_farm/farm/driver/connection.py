@@ -251,6 +251,9 @@ def _start(**options: Any) -> None:
                     f"a private Ray did not start in {_START_TRIES} tries: {error}",
                     advice="this machine is very busy, or short of memory; run the same command again later",
                 ) from error
+        except (KeyboardInterrupt, SystemExit):
+            ray.shutdown()  # what has started so far
+            raise
 
 
 def _check_answers(address: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
@@ -24,6 +23,7 @@ from render_farm.errors import (
     StorageError,
     UsageError,
 )
+from render_farm.farm.driver.aside import as_done, aside
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
@@ -87,6 +87,8 @@ class RunContext:
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
     """How long to wait for stores of inputs that do not answer."""
+    check: Callable[[], None] = lambda: None
+    """Called again and again. Raises KeyboardInterrupt when the run is to end."""
     length_of: Callable[[str], LengthOf] = lambda model: estimated_length
     """A model's way of counting the tokens of its prompts."""
     groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
@@ -104,12 +106,19 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
         stopped=over.is_set,
         on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
     )
-    planner = _Planner(context, lambda model: patience(lambda: spec_of(model)))
-    rows = list(rows)
+    planner = _Planner(context, lambda model: aside(lambda: patience(lambda: spec_of(model)), check=context.check))
+    try:
+        return _sorted(list(rows), context, planner, patience)
+    finally:
+        over.set()  # nobody waits for a store any more
+
+
+def _sorted(rows: list[Row], context: RunContext, planner: _Planner, patience: SharedPatience) -> PreparedRun:
     names = result_ids(rows)
     folding = any(row.case_twin for row in rows) and folds_case(context.store)
 
     def plan_row(row: Row) -> _PreparedRow | Result:
+        context.check()
         name = names.get(row.number, row.job_id)
         return _guarded(row.label, name, partial(planner.plan, row, name, folding=folding))
 
@@ -122,11 +131,9 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
             return item
         return _guarded(item.label, item.plan.job.job_id, lambda: _with_contents(item, limits, shelf, patience))
 
-    with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
-        try:
-            read = list(pool.map(read_contents, planned))
-        finally:
-            over.set()  # Ctrl-C: nobody waits for a store any more
+    read = list(planned)
+    for number, item in as_done(read_contents, planned, num_threads=_INPUTS_AT_ONCE, check=context.check):
+        read[number] = item
     ended = [item for item in read if isinstance(item, Result)]
     films = [item for item in read if not isinstance(item, Result)]
     lookup = ExistingOutput(
@@ -136,6 +143,7 @@ def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], M
         run_id=context.run_id,
         manifest=context.manifest,
         replace=context.replace,
+        check=context.check,
     )
     found = lookup.look_up([film.plan for film in films])
     entries, render_keys, costs = [], {}, TokenPasses()
