@@ -54,6 +54,7 @@ def test_diffusers_can_be_stopped_early_and_the_weights_are_the_engines_again() 
     assert result.largest_difference is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["sync", "async", "full"])
 def test_the_operations_that_are_counted_are_those_that_are_done(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's own counter, which sees the matrix products; attention is done with them here."""
