@@ -40,6 +40,8 @@ class Interrupts:
     def __init__(self, clock: RunClock) -> None:
         self._clock = clock
         self._is_signalled = False
+        self._thread: int | None = None
+        """The one that handles signals."""
         self._rings = False
         """The signal that comes next is the alarm's."""
         self._is_time_told = False
@@ -59,17 +61,17 @@ class Interrupts:
     def check(self) -> None:
         """Raises KeyboardInterrupt when the run is to end."""
         if self._is_signalled or self._clock.is_over:
-            self._is_time_told = True
+            self._is_time_told |= threading.get_ident() == self._thread
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """For the length of a block, where signals can be handled (the main thread). Elsewhere `check` alone ends it."""
+        """For the length of a block, where signals can be handled (the main thread). Elsewhere `check` alone does."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = self.handle_again()
-        alarm = threading.Timer(min(self._clock.left_s, threading.TIMEOUT_MAX), self._ring, [threading.get_ident()])
+        previous, self._thread = self.handle_again(), threading.get_ident()
+        alarm = threading.Timer(min(self._clock.left_s, threading.TIMEOUT_MAX), self._ring, [self._thread])
         alarm.daemon = True
         if self._clock.left_s < math.inf:
             alarm.start()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 
 from render_farm.errors import TimeLimitError
 from render_farm.farm.driver.connection import Cluster, connect
+from render_farm.farm.driver.feed import Feed
 from render_farm.farm.driver.interrupts import Interrupts, RunClock
-from render_farm.farm.driver.prepare import RunContext, prepare
+from render_farm.farm.driver.prepare import Preparation, RunContext
 from render_farm.farm.driver.resolved_farm import resolve_farm
 from render_farm.farm.driver.run_source import RunSource, read_source
 from render_farm.farm.driver.run_watch import OnSnapshot, RunWatch
@@ -26,6 +28,8 @@ from render_farm.storage.lease import LeaseTiming, this_holder
 from render_farm.storage.run_state import load_run_state
 
 log = logging.getLogger(__name__)
+_BATCH_S = 5.0
+"""A preparation that takes longer is told in batches. With fewer rows everything is known before anything starts."""
 
 
 def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot: None) -> RunOutcome:
@@ -95,14 +99,20 @@ def _prepared(
         state=load_run_state(source.store, source.run_id),
         check=interrupts.check,
     )
-    prepared = prepare(source.rows, context, farm.spec_of)
-    spec = source.spec(prepared, device=farm.device, dashboard=cluster.dashboard if cluster else "")
+    preparation = Preparation(source.rows, context, farm.spec_of)
+    batches = preparation.batches(math.inf if source.first else _BATCH_S)
+    prepared = next(batches)
+    while prepared.num_left and not prepared.entries:
+        prepared = prepared.joined(next(batches))
+    upcoming = preparation.upcoming
+    feed = Feed(batches) if prepared.num_left else None
+    spec = source.spec(prepared, upcoming=upcoming, device=farm.device, dashboard=cluster.dashboard if cluster else "")
     if not prepared.entries:
         return _nothing_to_do(spec, settings.timeouts.lease_s, on_snapshot)
     if cluster is None:
         cluster = _connected(source, stack, interrupts, num_workers=request.num_workers)
-    config = farm.config(cluster, prepared.entries)
-    return RunWatch(cluster, config, spec, prepared, on_snapshot, interrupts)
+    config = farm.config(cluster, [*prepared.entries, *upcoming])
+    return RunWatch(cluster, config, spec, prepared, on_snapshot, interrupts, feed)
 
 
 def _connected(

@@ -10,6 +10,7 @@ from typing import Any
 
 from render_farm.errors import RenderFarmError
 from render_farm.farm.driver.connection import Cluster
+from render_farm.farm.driver.feed import Feed
 from render_farm.farm.driver.interrupts import EXIT_TIMED_OUT, Interrupts
 from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.run.outcome import RunOutcome
@@ -47,12 +48,15 @@ class RunWatch:
         prepared: PreparedRun,
         on_snapshot: OnSnapshot,
         interrupts: Interrupts,
+        feed: Feed | None = None,
     ) -> None:
+        """`feed` has what is prepared after `prepared`."""
+        self._feed = feed
         self._interrupts = interrupts
         self._cluster = cluster
         self._config = config
         self._spec = spec
-        self._prepared = prepared
+        self._told = [prepared]
         self._on_snapshot = on_snapshot
         self._line = 0
         self._coordinator: Any = None
@@ -111,21 +115,59 @@ class RunWatch:
         is_new = self._ask("add_run", self._spec, self._config)
         self.is_added = True
         if not is_new:
+            self._stop_feed()
             return  # it is being rendered there already: join it
-        entries = list(self._prepared.entries)
+        for batch in self._told:
+            self._tell(batch)
+        self._seal()
+
+    def _tell(self, batch: PreparedRun) -> bool:
+        """False when no more films are wanted."""
+        entries = list(batch.entries)
+        wants = True
         for start in range(0, len(entries), _FILMS_A_CALL):
-            self._ask("add_films", self._spec.key, entries[start : start + _FILMS_A_CALL])
-        self._ask("seal_run", self._spec.key)
+            wants = self._ask("add_films", self._spec.key, entries[start : start + _FILMS_A_CALL])
+        if batch is not self._told[0] and batch.ended:  # the first one's are in the spec
+            keys = {result.job_id: batch.render_keys.get(result.job_id, "") for result in batch.ended}
+            wants = self._ask("add_films", self._spec.key, [], batch.ended, keys)
+        return wants
+
+    def _seal(self) -> None:
+        if self._feed is None or self._feed.is_over:
+            self._feed = None
+            self._ask("seal_run", self._spec.key)
+        else:
+            self._ask("seal_run", self._spec.key, more=True)
+
+    def _stop_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.stop()
+            self._feed = None
+
+    def _tell_more(self) -> None:
+        """Tell what has become ready since."""
+        if self._feed is None or (batch := self._feed.take()) is None:
+            return
+        self._told.append(batch)
+        try:
+            if not self._tell(batch):
+                self._feed.stop()
+            if self._feed.is_over:
+                self._seal()
+        except CoordinatorEndedError:
+            self._add()  # tells everything again
 
     def _watch(self) -> None:
         while not State(self._snapshot().state).ended:
             self._interrupts.check()
+            self._tell_more()
             time.sleep(_POLL_S)
 
     def _interrupted(self) -> int:
         if not self.is_added:
             raise KeyboardInterrupt
         exit_code = self._interrupts.exit_code
+        self._stop_feed()
         self._is_cancelled = True
         self._ask("cancel_run", self._spec.key, self._interrupts.reason)
         stop_by = time.monotonic() + _STOP_WITHIN_S
@@ -140,7 +182,7 @@ class RunWatch:
         self._on_snapshot(snapshot)
         return snapshot
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
         """What the coordinator answers. One that was started anew does not know the run, which is added again then."""
         import ray
 
@@ -148,7 +190,7 @@ class RunWatch:
 
         while True:
             try:
-                return ray.get(getattr(self._coordinator, method).remote(*arguments))
+                return ray.get(getattr(self._coordinator, method).remote(*arguments, **named))
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, RenderFarmError):
