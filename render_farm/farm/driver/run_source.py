@@ -164,13 +164,14 @@ def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
     if (request.manifest is None) == (request.prompt is None):
         raise UsageError("give either a manifest or --prompt")
     if request.manifest is not None:
-        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
-        with open_manifest(request.manifest) as handle:
+        limits = request.settings.manifest
+        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to, limits=limits)
+        with open_manifest(request.manifest, limits) as handle:
             manifest = handle.read()
         chosen = select(rows, where=request.where, limit=request.limit)
         if chosen and len(chosen) < len(rows):
             manifest = rows_of_parquet(manifest, [row.number for row in chosen])
-        return request.run_id or default_run_id(request.manifest), chosen, manifest
+        return request.run_id or default_run_id(request.manifest, limits), chosen, manifest
     job = job_of_prompt(request.prompt or "", request.overrides)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
         path = Path(folder, "manifest.parquet")
