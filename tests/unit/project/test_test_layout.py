@@ -20,6 +20,7 @@ ABOUT_A_PACKAGE = {
     "manifest/test_scale.py",
     "media/test_colour_tags.py",
     "media/test_fuzz.py",
+    "media/test_wild_files.py",
     "planning/test_one_window.py",
     "planning/test_warnings.py",
     "report/test_fuzz.py",
