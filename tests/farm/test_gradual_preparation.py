@@ -29,7 +29,7 @@ def test_films_are_rendered_while_a_picture_is_still_decoded(tmp_path, monkeypat
     assert outcome.jobs == {"done": 3, "failed": 1}
     assert outcome.exit_code == 11
     assert list(films.results(tmp_path / "out")) == ["slow", "gone", "picture", "plain"]
-    early = [snapshot for snapshot in snapshots if snapshot.note == "1 rows are still being prepared"]
+    early = [snapshot for snapshot in snapshots if snapshot.note == "1 row is still being prepared"]
     assert any(snapshot.segments_running for snapshot in early), "something is rendered meanwhile"
     assert all(snapshot.num_jobs == 4 for snapshot in snapshots)
     again = driver.render_run(request)
