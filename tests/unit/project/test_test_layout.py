@@ -16,6 +16,7 @@ ABOUT_A_PACKAGE = {
     "engine/lora/test_fuzz.py",
     "engine/test_finite.py",
     "engine/weights/test_fuzz.py",
+    "farm/driver/test_costly_rows.py",
     "manifest/test_fuzz.py",
     "manifest/test_scale.py",
     "media/test_colour_tags.py",
