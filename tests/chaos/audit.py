@@ -99,6 +99,13 @@ class Audit:
             if row["attempts"] > 1
         ]
 
+    def not_finite(self, job_id: str) -> list[str]:
+        """What is wrong with a job that had to fail because its model computes NaN. Nothing of it may be published."""
+        row = self.rows.get(job_id, {})
+        wrong = [] if row.get("error_class") == "NotFiniteError" else [f"{job_id} failed by {row.get('error_class')}"]
+        wrong += [f"{key} is there" for key in self.store.list(job_id)]
+        return [f"a_film_of_nan_fails: {text}" for text in wrong]
+
     def done(self) -> list[str]:
         return [job_id for job_id in self.expected if self.rows.get(job_id, {}).get("state") == "done"]
 
