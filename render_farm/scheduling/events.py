@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -238,12 +239,21 @@ class SetPriority:
     priority: int
 
 
+class Cause(StrEnum):
+    """Why a host is quarantined."""
+
+    PERSON = "a person asked for it"
+    FAULTS = "its workers' faults"
+    EARLIER_FAULTS = "faults that an earlier coordinator saw, which cannot be taken back"
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuarantineHost:
     """A host gets no more work; its workers end after what they do now."""
 
     host: str
     reason: str
+    cause: Cause = Cause.PERSON
 
 
 @dataclass(frozen=True, kw_only=True)

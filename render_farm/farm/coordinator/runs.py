@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
 from render_farm.errors import LeaseHeldError, StorageError
@@ -90,7 +90,8 @@ class ActiveRuns:
         """Requests that were made while another coordinator owned the run, or nobody did."""
         for host, reason in run.control.quarantined:
             if not self._events.machine.hosts.is_quarantined(host):
-                self._events.apply(ev.QuarantineHost(host=host, reason=reason))
+                cause = ev.Cause.EARLIER_FAULTS if host in run.control.machines else ev.Cause.PERSON
+                self._events.apply(ev.QuarantineHost(host=host, reason=reason, cause=cause))
         for host, reason in self._events.machine.hosts.quarantined.items():
             run.progress.log.add(_quarantined(run, host, reason), level="warning")
         if run.spent:
@@ -144,8 +145,21 @@ class ActiveRuns:
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
         quarantined = tuple(sorted(self._events.machine.hosts.quarantined.items()))
+        by_faults = self._events.machine.hosts.quarantined_by_faults
         for run in self.at_work:
-            run.control = replace(run.control, quarantined=quarantined)
+            machines = {host: ids for host, ids in run.control.machines.items() if host in by_faults}
+            run.control = replace(run.control, quarantined=quarantined, machines=machines)
+
+    @property
+    def machines(self) -> dict[str, frozenset[str]]:
+        """Ids of the nodes of hosts that were quarantined for their faults, as the runs know them."""
+        return {host: frozenset(ids) for run in self.at_work for host, ids in run.control.machines.items()}
+
+    def keep_machines(self, machines: Mapping[str, frozenset[str]]) -> None:
+        """Have the next coordinator know them, too."""
+        stored = {host: tuple(sorted(ids)) for host, ids in sorted(machines.items())}
+        for run in self.at_work:
+            run.control = replace(run.control, machines=stored)
 
     # --- upkeep ---
 
