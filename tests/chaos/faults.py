@@ -61,7 +61,7 @@ FAULTS = (
         strike=kills.freeze_encoder,
         is_early=True,
         encodes=True,
-        settings={"RENDER_FARM_FIRST_STEP_FLOOR_S": "45"},
+        settings={"RENDER_FARM_FIRST_STEP_FLOOR_S": "150"},
     ),
     Fault(letter="t", text="cancelled, and put back", strike=rivals.cancel_and_retry, kills=9, is_early=True),
     Fault(

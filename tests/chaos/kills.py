@@ -86,7 +86,7 @@ def freeze_encoder(scene: Scene) -> str:
     if not found:
         return ""
     time.sleep(scene.random.uniform(0, 3))
-    process, seconds = found[0], scene.random.choice((scene.random.uniform(5, 30), None))
+    process, seconds = found[0], scene.random.choice((*(scene.random.uniform(5, 60) for _ in range(2)), None))
     try:
         process.suspend()
     except psutil.NoSuchProcess:
