@@ -98,6 +98,8 @@ class RunSealed:
     """Jobs that are rendered before all others start. The run is paused when one of them fails."""
     first_failed: int = 0
     """How many of those had failed before the run began."""
+    cut_short: bool = False
+    """It is stopped before all of its films had come, so it is not done whatever became of those that had."""
 
 
 @dataclass(frozen=True, kw_only=True)

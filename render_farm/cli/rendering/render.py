@@ -279,7 +279,7 @@ def summary(outcome: RunOutcome) -> list[str]:
 def _about_films(outcome: RunOutcome) -> list[str]:
     """Visible seams and warnings of the films, and last the path of the only film."""
     from render_farm.manifest.parquet_rows import read_rows
-    from render_farm.media.seams import VISIBLE
+    from render_farm.media.seam_score import VISIBLE
     from render_farm.storage import open_store
     from render_farm.storage.done import read_done
     from render_farm.storage.layout import RunKeys

@@ -209,6 +209,7 @@ class Coordinator:
                 failed_before=spec.failed_before,
                 max_workers=spec.max_workers,
                 first=spec.first,
+                cut_short=run.cut_short,
                 first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in spec.ended),
             )
         )
@@ -231,7 +232,7 @@ class Coordinator:
         """Stop a run at its workers' next steps; what is stored stays."""
         run = self._active.runs[key]
         if not run.sealed:
-            run.sealed = True
+            run.sealed = run.cut_short = True
             self._seal(run)
         self._active.stop(run, reason, level="warning")
 

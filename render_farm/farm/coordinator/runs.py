@@ -182,7 +182,7 @@ class ActiveRuns:
         )
 
     async def _write(self, run: OwnedRun) -> None:
-        if not run.sealed or run.is_abandoned:  # the results of its last start have all of its rows
+        if not run.sealed or run.cut_short:  # the results of its last start have all of its rows
             return
         try:
             await run.write(self.snapshot(run))
@@ -252,9 +252,9 @@ class ActiveRuns:
         last one to render them left it."""
         for run in list(self.at_work):
             if not run.sealed and now - run.fed_s > after_s:
-                run.sealed = run.is_abandoned = True
+                run.sealed = run.cut_short = run.is_abandoned = True
                 self.stop(run, "the command that started the run is gone, and had not told all of its films")
-                self._events.apply(ev.RunSealed(run_id=run.key))
+                self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):

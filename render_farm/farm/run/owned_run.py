@@ -57,8 +57,10 @@ class OwnedRun:
     sealed: bool = False
     fed_s: float = field(default_factory=time.monotonic)
     """When its driver last told something of it, before it was sealed."""
+    cut_short: bool = False
+    """It was stopped before that: nothing of it is written."""
     is_abandoned: bool = False
-    """Its driver died before that: nothing of it is written."""
+    """It was cut short because its driver died."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     """Its observer knows that it is over, or there is none."""
@@ -149,7 +151,7 @@ class OwnedRun:
     async def give_back(self) -> None:
         """Write the last results and release the lease. When the lease was lost, they are the new holder's to write."""
         try:
-            if self.is_abandoned:
+            if self.cut_short:
                 await asyncio.to_thread(self.progress.store.delete, RunKeys(run_id=self.run_id).live)
             elif not self.lease_lost:
                 await self.write(last=True)

@@ -80,6 +80,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_small_files_cost_little_memory(tmp_path, name):
     make, options, said = BOMBS[name]

@@ -203,18 +203,22 @@ def two_films(folder: Path, *, num_tries=2, **more) -> Explorer:
 CLAIM = Claim(number=1, run_id="night", film=A, token="before0")
 
 
+@pytest.mark.slow
 def test_two_that_are_only_slow_end_with_a_whole_film(tmp_path):
     one_film(tmp_path)
 
 
+@pytest.mark.slow
 def test_two_that_are_only_slow_replace_another_film(tmp_path):
     one_film(tmp_path, past=True)
 
 
+@pytest.mark.slow
 def test_a_frozen_publisher_leaves_the_film_of_the_one_that_took_its_place(tmp_path):
     two_films(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_death_anywhere_leaves_one_film_to_be_copied_again(tmp_path):
     one_film(tmp_path, num_faults=1, faults=(CRASH,))
 
@@ -378,6 +382,7 @@ def the_run_is_given_back(objects: Objects, outcomes: dict[str, Outcome]) -> Non
         assert outcome.error is None or isinstance(outcome.error, LeaseHeldError) or outcome.num_faults, repr(outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("num_faults", [0, pytest.param(1, marks=pytest.mark.exploration)])
 def test_a_run_is_given_back_whoever_takes_it_over(num_faults):

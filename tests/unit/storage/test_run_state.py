@@ -60,6 +60,7 @@ def test_snapshots_bound_what_is_read_and_hold_everything(store):
     assert state.problems == ()
 
 
+@pytest.mark.slow
 def test_many_short_lives_bound_what_is_read_as_one_long_one_does(store):
     for life in range(SNAPSHOT_EVERY):
         short = writer(store)

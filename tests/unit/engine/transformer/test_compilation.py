@@ -113,6 +113,7 @@ def test_auto_is_off_on_the_cpu_and_on_on_a_gpu() -> None:
         load_settings(environment={"RENDER_FARM_ENGINE_COMPILE": "maybe"})
 
 
+@pytest.mark.slow
 def test_the_setting_reaches_the_blocks(tmp_path: Path) -> None:
     build_pipeline().save_pretrained(tmp_path)
     engine = load_engine(tmp_path, device="cpu", dtype="float32", options=EngineOptions(compile="on"))
