@@ -18,6 +18,7 @@ from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
+from render_farm.farm.worker.process_environment import set_environment
 from render_farm.farm.worker.signals import call_on_signal
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class RenderWorker:
         self._runs = runs
         self._coordinator = coordinator
         log_to_ray()
+        set_environment()
         self._worker = FilmWorker(
             name,
             device=device,
@@ -74,9 +76,9 @@ class RenderWorker:
         """See `FilmWorker.open_group`."""
         return self._worker.open_group()
 
-    def end_group(self, rendezvous: Any) -> None:
+    def end_group(self, rendezvous: Any) -> bool:
         """See `FilmWorker.end_group`."""
-        self._worker.end_group(rendezvous)
+        return self._worker.end_group(rendezvous)
 
     def help_segment(self, task: FilmTask, segment: int, call_id: int, seat: GroupSeat) -> float:
         """See `FilmWorker.help_segment`."""
