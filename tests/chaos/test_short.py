@@ -21,7 +21,7 @@ def test_a_worker_killed_in_a_storm_breaks_no_invariant(tmp_path, monkeypatch):
         record = one_run(here, SHORT, 1, Undisturbed())
     assert record.violations == []
     assert record.struck
-    assert len(INVARIANTS) == 6
+    assert len(INVARIANTS) == 7
 
 
 def test_every_fault_gets_its_share_of_the_runs():
