@@ -184,6 +184,13 @@ def the_run_is_given_back_and_its_state_says_so(audit: Audit) -> list[str]:
     return wrong
 
 
+def the_report_says_how_the_run_ended(audit: Audit) -> list[str]:
+    key = RunKeys(run_id=audit.run_id).report
+    if not audit.store.exists(key):
+        return ["there is none"]
+    return [] if b'"over":true' in audit.store.read_bytes(key) else ["it says that the run is not over"]
+
+
 INVARIANTS: tuple[Callable[[Audit], list[str]], ...] = (
     every_job_is_done_once_or_failed_with_a_reason,
     every_video_decodes_to_the_planned_frames,
@@ -191,4 +198,5 @@ INVARIANTS: tuple[Callable[[Audit], list[str]], ...] = (
     nothing_half_written_under_a_final_name,
     results_agree_with_the_tree,
     the_run_is_given_back_and_its_state_says_so,
+    the_report_says_how_the_run_ended,
 )

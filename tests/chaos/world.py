@@ -196,6 +196,7 @@ def world(folder: Path, place: Place) -> Iterator[World]:
         environment |= {**server.env, "AWS_ENDPOINT_URL": proxy.endpoint, **SETTINGS}
         environment |= {"RAY_memory_monitor_refresh_ms": "0"}  # it looks at the whole machine, and others are on it
         environment |= {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        environment |= {"RAY_agent_register_timeout_ms": "300000"}  # a busy machine takes longer than the usual 30 s
         environment |= {"TMPDIR": str(disks[0]), "RAY_TMPDIR": str(ray_folder)}
         preload = str(Path(__file__).with_name("preload"))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (preload, environment.get("PYTHONPATH"))))
@@ -255,7 +256,7 @@ def _start_cluster(built: World, ray_folder: Path, *, num_cpus: int) -> None:
 
 
 def _wait_for_node(built: World, number: int) -> None:
-    """Until the cluster knows `number` nodes. Ray gives up a node that takes longer than 30 s to start."""
+    """Until the cluster knows `number` nodes. Ray gives up a node that takes too long to start."""
     status = [RAY, "status", f"--address={built.address}"]
     environment = {**built.environment, "RAY_AUTH_MODE": "token"}
 
