@@ -69,12 +69,11 @@ def device_errors(what: str) -> Iterator[None]:
             if problem:
                 raise DeviceError(f"{what}: the device failed: {problem}") from error
             raise
-        if "DefaultCPUAllocator" in str(error):  # it has no exception class of its own
-            if torch.cuda.is_initialized():
-                raise HostMemoryError(
-                    f"{what} does not fit the memory of the machine: {str(error).splitlines()[0]}",
-                    advice="stop what else uses that memory, or use fewer workers on the machine",
-                ) from error
+        if "DefaultCPUAllocator" in str(error) and torch.cuda.is_initialized():  # it has no exception class of its own
+            raise HostMemoryError(
+                f"{what} does not fit the memory of the machine: {str(error).splitlines()[0]}",
+                advice="stop what else uses that memory, or use fewer workers on the machine",
+            ) from error
         raise OutOfMemoryError(
             f"{what} does not fit the device: {str(error).splitlines()[0]}",
             advice="a smaller height, width or base_num_frames needs less, or a device with more memory",

@@ -371,9 +371,7 @@ class Engine:
 
         self._run(plan, index, warm, steps_down=False)
 
-    def _run(
-        self, plan: FilmPlan, index: int, work: Callable[[FrameTransformer], T], *, steps_down: bool
-    ) -> T:
+    def _run(self, plan: FilmPlan, index: int, work: Callable[[FrameTransformer], T], *, steps_down: bool) -> T:
         return self._denoiser.run(
             parse_memory(plan.job.memory),
             work,

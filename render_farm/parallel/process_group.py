@@ -76,8 +76,8 @@ class ProcessGroups:
         self._leave(aborts=False)
 
     def abort(self) -> None:
-        """Have this rank's exchanges on a GPU fail, from any thread. gloo's fail by themselves, by their time-out at the
-        latest."""
+        """Have this rank's exchanges on a GPU fail, from any thread. gloo's fail by themselves, at their time-out at
+        the latest."""
         if self._open and self._device.type == "cuda":
             _abort_on_device()
 

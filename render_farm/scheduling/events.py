@@ -86,7 +86,7 @@ class FilmsAdded:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSealed:
-    """No more films come for this run; it ends when all of its films have."""
+    """No more films come for this run; it ends when all of its films have. See `more`."""
 
     run_id: str
     max_failed: int | None = None
@@ -98,6 +98,8 @@ class RunSealed:
     """Jobs that are rendered before all others start. The run is paused when one of them fails."""
     first_failed: int = 0
     """How many of those had failed before the run began."""
+    more: bool = False
+    """Further films come: the run starts with those that are there, and is sealed by another such event."""
     cut_short: bool = False
     """It is stopped before all of its films had come, so it is not done whatever became of those that had."""
 

@@ -267,7 +267,7 @@ def summary(outcome: RunOutcome) -> list[str]:
     """How a run ended, in a few lines."""
     jobs = ", ".join(f"{number} {state}" for state, number in outcome.jobs.items() if number)
     lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else "")]
-    if not outcome.jobs:  # it was not begun here
+    if not outcome.jobs.keys() - {"waiting"}:  # it was not begun here
         return lines
     lines.append(f"films: {outcome.output}")
     lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")

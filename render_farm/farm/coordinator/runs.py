@@ -182,7 +182,7 @@ class ActiveRuns:
         )
 
     async def _write(self, run: OwnedRun) -> None:
-        if not run.sealed or run.cut_short:  # the results of its last start have all of its rows
+        if not run.started or run.cut_short:  # the results of its last start have all of its rows
             return
         try:
             await run.write(self.snapshot(run))
@@ -241,20 +241,22 @@ class ActiveRuns:
             await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
-        """Stop a run at its workers' next steps; what is stored stays. One that is not sealed yet is stopped then."""
+        """Stop a run at its workers' next steps; what is stored stays. One that has not started is stopped then."""
         run.progress.stop_reason = reason
         run.progress.log.add(reason, level=level)
-        if run.sealed:
+        if run.started or run.sealed:
             self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def drop_abandoned(self, now: float, after_s: float) -> None:
-        """Give up the runs whose driver died before it had added all of their films. Their stored state stays as the
-        last one to render them left it."""
+        """Give up the runs whose driver died before it had added all of their films. One that has started renders the
+        films that it has. The stored state of another one stays as the last to render it left it."""
         for run in list(self.at_work):
-            if not run.sealed and now - run.fed_s > after_s:
-                run.sealed = run.cut_short = run.is_abandoned = True
-                self.stop(run, "the command that started the run is gone, and had not told all of its films")
-                self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
+            if run.sealed or now - run.fed_s <= after_s or (run.started and run.progress.num_open):
+                continue
+            run.sealed = True
+            run.is_abandoned = run.cut_short = not run.started
+            self.stop(run, "the command that started the run is gone, and had not told all of its films")
+            self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):

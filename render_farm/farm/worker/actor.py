@@ -16,6 +16,7 @@ from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
+from render_farm.farm.worker.host_probe import probe_host
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.farm.worker.process_environment import set_environment
@@ -71,6 +72,10 @@ class RenderWorker:
         import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
 
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def probe(self, outputs: list[str]) -> None:
+        """See `host_probe`."""
+        probe_host(outputs)
 
     def open_group(self) -> Any:
         """See `FilmWorker.open_group`."""

@@ -161,7 +161,7 @@ def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
 
 
 TAKES_NO_CODE = {"diffusers.AutoencoderKLWan.from_pretrained", "cls.from_pretrained in engine/weights/loading.py"}
-"""diffusers' model classes have no `trust_remote_code`. The second call gets it from its callers, which are looked at."""
+"""diffusers' model classes have no `trust_remote_code`. The second call gets it from its callers, which are checked."""
 
 
 def test_no_loader_runs_the_code_of_a_model():

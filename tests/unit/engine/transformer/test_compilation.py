@@ -17,8 +17,8 @@ from render_farm.engine.transformer.compilation import compile_blocks, plan_comp
 from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
 from render_farm.farm.run.settings import load_settings
-from render_farm.planning.groups import GroupShape
 from render_farm.memory_mode import MemoryMode, parse_memory
+from render_farm.planning.groups import GroupShape
 from tests.helpers.film_rounding import rounding_of_film
 from tests.helpers.parity_jobs import LONG, make_job
 from tests.helpers.reference import build_pipeline
