@@ -170,7 +170,7 @@ def _set_timeouts(timeout: timedelta) -> None:
 
 def _abort_on_device() -> None:
     """`_abort_process_group` for NCCL alone. An exchange of gloo that another thread waits in would not end by it."""
-    backends = []
+    backends: list[Any] = []  # its two calls that join aborts are not in the stubs
     for group in list(dist.distributed_c10d._world.pg_map):
         with contextlib.suppress(RuntimeError):  # it has none on a GPU
             backends.append(group._get_backend(torch.device("cuda")))

@@ -27,11 +27,12 @@ def as_done(
     def run() -> None:
         while not over.is_set():
             with lock:
-                number, item = next(left, (None, None))
-            if number is None:
+                taken = next(left, None)
+            if taken is None:
                 return
+            number, item = taken
             try:
-                done.put((number, work(item), None))  # type: ignore[arg-type]  (there is an item)
+                done.put((number, work(item), None))
             except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
                 done.put((number, None, error))
 
