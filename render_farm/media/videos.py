@@ -43,6 +43,8 @@ _FROM_HDR = (
     "zscale=transfer=bt709:matrix=bt709:range=full",
     "format=gbrp",
 )
+_WIDE = {"bt2020": "BT.2020", "smpte432": "Display P3", "smpte431": "DCI-P3"}
+"""Primaries as ffmpeg names them."""
 _FROM_WIDE = ("zscale=primaries=bt709:transfer=bt709:matrix=gbr:range=full", "format=gbrp")
 
 
@@ -82,9 +84,9 @@ class SourceVideo:
         if "smpte2084" in line or "arib-std-b67" in line:
             filters += _FROM_HDR
             notes.append("it is HDR: its brightness is tone-mapped to BT.709")
-        elif "bt2020" in line:
+        elif name := next((name for code, name in _WIDE.items() if code in line), ""):
             filters += _FROM_WIDE
-            notes.append("its BT.2020 colours are converted to BT.709")
+            notes.append(f"its {name} colours are converted to BT.709")
         ratio = re.search(r"\[SAR (\d+):(\d+)", line)
         if ratio and int(ratio[1]) > 0 < int(ratio[2]) and ratio[1] != ratio[2]:
             wide = int(ratio[1]) > int(ratio[2])

@@ -39,7 +39,7 @@ def fetch(uri: str, target: Target, *, max_bytes: int, limits: InputLimits) -> N
     else:
         _fetch_from_store(uri, protocol, sink)
     if sink.num_bytes == 0:
-        raise refusal(uri, "it is empty")
+        raise refusal(uri, "it is empty", "copy or export it again")
 
 
 @contextmanager
