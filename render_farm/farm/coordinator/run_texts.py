@@ -26,9 +26,7 @@ class RunTexts:
 
     async def _encode(self, run: OwnedRun, model: str) -> None:
         run.encoding.add(model)
-        encode = asyncio.ensure_future(
-            self._stage.encode(run.progress, model, run.fingerprints[model], list(run.texts[model]))
-        )
+        encode = asyncio.ensure_future(self._stage.encode(run.progress, run.task_of[model], list(run.texts[model])))
         over = asyncio.ensure_future(run.over.wait())
         try:
             await asyncio.wait([encode, over], return_when=asyncio.FIRST_COMPLETED)

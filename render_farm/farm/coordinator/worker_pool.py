@@ -13,7 +13,9 @@ import ray
 
 from render_farm.errors import WorkerDiedError
 from render_farm.farm.coordinator.hang_watch import TextWatch
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
+from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.spec import FarmConfig
 from render_farm.farm.worker.actor import RenderWorker
 from render_farm.farm.worker.text_worker import TextReport, TextWorker
@@ -46,6 +48,8 @@ class WorkerPool:
         self._on_up = on_up
         self._on_start_failed = on_start_failed
         self._on_cannot_start = on_cannot_start
+        self.environment = WorkerEnvironment()
+        """Of every process that is started."""
         self.texts = TextWatch()
         self.last_problem = ""
         """Why the last start of a worker failed. Empty when it did not."""
@@ -126,7 +130,9 @@ class WorkerPool:
             cache_folder=config.model_cache,
             options=config.engine,
         )
-        ready = asyncio.ensure_future(asyncio.wait_for(actor.ready.remote(), config.timeouts.worker_start_s))
+        ready = asyncio.ensure_future(
+            asyncio.wait_for(actor.ready.remote(self.environment), config.timeouts.worker_start_s)
+        )
         self._starting[name] = ready
         try:
             where = await ready
@@ -216,24 +222,22 @@ class WorkerPool:
             await asyncio.wait_for(actor.close.remote(), _CLOSE_S)
         ray.kill(actor)
 
-    async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> TextReport:
-        """Encode prompts in a process that ends afterwards, and the encoder with it."""
+    async def encode(self, *, task: FilmTask, texts: list[str]) -> TextReport:
+        """Encode prompts with the task's model in a process that ends afterwards, and the encoder with it."""
         config = self._config
         # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
         actor = TextWorker.options(  # type: ignore[attr-defined]
             num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
         ).remote()
         try:
-            await actor.ready.remote()  # for as long as it takes: its machine may have to come first
+            await actor.ready.remote(self.environment)  # for as long as it takes: its machine may have to come first
             self.texts.begin(time.monotonic())
             call = asyncio.ensure_future(
                 actor.encode.remote(
-                    model=model,
+                    task,
+                    texts,
                     device=config.device,
                     dtype=config.dtype,
-                    output=output,
-                    run_id=run_id,
-                    texts=texts,
                     cache_folder=config.model_cache,
                     coordinator=ray.get_runtime_context().current_actor,
                 )

@@ -54,7 +54,9 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot
         cluster = (
             None
             if is_private
-            else stack.enter_context(connect(source.address, num_workers=None, metadata=source.metadata))
+            else stack.enter_context(
+                connect(source.address, num_workers=None, metadata=source.metadata, credentials=request.credentials)
+            )
         )
         farm = resolve_farm(source, cluster)
         context = RunContext(

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -129,7 +130,9 @@ class RunWatch:
         except ray.exceptions.RayError as error:
             raise _ended(error) from error
         self._line = 0  # a new coordinator counts the lines of its log from 1
-        is_new = self._ask("add_run", self._spec, self._config)
+        # A large argument becomes an object, which Ray may write to a disk. What is secret travels beside it.
+        spec, observer = replace(self._spec, observer=None), self._spec.observer
+        is_new = self._ask("add_run", spec, self._config, self._cluster.environment, observer)
         self._is_added = True
         if not is_new:
             return  # it is being rendered there already: join it

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from render_farm.errors import LeaseHeldError, RenderFarmError
+from render_farm.errors import LeaseHeldError, RenderFarmError, StorageError
+from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, dump_results
 from render_farm.farm.run.rows import row_of
@@ -40,7 +41,8 @@ class OwnedRun:
     durable: RunStateWriter
     texts: dict[str, dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
     """Every text by model; the values mean nothing."""
-    fingerprints: dict[str, str] = field(default_factory=dict)
+    task_of: dict[str, FilmTask] = field(default_factory=dict)
+    """A film of each model."""
     encoding: set[str] = field(default_factory=set)
     """Models whose prompts are being encoded now."""
     control: RunControl = RunControl()
@@ -54,6 +56,8 @@ class OwnedRun:
     waits_since_s: float = field(default_factory=time.monotonic)
     waits_said_s: float | None = None
     lease_lost: bool = False
+    store_error: StorageError | None = None
+    """Why the lease could not be renewed. None when somebody else took it."""
     sealed: bool = False
     fed_s: float = field(default_factory=time.monotonic)
     """When its driver last told something of it, before it was sealed."""

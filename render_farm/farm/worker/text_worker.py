@@ -9,7 +9,10 @@ from typing import Any
 
 import ray
 
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
+from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.farm.worker.resident_model import check_model
 from render_farm.storage.meter import StorageMeter, Traffic
 from render_farm.storage.open import open_store
 
@@ -30,29 +33,34 @@ class TextReport:
 class TextWorker:
     """Encodes each text that the run's storage does not hold yet."""
 
-    def ready(self) -> None:
-        """The process is there."""
+    def ready(self, environment: WorkerEnvironment) -> None:
+        """The process is there, and has its environment."""
+        environment.apply()
 
     def encode(
         self,
+        task: FilmTask,
+        texts: list[str],
         *,
-        model: str,
         device: str,
         dtype: str | None,
-        output: str,
-        run_id: str,
-        texts: list[str],
         cache_folder: str | None,
         coordinator: Any,
     ) -> TextReport:
-        """Encode `texts` with `model`'s text encoder into the run's storage. The coordinator is told now and then."""
+        """Encode `texts` with the text encoder of the task's model into its run's storage. The coordinator is told now
+        and then."""
         from render_farm.engine import load_engine
 
+        check_model(task)
         started, meter = time.monotonic(), StorageMeter()
         engine = load_engine(
-            model, device=device, dtype=dtype, cache_folder=Path(cache_folder) if cache_folder else None
+            task.model,
+            device=device,
+            dtype=dtype,
+            cache_folder=Path(cache_folder) if cache_folder else None,
+            limits=task.limits,
         )
-        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.spec.fingerprint)
+        stored = EmbeddingStore(open_store(task.output, meter=meter), task.run_id, engine.spec.fingerprint)
         missing = stored.missing(texts)
         for start in range(0, len(missing), _BATCH):
             for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():

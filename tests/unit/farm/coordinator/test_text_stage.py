@@ -20,6 +20,7 @@ from render_farm.scheduling.retry import RetryPolicy
 from render_farm.storage import open_store
 
 TEXTS = ["a", "b", "c"]
+TASK = SimpleNamespace(plan=SimpleNamespace(spec=SimpleNamespace(fingerprint="f")))
 
 
 class Encoder:
@@ -59,7 +60,7 @@ def test_what_fails_is_tried_again_as_the_table_says(tmp_path, monkeypatch, erro
         free_slot=lambda: asyncio.sleep(0),
         on_encoded=lambda report: None,
     )
-    failure = asyncio.run(stage.encode(record, "tiny", "f", TEXTS))
+    failure = asyncio.run(stage.encode(record, TASK, TEXTS))
     assert (failure.error_class if failure else "") == fails
     assert bool(stored.missing(TEXTS)) is bool(fails)
 
@@ -80,7 +81,7 @@ def test_a_cancelled_run_waits_for_no_encoder(tmp_path):
             key="r",
             encoding=set(),
             texts={"tiny": {"a": None}},
-            fingerprints={"tiny": "f"},
+            task_of={"tiny": TASK},
             over=asyncio.Event(),
             progress=None,
         )
