@@ -26,9 +26,10 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet manifest from a text file of jobs. Nothing is written when anything is wrong."""
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.build import build_manifest
 
-    report = build_manifest(source, output, num_seeds=seeds)
+    report = build_manifest(source, output, num_seeds=seeds, limits=load_settings().manifest)
     if as_json:
         print_json(asdict(report))
         return
@@ -47,7 +48,7 @@ def check(manifest: Manifest, as_json: Json = False) -> None:
 
     settings = load_settings()
     checker = RowChecker(settings.model, settings.inputs)
-    report = check_manifest(manifest, further=checker.look_at)
+    report = check_manifest(manifest, further=checker.look_at, limits=settings.manifest)
     for note in [*checker.notes, *report.warnings]:
         hint(note)
     if as_json:
@@ -70,9 +71,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print the first rows: what each job says, and what is wrong with it."""
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import read_manifest
 
-    stream = read_manifest(manifest)
+    stream = read_manifest(manifest, limits=load_settings().manifest)
     shown = list(islice(stream, rows))
     num_rows = len(shown) + sum(1 for _ in stream)
     if as_json:

@@ -175,7 +175,7 @@ def _films(manifest: str, settings: Settings, now_s: float, gpus_per_node: int, 
 
     spec, films, refused = SpecsOfModels(settings.model, settings.inputs), [], 0
     costs = TokenPasses()
-    for row in load_manifest(manifest):
+    for row in load_manifest(manifest, limits=settings.manifest):
         try:
             plan = plan_row(row, spec)
         except InvalidJobError:

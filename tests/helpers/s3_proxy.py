@@ -26,6 +26,7 @@ _REFUSALS = {
 
 def _has_checksum(headers: Message) -> bool:
     return any(name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")) for name in headers)
+_LATENCY_S = 0.005, 0.1
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -35,8 +36,8 @@ class FaultyProxy(ThreadingHTTPServer):
     hangs up in the middle of the answer's body. `plain`: passes on without If-None-Match, as a server that ignores it.
     `500`, `slow` (half a second to three late), `silent` (no answer until `speak`). `storm` draws them at random.
     `expired`: the session token has; `old`: a store that refuses the headers for newer checksums; `region`: another
-    one than the bucket's. `always WORD` stays.
-    `refused`: what is stored under a name that ends so gets a 503 always.
+    one than the bucket's. `always WORD` stays. `refused`: what is stored under a name that ends so gets a 503 always.
+    `is_expired`: the credentials are no longer valid. `latency`: draws how long each request takes, 5 to 100 ms.
     """
 
     daemon_threads = True
@@ -49,6 +50,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.refused = ""
         self.lock = threading.Lock()
         self.storm: random.Random | None = None
+        self.latency: random.Random | None = None
+        self.is_expired = False
         self.speak = threading.Event()
         self.speak.set()
 
@@ -88,6 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.server.speak.wait()
+        if self.server.latency is not None:
+            time.sleep(self.server.latency.uniform(*_LATENCY_S))
+        if self.server.is_expired:
+            self._answer(400, {}, b"<Error><Code>ExpiredToken</Code></Error>")
+            return
         fault = self.server.next_fault()
         if self.server.refused and self.command == "PUT" and self.path.partition("?")[0].endswith(self.server.refused):
             fault = "503"

@@ -21,12 +21,15 @@ class RunTexts:
 
     async def encode_all(self, run: OwnedRun) -> None:
         """Have every prompt of the run encoded, a model at a time; its films become ready."""
-        for model in run.texts:
+        run.encoding.update(run.texts)
+        for model in list(run.texts):
             await self._encode(run, model)
 
     async def _encode(self, run: OwnedRun, model: str) -> None:
         run.encoding.add(model)
-        encode = asyncio.ensure_future(self._stage.encode(run.progress, run.task_of[model], list(run.texts[model])))
+        encode = asyncio.ensure_future(
+            self._stage.encode(run.progress, model, run.fingerprints[model], list(run.texts[model]))
+        )
         over = asyncio.ensure_future(run.over.wait())
         try:
             await asyncio.wait([encode, over], return_when=asyncio.FIRST_COMPLETED)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 from render_farm.farm.coordinator.failures import classify
 from render_farm.farm.coordinator.worker_pool import WorkerPool
-from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.worker.embeddings import EmbeddingStore
 from render_farm.farm.worker.text_worker import TextReport
@@ -35,10 +34,10 @@ class TextStage:
         self._on_encoded = on_encoded
         self._turn = asyncio.Lock()
 
-    async def encode(self, progress: RunProgress, task: FilmTask, texts: list[str]) -> Failure | None:
-        """Encode with the model of `task` what the run's storage does not hold yet; None when all is there, else why it
-        cannot be."""
-        stored = EmbeddingStore(progress.store, progress.spec.run_id, task.plan.spec.fingerprint)
+    async def encode(self, progress: RunProgress, model: str, fingerprint: str, texts: list[str]) -> Failure | None:
+        """Encode what the run's storage does not hold yet; None when all is there, else why it cannot be."""
+        spec = progress.spec
+        stored = EmbeddingStore(progress.store, spec.run_id, fingerprint)
         if self._turn.locked():
             progress.note = "waiting for the prompts of another run to be encoded"
         async with self._turn:
@@ -58,7 +57,7 @@ class TextStage:
                         progress.note = f"waiting for a free worker's slot to encode {len(missing)} prompts"
                         await self._free_slot()
                         progress.note = f"encoding {len(missing)} prompts"
-                    report = await self._pool.encode(task=task, texts=missing)
+                    report = await self._pool.encode(spec, model=model, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
                     failure = classify(error, worker="that encodes the prompts")

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from render_farm.engine import Engine
 
 
-def check_model(task: FilmTask) -> None:
-    """Raises InputError when a row names the task's model, and models do not come from there. The run's start has
-    checked it too, but a link may have changed, and a machine may have other folders."""
-    if task.model_is_named:
-        check_model_uri(task.model, task.limits)
-
-
 class ResidentModel:
     """Loads a model when a film needs it and drops the one before. Several threads may share it."""
 
@@ -51,7 +44,8 @@ class ResidentModel:
     def engine(self, task: FilmTask) -> Engine:
         """The engine of the task's model, loaded if another model was here. InputError for a model from a place that is
         not allowed."""
-        check_model(task)
+        if task.model_is_named:  # a link may have changed since the run was prepared, and machines differ
+            check_model_uri(task.model, task.limits)
         with self._lock:
             if self._engine is None or self._name != task.model:
                 self._engine = None  # its memory is free before the next one takes some

@@ -10,9 +10,9 @@ from typing import Any
 import ray
 
 from render_farm.farm.ray_cluster.environment import WorkerEnvironment
-from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.embeddings import EmbeddingStore
-from render_farm.farm.worker.resident_model import check_model
+from render_farm.media.fetching.places import check_model_uri
+from render_farm.media.limits import InputLimits
 from render_farm.storage.meter import StorageMeter, Traffic
 from render_farm.storage.open import open_store
 
@@ -39,28 +39,33 @@ class TextWorker:
 
     def encode(
         self,
-        task: FilmTask,
-        texts: list[str],
         *,
+        model: str,
+        is_named: bool,
+        limits: InputLimits,
         device: str,
         dtype: str | None,
+        output: str,
+        run_id: str,
+        texts: list[str],
         cache_folder: str | None,
         coordinator: Any,
     ) -> TextReport:
-        """Encode `texts` with the text encoder of the task's model into its run's storage. The coordinator is told now
-        and then."""
+        """Encode `texts` with `model`'s text encoder into the run's storage. The coordinator is told now and then.
+        `is_named` says whether a row names the model."""
         from render_farm.engine import load_engine
 
-        check_model(task)
+        if is_named:
+            check_model_uri(model, limits)
         started, meter = time.monotonic(), StorageMeter()
         engine = load_engine(
-            task.model,
+            model,
             device=device,
             dtype=dtype,
             cache_folder=Path(cache_folder) if cache_folder else None,
-            limits=task.limits,
+            limits=limits,
         )
-        stored = EmbeddingStore(open_store(task.output, meter=meter), task.run_id, engine.spec.fingerprint)
+        stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.spec.fingerprint)
         missing = stored.missing(texts)
         for start in range(0, len(missing), _BATCH):
             for text, embedding in engine.encode_prompts(missing[start : start + _BATCH]).items():

@@ -180,7 +180,7 @@ def test_a_worker_checks_the_place_of_a_row_s_model_again(tmp_path):
 
 
 TAKES_NO_CODE = {"diffusers.AutoencoderKLWan.from_pretrained", "cls.from_pretrained in engine/weights/loading.py"}
-"""diffusers' models have no `trust_remote_code`. The second call gets it from its callers, which are checked, too."""
+"""diffusers' model classes have no `trust_remote_code`. The second call gets it from its callers, which are checked."""
 
 
 def test_no_loader_runs_the_code_of_a_model():

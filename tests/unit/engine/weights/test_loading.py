@@ -106,6 +106,7 @@ def test_without_accelerate_the_transformer_is_the_same(dtype: torch.dtype, imag
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 def test_weights_go_from_their_file_to_the_device_one_by_one(image_model: Path) -> None:
     """What the host holds beside the mapped file, with every weight cast on its way, is one of them."""
     held = {}

@@ -20,7 +20,6 @@ from render_farm.scheduling.retry import RetryPolicy
 from render_farm.storage import open_store
 
 TEXTS = ["a", "b", "c"]
-TASK = SimpleNamespace(plan=SimpleNamespace(spec=SimpleNamespace(fingerprint="f")))
 
 
 class Encoder:
@@ -29,7 +28,7 @@ class Encoder:
     def __init__(self, stored: EmbeddingStore, errors: list[BaseException], *, seconds: float, makes: int) -> None:
         self._stored, self._errors, self._seconds, self._makes = stored, errors, seconds, makes
 
-    async def encode(self, *, texts: list[str], **_: object) -> TextReport:
+    async def encode(self, spec: RunSpec, *, texts: list[str], **_: object) -> TextReport:
         await asyncio.sleep(self._seconds)
         for text in texts[: self._makes if self._errors else None]:
             self._stored.save(text, torch.ones(2, 3))
@@ -60,7 +59,7 @@ def test_what_fails_is_tried_again_as_the_table_says(tmp_path, monkeypatch, erro
         free_slot=lambda: asyncio.sleep(0),
         on_encoded=lambda report: None,
     )
-    failure = asyncio.run(stage.encode(record, TASK, TEXTS))
+    failure = asyncio.run(stage.encode(record, "tiny", "f", TEXTS))
     assert (failure.error_class if failure else "") == fails
     assert bool(stored.missing(TEXTS)) is bool(fails)
 
@@ -81,7 +80,7 @@ def test_a_cancelled_run_waits_for_no_encoder(tmp_path):
             key="r",
             encoding=set(),
             texts={"tiny": {"a": None}},
-            task_of={"tiny": TASK},
+            fingerprints={"tiny": "f"},
             over=asyncio.Event(),
             progress=None,
         )
