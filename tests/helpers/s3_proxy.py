@@ -26,6 +26,8 @@ _REFUSALS = {
 
 def _has_checksum(headers: Message) -> bool:
     return any(name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")) for name in headers)
+
+
 _LATENCY_S = 0.005, 0.1
 
 
