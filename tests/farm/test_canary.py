@@ -48,7 +48,7 @@ BAD = "https://user:planted-password@127.0.0.1:1/a?X-Amz-Signature=planted-signa
 NEVER_SHOWN = ("manifest.parquet", "films.parquet")
 """A run's manifest is kept as it was submitted, and travels to the cluster as a file."""
 
-pytestmark = [pytest.mark.long, pytest.mark.server]
+pytestmark = [pytest.mark.long, pytest.mark.server, pytest.mark.timeout(900)]
 
 
 class Files(SimpleHTTPRequestHandler):
@@ -180,7 +180,7 @@ class ProcessTitles:
                         self.found.add(title)
 
 
-def render_farm(*arguments: str, timeout_s: float = 280) -> subprocess.CompletedProcess[str]:
+def render_farm(*arguments: str, timeout_s: float = 800) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "render_farm.cli", *arguments], capture_output=True, text=True, timeout=timeout_s
     )
@@ -219,7 +219,7 @@ def test_a_submitted_run_shows_no_secret(ray_head, place, environment, s3_uri, t
         assert done.returncode == 0, told(done)
         job = json.loads(done.stdout)
         run = f"{s3_uri}/_runs/{job['run_id']}"
-        films.wait_for(lambda: open_store(run).exists("results.parquet"), timeout_s=200, what="the job's results")
+        films.wait_for(lambda: open_store(run).exists("results.parquet"), timeout_s=600, what="the job's results")
         films.wait_for(lambda: any(b"run_ended" in body for _, body in hook.taken), what="the notice of the end")
     status = render_farm("status", run)
     explained = render_farm("logs", run)
@@ -245,7 +245,7 @@ def test_a_night_on_a_private_ray_shows_no_secret(place, environment, s3_uri, tm
         )
         films.wait_for(lambda: children_named(process.pid, "ray::RenderWorker"), what="the worker's start")
         inherited = children_named(process.pid, "ray::RenderWorker")[0].environ()
-        out, err = process.communicate(timeout=280)
+        out, err = process.communicate(timeout=800)
     assert process.returncode == 11, out + err
     assert not [name for name in inherited if name.startswith("RENDER_FARM_NOTIFY_")]
     assert any("planted-beat/start" in path for path in hook.asked)
