@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from render_farm.cli.terminal import Json, print_json
+from render_farm.cli.terminal import Json, print_json, say
 from render_farm.errors import UsageError
 
 _MODES = "async and full: ar_step 5, blocks of 5 latent frames; full: that all see each other."
@@ -97,7 +97,7 @@ def engine(
     if as_json:
         print_json(result.to_dict())
     else:
-        print("\n".join(lines(result)))
+        say("\n".join(lines(result)))
 
 
 @app.command("parallel")
@@ -141,11 +141,11 @@ def parallel(
         if as_json:
             print_json(result.to_dict())
         else:
-            print("\n".join(one_rank_lines(result)))
+            say("\n".join(one_rank_lines(result)))
         return
     results = measure(request)
     if as_json:
         print_json(document(results))
     else:
         for line in lines(results):
-            print(line, flush=True)
+            say(line)
