@@ -1,5 +1,5 @@
-"""What a manifest may cost. A few kilobytes of Parquet can stand for gigabytes of rows and texts, so that what counts
-is what it decodes to, not the size of the file."""
+"""Limits on the cost of a manifest. A few kilobytes of Parquet can stand for gigabytes of rows and texts, so the limits
+count what it decodes to, not the size of the file."""
 
 from __future__ import annotations
 

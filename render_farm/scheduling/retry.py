@@ -94,7 +94,7 @@ POLICY: tuple[Rule, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How patient the farm is."""
+    """Limits of trying again."""
 
     attempts: int = 3
     """Tries of one piece of work that count; the first included."""

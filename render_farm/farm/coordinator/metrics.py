@@ -44,12 +44,12 @@ _CANCELLED = "Cancelled"
 
 
 class FarmMetrics:
-    """See the module. Times are seconds of the coordinator's monotonic clock, but where Unix time is said."""
+    """See the module. Times are seconds of the coordinator's monotonic clock, except where Unix time is named."""
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
         self._given_s: dict[ev.JobKey, float] = {}
-        """When the films were added that no worker has begun on yet."""
+        """When the films were added that no worker has started yet."""
         self._steps: dict[str, int] = {}
         """Steps that are counted already, by run."""
         self._sampled_s = -_SAMPLE_EVERY_S
@@ -121,8 +121,8 @@ class FarmMetrics:
         now_unix_s: float,
         num_preparing: int = 0,
     ) -> None:
-        """Say how the farm stands, when it is time to. `num_preparing` segments were handed out and have
-        made no step yet."""
+        """Report the state of the farm, when it is time to. `num_preparing` segments were handed out and have made no
+        step yet."""
         if now - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now

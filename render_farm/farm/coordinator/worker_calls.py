@@ -26,7 +26,8 @@ from render_farm.scheduling.states import State
 
 
 class WorkerCalls:
-    """Calls of workers. `apply` takes events, `on_worker_ended` and `on_prompt_missing` what is not the machine's."""
+    """Calls of workers. `apply` takes events, `on_worker_ended` and `on_prompt_missing` handle what is not the
+    machine's."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
+from render_farm.farm.worker.resident_model import load_libraries
 from render_farm.farm.worker.signals import call_on_signal
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class RenderWorker:
 
     def ready(self) -> dict[str, Any]:
         """Load what every job needs. Returns this process's id and node."""
-        import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
-
+        load_libraries()
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
     def open_group(self) -> Any:
