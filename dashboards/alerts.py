@@ -46,13 +46,17 @@ _WORKED_LAST_WEEK = f"max(max_over_time({_AT_WORK}[7d] offset 26h)) > 0"
 _WORKED_SINCE_YESTERDAY = f"max(max_over_time({_AT_WORK}[26h])) > 0"
 """A day, and two hours for a night that starts late. Where nobody has rendered for a week, no night is expected."""
 
+_RUNS_AT_WORK = f'{{{{ range query "{series(m.RUN_AT_WORK)} == 1" }}}}{{{{ .Labels.run }}}} {{{{ end }}}}'
+RUNBOOK = "cluster/README.md#runbook"
+"""In this repository. `python -m dashboards --runbook URL` writes another address."""
+
 ALERTS: tuple[Alert, ...] = (
     Alert(
         name="RenderFarmBehindDeadline",
-        expr=f"min({series(m.DEADLINE_SLACK)}) < 0",
+        expr=f"-min({series(m.DEADLINE_SLACK)}) > 0",
         lasts="5m",
         severity=Severity.PAGE,
-        summary="A run will end {{ $value | humanizeDuration }} from its last deadline, by its pace.",
+        summary="At its pace, a run will end {{ $value | humanizeDuration }} after its last deadline.",
         advice="Add workers, cancel what matters less, or raise the priority of what must be done: "
         "`render-farm status RUN` names the films, `render-farm priority RUN JOB --to 90` moves them.",
     ),
@@ -118,15 +122,20 @@ ALERTS: tuple[Alert, ...] = (
 )
 
 
-def rules_yaml() -> str:
-    """The rules as Prometheus reads them."""
+def rules_yaml(runbook: str = RUNBOOK) -> str:
+    """The rules as Prometheus reads them. Each alert names the runs at work, by the addresses that RUN stands for."""
     rules = [
         {
             "alert": alert.name,
             "expr": alert.expr,
             "for": alert.lasts,
             "labels": {"severity": str(alert.severity)},
-            "annotations": {"summary": alert.summary, "description": alert.advice},
+            "annotations": {
+                "summary": alert.summary,
+                "description": alert.advice,
+                "runs": _RUNS_AT_WORK,
+                "runbook_url": runbook,
+            },
         }
         for alert in ALERTS
     ]
