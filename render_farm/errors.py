@@ -166,6 +166,10 @@ class HostMemoryError(WorkerError):
     """The machine ran out of its own memory, which is not the GPU's: moving weights there would need more of it."""
 
 
+class HostUnfitError(WorkerError):
+    """The machine of a worker cannot do its work, whatever the film: its disk is full, or it has no encoder."""
+
+
 class DeviceError(WorkerError):
     """The accelerator reported an error that poisons the process."""
 
@@ -234,3 +238,9 @@ class Cancelled(RenderFarmError):
     """Work that stopped because it was asked to, at a step boundary."""
 
     exit_code = 12
+
+
+class TimeLimitError(RenderFarmError):
+    """The time that a command was given is over, and it has nothing to show."""
+
+    exit_code = 13

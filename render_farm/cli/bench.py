@@ -12,6 +12,7 @@ from render_farm.cli.terminal import Json, print_json
 from render_farm.errors import UsageError
 
 _MODES = "async and full use ar_step 5 and blocks of 5 latent frames. In full, all blocks see each other."
+_APPROXIMATE = " guidance: for half of the steps. distilled: 4 steps. Both are compared with a synchronous film."
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
@@ -21,12 +22,15 @@ class Mode(StrEnum):
     ASYNC = "async"
     SYNC = "sync"
     FULL = "full"
+    GUIDANCE = "guidance"
+    DISTILLED = "distilled"
 
 
 class BenchReference(StrEnum):
     """What the engine is compared with."""
 
     DIFFUSERS = "diffusers"
+    SYNC = "sync"
 
 
 class BenchDevice(StrEnum):
@@ -45,8 +49,11 @@ def engine(
     shape: Annotated[
         str | None, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small (the default).")
     ] = None,
-    mode: Annotated[Mode, typer.Option("--mode", help=_MODES)] = Mode.ASYNC,
-    against: Annotated[BenchReference | None, typer.Option("--against", help="Run diffusers too, and compare.")] = None,
+    mode: Annotated[Mode, typer.Option("--mode", help=_MODES + _APPROXIMATE)] = Mode.ASYNC,
+    against: Annotated[
+        BenchReference | None, typer.Option("--against", help="Compare with diffusers, or with our synchronous film.")
+    ] = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Render by both so often, in turns.")] = 1,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Inference steps. Default: 2 sync, else 12.")
     ] = None,
@@ -78,6 +85,7 @@ def engine(
             model=model,
             mode=mode.value,
             against=None if against is None else against.value,
+            pairs=pairs,
             steps=steps,
             reference_steps=reference_steps,
             ar_step=ar_step,

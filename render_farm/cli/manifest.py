@@ -26,9 +26,10 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make a Parquet manifest from a text file of jobs. If anything is wrong, nothing is written."""
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.build import build_manifest
 
-    report = build_manifest(source, output, num_seeds=seeds)
+    report = build_manifest(source, output, num_seeds=seeds, limits=load_settings().manifest)
     if as_json:
         print_json(asdict(report))
         return
@@ -45,8 +46,9 @@ def check(manifest: Manifest, as_json: Json = False) -> None:
     from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import check_manifest
 
-    checker = RowChecker(load_settings().model)
-    report = check_manifest(manifest, further=checker.look_at)
+    settings = load_settings()
+    checker = RowChecker(settings.model)
+    report = check_manifest(manifest, further=checker.look_at, limits=settings.manifest)
     for note in [*checker.notes, *report.warnings]:
         hint(note)
     if as_json:
@@ -69,9 +71,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print the first rows, each with its values and its problems."""
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import read_manifest
 
-    stream = read_manifest(manifest)
+    stream = read_manifest(manifest, limits=load_settings().manifest)
     shown = list(islice(stream, rows))
     num_rows = len(shown) + sum(1 for _ in stream)
     if as_json:

@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from typer.core import TyperCommand, TyperGroup
 from render_farm.cli import terminal
 from render_farm.cli.examples import EXAMPLES
 from render_farm.cli.terminal import Verbosity, error_line, hint
-from render_farm.errors import RenderFarmError, UsageError
+from render_farm.errors import RenderFarmError, TimeLimitError, UsageError
 from render_farm.extras import missing_package
 
 INTERRUPTED = 130
+_LEAVES_WITHIN_S = 5.0
 MOST_COLUMNS = 200
 """Help is as wide as the terminal, up to this."""
 _READING = {
@@ -212,12 +214,24 @@ def run_app(app: typer.Typer) -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
+    except SystemExit as ended:
+        if ended.code in (INTERRUPTED, TimeLimitError.exit_code):
+            _leave_within(_LEAVES_WITHIN_S, ended.code)
+        raise
     # The only place that catches everything: whatever comes here is a defect, and its user needs a sentence.
     except Exception as error:
         if "--debug" in sys.argv[1:2]:
             raise
         error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
         sys.exit(1)
+
+
+def _leave_within(seconds: float, exit_code: int) -> None:
+    """End this process by then at the latest. Python waits at its end for threads of libraries, such as the hub's,
+    which may be in the middle of a large download."""
+    alarm = threading.Timer(seconds, os._exit, [exit_code])
+    alarm.daemon = True
+    alarm.start()
 
 
 def _open_standard_streams() -> None:

@@ -14,6 +14,7 @@ from render_farm.cli.terminal import Json, duration, error_line, hint, plural, p
 from render_farm.errors import InvalidJobError, UsageError
 
 if TYPE_CHECKING:
+    from render_farm.farm.run.settings import Settings
     from render_farm.planning import FilmPlan
     from render_farm.scheduling.costs import CostModel
     from render_farm.scheduling.events import QueuedFilm
@@ -78,7 +79,7 @@ def simulate(
     settings = load_settings()
     now = datetime.now(UTC)
     within_s = None if deadline is None else _seconds_until(deadline, now)
-    films = _films(manifest, settings.model, settings.scheduling.share_by, now.timestamp(), gpus_per_node, elastic)
+    films = _films(manifest, settings, now.timestamp(), gpus_per_node, elastic)
     _check_groups(films, min(gpus, gpus_per_node))
     farm = SimulatedFarm(
         num_gpus=gpus,
@@ -159,9 +160,7 @@ def _seconds_until(text: str, now: datetime) -> float:
     return seconds
 
 
-def _films(
-    manifest: str, default_model: str, share_by: str, now_s: float, gpus_per_node: int, elastic: bool
-) -> list[QueuedFilm]:
+def _films(manifest: str, settings: Settings, now_s: float, gpus_per_node: int, elastic: bool) -> list[QueuedFilm]:
     """The manifest's films as the farm would hand them to its scheduler. Rows that cannot be rendered are left out, and
     said so."""
     from render_farm.cli.plan.plan import SpecsOfModels, plan_row
@@ -172,9 +171,9 @@ def _films(
     from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of
 
-    spec, films, refused = SpecsOfModels(default_model), [], 0
+    spec, films, refused = SpecsOfModels(settings.model), [], 0
     costs = TokenPasses()
-    for row in load_manifest(manifest):
+    for row in load_manifest(manifest, limits=settings.manifest):
         try:
             plan = plan_row(row, spec)
         except InvalidJobError:
@@ -187,7 +186,7 @@ def _films(
             costs=costs.of(plan),
             priority=plan.job.priority,
             deadline_s=job.deadline.timestamp() if job.deadline else None,
-            share=share_of(share_by, job.owner, job.tags),
+            share=share_of(settings.scheduling.share_by, job.owner, job.tags),
             group=group_of(plan.job),
         )
         film = scheduled("simulated", entry, "cuda", clock_ahead_s=-now_s)

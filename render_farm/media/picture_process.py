@@ -80,8 +80,12 @@ class _Child:
         finally:
             alarm.cancel()
 
-    def end(self) -> None:
+    def kill(self) -> None:
+        """Have a call of another thread end at once, without an answer."""
         self._process.kill()
+
+    def end(self) -> None:
+        self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -91,6 +95,7 @@ class _Child:
 
 _slots = threading.BoundedSemaphore(_CHILDREN)
 _idle: list[_Child] = []
+_busy: list[_Child] = []
 _lock = threading.Lock()
 
 
@@ -108,10 +113,11 @@ def decode_apart(
         try:
             answer, pixels = child.decode(path, uri, limits, keep_pixels=keep_pixels)
         finally:
-            if answer:
-                with _lock:
+            with _lock:
+                _busy.remove(child)
+                if answer:
                     _idle.append(child)
-            else:
+            if not answer:
                 child.end()
     if not answer:
         raise refusal(
@@ -131,19 +137,25 @@ def _take(limits: InputLimits) -> _Child:
         for child in _idle:
             if child.max_pixels == limits.max_image_pixels:
                 _idle.remove(child)
+                _busy.append(child)
                 return child
         for child in _idle[_CHILDREN - 1 :]:  # of other limits
             _idle.remove(child)
             child.end()
-    return _Child(limits)
+    child = _Child(limits)
+    with _lock:
+        _busy.append(child)
+    return child
 
 
 @atexit.register
 def end_children() -> None:
-    """End the idle children. They end by themselves when this process dies."""
+    """End the children. Idle ones end by themselves when this process dies, but a picture may keep one busy."""
     with _lock:
         while _idle:
             _idle.pop().end()
+        for child in _busy:
+            child.kill()
 
 
 def _forget_children() -> None:
@@ -151,6 +163,7 @@ def _forget_children() -> None:
     global _lock, _slots
     _lock, _slots = threading.Lock(), threading.BoundedSemaphore(_CHILDREN)
     _idle.clear()
+    _busy.clear()
 
 
 os.register_at_fork(after_in_child=_forget_children)

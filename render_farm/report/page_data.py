@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from render_farm.job import default_seed
-from render_farm.media.seams import VISIBLE
+from render_farm.media.seam_score import VISIBLE
 from render_farm.models import defaults_for
 from render_farm.observability.events import EventKind
 from render_farm.report.failures import group_failures

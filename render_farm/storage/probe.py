@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from render_farm.errors import RenderFarmError
+from render_farm.errors import RenderFarmError, StorageError
 from render_farm.storage.layout import WORK
 from render_farm.storage.store import Store
 
@@ -56,6 +56,17 @@ def folds_case(store: Store) -> bool:
         return not store.create(f"{folder}/{name.swapcase()}", b"upper")
     finally:
         store.delete_tree(folder)
+
+
+def round_trip(store: Store) -> None:
+    """Write, read and delete a small object. StorageError passes, and says so when other bytes come back."""
+    key, data = _probe_key(), secrets.token_bytes(64)
+    try:
+        store.write_bytes(key, data)
+        if store.read_bytes(key) != data:
+            raise StorageError(f"{store.uri(key)} gave back other bytes than were written")
+    finally:
+        store.delete_tree(key.rpartition("/")[0])
 
 
 def check_access(store: Store) -> list[Check]:

@@ -92,6 +92,8 @@ class RunControl:
     paused: bool = False
     quarantined: tuple[tuple[str, str], ...] = ()
     """(host, reason)."""
+    machines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ray's ids of the nodes of those hosts that were quarantined for their faults: other nodes end the quarantine."""
     spent: float = 0.0
     """What its cluster has cost while it was rendered, in all of its starts; 0 where that is not counted."""
 
@@ -105,10 +107,20 @@ class RunControl:
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in listed
         ):
             raise ValueError("a control block with malformed hosts")
+        machines = content.get("machines", {})
+        if not isinstance(machines, dict) or not all(
+            isinstance(ids, list) and all(isinstance(text, str) for text in ids) for ids in machines.values()
+        ):
+            raise ValueError("a control block with malformed machines")
         spent = content.get("spent", 0.0)
         if isinstance(spent, bool) or not isinstance(spent, (int, float)) or not 0 <= spent < math.inf:
             raise ValueError("a control block with a malformed cost")
-        return cls(paused=content["paused"], quarantined=tuple((host, reason) for host, reason in listed), spent=spent)
+        return cls(
+            paused=content["paused"],
+            quarantined=tuple((host, reason) for host, reason in listed),
+            machines={host: tuple(ids) for host, ids in machines.items()},
+            spent=spent,
+        )
 
 
 @dataclass(kw_only=True)

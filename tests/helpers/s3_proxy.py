@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 _STORM = (("503", 0.10), ("500", 0.10), ("lost", 0.03), ("cut", 0.03), ("slow", 0.05))
 """Faults and how often: a fifth of the requests is refused."""
+_LATENCY_S = 0.005, 0.1
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -21,7 +22,8 @@ class FaultyProxy(ThreadingHTTPServer):
     `503`: answers so without passing on. `lost`: passes on, then hangs up without an answer. `cut`: passes on, and
     hangs up in the middle of the answer's body. `plain`: passes on without If-None-Match, as a server that ignores it.
     `500`, `slow` (half a second to three late), `silent` (no answer until `speak`). `storm` draws them at random.
-    `refused`: what is stored under a name that ends so gets a 503 always.
+    `refused`: what is stored under a name that ends so gets a 503 always. `is_expired`: the credentials are no longer
+    valid. `latency`: draws how long each request takes, 5 to 100 ms.
     """
 
     daemon_threads = True
@@ -34,6 +36,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.refused = ""
         self.lock = threading.Lock()
         self.storm: random.Random | None = None
+        self.latency: random.Random | None = None
+        self.is_expired = False
         self.speak = threading.Event()
         self.speak.set()
 
@@ -73,6 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.server.speak.wait()
+        if self.server.latency is not None:
+            time.sleep(self.server.latency.uniform(*_LATENCY_S))
+        if self.server.is_expired:
+            self._answer(400, {}, b"<Error><Code>ExpiredToken</Code></Error>")
+            return
         fault = self.server.next_fault()
         if self.server.refused and self.command == "PUT" and self.path.partition("?")[0].endswith(self.server.refused):
             fault = "503"

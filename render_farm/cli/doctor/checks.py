@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import RenderFarmError
-from render_farm.extras import install_advice
+from render_farm.extras import EXTRAS, install_advice
 
 GIB = 1 << 30
 _ENOUGH_MEMORY_BYTES = 2 * GIB
 _ENOUGH_DISK_BYTES = 2 * GIB
 _PROBE_S = 120.0
+_CORE_LIBRARIES = ("PIL", "fsspec", "numpy", "pyarrow", "pydantic", "s3fs", "typer", "yaml")
 
 
 class Status(StrEnum):
@@ -66,7 +67,7 @@ class Probe:
 
     def __init__(self, code: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
 
     def answer(self) -> tuple[dict[str, Any], str]:
@@ -155,6 +156,62 @@ def check_ray(probe: Probe, address: str | None = None) -> Finding:
         return broken("Ray", why, install_advice("ray"))
     address = address or os.environ.get("RAY_ADDRESS")
     return ok("Ray", f"{answer['version']}, {'cluster ' + address if address else 'private, started by each run'}")
+
+
+def check_address(address: str | None = None) -> list[Finding]:
+    """Whether a run would find the cluster that `address` or $RAY_ADDRESS names. Nothing for a private Ray."""
+    from render_farm.farm.driver.connection import check_answers, resolve_address
+
+    try:
+        found = resolve_address(address)
+        if found in ("local", "auto"):
+            return []
+        check_answers(found)
+    except RenderFarmError as error:
+        return [broken("Ray's address", error.message, error.advice)]
+    return [ok("Ray's address", f"{found} answers")]
+
+
+def check_working_folder(folder: Path) -> list[Finding]:
+    """Files that have the names of libraries. `python -m` and a PYTHONPATH with the folder take them for these."""
+    names = [*_CORE_LIBRARIES, *EXTRAS["worker"], *EXTRAS["groups"]]
+    there = sorted(name for name in names if (folder / f"{name}.py").exists() or (folder / name).is_dir())
+    if not there:
+        return []
+    return [
+        note(
+            "working folder",
+            f"has {', '.join(there)}, named as the libraries are",
+            "start render-farm elsewhere, or rename them; workers take nothing from here",
+        )
+    ]
+
+
+def check_home() -> list[Finding]:
+    """Whether models and caches can be kept in the home folder."""
+    home = os.environ.get("HOME")
+    if home and os.access(home, os.W_OK | os.X_OK):
+        return []
+    return [
+        note(
+            "home folder",
+            f"{home} cannot be written to" if home else "$HOME is not set",
+            "set RENDER_FARM_MODEL_CACHE and HF_HOME to folders that can be written to; a private Ray needs no home",
+        )
+    ]
+
+
+def check_credentials() -> list[Finding]:
+    """Credentials that end while a night is rendered."""
+    if not os.environ.get("AWS_SESSION_TOKEN"):
+        return []
+    return [
+        note(
+            "credentials",
+            "$AWS_SESSION_TOKEN is set, so these credentials expire, most often within hours",
+            "give the machines a role, or a profile that renews its credentials",
+        )
+    ]
 
 
 def check_ray_folder() -> Finding:

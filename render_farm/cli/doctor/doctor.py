@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,11 @@ def doctor(
     place = load_settings(output=output).output
     before = [checks.check_python(), checks.check_packages()]
     after = [
+        *checks.check_address(address),
         checks.check_ray_folder(),
+        *checks.check_home(),
+        *checks.check_working_folder(Path.cwd()),
+        *checks.check_credentials(),
         checks.check_xfuser(),
         checks.check_ffmpeg(),
         checks.check_model(),

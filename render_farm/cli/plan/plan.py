@@ -77,7 +77,7 @@ def plan(
     totals = Totals()
     films: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    for row in load_manifest(manifest):
+    for row in load_manifest(manifest, limits=settings.manifest):
         try:
             film = plan_row(row, spec, groups.flags)
         except InvalidJobError as error:

@@ -274,7 +274,7 @@ def summary(outcome: RunOutcome) -> list[str]:
     """How a run ended, in a few lines."""
     jobs = ", ".join(f"{number} {state}" for state, number in outcome.jobs.items() if number)
     lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else "")]
-    if not outcome.jobs:  # it was not begun here
+    if not outcome.jobs.keys() - {"waiting"}:  # it was not begun here
         return lines
     lines.append(f"films: {outcome.output}")
     lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")
@@ -286,7 +286,7 @@ def summary(outcome: RunOutcome) -> list[str]:
 def _about_films(outcome: RunOutcome) -> list[str]:
     """Visible seams and warnings of the films, and last the path of the only film."""
     from render_farm.manifest.parquet_rows import read_rows
-    from render_farm.media.seams import VISIBLE
+    from render_farm.media.seam_score import VISIBLE
     from render_farm.storage import open_store
     from render_farm.storage.done import read_done
     from render_farm.storage.layout import RunKeys

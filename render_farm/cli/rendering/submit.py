@@ -123,7 +123,9 @@ def checked_run_id(request: RunRequest) -> str:
 
     if request.manifest is None:
         return request.run_id or run_id_of_prompt(job_of_prompt(request.prompt or "", request.overrides))
-    rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
+    rows = load_manifest(
+        request.manifest, strict=request.strict, base=request.relative_to, limits=request.settings.manifest
+    )
     if not select(rows, where=request.where, limit=request.limit):
         raise UsageError(f"--where {request.where!r}: holds for no row of {request.manifest}")
     run_id = request.run_id or default_run_id(request.manifest)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -31,6 +33,7 @@ from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.ray_cluster.task_names import TaskNames
 from render_farm.farm.run.film_task import PreviewNews
 from render_farm.farm.run.owned_run import OwnedRun
+from render_farm.farm.run.results import Result
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec, run_key
 from render_farm.observability.snapshot import RunSnapshot
@@ -84,6 +87,7 @@ class Coordinator:
             apply=self._events.apply,
             on_worker_ended=self._lifecycle.lost,
             on_prompt_missing=self._texts.missing,
+            on_unfit=lambda worker, error: self._lifecycle.unfit(self._machine.host_of(worker), error),
         )
         self._events.connect(
             {
@@ -129,6 +133,10 @@ class Coordinator:
             await self._active.take_on(
                 spec, address=self._address, lease_s=timeouts.lease_s, patience_s=timeouts.cluster_patience_s
             )
+            run = self._run(spec.key)
+            for model, (fingerprint, texts) in spec.texts.items():
+                run.texts[model].update(dict.fromkeys(texts))
+                run.fingerprints[model] = fingerprint
             return True
 
     async def _reconfigure(self, config: FarmConfig) -> None:
@@ -156,12 +164,19 @@ class Coordinator:
                 advice="wait until that run has ended",
             )
 
-    async def add_films(self, key: str, entries: list[FilmEntry]) -> None:
-        """Add films to a run. One that is sealed has them all."""
+    async def add_films(
+        self,
+        key: str,
+        entries: list[FilmEntry],
+        ended: tuple[Result, ...] = (),
+        render_keys: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
+        """Add films, and rows that need no work, to a run. False when it takes no more: it is sealed, or stopped."""
         run = self._run(key)
         if run.sealed:
-            return
+            return False
         run.fed_s = time.monotonic()
+        run.add_ended(ended, render_keys)
         films = []
         for entry in entries:
             if entry.task.job_id in run.progress.films:
@@ -172,6 +187,11 @@ class Coordinator:
             clock_ahead_s = time.monotonic() - time.time()
             films.append(scheduled(key, entry, self._lifecycle.config.device, clock_ahead_s=clock_ahead_s))
         self._events.apply(ev.FilmsAdded(films=tuple(films)))
+        if run.started:
+            for model in {entry.task.model for entry in entries}:
+                if model not in run.encoding and not self._machine.is_text_ready(key, model):
+                    self._texts.missing(key, model)  # those of its earlier films could not be encoded
+        return not (run.progress.stop_reason or self._machine.is_ending(key))
 
     def _run(self, key: str) -> OwnedRun:
         """KeyError makes a driver add its run again: after a restart of the coordinator, or when the run was given
@@ -181,17 +201,20 @@ class Coordinator:
             raise KeyError(key)
         return run
 
-    async def seal_run(self, key: str) -> None:
-        """No more films come: encode the prompts and render."""
+    async def seal_run(self, key: str, *, more: bool = False) -> None:
+        """Encode the prompts and render. No more films come, unless `more` says so: it is called again then."""
         run = self._run(key)
         if run.sealed:
             return
-        run.sealed = True
+        was_started, run.started, run.sealed = run.started, True, not more
         run.progress.state = State.RUNNING
-        self._lifecycle.show(run)
+        if not was_started:
+            self._lifecycle.show(run)
         self._seal(run)
         if run.progress.stop_reason:  # it was asked for while the films were coming
             self._events.apply(ev.CancelRun(run_id=key, reason=run.progress.stop_reason))
+            return
+        if was_started:
             return
         self._events.spawn(self._encode_and_start(run))
         if self._lifecycle.config.device != "cuda":
@@ -202,21 +225,24 @@ class Coordinator:
         self._lifecycle.start()
 
     def _seal(self, run: OwnedRun) -> None:
-        spec = run.progress.spec
+        spec, ended = run.progress.spec, run.progress.ended_before.values()
         self._events.apply(
             ev.RunSealed(
                 run_id=spec.key,
                 max_failed=spec.max_failed,
-                failed_before=spec.failed_before,
+                failed_before=max(spec.failed_before, sum(result.state == State.FAILED for result in ended)),
                 max_workers=spec.max_workers,
                 first=spec.first,
-                first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in spec.ended),
+                more=not run.sealed,
+                cut_short=run.sealed and (run.cut_short or run.progress.num_untold > 0),
+                first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in ended),
             )
         )
 
     async def snapshot(self, key: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
         run = self._run(key)
+        run.fed_s = time.monotonic()
         if run.progress.state is State.RUNNING and not self._machine.workers:
             if not run.progress.note or run.progress.note.startswith("starting"):
                 run.progress.note = f"starting {self._lifecycle.expected}"
@@ -232,7 +258,7 @@ class Coordinator:
         """Stop a run at its workers' next steps; what is stored stays."""
         run = self._active.runs[key]
         if not run.sealed:
-            run.sealed = True
+            run.sealed, run.cut_short = True, not run.started
             self._seal(run)
         self._active.stop(run, reason, level="warning")
 

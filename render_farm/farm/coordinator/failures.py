@@ -10,7 +10,9 @@ from render_farm.farm.ray_cluster.deaths import is_death, is_memory_kill, is_nod
 from render_farm.scheduling.retry import Failure
 
 _OF_A_DEVICE = re.compile(
-    r"CUDA (driver )?error|cuDNN error|CU(DNN|BLAS)_STATUS_|NCCL error|uncorrectable ECC", re.IGNORECASE
+    r"CUDA (driver )?error|Triton Error \[CUDA\]|cudaError|CUDA kernel|cuDNN (Frontend )?error|CU(DNN|BLAS)_STATUS_|"
+    r"unable to find an engine to execute|nvrtc|device-side assert|misaligned address|NCCL error|uncorrectable ECC",
+    re.IGNORECASE,
 )
 """The libraries under torch raise a bare RuntimeError; nothing that the process computes later is to be trusted."""
 _HOW_IT_ENDED = "Worker exit type:"

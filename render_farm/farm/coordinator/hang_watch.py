@@ -112,10 +112,6 @@ class HangWatch:
         """Whether a segment that is out has made a step."""
         return call_id in self._open and self._open[call_id].num_steps_seen > 0
 
-    def is_stepping(self, call_id: int) -> bool:
-        """Whether a segment is out between its first step and its last."""
-        return self.has_stepped(call_id) and not self._open[call_id].is_storing
-
     @property
     def num_preparing(self) -> int:
         """Segments that are out and have made no step yet."""

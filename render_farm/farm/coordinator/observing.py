@@ -46,7 +46,7 @@ async def _observe(run: OwnedRun, snapshot_of: Callable[..., RunSnapshot]) -> No
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(run.over.wait(), _EVERY_S)
             is_over = run.is_over
-            if not run.sealed or run.is_abandoned or (is_over and run.lease_lost):
+            if not run.started or run.cut_short or (is_over and run.lease_lost):
                 continue
             snapshot = snapshot_of(run, after_line=line)
             line = snapshot.log[-1].number if snapshot.log else line

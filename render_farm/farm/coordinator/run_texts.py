@@ -21,7 +21,8 @@ class RunTexts:
 
     async def encode_all(self, run: OwnedRun) -> None:
         """Have every prompt of the run encoded, a model at a time; its films become ready."""
-        for model in run.texts:
+        run.encoding.update(run.texts)
+        for model in list(run.texts):
             await self._encode(run, model)
 
     async def _encode(self, run: OwnedRun, model: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
 from render_farm.errors import LeaseHeldError, StorageError
@@ -90,7 +90,8 @@ class ActiveRuns:
         """Requests that were made while another coordinator owned the run, or nobody did."""
         for host, reason in run.control.quarantined:
             if not self._events.machine.hosts.is_quarantined(host):
-                self._events.apply(ev.QuarantineHost(host=host, reason=reason))
+                cause = ev.Cause.EARLIER_FAULTS if host in run.control.machines else ev.Cause.PERSON
+                self._events.apply(ev.QuarantineHost(host=host, reason=reason, cause=cause))
         for host, reason in self._events.machine.hosts.quarantined.items():
             run.progress.log.add(_quarantined(run, host, reason), level="warning")
         if run.spent:
@@ -144,8 +145,21 @@ class ActiveRuns:
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
         quarantined = tuple(sorted(self._events.machine.hosts.quarantined.items()))
+        by_faults = self._events.machine.hosts.quarantined_by_faults
         for run in self.at_work:
-            run.control = replace(run.control, quarantined=quarantined)
+            machines = {host: ids for host, ids in run.control.machines.items() if host in by_faults}
+            run.control = replace(run.control, quarantined=quarantined, machines=machines)
+
+    @property
+    def machines(self) -> dict[str, frozenset[str]]:
+        """Ids of the nodes of hosts that were quarantined for their faults, as the runs know them."""
+        return {host: frozenset(ids) for run in self.at_work for host, ids in run.control.machines.items()}
+
+    def keep_machines(self, machines: Mapping[str, frozenset[str]]) -> None:
+        """Have the next coordinator know them, too."""
+        stored = {host: tuple(sorted(ids)) for host, ids in sorted(machines.items())}
+        for run in self.at_work:
+            run.control = replace(run.control, machines=stored)
 
     # --- upkeep ---
 
@@ -168,7 +182,7 @@ class ActiveRuns:
         )
 
     async def _write(self, run: OwnedRun) -> None:
-        if not run.sealed or run.is_abandoned:  # the results of its last start have all of its rows
+        if not run.started or run.cut_short:  # the results of its last start have all of its rows
             return
         try:
             await run.write(self.snapshot(run))
@@ -227,20 +241,22 @@ class ActiveRuns:
             await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
-        """Stop a run at its workers' next steps; what is stored stays. One that is not sealed yet is stopped then."""
+        """Stop a run at its workers' next steps; what is stored stays. One that has not started is stopped then."""
         run.progress.stop_reason = reason
         run.progress.log.add(reason, level=level)
-        if run.sealed:
+        if run.started or run.sealed:
             self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def drop_abandoned(self, now: float, after_s: float) -> None:
-        """Give up the runs whose driver died before it had added all of their films. Their stored state stays as the
-        last one to render them left it."""
+        """Give up the runs whose driver died before it had added all of their films. One that has started renders the
+        films that it has. The stored state of another one stays as the last to render it left it."""
         for run in list(self.at_work):
-            if not run.sealed and now - run.fed_s > after_s:
-                run.sealed = run.is_abandoned = True
-                self.stop(run, "the command that started the run died before it had added all of its films")
-                self._events.apply(ev.RunSealed(run_id=run.key))
+            if run.sealed or now - run.fed_s <= after_s or (run.started and run.progress.num_open):
+                continue
+            run.sealed = True
+            run.is_abandoned = run.cut_short = not run.started
+            self.stop(run, "the command that started the run died before it had added all of its films")
+            self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):

@@ -32,7 +32,7 @@ class Waiting:
             return
         self._looked_s = now
         for run in self._active.at_work:
-            if run.sealed:
+            if run.started:
                 self._events.spawn(self._look(run, now))
 
     async def _look(self, run: OwnedRun, now: float) -> None:

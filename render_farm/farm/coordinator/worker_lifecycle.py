@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.event_loop import EventLoop
-from render_farm.farm.coordinator.failures import died
+from render_farm.farm.coordinator.failures import classify, died
 from render_farm.farm.coordinator.hang_watch import HangWatch
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.runs import ActiveRuns
@@ -31,8 +31,10 @@ class WorkerLifecycle:
             config,
             on_up=self._up,
             on_start_failed=self._start_failed,
+            on_unfit=self.unfit,
             on_cannot_start=active.stop_all,
             work_for=self._work_for,
+            outputs=lambda: sorted({run.progress.spec.output for run in self._active.at_work}),
         )
         self.watch = HangWatch(config.timeouts)
         self._use(config)
@@ -96,6 +98,12 @@ class WorkerLifecycle:
         if host:
             failure = Failure(fault=Fault.WORKER, error_class="StartFailed", message=reason)
             self._events.apply(ev.StartFailed(host=host, failure=failure))
+
+    def unfit(self, host: str, error: BaseException) -> None:
+        """The probe of a worker says that its host cannot do its work: no film is to blame."""
+        for run in self._active.at_work:
+            run.progress.log.add(f"host {host} is not fit for work: {error}", level="warning")
+        self._events.apply(ev.StartFailed(host=host, failure=classify(error, worker="that is probed")))
 
     # --- going ---
 

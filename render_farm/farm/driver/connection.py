@@ -117,7 +117,7 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS") or "auto"
         address = _shared_cluster() if address == "auto" else address
-        _check_answers(address)
+        check_answers(address)
         use_token_at_hand()
     with contextlib.ExitStack() as stack:
         folder: dict[str, Any] = {}
@@ -251,10 +251,13 @@ def _start(**options: Any) -> None:
                     f"a private Ray did not start in {_START_TRIES} tries: {error}",
                     advice="this machine is very busy, or short of memory; run the same command again later",
                 ) from error
+        except (KeyboardInterrupt, SystemExit):
+            ray.shutdown()  # what has started so far
+            raise
 
 
-def _check_answers(address: str) -> None:
-    """Ray tries for minutes to reach an address where nothing listens: ask with a socket first."""
+def check_answers(address: str) -> None:
+    """UsageError when nothing listens at a Ray address. Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return

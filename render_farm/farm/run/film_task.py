@@ -76,7 +76,7 @@ class FilmReport:
     phases: tuple[tuple[str, float], ...] = ()
     """`decode` and `encode` of each segment, and `upload`, with their seconds."""
     seam_score: float | None = None
-    """Score of its most visible join (`media/seams.py`). None without a join."""
+    """Score of its most visible join (`media/seam_score.py`). None without a join."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,8 @@ class RunSpec:
     """Rows that need no work: bad ones, and jobs that are there already."""
     render_keys: dict[str, str] = field(default_factory=dict)
     """Of every film, by job."""
+    texts: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Fingerprints and texts of films that are told later, by model: all are encoded at once."""
     manifest: bytes = b""
     """As submitted; written with the run once its lease is held."""
     manifest_sha256: str = ""

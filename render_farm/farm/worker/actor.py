@@ -16,8 +16,10 @@ from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
+from render_farm.farm.worker.host_probe import probe_host
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
+from render_farm.farm.worker.process_environment import set_environment
 from render_farm.farm.worker.resident_model import load_libraries
 from render_farm.farm.worker.signals import call_on_signal
 
@@ -49,6 +51,7 @@ class RenderWorker:
         self._runs = runs
         self._coordinator = coordinator
         log_to_ray()
+        set_environment()
         self._worker = FilmWorker(
             name,
             device=device,
@@ -70,13 +73,17 @@ class RenderWorker:
         load_libraries()
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
+    def probe(self, outputs: list[str]) -> None:
+        """See `host_probe`."""
+        probe_host(outputs)
+
     def open_group(self) -> Any:
         """See `FilmWorker.open_group`."""
         return self._worker.open_group()
 
-    def end_group(self, rendezvous: Any) -> None:
+    def end_group(self, rendezvous: Any) -> bool:
         """See `FilmWorker.end_group`."""
-        self._worker.end_group(rendezvous)
+        return self._worker.end_group(rendezvous)
 
     def help_segment(self, task: FilmTask, segment: int, call_id: int, seat: GroupSeat) -> float:
         """See `FilmWorker.help_segment`."""

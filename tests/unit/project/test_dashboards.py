@@ -119,6 +119,7 @@ IS_WELL_TOO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_an_alert_fires_in_its_trouble_alone(tmp_path, trouble):
     assert set(TROUBLES) == {alert.name for alert in ALERTS}
@@ -130,6 +131,7 @@ def test_no_alert_fires_while_all_is_well(tmp_path, what):
     watch(tmp_path, IS_WELL_TOO[what])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "at"),
     [

@@ -8,9 +8,13 @@ writes (`tests/farm/test_s3_run.py`), and what listens (`tests/farm/test_groups.
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+import render_farm
 from render_farm import RenderJob
 from render_farm.engine.weights.locate import locate_model, store_error
 from render_farm.errors import InputError, InvalidJobError, ManifestError, ModelError, StorageError, UsageError
@@ -154,3 +158,29 @@ def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
     prepared = prepare(rows, context, lambda model: pytest.fail(f"{model} was looked at"))
     assert [result.error_class for result in prepared.ended] == ["InputError"] * len([*NOWHERE, *CHAINED])
     assert "secret" not in "".join(str(result.message) for result in prepared.ended)
+
+
+TAKES_NO_CODE = {"diffusers.AutoencoderKLWan.from_pretrained", "cls.from_pretrained in engine/weights/loading.py"}
+"""diffusers' model classes have no `trust_remote_code`. The second call gets it from its callers, which are checked."""
+
+
+def test_no_loader_runs_the_code_of_a_model():
+    """transformers asks on stdin otherwise, and `y` runs it."""
+    package, unsafe, num_loaders = Path(render_farm.__file__).parent, [], 0
+    for path in package.rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            place = path.relative_to(package).as_posix()
+            takes_code = name.endswith((".from_pretrained", ".hub.load", ".from_pipe")) or (
+                name == "_load"
+                and place == "engine/weights/loading.py"
+                and not ast.unparse(call.args[0]).startswith(("SkyReelsV2", "AutoencoderKL"))
+            )
+            if not takes_code or {name, f"{name} in {place}"} & TAKES_NO_CODE:
+                continue
+            num_loaders += 1
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            if given.get("trust_remote_code") != "False":
+                unsafe.append(f"{place}:{call.lineno}: {name}")
+    assert unsafe == []
+    assert num_loaders >= 5

@@ -268,6 +268,11 @@ def test_a_run_that_is_cancelled_before_it_is_sealed_ends_when_it_is():
     assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is State.CANCELLED
 
 
+def test_a_run_that_is_stopped_before_any_of_its_films_came_is_not_done():
+    actions = FarmMachine().apply(ev.RunSealed(run_id="r", cut_short=True), 0)
+    assert only(actions, ev.RunEnded).state is State.CANCELLED
+
+
 def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures():
     machine = FarmMachine()
     machine.apply(ev.FilmsAdded(films=(film("a"),)), 0)

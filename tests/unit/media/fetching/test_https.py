@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import http.server
 import io
-import ipaddress
 import os
 import ssl
 import subprocess
@@ -20,7 +19,6 @@ from PIL import Image
 import render_farm
 from render_farm.errors import InputError
 from render_farm.media.fetching import addresses
-from render_farm.media.fetching.addresses import why_forbidden
 from render_farm.media.inputs import load_image, open_image
 from render_farm.media.limits import InputLimits
 from tests.helpers.certificates import write_certificate
@@ -252,24 +250,6 @@ def test_slow_and_silent_servers_are_given_up(base, server, limits):
 def test_an_unknown_certificate_is_refused(base, limits):
     with pytest.raises(InputError, match="ca_file"):
         load_image(f"{base}/png", **SIZE, limits=InputLimits(trusted_hosts=limits.trusted_hosts))
-
-
-INNER = """
-127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.100.100.200 168.63.129.16 192.0.0.192 0.0.0.0 224.0.0.1
-255.255.255.255 198.18.0.1 240.0.0.1 ::1 :: fe80::1 fd00:ec2::254 fec0::1 ff02::1 ::ffff:10.0.0.1 64:ff9b::a00:1
-2002:a00:1:: ::127.0.0.1 2001:0:1::1 2001:db8::1
-"""
-PUBLIC = "93.184.216.34 1.1.1.1 2606:4700::1111 64:ff9b::101:101 ::ffff:1.1.1.1"
-
-
-@pytest.mark.parametrize("address", INNER.split())
-def test_inner_addresses_are_forbidden(address):
-    assert why_forbidden(ipaddress.ip_address(address))
-
-
-@pytest.mark.parametrize("address", PUBLIC.split())
-def test_public_addresses_are_not(address):
-    assert why_forbidden(ipaddress.ip_address(address)) == ""
 
 
 if __name__ == "__main__":
