@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from render_farm.uris import S3_ENDPOINTS
@@ -91,7 +92,8 @@ def diagnose(error: BaseException, environment: Mapping[str, str] | None = None)
 
 
 def _wrong_region(error: BaseException, code: str) -> Diagnosis:
-    answer = next((one.response for one in _chain(error) if isinstance(getattr(one, "response", None), dict)), {})
+    responses = (getattr(one, "response", None) for one in _chain(error))
+    answer: dict[str, Any] = next((found for found in responses if isinstance(found, dict)), {})
     details = answer.get("Error", {})
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     named = _EXPECTED_REGION.search(str(details.get("Message", "")))

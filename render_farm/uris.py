@@ -155,7 +155,7 @@ def check_s3_endpoint(environment: Mapping[str, str]) -> None:
             name, "it holds sign-in data", "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the address alone"
         )
     if parts is None or bad_port or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AddressError(name, "it is no http or https address", "write https://host or http://host:port")
+        raise AddressError(name, "it is not an http or https address", "write https://host or http://host:port")
 
 
 def canonical(protocol: str) -> str:

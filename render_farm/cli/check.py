@@ -42,7 +42,7 @@ def check(
 ) -> None:
     """Compare films with their job.json: sizes, sha256, and the marker itself. Every file is read.
 
-    Of a run, every film that it says is done is checked. Exit codes: 0 all are right, 10 none is, 11 some are not,
+    For a run, every film that it reports as done is checked. Exit codes: 0 all are right, 10 none is, 11 some are not,
     14 there is nothing to check.
     """
     store, job_ids, expected = _films_of(target, output)

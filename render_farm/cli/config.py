@@ -89,7 +89,7 @@ def init(
         raise UsageError(f"{place} exists and is not overwritten", advice="edit it, or name another FILE") from error
     except OSError as error:
         raise UsageError(f"{place}: {error.strerror}", advice="name another FILE") from error
-    say(place)
+    say(str(place))
     if str(place) != settings_file():
         hint(f"to use it: --config {place}, or RENDER_FARM_CONFIG={place}")
 

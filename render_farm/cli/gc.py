@@ -1,4 +1,4 @@
-"""`render-farm gc`: what finished runs no longer need, shown first and removed then."""
+"""`render-farm gc`: shows what finished runs no longer need, then removes it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def gc(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Show what can go from an output: work folders of published films, prompts of complete runs, leftovers.
-
-    Nothing that a run could go on with is touched, and nothing at all while a run is being rendered there. Without
-    --yes it asks, or only shows where nobody can answer. Latents that were not asked for (--keep-latents) go, too.
+    """Remove from an output what is no longer needed: work folders of published films, prompts of complete runs,
+    leftovers. What a run could continue from stays, and nothing is removed while a run is being rendered there. Without
+    --yes it asks first. Without a terminal it only lists. Latents are removed too, unless they were stored by
+    --keep-latents.
     """
     from render_farm.farm.control.garbage import find_garbage, left_by, remove
     from render_farm.storage.lease import HolderWatch
@@ -47,8 +47,8 @@ def gc(
     if as_json:
         print_json({"output": store.root_uri, "found": [asdict(item) for item in found], "removed": removed})
     elif not found and not removed:
-        say("nothing can go")
+        say("nothing to remove")
     else:
-        say(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can go")
+        say(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can be removed")
         if not removed:
             hint("nothing was removed; --yes removes them")

@@ -76,14 +76,13 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
 @app.command("pull")
 def pull(
     model: Annotated[str, typer.Argument(help="A preset's name or a hub id.")],
-    to: Annotated[str, typer.Option("--to", metavar="FOLDER|URI", help="Where it goes; then give this as the model.")],
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER|URI", help="Where to put it. Then use this as the model.")],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit. Default: main.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Copy a model from the Hugging Face hub to a folder or URI, with checksums; again: verify and mend it.
-
-    Goes on from where it was interrupted. HF_ENDPOINT names a mirror, HF_TOKEN a token. Exit codes: 2 the hub or the
-    place cannot be used, 14 the hub has no such model.
+    """Copy a model from the Hugging Face hub to a folder or URI, with checksums. Run again, it verifies the copy and
+    repairs it. An interrupted pull resumes where it stopped. HF_ENDPOINT names a mirror, HF_TOKEN a token. Exit codes:
+    2 the hub or the place cannot be used, 14 the hub has no such model.
     """
     from render_farm.storage.pull import pull_model
 

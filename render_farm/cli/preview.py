@@ -28,9 +28,8 @@ def preview(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """What can be watched of a film while it renders: its finished segments, as an HLS playlist or one MP4.
-
-    A film that is done is its video.mp4. `cancel RUN JOB` stops one that goes wrong.
+    """Watch a film while it renders: its finished segments, as an HLS playlist or one MP4. A finished film has its
+    video.mp4. `cancel RUN JOB` stops a film that goes wrong.
     """
     from render_farm.report.previews import watchable
     from render_farm.storage.run_state import load_run_state

@@ -51,7 +51,7 @@ def report(
     from render_farm.uris import protocol_of
 
     if presign is not None and not 0 < presign <= MOST_LINK_HOURS:
-        raise UsageError(f"--presign {presign:g}: more than 0 and at most {MOST_LINK_HOURS} hours are possible")
+        raise UsageError(f"--presign must be greater than 0 and at most {MOST_LINK_HOURS} hours, got {presign:g}")
     place, settings = find_run(run, output), load_settings()
     if trace is not None:
         _write_trace(place, trace)
@@ -98,10 +98,10 @@ def link_seconds(hours: float | None) -> int | None:
 
 def serve(
     output: Output = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8420,
-    host: Annotated[str, typer.Option("--host", help="Other addresses than this machine's own need a token.")] = (
-        "127.0.0.1"
-    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8420,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on. Any but this machine's own needs a token.")
+    ] = ("127.0.0.1"),
     token: Annotated[str | None, typer.Option("--token", help="Default: a new one, where one is needed.")] = None,
 ) -> None:
     """Serve the live pages and films of an output tree, read-only, until Ctrl-C."""

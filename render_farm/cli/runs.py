@@ -117,7 +117,7 @@ def find_run(run: str | None, output: str | None, *, wait_s: float = 0.0) -> Run
                 advice=f"{advice}; a job that was just submitted needs a minute, `ray job logs` says how it goes",
             )
         if not reported:
-            hint(f"there is no run {run_id!r} in {store.root_uri} yet: waiting up to {wait_s:g} s for it to begin")
+            hint(f"there is no run {run_id!r} in {store.root_uri} yet: waiting up to {wait_s:g} s for it to start")
             reported = True
         time.sleep(_LOOK_EVERY_S)
     return RunPlace(store=store, run_id=run_id)

@@ -125,7 +125,7 @@ def decode_apart(
             uri,
             f"decoding it took longer than {limits.image_timeout_s:g} s, or more memory than a picture of "
             f"{limits.max_image_pixels:,} pixels needs",
-            "save it anew as an ordinary PNG or JPEG, or raise image_timeout_s or max_image_pixels in the settings",
+            "save it again as an ordinary PNG or JPEG, or raise image_timeout_s or max_image_pixels in the settings",
         )
     if "problem" in answer:
         raise InputError(answer["problem"], advice=answer["advice"])

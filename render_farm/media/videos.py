@@ -184,7 +184,7 @@ def _unreadable(path: Path, uri: str, ffmpeg: Ffmpeg, status: int, num_frames: i
         kind = kind_of(file.read(512))
     words = failure.message.replace(str(path), "the file")[:600]
     if num_frames == 0:
-        return refusal(uri, f"it is no video that can be read{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
+        return refusal(uri, f"it cannot be read as a video{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
     return refusal(uri, f"the video does not decode completely, only {num_frames} frames: {words}", _ADVICE)
 
 

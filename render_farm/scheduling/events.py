@@ -1,4 +1,4 @@
-"""What can happen to the farm, and what the farm then does. Frozen values; times are seconds of one monotonic clock."""
+"""Events of the farm, and the actions that follow. Frozen values. Times are seconds of one monotonic clock."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class CancelRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PauseRun:
-    """Hand out no more segments of a run; what is being rendered or finished goes on."""
+    """Hand out no more segments of a run. What is being rendered or finished is completed."""
 
     run_id: str
 
@@ -253,7 +253,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantineHost:
-    """A host gets no more work; its workers end after what they do now."""
+    """A host gets no more work. Its workers end after their present work."""
 
     host: str
     reason: str
@@ -269,7 +269,7 @@ class ReleaseHost:
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Time went by."""
+    """Time has passed."""
 
 
 Event = (
@@ -314,7 +314,7 @@ class RenderSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishFilm:
-    """Have `worker` decode, encode and publish a film whose segments are all stored, beside its next work."""
+    """Have `worker` decode, encode and publish a film whose segments are all stored, alongside its next work."""
 
     worker: str
     film: JobKey

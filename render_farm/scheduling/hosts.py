@@ -132,7 +132,7 @@ class HostRecords:
         return tuple(sorted(found.workers))
 
     def release(self, host: str) -> bool:
-        """Let a host have work again, its faults forgotten; False when it was not set aside."""
+        """Give a host work again and forget its faults. False if it was not set aside."""
         found = self._hosts.get(host)
         if found is None or not found.quarantined_for:
             return False
@@ -150,7 +150,7 @@ class HostRecords:
 
     @property
     def quarantined_by_faults(self) -> frozenset[str]:
-        """Those that nobody asked to set aside."""
+        """Hosts that no person set aside."""
         return frozenset(name for name in self.quarantined if self._hosts[name].cause is not Cause.PERSON)
 
     def views(self) -> tuple[HostView, ...]:

@@ -1,4 +1,5 @@
-"""The durable state of a run: numbered, create-only objects in its folder, from which it goes on without deep listings.
+"""The durable state of a run: numbered, create-only objects in its folder, from which it continues without deep
+listings.
 
     state/00000041.json   snapshot: a row for every job that something is known of
     state/00000042.json   changes: the rows that changed since
@@ -65,7 +66,7 @@ class JobRow:
     def from_dict(cls, content: Any) -> JobRow:
         """The inverse of `to_dict`. ValueError for a field that is unknown or of the wrong kind."""
         if not isinstance(content, dict):
-            raise ValueError("a job's row is no object")
+            raise ValueError("a job's row is not an object")
         for name, value in content.items():
             if name not in _ROW_KINDS or not isinstance(value, _ROW_KINDS[name]):
                 raise ValueError(f"a job's row with {name} {value!r:.80}")
@@ -127,11 +128,11 @@ class StoredRun:
     """A run as storage knows it."""
 
     number: int = 0
-    """The highest number taken by anyone, whole or not; 0 for a run not begun."""
+    """The highest number taken by anyone, whole or not; 0 for a run that has not started."""
     control: RunControl = RunControl()
     jobs: dict[str, JobRow] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    """What was skipped while loading, a line each, for the log."""
+    """What was skipped while loading, one line each, for the log."""
     snapshots: tuple[int, ...] = ()
     """Numbers of the whole snapshots that are there."""
 

@@ -179,8 +179,8 @@ class S3Store(Store):
                     self._call("delete", prefix, "delete_object", Key=key)
                 continue
             for failed in answer.get("Errors", [])[:1]:
-                error = ClientError({"Error": failed}, "DeleteObjects")
-                raise from_s3_error(error, "delete", f"s3://{self._bucket}/{failed.get('Key')}", self._endpoint())
+                refused = ClientError({"Error": failed}, "DeleteObjects")
+                raise from_s3_error(refused, "delete", f"s3://{self._bucket}/{failed.get('Key')}", self._endpoint())
 
     def list(self, prefix: str = "") -> Keys:
         pages = self._pages(prefix, delimiter="")

@@ -153,7 +153,7 @@ def test_a_server_that_never_answers_is_reported(s3_env, monkeypatch, tmp_path):
 
 def test_missing_credentials_and_malformed_endpoints_are_named(s3_env, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
-    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: it is no http or https address"):
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: it is not an http or https address"):
         open_store("s3://bucket/out")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_env.endpoint)
     monkeypatch.setenv("AWS_PROFILE", "nobody")

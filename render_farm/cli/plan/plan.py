@@ -55,20 +55,16 @@ class Totals:
 
 def plan(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-n", min=0, help="How many films to draw; all are counted.")] = 20,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="A row that cannot be rendered makes it exit code 2.")
-    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-n", min=0, help="How many films to draw. All are counted.")] = 20,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a row cannot be rendered.")] = False,
     workers: Annotated[int, typer.Option("--workers", min=1, help="GPU workers of one host, for `auto`.")] = 8,
     ulysses: Ulysses = None,
     ring: Ring = None,
     cfg_parallel: CfgParallel = None,
     as_json: Json = False,
 ) -> None:
-    """Show every film's segments, without rendering.
-
-    What cannot be rendered is refused, with the reason and what would work. Exit code 11 when some rows are refused,
-    10 when all are, 2 for a manifest that cannot be used.
+    """Show every film's segments, without rendering. Rows that cannot be rendered are listed with the reason and what
+    would work. Exit codes: 11 some rows are refused, 10 all are, 2 the manifest cannot be used.
     """
     from render_farm.cli.plan.plan_groups import GroupPlanner
     from render_farm.farm.run.settings import load_settings
@@ -180,7 +176,7 @@ class SpecsOfModels:
             from render_farm.engine.weights.checkpoint import read_checkpoint
 
             return read_checkpoint(folder, name=name, dtype="float32").spec
-        self.notes.append(f"model {name} was not looked at: planned with the defaults of custom models")
+        self.notes.append(f"model {name} was not read: planned with the defaults of custom models")
         return ModelSpec(
             name=name,
             fingerprint="",

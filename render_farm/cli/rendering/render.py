@@ -80,18 +80,20 @@ def _flags(
     ] = None,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option("--gpus-per-node", metavar="N", min=1, help="With --max-gpus: GPUs of a machine that is to come."),
+        typer.Option(
+            "--gpus-per-node", metavar="N", min=1, help="With --max-gpus: GPUs of a machine that the autoscaler adds."
+        ),
     ] = None,
     max_cost: Annotated[
         float | None,
-        typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster has cost more."),
+        typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster costs more."),
     ] = None,
     device: Annotated[WorkerDevice, typer.Option("--device", help="Where to render.")] = WorkerDevice.AUTO,
     ulysses: Ulysses = None,
     ring: Ring = None,
     cfg_parallel: CfgParallel = None,
     keep_latents: Annotated[bool, typer.Option("--keep-latents", help="Store each film's latents too.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="A bad row ends the run before it starts.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse the manifest if any row is bad.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Stop after this many seconds.")
     ] = None,
@@ -99,15 +101,20 @@ def _flags(
         str | None, typer.Option("--max-failed", metavar="N|P%", help="Stop when more jobs than this have failed.")
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="TIME", help="Of jobs without one: 2030-01-31T06:00:00Z.")
+        str | None,
+        typer.Option("--deadline", metavar="TIME", help="Deadline of jobs without one: 2030-01-31T06:00:00Z."),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option(
-            "--where", metavar="EXPR", help="Only rows for which it holds: \"owner == 'ads' and num_frames > 97\"."
+            "--where",
+            metavar="EXPR",
+            help="Render only rows for which this holds: \"owner == 'ads' and num_frames > 97\".",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N rows.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Render only the first N rows.")
+    ] = None,
     canary: Annotated[
         int | None,
         typer.Option(
@@ -122,7 +129,7 @@ def _flags(
     ] = None,
     as_json: Json = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Render films anew that are done there, made from another manifest.")
+        bool, typer.Option("--replace", help="Replace finished films that a run of another manifest made.")
     ] = False,
 ) -> None:
     """Flags for manifests and prompts."""
@@ -164,7 +171,7 @@ def run(request: RunRequest) -> RunOutcome:
     for line in failures(outcome):
         error_line(line)
     if outcome.exit_code == INTERRUPTED:
-        error_line("interrupted; finished segments and steps are kept, and the same command again goes on from there")
+        error_line("interrupted; finished segments and steps are kept, and the same command continues from there")
     return outcome
 
 
@@ -194,9 +201,9 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
 
         job_of_prompt(prompt, overrides)  # refuses what cannot work before anything starts
     if timeout_s is not None and not timeout_s > 0:
-        raise UsageError(f"--timeout: {timeout_s:g} is not more than 0 seconds")
+        raise UsageError(f"--timeout must be greater than 0 seconds, got {timeout_s:g}")
     if flags["max_cost"] is not None and not 0 < flags["max_cost"] < float("inf"):
-        raise UsageError(f"--max-cost: {flags['max_cost']:g} is not more than 0")
+        raise UsageError(f"--max-cost must be greater than 0, got {flags['max_cost']:g}")
     if flags["gpus_per_node"] is not None and flags["max_gpus"] is None:
         raise UsageError("--gpus-per-node is for a cluster that grows", advice="give --max-gpus too")
     max_failed = flags["max_failed"]

@@ -39,20 +39,21 @@ def _own_flags(
     ] = None,
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", metavar="NAME[=VALUE]", help="Another variable for the processes."),
+        typer.Option("--env", metavar="NAME[=VALUE]", help="A further variable for the processes."),
     ] = None,
     working_dir: Annotated[
-        str | None, typer.Option("--working-dir", help="A folder to take along; the job starts in it.")
+        str | None, typer.Option("--working-dir", help="A folder to send along. The job starts in it.")
     ] = None,
-    pip: Annotated[list[str] | None, typer.Option("--pip", help="A package that the job needs besides.")] = None,
+    pip: Annotated[list[str] | None, typer.Option("--pip", help="A further package that the job needs.")] = None,
     runtime_env: Annotated[
         str | None, typer.Option("--runtime-env", metavar="FILE", help="Ray's runtime environment, YAML or JSON.")
     ] = None,
     with_code: Annotated[
-        bool, typer.Option("--with-code", help="Take this render_farm along; the cluster has another, or none.")
+        bool,
+        typer.Option("--with-code", help="Send this render_farm along, for a cluster with another version or none."),
     ] = False,
 ) -> None:
-    """Flags that `render` has not."""
+    """Flags that `render` lacks."""
 
 
 @takes_flags_of(render, _own_flags)
@@ -208,9 +209,9 @@ def secret_variables(settings: Settings) -> dict[str, str]:
     """The secrets that `settings_toml` leaves out, by the names of their variables."""
     from render_farm.farm.run.settings import Settings
 
-    found = {}
+    found: dict[str, str] = {}
     for name, entry in entries(Settings).items():
-        value = functools.reduce(getattr, name.split("."), settings)
+        value: object = functools.reduce(getattr, name.split("."), settings)
         if isinstance(value, str) and entry.hides(value):
             found[entry.variable] = value
     return found
@@ -223,7 +224,7 @@ def _everywhere(place: str) -> str:
 
 def _folder(path: str | None) -> str | None:
     if path is not None and not Path(path).is_dir():
-        raise UsageError(f"--working-dir {path}: is no folder")
+        raise UsageError(f"--working-dir {path}: is not a folder")
     return path
 
 

@@ -27,7 +27,8 @@ _POLL_S = 2.0
 
 
 def status(run: RunOrNewest = None, output: Output = None, as_json: Json = False) -> None:
-    """How a run stands, or the newest one: jobs, segments, ETA, what every worker does, failures and deadlines."""
+    """Show the status of a run, or of the newest one: jobs, segments, ETA, what every worker does, failures and
+    deadlines."""
     now = _reader(run, output)()
     _show(now, as_json=as_json)
 
@@ -35,18 +36,18 @@ def status(run: RunOrNewest = None, output: Output = None, as_json: Json = False
 def watch(
     run: RunOrNewest = None,
     output: Output = None,
-    every: Annotated[float, typer.Option("--every", metavar="S", min=0.2, help="Seconds between looks.")] = _POLL_S,
+    every: Annotated[float, typer.Option("--every", metavar="S", min=0.2, help="Seconds between updates.")] = _POLL_S,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
-    """Show how a run goes until it is over; Ctrl-C leaves it running. Exits as the run did."""
+    """Follow a run until it is over. Ctrl-C leaves it running. Exits with the run's exit code."""
     from render_farm.scheduling.states import exit_code
 
     read = _reader(run, output, wait_s=wait)
     try:
         last = _watch_terminal(read, every) if sys.stderr.isatty() and not as_json else _watch_lines(read, every)
     except KeyboardInterrupt:
-        hint("the run goes on without you")
+        hint("the run continues without you")
         raise typer.Exit(0) from None
     _show(last, as_json=as_json)
     raise typer.Exit(exit_code(last.jobs, stopped=last.state == "cancelled"))
@@ -68,21 +69,20 @@ def logs(
     run: Run,
     jobs: Jobs = None,
     output: Output = None,
-    everything: Annotated[bool, typer.Option("--all", help="With every segment that begins and ends.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include the start and end of every segment.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N events.")] = None,
     since: Annotated[
         str | None, typer.Option("--since", metavar="T", help="Only later ones: 90s, 10m, 2h, 1d, or a UTC time.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the run is over.")] = False,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="S", min=0, help="With --follow: how long for a run to begin.")
+        float, typer.Option("--wait", metavar="S", min=0, help="With --follow: how long to wait for a run to start.")
     ] = WAIT_S,
     as_json: Json = False,
 ) -> None:
-    """The events of a run, or of some of its jobs, in the order of time, a line each.
-
-    They lie in the run's folder, so they outlive the cluster; a run that goes on adds to them every 20 s, and at once
-    when something fails. With --json and --follow each event is a JSON line.
+    """Print the events of a run, or of some of its jobs, in order of time, one per line. They are stored in the run's
+    folder, so they outlive the cluster. A running run adds to them every 20 s, and at once when something fails. With
+    --json and --follow each event is a JSON line.
     """
     from render_farm.report.run_folder import RunFolderReader
 
@@ -222,7 +222,7 @@ def _hindrances(now: RunStatus) -> list[str]:
     """What keeps the run waiting, and what to do."""
     lines = []
     if now.paused and not now.is_over:
-        lines.append(f"  paused: `render-farm resume {now.run_id} --output {now.output}` lets it go on")
+        lines.append(f"  paused: `render-farm resume {now.run_id} --output {now.output}` continues it")
     elif now.note and not now.is_over:
         lines.append(f"  {now.note}")
     for host, reason in now.quarantined.items():

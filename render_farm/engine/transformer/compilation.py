@@ -54,7 +54,7 @@ def plan_compilation(asked: str, device: torch.device, mode: MemoryMode) -> Comp
         return CompilePlan(compiles=True, reason="as asked")
     if device.type == "cuda":
         return CompilePlan(compiles=True, reason="a GPU gains by fused element-wise operations")
-    return CompilePlan(compiles=False, reason=f"on {device.type} it does not pay")
+    return CompilePlan(compiles=False, reason=f"it does not pay on {device.type}")
 
 
 def _inductor(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,7 +127,7 @@ def check(request: Request, run_id: str, is_job: Callable[[str], bool]) -> Answe
 
 
 def continue_command(run_id: str, output: str) -> str:
-    """What starts a run again that nobody renders."""
+    """The command that restarts a run that nobody renders."""
     return f"render-farm continue {run_id} --output {shlex.quote(output)}"
 
 

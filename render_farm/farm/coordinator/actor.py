@@ -178,8 +178,8 @@ class Coordinator:
             self._lifecycle.grow(config)
         if config.bundle_size > self._lifecycle.config.num_workers:
             raise UsageError(
-                f"a film of this run needs {config.bundle_size} workers together, and this cluster's farm has "
-                f"{self._lifecycle.config.num_workers} for another run",
+                f"a film of this run needs {config.bundle_size} workers together, and this cluster has "
+                f"{self._lifecycle.config.num_workers}, which another run uses",
                 advice="wait until that run has ended",
             )
 
@@ -213,7 +213,8 @@ class Coordinator:
         return not (run.progress.stop_reason or self._machine.is_ending(key))
 
     def _run(self, key: str) -> OwnedRun:
-        """KeyError makes a driver add its run again: to a restarted coordinator, or when it was given up meanwhile."""
+        """KeyError makes a driver add its run again: after a restart of the coordinator, or when the run was given
+        up."""
         run = self._active.runs[key]
         if run.is_abandoned:
             raise KeyError(key)

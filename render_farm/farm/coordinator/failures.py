@@ -57,7 +57,7 @@ def died(worker: str, error: BaseException | None = None) -> Failure:
     """The failure of whatever a worker held when its process ended, as Ray tells it. A machine that left the cluster
     (a spot instance, a drained node) is no fault of the worker's."""
     if error is not None and is_memory_kill(error):
-        return _host_memory(f"worker {worker} was ended by Ray, for its machine ran out of memory")
+        return _host_memory(f"worker {worker} was killed by Ray because its machine ran out of memory")
     detail = " ".join(str(error).split()) if error is not None else ""
     message = f"worker {worker} ended while it held this work" + (f": {_how(detail)}" if detail else "")
     if error is not None and is_node_loss(error):

@@ -96,7 +96,7 @@ class GroupCalls:
 
     def _kill(self, name: str) -> None:
         if self._pool.has(name):
-            self._warn(f"worker {name} did not leave its group within {LEAVE_S:.0f} s of its end; it is ended")
+            self._warn(f"worker {name} did not leave its group within {LEAVE_S:.0f} s of its end; it is killed")
             self._pool.kill(name)
 
     async def over(self, leave_s: float, *, failed: bool = False) -> tuple[str, ...]:

@@ -95,10 +95,10 @@ class ActiveRuns:
         for host, reason in self._events.machine.hosts.quarantined.items():
             run.progress.log.add(_quarantined(run, host, reason), level="warning")
         if run.spent:
-            run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
+            run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; this counts towards --max-cost")
         if run.control.paused:
             run.progress.log.add(
-                f"the run is paused; `render-farm resume {run.run_id}` lets it go on",
+                f"the run is paused; `render-farm resume {run.run_id}` continues it",
                 level="warning",
                 kind=EventKind.RUN_PAUSED,
             )
@@ -167,7 +167,7 @@ class ActiveRuns:
     # --- upkeep ---
 
     def look_after(self, now: float) -> None:
-        """Write what changed and answer what was asked, where it is time."""
+        """Write changes and answer requests, when it is time to."""
         for run in self.runs.values():
             if run.due(now):
                 self._events.spawn(self._write(run))
@@ -193,7 +193,7 @@ class ActiveRuns:
             self._lease_lost(run.key, error)
 
     async def _answer_requests(self, run: OwnedRun) -> None:
-        """Do what others asked through the run's mailbox. What was done is durable before it is answered."""
+        """Carry out the requests in the run's mailbox. Their effect is durable before they are answered."""
         if run.answering:
             return
         run.answering = True
@@ -258,7 +258,7 @@ class ActiveRuns:
                 continue
             run.sealed = True
             run.is_abandoned = run.cut_short = not run.started
-            self.stop(run, "the command that started the run is gone, and had not told all of its films")
+            self.stop(run, "the command that started the run died before it had added all of its films")
             self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
 
     def stop_all(self, reason: str) -> None:

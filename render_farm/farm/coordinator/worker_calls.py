@@ -28,7 +28,7 @@ from render_farm.scheduling.states import State
 
 
 class WorkerCalls:
-    """Calls of workers. `apply` takes events, the other callbacks what is not the machine's."""
+    """Calls of workers. `apply` takes events, and the other callbacks handle what is not the machine's."""
 
     def __init__(
         self,

@@ -212,7 +212,7 @@ class WorkerPool:
         self._placement.release_unused(tuple(self._slots))
 
     def stop_starting(self) -> None:
-        """Give up the workers that are not up yet: Ray would go on looking for machines for them."""
+        """Give up the workers that are not up yet. Otherwise Ray would keep looking for machines for them."""
         for ready in self._starting.values():
             ready.cancel()
 
@@ -293,7 +293,7 @@ class WorkerPool:
                 problem = self.texts.silent(time.monotonic(), config.timeouts)
                 if problem:
                     call.cancel()
-                    raise WorkerDiedError(f"the process that encodes the prompts {problem}; it is ended")
+                    raise WorkerDiedError(f"the process that encodes the prompts {problem}; it is killed")
             report: TextReport = await call
             return report
         finally:

@@ -36,7 +36,7 @@ class LoraShelf:
         self._lock = Lock()
 
     def with_loras(self, plan: FilmPlan) -> FilmPlan:
-        """The plan with the digests of its LoRAs, and what is to be said of them.
+        """The plan with the digests of its LoRAs, and with warnings about them.
 
         Raises `InputError` for one that cannot be used with the plan's model, `StorageError` for a store.
         """

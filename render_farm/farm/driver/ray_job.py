@@ -30,7 +30,7 @@ PYTHON = ("python", "-m", "render_farm.cli")
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TRIES = 5
 _NOT_YET = ("No available agent", "ClientConnectorError")
-"""What the job server of a cluster says that has only just started."""
+"""The answer of a job server whose cluster has only just started."""
 _PATIENCE_S = 180.0
 """How long it is asked again: agents start with their node, on a busy machine minutes after the job server."""
 _LOOK_EVERY_S = 1.0
@@ -51,7 +51,7 @@ class Submission:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """For the job's driver."""
     working_dir: str | None = None
-    """A folder whose content is taken along."""
+    """A folder whose content is sent along."""
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
     """More of Ray's runtime environment: `pip`, `conda`, `image_uri`, ..."""
     with_code: bool = False

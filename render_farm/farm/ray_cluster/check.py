@@ -92,7 +92,7 @@ def _answer(node: dict[str, Any], reference: Any) -> MachineReport:
 def _seen_from_here(node: dict[str, Any], report: MachineReport, written: set[str], folder: str) -> MachineReport:
     if not report.ok or f"{folder}/{node['NodeID']}" in written:
         return report
-    problem = "what it writes to the output is not seen from here: a folder of its own, not a shared one"
+    problem = "what it writes to the output cannot be seen from here: its folder is not shared"
     return MachineReport(
         host=report.host, problems=(problem,), num_gpus=report.num_gpus, has_gpu_driver=report.has_gpu_driver
     )

@@ -1,4 +1,4 @@
-"""`FilmTask`: all that a worker has to know about a film, and its reports."""
+"""`FilmTask`: everything that a worker must know about a film, and its reports."""
 
 from __future__ import annotations
 

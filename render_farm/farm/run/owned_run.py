@@ -44,7 +44,7 @@ class OwnedRun:
     encoding: set[str] = field(default_factory=set)
     """Models whose prompts are being encoded now."""
     control: RunControl = RunControl()
-    """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
+    """The requests about the run as a whole, and its cost, as they are stored."""
     spent: float = 0.0
     """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
     answering: bool = False

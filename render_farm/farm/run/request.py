@@ -1,4 +1,4 @@
-"""What a run is asked to do: the flags of `render` and `submit` as one frozen value."""
+"""The request for a run: the flags of `render` and `submit` as one frozen value."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class RunSpec:
         if self.keep_latents and not live.keep_latents:
             raise UsageError(
                 f"run {self.run_id} is being rendered without --keep-latents",
-                advice="start it again when that run has ended; films that are done then get them",
+                advice="start it again when that run has ended; finished films get them then",
             )
 
     @property

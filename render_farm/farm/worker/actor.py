@@ -21,6 +21,7 @@ from render_farm.farm.worker.host_probe import probe_host
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
 from render_farm.farm.worker.process_environment import set_environment
+from render_farm.farm.worker.resident_model import load_libraries
 from render_farm.farm.worker.signals import call_on_signal
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ class RenderWorker:
     def ready(self, environment: WorkerEnvironment) -> dict[str, Any]:
         """Take the environment over and load what every job needs. Returns this process's id and node."""
         environment.apply()
-        import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
-
+        load_libraries()
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 
     def probe(self, outputs: list[str]) -> None:

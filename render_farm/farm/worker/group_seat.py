@@ -47,7 +47,8 @@ class GroupHost:
         return self._host.rendezvous
 
     def close(self, rendezvous: Rendezvous | None = None) -> None:
-        """End the group that meets at `rendezvous`, or whichever there is. Who waits there gets a `GroupError`."""
+        """End the group that meets at `rendezvous`, or whichever there is. Workers that wait there get a
+        `GroupError`."""
         host = self._host
         if host is None or rendezvous not in (None, host.rendezvous):
             return

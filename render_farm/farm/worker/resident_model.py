@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from render_farm.engine import Engine
 
 
+def load_libraries() -> None:
+    """Import what every model needs: torch and diffusers take seconds. `render_farm.engine` alone imports neither."""
+    import render_farm.engine.engine  # noqa: F401
+
+
 class ResidentModel:
     """Loads a model when a film needs it and drops the one before. Several threads may share it."""
 

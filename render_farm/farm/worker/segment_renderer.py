@@ -195,7 +195,7 @@ class SegmentRenderer:
         conditioning = conditioning_of(engine, task, film, segment)
         loras = engine.read_loras(task.plan, task.limits)
         if call.seat is not None and call.seat.rank == 0 and not self.groups.is_open:
-            raise GroupError(f"film {task.work_key}: another worker of the group failed before it began")
+            raise GroupError(f"film {task.work_key}: another worker of the group failed before it started")
         first_step_s = task.timeouts.first_step_floor_s
         with in_group(call.seat, engine, task.plan, segment, self.groups, first_step_s=first_step_s) as group:
             last_step.start()

@@ -67,7 +67,7 @@ def _fetch_local(uri: str, sink: Sink, limits: InputLimits) -> None:
                 check_local(uri, f"/proc/self/fd/{descriptor}", limits)
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
-                raise refusal(uri, "it is no ordinary file", "give the file itself")
+                raise refusal(uri, "it is not a regular file", "give the file itself")
             sink.expect(about.st_size)
             while block := file.read(_BLOCK_BYTES):
                 sink.write(block)

@@ -157,7 +157,7 @@ class FilmPreview:
         fps, name = self._plan.job.fps, preview_part(segment)
         part = encode_part(frames, fps=fps, first_frame=self._num_frames, number=segment)
         if self._init not in (b"", part.init):
-            self._stop("another version of ffmpeg began its preview")
+            self._stop("another version of ffmpeg started it")
             return
         self._store.write_bytes(self._keys.preview(name), part.media)
         if not self._init:
