@@ -183,6 +183,10 @@ def _unreadable(path: Path, uri: str, ffmpeg: Ffmpeg, status: int, num_frames: i
     with open(path, "rb") as file:
         kind = kind_of(file.read(512))
     words = failure.message.replace(str(path), "the file")[:600]
+    if any("partial file" in line for line in ffmpeg.said):
+        return refusal(
+            uri, f"the file is cut short: {num_frames} of its frames can be decoded", "fetch or copy it again"
+        )
     if num_frames == 0:
         return refusal(uri, f"it cannot be read as a video{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
     return refusal(uri, f"the video does not decode completely, only {num_frames} frames: {words}", _ADVICE)

@@ -25,7 +25,7 @@ from render_farm.errors import (
     StorageError,
     UsageError,
 )
-from render_farm.farm.driver.aside import as_done, aside
+from render_farm.farm.driver.aside import as_done_or_none, aside
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
@@ -176,13 +176,16 @@ class Preparation:
             )
 
         try:
-            for number, item in as_done(read_contents, films, num_threads=_INPUTS_AT_ONCE, check=self._context.check):
-                del self._films[number]
-                if isinstance(item, Result):
-                    ended.append(item)
-                else:
-                    read.append(item)
-                if self._films and time.monotonic() >= due_s:
+            check = self._context.check
+            for found in as_done_or_none(read_contents, films, num_threads=_INPUTS_AT_ONCE, check=check):
+                if found is not None:
+                    number, item = found
+                    del self._films[number]
+                    if isinstance(item, Result):
+                        ended.append(item)
+                    else:
+                        read.append(item)
+                if self._films and (read or ended) and time.monotonic() >= due_s:
                     yield self._looked_up(read, ended)
                     ended, read = [], []
                     due_s = time.monotonic() + every_s
