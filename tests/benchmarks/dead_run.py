@@ -46,7 +46,8 @@ def _measure(folder: Path, num_films: int) -> Iterator[str]:
         "# Seconds that a film waits after a run that died on another host",
         "",
         f"`python -m tests.benchmarks.dead_run --films {num_films}`, {datetime.now(UTC):%Y-%m-%d}: "
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; load {os.getloadavg()[0]:.1f}",
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
+        f"load {os.getloadavg()[0]:.1f}",
         "",
         f"| last night's run | {' | '.join(f'film {number + 1}' for number in range(num_films))} |",
         f"|---|{'---|' * num_films}",
