@@ -131,7 +131,7 @@ def test_debug_shows_the_traceback(cli, rendered, manifest):
 def test_an_interrupt_is_130_and_says_how_to_go_on(cli, rendered, manifest):
     rendered.exit_code, rendered.state, rendered.jobs = 130, "cancelled", {"cancelled": 1}
     result = cli("render", manifest, "-o", "out")
-    assert result.exit_code == 130 and "the same command again goes on from there" in result.stderr
+    assert result.exit_code == 130 and "the same command continues from there" in result.stderr
     rendered.error = KeyboardInterrupt()
     result = cli("render", manifest, "-o", "out")
     assert (result.exit_code, result.stderr) == (130, "render-farm: interrupted\n")
