@@ -1,4 +1,4 @@
-"""A run as a Ray Job: its driver runs on the cluster, and whoever submits it may go.
+"""A run as a Ray Job: its driver runs on the cluster, and whoever submits it may leave.
 
 The job's working directory holds what the run needs of this machine (manifest, settings), its runtime environment what
 workers do not inherit (credentials, settings), its metadata which run it is. A run that a job of the cluster renders
