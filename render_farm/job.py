@@ -49,7 +49,7 @@ class ValueKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What is known of one manifest column."""
+    """The description of one manifest column."""
 
     kind: ValueKind
     doc: str

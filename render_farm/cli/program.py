@@ -200,7 +200,7 @@ def _nobody_reads_stdout() -> bool:
 
 
 def _drop_stdout() -> None:
-    """What is still in the buffer goes nowhere."""
+    """Discard what is still in the buffer."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

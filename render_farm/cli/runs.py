@@ -1,4 +1,4 @@
-"""`render-farm runs`, and which run is meant: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or
+"""`render-farm runs`, and how a run is named: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or
 $RENDER_FARM_OUTPUT."""
 
 from __future__ import annotations

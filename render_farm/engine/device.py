@@ -1,4 +1,4 @@
-"""The device a model runs on: which one, in which dtype, how much fits, and what its errors mean."""
+"""The device a model runs on: its choice, dtype, memory and errors."""
 
 from __future__ import annotations
 

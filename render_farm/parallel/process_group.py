@@ -30,7 +30,7 @@ class GroupError(WorkerError):
 
 
 class BrokenGroupError(GroupError):
-    """The same, and this process is of no more use: its device may wait in an exchange for ever."""
+    """The same, and this process cannot be used again: its device may wait in an exchange for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def replaced_key(job_id: str) -> str:
 
 
 def publishing_folder(job_id: str) -> str:
-    """Objects of those who write, or wrote until they died, under the job's final names."""
+    """Objects of publishers that write under the job's final names, or died doing so."""
     return f"{PUBLISHING}/{check_id(job_id)}"
 
 

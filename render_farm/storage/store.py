@@ -71,7 +71,7 @@ class Store(ABC):
         self.root_uri = root_uri
         self.options = options
         self.meter = StorageMeter()
-        """What it moves and fails at."""
+        """Its traffic and failures."""
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, StoreOptions]]:
         return type(self), (self.root_uri, self.options)
@@ -158,9 +158,9 @@ class Store(ABC):
     def sweep(
         self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
     ) -> int:
-        """Remove what writers that died left invisibly below `prefix` (temporary files, unfinished multipart
-        uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many. With `only`, those
-        directly in the folders whose keys it accepts; a local store enters no folder that it refuses."""
+        """Remove what dead writers left invisibly below `prefix` (temporary files, unfinished multipart uploads): the
+        ones known to be dead, and any older than `older_than_s`. Returns how many. With `only`, those directly in the
+        folders whose keys it accepts; a local store enters no folder that it refuses."""
 
 
 def check_key(key: str) -> str:

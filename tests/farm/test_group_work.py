@@ -167,7 +167,7 @@ def test_a_leader_does_not_wait_for_a_worker_that_will_not_come(engine, pool, tm
     pool.send(0, open_group, (0, task))
     seat = GroupSeat(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
     pool.send(0, lead_alone, (0, task, seat))
-    with pytest.raises(RankFailed, match=r"could not join|failed before it began"):
+    with pytest.raises(RankFailed, match=r"could not join|failed before it started"):
         pool.result(0, patience_s=100)
 
 

@@ -102,9 +102,9 @@ def test_what_cannot_be_an_address_is_refused_everywhere(text, words):
     [
         ("http://user:password@host:9000", "holds sign-in data"),
         ("https://key@host", "holds sign-in data"),
-        ("host:9000", "no http or https address"),
-        ("http://", "no http or https address"),
-        ("http://host:port", "no http or https address"),
+        ("host:9000", "not an http or https address"),
+        ("http://", "not an http or https address"),
+        ("http://host:port", "not an http or https address"),
     ],
 )
 def test_an_endpoint_that_cannot_be_used_is_named_and_not_shown(endpoint, words, monkeypatch):

@@ -64,7 +64,7 @@ def demo(
 
 
 def _film_strip(films: list[tuple[RenderJob, Path]], target: Path) -> Path | None:
-    """One row of frames a film. A picture that fails takes nothing away from the films."""
+    """One row of frames a film. A failed picture does not affect the films."""
     from render_farm.media.poster import evenly_spaced_frames, film_strip
 
     if not films:

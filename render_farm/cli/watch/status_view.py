@@ -26,7 +26,7 @@ def status_view(now: RunStatus, remarks: list[str], *, height: int) -> Group:
 
 
 def show_status(now: RunStatus, remarks: list[str]) -> None:
-    """Print it once, on stdout. Only the terminal wraps remarks, so that commands in them can be copied."""
+    """Print the status once, on stdout. Only the terminal wraps remarks, so that commands in them can be copied."""
     console = Console(highlight=False)
     console.print(_spaced(_head(now), _workers(now, len(now.workers)), []))
     if remarks:

@@ -127,7 +127,7 @@ class GroupCalls:
         task.add_done_callback(self._background.discard)
 
     def cause(self, error: BaseException) -> tuple[str, BaseException]:
-        """Whose failure it is that the leader reports as `error`, and that failure; "" for the leader itself.
+        """The worker whose failure the leader reports as `error`, and that failure. "" for the leader itself.
 
         A leader whose process ended may have waited for a helper that failed, and is not blamed then.
         """

@@ -1,4 +1,4 @@
-"""Quarantines that end by themselves: when another machine has taken the name of the host."""
+"""Quarantines that end by themselves, when another machine has taken the host's name."""
 
 from __future__ import annotations
 

@@ -232,7 +232,8 @@ def _connected(
 
 
 def _end_outdated(name: str, digest: str) -> None:
-    """Its workers would keep credentials that may have expired: they keep the environment that they started with."""
+    """End an outdated coordinator. Its workers would keep credentials that may have expired, because actors keep the
+    environment that they started with."""
     import ray
 
     from render_farm.farm.ray_cluster.deaths import is_death
@@ -262,7 +263,7 @@ def _wait_until_gone(name: str) -> None:
 
 
 def _most(resource: str) -> int:
-    """How much of it the host has that has most."""
+    """The most of it that one host has."""
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -303,7 +304,7 @@ def check_answers(address: str) -> None:
 
 
 def use_token_at_hand() -> None:
-    """Present the token that lies ready. A head that finds one when it starts asks for it, but a driver that attaches
+    """Send the token of this machine. A head that finds a token at its start asks for it, but a driver that attaches
     sends it only in token mode."""
     if "RAY_AUTH_MODE" in os.environ:
         return

@@ -84,7 +84,7 @@ class PreparedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What is the same for every film of a run."""
+    """The context that all films of a run share."""
 
     run_id: str
     output: str
@@ -99,7 +99,7 @@ class RunContext:
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
-    """How long to wait for stores of inputs that do not answer."""
+    """How long to wait for unresponsive stores of inputs."""
     check: Callable[[], None] = lambda: None
     """Called again and again. Raises KeyboardInterrupt when the run is to end."""
     length_of: Callable[[str], LengthOf] = lambda model: estimated_length

@@ -1,4 +1,4 @@
-"""A run as a Ray Job: its driver runs on the cluster, and whoever submits it may go.
+"""A run as a Ray Job: its driver runs on the cluster, and whoever submits it may leave.
 
 The job's working directory holds what the run needs of this machine (manifest, settings), its metadata says which run
 it is, and what must not be seen (credentials, other variables) goes another way: see `handover.py`. A run that a job of

@@ -1,4 +1,4 @@
-"""What a request means on the cluster at hand: device, dtype, render groups, workers. It is settled once per run."""
+"""A request resolved for the cluster at hand: device, dtype, render groups, workers. It is resolved once per run."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class RunSource:
 
     @property
     def _continue_with(self) -> dict[str, Any]:
-        """What `render-farm continue` has to know besides the stored manifest."""
+        """What `render-farm continue` needs besides the stored manifest."""
         request = self.request
         base = request.relative_to or (folder_of(place_of(request.manifest)) if request.manifest else None)
         return {

@@ -28,14 +28,14 @@ _FILMS_A_CALL = 200
 _ADD_WITHIN_S = 60.0
 _ADD_AGAIN_S = 1.0
 _PRIVATE_LIVES = 5
-"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s: time for a machine that is
-short of memory, which ends processes until it is not. A mistake would end every one."""
+"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s. That is time for a machine
+short of memory, which kills processes until it has enough. A bug would end every one."""
 _LONG_LIFE_S = 60.0
 """A coordinator that ends after so long is the first in a row."""
 
 
 class CoordinatorEndedError(RenderFarmError):
-    """The coordinator's process ended while it was asked something."""
+    """The coordinator's process ended during a call."""
 
 
 class RunWatch:

@@ -24,7 +24,7 @@ from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, lo
 _STATE_EVERY_S = 2.0
 _RESULTS_EVERY_S = 20.0
 _RESULTS_AGAIN = 50
-"""Results are written again after at least so many times as long as that takes: it is all rows, every time."""
+"""Results are written again only after this many times the time that writing takes, because all rows are written."""
 _LIVE_EVERY_S = 5.0
 _SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
@@ -68,7 +68,7 @@ class OwnedRun:
     """It was cut short because its driver died."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
-    """Its observer knows that it is over, or there is none."""
+    """Its observer knows that the run is over, or there is no observer."""
     _ended_rows: dict[str, JobRow] = field(default_factory=dict)
     """Rows that need no work, told since the run was taken on and not durable yet."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -59,4 +59,4 @@ class RunRequest:
     max_failed: str | None = None
     settings: Settings = field(default_factory=Settings)
     observer: ObserverSource | None = None
-    """Told of the run by whoever holds it."""
+    """The observer that the run's holder notifies."""

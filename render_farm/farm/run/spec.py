@@ -1,4 +1,4 @@
-"""What the driver hands the coordinator: a run, its films, and the farm to render them on."""
+"""The values that the driver hands to the coordinator: a run, its films, and the farm that renders them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RunSpec:
     """`run.json`, likewise."""
     keep_latents: bool = False
     observer: ObserverSource | None = None
-    """Told of the run by whoever holds it."""
+    """The observer that the run's holder notifies."""
 
     def check_joins(self, live: RunSpec) -> None:
         """Raises `UsageError` when `live`, the run of this id that is being rendered, is not all that this one asks
@@ -95,7 +95,7 @@ class RunSpec:
 
     @property
     def key(self) -> str:
-        """What a coordinator knows the run by."""
+        """The key of the run in a coordinator."""
         return run_key(self.output, self.run_id)
 
 

@@ -43,7 +43,7 @@ from render_farm.storage.layout import (
 from render_farm.storage.store import Store
 
 _MOST_WAITING_BYTES = 256 << 20
-"""Limit for the frames that wait for their part to be made. More means that the thread cannot keep pace."""
+"""Limit for the frames that wait for their part. More means that the thread cannot keep pace."""
 _GROWTH = 1.25
 
 

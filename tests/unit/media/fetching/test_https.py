@@ -172,10 +172,10 @@ def test_an_image_is_read(base, limits, path):
         ("https://10.0.0.1/png", "private address"),
         ("https://u:pw@10.0.0.1/png", "sign-in data"),
         ("http://localhost:{port}/png", "plain http"),
-        ("file:///etc/passwd", "no address of a server"),
-        ("s3://localhost:{port}/png", "no address of a server"),
+        ("file:///etc/passwd", "not the address of a server"),
+        ("s3://localhost:{port}/png", "not the address of a server"),
         ("gopher://localhost/", "not read from gopher"),
-        ("https://[", "no address"),
+        ("https://[", "not an address"),
     ],
 )
 def test_a_redirect_is_checked_like_the_first_address(base, server, limits, target, words):
