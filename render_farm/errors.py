@@ -180,7 +180,7 @@ class NotFiniteError(WorkerError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"{what} holds numbers that are not finite (NaN or infinity)",
-            advice="if another worker finds it, too, look at the LoRAs and their weights, at the model's files, and at "
+            advice="if another worker finds them too, check the LoRAs and their weights, the model's files, and "
             "the dtype: float16 overflows where bfloat16 does not",
         )
 

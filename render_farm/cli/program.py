@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import sys
@@ -199,7 +200,7 @@ def _nobody_reads_stdout() -> bool:
 
 
 def _drop_stdout() -> None:
-    """What is still in the buffer goes nowhere."""
+    """Discard what is still in the buffer."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -212,6 +213,8 @@ def run_app(app: typer.Typer) -> None:
         # A terminal that cannot show a character gets a question mark, not a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if logging.lastResort is not None:  # of warnings of the farm, which may hold a manifest's text
+        logging.lastResort.setFormatter(_PrintableFormatter())
     try:
         app()
     except SystemExit as ended:
@@ -224,6 +227,11 @@ def run_app(app: typer.Typer) -> None:
             raise
         error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
         sys.exit(1)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal.printable(super().format(record))
 
 
 def _leave_within(seconds: float, exit_code: int) -> None:

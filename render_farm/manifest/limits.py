@@ -1,5 +1,5 @@
-"""`[manifest]`: what a manifest may cost. A few kilobytes of Parquet can stand for gigabytes of rows and texts, so that
-what counts is what it decodes to, not the size of the file."""
+"""`[manifest]`: limits on the cost of a manifest. A few kilobytes of Parquet can stand for gigabytes of rows and texts.
+So the limits count what it decodes to, not the size of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens a Parquet file so that reading it costs what it says, and says what is wrong with a file that is none."""
+"""Opens a Parquet file so that reading it costs what its footer says, and says what is wrong with other files."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _parquet_errors(uri: str, handle: IO[bytes]) -> Iterator[None]:
         if start == _ENCRYPTED or (start == _MAGIC and "crypt" in str(error).lower()):
             raise ManifestError(
                 f"{shown_uri(uri)}: is encrypted (Parquet modular encryption)",
-                advice="write it without encryption; a bucket's own encryption is no hindrance",
+                advice="write it without encryption; a bucket's own encryption does no harm",
             ) from error
         if start == _MAGIC:
             raise ManifestError(

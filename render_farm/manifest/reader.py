@@ -90,7 +90,7 @@ def read_manifest(
                     values["loras"] = _with_resolved_paths(place, values["loras"])
                 yield make_row(number, values)
         if not number:
-            raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row a job")
+            raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row per job")
 
 
 def load_manifest(

@@ -31,7 +31,7 @@ _BROKEN = (
 def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture in `data` as sRGB, upright, and what is to be said of it.
 
-    InputError when it is no PNG, JPEG or WebP, damaged, or has too many pixels. These are counted before anything is
+    InputError when it is not a PNG, JPEG or WebP, damaged, or has too many pixels. These are counted before anything is
     decoded.
 
     Transparent parts show black, as in `fit="pad"`. Of an animation, the first picture. 16-bit grey keeps its
@@ -40,7 +40,7 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
     name = _format(data)
     if not name:
         kind = kind_of(data[:512])
-        raise refusal(uri, f"it is no PNG, JPEG or WebP image{f' but {kind}' if kind else ''}", _ADVICE)
+        raise refusal(uri, f"it is not a PNG, JPEG or WebP image{f' but {kind}' if kind else ''}", _ADVICE)
     try:
         with Image.open(io.BytesIO(data), formats=[name]) as image:
             if image.width * image.height > limits.max_image_pixels:

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: for messages that say more than "not an image"."""
+"""Recognises a file by its first bytes, for messages that say more than "not an image"."""
 
 from __future__ import annotations
 

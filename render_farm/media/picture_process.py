@@ -36,7 +36,8 @@ class _Child:
 
     def __init__(self, limits: InputLimits) -> None:
         package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # an empty entry stands for the working directory
+        path = os.pathsep.join([package, *filter(os.path.isabs, given)])
         command = "from render_farm.media.picture_process import serve; serve()"
         try:
             self._process = subprocess.Popen(
@@ -124,7 +125,7 @@ def decode_apart(
             uri,
             f"decoding it took longer than {limits.image_timeout_s:g} s, or more memory than a picture of "
             f"{limits.max_image_pixels:,} pixels needs",
-            "save it anew as an ordinary PNG or JPEG, or raise image_timeout_s or max_image_pixels in the settings",
+            "save it again as an ordinary PNG or JPEG, or raise image_timeout_s or max_image_pixels in the settings",
         )
     if "problem" in answer:
         raise InputError(answer["problem"], advice=answer["advice"])

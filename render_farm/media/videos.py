@@ -188,7 +188,7 @@ def _unreadable(path: Path, uri: str, ffmpeg: Ffmpeg, status: int, num_frames: i
             uri, f"the file is cut short: {num_frames} of its frames can be decoded", "fetch or copy it again"
         )
     if num_frames == 0:
-        return refusal(uri, f"it is no video that can be read{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
+        return refusal(uri, f"it cannot be read as a video{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
     return refusal(uri, f"the video does not decode completely, only {num_frames} frames: {words}", _ADVICE)
 
 

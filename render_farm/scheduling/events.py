@@ -1,8 +1,9 @@
-"""What can happen to the farm, and what the farm then does. Frozen values; times are seconds of one monotonic clock."""
+"""Events of the farm, and the actions that follow. Frozen values. Times are seconds of one monotonic clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -213,7 +214,7 @@ class CancelRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PauseRun:
-    """Hand out no more segments of a run; what is being rendered or finished goes on."""
+    """Hand out no more segments of a run. What is being rendered or finished is completed."""
 
     run_id: str
 
@@ -242,12 +243,21 @@ class SetPriority:
     priority: int
 
 
+class Cause(StrEnum):
+    """Why a host is quarantined."""
+
+    PERSON = "a person asked for it"
+    FAULTS = "its workers' faults"
+    EARLIER_FAULTS = "faults that an earlier coordinator saw, which cannot be taken back"
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuarantineHost:
-    """A host gets no more work; its workers end after what they do now."""
+    """A host gets no more work. Its workers end after their present work."""
 
     host: str
     reason: str
+    cause: Cause = Cause.PERSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +269,7 @@ class ReleaseHost:
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Time went by."""
+    """Time has passed."""
 
 
 Event = (
@@ -304,7 +314,7 @@ class RenderSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishFilm:
-    """Have `worker` decode, encode and publish a film whose segments are all stored, beside its next work."""
+    """Have `worker` decode, encode and publish a film whose segments are all stored, alongside its next work."""
 
     worker: str
     film: JobKey

@@ -171,7 +171,7 @@ class FarmMachine:
             case ev.SetPriority():
                 self._requests.set_priority(event)
             case ev.QuarantineHost():
-                self._worker_index.set_aside(event.host, event.reason, actions)
+                self._worker_index.set_aside(event.host, event.reason, actions, cause=event.cause)
             case ev.ReleaseHost():
                 self._worker_index.release_host(event.host)
             case ev.Tick():

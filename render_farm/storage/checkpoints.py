@@ -46,7 +46,7 @@ class StoredFilm:
     film: str
     render_key: str
     number: int = 0
-    """The highest snapshot number taken by anyone, whole or not; 0 for a film not begun."""
+    """The highest snapshot number taken by anyone, whole or not; 0 for a film that has not started."""
     segments: tuple[SegmentRecord, ...] = ()
     problems: tuple[str, ...] = ()
     """What was skipped while loading, one line each, for the log."""
@@ -101,8 +101,8 @@ def load_film_state(store: Store, film: str) -> StoredFilm:
 
 
 def load_film(store: Store, film: str) -> LoadedFilm:
-    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
-    corrupt (named in `state.problems`), which is where rendering goes on."""
+    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or corrupt
+    (named in `state.problems`), where rendering continues."""
     state = load_film_state(store, film)
     latents: list[np.ndarray] = []
     for record in state.segments:
@@ -138,7 +138,7 @@ def record_segment(store: Store, previous: StoredFilm, record: SegmentRecord) ->
         raise LeaseHeldError(
             f"film {previous.film}: segment {record.index} is not recorded, because {writer or 'another worker'} has "
             f"written {store.uri(key)} since this worker loaded the film",
-            advice="load the film again and go on from there",
+            advice="load the film again and continue from there",
         )
     return replace(previous, number=number, segments=segments, problems=(), set_aside=())
 

@@ -1,4 +1,4 @@
-"""What can a store do? Asked by `doctor`, and before a run."""
+"""What a store can do. Used by `doctor`, and before a run."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def round_trip(store: Store) -> None:
 
 
 def check_access(store: Store) -> list[Check]:
-    """Write, read, list and delete a small object, and try a create-only write; never raises for what the store
-    cannot do. Stops at the first failure, for what follows would fail for the same reason."""
+    """Write, read, list and delete a small object, and try a create-only write; never raises for what the store cannot
+    do. Stops at the first failure, because what follows would fail for the same reason."""
     key = _probe_key()
     data = secrets.token_bytes(64)
 

@@ -1,4 +1,4 @@
-"""What `doctor` looks at: each check answers with one line, and with what to do when it is not ok."""
+"""The checks of `doctor`. Each returns one line, with advice if something is wrong."""
 
 from __future__ import annotations
 
@@ -142,10 +142,10 @@ def check_torch(probe: Probe) -> tuple[list[Finding], list[dict[str, Any]]]:
             for i, gpu in enumerate(gpus)
         ]
     elif shutil.which("nvidia-smi"):
-        advice = "install a CUDA build of torch, and look at nvidia-smi"
-        found.append(note("GPU", "nvidia-smi is here, but torch sees no GPU; renders on the CPU", advice))
+        advice = "install a CUDA build of torch, and check nvidia-smi"
+        found.append(note("GPU", "nvidia-smi works, but torch sees no GPU; rendering uses the CPU", advice))
     else:
-        found.append(ok("GPU", "none; renders on the CPU (--device cpu)"))
+        found.append(ok("GPU", "none; rendering uses the CPU (--device cpu)"))
     return found, gpus
 
 
@@ -227,7 +227,7 @@ def check_ray_folder() -> Finding:
 
 
 def check_xfuser() -> Finding:
-    """xfuser refuses to be imported without an accelerator, so only its presence is looked at."""
+    """xfuser refuses to be imported without an accelerator, so only its presence is checked."""
     try:
         version = importlib.metadata.version("xfuser")
     except importlib.metadata.PackageNotFoundError:
@@ -268,7 +268,7 @@ def check_model() -> Finding:
 def check_storage(output: str | None) -> list[Finding]:
     """Write, read, list and delete a small object at `output`."""
     if not output:
-        return [note("storage", "not looked at", "give --output URI or set RENDER_FARM_OUTPUT")]
+        return [note("storage", "not checked", "give --output URI or set RENDER_FARM_OUTPUT")]
     from render_farm.storage import open_store
     from render_farm.storage.probe import check_access
 
@@ -289,13 +289,13 @@ def check_storage(output: str | None) -> list[Finding]:
 
 
 def check_memory() -> Finding:
-    """Memory that processes may still take."""
+    """Memory available to processes."""
     available = available_memory_bytes()
     if available is None:
         return note("memory", "unknown on this system")
     if available < _ENOUGH_MEMORY_BYTES:
         return broken(
-            "memory", f"{gib(available)} free", f"free some: a worker needs {gib(_ENOUGH_MEMORY_BYTES)} or more"
+            "memory", f"{gib(available)} free", f"free some: a worker needs at least {gib(_ENOUGH_MEMORY_BYTES)}"
         )
     return ok("memory", f"{gib(available)} free, {os.cpu_count()} CPU cores")
 
@@ -316,7 +316,7 @@ def available_memory_bytes() -> int | None:
 
 
 def check_disk(output: str | None) -> list[Finding]:
-    """Room where films, temporary files and Ray's objects go."""
+    """Free space for films, temporary files and Ray's objects."""
     places = {"disk (temporary files)": tempfile.gettempdir()}
     if output and "://" not in output:
         places["disk (output)"] = output
@@ -329,7 +329,9 @@ def _room(name: str, path: str) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < _ENOUGH_DISK_BYTES:
-        return broken(name, f"{gib(free)} free in {folder}", f"free some: {gib(_ENOUGH_DISK_BYTES)} are the least")
+        return broken(
+            name, f"{gib(free)} free in {folder}", f"free some space: at least {gib(_ENOUGH_DISK_BYTES)} is needed"
+        )
     return ok(name, f"{gib(free)} free in {folder}")
 
 

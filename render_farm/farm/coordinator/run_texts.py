@@ -12,7 +12,7 @@ from render_farm.scheduling import events as ev
 
 
 class RunTexts:
-    """Has the text stage at work and tells the machine whose films are ready."""
+    """Runs the text stage, and tells the machine which films are ready."""
 
     def __init__(self, stage: TextStage, events: EventLoop, active: ActiveRuns) -> None:
         self._stage = stage

@@ -1,4 +1,4 @@
-"""Runs that stand still: after a minute each says for what it waits, in its log and to whoever asks."""
+"""Runs that stand still. After a minute, each says in its log what it waits for. `explain` says so too."""
 
 from __future__ import annotations
 

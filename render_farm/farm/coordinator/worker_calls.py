@@ -28,7 +28,7 @@ from render_farm.scheduling.states import State
 
 
 class WorkerCalls:
-    """Calls of workers. `apply` takes events, the other callbacks what is not the machine's."""
+    """Calls of workers. `apply` takes events, and the other callbacks handle what is not the machine's."""
 
     def __init__(
         self,
@@ -169,7 +169,6 @@ class WorkerCalls:
             self._pool,
             leader,
             action.helpers,
-            in_exchanges=lambda: self._watch.is_stepping(call_id),
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
             on_engine_time=progress.engine_time,
@@ -188,14 +187,15 @@ class WorkerCalls:
         had_met = self._watch.has_stepped(call_id)
         self._watch.end(call_id)
         loading_s = task.timeouts.first_step_floor_s
-        staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s)
+        staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s, failed=failed is not None)
         if report is not None:
             self._rendered(action, report, staying)
-        elif failed is not None and is_death(failed):
-            self._on_worker_ended(leader, failed)
         elif failed is not None:
             blamed, cause = group.cause(failed)
-            await self._failed(leader, action.film, cause, blamed, staying, group.ending(failed))
+            if is_death(cause) and not blamed:
+                self._on_worker_ended(leader, cause)
+            else:
+                await self._failed(leader, action.film, cause, blamed, staying, group.ending(failed))
         if not self._pool.has(leader):
             for name in action.helpers:
                 if name not in staying:

@@ -121,7 +121,7 @@ class WorkerLifecycle:
 
     async def release(self, worker: str) -> None:
         """End an idle worker."""
-        self._log_ended(worker, f"worker {worker} is let go", level="debug")
+        self._log_ended(worker, f"worker {worker} is released", level="debug")
         self._events.apply(ev.WorkerLost(worker=worker, failure=died(worker)))
         await self.pool.end(worker)
 
@@ -149,7 +149,7 @@ class WorkerLifecycle:
 
     @property
     def kept_until_s(self) -> float:
-        """Until when the workers stay up although nothing is left to render."""
+        """The time until which workers stay up although nothing is left to render."""
         return self._idle_since_s + self.config.timeouts.keep_workers_s
 
     @property
@@ -173,7 +173,7 @@ class WorkerLifecycle:
         for call, problem in self.watch.silent(now):
             if self.pool.has(call.worker):
                 self._active.runs[call.film.run].progress.log.add(
-                    f"worker {call.worker} {problem}; it is ended", job_id=call.film.job_id, level="warning"
+                    f"worker {call.worker} {problem}; it is killed", job_id=call.film.job_id, level="warning"
                 )
                 self.pool.kill(call.worker)
 

@@ -79,7 +79,7 @@ class ExistingOutput:
         """Jobs under whose final names somebody may have died while writing."""
 
     def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
-        """What there is of each film, in order. StorageError passes."""
+        """What exists of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
         sizes = self._store.sizes(key.final(name) for key in keys for name in (JOB, *self._files))
         finished = [all(key.final(name) in sizes for name in (JOB, *self._files)) for key in keys]

@@ -35,7 +35,7 @@ from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row, result_ids
-from render_farm.media.fetching.uris import check_model_uri
+from render_farm.media.fetching.places import check_model_uri
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
@@ -84,7 +84,7 @@ class PreparedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What is the same for every film of a run."""
+    """The context that all films of a run share."""
 
     run_id: str
     output: str
@@ -99,7 +99,7 @@ class RunContext:
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
-    """How long to wait for stores of inputs that do not answer."""
+    """How long to wait for unresponsive stores of inputs."""
     check: Callable[[], None] = lambda: None
     """Called again and again. Raises KeyboardInterrupt when the run is to end."""
     length_of: Callable[[str], LengthOf] = lambda model: estimated_length
@@ -271,8 +271,9 @@ class _Planner:
         }
         job = replace(job, memory=job.memory or settings.memory, **group)
         try:
-            check_model_uri(job.model or "", settings.inputs)
             model = job.model or settings.model
+            if model != settings.model:  # that one is the operator's choice
+                check_model_uri(model, settings.inputs)
             spec = self._checked_spec(model)
             plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
             return _PreparedRow(
@@ -337,6 +338,7 @@ def _entry(
             run_id=context.run_id,
             output=context.output,
             model=plan.spec.name,
+            model_is_named=plan.spec.name != settings.model,
             plan=plan,
             keep_latents=context.keep_latents,
             create_only=context.create_only,

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from render_farm.errors import RenderFarmError
@@ -27,14 +28,14 @@ _FILMS_A_CALL = 200
 _ADD_WITHIN_S = 60.0
 _ADD_AGAIN_S = 1.0
 _PRIVATE_LIVES = 5
-"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s: time for a machine that is
-short of memory, which ends processes until it is not. A mistake would end every one."""
+"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s. That is time for a machine
+short of memory, which kills processes until it has enough. A bug would end every one."""
 _LONG_LIFE_S = 60.0
 """A coordinator that ends after so long is the first in a row."""
 
 
 class CoordinatorEndedError(RenderFarmError):
-    """The coordinator's process ended while it was asked something."""
+    """The coordinator's process ended during a call."""
 
 
 class RunWatch:
@@ -112,7 +113,9 @@ class RunWatch:
         except ray.exceptions.RayError as error:
             raise _ended(error) from error
         self._line = 0  # a new coordinator counts the lines of its log from 1
-        is_new = self._ask("add_run", self._spec, self._config)
+        # A large argument becomes an object, which Ray may write to a disk. What is secret travels beside it.
+        spec, observer = replace(self._spec, observer=None), self._spec.observer
+        is_new = self._ask("add_run", spec, self._config, self._cluster.environment, observer)
         self.is_added = True
         if not is_new:
             self._stop_feed()

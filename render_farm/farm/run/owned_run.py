@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from render_farm.errors import LeaseHeldError, RenderFarmError
+from render_farm.errors import LeaseHeldError, RenderFarmError, StorageError
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, dump_results
 from render_farm.farm.run.rows import row_of
@@ -24,7 +24,7 @@ from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, lo
 _STATE_EVERY_S = 2.0
 _RESULTS_EVERY_S = 20.0
 _RESULTS_AGAIN = 50
-"""Results are written again after at least so many times as long as that takes: it is all rows, every time."""
+"""Results are written again only after this many times the time that writing takes, because all rows are written."""
 _LIVE_EVERY_S = 5.0
 _SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
@@ -44,7 +44,7 @@ class OwnedRun:
     encoding: set[str] = field(default_factory=set)
     """Models whose prompts are being encoded now."""
     control: RunControl = RunControl()
-    """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
+    """The requests about the run as a whole, and its cost, as they are stored."""
     spent: float = 0.0
     """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
     answering: bool = False
@@ -54,6 +54,8 @@ class OwnedRun:
     waits_since_s: float = field(default_factory=time.monotonic)
     waits_said_s: float | None = None
     lease_lost: bool = False
+    store_error: StorageError | None = None
+    """Why the lease could not be renewed. None when somebody else took it."""
     started: bool = False
     """Its films are rendered, though more may come."""
     sealed: bool = False
@@ -66,7 +68,7 @@ class OwnedRun:
     """It was cut short because its driver died."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
-    """Its observer knows that it is over, or there is none."""
+    """Its observer knows that the run is over, or there is no observer."""
     _ended_rows: dict[str, JobRow] = field(default_factory=dict)
     """Rows that need no work, told since the run was taken on and not durable yet."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -1,4 +1,4 @@
-"""`RunProgress`: what each film of a run does now and how it ended, as the coordinator keeps it."""
+"""`RunProgress`: the present work and the end of each film of a run, as the coordinator keeps them."""
 
 from __future__ import annotations
 

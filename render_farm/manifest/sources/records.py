@@ -96,7 +96,7 @@ def _texts(cell: str) -> Any:
         value = json.loads(cell)
     except (ValueError, RecursionError) as error:
         if re.match(r'\[\s*"', cell):
-            return BadCell(f"looks like a JSON list of prompts but is none: {error}")
+            return BadCell(f"looks like a JSON list of prompts but is not one: {error}")
         return cell
     return value
 
@@ -163,7 +163,7 @@ def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         seen: set[str] = set()
         repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RepeatedKeyError(f"{repeated!r:.80} is there twice")
+        raise RepeatedKeyError(f"{repeated!r:.80} appears twice")
     return values
 
 

@@ -117,7 +117,7 @@ def _refuse_repeated_keys(uri: str, node: yaml.Node, seen: set[int]) -> None:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in names:
                     raise ManifestError(
-                        f"{shown_uri(uri)}: line {key.start_mark.line + 1}: {key.value!r} is there twice"
+                        f"{shown_uri(uri)}: line {key.start_mark.line + 1}: {key.value!r} appears twice"
                     )
                 names.add(key.value)
             _refuse_repeated_keys(uri, value, seen)

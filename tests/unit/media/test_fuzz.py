@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from render_farm.errors import InputError, RenderFarmError
-from render_farm.media.fetching.uris import check_model_uri, check_protocol, read_input_address
+from render_farm.media.fetching.places import check_model_uri, check_place
+from render_farm.media.fetching.uris import read_input_address
 from render_farm.media.limits import InputLimits
 from render_farm.storage.open import open_store
 from render_farm.uris import AddressError, holds_secret, read_address, shown_uri
@@ -72,7 +73,7 @@ def test_an_address_is_read_or_refused_and_then_stays_what_it_is(text):
 @given(addresses)
 def test_inputs_models_and_outputs_raise_the_farm_s_own_errors(text):
     for read in (
-        lambda: check_protocol(text, LIMITS),
+        lambda: check_place(text, LIMITS),
         lambda: read_input_address(text),
         lambda: check_model_uri(text, LIMITS),
     ):

@@ -243,7 +243,7 @@ def test_a_store_without_its_package_says_which(monkeypatch):
         ("", "empty"),
         ("file:///no/such/file.png", "no such file"),
         ("/tmp", "a folder"),
-        ("/dev/zero", "no ordinary file"),
+        ("/dev/zero", "not a regular file"),
         ("a\0b", "control character"),
         ("https://", "no bucket or host"),
         ("https://user:pw@example.com/a.png", "presigned"),
@@ -257,7 +257,7 @@ def test_uris_that_cannot_work_say_what_would(uri, words):
 
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(InputError, match="no ordinary file"):
+    with pytest.raises(InputError, match="not a regular file"):
         load_image(str(tmp_path / "a.png"), **SIZE)
 
 
