@@ -17,7 +17,6 @@ ABOUT_A_PACKAGE = {
     "engine/test_finite.py",
     "farm/driver/test_costly_rows.py",
     "engine/weights/test_fuzz.py",
-    "farm/driver/test_costly_rows.py",
     "manifest/test_fuzz.py",
     "manifest/test_scale.py",
     "media/test_colour_tags.py",
