@@ -1,6 +1,6 @@
 """Whether a store honours create-only writes among many writers at once, in many rounds: `doctor` tries one of eight.
 
-    python -m tests.benchmarks.create_only s3://bucket/probe --writers 32 --rounds 100
+python -m tests.benchmarks.create_only s3://bucket/probe --writers 32 --rounds 100
 """
 
 from __future__ import annotations
@@ -58,10 +58,8 @@ def main() -> None:
         store.delete_tree(folder)
     for line in wrong:
         print(line)
-    print(
-        f"{store.root_uri}: {options.rounds - len(wrong)} of {options.rounds} rounds of {options.writers} writers had one "
-        f"winner, median {median(seconds) * 1000:.1f} ms"
-    )
+    right = f"{options.rounds - len(wrong)} of {options.rounds} rounds of {options.writers} writers had one winner"
+    print(f"{store.root_uri}: {right}, median {median(seconds) * 1000:.1f} ms")
     raise SystemExit(1 if wrong else 0)
 
 
