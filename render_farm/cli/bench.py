@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from render_farm.cli.terminal import Json, print_json
+from render_farm.cli.terminal import Json, print_json, say
 from render_farm.errors import UsageError
 
 _MODES = "async and full use ar_step 5 and blocks of 5 latent frames. In full, all blocks see each other."
@@ -98,7 +98,7 @@ def engine(
     if as_json:
         print_json(result.to_dict())
     else:
-        print("\n".join(lines(result)))
+        say("\n".join(lines(result)))
 
 
 @app.command("parallel")
@@ -144,11 +144,11 @@ def parallel(
         if as_json:
             print_json(result.to_dict())
         else:
-            print("\n".join(one_rank_lines(result)))
+            say("\n".join(one_rank_lines(result)))
         return
     results = measure(request)
     if as_json:
         print_json(document(results))
     else:
         for line in lines(results):
-            print(line, flush=True)
+            say(line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.runs import Jobs, Output, Run, find_run
-from render_farm.cli.terminal import Json, hint, print_json, printable
+from render_farm.cli.terminal import Json, hint, print_json, say
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
             }
         )
     elif outcome.answer.ok:
-        print(printable(outcome.answer.text))
+        say(outcome.answer.text)
         if outcome.is_kept:
             hint(f"no coordinator holds run {place.run_id}; the request is stored for its next start")
         if again:
-            print(f"to render what is left: {again}")
+            say(f"to render what is left: {again}")
     if not outcome.answer.ok:
         raise (NotFoundError if outcome.answer.not_found else UsageError)(outcome.answer.text)
 

@@ -10,7 +10,7 @@ import typer
 
 from render_farm.cli.control import Yes, confirm
 from render_farm.cli.runs import Output, find_run, open_output
-from render_farm.cli.terminal import Json, hint, plural, print_json, table
+from render_farm.cli.terminal import Json, hint, plural, print_json, say, table
 
 
 def gc(
@@ -40,15 +40,15 @@ def gc(
     num_objects = sum(item.num_objects for item in found)
     is_asking = not yes and not as_json and sys.stdin.isatty()
     if not as_json and found:
-        print("\n".join(table(["folder", "objects", "why"], [[i.folder, f"{i.num_objects}", i.why] for i in found])))
+        say("\n".join(table(["folder", "objects", "why"], [[i.folder, f"{i.num_objects}", i.why] for i in found])))
     if is_asking and found:
         confirm(f"Remove {plural(num_objects, 'object')} from {store.root_uri}?", yes=False)
     removed = remove(store, found, watch) if yes or (is_asking and found) else 0
     if as_json:
         print_json({"output": store.root_uri, "found": [asdict(item) for item in found], "removed": removed})
     elif not found and not removed:
-        print("nothing to remove")
+        say("nothing to remove")
     else:
-        print(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can be removed")
+        say(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can be removed")
         if not removed:
             hint("nothing was removed; --yes removes them")

@@ -47,7 +47,7 @@ def check(manifest: Manifest, as_json: Json = False) -> None:
     from render_farm.manifest.reader import check_manifest
 
     settings = load_settings()
-    checker = RowChecker(settings.model)
+    checker = RowChecker(settings.model, settings.inputs)
     report = check_manifest(manifest, further=checker.look_at, limits=settings.manifest)
     for note in [*checker.notes, *report.warnings]:
         hint(note)
@@ -85,7 +85,7 @@ def show(
         if row.job is None:
             say("\n".join(row.lines))
             continue
-        print(row.job.job_id)
+        say(row.job.job_id)
         for name, value in _values(row.job).items():
             if name != "job_id":
                 say(f"  {name:<20} {_text(value)}")

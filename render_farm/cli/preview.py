@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.runs import Output, Run, find_run
-from render_farm.cli.terminal import Json, hint, plural, print_json
+from render_farm.cli.terminal import Json, hint, plural, print_json, say
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def preview(
     if as_json:
         print_json({"run_id": place.run_id, "films": [asdict(film) for film in films], "saved": written})
     elif written:
-        print(written)
+        say(written)
     else:
-        print("\n".join(_line(film) for film in films) or "nothing can be watched yet")
+        say("\n".join(_line(film) for film in films) or "nothing can be watched yet")
     if open_it and not webbrowser.open(Path(str(written)).absolute().as_uri()):
         hint("no browser could be opened here")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import sys
@@ -212,6 +213,8 @@ def run_app(app: typer.Typer) -> None:
         # A terminal that cannot show a character gets a question mark, not a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if logging.lastResort is not None:  # of warnings of the farm, which may hold a manifest's text
+        logging.lastResort.setFormatter(_PrintableFormatter())
     try:
         app()
     except SystemExit as ended:
@@ -224,6 +227,11 @@ def run_app(app: typer.Typer) -> None:
             raise
         error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
         sys.exit(1)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal.printable(super().format(record))
 
 
 def _leave_within(seconds: float, exit_code: int) -> None:

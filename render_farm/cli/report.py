@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.runs import Output, Run, RunPlace, find_run
-from render_farm.cli.terminal import Json, hint, print_json
+from render_farm.cli.terminal import Json, hint, print_json, say
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def report(
             {"run_id": place.run_id, "output": place.store.root_uri, "report": where, "link": link, "trace": trace}
         )
     else:
-        print(link or where)
+        say(link or where)
     if not open_it:
         return
     if link is None and protocol_of(where) != "file":
@@ -118,7 +118,7 @@ def serve(
         raise UsageError(
             f"--host {host} --port {port}: {error.strerror or error}", advice="--port 0 takes a free one"
         ) from error
-    print(server.url, flush=True)
+    say(server.url)
     with server:
         try:
             server.serve_forever(poll_interval=0.2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.terminal import Json, hint, print_json, table
+from render_farm.cli.terminal import Json, hint, print_json, say, table
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def runs(
         [run.run_id, run.state, f"{run.jobs.get('done', 0)}/{run.num_jobs}", run.started_at or "?", run.manifest or ""]
         for run in found
     ]
-    print("\n".join(table(["run", "state", "done", "started", "manifest"], rows)))
+    say("\n".join(table(["run", "state", "done", "started", "manifest"], rows)))
     if total > len(found):
         hint(f"{total - len(found):,} older ones are not shown (--limit)")
 

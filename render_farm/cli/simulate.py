@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.terminal import Json, duration, error_line, hint, plural, print_json
+from render_farm.cli.terminal import Json, duration, error_line, hint, plural, print_json, say
 from render_farm.errors import InvalidJobError, UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def simulate(
     if as_json:
         print_json(_document(manifest, outcome, films, within_s))
     else:
-        print("\n".join(lines))
+        say("\n".join(lines))
     raise typer.Exit(NOT_IN_TIME if outcome.num_missed else 0)
 
 
@@ -171,7 +171,7 @@ def _films(manifest: str, settings: Settings, now_s: float, gpus_per_node: int, 
     from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of
 
-    spec, films, refused = SpecsOfModels(settings.model), [], 0
+    spec, films, refused = SpecsOfModels(settings.model, settings.inputs), [], 0
     costs = TokenPasses()
     for row in load_manifest(manifest, limits=settings.manifest):
         try:

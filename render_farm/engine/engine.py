@@ -80,7 +80,8 @@ def load_engine(
     the transformer's and text encoder's (`auto`: bfloat16 on CUDA, float32 on the CPU); the VAE is float32 always.
     `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
     `options` say how segments are computed. `limits` are for the images, videos and LoRAs that `render` reads from
-    their URIs; None: those of the settings (`$RENDER_FARM_CONFIG` and `RENDER_FARM_INPUT_*` variables).
+    their URIs, and for the size of a model that is copied; None: those of the settings (`$RENDER_FARM_CONFIG` and
+    `RENDER_FARM_INPUT_*` variables), and a model of any size.
     `films_at_once` is how many may be decoded beside the one that is rendered; `memory: auto` leaves room for them.
 
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
@@ -89,7 +90,9 @@ def load_engine(
     found_device = resolve_device(device)
     found_dtype = resolve_dtype(dtype, found_device)
     checkpoint = read_checkpoint(
-        locate_model(str(model), cache_folder=cache_folder),
+        locate_model(
+            str(model), cache_folder=cache_folder, max_bytes=None if limits is None else limits.max_model_bytes
+        ),
         name=str(model),
         dtype=str(found_dtype).removeprefix("torch."),
     )

@@ -36,7 +36,8 @@ class _Child:
 
     def __init__(self, limits: InputLimits) -> None:
         package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # an empty entry stands for the working directory
+        path = os.pathsep.join([package, *filter(os.path.isabs, given)])
         command = "from render_farm.media.picture_process import serve; serve()"
         try:
             self._process = subprocess.Popen(

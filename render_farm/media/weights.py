@@ -132,7 +132,7 @@ class _HeaderReader:
             }
             num_bytes = max((int(entry["data_offsets"][1]) for entry in document.values()), default=0)
             metadata = {str(key): str(value) for key, value in metadata.items()}
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
             reason = "cut off" if self._num_bytes < end else "damaged"
             raise refusal(self._uri, f"its safetensors header is {reason}", "copy it again") from None
         if end + num_bytes != self._num_bytes:

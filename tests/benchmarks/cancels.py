@@ -1,6 +1,6 @@
 """Cancels at random moments on a shared cluster, and what is left of their workers a minute later.
 
-    python -m tests.benchmarks.cancels [--cancels 50] [--together 5] [--seed 0] [--save]
+    python -m tests.benchmarks.cancels [--cancels 50] [--together 5] [--seed 0] [--minutes M] [--save]
 
 Several runs share one Ray with two workers; each is cancelled by itself at a random moment. Then, for at most a minute,
 the processes of workers and encoders are counted, and what of the cluster is still reserved.
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--cancels", type=int, default=50)
     parser.add_argument("--together", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no more runs after so long")
     parser.add_argument("--save", action="store_true", help="write the numbers to results/ under today's date")
     options = parser.parse_args()
     lines: list[str] = []
@@ -81,9 +82,10 @@ def _measure(options: argparse.Namespace) -> Iterator[str]:
         "|---|---|---|---|---|---|",
     )
     draw, most_left, number = random.Random(options.seed), 0, 0
+    ends_s = time.monotonic() + options.minutes * 60
     with tempfile.TemporaryDirectory(prefix="cancels-") as folder, world(Path(folder), Place.ONE_NODE) as here:
         os.environ.update(here.server.env)
-        while number < options.cancels:
+        while number < options.cancels and time.monotonic() < ends_s:
             together = min(options.together, options.cancels - number)
             runs = _cancel(here, Path(folder), [draw.uniform(0, MOST_S) for _ in range(together)])
             number += together

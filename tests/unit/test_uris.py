@@ -9,7 +9,8 @@ import pytest
 from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import InputError, ManifestError, ModelError, UsageError
 from render_farm.manifest.files import file_system
-from render_farm.media.fetching.uris import check_protocol, read_input_address
+from render_farm.media.fetching.places import check_place
+from render_farm.media.fetching.uris import read_input_address
 from render_farm.media.inputs import load_image
 from render_farm.media.limits import InputLimits
 from render_farm.storage.open import open_store
@@ -57,7 +58,7 @@ def test_local_addresses(text, place):
 )
 def test_remote_addresses(text, canonical):
     assert read_address(text, {}).text == canonical
-    assert check_protocol(text, InputLimits()) == canonical.partition(":")[0]
+    assert check_place(text, InputLimits()) == canonical.partition(":")[0]
 
 
 @pytest.mark.parametrize(

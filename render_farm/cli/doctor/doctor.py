@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from render_farm.cli.terminal import Json, print_json
+from render_farm.cli.terminal import Json, print_json, say
 from render_farm.errors import UsageError
 from render_farm.planning.memory import MemoryEstimate
 
@@ -90,10 +90,10 @@ def doctor(
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{finding.status:<7} {finding.name:<{width}}  {finding.detail}")
+            say(f"{finding.status:<7} {finding.name:<{width}}  {finding.detail}")
             if finding.advice:
-                print(f"{'':<7} {'':<{width}}  -> {finding.advice}")
-        print("\nready to render" if healthy else "\nnot ready: see the lines that say broken")
+                say(f"{'':<7} {'':<{width}}  -> {finding.advice}")
+        say("\nready to render" if healthy else "\nnot ready: see the lines that say broken")
     if not healthy:
         raise typer.Exit(1)
 

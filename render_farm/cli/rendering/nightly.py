@@ -21,7 +21,7 @@ from render_farm.cli.program import INTERRUPTED, MOST_COLUMNS, FarmCommand, run_
 from render_farm.cli.rendering.columns import COLUMN_FLAGS
 from render_farm.cli.rendering.flags import takes_flags_of
 from render_farm.cli.rendering.render import render, request_of, run, summary
-from render_farm.cli.terminal import duration, error_line, hint, print_json
+from render_farm.cli.terminal import duration, error_line, hint, print_json, say
 from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
 from render_farm.planning import nights
 
@@ -149,7 +149,7 @@ def nightly(**flags: Any) -> None:
     if flags["as_json"]:
         print_json({"nights": [asdict(outcome) for outcome in outcomes], "exit_code": code})
     elif outcomes:
-        print("\n".join(line for outcome in outcomes for line in summary(outcome)))
+        say("\n".join(line for outcome in outcomes for line in summary(outcome)))
     raise typer.Exit(code)
 
 
@@ -231,7 +231,7 @@ def _check(flags: Mapping[str, Any], calendar: nights.Calendar, now: datetime) -
     if flags["as_json"]:
         print_json({"nights": [] if over is None else [asdict(over)], "exit_code": code})
     elif over is not None:
-        print("\n".join(summary(over)))
+        say("\n".join(summary(over)))
     return code
 
 

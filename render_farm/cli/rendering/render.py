@@ -16,7 +16,7 @@ from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.program import INTERRUPTED
 from render_farm.cli.rendering.columns import columns_of_flags, flags_of_columns
 from render_farm.cli.rendering.flags import takes_flags_of
-from render_farm.cli.terminal import Json, error_line, plural, print_json, printable
+from render_farm.cli.terminal import Json, error_line, plural, print_json, printable, say
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ def _flags(
             "--address", metavar="ADDRESS", help="local, auto or a Ray address. Default: $RAY_ADDRESS, else local."
         ),
     ] = None,
+    credentials: Annotated[
+        bool,
+        typer.Option(
+            "--credentials/--no-credentials",
+            help="Give a cluster's workers this shell's credentials for the store; else they use roles.",
+        ),
+    ] = True,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="GPU or CPU workers in all.")
     ] = None,
@@ -135,6 +142,9 @@ def render(**flags: Any) -> None:
     Exit codes: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some failed, 12 the run was cancelled,
     13 timed out, 14 no such manifest, 130 interrupted.
     """
+    from render_farm.farm.driver.handover import take
+
+    take()
     finish(run(request_of(flags)), as_json=flags["as_json"])
 
 
@@ -143,7 +153,7 @@ def finish(outcome: RunOutcome, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(outcome))
     else:
-        print("\n".join(summary(outcome)))
+        say("\n".join(summary(outcome)))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -216,6 +226,7 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         replace=flags["replace"],
         run_id=flags["run_id"],
         address=flags["address"],
+        credentials=flags["credentials"],
         num_workers=flags["workers"],
         max_gpus=flags["max_gpus"],
         max_cost=flags["max_cost"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.runs import WAIT_S, Jobs, Output, Run, RunOrNewest, Wait, find_run
-from render_farm.cli.terminal import Json, duration, hint, plural, print_json, printable, with_schema
+from render_farm.cli.terminal import Json, duration, hint, plural, print_json, printable, say, with_schema
 from render_farm.cli.watch.log_lines import clock_text, log_text, since_time
 from render_farm.errors import NotFoundError
 
@@ -62,7 +62,7 @@ def _show(now: RunStatus, *, as_json: bool) -> None:
 
         show_status(now, _remarks(now))
     else:
-        print("\n".join(status_lines(now)))
+        say("\n".join(status_lines(now)))
 
 
 def logs(
@@ -114,7 +114,7 @@ def logs(
         quiet = wanted - {line.job_id for line in shown}
         for row in results:
             if row["job_id"] in quiet:
-                print(printable(f"{row['job_id']}: {row['state']}" + (f": {row['message']}" if row["message"] else "")))
+                say(f"{row['job_id']}: {row['state']}" + (f": {row['message']}" if row["message"] else ""))
     while follow:
         is_over = read().is_over
         events = reader.events()
@@ -144,12 +144,12 @@ def _print_lines(lines: list[LogLine]) -> None:
         worker = f" [{line.worker}]" if line.worker else ""
         segment = f" segment {line.segment + 1}" if line.segment is not None else ""
         again = f" attempt {line.attempt}" if line.attempt > 1 else ""
-        print(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment}{again} {log_text(line)}", flush=True)
+        say(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment}{again} {log_text(line)}")
 
 
 def _print_json_lines(lines: list[LogLine]) -> None:
     for line in lines:
-        print(json.dumps(with_schema(asdict(line)), default=str), flush=True)
+        say(json.dumps(with_schema(asdict(line)), default=str))
 
 
 def _day(time_s: float) -> str:
@@ -163,7 +163,7 @@ def _watch_lines(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
         now = read()
         progress = (now.state, now.paused, tuple(now.jobs.items()), now.segments_done)
         if progress != reported:
-            print(f"{clock_text(time.time())} {status_lines(now)[0]}", file=sys.stderr, flush=True)
+            print(printable(f"{clock_text(time.time())} {status_lines(now)[0]}"), file=sys.stderr, flush=True)
             reported = progress
         if now.is_over:
             return now

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from render_farm.cli.terminal import duration, plural
+from render_farm.cli.terminal import duration, plural, printable
 from render_farm.report.status import RunStatus
 
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
@@ -109,7 +109,7 @@ def _workers(now: RunStatus, room: int) -> list[RenderableType]:
 
 
 def _remark(line: str) -> Text:
-    text = line.removeprefix("  ")
+    text = printable(line.removeprefix("  "))
     if " failed: " in text:
         return Text(text, style="red")
     is_warning = text.strip().startswith(("paused", "host ", "missed", "at risk", "nothing was heard"))

@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,7 @@ from render_farm.farm.coordinator.worker_draining import WorkerDraining
 from render_farm.farm.coordinator.worker_lifecycle import WorkerLifecycle
 from render_farm.farm.coordinator.worker_scaling import WorkerScaling
 from render_farm.farm.ray_cluster.autoscaler import forget_requests
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.ray_cluster.task_names import TaskNames
 from render_farm.farm.run.film_task import PreviewNews
@@ -36,6 +38,7 @@ from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec, run_key
+from render_farm.observability.observer import ObserverSource
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
@@ -46,15 +49,18 @@ _TICK_S = 0.5
 _STOP_WITHIN_S = 120.0
 _STOPPED_AGAIN_S = 0.05
 _PAUSED = "paused"
+_NONE = WorkerEnvironment()
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Coordinator:
     """See the module. An asynchronous actor: its methods interleave only where they await."""
 
-    def __init__(self, config: FarmConfig, address: str, environment: str = "") -> None:
+    def __init__(self, config: FarmConfig, address: str, digest: str = "") -> None:
+        """`digest` is of the environment that comes with the first run. Arguments of an actor's start are kept by Ray,
+        and those of calls are not."""
         self._address = address
-        self._environment = environment
+        self._digest = digest
         self._machine = FarmMachine(config.policy, scheduling=config.scheduling)
         self._metrics = FarmMetrics(RayMetrics())
         self._events = EventLoop(self._machine, self._metrics, on_mistake=lambda text: self._active.stop_all(text))
@@ -111,8 +117,15 @@ class Coordinator:
 
     # --- calls of the driver; `key` is the `RunSpec.key` of its run ---
 
-    async def add_run(self, spec: RunSpec, config: FarmConfig) -> bool:
-        """Take a run on; False when it is being rendered here already.
+    async def add_run(
+        self,
+        spec: RunSpec,
+        config: FarmConfig,
+        environment: WorkerEnvironment = _NONE,
+        observer: ObserverSource | None = None,
+    ) -> bool:
+        """Take a run on; False when it is being rendered here already. The farm keeps the first environment that it
+        gets: an idle one gives way to another (`gives_way_to`).
 
         A run whose driver died before it was sealed is taken up where that one stopped. Raises `LeaseHeldError` when
         another coordinator owns the run, `UsageError` when the farm's workers are of another kind than it asks for, or
@@ -126,12 +139,18 @@ class Coordinator:
                 spec.check_joins(known.progress.spec)
                 known.fed_s = time.monotonic()
                 return not known.sealed
+            if not self._lifecycle.pool.environment.variables:
+                self._lifecycle.pool.environment = environment
+                environment.apply()
             await self._reconfigure(config)
             timeouts = config.timeouts
             if self._ticking is None:
                 self._ticking = self._events.spawn(self._tick())
             await self._active.take_on(
-                spec, address=self._address, lease_s=timeouts.lease_s, patience_s=timeouts.cluster_patience_s
+                replace(spec, observer=observer),
+                address=self._address,
+                lease_s=timeouts.lease_s,
+                patience_s=timeouts.cluster_patience_s,
             )
             run = self._run(spec.key)
             for model, (fingerprint, texts) in spec.texts.items():
@@ -268,10 +287,10 @@ class Coordinator:
         await run.told.wait()
         return run.progress.counts
 
-    async def gives_way_to(self, environment: str) -> bool:
-        """Whether a new coordinator with `environment` should take this one's place: it renders nothing, and was
-        started with another."""
-        return environment != self._environment and not self._active.anything_left and not self._adding.locked()
+    async def gives_way_to(self, digest: str) -> bool:
+        """Whether a new coordinator, with the environment of `digest`, should take this one's place: it renders
+        nothing, and was started with another."""
+        return digest != self._digest and not self._active.anything_left and not self._adding.locked()
 
     async def workers(self) -> dict[str, int]:
         """Process ids of the workers that are up, by name."""

@@ -58,7 +58,7 @@ class ActiveRuns:
         loop = asyncio.get_running_loop()
 
         def on_lost(error: Exception) -> None:
-            loop.call_soon_threadsafe(self._lease_lost, spec.key, str(error))
+            loop.call_soon_threadsafe(self._lease_lost, spec.key, error)
 
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
         run = await asyncio.to_thread(acquire_run, spec, this_holder(address), timing, on_lost)
@@ -116,6 +116,9 @@ class ActiveRuns:
     def film_ended(self, action: ev.FilmEnded) -> None:
         key, job_id = action.film
         run = self.runs[key]
+        if action.state is State.CANCELLED and run.store_error is not None:  # nobody has cancelled it
+            message = f"{run.store_error}; what is stored stays, and the same command again continues"
+            action = replace(action, state=State.FAILED, error_class=type(run.store_error).__name__, message=message)
         if action.state is State.DONE and run.durable.state.jobs.get(job_id, JobRow()).taken_out:
             run.change(job_id, lambda row: replace(row, taken_out=False))  # it was published before it could be stopped
         run.progress.ended(
@@ -187,7 +190,7 @@ class ActiveRuns:
         try:
             await run.write(self.snapshot(run))
         except LeaseHeldError as error:
-            self._lease_lost(run.key, str(error))
+            self._lease_lost(run.key, error)
 
     async def _answer_requests(self, run: OwnedRun) -> None:
         """Carry out the requests in the run's mailbox. Their effect is durable before they are answered."""
@@ -203,7 +206,7 @@ class ActiveRuns:
                 await run.confirm()
                 await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
         except LeaseHeldError as error:
-            self._lease_lost(run.key, str(error))
+            self._lease_lost(run.key, error)
         except StorageError as error:
             run.progress.log.add(f"requests to this run are not answered: {error}", level="warning")
         finally:
@@ -227,8 +230,8 @@ class ActiveRuns:
         run = self.runs[action.run_id]
         counts = run.progress.counts
         state = action.state
-        if state is State.DONE and counts.get("failed"):
-            state = State.FAILED  # rows that were bad from the start
+        if counts.get("failed") and (state is State.DONE or run.store_error is not None):
+            state = State.FAILED  # rows that were bad from the start, or a store that was lost
         try:
             await self._save_costs(run)
             await run.give_back()
@@ -262,12 +265,13 @@ class ActiveRuns:
         for run in list(self.at_work):
             self.stop(run, reason)
 
-    def _lease_lost(self, key: str, reason: str) -> None:
+    def _lease_lost(self, key: str, error: Exception) -> None:
         run = self.runs.get(key)
         if run is not None and not run.is_over:
             run.lease_lost = True
+            run.store_error = error if isinstance(error, StorageError) else None
             self._metrics.lease("lost")
-            self.stop(run, f"the run's lease was lost: {reason}")
+            self.stop(run, f"the run's lease was lost: {error}")
 
 
 def _quarantined(run: OwnedRun, host: str, reason: str) -> str:

@@ -57,7 +57,7 @@ class TextStage:
                         progress.note = f"waiting for a free worker's slot to encode {len(missing)} texts"
                         await self._free_slot()
                         progress.note = f"encoding {len(missing)} texts"
-                    report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
+                    report = await self._pool.encode(spec, model=model, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
                     failure = classify(error, worker="that encodes the prompts")

@@ -13,8 +13,9 @@ import ray
 
 from render_farm.errors import HostUnfitError, StorageError, WorkerDiedError
 from render_farm.farm.coordinator.hang_watch import TextWatch
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
-from render_farm.farm.run.spec import FarmConfig
+from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.farm.worker.actor import RenderWorker
 from render_farm.farm.worker.text_worker import TextReport, TextWorker
 
@@ -51,6 +52,8 @@ class WorkerPool:
         self._on_start_failed = on_start_failed
         self._on_unfit = on_unfit
         self._on_cannot_start = on_cannot_start
+        self.environment = WorkerEnvironment()
+        """Of every process that is started."""
         self._outputs = outputs
         self.texts = TextWatch()
         self.last_problem = ""
@@ -132,7 +135,9 @@ class WorkerPool:
             cache_folder=config.model_cache,
             options=config.engine,
         )
-        ready = asyncio.ensure_future(asyncio.wait_for(actor.ready.remote(), config.timeouts.worker_start_s))
+        ready = asyncio.ensure_future(
+            asyncio.wait_for(actor.ready.remote(self.environment), config.timeouts.worker_start_s)
+        )
         self._starting[name] = ready
         try:
             where = await ready
@@ -260,23 +265,25 @@ class WorkerPool:
             await asyncio.wait_for(actor.close.remote(), _CLOSE_S)
         ray.kill(actor)
 
-    async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> TextReport:
-        """Encode prompts in a process that ends afterwards, and the encoder with it."""
+    async def encode(self, spec: RunSpec, *, model: str, texts: list[str]) -> TextReport:
+        """Encode prompts of a run in a process that ends afterwards, and the encoder with it."""
         config = self._config
         # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
         actor = TextWorker.options(  # type: ignore[attr-defined]
             num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
         ).remote()
         try:
-            await actor.ready.remote()  # for as long as it takes: its machine may have to come first
+            await actor.ready.remote(self.environment)  # for as long as it takes: its machine may have to come first
             self.texts.begin(time.monotonic())
             call = asyncio.ensure_future(
                 actor.encode.remote(
                     model=model,
+                    is_named=model != spec.default_model,
+                    limits=spec.limits,
                     device=config.device,
                     dtype=config.dtype,
-                    output=output,
-                    run_id=run_id,
+                    output=spec.output,
+                    run_id=spec.run_id,
                     texts=texts,
                     cache_folder=config.model_cache,
                     coordinator=ray.get_runtime_context().current_actor,

@@ -20,43 +20,46 @@ def as_done(
 
     `check` is called many times a second and raises when it is to end. So does an exception of `work`.
     """
+    return (found for found in as_done_or_none(work, items, num_threads=num_threads, check=check) if found is not None)
+
+
+def as_done_or_none(
+    work: Callable[[_Item], _Result], items: Sequence[_Item], *, num_threads: int, check: Callable[[], None]
+) -> Iterator[tuple[int, _Result] | None]:
+    """The same, and None many times a second while nothing is done."""
     left = iter(enumerate(items))
-    done: queue.SimpleQueue[tuple[int, _Result | None, BaseException | None]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, _Result] | BaseException] = queue.SimpleQueue()
     lock, over = threading.Lock(), threading.Event()
 
     def run() -> None:
         while not over.is_set():
             with lock:
-                taken = next(left, None)
-            if taken is None:
+                following = next(left, None)
+            if following is None:
                 return
-            number, item = taken
+            number, item = following
             try:
-                done.put((number, work(item), None))
+                done.put((number, work(item)))
             except BaseException as error:  # noqa: BLE001  (raised again by the caller's thread)
-                done.put((number, None, error))
+                done.put(error)
 
     for _ in range(min(num_threads, len(items))):
         threading.Thread(target=run, name="aside", daemon=True).start()
+    num_left = len(items)
     try:
-        for _ in items:
-            yield _next(done, check)
+        while num_left:
+            check()
+            try:
+                found = done.get(timeout=_CHECK_EVERY_S)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(found, BaseException):
+                raise found
+            num_left -= 1
+            yield found
     finally:
         over.set()
-
-
-def _next(
-    done: queue.SimpleQueue[tuple[int, _Result | None, BaseException | None]], check: Callable[[], None]
-) -> tuple[int, _Result]:
-    while True:
-        check()
-        try:
-            number, result, error = done.get(timeout=_CHECK_EVERY_S)
-        except queue.Empty:
-            continue
-        if error is not None:
-            raise error
-        return number, result  # type: ignore[return-value]
 
 
 def aside(work: Callable[[], _Result], *, check: Callable[[], None]) -> _Result:

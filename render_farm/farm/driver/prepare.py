@@ -25,7 +25,7 @@ from render_farm.errors import (
     StorageError,
     UsageError,
 )
-from render_farm.farm.driver.aside import as_done, aside
+from render_farm.farm.driver.aside import as_done_or_none, aside
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
@@ -35,7 +35,7 @@ from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row, result_ids
-from render_farm.media.fetching.uris import check_model_uri
+from render_farm.media.fetching.places import check_model_uri
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
@@ -176,13 +176,16 @@ class Preparation:
             )
 
         try:
-            for number, item in as_done(read_contents, films, num_threads=_INPUTS_AT_ONCE, check=self._context.check):
-                del self._films[number]
-                if isinstance(item, Result):
-                    ended.append(item)
-                else:
-                    read.append(item)
-                if self._films and time.monotonic() >= due_s:
+            check = self._context.check
+            for found in as_done_or_none(read_contents, films, num_threads=_INPUTS_AT_ONCE, check=check):
+                if found is not None:
+                    number, item = found
+                    del self._films[number]
+                    if isinstance(item, Result):
+                        ended.append(item)
+                    else:
+                        read.append(item)
+                if self._films and (read or ended) and time.monotonic() >= due_s:
                     yield self._looked_up(read, ended)
                     ended, read = [], []
                     due_s = time.monotonic() + every_s
@@ -268,8 +271,9 @@ class _Planner:
         }
         job = replace(job, memory=job.memory or settings.memory, **group)
         try:
-            check_model_uri(job.model or "", settings.inputs)
             model = job.model or settings.model
+            if model != settings.model:  # that one is the operator's choice
+                check_model_uri(model, settings.inputs)
             spec = self._checked_spec(model)
             plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
             return _PreparedRow(
@@ -334,6 +338,7 @@ def _entry(
             run_id=context.run_id,
             output=context.output,
             model=plan.spec.name,
+            model_is_named=plan.spec.name != settings.model,
             plan=plan,
             keep_latents=context.keep_latents,
             create_only=context.create_only,

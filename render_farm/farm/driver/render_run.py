@@ -119,8 +119,11 @@ def _connected(
     source: RunSource, stack: contextlib.ExitStack, interrupts: Interrupts, *, num_workers: int | None
 ) -> Cluster:
     metadata = None if source.address == "local" else source.metadata
+    credentials = source.request.credentials
     try:
-        cluster = stack.enter_context(connect(source.address, num_workers=num_workers, metadata=metadata))
+        cluster = stack.enter_context(
+            connect(source.address, num_workers=num_workers, metadata=metadata, credentials=credentials)
+        )
     except SystemExit:  # Ray's own answer to SIGTERM while it starts
         raise KeyboardInterrupt from None
     interrupts.handle_again()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import tempfile
 from collections import defaultdict
@@ -34,6 +36,8 @@ from render_farm.storage.open import open_store, refuse_for_farm
 from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.store import Store
 from render_farm.uris import shown_uri
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,8 @@ class RunSource:
             manifest=self.manifest,
             manifest_sha256=sha256_bytes(self.manifest),
             keep_latents=self.request.keep_latents,
+            limits=self.request.settings.inputs,
+            default_model=self.request.settings.model,
             observer=self.request.observer,
             document=self._document(
                 num_films=len(prepared.entries) + len(upcoming), device=device, dashboard=dashboard
@@ -145,6 +151,7 @@ def read_source(request: RunRequest) -> RunSource:
         create_only = create_only_honoured(store)
     except NotFoundError as error:
         raise UsageError(f"output {store.root_uri}: cannot be written to ({error.message})") from error
+    _warn_of_token(store)
     address = resolve_address(request.address)
     return RunSource(
         request=replace(request, output=store.root_uri),
@@ -158,6 +165,15 @@ def read_source(request: RunRequest) -> RunSource:
         first=first_of_each(rows, request.canary) if request.canary else (),
         max_failed=_max_failed(request, len(rows)),
     )
+
+
+def _warn_of_token(store: Store) -> None:
+    """Keys of the environment are those of the start. A role or a profile gives new ones when the old ones expire."""
+    if store.root_uri.startswith("s3://") and os.environ.get("AWS_SESSION_TOKEN"):
+        log.warning(
+            "AWS_SESSION_TOKEN is set: a run stops when it expires, and the same command with new credentials "
+            "continues it. A role or a profile renews itself."
+        )
 
 
 def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from render_farm.errors import RenderFarmError
@@ -112,7 +113,9 @@ class RunWatch:
         except ray.exceptions.RayError as error:
             raise _ended(error) from error
         self._line = 0  # a new coordinator counts the lines of its log from 1
-        is_new = self._ask("add_run", self._spec, self._config)
+        # A large argument becomes an object, which Ray may write to a disk. What is secret travels beside it.
+        spec, observer = replace(self._spec, observer=None), self._spec.observer
+        is_new = self._ask("add_run", spec, self._config, self._cluster.environment, observer)
         self.is_added = True
         if not is_new:
             self._stop_feed()

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from render_farm.errors import LeaseHeldError, RenderFarmError
+from render_farm.errors import LeaseHeldError, RenderFarmError, StorageError
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, dump_results
 from render_farm.farm.run.rows import row_of
@@ -54,6 +54,8 @@ class OwnedRun:
     waits_since_s: float = field(default_factory=time.monotonic)
     waits_said_s: float | None = None
     lease_lost: bool = False
+    store_error: StorageError | None = None
+    """Why the lease could not be renewed. None when somebody else took it."""
     started: bool = False
     """Its films are rendered, though more may come."""
     sealed: bool = False

@@ -381,7 +381,11 @@ class RunProgress:
             engine_s=round(sum(self._engine_s.values()), 3),
             paused=paused,
             quarantined=dict(quarantined or {}),
-            note=self.note or (f"{self.num_untold:,} rows are still being prepared" if is_coming else ""),
+            note=self.note or (_still_prepared(self.num_untold) if is_coming else ""),
             work=tuple(self.films[job_id].snapshot() for job_id in sorted(self._running)[:_WORK_SHOWN]),
             log=() if after_line is None else self.log.after(after_line),
         )
+
+
+def _still_prepared(num_rows: int) -> str:
+    return "1 row is still being prepared" if num_rows == 1 else f"{num_rows:,} rows are still being prepared"

@@ -41,6 +41,8 @@ class RunRequest:
     """None: the manifest's stem and 8 hex of its content."""
     address: str | None = None
     """`local`, `auto` or a Ray address; None: `$RAY_ADDRESS`, else `local`."""
+    credentials: bool = True
+    """Whether the store's credentials of this process are for the workers of a running cluster."""
     num_workers: int | None = None
     """None: every GPU of the cluster; on the CPU, a few, no more than there are films."""
     max_gpus: int | None = None

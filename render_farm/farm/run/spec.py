@@ -9,6 +9,7 @@ from render_farm.errors import UsageError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.timeouts import Timeouts
+from render_farm.media.limits import InputLimits
 from render_farm.observability.observer import ObserverSource
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.policy import SchedulingPolicy
@@ -64,6 +65,9 @@ class RunSpec:
     """Rows that need no work: bad ones, and jobs that are there already."""
     render_keys: dict[str, str] = field(default_factory=dict)
     """Of every film, by job."""
+    limits: InputLimits = InputLimits()
+    default_model: str = ""
+    """Models of other names are named by rows, and must be where `limits` allow."""
     texts: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     """Fingerprints and texts of films that are told later, by model: all are encoded at once."""
     manifest: bytes = b""

@@ -12,6 +12,7 @@ import ray
 
 from render_farm.engine.options import EngineOptions
 from render_farm.farm.ray_cluster.draining import usual_drain_s
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
@@ -68,8 +69,9 @@ class RenderWorker:
     def __repr__(self) -> str:
         return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
 
-    def ready(self) -> dict[str, Any]:
-        """Load what every job needs. Returns this process's id and node."""
+    def ready(self, environment: WorkerEnvironment) -> dict[str, Any]:
+        """Take the environment over and load what every job needs. Returns this process's id and node."""
+        environment.apply()
         load_libraries()
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
 

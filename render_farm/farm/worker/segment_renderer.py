@@ -102,7 +102,7 @@ class SegmentRenderer:
     def _start(self, task: FilmTask) -> tuple[Store, Engine]:
         if self.preemption.is_asked:
             raise PreemptedError(f"film {task.work_key}: this worker was asked to end")
-        return self._resources.store(task), self._resources.model.engine(task.model)
+        return self._resources.store(task), self._resources.model.engine(task)
 
     def _last_step(self, call: SegmentCall) -> LastStep:
         num_steps = call.task.plan.schedule(call.segment).num_rows

@@ -18,8 +18,9 @@ from urllib.parse import quote, urljoin, urlsplit
 from render_farm.backoff import Backoff
 from render_farm.errors import InputError
 from render_farm.media.fetching.addresses import Endpoint, ForbiddenAddress, checked_endpoints
+from render_farm.media.fetching.places import check_place
 from render_farm.media.fetching.sink import Sink
-from render_farm.media.fetching.uris import check_protocol, refusal
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.limits import InputLimits
 from render_farm.uris import shown_uri
 
@@ -79,7 +80,7 @@ def _follow(uri: str, sink: Sink, limits: InputLimits) -> None:
             raise refusal(uri, f"the server redirects (status {answer.status}) without saying where")
         try:
             here = urljoin(here, there)
-            check_protocol(here, limits)
+            check_place(here, limits)
         except ValueError:
             raise refusal(uri, "it redirects to something that is not an address") from None
         except InputError as error:

@@ -79,7 +79,7 @@ def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path
     async def add() -> None:
         coordinator = new_coordinator()
         assert await coordinator.add_run(busy, SHAPE)
-        with pytest.raises(UsageError, match="needs 4 workers together, and this cluster's farm has 1"):
+        with pytest.raises(UsageError, match="needs 4 workers together, and this cluster has 1"):
             await coordinator.add_run(beside, replace(SHAPE, num_workers=4, bundle_size=4))
         with pytest.raises(UsageError, match="--max-cost 10 cannot be kept"):
             await coordinator.add_run(beside, replace(SHAPE, scaling=budget))

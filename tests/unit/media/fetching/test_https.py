@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -181,6 +182,12 @@ def test_a_redirect_is_checked_like_the_first_address(base, server, limits, targ
     with pytest.raises(InputError, match=words) as caught:
         load_image(f"{base}/to/{target.format(port=server[0])}", **SIZE, limits=limits)
     assert "pw@" not in str(caught.value).replace("/to/https://u:pw@", "")
+
+
+def test_a_redirect_does_not_leave_the_allowed_places(base, limits):
+    load_image(f"{base}/steps/3", **SIZE, limits=replace(limits, allowed_places=(f"{base}/steps", f"{base}/png")))
+    with pytest.raises(InputError, match=r"it redirects to .*/png: nothing is read from there \(allowed_places\)"):
+        load_image(f"{base}/steps/3", **SIZE, limits=replace(limits, allowed_places=(f"{base}/steps",)))
 
 
 def test_without_trust_nothing_is_fetched_from_inside(base, server, limits):
