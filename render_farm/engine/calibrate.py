@@ -56,7 +56,7 @@ def save_magnitudes(folder: Path, magnitudes: Magnitudes) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder in diffusers format, or a model's name; the file is written beside it")
+    parser.add_argument("model", help="a folder in diffusers format, or a model's name; the file is written into it")
     parser.add_argument("--prompt", default="a red ball moves over the grass", help="of the film that is measured")
     parser.add_argument("--frames", type=int, help="pixel frames; the model's default when left out")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's default when left out")

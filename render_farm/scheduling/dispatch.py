@@ -121,7 +121,7 @@ class Dispatcher:
         return None
 
     def _urgent(self, level: int, now: float) -> Choice | None:
-        """The film at risk that must go on first, and has room."""
+        """The film at risk that must continue first, and has room."""
         if not self._is_risky(level, now):
             return None
         for key in self._in_order_of_risk(level, now):

@@ -87,7 +87,7 @@ def _peak_bytes(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def num_threads(count: int | None) -> Iterator[None]:
-    """torch's threads on the CPU meanwhile; None leaves them."""
+    """torch's threads on the CPU within the block. None leaves them."""
     before = torch.get_num_threads()
     try:
         if count:

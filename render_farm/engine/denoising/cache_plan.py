@@ -24,7 +24,7 @@ class CachePlan:
     needed_bytes: int
     """What keeping their keys and values takes, all layers and guidance branches of one rank together."""
     budget_bytes: int
-    """What is there for it beside the model."""
+    """The memory available for it next to the model."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `job.json`."""

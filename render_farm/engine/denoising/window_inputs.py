@@ -44,7 +44,7 @@ class Prefix:
 
 
 class WindowInputs:
-    """The window's frames behind their prefix, and the images beside them. Read row by row, in order."""
+    """The window's frames after their prefix, and the images that go with them. Read row by row, in order."""
 
     def __init__(
         self, plan: FilmPlan, window: Window, history: Tensor | None, conditioning: Conditioning, *, like: Tensor

@@ -50,7 +50,7 @@ class LayerTensors:
     """A scalar that multiplies `down`, whose numbers are fp8."""
     up_scale: str | None = None
     difference: str | None = None
-    """(out features, in features): added to the layer's weight beside up @ down. Alpha does not scale it."""
+    """(out features, in features): added to the layer's weight along with up @ down. Alpha does not scale it."""
     alpha: str | float | None = None
     """A scalar tensor's name, or the number from the file's metadata; None: the rank, so that nothing is scaled."""
     bias: str | None = None
