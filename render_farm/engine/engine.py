@@ -216,7 +216,7 @@ class Engine:
         }
 
     def notes(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> tuple[str, ...]:
-        """The same for people, a line each."""
+        """The same for people, one line each."""
         return str(self.attention_choice), str(self.compile_plan), str(self.cache_plan(plan, index, group))
 
     @property

@@ -185,7 +185,7 @@ def _file(sibling: Any) -> HubFile:
 
 
 def hub_endpoint() -> str | None:
-    """Where the hub is asked for; None is huggingface.co."""
+    """The address of the hub. None is huggingface.co."""
     return os.environ.get("HF_ENDPOINT") or None
 
 

@@ -19,7 +19,7 @@ from render_farm.engine.transformer.rope import RopeTable
 from render_farm.engine.transformer.span import FrameSpan
 
 Streams = tuple[Tensor, ...]
-"""Hidden states (B S E): one a guidance branch, or one for all of them before the first layer."""
+"""Hidden states (B S E): one per guidance branch, or one for all of them before the first layer."""
 
 
 class RunLayers(Protocol):

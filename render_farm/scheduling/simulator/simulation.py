@@ -1,4 +1,4 @@
-"""The simulated world around the machine: workers that do what they are told in the time it takes, and trouble."""
+"""The simulated world around the machine: workers that carry out actions in the time that these take, and trouble."""
 
 from __future__ import annotations
 
