@@ -46,7 +46,7 @@ def measure_magnitudes(engine: Engine, job: RenderJob) -> Magnitudes:
 
 
 def save_magnitudes(folder: Path, magnitudes: Magnitudes) -> Path:
-    """Write them where `load_engine(folder)` looks for them; the next engine has them."""
+    """Write them where `load_engine(folder)` reads them. The next engine has them."""
     path = folder / MAGNITUDES
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(magnitudes.to_dict()) + "\n")

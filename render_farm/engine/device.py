@@ -58,7 +58,7 @@ def cache_budget_bytes(model: nn.Module, device: torch.device) -> int:
 
 @contextmanager
 def device_errors(what: str) -> Iterator[None]:
-    """Turn torch's errors of a device into the farm's, which say whose fault they are."""
+    """Turn torch's device errors into the farm's, which say whose fault they are."""
     try:
         yield
     except RuntimeError as error:

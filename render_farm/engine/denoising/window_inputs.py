@@ -1,4 +1,4 @@
-"""What the model is shown of one window in each step.
+"""What the model sees of one window in each step.
 
 Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
 """

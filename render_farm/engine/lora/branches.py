@@ -66,7 +66,7 @@ class BranchedLayer(nn.Module):
 
 
 class Adapters:
-    """What is attached to a transformer, one at a time. Used by one thread at a time, between forward passes."""
+    """The adapters on a transformer. Used by one thread at a time, between forward passes."""
 
     def __init__(self, *, device: torch.device, dtype: torch.dtype) -> None:
         """`device` is where passes run, `dtype` in what: layers whose weights are stored smaller compute in it."""

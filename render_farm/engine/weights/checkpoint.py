@@ -38,7 +38,7 @@ IMAGE_CLASSES = {
     "image_encoder": ("CLIPVisionModelWithProjection", "CLIPVisionModel"),
     "image_processor": ("CLIPProcessor", "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
 }
-"""What an image-to-video checkpoint has besides."""
+"""Further parts of an image-to-video checkpoint."""
 _NUMBER, _FLAG, _NUMBERS, _FLAGS = "a number above 0", "true or false", "a list of numbers above 0", "a list of flags"
 _FIELDS: dict[str, dict[str, str]] = {
     "transformer": {
