@@ -303,6 +303,7 @@ def _priced(costs: list[ChoicePrice]) -> Iterable[str]:
         seconds = ""
         if price.gpu_s is not None:
             number = f"{price.gpu_s:,.0f}" if price.gpu_s >= 100 else f"{price.gpu_s:.3g}"
+            number = "under 0.01" if price.gpu_s < 0.01 else number
             seconds = f", {number} GPU seconds (predicted)"
         name = "cost" if price is costs[0] else f"  {price.name}"
         yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"

@@ -144,7 +144,7 @@ class WorkerCalls:
     async def _call(
         self, action: ev.RenderSegment | ev.FinishFilm, call_id: int, method: str, name: str, *arguments: Any
     ) -> Any | None:
-        """The worker's answer, or None when it failed and the machine has been told."""
+        """The worker's answer, or None when it failed, which the machine then knows."""
         try:
             if not self._pool.has(action.worker):
                 return None  # it ended in this moment; the machine is told so by whoever noticed

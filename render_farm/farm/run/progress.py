@@ -237,7 +237,7 @@ class RunProgress:
         )
 
     def roll_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
-        """A film's work failed and will be tried again. Nothing happens to one that has ended meanwhile."""
+        """A film's work failed and will be tried again. Nothing happens to one that has already ended."""
         film = self.films[job_id]
         if State(film.result.state).ended:
             return

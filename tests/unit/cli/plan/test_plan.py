@@ -23,6 +23,7 @@ def test_plan_draws_windows_and_blocks(cli, manifest):
     assert "  prompt 1: a\n  prompt 2-3: b\n" in text
     assert "segment 1: 24 steps, 5 blocks of 5 latent frames\n" in text
     assert "    block 5 │····················████████████████████████████████████████│ steps  9-24\n" in text
+    assert " forwards, under 0.01 GPU seconds (predicted)\n" in text
     assert text.splitlines()[-1].startswith("total: 3 films, 5 segments, ")
 
 
