@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from render_farm.engine.bench.cases import MODES, SHAPES
+from render_farm.engine.bench.cases import SHAPES
 from render_farm.errors import RenderFarmError, UsageError
-from render_farm.parallel.measure import GroupBenchRequest, GroupResult, measure
+from render_farm.parallel.measure import GROUP_MODES, GroupBenchRequest, GroupResult, measure
 from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines
 from render_farm.planning.group_cost import GroupMachine
 from render_farm.planning.groups import GroupShape
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ranks", default="1,2", help="numbers of ranks, with commas; default 1,2")
     parser.add_argument("--degrees", help="shapes instead, each cfg x ulysses x ring, as 2x4x1,1x4x2")
     parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--mode", choices=MODES, default="sync")
+    parser.add_argument("--mode", choices=GROUP_MODES, default="sync")
     parser.add_argument("--num-frames", type=int)
     parser.add_argument("--steps", type=int, default=3, help="the first is not counted; default 3")
     parser.add_argument("--device", default="auto", help="auto, cuda or cpu")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from render_farm.engine import Engine
-from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
+from render_farm.engine.bench.cases import APPROXIMATE, MODES, SHAPES, random_engine
 from render_farm.engine.device import resolve_device, resolve_dtype
 from render_farm.engine.options import EngineOptions
 from render_farm.errors import DeviceError, UsageError
@@ -38,6 +38,7 @@ from render_farm.planning.model_sizes import TransformerSizes
 
 _START_S = 300.0
 _USED_TOKENS = 60
+GROUP_MODES = tuple(mode for mode in MODES if mode not in APPROXIMATE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +106,8 @@ def shapes_to_measure(request: GroupBenchRequest) -> list[GroupShape]:
 
 def check_request(request: GroupBenchRequest) -> None:
     """Raises `UsageError` for a shape or a mode that is not known, and for too few steps."""
-    if request.shape not in SHAPES or request.mode not in MODES:
-        raise UsageError(f"--shape is one of {', '.join(SHAPES)}, --mode one of {', '.join(MODES)}")
+    if request.shape not in SHAPES or request.mode not in GROUP_MODES:
+        raise UsageError(f"--shape is one of {', '.join(SHAPES)}, --mode one of {', '.join(GROUP_MODES)}")
     if request.steps < 2:
         raise UsageError(f"--steps: {request.steps} is less than 2", advice="the first one is not counted")
 
@@ -296,7 +297,7 @@ def expected_bytes(engine: Engine, plan: FilmPlan, shape: GroupShape) -> dict[st
 def bench_plan(engine: Engine, request: GroupBenchRequest, steps: int) -> FilmPlan:
     """The film that is measured; of one step, one in which all frames move."""
     shape = SHAPES[request.shape]
-    num_frames = request.num_frames or shape.num_frames[request.mode]
+    num_frames = request.num_frames or shape.frames_of(request.mode)
     job = RenderJob(
         job_id="bench",
         prompt="a",

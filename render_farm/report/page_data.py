@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from render_farm.job import default_seed
-from render_farm.media.seams import VISIBLE
+from render_farm.media.seam_score import VISIBLE
 from render_farm.models import defaults_for
 from render_farm.observability.events import EventKind
 from render_farm.report.failures import group_failures
@@ -278,7 +278,7 @@ def _changes(
     totals: dict[str, Any],
     previous: tuple[dict[str, Any], list[dict[str, Any]]] | None,
 ) -> dict[str, Any] | None:
-    """This run beside the one before it."""
+    """This run compared with the one before it."""
     if previous is None:
         return None
     document, rows = previous

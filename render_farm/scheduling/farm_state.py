@@ -109,6 +109,8 @@ class RunEntry:
     """The same by (state, workers of the smallest group that a film may have, of the largest)."""
     ready_models: set[str] = field(default_factory=set)
     sealed: bool = False
+    cut_short: bool = False
+    """Stopped before all of its films had come."""
     ended: bool = False
     max_failed: int | None = None
     failed_before: int = 0

@@ -1,13 +1,15 @@
-"""The durable state of a film: a series of numbered, create-only snapshots, each complete in itself.
+"""The durable state of a film: a series of numbered, create-only objects.
 
-An object store cannot append, so every finished segment adds one small object `state/<number>.json` that lists all
-segments so far. The newest one that is whole counts; a torn or garbled one is skipped and reported. Because numbers
-are taken create-only, two workers on one film cannot both extend it: the second is told so and writes nothing.
+An object store cannot append, so every finished segment adds one small object `state/<number>.json`. It lists all
+segments so far, or, in a film of many, the new one alone: all objects of a film together grow with its segments and not
+with their square. The newest one that can be read counts; a torn or garbled one is skipped and reported. Because
+numbers are taken create-only, two workers on one film cannot both extend it: the second is told so and writes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +33,10 @@ __all__ = [
 ]
 
 SCHEMA = "render_farm.film/1"
+STEP_SCHEMA = "render_farm.film_step/1"
+_ALL_LISTED = 16
+"""So many objects list all segments. Of the later ones four do in each doubling."""
+_READS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +46,7 @@ class StoredFilm:
     film: str
     render_key: str
     number: int = 0
-    """The highest snapshot number taken by anyone, whole or not; 0 for a film not begun."""
+    """The highest snapshot number taken by anyone, whole or not; 0 for a film that has not started."""
     segments: tuple[SegmentRecord, ...] = ()
     problems: tuple[str, ...] = ()
     """What was skipped while loading, one line each, for the log."""
@@ -70,8 +76,9 @@ class LoadedFilm:
 def load_film_state(store: Store, film: str) -> StoredFilm:
     """The newest whole snapshot of a film, or an empty state when there is none.
 
-    Reads one listing and usually one object; segments are not read (`load_film` does). Snapshots that are torn,
-    garbled, of another schema or of another film are skipped and named in `problems`. StorageError passes.
+    Reads one listing and usually one object, of a film of many segments a quarter of its objects; segments are not read
+    (`load_film` does). Objects that are torn, garbled, of another schema or of another film are skipped and named in
+    `problems`. StorageError passes.
     """
     keys = FilmKeys(film=film)
     _, render_key = split_film_key(film)
@@ -80,7 +87,7 @@ def load_film_state(store: Store, film: str) -> StoredFilm:
     for number in numbers:
         key = keys.state(number)
         try:
-            segments = _read_snapshot(store.read_bytes(key), film, render_key)
+            segments = _segments_at(store, film, render_key, number)
         except NotFoundError:
             continue  # cleaned up since it was listed
         except ValueError as error:
@@ -94,8 +101,8 @@ def load_film_state(store: Store, film: str) -> StoredFilm:
 
 
 def load_film(store: Store, film: str) -> LoadedFilm:
-    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
-    corrupt (named in `state.problems`), which is where rendering goes on."""
+    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or corrupt
+    (named in `state.problems`), where rendering continues."""
     state = load_film_state(store, film)
     latents: list[np.ndarray] = []
     for record in state.segments:
@@ -124,29 +131,73 @@ def record_segment(store: Store, previous: StoredFilm, record: SegmentRecord) ->
         segments += previous.set_aside[1:]
     number = previous.number + 1
     key = FilmKeys(film=previous.film).state(number)
-    if not store.create(key, _snapshot(previous, segments, number)):
+    lists_all = _lists_all(number) or previous.problems or previous.set_aside
+    if not store.create(key, _snapshot(previous, segments, number, since=0 if lists_all else record.index)):
         newest = load_film_state(store, previous.film)
         writer = newest.segments[-1].worker if newest.segments else ""
         raise LeaseHeldError(
             f"film {previous.film}: segment {record.index} is not recorded, because {writer or 'another worker'} has "
             f"written {store.uri(key)} since this worker loaded the film",
-            advice="load the film again and go on from there",
+            advice="load the film again and continue from there",
         )
     return replace(previous, number=number, segments=segments, problems=(), set_aside=())
 
 
-def _snapshot(state: StoredFilm, segments: Sequence[SegmentRecord], number: int) -> bytes:
+def _lists_all(number: int) -> bool:
+    """Whether the object of a number lists all segments, whatever happened before."""
+    return number <= _ALL_LISTED or number % (1 << (number.bit_length() - 3)) == 0
+
+
+def _snapshot(state: StoredFilm, segments: Sequence[SegmentRecord], number: int, *, since: int) -> bytes:
     content = {
         "film": state.film,
         "render_key": state.render_key,
         "number": number,
-        "segments": [record.to_dict() for record in segments],
+        "segments": [record.to_dict() for record in segments[since:]],
     }
+    if since:
+        return checked_json.dump({**content, "since": since}, schema=STEP_SCHEMA)
     return checked_json.dump(content, schema=SCHEMA)
 
 
-def _read_snapshot(data: bytes, film: str, render_key: str) -> tuple[SegmentRecord, ...]:
-    content = checked_json.load(data, schema=SCHEMA)
+def _segments_at(store: Store, film: str, render_key: str, number: int) -> tuple[SegmentRecord, ...]:
+    """The segments that the state object `number` stands for. NotFoundError when it is gone, ValueError when it, or one
+    that it builds on, cannot be read."""
+    keys = FilmKeys(film=film)
+    found = _read_object(store.read_bytes(keys.state(number)), film, render_key)
+    if found.since == 0:
+        return found.segments
+    first = next(earlier for earlier in range(number - 1, 0, -1) if _lists_all(earlier))
+
+    def read(earlier: int) -> _StateObject:
+        try:
+            return _read_object(store.read_bytes(keys.state(earlier)), film, render_key)
+        except (NotFoundError, ValueError) as error:
+            raise ValueError(f"it builds on number {earlier}, which cannot be read: {error}") from error
+
+    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+        parts = [*pool.map(read, range(first, number)), found]
+    segments: tuple[SegmentRecord, ...] = ()
+    for part in parts:
+        if part.since > len(segments):
+            raise ValueError(f"it builds on {part.since} segments, and there are {len(segments)}")
+        segments = segments[: part.since] + part.segments
+    return segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StateObject:
+    since: int
+    """The index of its first segment; those before it are the previous object's."""
+    segments: tuple[SegmentRecord, ...]
+
+
+def _read_object(data: bytes, film: str, render_key: str) -> _StateObject:
+    schema = STEP_SCHEMA if f'"{STEP_SCHEMA}"'.encode() in data else SCHEMA
+    content = checked_json.load(data, schema=schema)
+    since = content.get("since", 0)
+    if not isinstance(since, int) or isinstance(since, bool) or (schema == STEP_SCHEMA) != (since > 0):
+        raise ValueError(f"it begins at segment {since!r}")
     if content.get("film") != film or content.get("render_key") != render_key:
         raise ValueError(f"it belongs to {content.get('film')!r}")
     listed = content.get("segments")
@@ -154,10 +205,10 @@ def _read_snapshot(data: bytes, film: str, render_key: str) -> tuple[SegmentReco
         raise ValueError("it lists no segments")
     segments = tuple(SegmentRecord.from_dict(item) for item in listed)
     folder = FilmKeys(film=film).segments
-    for index, record in enumerate(segments):
+    for index, record in enumerate(segments, start=since):
         if not record.key.startswith(f"{folder}/"):
             raise ValueError(f"segment {index} is said to be in {record.key!r:.120}")
         check_key(record.key)
         if record.index != index:
-            return segments[:index]
-    return segments
+            return _StateObject(since=since, segments=segments[: index - since])
+    return _StateObject(since=since, segments=segments)

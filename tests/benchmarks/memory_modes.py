@@ -105,8 +105,8 @@ def denoising(args: Any) -> dict[str, float]:
         RenderJob(
             job_id="bench",
             prompt="a",
-            num_frames=shape.num_frames[args.mode],
-            base_num_frames=shape.num_frames[args.mode],
+            num_frames=shape.frames_of(args.mode),
+            base_num_frames=shape.frames_of(args.mode),
             height=shape.height,
             width=shape.width,
             num_inference_steps=max(NUM_STEPS, MODES[args.mode]["ar_step"] + 1),

@@ -80,7 +80,7 @@ _SILENCED: dict[str, Callable[[ModuleType], None]] = {
     "render_farm.farm.coordinator.metrics": _silence("FarmMetrics.sample"),
     "render_farm.farm.run.log": _silence("RunLog.add", "RunLog.flush"),
     "render_farm.farm.run.owned_run": _silence("OwnedRun._write_live"),
-    "render_farm.media.seams": _no_seams,
+    "render_farm.media.seam_score": _no_seams,
 }
 
 
@@ -205,7 +205,7 @@ _COUNTED: dict[str, Callable[[ModuleType], None]] = {
     "render_farm.farm.run.log": _count(log=["RunLog.add", "RunLog.flush"]),
     "render_farm.farm.run.progress": _count(live=["RunProgress.snapshot"]),
     "render_farm.storage.local": _count_written,
-    "render_farm.media.seams": _count(seams=[f"SeamMeter.{name}" for name in ("begin", "add", "seams")]),
+    "render_farm.media.seam_score": _count(seams=[f"SeamMeter.{name}" for name in ("begin", "add", "seams")]),
     "render_farm.media.preview": _count(previews=["_feed"]),
     "render_farm.media.ffmpeg": _count_ffmpeg,
     "render_farm.farm.worker.films.film_preview": _count(

@@ -25,8 +25,12 @@ MODES: dict[str, dict[str, Any]] = {
     "sync": {"ar_step": 0, "causal_block_size": 1},
     "async": {**_BLOCKS, "block_attention": "causal"},
     "full": {**_BLOCKS, "block_attention": "full"},
+    "guidance": {"ar_step": 0, "causal_block_size": 1, "cache": "guidance:0.5"},
+    "distilled": {"ar_step": 0, "causal_block_size": 1, "sampler": "distilled", "flow_shift": 5.0, "guidance_scale": 1},
 }
 """A job's columns by mode, as the model's documentation recommends them."""
+APPROXIMATE = ("guidance", "distilled")
+"""They stand for a synchronous film and are not equal to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +40,18 @@ class BenchCase:
     config: dict[str, Any]
     height: int
     width: int
-    num_frames: dict[str, int]
-    """By mode: 121 frames (31 latent ones, the 720P checkpoints' own) do not divide into blocks."""
+    num_frames: int
+    num_block_frames: int
+    """With blocks: 121 frames (31 latent ones, the 720P checkpoints' own) do not divide into them."""
+
+    def frames_of(self, mode: str) -> int:
+        """Pixel frames of a film of `mode`."""
+        return self.num_frames if MODES[mode]["causal_block_size"] == 1 else self.num_block_frames
 
 
 def _published(preset: str, height: int, width: int, sync_frames: int) -> BenchCase:
     config = {name: value for name, value in PRESETS[preset].transformer_config().items() if name[0] != "_"}
-    return BenchCase(
-        config=config, height=height, width=width, num_frames={"sync": sync_frames, "async": 97, "full": 97}
-    )
+    return BenchCase(config=config, height=height, width=width, num_frames=sync_frames, num_block_frames=97)
 
 
 SHAPES = {
@@ -63,7 +70,8 @@ SHAPES = {
         },
         height=256,
         width=256,
-        num_frames=dict.fromkeys(MODES, 97),
+        num_frames=97,
+        num_block_frames=97,
     ),
 }
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from render_farm.engine.bench.cases import MODES, SHAPES
-from render_farm.engine.bench.run import BenchRequest, run_bench
+from render_farm.engine.bench.run import REFERENCES, BenchRequest, run_bench
 from render_farm.engine.bench.show import lines
 from render_farm.engine.options import ATTENTION_BACKENDS, EngineOptions
 from render_farm.errors import RenderFarmError
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model=parsed.model,
         mode=parsed.mode,
         against=parsed.against,
+        pairs=parsed.pairs,
         steps=parsed.steps,
         reference_steps=parsed.reference_steps,
         ar_step=parsed.ar_step,
@@ -49,9 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--model", help="preset, folder or URI; default: random weights of --shape")
     what.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument(
-        "--mode", choices=MODES, default="async", help="async and full: ar_step 5, blocks of 5 latent frames"
+        "--mode",
+        choices=MODES,
+        default="async",
+        help="async, full: ar_step 5, blocks of 5 latent frames; guidance: for half of the steps; distilled: 4 steps",
     )
-    parser.add_argument("--against", choices=("diffusers",), help="run this too, and compare")
+    parser.add_argument("--against", choices=REFERENCES, help="render by this too, and compare")
+    parser.add_argument("--pairs", type=int, default=1, help="render by both so often, in turns")
     parser.add_argument("--steps", type=int, help="inference steps; default 12 (async) or 2 (sync)")
     parser.add_argument("--reference-steps", type=int, help="stop diffusers after so many steps, and extrapolate")
     parser.add_argument("--ar-step", type=int, help="of --mode async; default 5")

@@ -1,17 +1,22 @@
-"""One measurement: a window by the engine and, if wanted, by diffusers, one after the other in this process."""
+"""One measurement: a window by the engine and, if wanted, by a reference, in turns in this process.
+
+The reference of an approximate mode renders the synchronous film that the mode stands for.
+"""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from render_farm.engine.bench.cases import MODES, SHAPES, random_engine
+from render_farm.engine.bench.cases import APPROXIMATE, MODES, SHAPES, random_engine
 from render_farm.engine.bench.device import Cost, device_name, matrix_rate, measured, num_threads
 from render_farm.engine.bench.reference import render_with_diffusers
 from render_farm.engine.bench.work import dense_operations, engine_operations
@@ -25,8 +30,11 @@ from render_farm.planning import FilmPlan
 _PROMPT, _NEGATIVE = "a", "b"
 _USED_TOKENS = 60
 """Of the 512 that a prompt is padded to."""
-_STEPS = {"sync": 2, "async": 12, "full": 12}
-"""Synchronous steps all cost the same: two stand for any number."""
+_STEPS = {"sync": 2, "async": 12, "full": 12, "guidance": 4}
+"""Synchronous steps all cost the same: two stand for any number, four for a film that is guided half-way."""
+_STEPS_FOR_ONE = 4
+"""A distilled film takes one step where the film that it stands for takes so many."""
+REFERENCES = ("diffusers", "sync")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +45,12 @@ class BenchRequest:
     model: str | None = None
     mode: str = "async"
     against: str | None = None
-    """`diffusers`, or None: the engine alone."""
+    """`diffusers`, `sync` (the engine's own synchronous film), or None: the engine alone."""
+    pairs: int = 1
+    """How often both render, in turns. The result has the medians."""
     steps: int | None = None
-    """Inference steps; None: 12 of an asynchronous film, 2 of a synchronous one."""
+    """Inference steps; None: 12 of an asynchronous film, 2 of a synchronous one, 4 of one with guidance in part. A
+    distilled film has those of its list."""
     reference_steps: int | None = None
     """Stop diffusers after so many of its passes and count the rest at the same cost each (they do the same work);
     there is no difference to compare then."""
@@ -53,7 +64,7 @@ class BenchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """What one of the two took for the window."""
+    """What one of the two took for the window: medians, and the highest peak."""
 
     passes: int
     """Forward steps of the schedule, both guidance branches in each."""
@@ -79,11 +90,13 @@ class BenchResult:
     decisions: dict[str, Any]
     """What the engine chose (see `Engine.decisions`)."""
     ours: Side
-    diffusers: Side | None = None
+    reference: Side | None = None
     ratio: float | None = None
-    """Seconds of diffusers over ours."""
+    """Seconds of the reference over ours, the median of the pairs."""
     cpu_ratio: float | None = None
     """The same of the process's CPU seconds; tells more on a CPU that others use too."""
+    cpu_ratios: tuple[float, ...] = ()
+    """Of each pair, in order."""
     largest_difference: float | None = None
     """Between both latents, whose values are about 1."""
 
@@ -107,44 +120,65 @@ def run_bench(request: BenchRequest) -> BenchResult:
 
 
 def _check(request: BenchRequest) -> None:
-    known = {"shape": tuple(SHAPES), "mode": tuple(MODES), "against": ("diffusers", None)}
+    known = {"shape": tuple(SHAPES), "mode": tuple(MODES), "against": (*REFERENCES, None)}
     for name, values in known.items():
         if getattr(request, name) not in values:
             names = ", ".join(value for value in values if value)
             raise UsageError(f"--{name}: {getattr(request, name)!r} is not one of {names}")
-    for name in ("steps", "reference_steps", "threads"):
+    for name in ("pairs", "steps", "reference_steps", "threads"):
         value = getattr(request, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')}: {value} is less than 1")
 
 
 def _run(request: BenchRequest, engine: Engine) -> BenchResult:
-    plan = engine.plan(_job(request, engine, request.steps or _STEPS[request.mode]))
-    brief = engine.plan(_job(request, engine, 1))
+    is_distilled = request.mode == "distilled"
+    steps = request.steps or _STEPS.get(request.mode)
+    plan = engine.plan(_job(request, engine, request.mode, steps))
+    steps = plan.job.num_inference_steps
     embeddings = _embeddings(engine)
-    config, caches = engine.transformer.config, engine.cache_plan(plan, 0).keeps
+    config = engine.transformer.config
+    latents: list[Tensor | None] = [None, None]
 
-    latents: dict[str, Tensor | None] = {}
+    def render(what: FilmPlan) -> Tensor:
+        return engine.render_segment(what, 0, history=None, embeddings=embeddings)
 
-    def ours(what: FilmPlan) -> None:
-        latents["ours"] = engine.render_segment(what, 0, history=None, embeddings=embeddings)
+    def ours() -> None:
+        latents[0] = render(plan)
 
-    def theirs(what: FilmPlan, num_steps: int | None) -> None:
-        latents["theirs"] = render_with_diffusers(engine.transformer, what, embeddings, num_steps=num_steps)
+    def operations(what: FilmPlan) -> float:
+        return engine_operations(what, config, caches=engine.cache_plan(what, 0).keeps)
 
-    ours(brief)
-    cost = measured(lambda: ours(plan), engine.device)
-    num_rows = plan.schedule(0).num_rows
-    own = _side(cost, num_rows, engine_operations(plan, config, caches=caches))
-    other = difference = None
-    if request.against:
-        counted = min(request.reference_steps or num_rows, num_rows)
-        theirs(brief, 1)
-        cost = measured(lambda: theirs(plan, counted if counted < num_rows else None), engine.device)
-        operations = dense_operations(plan, config, num_steps=num_rows)
-        other = _side(cost, num_rows, operations, factor=num_rows / counted)
-        if latents["theirs"] is not None and latents["ours"] is not None:
-            difference = (latents["ours"] - latents["theirs"].float().cpu()).abs().max().item()
+    sides = [_Timed(work=ours, passes=plan.schedule(0).num_rows, operations=operations(plan))]
+    render(engine.plan(_job(request, engine, request.mode, 1)))  # the first time chooses attention and compiles
+    if request.against is not None:
+        mode = "sync" if request.against == "sync" or request.mode in APPROXIMATE else request.mode
+        other = engine.plan(_job(request, engine, mode, steps * _STEPS_FOR_ONE if is_distilled else steps))
+        rows = other.schedule(0).num_rows
+        counted = min(request.reference_steps or rows, rows) if request.against == "diffusers" else rows
+
+        def by_diffusers(num_steps: int | None) -> Tensor | None:
+            return render_with_diffusers(engine.transformer, other, embeddings, num_steps=num_steps)
+
+        def theirs() -> None:
+            latents[1] = (
+                render(other) if request.against == "sync" else by_diffusers(counted if counted < rows else None)
+            )
+
+        work = operations(other) if request.against == "sync" else dense_operations(other, config, num_steps=rows)
+        sides.append(_Timed(work=theirs, passes=rows, operations=work, factor=rows / counted))
+        if request.against == "diffusers":
+            by_diffusers(1)
+    costs = [[measured(side.work, engine.device) for side in sides] for _ in range(request.pairs)]
+    measured_sides = [side.result(taken) for side, taken in zip(sides, zip(*costs, strict=True), strict=True)]
+    ratios, cpu_ratios = (
+        [getattr(pair[1], name) * sides[1].factor / getattr(pair[0], name) for pair in costs if len(pair) == 2]
+        for name in ("seconds", "cpu_s")
+    )
+    own, others = latents
+    difference = None
+    if own is not None and others is not None and request.against != "sync" and request.mode not in APPROXIMATE:
+        difference = (own - others.float().cpu()).abs().max().item()
     return BenchResult(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=device_name(engine.device),
@@ -155,46 +189,57 @@ def _run(request: BenchRequest, engine: Engine) -> BenchResult:
         what=_described(request, engine, plan),
         matrix_teraflops=round(matrix_rate(engine.device, engine.dtype) / 1e12, 3),
         decisions=engine.decisions(plan, 0),
-        ours=own,
-        diffusers=other,
-        ratio=None if other is None else round(other.seconds / own.seconds, 3),
-        cpu_ratio=None if other is None else round(other.cpu_s / own.cpu_s, 3),
+        ours=measured_sides[0],
+        reference=measured_sides[1] if len(sides) > 1 else None,
+        ratio=round(median(ratios), 3) if ratios else None,
+        cpu_ratio=round(median(cpu_ratios), 3) if ratios else None,
+        cpu_ratios=tuple(round(ratio, 3) for ratio in cpu_ratios),
         largest_difference=difference,
     )
 
 
-def _side(cost: Cost, passes: int, operations: float, *, factor: float = 1.0) -> Side:
-    return Side(
-        passes=passes,
-        seconds=round(cost.seconds * factor, 4),
-        cpu_s=round(cost.cpu_s * factor, 4),
-        teraflops=round(operations / (cost.seconds * factor) / 1e12, 3),
-        peak_bytes=cost.peak_bytes,
-        extrapolated=factor > 1,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """Something that is measured: the whole of it, or a part that stands for `factor` times as much."""
+
+    work: Callable[[], None]
+    passes: int
+    operations: float
+    factor: float = 1.0
+
+    def result(self, costs: Sequence[Cost]) -> Side:
+        seconds = median(cost.seconds for cost in costs) * self.factor
+        peaks = [cost.peak_bytes for cost in costs if cost.peak_bytes is not None]
+        return Side(
+            passes=self.passes,
+            seconds=round(seconds, 4),
+            cpu_s=round(median(cost.cpu_s for cost in costs) * self.factor, 4),
+            teraflops=round(self.operations / seconds / 1e12, 3),
+            peak_bytes=max(peaks, default=None),
+            extrapolated=self.factor > 1,
+        )
 
 
-def _job(request: BenchRequest, engine: Engine, steps: int) -> RenderJob:
-    columns = dict(MODES[request.mode])
+def _job(request: BenchRequest, engine: Engine, mode: str, steps: int | None) -> RenderJob:
+    columns: dict[str, Any] = {"guidance_scale": 6.0, "flow_shift": 8.0, **MODES[mode]}
     if request.model is None:
         shape = SHAPES[request.shape]
-        height, width, num_frames = shape.height, shape.width, shape.num_frames[request.mode]
+        height, width, num_frames = shape.height, shape.width, shape.frames_of(mode)
     else:
         height, width, num_frames = engine.spec.defaults.height, engine.spec.defaults.width, 97
     if request.ar_step is not None and columns["causal_block_size"] > 1:
         columns["ar_step"] = request.ar_step
+    if "sampler" not in columns:
+        columns["num_inference_steps"] = steps
     return RenderJob(
         job_id="bench",
         prompt=_PROMPT,
         negative_prompt=_NEGATIVE,
-        num_inference_steps=steps,
         num_frames=num_frames,
         base_num_frames=num_frames,
         height=height,
         width=width,
         **columns,
-        guidance_scale=6.0,
-        flow_shift=8.0,
         seed=0,
     )
 
@@ -221,6 +266,9 @@ def _described(request: BenchRequest, engine: Engine, plan: FilmPlan) -> dict[st
         "ar_step": job.ar_step,
         "causal_block_size": job.causal_block_size,
         "steps": job.num_inference_steps,
+        "guided": job.guided,
+        "against": request.against,
+        "pairs": request.pairs,
         "num_frames": job.num_frames,
         "height": job.height,
         "width": job.width,

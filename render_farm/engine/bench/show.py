@@ -19,7 +19,7 @@ def lines(result: BenchResult) -> Iterator[str]:
     yield (
         f"{what['mode']} (ar_step {what['ar_step']}, causal_block_size {what['causal_block_size']}), "
         f"{what['num_frames']} frames of {what['width']}x{what['height']} = {what['num_tokens']:,} tokens, "
-        f"{what['steps']} steps, guidance on"
+        f"{what['steps']} steps, guidance {'on' if what['guided'] else 'off'}"
     )
     attention, cache = result.decisions["attention"], result.decisions["kv_cache"]
     timings = ", ".join(f"{name} {value:.3g} ms" for name, value in attention["timings_ms"].items())
@@ -31,13 +31,15 @@ def lines(result: BenchResult) -> Iterator[str]:
     yield ""
     yield "           steps    seconds    s/step      CPU s   TFLOP/s  of matrix  peak GB"
     yield _row("engine", result.ours, result)
-    if result.diffusers is not None:
-        yield _row("diffusers", result.diffusers, result)
+    if result.reference is not None:
+        yield _row(what["against"], result.reference, result)
         yield ""
-        yield f"ratio {result.ratio:.2f} (CPU seconds {result.cpu_ratio:.2f})"
+        yield f"ratio {result.ratio:.2f} (CPU seconds {result.cpu_ratio:.2f})" + (
+            f", medians of {what['pairs']} pairs" if what["pairs"] > 1 else ""
+        )
         if result.largest_difference is not None:
             yield f"largest difference of the latents {result.largest_difference:.2g}"
-        if result.diffusers.extrapolated:
+        if result.reference.extrapolated:
             yield "diffusers' seconds are extrapolated from its first steps, which cost the same as the others"
 
 

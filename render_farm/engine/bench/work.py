@@ -13,10 +13,8 @@ TEXT_TOKENS = 512
 
 def engine_operations(plan: FilmPlan, config: Mapping[str, Any], *, caches: bool) -> float:
     """Those of the engine for the first window: blocks that have not started or are cached are left out."""
-    schedule = plan.schedule(0)
-    branches = 2 if plan.job.guided else 1
-    total = _text_operations(config, branches)  # once a window
-    for span in window_spans(schedule, caches=caches):
+    total = _text_operations(config, 2 if plan.job.guided else 1)  # once a window
+    for span, branches in zip(window_spans(plan.schedule(0), caches=caches), plan.num_branches(0), strict=True):
         groups = [(end - first, keys) for first, end, keys in span.query_groups(span.start)]
         total += _operations(span.num_frames, groups, plan.tokens_per_frame, config, branches, shares_first=True)
     return total

@@ -7,13 +7,13 @@ neither settles are read one by one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from render_farm.errors import NotFoundError
+from render_farm.farm.driver.aside import as_done
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
@@ -63,9 +63,11 @@ class ExistingOutput:
         run_id: str = "",
         manifest: str | None = None,
         replace: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """`manifest` is the name of this run's manifest, None for a run of a prompt. With `replace` its films take the
-        place of those that runs of other manifests made."""
+        place of those that runs of other manifests made. `check` is as in `aside`."""
+        self._check = check
         self._manifests = ManifestNames(store, run_id, manifest)
         self._replaces = replace
         self._store = store
@@ -77,7 +79,7 @@ class ExistingOutput:
         """Jobs under whose final names somebody may have died while writing."""
 
     def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
-        """What there is of each film, in order. StorageError passes."""
+        """What exists of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
         sizes = self._store.sizes(key.final(name) for key in keys for name in (JOB, *self._files))
         finished = [all(key.final(name) in sizes for name in (JOB, *self._files)) for key in keys]
@@ -88,20 +90,23 @@ class ExistingOutput:
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
 
-        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool, has_job: bool) -> ExistingFilm:
+        def find(film: tuple[FilmPlan, JobRow | None, bool, bool]) -> ExistingFilm:
+            plan, row, is_finished, has_job = film
             if is_finished and (done := self._done(plan, row, sizes)) is not None:
                 return ExistingFilm(done=done)
             if has_job and not self._replaces and (refused := self._refused(plan)):
                 return ExistingFilm(refused=refused)
             if row is not None:
                 return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
-            film = film_key(plan.job.job_id, plan.render_key)
-            if film not in folders:
+            work_key = film_key(plan.job.job_id, plan.render_key)
+            if work_key not in folders:
                 return ExistingFilm()
-            return ExistingFilm(segments_done=min(len(load_film_state(self._store, film).segments), plan.num_segments))
+            state = load_film_state(self._store, work_key)
+            return ExistingFilm(segments_done=min(len(state.segments), plan.num_segments))
 
-        with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-            return list(pool.map(find, plans, rows, finished, has_job))
+        films = list(zip(plans, rows, finished, has_job, strict=True))
+        found = dict(as_done(find, films, num_threads=_READS_AT_ONCE, check=self._check))
+        return [found[number] for number in range(len(films))]
 
     def _row(self, plan: FilmPlan) -> JobRow | None:
         """What the run knew of this very film, and still holds."""

@@ -41,6 +41,7 @@ anything = st.recursive(
 rows = st.dictionaries(st.sampled_from(list(columns())), anything, max_size=12)
 
 
+@pytest.mark.slow
 @QUICK
 @given(rows)
 def test_make_row_never_raises(values):
@@ -51,6 +52,7 @@ def test_make_row_never_raises(values):
         line.encode(errors="backslashreplace")
 
 
+@pytest.mark.slow
 @QUICK
 @given(rows)
 def test_a_job_raises_invalid_job_error_and_nothing_else(values):
@@ -119,6 +121,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz")
 
 
+@pytest.mark.slow
 @FEW
 @given(jobs)
 def test_round_trip_is_exact_and_the_bytes_are_the_same(folder, written):

@@ -59,6 +59,7 @@ def test_a_hundred_thousand_rows_take_seconds_and_constant_memory(tmp_path):
     assert grown < 48 << 20
 
 
+@pytest.mark.slow
 def test_duplicates_are_found_over_the_whole_length(tmp_path):
     ids = [f"job-{i}" for i in range(20_000)]
     ids[19_999] = "job-0"

@@ -167,6 +167,7 @@ def test_reading_may_stop_early(tmp_path):
     frames.close()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(tmp_path):
     tracemalloc.start()
     try:

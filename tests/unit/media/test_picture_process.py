@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
 
 import numpy as np
@@ -33,6 +34,7 @@ def test_the_pixels_are_those_of_the_process_itself(tmp_path):
     assert open_image(str(tmp_path / "a.png"), keep_pixels=False).sha256 == opened.sha256
 
 
+@pytest.mark.slow
 def test_sixteen_bit_grey_of_the_largest_size_stays_out_of_this_process(tmp_path):
     side = 9_400  # 88 Mpixel, just below the limit
     (tmp_path / "a.png").write_bytes(png_header_of(side, side, depth=16, data=bytes((1 + 2 * side) * side)))
@@ -69,6 +71,7 @@ def test_too_many_pixels_are_named_with_the_setting(tmp_path, side):
         open_image(str(tmp_path / "a.png"))
 
 
+@pytest.mark.slow
 def test_the_limit_of_pixels_can_be_raised_above_pillows(tmp_path):
     side = 13_500  # 182 Mpixel, more than twice Pillow's own threshold
     (tmp_path / "a.png").write_bytes(png_header_of(side, side, depth=1, data=bytes((1 + (side + 7) // 8) * side)))
@@ -80,6 +83,8 @@ def test_a_library_in_the_working_directory_is_not_imported(tmp_path, monkeypatc
     (tmp_path / "PIL.py").write_text("raise SystemExit('shadowed')")
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}.{os.pathsep}")
+    end_children()
     assert (open_image(str(tmp_path / "a.png")).pixels[0, 0] == (255, 0, 0)).all()
 
 

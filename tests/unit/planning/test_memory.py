@@ -122,6 +122,7 @@ FILMS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FILMS)
 def test_denoising_at_full_size(case: str) -> None:
     """Few layers: all have the same shapes, and only the prompts' keys and the cache are one a layer."""
@@ -198,6 +199,7 @@ def test_decoding_on_the_cpu() -> None:
     assert 0.9 < estimate / memory.peak_bytes < 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "num_frames"), [(1, 1), (2, 1), (1, 17), (1, 97)])
 def test_encoding_at_full_size(batch: int, num_frames: int) -> None:
     with torch.device("meta"):

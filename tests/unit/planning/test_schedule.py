@@ -13,6 +13,7 @@ from render_farm.planning.schedule import branches_by_row, flow_sigmas, flow_tim
 from tests.helpers.reference_loop import scheduler
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     num_steps=st.integers(1, 12),

@@ -72,6 +72,7 @@ def test_custom_resources_are_what_their_operators_define(overlay, group):
     assert {kind: crds.problems(document) for kind, document in ours.items()} == {kind: [] for kind in ours}
 
 
+@pytest.mark.slow
 def test_the_definitions_are_of_kuberay_1_7_or_newer():
     """They name no version. 1.6 has none of these fields, and the files here use the first two."""
     cluster = crds.schema("ray.io/v1", "RayCluster")["properties"]["spec"]["properties"]
@@ -80,6 +81,7 @@ def test_the_definitions_are_of_kuberay_1_7_or_newer():
     assert "tlsOptions" in cluster
 
 
+@pytest.mark.slow
 def test_unknown_fields_are_refused():
     crds.folder_of("ray.io")
     cluster = json.loads(json.dumps(built("small")["RayCluster"]))

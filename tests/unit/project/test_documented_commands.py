@@ -20,6 +20,7 @@ TEXTS = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_parse(path: Path):
     assert [problem for line in commands_of(path) if (problem := parse(line))] == []

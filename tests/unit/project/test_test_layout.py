@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[2]
@@ -12,10 +13,15 @@ PACKAGE = TESTS.parent / "render_farm"
 # Test modules of tests/unit that are about several modules of their package, or about its data.
 ABOUT_A_PACKAGE = {
     "engine/lora/test_forms.py",
+    "engine/lora/test_fuzz.py",
     "engine/test_finite.py",
+    "farm/driver/test_costly_rows.py",
+    "engine/weights/test_fuzz.py",
     "manifest/test_fuzz.py",
     "manifest/test_scale.py",
     "media/test_colour_tags.py",
+    "media/test_fuzz.py",
+    "media/test_wild_files.py",
     "planning/test_one_window.py",
     "planning/test_warnings.py",
     "report/test_fuzz.py",
@@ -28,8 +34,13 @@ ABOUT_A_PACKAGE = {
 }
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> list[str]:
     """Every module that a file names in an import."""
+    return list(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -89,6 +89,7 @@ def test_what_a_feasible_order_meets_is_met(first):
         assert rendered(films, num_workers) == 0, f"case {seed}: {films} on {num_workers}"
 
 
+@pytest.mark.slow
 def test_where_deadlines_cannot_be_met_no_order_of_the_films_is_better():
     for seed in range(500, 560):
         films, num_workers = case(seed)

@@ -160,6 +160,7 @@ def test_the_same_history_gives_the_same_decisions():
     assert decisions(5) == decisions(5)
 
 
+@pytest.mark.slow
 def test_an_event_costs_the_same_with_many_films():
     def seconds_per_event(num_films: int) -> float:
         machine = FarmMachine()

@@ -268,6 +268,11 @@ def test_a_run_that_is_cancelled_before_it_is_sealed_ends_when_it_is():
     assert only(farm.apply(ev.RunSealed(run_id="r")), ev.RunEnded).state is State.CANCELLED
 
 
+def test_a_run_that_is_stopped_before_any_of_its_films_came_is_not_done():
+    actions = FarmMachine().apply(ev.RunSealed(run_id="r", cut_short=True), 0)
+    assert only(actions, ev.RunEnded).state is State.CANCELLED
+
+
 def test_rows_that_were_bad_before_the_run_count_towards_the_limit_of_failures():
     machine = FarmMachine()
     machine.apply(ev.FilmsAdded(films=(film("a"),)), 0)
@@ -399,8 +404,8 @@ def test_another_priority_counts_from_the_next_segment_on():
     farm = Farm(film("a", 2), film("b", 2), film("c", 2))
     farm.apply(ev.SetPriority(run_id="r", job_ids=("c",), priority=90))
     assert only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment).film == ("r", "c")
-    assert "2 films are before it" not in farm.why("a")
-    assert "1 films are before it" in farm.why("b")
+    assert "2 films are ahead of it" not in farm.why("a")
+    assert "1 films are ahead of it" in farm.why("b")
 
 
 def test_out_of_memory_steps_down_the_memory_modes_and_then_fails():

@@ -1,6 +1,7 @@
 """Segment checkpoints and film state: bit-exact, prefix-only, and never believed when damaged."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,3 +182,61 @@ def test_any_json_in_a_record_is_refused_not_crashed_on(value):
         except ValueError:
             continue
         assert json.loads(json.dumps(record.to_dict()))[name] == json.loads(json.dumps(value))
+
+
+def record_of(index: int) -> SegmentRecord:
+    """A segment whose latents nobody asks for."""
+    return SegmentRecord(
+        index=index,
+        key=f"{KEYS.segments}/{index:05d}-a.safetensors",
+        sha256="0" * 64,
+        num_bytes=13 << 20,
+        num_latent_frames=20,
+        seconds=61.25,
+        worker="worker-0.1",
+        group_shape=(1, 1, 1),
+        attempt="a" * 16,
+        finished_at="2026-01-31T06:00:00.000+00:00",
+        engine={"attention": "torch_flash", "compiled": True},
+    )
+
+
+def state_bytes(store, num_segments: int) -> int:
+    state = load_film_state(store, FILM)
+    for index in range(num_segments):
+        state = record_segment(store, state, record_of(index))
+    assert load_film_state(store, FILM) == state
+    return sum(store.sizes(store.list(KEYS.states)).values())
+
+
+@pytest.mark.slow
+def test_the_state_of_a_film_grows_with_its_segments_and_not_with_their_square():
+    sizes = {number: state_bytes(open_store(f"memory://grows-{number}"), number) for number in (10, 100, 1000)}
+    print(sizes)
+    assert sizes[100] < 20 * sizes[10]
+    assert sizes[1000] < 15 * sizes[100]
+    assert sizes[1000] < 10 << 20
+
+
+@pytest.mark.parametrize("number", [17, 18, 20, 21, 31, 33, 47, 64, 99, 130])
+def test_a_long_film_is_read_whole_wherever_it_stops_and_goes_on_from_there(number):
+    store = open_store(f"memory://long-{number}")
+    state_bytes(store, number)
+    state = load_film_state(store, FILM)
+    assert [record.index for record in state.segments] == list(range(number))
+    assert (state.number, state.problems) == (number, ())
+    other = replace(record_of(number - 5), sha256="1" * 64)
+    back = record_segment(store, state.truncated(number - 5), other)
+    assert len(back.segments) == number - 4
+    assert load_film_state(store, FILM) == back
+
+
+def test_a_torn_object_in_a_long_film_costs_what_builds_on_it():
+    store = open_store("memory://torn")
+    state_bytes(store, 31)
+    store.write_bytes(KEYS.state(30), b"{")
+    state = load_film_state(store, FILM)
+    assert (len(state.segments), state.number) == (29, 31)
+    assert "builds on number 30" in state.problems[0] and "00000030.json" in state.problems[1]
+    again = record_segment(store, state, record_of(29))
+    assert load_film_state(store, FILM) == again, "what follows lists everything"

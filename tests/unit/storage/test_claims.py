@@ -78,6 +78,7 @@ def test_nobody_waits_for_a_run_that_died_elsewhere_and_rendered_the_same_pixels
     assert time.monotonic() - started < 1.0
 
 
+@pytest.mark.slow
 def test_a_run_that_died_elsewhere_is_watched_once_for_all_its_films(store):
     held(store, "night", elsewhere=True)
     jobs = [f"job{number}" for number in range(20)]
@@ -91,6 +92,7 @@ def test_a_run_that_died_elsewhere_is_watched_once_for_all_its_films(store):
     assert waited[0] >= 1.0 and max(waited[1:]) < 0.5
 
 
+@pytest.mark.slow
 def test_a_holder_that_returns_after_it_was_given_up_is_seen(store):
     holder = held(store, "night", elsewhere=True)
     claim_job(store, "night", A)

@@ -219,6 +219,7 @@ def test_a_damaged_lease_object_is_waited_for_and_replaced(store):
 FAST = LeaseTiming(renew_every_s=0.1, gone_after_s=2.0, poll_every_s=0.05)
 
 
+@pytest.mark.slow
 def test_a_keeper_renews_until_it_is_stopped(store):
     lost = []
     keeper = LeaseKeeper(acquire(store, "night", this_holder(), FAST), lost.append)
@@ -248,6 +249,7 @@ def test_a_keeper_reports_a_lost_lease_once(store):
     assert read_lease(store, "night").holder == thief
 
 
+@pytest.mark.slow
 def test_a_keeper_waits_for_its_store_and_gives_up_when_it_stays_away(store, monkeypatch):
     timing = LeaseTiming(renew_every_s=0.05, gone_after_s=0.2, poll_every_s=0.05, give_up_after_s=1.5)
     handle = acquire(store, "night", this_holder(), timing)

@@ -39,6 +39,7 @@ print(*(n for n in range(200) if store.create(f"race/{n:03d}", sys.argv[2].encod
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_exactly_one_creates(tmp_path):
     racers = [run_python(RACE, tmp_path, name, stdin=subprocess.PIPE) for name in "ab"]
     for racer in racers:
@@ -91,6 +92,7 @@ for n in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_a_reader_sees_whole_objects_only_whenever_the_writer_is_killed(tmp_path):
     store = open_store(tmp_path)
     store.write_bytes("x", bytes(2_000_000))

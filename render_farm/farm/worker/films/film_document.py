@@ -10,7 +10,7 @@ from typing import Any
 import render_farm
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.films.film_output import RenderedFilm
-from render_farm.media.seams import worst
+from render_farm.media.seam_score import worst
 from render_farm.storage.checkpoints import StoredFilm
 from render_farm.uris import shown_uri
 

@@ -21,7 +21,7 @@ from render_farm.farm.worker.busy_clock import BusyClock
 from render_farm.farm.worker.films.film_preview import FilmPreview
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
-from render_farm.media.seams import Seam, SeamMeter
+from render_farm.media.seam_score import Seam, SeamMeter
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO
 from render_farm.storage.scratch import make_folder
 
@@ -128,7 +128,7 @@ class FilmOutput:
         )
 
     def remove(self) -> None:
-        """Drop the work that is left and remove the temporary folder."""
+        """Drop the remaining work and remove the temporary folder."""
         self._closed = True
         if self._preview is not None:
             self._preview.close()

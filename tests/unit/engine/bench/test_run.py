@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from render_farm.engine.bench import run
-from render_farm.engine.bench.cases import SHAPES, BenchCase, random_engine
+from render_farm.engine.bench.cases import MODES, SHAPES, BenchCase, random_engine
 from render_farm.engine.bench.main import main
 from render_farm.engine.bench.run import BenchRequest, run_bench
 from render_farm.engine.bench.work import engine_operations
@@ -24,7 +24,8 @@ LITTLE = BenchCase(
     config={**SHAPES["small"].config, "num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64},
     height=32,
     width=48,
-    num_frames={"sync": 37, "async": 57, "full": 57},
+    num_frames=37,
+    num_block_frames=57,
 )
 
 
@@ -37,31 +38,45 @@ def little(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", ["sync", "async", "full"])
 def test_both_sides_render_the_same_film(mode: str) -> None:
     result = run_bench(BenchRequest(mode=mode, steps=3, ar_step=1, against="diffusers", device="cpu"))
-    assert result.diffusers is not None and result.largest_difference is not None
+    assert result.reference is not None and result.largest_difference is not None
     assert result.largest_difference <= 1e-4
-    assert result.ours.passes == result.diffusers.passes == (3 if mode == "sync" else 5)
-    assert result.ratio == pytest.approx(result.diffusers.seconds / result.ours.seconds, rel=0.05)
-    assert result.ours.peak_bytes and result.diffusers.peak_bytes
+    assert result.ours.passes == result.reference.passes == (3 if mode == "sync" else 5)
+    assert result.ratio == pytest.approx(result.reference.seconds / result.ours.seconds, rel=0.05)
+    assert result.ours.peak_bytes and result.reference.peak_bytes
     assert result.decisions["kv_cache"]["keeps"] is (mode == "async")
     assert result.what["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("mode", "against", "rows"), [("guidance", "sync", (4, 4)), ("distilled", "diffusers", (4, 16))]
+)
+def test_an_approximate_mode_is_timed_in_pairs_against_the_film_that_it_stands_for(
+    mode: str, against: str, rows: tuple[int, int]
+) -> None:
+    result = run_bench(BenchRequest(mode=mode, against=against, pairs=3, reference_steps=1, device="cpu"))
+    assert result.reference is not None
+    assert (result.ours.passes, result.reference.passes) == rows
+    assert result.largest_difference is None
+    assert len(result.cpu_ratios) == 3 and result.cpu_ratio == sorted(result.cpu_ratios)[1]
 
 
 def test_diffusers_can_be_stopped_early_and_the_weights_are_the_engines_again() -> None:
     request = BenchRequest(mode="async", steps=3, ar_step=1, against="diffusers", reference_steps=2, device="cpu")
     result = run_bench(request)
-    assert result.diffusers is not None and result.diffusers.extrapolated
-    assert result.diffusers.passes == 5
+    assert result.reference is not None and result.reference.extrapolated
+    assert result.reference.passes == 5
     assert result.largest_difference is None
 
 
-@pytest.mark.parametrize("mode", ["sync", "async", "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
 def test_the_operations_that_are_counted_are_those_that_are_done(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's own counter, which sees the matrix products; attention is done with them here."""
     monkeypatch.setattr(run, "_USED_TOKENS", 512)  # the padding of a prompt is one key on the CPU
     engine = random_engine(
         "small", device=torch.device("cpu"), dtype=torch.float32, options=EngineOptions(attention="torch_math")
     )
-    plan = engine.plan(run._job(BenchRequest(mode=mode, ar_step=1), engine, 3))
+    plan = engine.plan(run._job(BenchRequest(mode=mode, ar_step=1), engine, mode, 3))
     embeddings = run._embeddings(engine)
     engine.render_segment(plan, 0, history=None, embeddings=embeddings)  # the choice of attention is not counted
     with FlopCounterMode(display=False) as counter:

@@ -115,6 +115,7 @@ def test_compare_accepts_rounding_and_refuses_anything_larger() -> None:
     assert not compare(latents, latents[:, :, :2], frames, frames, **cpu).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["df-14b-720p", "t2v-14b-540p", "i2v-14b-720p", "flf2v-1.3b-540p"])
 @pytest.mark.parametrize("num_frames", [37, 97])
 def test_the_films_of_the_published_checkpoints_can_be_rendered(name: str, num_frames: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from render_farm.media.seams import VISIBLE, SeamMeter, worst
+from render_farm.media.seam_score import VISIBLE, SeamMeter, worst
 
 
 def moving(num_frames: int, *, start: int = 0, size: int = 64, speed: float = 1.0) -> list[np.ndarray]:
