@@ -1,8 +1,15 @@
-"""The durable state of a film: a series of numbered, create-only snapshots, each complete in itself.
+"""What is stored of a film: a chain of segments, each under its own key, shared by all films that begin alike.
 
-An object store cannot append, so every finished segment adds one small object `state/<number>.json` that lists all
-segments so far. The newest one that is whole counts; a torn or garbled one is skipped and reported. Because numbers
-are taken create-only, two workers on one film cannot both extend it: the second is told so and writes nothing.
+    _work/_segments/<2 hex>/<key>-<attempt>.safetensors      latents, one object per attempt
+    _work/_segments/<2 hex>/<key>.json                       create-only: which attempt is the segment
+    _work/<film>/film.json                                   which segments the film consists of
+
+Of several workers that render one segment, in one run or in two, one creates the record. The others are told so and go
+on from its latents. A record names the checksum of the segment before: a chain goes only as far as every segment
+continues the very bytes that are stored before it. Nobody has to wait for anybody.
+
+Earlier versions kept segments in the film's own folder, listed in numbered snapshots. Such a beginning is read, and
+what follows it is stored as above.
 """
 
 from __future__ import annotations
@@ -12,10 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError
+from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError, StorageError
 from render_farm.storage import checked_json
-from render_farm.storage.layout import FilmKeys, number_of, split_film_key
-from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_segment
+from render_farm.storage.layout import SEGMENTS, FilmKeys, SegmentKeys, number_of, segment_of, split_film_key
+from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_latents
 from render_farm.storage.store import Store, check_key
 
 __all__ = [
@@ -23,14 +30,22 @@ __all__ = [
     "SegmentMeta",
     "SegmentRecord",
     "StoredFilm",
+    "begin_film",
+    "continue_film",
+    "latents_of",
     "load_film",
     "load_film_state",
     "load_segment",
+    "read_film_keys",
     "record_segment",
     "save_segment",
+    "stored_segments",
 ]
 
-SCHEMA = "render_farm.film/1"
+FILM_SCHEMA = "render_farm.film/2"
+SEGMENT_SCHEMA = "render_farm.segment/1"
+SNAPSHOT_SCHEMA = "render_farm.film/1"
+_RECORD_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +53,24 @@ class StoredFilm:
     """What a film has so far. `segments` are 0..k without a gap."""
 
     film: str
-    render_key: str
-    number: int = 0
-    """The highest snapshot number taken by anyone, whole or not; 0 for a film not begun."""
+    keys: tuple[str, ...] = ()
+    """Of all its segments; empty when they are not known."""
     segments: tuple[SegmentRecord, ...] = ()
     problems: tuple[str, ...] = ()
     """What was skipped while loading, one line each, for the log."""
-    set_aside: tuple[SegmentRecord, ...] = ()
-    """A damaged segment, and those after it: they hold still if it comes out the same when it is rendered again."""
 
     @property
     def num_latent_frames(self) -> int:
         return sum(record.num_latent_frames for record in self.segments)
 
-    def truncated(self, num_segments: int, problem: str = "") -> StoredFilm:
-        """This state as if only the first `num_segments` existed. Nothing is written: the next recorded segment
-        makes it durable."""
-        problems = self.problems + ((problem,) if problem else ())
-        kept, set_aside = self.segments[:num_segments], self.segments[num_segments:]
-        return replace(self, segments=kept, problems=problems, set_aside=set_aside)
+    @property
+    def num_reused(self) -> int:
+        """Segments that were rendered for other films."""
+        return sum(record.film not in ("", self.film) for record in self.segments)
+
+    def truncated(self, num_segments: int, problem: str) -> StoredFilm:
+        """This state as if only the first `num_segments` existed. Nothing is written."""
+        return replace(self, segments=self.segments[:num_segments], problems=(*self.problems, problem))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,87 +81,183 @@ class LoadedFilm:
     latents: tuple[np.ndarray, ...]
 
 
-def load_film_state(store: Store, film: str) -> StoredFilm:
-    """The newest whole snapshot of a film, or an empty state when there is none.
+def begin_film(store: Store, film: str, keys: Sequence[str]) -> None:
+    """Write which segments a film consists of. `gc` keeps those from here on; repeating it changes nothing."""
+    content = {"film": film, "segments": list(keys)}
+    store.write_bytes(FilmKeys(film=film).manifest, checked_json.dump(content, schema=FILM_SCHEMA))
 
-    Reads one listing and usually one object; segments are not read (`load_film` does). Snapshots that are torn,
-    garbled, of another schema or of another film are skipped and named in `problems`. StorageError passes.
+
+def read_film_keys(store: Store, film: str) -> tuple[str, ...]:
+    """What `begin_film` wrote; empty when it did not. `DamagedDocument` when that cannot be told."""
+    try:
+        content = checked_json.load(store.read_bytes(FilmKeys(film=film).manifest), schema=FILM_SCHEMA)
+    except NotFoundError:
+        return ()
+    keys = content.get("segments")
+    if content.get("film") != film or not isinstance(keys, list):
+        raise checked_json.DamagedDocument(f"it belongs to {content.get('film')!r:.80}")
+    try:
+        return tuple(SegmentKeys(key=key).key for key in keys)
+    except (TypeError, ValueError) as error:
+        raise checked_json.DamagedDocument(str(error)) from error
+
+
+def load_film_state(store: Store, film: str, keys: Sequence[str] | None = None) -> StoredFilm:
+    """How far a film is stored. Latents are not read (`load_film` does).
+
+    `keys` are those of its segments; None reads what `begin_film` wrote. What is torn, garbled, of another schema or of
+    another film is skipped and named in `problems`. StorageError passes.
     """
-    keys = FilmKeys(film=film)
-    _, render_key = split_film_key(film)
-    numbers = sorted({n for n in map(number_of, store.list(keys.states)) if n is not None}, reverse=True)
+    return _followed(store, _opened(store, film, keys))
+
+
+def load_film(store: Store, film: str, keys: Sequence[str] | None = None) -> LoadedFilm:
+    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
+    corrupt (named in `state.problems`), which is where rendering goes on. Otherwise as `load_film_state`."""
+    return continue_film(store, _opened(store, film, keys))
+
+
+def continue_film(store: Store, state: StoredFilm, latents: Sequence[np.ndarray] = ()) -> LoadedFilm:
+    """The film of `state` with what is stored of it beyond its `latents`."""
+    state, found = _followed(store, state), list(latents)
+    for record in state.segments[len(found) :]:
+        try:
+            found.append(load_segment(store, record))
+        except CorruptCheckpointError as error:
+            state = state.truncated(record.index, str(error))
+            break
+    return LoadedFilm(state=state, latents=tuple(found))
+
+
+def save_segment(store: Store, state: StoredFilm, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:
+    """Store the latents of the segment that follows `state`; see `segments.save_latents`. It is part of the film when
+    `record_segment` has recorded it."""
+    index = len(state.segments)
+    key = SegmentKeys(key=state.keys[index])
+    return save_latents(store, key, index, latents, meta, film=state.film, previous=_last_sha256(state))
+
+
+def record_segment(store: Store, state: StoredFilm, record: SegmentRecord) -> StoredFilm:
+    """Make a saved segment part of the film and of every film that has the same beginning; returns the new state.
+
+    `record` follows `state`, else ValueError. A record that is there already counts, unless it is damaged, or its
+    latents are, or it continues other latents than this film's: then it is replaced. LeaseHeldError when it counts: the
+    latents of `record` are removed, nothing else is changed, and the film goes on from the other's.
+    """
+    if (record.index, record.previous) != (len(state.segments), _last_sha256(state)):
+        raise ValueError(f"segment {record.index} cannot follow {len(state.segments)} segments")
+    key = SegmentKeys(key=state.keys[record.index])
+    data = checked_json.dump({"segment": key.key, "record": record.to_dict()}, schema=SEGMENT_SCHEMA)
+    for _ in range(_RECORD_TRIES):
+        if store.create(key.record, data):
+            return replace(state, segments=(*state.segments, record), problems=())
+        try:
+            other = _next_record(store, state)
+            if other is None:
+                continue  # it was replaced at this moment
+            load_segment(store, other)
+        except (ValueError, CorruptCheckpointError):
+            store.delete(key.record)
+            continue
+        store.delete(record.key)
+        raise LeaseHeldError(
+            f"film {state.film}: segment {record.index} was stored by {other.worker or 'another worker'} while this "
+            "worker rendered it",
+            advice="load the film again and go on from there",
+        )
+    raise StorageError(f"{store.uri(key.record)}: others replace it again and again")
+
+
+def stored_segments(store: Store) -> frozenset[str]:
+    """The keys of all segments of the output that have been recorded, by one listing. They are not read."""
+    names = (key for key in store.list(SEGMENTS) if key.endswith(".json"))
+    return frozenset(key for name in names if (key := segment_of(name)) is not None)
+
+
+def latents_of(store: Store, segment: str) -> str:
+    """The key of the latents that a segment's record names; empty where no record can be read."""
+    try:
+        return _read_record(store.read_bytes(SegmentKeys(key=segment).record), segment, 0).key
+    except (NotFoundError, ValueError):
+        return ""
+
+
+def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
+    """A film with the beginning that an earlier version stored of it, if one did."""
     problems: list[str] = []
+    if keys is None:
+        try:
+            keys = read_film_keys(store, film)
+        except checked_json.DamagedDocument as error:
+            keys, problems = (), [f"{store.uri(FilmKeys(film=film).manifest)} is skipped: {error}"]
+    segments = _newest_snapshot(store, film, problems)
+    return StoredFilm(film=film, keys=tuple(keys), segments=segments, problems=tuple(problems))
+
+
+def _followed(store: Store, state: StoredFilm) -> StoredFilm:
+    """The film with the records that continue it."""
+    while len(state.segments) < len(state.keys):
+        try:
+            record = _next_record(store, state)
+        except ValueError as error:
+            uri = store.uri(SegmentKeys(key=state.keys[len(state.segments)]).record)
+            return state.truncated(len(state.segments), f"{uri} is skipped: {error}")
+        if record is None:
+            break
+        state = replace(state, segments=(*state.segments, record))
+    return state
+
+
+def _next_record(store: Store, state: StoredFilm) -> SegmentRecord | None:
+    """The record of the segment that follows `state`; None when there is none. ValueError when it cannot follow."""
+    index = len(state.segments)
+    key = state.keys[index]
+    try:
+        record = _read_record(store.read_bytes(SegmentKeys(key=key).record), key, index)
+    except NotFoundError:
+        return None
+    if record.previous != _last_sha256(state):
+        raise ValueError("it continues other latents than those that are stored before it")
+    return record
+
+
+def _last_sha256(state: StoredFilm) -> str:
+    return state.segments[-1].sha256 if state.segments else ""
+
+
+def _read_record(data: bytes, key: str, index: int) -> SegmentRecord:
+    """ValueError for anything that `record_segment` did not write for this segment."""
+    content = checked_json.load(data, schema=SEGMENT_SCHEMA)
+    if content.get("segment") != key or not isinstance(content.get("record"), dict):
+        raise ValueError(f"it belongs to {content.get('segment')!r:.80}")
+    record = SegmentRecord.from_dict(content["record"])
+    if segment_of(record.key) != key or not record.key.endswith(".safetensors"):
+        raise ValueError(f"its latents are said to be in {record.key!r:.120}")
+    check_key(record.key)
+    return replace(record, index=index)
+
+
+# --- films that began before segments had keys ---
+
+
+def _newest_snapshot(store: Store, film: str, problems: list[str]) -> tuple[SegmentRecord, ...]:
+    """The segments that the newest whole snapshot lists; others are named in `problems`."""
+    keys = FilmKeys(film=film)
+    numbers = sorted({n for n in map(number_of, store.list(keys.states)) if n is not None}, reverse=True)
     for number in numbers:
         key = keys.state(number)
         try:
-            segments = _read_snapshot(store.read_bytes(key), film, render_key)
+            return _read_snapshot(store.read_bytes(key), film)
         except NotFoundError:
             continue  # cleaned up since it was listed
         except ValueError as error:
             problems.append(f"{store.uri(key)} is skipped: {error}")
-            continue
-        return StoredFilm(
-            film=film, render_key=render_key, number=numbers[0], segments=segments, problems=tuple(problems)
-        )
-    number = numbers[0] if numbers else 0
-    return StoredFilm(film=film, render_key=render_key, number=number, problems=tuple(problems))
+    return ()
 
 
-def load_film(store: Store, film: str) -> LoadedFilm:
-    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
-    corrupt (named in `state.problems`), which is where rendering goes on."""
-    state = load_film_state(store, film)
-    latents: list[np.ndarray] = []
-    for record in state.segments:
-        try:
-            latents.append(load_segment(store, record))
-        except CorruptCheckpointError as error:
-            state = state.truncated(record.index, str(error))
-            break
-    return LoadedFilm(state=state, latents=tuple(latents))
-
-
-def record_segment(store: Store, previous: StoredFilm, record: SegmentRecord) -> StoredFilm:
-    """Make a saved segment part of the film: writes the next snapshot and returns the new state.
-
-    `record.index` is at most `len(previous.segments)`; later segments are dropped, but for those set aside because of
-    a damaged one that holds the very bytes again: they continue the same latents. LeaseHeldError when another worker
-    has written a snapshot since `previous` was loaded: the film is theirs, and nothing of it was changed.
-    """
-    if not 0 <= record.index <= len(previous.segments):
-        raise ValueError(f"segment {record.index} cannot follow {len(previous.segments)} segments")
-    segments = (*previous.segments[: record.index], record)
-    if previous.set_aside and (previous.set_aside[0].index, previous.set_aside[0].sha256) == (
-        record.index,
-        record.sha256,
-    ):
-        segments += previous.set_aside[1:]
-    number = previous.number + 1
-    key = FilmKeys(film=previous.film).state(number)
-    if not store.create(key, _snapshot(previous, segments, number)):
-        newest = load_film_state(store, previous.film)
-        writer = newest.segments[-1].worker if newest.segments else ""
-        raise LeaseHeldError(
-            f"film {previous.film}: segment {record.index} is not recorded, because {writer or 'another worker'} has "
-            f"written {store.uri(key)} since this worker loaded the film",
-            advice="load the film again and go on from there",
-        )
-    return replace(previous, number=number, segments=segments, problems=(), set_aside=())
-
-
-def _snapshot(state: StoredFilm, segments: Sequence[SegmentRecord], number: int) -> bytes:
-    content = {
-        "film": state.film,
-        "render_key": state.render_key,
-        "number": number,
-        "segments": [record.to_dict() for record in segments],
-    }
-    return checked_json.dump(content, schema=SCHEMA)
-
-
-def _read_snapshot(data: bytes, film: str, render_key: str) -> tuple[SegmentRecord, ...]:
-    content = checked_json.load(data, schema=SCHEMA)
-    if content.get("film") != film or content.get("render_key") != render_key:
+def _read_snapshot(data: bytes, film: str) -> tuple[SegmentRecord, ...]:
+    content = checked_json.load(data, schema=SNAPSHOT_SCHEMA)
+    if (content.get("film"), content.get("render_key")) != (film, split_film_key(film)[1]):
         raise ValueError(f"it belongs to {content.get('film')!r}")
     listed = content.get("segments")
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 
+from render_farm.storage.layout import SEGMENTS
 from tests.chaos.kills import kill_worker
 from tests.chaos.scene import Scene
 
@@ -38,7 +39,7 @@ def _storm(scene: Scene, seconds: float) -> None:
 
 def flip_bytes(scene: Scene) -> str:
     """In a stored segment, and then its film's worker dies, so that it is read again."""
-    keys = [key for key in scene.store.list("_work") if "/segments/" in key]
+    keys = [key for key in scene.store.list(SEGMENTS) if key.endswith(".safetensors")]
     if not keys:
         return ""
     key = scene.random.choice(keys)
