@@ -31,7 +31,7 @@ help:
 	@echo "make docs   the guide and the API reference as a site, to build/site"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
-	@echo "make fuzz   10,000 damaged manifests and state files for each fuzz test"
+	@echo "make fuzz   10,000 damaged manifests, addresses, LoRAs, models and state files for each fuzz test"
 	@echo "make long   the tests that take most of a minute each, which make test leaves out"
 	@echo "make explore  the largest scenes of the publishing protocol, for hours; continuous integration leaves them out"
 	@echo "make groups every film of the tests by every shape of render group, against one rank and diffusers"
@@ -101,7 +101,7 @@ chaos: $(READY)
 
 fuzz: $(READY)
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/manifest/test_fuzz.py tests/unit/storage/test_fuzz.py \
-		tests/unit/report/test_fuzz.py
+		tests/unit/report/test_fuzz.py tests/unit/media/test_fuzz.py tests/unit/engine/lora/test_fuzz.py tests/unit/engine/weights/test_fuzz.py
 
 explore: $(READY)
 	$(BIN)/python -m pytest -m exploration --timeout=0 --numprocesses auto --maxprocesses 2 --dist load tests/unit/storage

@@ -15,7 +15,7 @@ class Severity(StrEnum):
     """Who should act when."""
 
     PAGE = "page"
-    """Somebody, now: the night will not be done without."""
+    """Somebody, now: otherwise the night will not be finished."""
     TICKET = "ticket"
     """Somebody, in the morning."""
 
@@ -36,23 +36,27 @@ class Alert:
 _FAILED_SHARE = f"{total(m.JOBS, state='failed')} / clamp_min({total(m.JOBS, state='done|failed')}, 1)"
 _IS_RUNNING = f"{total(m.RUNS, state='running')} > 0"
 _NO_STEPS = f"({or_zero(rate(m.STEPS, over='20m'))}) == 0"
-"""A rate, for it knows of a coordinator that begins to count anew."""
+"""A rate, because it handles a coordinator that restarts its count."""
 _NO_ENDS = f"({or_zero(grown(m.JOBS_ENDED, over='20m'))}) == 0"
 _PREPARING = or_zero(total(m.PREPARING))
 _IS_PREPARING = f"({_PREPARING}) > 0 and on() sum_over_time((clamp_max({_PREPARING}, 1))[3h:1m]) < 120"
-"""Cold weights and the prompts of a whole manifest take their time, but no two hours of three."""
+"""Cold weights and the prompts of a whole manifest take time, but not two hours out of three."""
 _AT_WORK = series(m.RUNS, state="running")
 _WORKED_LAST_WEEK = f"max(max_over_time({_AT_WORK}[7d] offset 26h)) > 0"
 _WORKED_SINCE_YESTERDAY = f"max(max_over_time({_AT_WORK}[26h])) > 0"
 """A day, and two hours for a night that starts late. Where nobody has rendered for a week, no night is expected."""
 
+_RUNS_AT_WORK = f'{{{{ range query "{series(m.RUN_AT_WORK)} == 1" }}}}{{{{ .Labels.run }}}} {{{{ end }}}}'
+RUNBOOK = "cluster/README.md#runbook"
+"""In this repository. `python -m dashboards --runbook URL` writes another address."""
+
 ALERTS: tuple[Alert, ...] = (
     Alert(
         name="RenderFarmBehindDeadline",
-        expr=f"min({series(m.DEADLINE_SLACK)}) < 0",
+        expr=f"-min({series(m.DEADLINE_SLACK)}) > 0",
         lasts="5m",
         severity=Severity.PAGE,
-        summary="A run will end {{ $value | humanizeDuration }} from its last deadline, by its pace.",
+        summary="At its pace, a run will end {{ $value | humanizeDuration }} after its last deadline.",
         advice="Add workers, cancel what matters less, or raise the priority of what must be done: "
         "`render-farm status RUN` names the films, `render-farm priority RUN JOB --to 90` moves them.",
     ),
@@ -77,7 +81,8 @@ ALERTS: tuple[Alert, ...] = (
         expr=f"({_IS_RUNNING}) and on() ({_NO_STEPS}) and on() ({_NO_ENDS}) unless on() ({_IS_PREPARING})",
         lasts="10m",
         severity=Severity.PAGE,
-        summary="A run goes on, but for 20 minutes no denoising step was made and no film ended, and nothing is being "
+        summary="A run is active, but for 20 minutes no denoising step was made and no film ended, and nothing "
+        "is being "
         "loaded (or has been for two hours).",
         advice="`render-farm explain RUN JOB` says what a film waits for; `render-farm logs RUN` what happened last.",
     ),
@@ -87,7 +92,7 @@ ALERTS: tuple[Alert, ...] = (
         lasts="15m",
         severity=Severity.PAGE,
         summary="No run has been at work for 26 hours, although there was one in the week before.",
-        advice="Look for what starts the night: its RayCronJob, crontab or timer, and the manifest of its date.",
+        advice="Check what starts the night: its RayCronJob, crontab or timer, and the manifest of its date.",
     ),
     Alert(
         name="RenderFarmHostQuarantined",
@@ -117,15 +122,20 @@ ALERTS: tuple[Alert, ...] = (
 )
 
 
-def rules_yaml() -> str:
-    """The rules as Prometheus reads them."""
+def rules_yaml(runbook: str = RUNBOOK) -> str:
+    """The rules as Prometheus reads them. Each alert names the runs at work, by the addresses that RUN stands for."""
     rules = [
         {
             "alert": alert.name,
             "expr": alert.expr,
             "for": alert.lasts,
             "labels": {"severity": str(alert.severity)},
-            "annotations": {"summary": alert.summary, "description": alert.advice},
+            "annotations": {
+                "summary": alert.summary,
+                "description": alert.advice,
+                "runs": _RUNS_AT_WORK,
+                "runbook_url": runbook,
+            },
         }
         for alert in ALERTS
     ]

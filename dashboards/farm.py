@@ -137,6 +137,12 @@ FARM = Page(
                 ),
                 lines("Runs", "That are not over, by state.", (total(m.RUNS, by="state"), "{{state}}"), decimals=0),
                 lines(
+                    "Runs at work",
+                    "By their addresses: 1 until a run is over.",
+                    (f"max by (run) ({series(m.RUN_AT_WORK)})", "{{run}}"),
+                    decimals=0,
+                ),
+                lines(
                     "Leases",
                     "Of runs, that changed hands within half an hour.",
                     (grown(m.LEASE_CHANGES, over="30m", by="change"), "{{change}}"),

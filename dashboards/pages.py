@@ -1,4 +1,4 @@
-"""What a dashboard is made of, and Grafana's JSON of it."""
+"""The parts of a dashboard, and its Grafana JSON."""
 
 from __future__ import annotations
 

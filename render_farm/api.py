@@ -6,18 +6,17 @@ Nothing here needs more than the core packages, except a submission, which needs
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from render_farm.cli.rendering.flags import arguments_of
 from render_farm.cli.rendering.render import render
-from render_farm.cli.rendering.submit import as_on_the_cluster, checked_run_id
+from render_farm.cli.rendering.submit import as_on_the_cluster, checked_run_id, secret_variables
 from render_farm.cli.runs import find_run
 from render_farm.farm.driver import ray_job
 from render_farm.farm.driver.ray_job import Submission, Submitted
@@ -49,7 +48,7 @@ def submit(
         request: the run. Its `output` must be one that every machine of the cluster can write.
         address: the cluster's job server (`http://HEAD:8265`) or its Ray address. None: `$RAY_API_SERVER_ADDRESS`, then
             `$RAY_ADDRESS`, then the Ray of this machine.
-        env: more variables for the cluster, each `NAME` (its value here) or `NAME=VALUE`.
+        env: more variables for the run's processes, each `NAME` (its value here) or `NAME=VALUE`.
         credentials: whether the store's credentials of this process travel with the job.
         runtime_env: Ray's runtime environment (`pip`, `image_uri`, ...).
         with_code: whether this render_farm travels with the job, for a cluster that has another version or none.
@@ -66,10 +65,8 @@ def submit(
     refuse_for_farm(request.output)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
         request = _with_manifest(request, Path(folder))
-        settings = Path(folder, "settings.toml")
-        settings.write_text("\n".join(_toml(request.settings)), encoding="utf-8")
         run_id = checked_run_id(request)
-        there, files = as_on_the_cluster(request, _flags_of(request, config=str(settings)), run_id)
+        there, files = as_on_the_cluster(request, _flags_of(request), run_id)
         return ray_job.submit(
             Submission(
                 run_id=run_id,
@@ -77,7 +74,10 @@ def submit(
                 manifest=request.manifest,
                 arguments=("render", *arguments_of(render, there)),
                 files=files,
-                environment=carried_environment(os.environ, extra=env, credentials=credentials),
+                environment={
+                    **carried_environment(os.environ, extra=env, credentials=credentials),
+                    **secret_variables(request.settings),
+                },
                 runtime_env=runtime_env or {},
                 with_code=with_code,
             ),
@@ -123,8 +123,8 @@ def _with_manifest(request: RunRequest, folder: Path) -> RunRequest:
     )
 
 
-def _flags_of(request: RunRequest, *, config: str) -> dict[str, Any]:
-    """The flags of `render` for `request`."""
+def _flags_of(request: RunRequest) -> dict[str, Any]:
+    """The flags of `render` for `request`, with a settings file."""
     names = {parameter.name: parameter.default for parameter in inspect.signature(render).parameters.values()}
     same = {field.name: getattr(request, field.name) for field in fields(RunRequest) if field.name in names}
     return {
@@ -133,21 +133,5 @@ def _flags_of(request: RunRequest, *, config: str) -> dict[str, Any]:
         "workers": request.num_workers,
         "timeout": request.timeout_s,
         "deadline": request.deadline and request.deadline.isoformat(),
-        "config": config,
+        "config": "settings.toml",
     }
-
-
-def _toml(values: Any) -> Iterator[str]:
-    """A settings file that sets what differs from the defaults."""
-    defaults = type(values)()
-    changed = {
-        field.name: value
-        for field in fields(values)
-        if (value := getattr(values, field.name)) != getattr(defaults, field.name)
-    }
-    for name, value in sorted(changed.items(), key=lambda item: is_dataclass(item[1])):  # tables come last
-        if is_dataclass(value):
-            yield f"[{name}]"
-            yield from _toml(value)
-        elif value is not None:
-            yield f"{name} = {json.dumps(value, ensure_ascii=False)}"

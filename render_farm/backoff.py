@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 _LONGEST_ASKED_S = 120.0
-"""A server that asks for more is tried again all the same: every loop has a limit of its own."""
+"""A server that asks for more is still tried again, because every loop has its own limit."""
 _SECONDS = re.compile(r"[0-9]{1,6}")
 
 

@@ -28,6 +28,7 @@ OTHER_VARIABLES = (
     "RENDER_FARM_BENCH_FOLDER",
     "RENDER_FARM_BENCH_MARK",
     "RENDER_FARM_BENCH_OBSERVING",
+    "RENDER_FARM_HANDOVER",
     "RENDER_FARM_KUBERAY_CRDS",
     "RENDER_FARM_NEEDS_BROWSER",
     "RENDER_FARM_NEEDS_PROMETHEUS",
@@ -35,7 +36,7 @@ OTHER_VARIABLES = (
     "RENDER_FARM_SCREENSHOTS",
     "RENDER_FARM_VENV",
 )
-"""Variables of this project that are no settings: they name the file, or belong to tests, benchmarks and scripts."""
+"""Variables of this project that are not settings. They name the file, or belong to tests, benchmarks and scripts."""
 # Kubernetes gives every Pod such variables for each service of its namespace, and a service may be named render-farm.
 _OF_A_SERVICE = re.compile(r"_SERVICE_HOST=|_SERVICE_PORT(_\w+)?=|_PORT=\w+://|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=")
 _LIMITS = {"gt": "greater than {:g}", "ge": "at least {:g}", "le": "at most {:.15g}", "min_length": "not empty"}
@@ -49,7 +50,7 @@ _Root = TypeVar("_Root", bound="Table")
 
 @dataclass(frozen=True, kw_only=True)
 class SettingDoc:
-    """What is known of one setting besides its type, default and limits."""
+    """The description of a setting besides its type, default and limits."""
 
     doc: str
     unit: str = ""

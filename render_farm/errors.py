@@ -166,6 +166,10 @@ class HostMemoryError(WorkerError):
     """The machine ran out of its own memory, which is not the GPU's: moving weights there would need more of it."""
 
 
+class HostUnfitError(WorkerError):
+    """The machine of a worker cannot do its work, whatever the film: its disk is full, or it has no encoder."""
+
+
 class DeviceError(WorkerError):
     """The accelerator reported an error that poisons the process."""
 
@@ -176,7 +180,7 @@ class NotFiniteError(WorkerError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"{what} holds numbers that are not finite (NaN or infinity)",
-            advice="if another worker finds it, too, look at the LoRAs and their weights, at the model's files, and at "
+            advice="if another worker finds them too, check the LoRAs and their weights, the model's files, and "
             "the dtype: float16 overflows where bfloat16 does not",
         )
 
@@ -234,3 +238,9 @@ class Cancelled(RenderFarmError):
     """Work that stopped because it was asked to, at a step boundary."""
 
     exit_code = 12
+
+
+class TimeLimitError(RenderFarmError):
+    """The time that a command was given is over, and it has nothing to show."""
+
+    exit_code = 13

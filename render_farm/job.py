@@ -49,7 +49,7 @@ class ValueKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What is known of one manifest column."""
+    """The description of one manifest column."""
 
     kind: ValueKind
     doc: str
@@ -86,7 +86,7 @@ class RenderJob:
     prompt: str | tuple[str, ...] = field(
         metadata={
             "column": Column(
-                kind=ValueKind.TEXTS, doc="what to show; a list gives one prompt a segment, the last repeating"
+                kind=ValueKind.TEXTS, doc="what to show; a list has one prompt per segment, and the last one repeats"
             )
         }
     )
@@ -101,7 +101,7 @@ class RenderJob:
     num_frames: int | None = _column(ValueKind.INTEGER, "pixel frames; rounded to 4n+1", low=1, high=100_000)
     height: int | None = _column(ValueKind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
     width: int | None = _column(ValueKind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
-    fps: int | None = _column(ValueKind.INTEGER, "frames a second of the video", low=1, high=240)
+    fps: int | None = _column(ValueKind.INTEGER, "frames per second of the video", low=1, high=240)
     seed: int | None = _column(
         ValueKind.INTEGER, "null: the first 4 bytes of sha256(job_id), big-endian", low=0, high=2**63 - 1
     )
@@ -425,7 +425,7 @@ def _tags(value: Any) -> dict[str, str] | None:
     if any(not isinstance(key, str) or not isinstance(item, str) for key, item in pairs.items()):
         raise ValueError("is a map with a key or value that is not text")
     if len(pairs) < len(listed):
-        raise ValueError("is a map with a key that is there twice")
+        raise ValueError("is a map with a key that appears twice")
     return pairs
 
 

@@ -94,7 +94,7 @@ def parse_memory(text: str) -> MemoryMode:
         else:
             near = difflib.get_close_matches(part.lower(), _OPTIONS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it is made of {', '.join(_OPTIONS)}, joined with +"
-            raise ValueError(f"{part!r} is no memory option; {hint}")
+            raise ValueError(f"{part!r} is not a memory option; {hint}")
     if len(placements) > 1:
         raise ValueError(f"{text!r} says twice where the weights lie; one of {', '.join(Placement)} would work")
     if len(forms) > 1 or tiled > 1:

@@ -5,6 +5,7 @@ Sizes and defaults are those of the model's documentation and of the published c
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -14,6 +15,8 @@ CAUSAL, FULL = "causal", "full"
 DISTILLED = "distilled"
 """The sampler of weights that were distilled to a few steps."""
 DIFFUSION_FORCING_TASKS = ("t2v", "i2v", "flf2v", "v2v")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""A repository of the Hugging Face hub, where no folder of that name is there."""
 
 
 class Family(StrEnum):

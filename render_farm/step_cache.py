@@ -87,7 +87,7 @@ def _step_cache(text: str) -> StepCacheMode | None:
     if name not in list(CacheKind):
         near = difflib.get_close_matches(name.lower(), [OFF, *CacheKind, GUIDANCE], n=1)
         hint = f"did you mean {near[0]}?" if near else "off, first_block:0.05, mag:0.06 and guidance:0.5 are examples"
-        raise ValueError(f"{text!r} is no cache; {hint}")
+        raise ValueError(f"{text!r} is not a cache; {hint}")
     kind = CacheKind(name)
     values = {"threshold": _DEFAULT_THRESHOLDS[kind]}
     given: set[str] = set()
@@ -95,7 +95,9 @@ def _step_cache(text: str) -> StepCacheMode | None:
         key, equals, value = part.rpartition("=")
         key = key.strip() if equals else "threshold" if index == 0 else ""
         if key not in _PARAMETERS[kind]:
-            raise ValueError(f"{text!r}: {part!r} is no parameter of {kind}; it takes {', '.join(_PARAMETERS[kind])}")
+            raise ValueError(
+                f"{text!r}: {part!r} is not a parameter of {kind}; it takes {', '.join(_PARAMETERS[kind])}"
+            )
         if key in given:
             raise ValueError(f"{text!r}: {key} is given twice")
         given.add(key)

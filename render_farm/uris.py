@@ -40,7 +40,7 @@ _REMOTE = frozenset(
 )
 """Protocols that need `//`: in `s3:bucket/a` somebody forgot them. Other names before a colon are part of a path."""
 _SHOWN_CHARACTERS = 200
-_S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 class AddressError(ValueError):
@@ -142,7 +142,7 @@ def _expanded(text: str, path: str) -> str:
 def check_s3_endpoint(environment: Mapping[str, str]) -> None:
     """AddressError when the S3 endpoint that botocore will use is none, or holds sign-in data: libraries put the
     endpoint into their messages. The value itself is never shown then."""
-    name = next((name for name in _S3_ENDPOINTS if environment.get(name)), None)
+    name = next((name for name in S3_ENDPOINTS if environment.get(name)), None)
     if name is None:
         return
     try:
@@ -155,7 +155,7 @@ def check_s3_endpoint(environment: Mapping[str, str]) -> None:
             name, "it holds sign-in data", "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the address alone"
         )
     if parts is None or bad_port or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AddressError(name, "it is no http or https address", "write https://host or http://host:port")
+        raise AddressError(name, "it is not an http or https address", "write https://host or http://host:port")
 
 
 def canonical(protocol: str) -> str:

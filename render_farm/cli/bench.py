@@ -1,4 +1,5 @@
-"""`render-farm bench`: how fast one worker is here, diffusers beside it, and several workers together."""
+"""`render-farm bench`: the speed of one worker on this machine, of diffusers for comparison, and of several workers
+together."""
 
 from __future__ import annotations
 
@@ -7,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from render_farm.cli.terminal import Json, print_json
+from render_farm.cli.terminal import Json, print_json, say
 from render_farm.errors import UsageError
 
-_MODES = "async and full: ar_step 5, blocks of 5 latent frames; full: that all see each other."
-_APPROXIMATE = " guidance: for half of the steps; distilled: 4 steps; both against a synchronous film."
+_MODES = "async and full use ar_step 5 and blocks of 5 latent frames. In full, all blocks see each other."
+_APPROXIMATE = " guidance: for half of the steps. distilled: 4 steps. Both are compared with a synchronous film."
 app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
@@ -57,10 +58,11 @@ def engine(
         int | None, typer.Option("--steps", min=1, help="Inference steps. Default: 2 sync, else 12.")
     ] = None,
     reference_steps: Annotated[
-        int | None, typer.Option("--reference-steps", min=1, help="Stop diffusers after so many, and extrapolate.")
+        int | None,
+        typer.Option("--reference-steps", min=1, help="Stop diffusers after this many steps, and extrapolate."),
     ] = None,
     ar_step: Annotated[
-        int | None, typer.Option("--ar-step", min=0, help="Of --mode async and full. Default: 5.")
+        int | None, typer.Option("--ar-step", min=0, help="For --mode async and full. Default: 5.")
     ] = None,
     device: Annotated[BenchDevice, typer.Option("--device", help="Where to measure.")] = BenchDevice.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
@@ -68,9 +70,8 @@ def engine(
     config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Render one window with random weights of full size (nothing is downloaded) and say how long it took.
-
-    Attention, compilation and the key/value cache are as the settings' [engine] table says.
+    """Time one window with random weights of full size. Nothing is downloaded. The [engine] table of the settings
+    chooses attention, compilation and the key/value cache.
     """
     from render_farm.engine.bench.run import BenchRequest, run_bench
     from render_farm.engine.bench.show import lines
@@ -97,7 +98,7 @@ def engine(
     if as_json:
         print_json(result.to_dict())
     else:
-        print("\n".join(lines(result)))
+        say("\n".join(lines(result)))
 
 
 @app.command("parallel")
@@ -109,18 +110,20 @@ def parallel(
     shape: Annotated[str, typer.Option("--shape", help="1.3b-540p, 14b-540p, 14b-720p or small.")] = "small",
     mode: Annotated[Mode, typer.Option("--mode", help=_MODES)] = Mode.SYNC,
     num_frames: Annotated[int | None, typer.Option("--num-frames", min=5, help="Default: those of the shape.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Inference steps; the first is not counted.")] = 3,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Inference steps. The first is not counted.")] = 3,
     device: Annotated[BenchDevice, typer.Option("--device", help="Where to measure.")] = BenchDevice.AUTO,
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="The VAE's decoder too, by rows.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Also measure the VAE's decoder, by rows.")] = False,
     one_rank: Annotated[
         bool,
-        typer.Option("--one-rank", help="Instead: what a group's path costs on one rank; attention against float64."),
+        typer.Option(
+            "--one-rank", help="Measure the cost of a group's path on one rank instead, and attention against float64."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Render one window on several ranks, a GPU or a CPU thread each: time, efficiency, exactness, bytes sent; and the
-    settings by which `auto` degrees are chosen."""
+    """Render one window on several ranks, each on a GPU or a CPU thread. Prints time, efficiency, exactness and bytes
+    sent, and the settings by which `auto` chooses degrees."""
     from render_farm.parallel.bench import document, lines, read_degrees, read_ranks
     from render_farm.parallel.measure import GroupBenchRequest, measure
     from render_farm.parallel.one_rank import measure_one_rank, one_rank_lines
@@ -141,11 +144,11 @@ def parallel(
         if as_json:
             print_json(result.to_dict())
         else:
-            print("\n".join(one_rank_lines(result)))
+            say("\n".join(one_rank_lines(result)))
         return
     results = measure(request)
     if as_json:
         print_json(document(results))
     else:
         for line in lines(results):
-            print(line, flush=True)
+            say(line)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.runs import Output, find_run, open_output
-from render_farm.cli.terminal import Json, plural, print_json, printable
+from render_farm.cli.terminal import Json, plural, print_json, say
 from render_farm.errors import NotFoundError, RenderFarmError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check(
 ) -> None:
     """Compare films with their job.json: sizes, sha256, and the marker itself. Every file is read.
 
-    Of a run, every film that it says is done is checked. Exit codes: 0 all are right, 10 none is, 11 some are not,
+    For a run, every film that it reports as done is checked. Exit codes: 0 all are right, 10 none is, 11 some are not,
     14 there is nothing to check.
     """
     store, job_ids, expected = _films_of(target, output)
@@ -54,9 +54,9 @@ def check(
         print_json({**document, "ok": not wrong, "films": [asdict(film) for film in films]})
     else:
         for film in wrong:
-            print(printable("\n".join(f"{film.job_id}: {problem}" for problem in film.problems)))
+            say("\n".join(f"{film.job_id}: {problem}" for problem in film.problems))
         good = len(films) - len(wrong)
-        print(f"{good:,} of {plural(len(films), 'film')} {'is' if good == 1 else 'are'} as job.json says")
+        say(f"{good:,} of {plural(len(films), 'film')} {'is' if good == 1 else 'are'} as job.json says")
     if wrong:
         raise typer.Exit(SOME_FAILED if len(wrong) < len(films) else ALL_FAILED)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from render_farm.cli.terminal import Json, hint, print_json
+from render_farm.cli.terminal import Json, hint, print_json, say
 from render_farm.config import Entry, load, settings_file, tables, user_file
 from render_farm.config import entries as entries_of
 from render_farm.errors import NotFoundError, UsageError
@@ -42,19 +42,19 @@ def show(config: Config = None, as_json: Json = False) -> None:
         }
         print_json({"schema": "render_farm.config/1", "file": file, "settings": settings})
         return
-    print(f"# settings file: {file or 'none'}")
+    say(f"# settings file: {file or 'none'}")
     table = ""
     for entry, value, origin in rows:
         if (start := entry.name.rpartition(".")[0]) != table:
-            print(f"\n[{start}]")
+            say(f"\n[{start}]")
             table = start
         name = entry.name.rpartition(".")[2]
         if value is None:
-            print(f"# {name} is not set")
+            say(f"# {name} is not set")
         elif _hidden(entry, value):
-            print(f"# {name} is set and not shown  # {origin}")
+            say(f"# {name} is set and not shown  # {origin}")
         else:
-            print(f"{name} = {toml(value)}  # {origin}")
+            say(f"{name} = {toml(value)}  # {origin}")
 
 
 def _hidden(entry: Entry, value: Any) -> bool:
@@ -69,7 +69,7 @@ def path(config: Config = None) -> None:
         raise NotFoundError(
             "no settings file is read", advice=f"`render-farm config init` writes {user_file(os.environ) or 'one'}"
         )
-    print(file)
+    say(file)
 
 
 @app.command("init")
@@ -89,7 +89,7 @@ def init(
         raise UsageError(f"{place} exists and is not overwritten", advice="edit it, or name another FILE") from error
     except OSError as error:
         raise UsageError(f"{place}: {error.strerror}", advice="name another FILE") from error
-    print(place)
+    say(str(place))
     if str(place) != settings_file():
         hint(f"to use it: --config {place}, or RENDER_FARM_CONFIG={place}")
 

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.runs import Jobs, Output, Run, find_run
-from render_farm.cli.terminal import Json, hint, print_json, printable
+from render_farm.cli.terminal import Json, hint, print_json, say
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from render_farm.storage.mailbox import Request
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Reason = Annotated[str, typer.Option("--reason", help="Kept with the run.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, stored with the run.")]
 _NEEDS_SOMEBODY = ("resume", "retry", "priority")
 """Requests that change nothing until somebody renders the run."""
 hosts_app = typer.Typer(no_args_is_help=True, help="Machines that a run renders on.")
 
 
 def pause(run: Run, output: Output = None, as_json: Json = False) -> None:
-    """Begin no more segments; those that are being rendered go on. It stays paused until `resume`."""
+    """Start no more segments. Those being rendered are completed. The run stays paused until `resume`."""
     _ask(run, output, as_json, verb="pause")
 
 
@@ -39,8 +39,8 @@ def cancel(
 ) -> None:
     """Stop a run, or some of its jobs, at their next steps. What is stored stays.
 
-    Cancelled jobs are left alone, also when the run is started again, until `retry`. A run that was cancelled as a
-    whole goes on when it is started again.
+    Cancelled jobs stay cancelled until `retry`, even when the run is started again. A run that was cancelled as a whole
+    continues when it is started again.
     """
     what = f"{len(jobs)} of its jobs" if jobs else "all of it"
     confirm(f"Cancel {what} in run {run}?", yes)
@@ -54,7 +54,7 @@ def retry(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Let jobs that failed or were cancelled wait again."""
+    """Put failed or cancelled jobs back into the queue."""
     if bool(jobs) == failed:
         raise UsageError("give the JOBs to retry, or --failed for all that failed")
     _ask(run, output, as_json, verb="retry", jobs=tuple(jobs or ()))
@@ -70,31 +70,31 @@ def priority(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Give jobs (all that are left, unless named) another priority from their next segment on."""
+    """Change the priority of jobs from their next segment on. Without names, of all unfinished jobs."""
     named = list(jobs or ())
     if to is None:
         last = named.pop() if named else ""
         if not re.fullmatch("[0-9]{1,3}", last) or int(last) > 100:
-            given = f"{last!r} is no priority" if last else "which priority?"
+            given = f"{last!r} is not a priority" if last else "which priority?"
             raise UsageError(given, advice="a number from 0 to 100 comes last: render-farm priority RUN JOB 90")
         to = int(last)
     _ask(run, output, as_json, verb="priority", jobs=tuple(named), value=str(to))
 
 
 def explain(run: Run, jobs: Jobs = None, output: Output = None, as_json: Json = False) -> None:
-    """Say why jobs wait or failed, and what they need. Without a JOB, all that wait are explained."""
+    """Explain why jobs wait or failed, and what they need. Without a JOB, explain all waiting jobs."""
     _ask(run, output, as_json, verb="explain", jobs=tuple(jobs or ()))
 
 
 @hosts_app.command("list")
 def list_hosts(run: Run, output: Output = None, as_json: Json = False) -> None:
-    """The machines a run has had workers on, and which of them are quarantined."""
+    """List the machines on which the run has had workers, and which of them are quarantined."""
     _ask(run, output, as_json, verb="hosts")
 
 
 @hosts_app.command("quarantine")
 def quarantine(run: Run, host: str, reason: Reason = "", output: Output = None, as_json: Json = False) -> None:
-    """Give a machine no more work; what it does now goes on."""
+    """Give a machine no more work. What it renders now is completed."""
     _ask(run, output, as_json, verb="quarantine", value=host, reason=reason)
 
 
@@ -109,7 +109,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nobody is there to answer", advice="give --yes")
+        raise UsageError(f"{question} There is no terminal to answer on", advice="give --yes")
     if not typer.confirm(question, err=True):
         raise typer.Exit(12)
 
@@ -122,7 +122,8 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
     outcome = ask(place.store, place.run_id, _request(**request))
     # `explain` says it in its answer.
     idle = outcome.answer.ok and not outcome.live and request["verb"] in _NEEDS_SOMEBODY
-    again = continue_command(place.run_id, place.store.root_uri) if idle else None
+    is_left = outcome.answer.data.get("jobs_left", 1) != 0
+    again = continue_command(place.run_id, place.store.root_uri) if idle and is_left else None
     if as_json:
         print_json(
             {
@@ -136,11 +137,11 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
             }
         )
     elif outcome.answer.ok:
-        print(printable(outcome.answer.text))
+        say(outcome.answer.text)
         if outcome.is_kept:
-            hint(f"no coordinator holds run {place.run_id}; this is kept with it")
+            hint(f"no coordinator holds run {place.run_id}; the request is stored for its next start")
         if again:
-            print(f"to render what is left: {again}")
+            say(f"to render what is left: {again}")
     if not outcome.answer.ok:
         raise (NotFoundError if outcome.answer.not_found else UsageError)(outcome.answer.text)
 

@@ -40,7 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "manifest show": ("render-farm manifest show my-jobs.parquet --rows 3",),
     "models list": ("render-farm models list",),
     "models info": ("render-farm models info df-1.3b-540p",),
-    "models pull": ("render-farm models pull df-1.3b-540p s3://bucket/models/df-1.3b-540p",),
+    "models pull": ("render-farm models pull df-1.3b-540p --to s3://bucket/models/df-1.3b-540p",),
     "config show": ("render-farm config show",),
     "config path": ("render-farm config path",),
     "config init": ("render-farm config init",),

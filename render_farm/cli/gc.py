@@ -1,4 +1,4 @@
-"""`render-farm gc`: what finished runs no longer need, shown first and removed then."""
+"""`render-farm gc`: shows what finished runs no longer need, then removes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from render_farm.cli.control import Yes, confirm
 from render_farm.cli.runs import Output, find_run, open_output
-from render_farm.cli.terminal import Json, hint, plural, print_json, table
+from render_farm.cli.terminal import Json, hint, plural, print_json, say, table
 from render_farm.errors import UsageError
 
 
@@ -18,17 +18,14 @@ def gc(
         str | None, typer.Argument(metavar="RUN", help="Only what this run left. Default: all of --output.")
     ] = None,
     output: Output = None,
-    segments: Annotated[
-        bool, typer.Option("--segments", help="Also segments of films that are done: if their rows change, all is new.")
-    ] = False,
+    segments: Annotated[bool, typer.Option("--segments", help="Also segments of films that are done.")] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Show what can go from an output: work folders of published films, segments that no film consists of, prompts of
-    complete runs, leftovers.
-
-    Nothing that a run could go on with is touched, and nothing at all while a run is being rendered there. Without
-    --yes it asks, or only shows where nobody can answer. Latents that were not asked for (--keep-latents) go, too.
+    """Remove from an output what is no longer needed: work folders of published films, segments that no film consists
+    of, prompts of complete runs, leftovers. What a run could continue from stays, and nothing is removed while a run is
+    being rendered there. Without --yes it asks first. Without a terminal it only lists. Latents are removed too, unless
+    they were stored by --keep-latents.
     """
     from render_farm.farm.control.garbage import find_garbage, left_by, remove
     from render_farm.storage.lease import HolderWatch
@@ -46,7 +43,7 @@ def gc(
     num_objects = sum(item.num_objects for item in found)
     is_asking = not yes and not as_json and sys.stdin.isatty()
     if not as_json and found:
-        print("\n".join(table(["folder", "objects", "why"], [[i.folder, f"{i.num_objects}", i.why] for i in found])))
+        say("\n".join(table(["folder", "objects", "why"], [[i.folder, f"{i.num_objects}", i.why] for i in found])))
     if is_asking and found:
         confirm(f"Remove {plural(num_objects, 'object')} from {store.root_uri}?", yes=False)
     removed = remove(store, found, watch, of_done=segments) if yes or (is_asking and found) else 0
@@ -54,8 +51,8 @@ def gc(
         listed = [{"folder": item.folder, "why": item.why, "num_objects": item.num_objects} for item in found]
         print_json({"output": store.root_uri, "found": listed, "removed": removed})
     elif not found and not removed:
-        print("nothing can go")
+        say("nothing to remove")
     else:
-        print(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can go")
+        say(f"{plural(removed, 'object')} removed" if removed else f"{plural(num_objects, 'object')} can be removed")
         if not removed:
             hint("nothing was removed; --yes removes them")

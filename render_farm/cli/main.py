@@ -1,4 +1,4 @@
-"""`render-farm`: the command line. Verbs are in the files beside this one, a file a group."""
+"""`render-farm`: the command line. Verbs are in the files next to this one, one file per group."""
 
 from __future__ import annotations
 

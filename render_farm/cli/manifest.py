@@ -11,7 +11,7 @@ import typer
 from render_farm.cli.terminal import Json, hint, one_line, plural, print_json, say
 from render_farm.errors import ManifestError
 
-app = typer.Typer(no_args_is_help=True, help="Make, check and look at manifests.")
+app = typer.Typer(no_args_is_help=True, help="Make, check and show manifests.")
 
 Manifest = Annotated[
     str, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI like s3://b/a.parquet")
@@ -20,15 +20,16 @@ Manifest = Annotated[
 
 @app.command("build")
 def build(
-    source: Annotated[str, typer.Argument(help="Jobs as .csv, .jsonl, .json, .yaml or .txt (a prompt a line).")],
+    source: Annotated[str, typer.Argument(help="Jobs as .csv, .jsonl, .json, .yaml or .txt (one prompt per line).")],
     output: Annotated[str, typer.Option("-o", "--output", help="The Parquet manifest to write.")],
     seeds: Annotated[int | None, typer.Option("--seeds", help="Rows per job, each with a seed of its own.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a Parquet manifest from a text file of jobs. Nothing is written when anything is wrong."""
+    """Make a Parquet manifest from a text file of jobs. If anything is wrong, nothing is written."""
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.build import build_manifest
 
-    report = build_manifest(source, output, num_seeds=seeds)
+    report = build_manifest(source, output, num_seeds=seeds, limits=load_settings().manifest)
     if as_json:
         print_json(asdict(report))
         return
@@ -40,13 +41,14 @@ def build(
 
 @app.command("check")
 def check(manifest: Manifest, as_json: Json = False) -> None:
-    """Check every row as `plan` and `render` do, and print all that is wrong. Exit code 2 when anything is."""
+    """Check every row as `plan` and `render` do, and print every problem. Exits with 2 if there is one."""
     from render_farm.cli.plan.plan import RowChecker
     from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import check_manifest
 
-    checker = RowChecker(load_settings().model)
-    report = check_manifest(manifest, further=checker.look_at)
+    settings = load_settings()
+    checker = RowChecker(settings.model, settings.inputs)
+    report = check_manifest(manifest, further=checker.look_at, limits=settings.manifest)
     for note in [*checker.notes, *report.warnings]:
         hint(note)
     if as_json:
@@ -68,10 +70,11 @@ def show(
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="How many rows to show.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Print the first rows: what each job says, and what is wrong with it."""
+    """Print the first rows, each with its values and its problems."""
+    from render_farm.farm.run.settings import load_settings
     from render_farm.manifest.reader import read_manifest
 
-    stream = read_manifest(manifest)
+    stream = read_manifest(manifest, limits=load_settings().manifest)
     shown = list(islice(stream, rows))
     num_rows = len(shown) + sum(1 for _ in stream)
     if as_json:
@@ -82,7 +85,7 @@ def show(
         if row.job is None:
             say("\n".join(row.lines))
             continue
-        print(row.job.job_id)
+        say(row.job.job_id)
         for name, value in _values(row.job).items():
             if name != "job_id":
                 say(f"  {name:<20} {_text(value)}")

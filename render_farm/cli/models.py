@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.doctor.checks import gib
-from render_farm.cli.terminal import Json, hint, print_json, table
+from render_farm.cli.terminal import Json, hint, print_json, say, table
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS, Preset
@@ -45,7 +45,7 @@ def list_models(as_json: Json = False) -> None:
         ]
         for preset in PRESETS.values()
     ]
-    print("\n".join(table(["model", "tasks", "parameters", "size", "GPU memory", "where"], rows)))
+    say("\n".join(table(["model", "tasks", "parameters", "size", "GPU memory", "where"], rows)))
 
 
 @app.command("info")
@@ -66,24 +66,23 @@ def info(model: Annotated[str, typer.Argument(help="A preset's name.")], as_json
     ]
     if preset.num_layers:
         lines.append(["transformer", f"{preset.num_layers} layers, {preset.num_heads} heads"])
-    print("\n".join(f"{name:<12} {value}" for name, value in lines))
-    print("\ndefaults of columns left null:")
+    say("\n".join(f"{name:<12} {value}" for name, value in lines))
+    say("\ndefaults of columns left null:")
     text, image = asdict(preset.defaults), asdict(preset.image_defaults)
     rows = [[name, _shown(value), _shown(image[name])] for name, value in text.items()]
-    print("\n".join(table(["column", "t2v, v2v", "i2v, flf2v"], rows)))
+    say("\n".join(table(["column", "t2v, v2v", "i2v, flf2v"], rows)))
 
 
 @app.command("pull")
 def pull(
     model: Annotated[str, typer.Argument(help="A preset's name or a hub id.")],
-    to: Annotated[str, typer.Option("--to", metavar="FOLDER|URI", help="Where it goes; then give this as the model.")],
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER|URI", help="Where to put it. Then use this as the model.")],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit. Default: main.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Copy a model from the Hugging Face hub to a folder or URI, with checksums; again: verify and mend it.
-
-    Goes on from where it was interrupted. HF_ENDPOINT names a mirror, HF_TOKEN a token. Exit codes: 2 the hub or the
-    place cannot be used, 14 the hub has no such model.
+    """Copy a model from the Hugging Face hub to a folder or URI, with checksums. Run again, it verifies the copy and
+    repairs it. An interrupted pull resumes where it stopped. HF_ENDPOINT names a mirror, HF_TOKEN a token. Exit codes:
+    2 the hub or the place cannot be used, 14 the hub has no such model.
     """
     from render_farm.storage.pull import pull_model
 
@@ -103,7 +102,7 @@ def pull(
     if as_json:
         print_json(asdict(report))
         return
-    print(
+    say(
         f"{report.uri}: {report.num_files} files, {report.num_bytes / _GB:.2f} GB, commit {report.commit[:12]}; "
         f"{len(report.fetched)} fetched, the others verified"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.runs import Output, Run, find_run
-from render_farm.cli.terminal import Json, hint, plural, print_json
+from render_farm.cli.terminal import Json, hint, plural, print_json, say
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ def preview(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """What can be watched of a film while it renders: its finished segments, as an HLS playlist or one MP4.
-
-    A film that is done is its video.mp4. `cancel RUN JOB` stops one that goes wrong.
+    """Watch a film while it renders: its finished segments, as an HLS playlist or one MP4. A finished film has its
+    video.mp4. `cancel RUN JOB` stops a film that goes wrong.
     """
     from render_farm.report.previews import watchable
     from render_farm.storage.run_state import load_run_state
@@ -46,9 +45,9 @@ def preview(
     if as_json:
         print_json({"run_id": place.run_id, "films": [asdict(film) for film in films], "saved": written})
     elif written:
-        print(written)
+        say(written)
     else:
-        print("\n".join(_line(film) for film in films) or "nothing can be watched yet")
+        say("\n".join(_line(film) for film in films) or "nothing can be watched yet")
     if open_it and not webbrowser.open(Path(str(written)).absolute().as_uri()):
         hint("no browser could be opened here")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,10 +21,11 @@ from typer.core import TyperCommand, TyperGroup
 from render_farm.cli import terminal
 from render_farm.cli.examples import EXAMPLES
 from render_farm.cli.terminal import Verbosity, error_line, hint
-from render_farm.errors import RenderFarmError, UsageError
+from render_farm.errors import RenderFarmError, TimeLimitError, UsageError
 from render_farm.extras import missing_package
 
 INTERRUPTED = 130
+_LEAVES_WITHIN_S = 5.0
 MOST_COLUMNS = 200
 """Help is as wide as the terminal, up to this."""
 _READING = {
@@ -197,7 +200,7 @@ def _nobody_reads_stdout() -> bool:
 
 
 def _drop_stdout() -> None:
-    """What is still in the buffer goes nowhere."""
+    """Discard what is still in the buffer."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -210,14 +213,33 @@ def run_app(app: typer.Typer) -> None:
         # A terminal that cannot show a character gets a question mark, not a traceback.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    if logging.lastResort is not None:  # of warnings of the farm, which may hold a manifest's text
+        logging.lastResort.setFormatter(_PrintableFormatter())
     try:
         app()
+    except SystemExit as ended:
+        if ended.code in (INTERRUPTED, TimeLimitError.exit_code):
+            _leave_within(_LEAVES_WITHIN_S, ended.code)
+        raise
     # The only place that catches everything: whatever comes here is a defect, and its user needs a sentence.
     except Exception as error:
         if "--debug" in sys.argv[1:2]:
             raise
         error_line(f"internal error: {type(error).__name__}: {error}\nthe traceback is in {_save_traceback()}")
         sys.exit(1)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal.printable(super().format(record))
+
+
+def _leave_within(seconds: float, exit_code: int) -> None:
+    """End this process by then at the latest. Python waits at its end for threads of libraries, such as the hub's,
+    which may be in the middle of a large download."""
+    alarm = threading.Timer(seconds, os._exit, [exit_code])
+    alarm.daemon = True
+    alarm.start()
 
 
 def _open_standard_streams() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.runs import Output, Run, RunPlace, find_run
-from render_farm.cli.terminal import Json, hint, print_json
+from render_farm.cli.terminal import Json, hint, print_json, say
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def report(
     from render_farm.uris import protocol_of
 
     if presign is not None and not 0 < presign <= MOST_LINK_HOURS:
-        raise UsageError(f"--presign {presign:g}: more than 0 and at most {MOST_LINK_HOURS} hours are possible")
+        raise UsageError(f"--presign must be greater than 0 and at most {MOST_LINK_HOURS} hours, got {presign:g}")
     place, settings = find_run(run, output), load_settings()
     if trace is not None:
         _write_trace(place, trace)
@@ -66,7 +66,7 @@ def report(
             {"run_id": place.run_id, "output": place.store.root_uri, "report": where, "link": link, "trace": trace}
         )
     else:
-        print(link or where)
+        say(link or where)
     if not open_it:
         return
     if link is None and protocol_of(where) != "file":
@@ -98,10 +98,10 @@ def link_seconds(hours: float | None) -> int | None:
 
 def serve(
     output: Output = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8420,
-    host: Annotated[str, typer.Option("--host", help="Other addresses than this machine's own need a token.")] = (
-        "127.0.0.1"
-    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 8420,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on. Any but this machine's own needs a token.")
+    ] = ("127.0.0.1"),
     token: Annotated[str | None, typer.Option("--token", help="Default: a new one, where one is needed.")] = None,
 ) -> None:
     """Serve the live pages and films of an output tree, read-only, until Ctrl-C."""
@@ -118,7 +118,7 @@ def serve(
         raise UsageError(
             f"--host {host} --port {port}: {error.strerror or error}", advice="--port 0 takes a free one"
         ) from error
-    print(server.url, flush=True)
+    say(server.url)
     with server:
         try:
             server.serve_forever(poll_interval=0.2)
@@ -134,8 +134,8 @@ def price_of(settings: Settings) -> Price:
 
 
 class RunReporter:
-    """Writes a run's page in a thread of its own while the run goes on, and a last time at its end. What fails is said
-    once and takes nothing away from the run."""
+    """Writes a run's page in a thread of its own while the run goes on, and a last time at its end. A failure is
+    reported once and does not affect the run."""
 
     def __init__(
         self, store: Store, price: Price, *, links_for_s: int | None = None, on_failure: Callable[[str], None]

@@ -1,4 +1,4 @@
-"""`render-farm runs`, and which run is meant: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or
+"""`render-farm runs`, and how a run is named: `RUN` is a run's URI (OUTPUT/_runs/ID), or its id with --output or
 $RENDER_FARM_OUTPUT."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.terminal import Json, hint, print_json, table
+from render_farm.cli.terminal import Json, hint, print_json, say, table
 from render_farm.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def runs(
         [run.run_id, run.state, f"{run.jobs.get('done', 0)}/{run.num_jobs}", run.started_at or "?", run.manifest or ""]
         for run in found
     ]
-    print("\n".join(table(["run", "state", "done", "started", "manifest"], rows)))
+    say("\n".join(table(["run", "state", "done", "started", "manifest"], rows)))
     if total > len(found):
         hint(f"{total - len(found):,} older ones are not shown (--limit)")
 
@@ -117,7 +117,7 @@ def find_run(run: str | None, output: str | None, *, wait_s: float = 0.0) -> Run
                 advice=f"{advice}; a job that was just submitted needs a minute, `ray job logs` says how it goes",
             )
         if not reported:
-            hint(f"there is no run {run_id!r} in {store.root_uri} yet: waiting up to {wait_s:g} s for it to begin")
+            hint(f"there is no run {run_id!r} in {store.root_uri} yet: waiting up to {wait_s:g} s for it to start")
             reported = True
         time.sleep(_LOOK_EVERY_S)
     return RunPlace(store=store, run_id=run_id)

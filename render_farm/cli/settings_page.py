@@ -41,6 +41,7 @@ Both name the nearest known one.
 _PAGES = {
     "timeouts": "failures.md",
     "inputs": "security.md#untrusted-manifests",
+    "manifest": "security.md#untrusted-manifests",
     "engine": "speed.md#settings",
     "group": "several-gpus.md",
     "scheduling": "nightly.md#who-goes-first",

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from render_farm.cli.terminal import Json, duration, error_line, hint, plural, print_json
+from render_farm.cli.terminal import Json, duration, error_line, hint, plural, print_json, say
 from render_farm.errors import InvalidJobError, UsageError
 
 if TYPE_CHECKING:
+    from render_farm.farm.run.settings import Settings
     from render_farm.planning import FilmPlan
     from render_farm.scheduling.costs import CostModel
     from render_farm.scheduling.events import QueuedFilm
@@ -44,24 +45,24 @@ def simulate(
     deadline: Annotated[
         str | None,
         typer.Option(
-            help="Find the fewest GPUs that are done by then: 8h, 90m, or a UTC time (06:00, 2026-11-22T06:00)."
+            help="Find the fewest GPUs that finish by then: 8h, 90m, or a UTC time (06:00, 2026-11-22T06:00)."
         ),
     ] = None,
     elastic: Annotated[
-        bool, typer.Option("--elastic/--fixed-groups", help="Larger groups for films while GPUs would be idle.")
+        bool, typer.Option("--elastic/--fixed-groups", help="Give films larger groups while GPUs would be idle.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="An output tree whose runs have shown how long segments take."),
+        typer.Option("--output", "-o", help="Output tree from whose runs segment times are learned."),
     ] = None,
     gantt: Annotated[str | None, typer.Option(help="Draw the night to this file: .html or .svg.")] = None,
     as_json: Json = False,
 ) -> None:
     """Simulate a night with the scheduler that decides in production: how long it takes, and how many GPUs it needs.
 
-    Segments take what the runs of --output have shown, else what arithmetic says. Deadlines of the manifest count from
-    now. Exit code 11 when a deadline is missed, or when --gpus are too few for --deadline.
+    Segment times come from the runs of --output, else from arithmetic. Deadlines of the manifest count from now. Exit
+    code 11 when a deadline is missed, or when --gpus are too few for --deadline.
     """
     from render_farm.farm.run.cost_store import load_costs
     from render_farm.farm.run.settings import load_settings
@@ -78,7 +79,7 @@ def simulate(
     settings = load_settings()
     now = datetime.now(UTC)
     within_s = None if deadline is None else _seconds_until(deadline, now)
-    films = _films(manifest, settings.model, settings.scheduling.share_by, now.timestamp(), gpus_per_node, elastic)
+    films = _films(manifest, settings, now.timestamp(), gpus_per_node, elastic)
     _check_groups(films, min(gpus, gpus_per_node))
     farm = SimulatedFarm(
         num_gpus=gpus,
@@ -104,9 +105,7 @@ def simulate(
     else:
         found = fewest_gpus(simulated, farm, within_s=within_s, most_gpus=gpus, on_tried=on_tried)
         if found is None:
-            error_line(
-                f"{plural(gpus, 'GPU')} are too few to be done within {duration(within_s)}; try more with --gpus"
-            )
+            error_line(f"{plural(gpus, 'GPU')} are too few to finish within {duration(within_s)}; try more with --gpus")
             raise typer.Exit(NOT_IN_TIME)
         outcome = found
     known = costs.num_observed() if costs is not None else 0
@@ -118,7 +117,7 @@ def simulate(
     if as_json:
         print_json(_document(manifest, outcome, films, within_s))
     else:
-        print("\n".join(lines))
+        say("\n".join(lines))
     raise typer.Exit(NOT_IN_TIME if outcome.num_missed else 0)
 
 
@@ -161,9 +160,7 @@ def _seconds_until(text: str, now: datetime) -> float:
     return seconds
 
 
-def _films(
-    manifest: str, default_model: str, share_by: str, now_s: float, gpus_per_node: int, elastic: bool
-) -> list[QueuedFilm]:
+def _films(manifest: str, settings: Settings, now_s: float, gpus_per_node: int, elastic: bool) -> list[QueuedFilm]:
     """The manifest's films as the farm would hand them to its scheduler. Rows that cannot be rendered are left out, and
     said so."""
     from render_farm.cli.plan.plan import SpecsOfModels, plan_row
@@ -174,9 +171,9 @@ def _films(
     from render_farm.planning.cost import TokenPasses
     from render_farm.planning.groups import group_of
 
-    spec, films, refused = SpecsOfModels(default_model), [], 0
+    spec, films, refused = SpecsOfModels(settings.model, settings.inputs), [], 0
     costs = TokenPasses()
-    for row in load_manifest(manifest):
+    for row in load_manifest(manifest, limits=settings.manifest):
         try:
             plan = plan_row(row, spec)
         except InvalidJobError:
@@ -189,7 +186,7 @@ def _films(
             costs=costs.of(plan),
             priority=plan.job.priority,
             deadline_s=job.deadline.timestamp() if job.deadline else None,
-            share=share_of(share_by, job.owner, job.tags),
+            share=share_of(settings.scheduling.share_by, job.owner, job.tags),
             group=group_of(plan.job),
         )
         film = scheduled("simulated", entry, "cuda", clock_ahead_s=-now_s)

@@ -1,4 +1,4 @@
-"""What verbs print, and where: results on stdout, everything else on stderr."""
+"""Output of verbs: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""What terminals obey, C1 codes included, and what turns the direction of text."""
+"""Terminal control characters, including C1 codes, and those that change the direction of text."""
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -38,7 +38,7 @@ def error_line(message: str) -> None:
 
 
 def hint(message: str) -> None:
-    """What could come next, on stderr."""
+    """A hint about the next step, on stderr."""
     if verbosity > Verbosity.QUIET:
         _to_stderr(printable(message))
 
@@ -49,13 +49,13 @@ def say(text: str) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    """A line on stderr. Nobody has to read it: a closed pipe or a full disk ends no run."""
+    """A line on stderr. A closed pipe or a full disk does not end a run."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
-    """Text of others (a message with a row's data, a reason that somebody gave) without what a terminal would obey."""
+    """Foreign text (a message with a row's data, a reason from a user) without terminal control characters."""
     return _CONTROLS.sub(
         lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else ascii(found[0])[1:-1], text
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from render_farm.cli.rendering.render import WorkerDevice
-from render_farm.cli.terminal import Json, hint, print_json, table
+from render_farm.cli.terminal import Json, hint, print_json, say, table
 
 if TYPE_CHECKING:
     from render_farm.engine.verify.run import FilmResult, VerifyResult
@@ -69,7 +69,7 @@ def verify(
     if as_json:
         print_json(result.to_dict())
     else:
-        print("\n".join(_lines(result)))
+        say("\n".join(_lines(result)))
     if result.num_failed:
         raise typer.Exit(_ALL_FAILED if result.num_failed == len(result.films) else _SOME_FAILED)
 

@@ -1,6 +1,6 @@
 """The engine: one SkyReels-V2 model on one device. torch, diffusers, transformers and safetensors; no Ray.
 
-Importing the package loads none of them: its names do when they are first used, so that who only looks at a model's
+Importing the package loads none of them. Its names do when they are first used, so that code which only reads a model's
 files (`checkpoint`, `locate`) does not wait for torch.
 """
 

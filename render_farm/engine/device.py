@@ -1,4 +1,4 @@
-"""The device a model runs on: which one, in which dtype, how much fits, and what its errors mean."""
+"""The device a model runs on: its choice, dtype, memory and errors."""
 
 from __future__ import annotations
 
@@ -63,19 +63,36 @@ def device_errors(what: str) -> Iterator[None]:
     """Turn torch's errors of a device into the farm's, which say whose fault they are."""
     try:
         yield
-    except torch.AcceleratorError as error:
-        raise DeviceError(f"{what}: the device failed: {str(error).splitlines()[0]}") from error
     except RuntimeError as error:
-        # The CPU's allocator has no exception class of its own.
-        if not isinstance(error, torch.OutOfMemoryError):
-            if "DefaultCPUAllocator" not in str(error):
-                raise
-            if torch.cuda.is_initialized():
-                raise HostMemoryError(
-                    f"{what} does not fit the memory of the machine: {str(error).splitlines()[0]}",
-                    advice="stop what else uses that memory, or use fewer workers on the machine",
-                ) from error
+        if not _is_of_memory(error):
+            problem = str(error).splitlines()[0] if isinstance(error, torch.AcceleratorError) else _broken_context()
+            if problem:
+                raise DeviceError(f"{what}: the device failed: {problem}") from error
+            raise
+        if "DefaultCPUAllocator" in str(error) and torch.cuda.is_initialized():  # it has no exception class of its own
+            raise HostMemoryError(
+                f"{what} does not fit the memory of the machine: {str(error).splitlines()[0]}",
+                advice="stop what else uses that memory, or use fewer workers on the machine",
+            ) from error
         raise OutOfMemoryError(
             f"{what} does not fit the device: {str(error).splitlines()[0]}",
             advice="a smaller height, width or base_num_frames needs less, or a device with more memory",
         ) from error
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out. Triton, cuDNN and cuBLAS say so in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error).lower() for sign in ("defaultcpuallocator", "out of memory", "_status_alloc_failed")
+    )
+
+
+def _broken_context() -> str:
+    """What is wrong with the GPU's context. An error that it keeps surfaces under any name, where it is next used."""
+    if not torch.cuda.is_initialized():
+        return ""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return ""

@@ -6,12 +6,13 @@ Shapes: C latent channels, T latent frames, h w latent height and width, O laten
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from render_farm.engine.options import EngineOptions
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.transformer.attention import AttentionBackend, BlockCausalAttention, SelfAttention
 from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
-from render_farm.engine.transformer.compilation import CompilePlan, compile_blocks, plan_compilation
+from render_farm.engine.transformer.compilation import CompilePlan, compile_blocks, plan_compilation, run_regions_once
 from render_farm.engine.transformer.group import RenderGroup, SingleRank
 from render_farm.engine.transformer.transformer import EAGER, FrameTransformer
 from render_farm.engine.weights.checkpoint import Checkpoint, read_checkpoint
@@ -55,9 +56,10 @@ from render_farm.job import RenderJob
 from render_farm.media.limits import InputLimits, InputSettings
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read, with_loras_read
-from render_farm.planning.groups import group_of
+from render_farm.planning.groups import GroupShape, group_of
 from render_farm.planning.memory_modes import device_bytes
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +80,8 @@ def load_engine(
     the transformer's and text encoder's (`auto`: bfloat16 on CUDA, float32 on the CPU); the VAE is float32 always.
     `with_text_encoder=False` makes an engine that only takes embeddings. `cache_folder` is where a URI is copied to.
     `options` say how segments are computed. `limits` are for the images, videos and LoRAs that `render` reads from
-    their URIs; None: those of the settings (`$RENDER_FARM_CONFIG` and `RENDER_FARM_INPUT_*` variables).
+    their URIs, and for the size of a model that is copied; None: those of the settings (`$RENDER_FARM_CONFIG` and
+    `RENDER_FARM_INPUT_*` variables), and a model of any size.
     `films_at_once` is how many may be decoded beside the one that is rendered; `memory: auto` leaves room for them.
 
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
@@ -87,7 +90,9 @@ def load_engine(
     found_device = resolve_device(device)
     found_dtype = resolve_dtype(dtype, found_device)
     checkpoint = read_checkpoint(
-        locate_model(str(model), cache_folder=cache_folder),
+        locate_model(
+            str(model), cache_folder=cache_folder, max_bytes=None if limits is None else limits.max_model_bytes
+        ),
         name=str(model),
         dtype=str(found_dtype).removeprefix("torch."),
     )
@@ -347,10 +352,36 @@ class Engine:
                 raise NotFiniteError(what)
             return added.cpu()
 
-        num_tokens = window.num_seen_frames * plan.tokens_per_frame
-        asked = parse_memory(plan.job.memory)
+        return self._run(plan, index, denoise, steps_down=group is None)
+
+    def warm_up(self, plan: FilmPlan, index: int, shape: GroupShape) -> None:
+        """Do what makes the first step of segment `index` slow: load the weights, choose attention, compile.
+
+        In a render group of `shape`, the other ranks would wait for that in an exchange. Raises as `render_segment`.
+        """
+
+        def warm(transformer: FrameTransformer) -> None:
+            backend = self.attention_choice.backend
+            if self.compile_plan.compiles:
+                run_regions_once(
+                    transformer,
+                    backend,
+                    num_frames=plan.windows[index].num_seen_frames,
+                    tokens_per_frame=ceil(plan.tokens_per_frame / shape.sequence),
+                )
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+
+        self._run(plan, index, warm, steps_down=False)
+
+    def _run(self, plan: FilmPlan, index: int, work: Callable[[FrameTransformer], T], *, steps_down: bool) -> T:
         return self._denoiser.run(
-            asked, denoise, what=what, num_tokens=num_tokens, steps_down=group is None, fits=partial(self._fits, plan)
+            parse_memory(plan.job.memory),
+            work,
+            what=f"segment {index} of job {plan.job.job_id}",
+            num_tokens=plan.windows[index].num_seen_frames * plan.tokens_per_frame,
+            steps_down=steps_down,
+            fits=partial(self._fits, plan),
         )
 
     def _fits(self, plan: FilmPlan, mode: MemoryMode) -> bool:

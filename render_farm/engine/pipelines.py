@@ -1,4 +1,4 @@
-"""How diffusers' pipelines are called for a film: `bench`, `verify` and the parity tests compare with them."""
+"""The arguments of diffusers' pipelines for a film. `bench`, `verify` and the parity tests compare with them."""
 
 from __future__ import annotations
 

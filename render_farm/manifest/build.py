@@ -10,6 +10,7 @@ from render_farm.errors import InvalidJobError, ManifestError, UsageError
 from render_farm.job import RenderJob, default_seed
 from render_farm.manifest.duplicates import DuplicateFinder
 from render_farm.manifest.files import resolve_uri
+from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.reader import duplicate_line, problems_error
 from render_farm.manifest.rows import Row
 from render_farm.manifest.sources.read import read_source
@@ -31,7 +32,9 @@ class BuildReport:
     """Rows of the manifest: the jobs times the seeds."""
 
 
-def build_manifest(source: str, manifest: str, *, num_seeds: int | None = None) -> BuildReport:
+def build_manifest(
+    source: str, manifest: str, *, num_seeds: int | None = None, limits: ManifestLimits = LIMITS
+) -> BuildReport:
     """Build the Parquet manifest `manifest` from the jobs in `source`; both are paths or fsspec URIs.
 
     With `num_seeds`, each job becomes that many rows `<job_id>-seed1`, `-seed2`, ... with consecutive seeds, the first
@@ -40,8 +43,10 @@ def build_manifest(source: str, manifest: str, *, num_seeds: int | None = None) 
     """
     if num_seeds is not None and not 1 <= num_seeds <= MOST_SEEDS:
         raise UsageError(f"--seeds: {num_seeds} is not between 1 and {MOST_SEEDS:,}")
-    num_jobs, prompt_lists = _check(source, num_seeds)
-    jobs = (_placed(job, source, manifest) for row in read_source(source) for job in variants(_job(row), num_seeds))
+    num_jobs, prompt_lists = _check(source, num_seeds, limits)
+    jobs = (
+        _placed(job, source, manifest) for row in read_source(source, limits) for job in variants(_job(row), num_seeds)
+    )
     num_rows = write_manifest(manifest, jobs, prompt_lists=prompt_lists)
     return BuildReport(source=source, manifest=manifest, num_jobs=num_jobs, num_rows=num_rows)
 
@@ -56,12 +61,12 @@ def variants(job: RenderJob, num_seeds: int | None) -> Iterator[RenderJob]:
         yield replace(job, job_id=f"{job.job_id}-seed{k + 1}", seed=(first + k) % 2**63)
 
 
-def _check(source: str, num_seeds: int | None) -> tuple[int, bool]:
+def _check(source: str, num_seeds: int | None, limits: ManifestLimits) -> tuple[int, bool]:
     """Number of jobs, and whether any has a prompt list. Raises `ManifestError` with everything that is wrong."""
     finder = DuplicateFinder()
     problems: list[str] = []
     num_jobs, prompt_lists, place = 0, False, "line"
-    for row in read_source(source):
+    for row in read_source(source, limits):
         num_jobs += 1
         problems += row.lines
         place = row.place

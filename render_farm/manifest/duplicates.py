@@ -1,4 +1,4 @@
-"""Finds repeated job ids in memory that a large manifest does not feel: eight bytes a row."""
+"""Finds repeated job ids in little memory: eight bytes per row."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.extras import missing_package
+from render_farm.store_advice import diagnose
 from render_farm.uris import Address, AddressError, holds_secret, read_address, shown_uri
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -56,13 +57,17 @@ def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ManifestNotFoundError(f"{shown_uri(uri)}: not found", advice=_not_found_advice(uri)) from error
-    except PermissionError as error:
-        raise ManifestError(
-            f"{shown_uri(uri)}: no permission to {doing} it",
-            advice="check the file's mode, or the credentials of its store",
-        ) from error
+        found = diagnose(error)
+        advice = found.advice if found else _not_found_advice(uri)
+        raise ManifestNotFoundError(f"{shown_uri(uri)}: not found", advice=advice) from error
     except _others() as error:
+        if found := diagnose(error):
+            raise ManifestError(f"{shown_uri(uri)}: cannot {doing} it: {found.problem}", advice=found.advice) from error
+        if isinstance(error, PermissionError):
+            raise ManifestError(
+                f"{shown_uri(uri)}: no permission to {doing} it",
+                advice="check the file's mode, or the credentials of its store",
+            ) from error
         said = "" if holds_secret(uri) else str(error)  # a store's words may hold the whole address
         reason = getattr(error, "strerror", None) or said or type(error).__name__
         raise ManifestError(f"{shown_uri(uri)}: cannot {doing} it: {reason}", advice=_advice(error)) from error

@@ -9,7 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import IO, Any
 
-_MOST_BYTES = 64 << 20
+from render_farm.manifest.limits import raising
+
 _BOOLEANS, _DOUBLE, _TEXT, _LIST, _SET, _MAP, _STRUCT, _UUID = (1, 2), 7, 8, 9, 10, 11, 12, 13
 _DEEPEST = 20
 
@@ -26,12 +27,12 @@ class ColumnSize:
     """Once decompressed."""
 
 
-def column_sizes(handle: IO[bytes]) -> list[ColumnSize]:
-    """Every column of every row group. ValueError for a footer that cannot be read."""
+def column_sizes(handle: IO[bytes], most_bytes: int) -> list[ColumnSize]:
+    """Every column of every row group. ValueError for a footer that cannot be read, or has more than `most_bytes`."""
     handle.seek(-8, os.SEEK_END)
     length = int.from_bytes(handle.read(4), "little")
-    if length > _MOST_BYTES:
-        raise ValueError(f"its footer has {length:,} bytes")
+    if length > most_bytes:
+        raise ValueError(f"its footer has {length:,} bytes; the most is {most_bytes:,} ({raising('max_header_bytes')})")
     handle.seek(-8 - length, os.SEEK_END)
     try:
         footer = _Thrift(handle.read(length)).struct(0)

@@ -1,4 +1,4 @@
-"""Opens a Parquet file so that reading it costs what it says, and says what is wrong with a file that is none."""
+"""Opens a Parquet file so that reading it costs what its footer says, and says what is wrong with other files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
 from render_farm.manifest.footer import column_sizes
-from render_farm.manifest.limits import ManifestLimits
+from render_farm.manifest.limits import ManifestLimits, raising
 from render_farm.manifest.schema import check_schema
 from render_farm.uris import shown_uri
 
@@ -59,20 +59,22 @@ def check_size(
     num_bytes += handle.seek(0, os.SEEK_END)
     num_values: Counter[str] = Counter()
     try:
-        for column in column_sizes(handle):
+        for column in column_sizes(handle, limits.max_header_bytes):
             if column.name in names:
                 num_values[column.name] += max(column.num_values, 0)
                 num_bytes += max(column.num_bytes, 0)
     except ValueError as error:
         raise ManifestError(f"{shown_uri(uri)}: a Parquet file that is damaged: {error}") from error
     counted = [
-        (num_rows, limits.max_rows, "rows"),
-        (max(num_values.values(), default=0), limits.max_values, "entries in the lists of one column"),
-        (num_bytes, limits.max_bytes, "bytes, its columns decompressed"),
+        (num_rows, limits.max_rows, "rows", "max_rows"),
+        (max(num_values.values(), default=0), limits.max_values, "entries in the lists of one column", "max_rows"),
+        (num_bytes, limits.max_bytes, "bytes, its columns decompressed", "max_bytes"),
     ]
-    for count, most, what in counted:
+    for count, most, what, name in counted:
         if count > most:
-            raise ManifestError(f"{shown_uri(uri)}: has {count:,} {what}; the most is {most:,}", advice="split it")
+            raise ManifestError(
+                f"{shown_uri(uri)}: has {count:,} {what}; the most is {most:,}", advice=f"split it, {raising(name)}"
+            )
     return num_rows, num_bytes
 
 
@@ -88,7 +90,7 @@ def _parquet_errors(uri: str, handle: IO[bytes]) -> Iterator[None]:
         if start == _ENCRYPTED or (start == _MAGIC and "crypt" in str(error).lower()):
             raise ManifestError(
                 f"{shown_uri(uri)}: is encrypted (Parquet modular encryption)",
-                advice="write it without encryption; a bucket's own encryption is no hindrance",
+                advice="write it without encryption; a bucket's own encryption does no harm",
             ) from error
         if start == _MAGIC:
             raise ManifestError(

@@ -20,7 +20,7 @@ from render_farm.errors import ManifestError
 from render_farm.job import ValueKind, columns
 from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import address_of, clear_errors, file_system, is_local, open_binary
-from render_farm.manifest.limits import LIMITS, ManifestLimits
+from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
 from render_farm.manifest.schema import check_schema, is_list, is_text, manifest_schema, unwrap
 from render_farm.manifest.sources.records import from_cell
@@ -65,7 +65,7 @@ def part_files(uri: str, limits: ManifestLimits = LIMITS) -> list[str] | None:
     if len(found) > limits.max_parts:
         raise ManifestError(
             f"{shown_uri(uri)} is a folder of more than {limits.max_parts:,} Parquet files",
-            advice="join them, for example with pyarrow.dataset",
+            advice=f"join them, for example with pyarrow.dataset, {raising('max_parts')}",
         )
     return found if is_local(fs) else [f"{address_of(uri).protocol}://{part}" for part in found]
 

@@ -90,22 +90,24 @@ def read_manifest(
                     values["loras"] = _with_resolved_paths(place, values["loras"])
                 yield make_row(number, values)
         if not number:
-            raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row a job")
+            raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row per job")
 
 
-def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) -> list[Row]:
+def load_manifest(
+    uri: str, *, strict: bool = False, base: str | None = None, limits: ManifestLimits = LIMITS
+) -> list[Row]:
     """All rows of the manifest at `uri`, read once. Raises `ManifestError` as `read_manifest` does, for repeated ids,
     and with `strict` for bad rows; it lists every problem."""
     rows: list[Row] = []
     finder = DuplicateFinder()
-    for row in read_manifest(uri, base=base):
+    for row in read_manifest(uri, base=base, limits=limits):
         rows.append(row)
         if row.job_id:
             finder.add(row.number, row.job_id)
     repeated = list(finder.find(lambda: ((row.number, row.job_id) for row in rows if row.job_id)))
     bad = [line for row in rows for line in row.lines] if strict else []
     if repeated or bad:
-        raise problems_error(uri, _cut([duplicate_line(*found) for found in repeated] + bad))
+        raise problems_error(uri, _cut([duplicate_line(*found) for found in repeated] + bad, limits))
     for number, earlier in case_twins((row.number, row.job_id) for row in rows if row.job_id):
         rows[number - 1] = replace(rows[number - 1], case_twin=earlier)
     return rows
@@ -114,7 +116,7 @@ def load_manifest(uri: str, *, strict: bool = False, base: str | None = None) ->
 Further = Callable[[Row], tuple[Sequence[Problem], Sequence[str]]]
 
 
-def check_manifest(uri: str, *, further: Further | None = None) -> ManifestReport:
+def check_manifest(uri: str, *, further: Further | None = None, limits: ManifestLimits = LIMITS) -> ManifestReport:
     """Everything that is wrong with the manifest at `uri`. Raises `ManifestNotFoundError` when there is none, and
     nothing for what a file can hold or lack. `further` gives more problems and warnings of a row that is right by
     itself."""
@@ -127,7 +129,7 @@ def check_manifest(uri: str, *, further: Further | None = None) -> ManifestRepor
     num_rows = num_bad_rows = 0
     readable = True
     try:
-        for row in read_manifest(uri):
+        for row in read_manifest(uri, limits=limits):
             num_rows = row.number
             problems, notes = further(row) if further and row.job is not None else (row.problems, ())
             num_bad_rows += bool(problems)
@@ -138,9 +140,9 @@ def check_manifest(uri: str, *, further: Further | None = None) -> ManifestRepor
             if row.job_id:
                 finder.add(row.number, row.job_id)
                 folded.add(row.number, row.job_id.casefold())
-        fatal += [duplicate_line(*found) for found in finder.find(lambda: read_ids(uri))]
+        fatal += [duplicate_line(*found) for found in finder.find(lambda: read_ids(uri, limits))]
         if folded.has_repeated:
-            ids = dict(read_ids(uri))
+            ids = dict(read_ids(uri, limits))
             twins = case_twins(ids.items())
             warnings += [f"{row_label(n, ids[n])}: {case_note(ids[n], earlier)}" for n, earlier in twins]
     except ManifestNotFoundError:
@@ -152,9 +154,9 @@ def check_manifest(uri: str, *, further: Further | None = None) -> ManifestRepor
         uri=uri,
         num_rows=num_rows,
         num_bad_rows=num_bad_rows,
-        fatal=tuple(_cut(fatal)),
-        row_problems=tuple(_cut(lines)),
-        warnings=tuple(_cut([_noted(note, *found) for note, found in noted.items()] + warnings)),
+        fatal=tuple(_cut(fatal, limits)),
+        row_problems=tuple(_cut(lines, limits)),
+        warnings=tuple(_cut([_noted(note, *found) for note, found in noted.items()] + warnings, limits)),
         readable=readable,
     )
 
@@ -175,10 +177,10 @@ def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, s
                     yield number, job_id
 
 
-def _cut(lines: list[str]) -> list[str]:
+def _cut(lines: list[str], limits: ManifestLimits) -> list[str]:
     """`lines`, as many as anybody reads."""
-    more = len(lines) - LIMITS.max_problems
-    return lines if more <= 0 else [*lines[: LIMITS.max_problems], f"... and {more:,} more lines like these"]
+    more = len(lines) - limits.max_problems
+    return lines if more <= 0 else [*lines[: limits.max_problems], f"... and {more:,} more lines like these"]
 
 
 def duplicate_line(number: int, earlier: int, job_id: str, place: str = "row") -> str:

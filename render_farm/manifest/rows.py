@@ -47,7 +47,7 @@ class Row:
 
 
 def case_note(job_id: str, twin: str) -> str:
-    """What is wrong with two ids on a disk that folds case."""
+    """The problem with two ids on a disk that ignores case."""
     return (
         f"job_id {job_id} and {twin} differ only in upper and lower case: where the output is copied to a Mac or to "
         "Windows, one replaces the other"

@@ -6,17 +6,18 @@ import hashlib
 import re
 
 from render_farm.manifest.files import clear_errors, open_binary
+from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.parts import part_files
 
 _PART_BYTES = 1 << 20
 _LONGEST_STEM = 100
 
 
-def default_run_id(uri: str) -> str:
+def default_run_id(uri: str, limits: ManifestLimits = LIMITS) -> str:
     """The run id of the manifest at `uri`: `<stem>-<8 hex of its sha256>`, for a folder that of its parts. Raises
     `ManifestError` when unreadable."""
     digest = hashlib.sha256()
-    parts = part_files(uri)
+    parts = part_files(uri, limits)
     for name in [uri] if parts is None else parts:
         if parts is not None:
             digest.update(f"\n{name.rpartition('/')[2]}\n".encode(errors="surrogatepass"))

@@ -64,7 +64,7 @@ def check_schema(schema: pa.Schema, required: Iterable[str] = REQUIRED) -> tuple
     for field in schema:
         if field.name in columns():
             if field.name in names:
-                problems.append(f"column {field.name}: is there twice")
+                problems.append(f"column {field.name}: appears twice")
                 continue
             names.append(field.name)
             if not accepts(columns()[field.name].kind, field.type):
@@ -86,10 +86,14 @@ def wanted(name: str) -> str:
     return _WANTED[columns()[name].kind]
 
 
+_USUAL = {"steps": "num_inference_steps", "cfg": "guidance_scale", "frames": "num_frames", "id": "job_id"}
+"""What other programs call a column."""
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     shaped = name.strip().lower().replace("-", "_").replace(" ", "_")
-    close = difflib.get_close_matches(shaped, known, n=1, cutoff=0.5)
+    close = [_USUAL[shaped]] if shaped in _USUAL else difflib.get_close_matches(shaped, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]}?"
     return f"known columns are {', '.join(known)}"

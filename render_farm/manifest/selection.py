@@ -48,7 +48,7 @@ def parse_where(text: str) -> Where:
         tree = ast.parse(text.strip(), mode="eval").body
         return _condition(tree)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise UsageError(f"--where {text[:200]!r}: is no expression over columns", advice=_EXAMPLE) from error
+        raise UsageError(f"--where {text[:200]!r}: is not an expression over columns", advice=_EXAMPLE) from error
     except ValueError as error:
         raise UsageError(f"--where {text[:200]!r}: {error}", advice=_EXAMPLE) from error
 
@@ -107,7 +107,7 @@ def _condition(node: ast.expr) -> Where:
         case ast.Name() | ast.Subscript():
             read = _value(node, None)
             return lambda job: bool(read(job))
-    raise _Refused(f"{_shown(node)} is no condition")
+    raise _Refused(f"{_shown(node)} is not a condition")
 
 
 def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Where:
@@ -197,7 +197,7 @@ def _known(name: str) -> Column:
     found = columns().get(name)
     if found is None:
         near = get_close_matches(name, columns(), n=1, cutoff=0.4)
-        raise _Refused(f"{name!r} is no column" + (f"; did you mean {near[0]}?" if near else ""))
+        raise _Refused(f"{name!r} is not a column" + (f"; did you mean {near[0]}?" if near else ""))
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import subprocess
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
 from typing import IO
@@ -40,6 +42,7 @@ class Ffmpeg:
             )
         except OSError as error:
             raise MediaError(f"cannot start ffmpeg ({command[0]}): {error}") from error
+        _running.add(self)
         self._said: deque[str] = deque(maxlen=40)
         self._listener = threading.Thread(target=self._listen, name="ffmpeg-stderr", daemon=True)
         self._listener.start()
@@ -103,6 +106,16 @@ class Ffmpeg:
             if pipe is not None:
                 with suppress(BrokenPipeError):  # frames that were still buffered when ffmpeg went
                     pipe.close()
+
+
+_running: weakref.WeakSet[Ffmpeg] = weakref.WeakSet()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """A thread that is left behind reads no more, and the video that it decodes may take long."""
+    for ffmpeg in _running:
+        ffmpeg._process.kill()
 
 
 def ffmpeg_path() -> str:

@@ -31,16 +31,16 @@ _BROKEN = (
 def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture in `data` as sRGB, upright, and what is to be said of it.
 
-    InputError when it is no PNG, JPEG or WebP, damaged, or has too many pixels. These are counted before anything is
+    InputError when it is not a PNG, JPEG or WebP, damaged, or has too many pixels. These are counted before anything is
     decoded.
 
     Transparent parts show black, as in `fit="pad"`. Of an animation, the first picture. 16-bit grey keeps its
-    brightness. Pictures with another colour profile are converted to sRGB.
+    brightness. Pictures with another colour profile are converted to sRGB. HDR pictures are refused.
     """
     name = _format(data)
     if not name:
         kind = kind_of(data[:512])
-        raise refusal(uri, f"it is no PNG, JPEG or WebP image{f' but {kind}' if kind else ''}", _ADVICE)
+        raise refusal(uri, f"it is not a PNG, JPEG or WebP image{f' but {kind}' if kind else ''}", _ADVICE)
     try:
         with Image.open(io.BytesIO(data), formats=[name]) as image:
             if image.width * image.height > limits.max_image_pixels:
@@ -49,8 +49,13 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
                     f"it has {image.width} x {image.height} pixels, more than the {limits.max_image_pixels:,} allowed",
                     "scale it down, or raise max_image_pixels in the settings",
                 )
+            if name == "PNG" and (curve := _hdr_curve(data)):
+                raise refusal(uri, f"it is an HDR image ({curve})", "save it as an ordinary (SDR) PNG or JPEG")
+            is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
             image.load()
             converted, notes = _in_srgb(image)
+            if is_animated:
+                notes += ("it is an animation: its first picture is taken",)
             return _upright(_rgb(converted)), notes
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         raise refusal(
@@ -76,6 +81,18 @@ def _format(data: bytes) -> str:
     return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
 
+def _hdr_curve(data: bytes) -> str:
+    """The HDR transfer function that a PNG names (chunk cICP, PNG's third edition); "" where it names none."""
+    at = data.find(b"cICP", 0, data.find(b"IDAT"))
+    code = data[at + 5] if at >= 0 else 0
+    return {16: "PQ", 18: "HLG"}.get(code, "")
+
+
+def _with_info(image: Image.Image, source: Image.Image) -> Image.Image:
+    image.info = dict(source.info)  # where EXIF data and profiles are looked for
+    return image
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says. A camera's broken EXIF data is no reason to refuse its picture."""
     try:
@@ -88,13 +105,17 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture with its colours in sRGB, and a note when they were in another space. Unreadable profiles are
     ignored, as every viewer ignores them."""
     data = image.info.get("icc_profile")
-    if not data or image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK"):
+    if not data:
         return image, ()
+    if image.mode in ("P", "PA"):
+        image = _with_info(image.convert("RGBA" if image.has_transparency_data else "RGB"), image)
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         name = ImageCms.getProfileDescription(profile).strip()
         if "srgb" in name.lower():
             return image, ()
+        if image.mode not in ("RGB", "RGBA", "L", "LA", "CMYK"):
+            raise ValueError(f"mode {image.mode}")
         alpha = image.getchannel("A") if "A" in image.getbands() else None
         source = image if alpha is None else image.convert(image.mode[:-1])
         converted = ImageCms.profileToProfile(source, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -103,8 +124,7 @@ def _in_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     assert converted is not None
     if alpha is not None:
         converted.putalpha(alpha)
-    converted.info = dict(image.info)  # where EXIF data is looked for
-    return converted, (f"its colours are converted from {name[:60]!r} to sRGB",)
+    return _with_info(converted, image), (f"its colours are converted from {name[:60]!r} to sRGB",)
 
 
 def _grey_8_bit(image: Image.Image) -> Image.Image:
@@ -129,5 +149,4 @@ def _rgb(image: Image.Image) -> Image.Image:
         rgb = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer).convert("RGB")
     else:
         rgb = image.convert("RGB")
-    rgb.info = dict(image.info)  # where EXIF data is looked for
-    return rgb
+    return _with_info(rgb, image)

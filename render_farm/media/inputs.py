@@ -31,7 +31,7 @@ class OpenedInput:
     sha256: str
     """Of the file's bytes, lower-case hex."""
     notes: tuple[str, ...] = ()
-    """What was done to its pixels that its owner may not expect."""
+    """Changes to its pixels that its owner may not expect."""
     size: tuple[int, int] | None = None
     """Width and height of a picture, also where `pixels` are not kept."""
 

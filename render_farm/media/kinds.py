@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: for messages that say more than "not an image"."""
+"""Recognises a file by its first bytes, for messages that say more than "not an image"."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _SIGNATURES = (
     (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
     (b"#EXTM3U", "a playlist"),
     (b"\x7fELF", "a program"),
+    (b"version https://git-lfs", "a pointer of Git LFS, without the file that it stands for"),
 )
 # ISO/IEC 23008-12 (HEIF): still pictures and sequences of them, whatever codec they use.
 _STILL_BRANDS = frozenset(b"avif avis heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split())

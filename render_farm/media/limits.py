@@ -6,9 +6,22 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from render_farm.config import Table, setting
+from render_farm.uris import holds_secret, read_address
 
 _POSITIVE = {"ge": 1}
 _SECONDS = {"gt": 0, "le": 365 * 24 * 3600}
+
+
+def _canonical_place(text: str) -> str:
+    """An entry of `allowed_places`. ValueError for one that cannot mean what it seems to."""
+    if text.endswith("://"):
+        return text.lower()
+    address = read_address(text)
+    if holds_secret(text) or ("@" in address.place.partition("/")[0] and address.protocol in ("http", "https")):
+        raise ValueError("a place holds no sign-in data and no query; write the address alone")
+    if address.is_local and not address.place.startswith("/"):
+        raise ValueError(f"{text}: write the whole path of a folder, or a URI such as s3://bucket/folder")
+    return address.text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +66,19 @@ class InputLimits(Table):
     protocols: tuple[str, ...] = setting(
         ("file", "s3", "gs", "az", "abfs", "https", "memory"),
         "What may stand before `://`. `file` also allows plain paths.",
+    )
+    allowed_places: tuple[str, ...] | None = setting(
+        None,
+        "Places that inputs, LoRAs and models of a manifest must lie in: URIs such as `s3://bucket/folder` and "
+        "`https://host/folder` with all that is below them, folders of this machine, and protocols such as `https://`. "
+        "Unset allows all that `protocols` and `allowed_roots` allow. Set it when you render other people's manifests.",
+        canonical=_canonical_place,
+    )
+    allow_hub: bool = setting(
+        True, "Whether a row's `model` may be one that comes from the Hugging Face hub. Presets but `tiny` do."
+    )
+    max_model_bytes: int = setting(
+        256 << 30, "Size of a model's files that are copied from a URI or the hub.", unit="bytes", limits=_POSITIVE
     )
     allowed_roots: tuple[str, ...] | None = setting(
         None,

@@ -36,7 +36,8 @@ class _Child:
 
     def __init__(self, limits: InputLimits) -> None:
         package = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # an empty entry stands for the working directory
+        path = os.pathsep.join([package, *filter(os.path.isabs, given)])
         command = "from render_farm.media.picture_process import serve; serve()"
         try:
             self._process = subprocess.Popen(
@@ -80,8 +81,12 @@ class _Child:
         finally:
             alarm.cancel()
 
-    def end(self) -> None:
+    def kill(self) -> None:
+        """Have a call of another thread end at once, without an answer."""
         self._process.kill()
+
+    def end(self) -> None:
+        self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -91,6 +96,7 @@ class _Child:
 
 _slots = threading.BoundedSemaphore(_CHILDREN)
 _idle: list[_Child] = []
+_busy: list[_Child] = []
 _lock = threading.Lock()
 
 
@@ -108,17 +114,18 @@ def decode_apart(
         try:
             answer, pixels = child.decode(path, uri, limits, keep_pixels=keep_pixels)
         finally:
-            if answer:
-                with _lock:
+            with _lock:
+                _busy.remove(child)
+                if answer:
                     _idle.append(child)
-            else:
+            if not answer:
                 child.end()
     if not answer:
         raise refusal(
             uri,
             f"decoding it took longer than {limits.image_timeout_s:g} s, or more memory than a picture of "
             f"{limits.max_image_pixels:,} pixels needs",
-            "save it anew as an ordinary PNG or JPEG, or raise image_timeout_s or max_image_pixels in the settings",
+            "save it again as an ordinary PNG or JPEG, or raise image_timeout_s or max_image_pixels in the settings",
         )
     if "problem" in answer:
         raise InputError(answer["problem"], advice=answer["advice"])
@@ -131,19 +138,25 @@ def _take(limits: InputLimits) -> _Child:
         for child in _idle:
             if child.max_pixels == limits.max_image_pixels:
                 _idle.remove(child)
+                _busy.append(child)
                 return child
         for child in _idle[_CHILDREN - 1 :]:  # of other limits
             _idle.remove(child)
             child.end()
-    return _Child(limits)
+    child = _Child(limits)
+    with _lock:
+        _busy.append(child)
+    return child
 
 
 @atexit.register
 def end_children() -> None:
-    """End the idle children. They end by themselves when this process dies."""
+    """End the children. Idle ones end by themselves when this process dies, but a picture may keep one busy."""
     with _lock:
         while _idle:
             _idle.pop().end()
+        for child in _busy:
+            child.kill()
 
 
 def _forget_children() -> None:
@@ -151,6 +164,7 @@ def _forget_children() -> None:
     global _lock, _slots
     _lock, _slots = threading.Lock(), threading.BoundedSemaphore(_CHILDREN)
     _idle.clear()
+    _busy.clear()
 
 
 os.register_at_fork(after_in_child=_forget_children)

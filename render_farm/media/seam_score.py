@@ -2,7 +2,7 @@
 
 Frames are H W 3, uint8 RGB. The change between two frames is the mean absolute difference of their levels (0-255), over
 every n-th pixel of large frames. The usual change is the median within the two segments that meet at the join, so that
-a calm film is not compared with another's storm, and what is kept does not grow with the film.
+a calm film is not compared with a lively one, and memory does not grow with the film.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VISIBLE = 3.0
 """From this score on a join is called visible: the picture changes there three times as much as it usually does."""
 _PIXELS = 1 << 16
 _STILL = 0.25
-"""Levels, added to both changes: what rounding does to a still picture is no join."""
+"""Levels, added to both changes: rounding in a still picture is not a join."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,8 @@ _FROM_HDR = (
     "zscale=transfer=bt709:matrix=bt709:range=full",
     "format=gbrp",
 )
+_WIDE = {"bt2020": "BT.2020", "smpte432": "Display P3", "smpte431": "DCI-P3"}
+"""Primaries as ffmpeg names them."""
 _FROM_WIDE = ("zscale=primaries=bt709:transfer=bt709:matrix=gbr:range=full", "format=gbrp")
 
 
@@ -82,9 +84,9 @@ class SourceVideo:
         if "smpte2084" in line or "arib-std-b67" in line:
             filters += _FROM_HDR
             notes.append("it is HDR: its brightness is tone-mapped to BT.709")
-        elif "bt2020" in line:
+        elif name := next((name for code, name in _WIDE.items() if code in line), ""):
             filters += _FROM_WIDE
-            notes.append("its BT.2020 colours are converted to BT.709")
+            notes.append(f"its {name} colours are converted to BT.709")
         ratio = re.search(r"\[SAR (\d+):(\d+)", line)
         if ratio and int(ratio[1]) > 0 < int(ratio[2]) and ratio[1] != ratio[2]:
             wide = int(ratio[1]) > int(ratio[2])
@@ -181,8 +183,12 @@ def _unreadable(path: Path, uri: str, ffmpeg: Ffmpeg, status: int, num_frames: i
     with open(path, "rb") as file:
         kind = kind_of(file.read(512))
     words = failure.message.replace(str(path), "the file")[:600]
+    if any("partial file" in line for line in ffmpeg.said):
+        return refusal(
+            uri, f"the file is cut short: {num_frames} of its frames can be decoded", "fetch or copy it again"
+        )
     if num_frames == 0:
-        return refusal(uri, f"it is no video that can be read{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
+        return refusal(uri, f"it cannot be read as a video{f' (it is {kind})' if kind else ''}: {words}", _ADVICE)
     return refusal(uri, f"the video does not decode completely, only {num_frames} frames: {words}", _ADVICE)
 
 

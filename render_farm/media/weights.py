@@ -114,14 +114,14 @@ class _HeaderReader:
         if length > self._max_header_bytes or self._kept[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
             if self._kept.startswith(_PICKLE_MARKS):
                 raise refusal(self._uri, "it is a pickle, which can run code when loaded", _SAFE_ADVICE)
-            raise refusal(self._uri, "it is no safetensors file", "give a LoRA as .safetensors")
+            raise refusal(self._uri, "it is not a safetensors file", "give a LoRA as .safetensors")
         self._header_bytes = length
         del self._kept[_LENGTH_BYTES + length :]
 
     def header(self) -> WeightsHeader:
         """What was read. InputError when it is damaged or cut off."""
         if self._header_bytes is None:
-            raise refusal(self._uri, "it is no safetensors file", "give a LoRA as .safetensors")
+            raise refusal(self._uri, "it is not a safetensors file", "give a LoRA as .safetensors")
         end = _LENGTH_BYTES + self._header_bytes
         try:
             document = json.loads(self._kept[_LENGTH_BYTES:end])
@@ -132,7 +132,7 @@ class _HeaderReader:
             }
             num_bytes = max((int(entry["data_offsets"][1]) for entry in document.values()), default=0)
             metadata = {str(key): str(value) for key, value in metadata.items()}
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
             reason = "cut off" if self._num_bytes < end else "damaged"
             raise refusal(self._uri, f"its safetensors header is {reason}", "copy it again") from None
         if end + num_bytes != self._num_bytes:

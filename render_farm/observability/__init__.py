@@ -1,1 +1,1 @@
-"""What is said of a run while it goes: events and metrics. No Ray; sinks are protocols."""
+"""What is reported about a run while it renders: events and metrics. No Ray; sinks are protocols."""

@@ -1,6 +1,6 @@
 """The events of a run: one JSON line each, with run, job, segment, attempt and worker, in the run's `logs/` folder.
 
-The lines are enough to draw the run afterwards: who did what from when to when, what was waited for, and how it ended.
+The lines are enough to draw the run afterwards: who did what and when, what it waited for, and how it ended.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Ray's endpoint puts `ray_` before each name and adds labels of its own (the node, the session, the worker process).
 A label takes few values: whatever is not among those that are written down here is counted as `other`, so neither jobs
-nor runs nor messages can become labels.
+nor messages can become labels. One metric names runs, so that alerts can: `render_farm_run_at_work`, which has the
+first `MOST_RUNS_NAMED` runs of a coordinator only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from render_farm import errors
 PREFIX = "render_farm_"
 OTHER = "other"
 _PLACE = re.compile(r"worker-[0-9]{1,5}")
+_RUN = re.compile(r"\S.{0,1000}/_runs/[A-Za-z0-9._-]{1,128}")
+MOST_RUNS_NAMED = 100
+"""Series stay for as long as the coordinator's process lives."""
 
 
 class MetricKind(StrEnum):
@@ -33,12 +37,12 @@ class Label:
 
     name: str
     help: str
-    values: frozenset[str] | None = None
-    """None: the places of workers, of which there are as many as the farm has workers."""
+    values: frozenset[str] | re.Pattern[str]
+    """A pattern stands for things of which there are few at a time: the places of workers, and named runs."""
 
     def bounded(self, value: str) -> str:
         """`value`, or `other` when it is none of the label's."""
-        known = _PLACE.fullmatch(value) if self.values is None else value in self.values
+        known = value in self.values if isinstance(self.values, frozenset) else self.values.fullmatch(value)
         return value if known else OTHER
 
 
@@ -81,7 +85,8 @@ STATE = _label("state", "of a job, as `status` says it", "waiting", "running", "
 RUN_STATE = _label("state", "of a run that is not over", "waiting", "running", "paused")
 SEGMENT_STATE = _label("state", "of a segment", "waiting", "running", "done")
 PHASE = _label("phase", "of the work", "text", "denoise", "decode", "encode", "upload", "checkpoint")
-WORKER = Label(name="worker", help="a worker's place; a worker that is started anew takes its predecessor's")
+WORKER = Label(name="worker", help="a worker's place; a restarted worker takes its predecessor's", values=_PLACE)
+RUN = Label(name="run", help="a run's address, as `render-farm status` takes it", values=_RUN)
 ACTIVITY = _label("state", "of a worker", "busy", "idle")
 ERROR_CLASS = _label("error_class", "of `render_farm/errors.py`; `other` for what nobody foresaw", *_ERROR_CLASSES)
 FAULT = _label("fault", "whose fault it was", "user", "job", "worker", "cluster")
@@ -120,6 +125,13 @@ RUNS = Metric(
     unit="1",
     labels=(RUN_STATE,),
     help="Runs that are not over, by state.",
+)
+RUN_AT_WORK = Metric(
+    name="render_farm_run_at_work",
+    kind=MetricKind.GAUGE,
+    unit="1",
+    labels=(RUN,),
+    help="1 until the run is over, then 0. Alerts name runs by it.",
 )
 JOBS_ENDED = Metric(
     name="render_farm_jobs_ended_total",
@@ -277,6 +289,7 @@ SEAM_SCORE = Metric(
 
 METRICS: tuple[Metric, ...] = (
     RUNS,
+    RUN_AT_WORK,
     JOBS,
     JOBS_ENDED,
     SEGMENTS,

@@ -1,7 +1,7 @@
-"""Notices to people: what is told when a run ends, when its first film fails, and when a film may miss its deadline.
+"""Notices to people when a run ends, when its first film fails, and when a film may miss its deadline.
 
-They are sent by a thread of their own, tried again with growing pauses, and given up quietly: a run never waits for
-them, and never fails of them. `Channel` is the way out; `webhook.py` and `mail.py` are two.
+They are sent by a thread of their own, tried again with growing pauses, and given up quietly: they never delay or fail
+a run. `Channel` is the way out; `webhook.py` and `mail.py` are two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLOSE_WITHIN_S = 30.0
 
 
 class NoticeKind(StrEnum):
-    """Why somebody is told."""
+    """The reason for a notice."""
 
     RUN_ENDED = "run_ended"
     FIRST_FAILURE = "first_failure"
@@ -128,7 +128,7 @@ class Notifier:
 
 
 class RunNotices:
-    """Decides what to tell of one run, each thing once. Pure; fed with how the run stands."""
+    """Decides which notices one run needs, each once. Pure; fed with how the run stands."""
 
     def __init__(self, *, deadlines: Mapping[str, float] | None = None, failed_before: int = 0) -> None:
         """`deadlines` of the jobs that have one and have not ended, in Unix time."""

@@ -1,5 +1,5 @@
-"""Who is told of a run while it renders and when it ends. The process that holds the run does it, so that it happens
-when the run's driver is dead, too."""
+"""The observer of a run, while it renders and at its end. The process that holds the run calls it, so that it is called
+even if the run's driver is dead."""
 
 from __future__ import annotations
 

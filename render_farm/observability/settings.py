@@ -1,4 +1,4 @@
-"""`[notify]`: whom to tell of a run."""
+"""`[notify]`: whom to notify about a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from render_farm.config import Table, setting
 
 @dataclass(frozen=True, kw_only=True)
 class NotifySettings(Table):
-    """Whom to tell when a run ends, when its first film fails, and when a film may miss its deadline. Unset: nobody."""
+    """Whom to notify when a run ends, when its first film fails, and when a film may miss its deadline. Unset:
+    nobody."""
 
     variables: ClassVar[str] = "RENDER_FARM_NOTIFY_"
 

@@ -1,8 +1,8 @@
 """`RunSnapshot`: a run at one moment, for terminals, metrics and `_runs/<run_id>/live.json`.
 
 The coordinator replaces `live.json` every few seconds. Results and events are written less often, so `status`, `watch`
-and the live page read it in between. It is a convenience: nothing is decided by it, and a reader treats one that is
-old, torn or of another version as absent.
+and the live page read it in between. It is a convenience that decides nothing. A reader treats an old, torn or foreign
+one as absent.
 """
 
 from __future__ import annotations

@@ -49,6 +49,10 @@ class ParallelGroup:
         """torch's process group of all ranks."""
         return self._groups.world.device_group
 
+    def limit_exchanges(self, timeout_s: float) -> None:
+        """Bound every exchange from now on."""
+        self._groups.limit_exchanges(timeout_s)
+
     @property
     def head_shares(self) -> int:
         return self._shape.ulysses

@@ -1,7 +1,7 @@
-"""What a group's path costs on one rank, and how exact the attention backends are here.
+"""Measures the cost of a group's path on one rank, and the exactness of the attention backends on this machine.
 
 One worker renders without a group. Here it is made one of a single rank: xfuser's attention and groups, with nobody to
-exchange with. What that takes beside the plain path is what every rank of a larger group pays before it sends anything.
+exchange with. The extra time over the plain path is what every rank of a larger group pays before it sends anything.
 """
 
 from __future__ import annotations

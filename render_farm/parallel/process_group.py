@@ -6,6 +6,7 @@ One process is in one group at a time; it may form another, of other degrees, af
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,7 +30,7 @@ class GroupError(WorkerError):
 
 
 class BrokenGroupError(GroupError):
-    """The same, and this process is of no more use: its device may wait in an exchange for ever."""
+    """The same, and this process cannot be used again: its device may wait in an exchange for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,8 @@ class Seat:
 class ProcessGroups:
     """The groups of a seat, formed on construction. Use it as a context, or call `dissolve`."""
 
-    def __init__(self, seat: Seat, *, device: torch.device, timeout_s: float, meeting_s: float | None = None) -> None:
-        """Every rank calls this; returns when all have. `timeout_s` bounds every exchange, and the meeting too where
-        `meeting_s` does not.
+    def __init__(self, seat: Seat, *, device: torch.device, timeout_s: float) -> None:
+        """Every rank calls this; returns when all have. `timeout_s` bounds that, and every exchange.
 
         Raises `GroupError` when a rank does not come in time (`BrokenGroupError` when it is lost after it came),
         `UsageError` when this process is in a group already.
@@ -57,13 +57,13 @@ class ProcessGroups:
         self._device = device
         self._open = True
         try:
-            store = _meet(seat, timedelta(seconds=meeting_s or timeout_s))
+            store = _meet(seat, timedelta(seconds=timeout_s))
         except (RuntimeError, ValueError, OSError) as error:  # torch's DistError is a RuntimeError
             raise GroupError(self._message("could not join", error)) from error
         try:
             _form(seat, store, device, timedelta(seconds=timeout_s))
         except (RuntimeError, ValueError, OSError) as error:
-            self.dissolve()
+            self._leave(aborts=True)
             raise self._failed("could not join", error) from error
 
     @property
@@ -73,16 +73,29 @@ class ProcessGroups:
 
     def dissolve(self) -> None:
         """Leave the group and free all it holds: groups, threads, sockets. Safe to call twice, and after a failure."""
+        self._leave(aborts=False)
+
+    def abort(self) -> None:
+        """Have this rank's exchanges on a GPU fail, from any thread. gloo's fail by themselves, at their time-out at
+        the latest."""
+        if self._open and self._device.type == "cuda":
+            _abort_on_device()
+
+    def limit_exchanges(self, timeout_s: float) -> None:
+        """Bound every exchange from now on."""
+        _set_timeouts(timedelta(seconds=timeout_s))
+
+    def _leave(self, *, aborts: bool) -> None:
         if self._open:
             self._open = False
-            _dissolve()
+            _dissolve(aborts=aborts)
 
     def __enter__(self) -> ProcessGroups:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Dissolve; an exchange that failed is raised as `GroupError`, whichever library it failed in."""
-        self.dissolve()
+        self._leave(aborts=error is not None)
         if isinstance(error, RuntimeError) and _is_of_an_exchange(error):
             raise self._failed("lost an exchange", error) from error
 
@@ -147,13 +160,33 @@ def _form(seat: Seat, store: TCPStore, device: torch.device, timeout: timedelta)
     ).create_config()
     library.runtime._RUNTIME = library.runtime.RuntimeState(config)
     set_rotate_method("alltoall")  # the ring's exchange goes on beside the attention to the part before
+    _set_timeouts(timeout)  # xfuser gives none, and torch's own is 30 minutes on gloo
+
+
+def _set_timeouts(timeout: timedelta) -> None:
     for group in list(dist.distributed_c10d._world.pg_map):
-        # Groups have torch's own time-out (30 minutes on gloo) when none is given, and xfuser gives none.
         dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
-def _dissolve() -> None:
-    """`destroy_model_parallel` forgets four groups; the world's end shuts all down, once nobody refers to them."""
+def _abort_on_device() -> None:
+    """`_abort_process_group` for NCCL alone. An exchange of gloo that another thread waits in would not end by it."""
+    backends: list[Any] = []  # its two calls that join aborts are not in the stubs
+    for group in list(dist.distributed_c10d._world.pg_map):
+        with contextlib.suppress(RuntimeError):  # it has none on a GPU
+            backends.append(group._get_backend(torch.device("cuda")))
+    if backends:
+        backends[0]._group_start()  # one after the other, the aborts could wait for each other
+        for backend in backends:
+            backend.abort()
+        backends[0]._group_end()
+
+
+def _dissolve(*, aborts: bool) -> None:
+    """`destroy_model_parallel` forgets four groups; the world's end shuts all down, once nobody refers to them.
+
+    `destroy_process_group` waits for all exchanges that NCCL has started, so a group with one that will never end is
+    aborted.
+    """
     library = xfuser()
     state = library.state
     library.runtime._RUNTIME = None
@@ -164,5 +197,9 @@ def _dissolve() -> None:
                 setattr(coordinator, group, None)
         setattr(state, name, None)
     library.sequence_groups.ULYSSES_PG = library.sequence_groups.RING_PG = None
-    if dist.is_initialized():
+    if not dist.is_initialized():
+        return
+    if aborts:
+        dist.distributed_c10d._abort_process_group()
+    else:
         dist.destroy_process_group()

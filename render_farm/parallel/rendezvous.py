@@ -39,5 +39,5 @@ class RendezvousHost:
         self.rendezvous = Rendezvous(host=host, port=port, name=secrets.token_hex(8))
 
     def close(self) -> None:
-        """Stop serving. The group that met here goes on; a new one cannot form here."""
+        """Stop serving. The group that met here continues. A new one cannot form here."""
         self._store = None

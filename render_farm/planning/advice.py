@@ -1,4 +1,4 @@
-"""What the makers of the models and the people who use them advise against: said of a job, never refused."""
+"""What the makers of the models and their users advise against. It is noted about a job, never refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MANY_SEGMENTS = 3
 
 
 def advice(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
-    """What is said of `job` whatever its length: `plan` and `manifest check` show it, `job.json` keeps it."""
+    """Notes about `job` that do not depend on its length: `plan` and `manifest check` show it, `job.json` keeps it."""
     if is_published_forcing(spec) and job.causal_block_size > 1 and job.block_attention == CAUSAL:
         yield (
             f"block_attention causal with {spec.name}: its makers say that the released models do not support causal "
@@ -36,7 +36,7 @@ def advice(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
 
 
 def on_length(job: ResolvedJob, num_segments: int) -> Iterator[str]:
-    """What is said of a film because of how many segments it has."""
+    """Notes about a film that depend on its number of segments."""
     if num_segments > MANY_SEGMENTS and not job.addnoise_condition:
         yield (
             f"addnoise_condition 0 in a film of {num_segments} segments: small errors of each segment add up in the "
@@ -45,7 +45,7 @@ def on_length(job: ResolvedJob, num_segments: int) -> Iterator[str]:
 
 
 def on_picture(job: ResolvedJob, column: str, width: int, height: int) -> Iterator[str]:
-    """What is said of the picture in `column` because of its size in pixels."""
+    """Notes about the picture in `column` that depend on its size in pixels."""
     if height > width and job.height < job.width:
         yield (
             f"{column}: is portrait ({width}x{height}) in a landscape film ({job.width}x{job.height}), so that fit "
@@ -57,7 +57,7 @@ def on_picture(job: ResolvedJob, column: str, width: int, height: int) -> Iterat
 _FITTED = {
     "crop": "cuts off its top and bottom",
     "stretch": "makes everything in it wide",
-    "pad": "leaves broad bars beside it",
+    "pad": "leaves broad bars at its sides",
 }
 
 

@@ -14,8 +14,8 @@ from render_farm.planning.schedule import NOT_STARTED
 def segment_token_passes(plan: FilmPlan, segment: int) -> int:
     """Tokens the denoiser computes for a segment, both guidance branches counted.
 
-    With causal blocks, blocks that have not started are left out of a pass, and so are blocks that have
-    finished (unless noise is added to the prefix at every step, which makes everything after it change).
+    With causal blocks, a pass skips blocks that have not started. It also skips finished blocks, unless noise is added
+    to the prefix at every step, because then everything after it changes.
     """
     schedule = plan.schedule(segment)
     frames = 0

@@ -1,7 +1,7 @@
 """What decoding a latent frame costs, alone and shared by rows: whether a render group decodes its films together.
 
-A worker decodes a segment beside the denoising of the next. In a group that slows all ranks down, for they wait for
-this one at every exchange. The group can decode together instead, between two segments: each rank some rows of the
+A worker decodes a segment alongside the denoising of the next. In a group that slows all ranks down, because they wait
+for this one at every exchange. The group can decode together instead, between two segments: each rank some rows of the
 picture, with an exchange for every convolution that looks at the rows beside (`parallel.decoding`).
 
 Counted for `AutoencoderKLWan` (of Wan 2.1) in a stream: one latent frame in, four frames out, float32.

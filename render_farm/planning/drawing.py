@@ -3,7 +3,7 @@
 segment 1 │██████████████████████··································│ frames   1-97
 segment 2 │··················░░░░███████████████████···············│ frames  98-177, from 81-97
 
-What the job's image or video gives is drawn as taken over.
+Frames from the job's image or video are drawn as taken over.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`FilmPlan`: everything that can be known of a film before it is rendered."""
+"""`FilmPlan`: everything that is known about a film before it is rendered."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ _OF_WINDOWS = ("overlap_history", "addnoise_condition", "prefix_noise", "keep_ov
 
 
 def _of_one_window(job: RenderJob, resolved: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
-    """What a checkpoint without diffusion forcing does otherwise than the job may expect."""
+    """Where a checkpoint without diffusion forcing differs from what the job may expect."""
     usual = spec.defaults_for(resolved.task).base_num_frames
     if resolved.num_frames > usual:
         yield (
@@ -204,7 +204,7 @@ def _of_one_window(job: RenderJob, resolved: ResolvedJob, spec: ModelSpec) -> It
 
 
 def _extensions(job: ResolvedJob, windows: tuple[Window, ...]) -> Iterator[str]:
-    """Where the film is more than diffusers renders."""
+    """Where the film goes beyond what diffusers renders."""
     last = windows[-1]
     if job.task in IMAGE_TASKS and last.num_latent_frames < windows[0].num_latent_frames:
         yield (

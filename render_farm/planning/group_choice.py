@@ -1,7 +1,7 @@
 """Choosing the degrees of a film's render groups (`auto`) from its tokens and heads, memory, and a cost model.
 
-A group uses its workers less well than as many films side by side do. So a film is rendered by the fewest workers that
-it fits on, usually one; and it may have larger groups while workers would be idle otherwise (the scheduler says when).
+A group uses its workers less efficiently than as many separate films do. So a film is rendered by the fewest workers
+that it fits on, usually one. It may have larger groups while workers would otherwise be idle, as the scheduler decides.
 Of every size the fastest shape is taken, and no size that is no faster than a smaller one, or wastes its workers. A
 group stays on one host.
 """

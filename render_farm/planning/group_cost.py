@@ -1,4 +1,4 @@
-"""What a step costs a render group: operations and bytes of each rank, and seconds on a given machine.
+"""The cost of a step in a render group: operations and bytes of each rank, and seconds on a given machine.
 
 Formulas for one step of T tokens (all frames that move or are read), L layers, width E, feed-forward width F, C values
 predicted a token, b bytes an element, G guidance branches, and a group of P = U x R ranks a branch:

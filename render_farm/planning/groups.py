@@ -51,7 +51,7 @@ class GroupShape:
 
 
 def group_of(job: ResolvedJob) -> GroupShape:
-    """The shape that a job asks for; what it leaves null is 1, and so is cfg where guidance is off."""
+    """The shape that a job asks for. Null degrees are 1, and cfg is 1 where guidance is off."""
     return GroupShape(cfg=(job.cfg_parallel or 1) if job.guided else 1, ulysses=job.ulysses or 1, ring=job.ring or 1)
 
 

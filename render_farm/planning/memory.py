@@ -1,7 +1,7 @@
 """How much device memory a film needs, part by part, before anything is loaded. All in bytes.
 
 A worker holds the transformer, the VAE and what denoising and decoding take at the same time (a segment is decoded
-beside the next one's denoising); prompts are encoded before, by another worker or before the transformer is loaded.
+alongside the next one's denoising). Prompts are encoded earlier, by another worker or before the transformer is loaded.
 
 The formulas count the tensors that `engine` has alive at its fullest moment; a kernel's own workspace and what the
 allocator wastes are in `RUNTIME_BYTES`. Widths are per token of the model's E channels: 2 bytes in bfloat16, 4 in
@@ -25,7 +25,8 @@ ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 RUNTIME_BYTES = 3 << 29
 """The device's runtime, libraries' workspaces and fragmentation: an allowance, not a measurement."""
 FILMS_AT_ONCE = 3
-"""Whose decoders a worker of the farm may hold: the film it renders and those it finishes meanwhile."""
+"""The number of decoders that a worker of the farm may hold: of the film it renders, and of those it finishes at the
+same time."""
 _TEXT_TOKENS = 512
 _IMAGE_TOKENS = 257
 _LATENT_COPIES = 8

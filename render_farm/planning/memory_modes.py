@@ -1,4 +1,4 @@
-"""What a memory mode leaves of a film's needs on the device: the estimate by which `memory: auto` begins."""
+"""The device memory that a film needs in a memory mode: the estimate from which `memory: auto` starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What planning must know of a checkpoint; read from its configuration files or from a preset."""
+"""What planning needs to know about a checkpoint, from its configuration files or a preset."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which latent frames each denoising step of a segment computes, and which it reads from the key/value cache.
 
 The same rules as the engine's loop (`engine.denoising.window`): with causal blocks, blocks that have not started are
-left out, and finished ones are computed once more, to be cached, when nothing before them changes any more.
+skipped. Finished blocks are computed once again, to be cached, as soon as nothing before them changes.
 """
 
 from __future__ import annotations

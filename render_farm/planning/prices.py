@@ -1,4 +1,4 @@
-"""What a film costs as its row asks for it, and what its cheaper relatives would cost."""
+"""The cost of a film as its row asks for it, and of its cheaper relatives."""
 
 from __future__ import annotations
 

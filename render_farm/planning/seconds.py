@@ -1,4 +1,4 @@
-"""What a segment should take, by arithmetic: the prior of `scheduling.costs`, which learns what it really takes.
+"""The time of a segment by arithmetic: the prior of `scheduling.costs`, which learns the real time.
 
 Operations of a token in a pass over T tokens: L (12 E^2 + 4 E F + 4 E (T + 512)), as in `group_cost`; a segment's token
 passes (`cost.py`) are multiplied by that, with the T of its whole window. Loading, decoding and storing are left out.

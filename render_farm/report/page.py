@@ -17,7 +17,7 @@ _UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", 
 
 
 def build_page(data: dict[str, Any], *, live: bool = False) -> bytes:
-    """The page of `page_data`'s value. A `live` one asks the server that it came from for news."""
+    """The page of `page_data`'s value. A `live` page asks its server for updates."""
     script, style = _script(), _asset("page.css")
     plain = " ".join(_plain_origins(data))
     policy = "; ".join(

@@ -278,7 +278,7 @@ def _changes(
     totals: dict[str, Any],
     previous: tuple[dict[str, Any], list[dict[str, Any]]] | None,
 ) -> dict[str, Any] | None:
-    """This run beside the one before it."""
+    """This run compared with the one before it."""
     if previous is None:
         return None
     document, rows = previous

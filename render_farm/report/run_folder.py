@@ -87,7 +87,7 @@ class RunFolder:
         return self.live if self.is_held and is_recent else None
 
     def is_left(self, now_s: float) -> bool:
-        """Whether nobody renders it any more, though it was not given back: whoever did has died."""
+        """Whether its holder died: nobody renders the run any more, but it was not released."""
         return not self.is_held or (self.live is not None and self.live_at(now_s) is None)
 
 

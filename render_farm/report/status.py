@@ -84,7 +84,7 @@ class RunStatus:
     quarantined: dict[str, str] = field(default_factory=dict)
     """Hosts that get no work, each with its reason."""
     note: str = ""
-    """What it waits for, if it does."""
+    """What it waits for, if anything."""
     workers: list[SegmentWork] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     """Causes, each with `error_class`, `message`, `advice`, `retry` and `num_jobs`."""

@@ -40,5 +40,5 @@ def match(loaded: Setting | None, needed: Setting) -> Match:
 
 def better_waits(free_at_s: float | None, load_s: float | None, now: float) -> bool:
     """Whether a film should wait for a worker that has its model and is expected to be free at `free_at_s`, instead of
-    having it loaded by another in `load_s`. One that is overdue, or a time that is not known, is not waited for."""
+    having it loaded by another in `load_s`. It does not wait for an overdue worker, or for one with an unknown time."""
     return free_at_s is not None and load_s is not None and now < free_at_s < now + load_s

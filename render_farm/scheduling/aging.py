@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 GIVE_WAY = 10
-"""Points of level by which a waiting film of the same priority must be ahead, for a begun film to leave its worker."""
+"""Points of level by which a waiting film of the same priority must be ahead before a started film leaves its
+worker."""
 
 
 def level_of(priority: int, added_s: float, aging_s: float) -> int:
@@ -19,6 +20,6 @@ def level_of(priority: int, added_s: float, aging_s: float) -> int:
 
 
 def takes_over(waiting: tuple[int, int], begun: tuple[int, int]) -> bool:
-    """Whether a film that waits takes the worker of a begun one at its next segment; each is (priority, level)."""
+    """Whether a waiting film takes the worker of a started one at its next segment. Each is (priority, level)."""
     ahead = waiting[1] - begun[1]
     return ahead >= GIVE_WAY or (ahead > 0 and waiting[0] > begun[0])

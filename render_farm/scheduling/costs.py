@@ -16,7 +16,7 @@ CostClass = tuple[str, ...]
 
 _SHRINK = 1.0
 _REMEMBERED = 30
-"""Observations after which new ones weigh no less."""
+"""Number of observations after which the weight of new ones stays constant."""
 _SURE_AFTER = 5
 """Observations from which on one that is off by more than `_OUTLIER` counts as off by that."""
 _OUTLIER = math.log(3)
@@ -61,7 +61,7 @@ class CostModel:
         return self._seen.get(cost_class, (0, 0.0))[0]
 
     def observe_load(self, model: str, seconds: float) -> None:
-        """Loading a model took so long."""
+        """Record how long loading a model took."""
         number, mean = self._load_s.get(model, (0, 0.0))
         self._load_s[model] = (number + 1, mean + (seconds - mean) / min(number + 1, _REMEMBERED))
 
@@ -71,7 +71,7 @@ class CostModel:
         return known[1] if known else None
 
     def take(self, other: CostModel) -> None:
-        """Know what `other` knows, and nothing else."""
+        """Replace what is known by what `other` knows."""
         self._seen, self._load_s = dict(other._seen), dict(other._load_s)
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 
 def latest_begin_s(deadline_s: float, left_s: float) -> float:
-    """When a film of which `left_s` seconds are left must go on at the latest."""
+    """The latest time at which a film with `left_s` seconds left must continue."""
     return deadline_s - left_s
 
 

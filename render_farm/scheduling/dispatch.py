@@ -258,8 +258,8 @@ class Dispatcher:
         return self.queue.num_workers_wanted + self._state.num_wanted
 
     def next_workers(self, key: JobKey, worker: str, now: float) -> tuple[str, ...] | None:
-        """Who renders the next segment of a film whose last one `worker` led, which is idle now, as its helpers are;
-        None when the film has to wait its turn. The leader stays where it can."""
+        """The workers for the next segment of a film whose last one `worker` led. It is idle now, and so are its
+        helpers. None when the film has to wait its turn. The leader stays if possible."""
         film = self._state.films[key]
         if self._gives_way(key, film, worker, now):
             return None
@@ -294,7 +294,7 @@ class Dispatcher:
         return speed_of(groups, larger) / speed_of(groups, size)
 
     def _gives_way(self, key: JobKey, film: FilmState, worker: str, now: float) -> bool:
-        """Whether a begun film lets its worker go to another one."""
+        """Whether a started film gives its worker to another one."""
         if self.idle_workers.is_held_from(self._state.workers[worker].host, film.level, film.spec.group_size):
             return True
         if self.quotas.room(film.spec.run_id, film.spec.share) < film.spec.group_size:

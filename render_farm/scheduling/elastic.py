@@ -1,6 +1,6 @@
 """Rule: when workers are to spare, films that may have larger groups get them, in proportion to what is left of each.
 
-Workers are to spare when all unfinished films together need fewer than there are: at the tail of a night. A film's part
+Workers are to spare at the tail of a night, when all unfinished films together need fewer than there are. A film's part
 is then `workers * left / left of all`, with which all would end at the same time, or `workers / films` if that is more
 (for parts are rounded down to groups that a film may have). Group shapes change between segments only. Before the tail
 a film has a larger group only when its deadline needs it. How fast groups are is learned from this farm's own segments.

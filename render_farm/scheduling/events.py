@@ -1,8 +1,9 @@
-"""What can happen to the farm, and what the farm then does. Frozen values; times are seconds of one monotonic clock."""
+"""Events of the farm, and the actions that follow. Frozen values. Times are seconds of one monotonic clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ class FilmsAdded:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSealed:
-    """No more films come for this run; it ends when all of its films have."""
+    """No more films come for this run; it ends when all of its films have. See `more`."""
 
     run_id: str
     max_failed: int | None = None
@@ -97,6 +98,8 @@ class RunSealed:
     """Jobs that are rendered before all others start. The run is paused when one of them fails."""
     first_failed: int = 0
     """How many of those had failed before the run began."""
+    more: bool = False
+    """Further films come: the run starts with those that are there, and is sealed by another such event."""
     cut_short: bool = False
     """It is stopped before all of its films had come, so it is not done whatever became of those that had."""
 
@@ -211,7 +214,7 @@ class CancelRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PauseRun:
-    """Hand out no more segments of a run; what is being rendered or finished goes on."""
+    """Hand out no more segments of a run. What is being rendered or finished is completed."""
 
     run_id: str
 
@@ -240,12 +243,21 @@ class SetPriority:
     priority: int
 
 
+class Cause(StrEnum):
+    """Why a host is quarantined."""
+
+    PERSON = "a person asked for it"
+    FAULTS = "its workers' faults"
+    EARLIER_FAULTS = "faults that an earlier coordinator saw, which cannot be taken back"
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuarantineHost:
-    """A host gets no more work; its workers end after what they do now."""
+    """A host gets no more work. Its workers end after their present work."""
 
     host: str
     reason: str
+    cause: Cause = Cause.PERSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +269,7 @@ class ReleaseHost:
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """Time went by."""
+    """Time has passed."""
 
 
 Event = (
@@ -302,7 +314,7 @@ class RenderSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishFilm:
-    """Have `worker` decode, encode and publish a film whose segments are all stored, beside its next work."""
+    """Have `worker` decode, encode and publish a film whose segments are all stored, alongside its next work."""
 
     worker: str
     film: JobKey

@@ -81,10 +81,18 @@ class Failures:
         record = self._state.workers.get(event.worker)
         if record is None:
             return
-        if record.is_at_work:
+        if record.is_at_work and not self._is_of_a_lost_group(event.worker):
             film = self._film_of(record)
             self._worker_index.count_against_host(record.host, event.failure, now, actions, film)
         self._worker_gone(event.worker, event.failure, now, actions)
+
+    def _is_of_a_lost_group(self, worker: str) -> bool:
+        """Whether a worker is in a group that has failed or lost another one: the host was blamed for that already."""
+        record = self._state.workers[worker]
+        leader = self._state.workers.get(record.leader) if record.leader else record
+        if leader is None or leader.work is None or worker not in leader.work.workers:
+            return bool(record.leader)
+        return not all(name in self._state.workers for name in leader.work.workers)
 
     def _film_of(self, record: WorkerRecord) -> JobKey | None:
         """What a worker worked at, as far as one film can be named."""

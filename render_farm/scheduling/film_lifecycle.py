@@ -23,8 +23,8 @@ class FilmLifecycle:
         """Films that wait for `TextReady`, by run and model."""
         self._num_added = 0
 
-    def add(self, spec: QueuedFilm, now: float) -> None:
-        """A film of a run arrives."""
+    def add(self, spec: QueuedFilm, now: float, actions: list[Action]) -> None:
+        """A film of a run arrives. In one that is being stopped it ends at once."""
         key = spec.key
         assert key not in self._state.films, f"{key} was added before"
         self._num_added += 1
@@ -40,12 +40,16 @@ class FilmLifecycle:
         )
         self._state.add(key, film)
         self._dispatcher.shares.arrived(spec.share)
-        self.enqueue(key)
+        stopping = self._state.runs[spec.run_id].stopping
+        if stopping:
+            self.end(key, State.CANCELLED, actions, _cancelled(stopping))
+        else:
+            self.enqueue(key)
 
     def seal(self, event: ev.RunSealed, actions: list[Action]) -> None:
         """No more films come for a run."""
         run = self._state.run(event.run_id)
-        run.sealed, run.cut_short = True, event.cut_short
+        run.sealed, run.cut_short = not event.more, event.cut_short
         run.max_failed, run.failed_before = event.max_failed, event.failed_before
         self._dispatcher.quotas.limit_run(event.run_id, event.max_workers)
         named = (JobKey(event.run_id, job_id) for job_id in event.first)

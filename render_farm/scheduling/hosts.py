@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from render_farm.scheduling.events import JobKey
+from render_farm.scheduling.events import Cause, JobKey
 from render_farm.scheduling.retry import RetryPolicy
 
 
@@ -28,8 +28,8 @@ class _HostRecord:
     """When work of its workers last succeeded."""
     quarantined_for: str = ""
     """The reason; empty when it is not."""
-    is_by_faults: bool = False
-    """It was quarantined for them, and not by a person."""
+    cause: Cause = Cause.PERSON
+    """Of its quarantine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +118,21 @@ class HostRecords:
         return tuple(
             name
             for name, record in self._hosts.items()
-            if record.is_by_faults and record.quarantined_for and not self._reason(name)
+            if record.cause is Cause.FAULTS and record.quarantined_for and not self._reason(name)
         )
 
     def forget_films(self, films: Iterable[JobKey]) -> None:
         """Films that are over are suspects no more."""
         self._suspects.difference_update(films)
 
-    def quarantine(self, host: str, reason: str, *, by_faults: bool = False) -> tuple[str, ...]:
+    def quarantine(self, host: str, reason: str, cause: Cause) -> tuple[str, ...]:
         """Set a host aside; returns its workers."""
         found = self._hosts.setdefault(host, _HostRecord())
-        found.quarantined_for, found.is_by_faults = reason, by_faults
+        found.quarantined_for, found.cause = reason, cause
         return tuple(sorted(found.workers))
 
     def release(self, host: str) -> bool:
-        """Let a host have work again, its faults forgotten; False when it was not set aside."""
+        """Give a host work again and forget its faults. False if it was not set aside."""
         found = self._hosts.get(host)
         if found is None or not found.quarantined_for:
             return False
@@ -150,8 +150,8 @@ class HostRecords:
 
     @property
     def quarantined_by_faults(self) -> frozenset[str]:
-        """Those that nobody asked to set aside."""
-        return frozenset(name for name in self.quarantined if self._hosts[name].is_by_faults)
+        """Hosts that no person set aside."""
+        return frozenset(name for name in self.quarantined if self._hosts[name].cause is not Cause.PERSON)
 
     def views(self) -> tuple[HostView, ...]:
         """Every host that has been seen, by name."""

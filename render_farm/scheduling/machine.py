@@ -71,8 +71,12 @@ class FarmMachine:
 
     def is_ending(self, run_id: str) -> bool:
         """Whether a run has ended or is being stopped: what failed in it is not tried again."""
-        run = self._state.runs[run_id]
+        run = self._state.run(run_id)
         return run.ended or bool(run.stopping)
+
+    def is_text_ready(self, run_id: str, model: str) -> bool:
+        """Whether the prompts of a run's films of one model are encoded."""
+        return model in self._state.run(run_id).ready_models
 
     def state_of(self, key: JobKey) -> State:
         """CANCELLED also while its worker has yet to stop finishing it."""
@@ -137,7 +141,7 @@ class FarmMachine:
                 self._published(event, now, actions)
             case ev.FilmsAdded():
                 for film in event.films:
-                    self._lifecycle.add(film, now)
+                    self._lifecycle.add(film, now, actions)
             case ev.RunSealed():
                 self._lifecycle.seal(event, actions)
             case ev.TextReady():
@@ -167,7 +171,7 @@ class FarmMachine:
             case ev.SetPriority():
                 self._requests.set_priority(event)
             case ev.QuarantineHost():
-                self._worker_index.set_aside(event.host, event.reason, actions)
+                self._worker_index.set_aside(event.host, event.reason, actions, cause=event.cause)
             case ev.ReleaseHost():
                 self._worker_index.release_host(event.host)
             case ev.Tick():

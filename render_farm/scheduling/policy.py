@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 from render_farm.config import Table, setting
 
 UNKNOWN_SEGMENT_S = 60.0
-"""What a segment is thought to take as long as nothing is known of it."""
+"""The assumed time of a segment of which nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def why_waiting(key: JobKey, now: float, *, state: FarmState, dispatcher: Dispat
             host = max(idle.hosts, key=lambda name: (name in idle.held, idle.num_idle(name)))
             return f"it needs {size} idle workers on one host; {host} has {idle.num_idle(host)}"
         if all(idle.is_held_from(state.workers[worker].host, entry.level, size) for worker in idle):
-            return "the idle workers are held for a larger group that is before it"
+            return "the idle workers are held for a larger group that is ahead of it"
     load_s, free_s = state.costs.load_s(film.spec.model), dispatcher.ends.first(film.spec.model)
     if len(idle) and idle.best_match(film.setting) >= Match.NOTHING_LOADED and better_waits(free_s, load_s, now):
         assert free_s is not None
@@ -46,7 +46,7 @@ def why_waiting(key: JobKey, now: float, *, state: FarmState, dispatcher: Dispat
         return busy
     aged = film.level - film.priority - max(record.level - record.priority for record in state.films.values())
     by = "by priority and waiting time" if aged else "by priority"
-    return f"{busy}; {ahead} films are before it ({by}, deadline, share, length, then order)"
+    return f"{busy}; {ahead} films are ahead of it ({by}, deadline, share, length, then order)"
 
 
 def _most_beside(state: FarmState, hosts: HostRecords, avoid: Collection[str]) -> int:

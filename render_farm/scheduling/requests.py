@@ -1,4 +1,4 @@
-"""Requests of people: pause, resume, retry, priority. `FilmLifecycle` cancels, because failing runs do so, too."""
+"""Requests by people: pause, resume, retry, priority. `FilmLifecycle` cancels, because failing runs cancel too."""
 
 from __future__ import annotations
 

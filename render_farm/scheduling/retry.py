@@ -20,7 +20,7 @@ class Then(StrEnum):
     """What happens next."""
 
     FAIL = "the job fails at once, with advice"
-    STEP_DOWN = "again at once with the next memory mode; fails when none is left"
+    STEP_DOWN = "again at once with the next memory mode. Fails when none is left"
     ELSEWHERE = "again on another worker, or in a fresh process"
     ANYWHERE = "again, on any worker"
     AT_ONCE = "again at once, on any worker"
@@ -94,7 +94,7 @@ POLICY: tuple[Rule, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How patient the farm is."""
+    """Limits of trying again."""
 
     attempts: int = 3
     """Tries of one piece of work that count; the first included."""

@@ -2,8 +2,8 @@
 
 One render group renders a film at a time, so no more workers can be busy than the unfinished films' groups can hold, in
 whole packs of a machine where groups need them. That number falls as the tail empties, and the farm asks for less. With
-a budget, the farm asks only for workers that it can pay until they could be gone again. When it can hardly pay the
-present workers to their end, the run has to stop.
+a budget, the farm asks only for workers that it can pay for until they are released. When the budget barely covers the
+present workers until then, the run has to stop.
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ def _bundles(demand: Demand, limits: ScaleLimits, ceiling: int) -> tuple[int, ..
 
 
 def _spent(demand: Demand, limits: ScaleLimits) -> str:
-    return f"--max-cost {limits.max_cost:g} is reached: {demand.spent:.2f} is spent, and no worker can be paid longer"
+    return (
+        f"--max-cost {limits.max_cost:g} is reached: {demand.spent:.2f} is spent, and it cannot pay for "
+        "workers any longer"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Rule: among equals, the share (owner, or the value of a tag) that has had least of the farm for its weight goes next.
 
-Each share has a clock that runs by worker-seconds divided by its weight (start-time fair queueing). A share that comes
-or comes back begins at the clock of those who are there: having been away earns nothing. Clocks that are less than
+Each share has a clock that runs by worker-seconds divided by its weight (start-time fair queueing). A share that
+arrives or returns starts at the clock of those present, so that being away earns nothing. Clocks that are less than
 `slack_s` apart are equal, so that a loaded model is not dropped for every other segment.
 """
 

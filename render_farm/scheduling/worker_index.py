@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.affinity import Setting
-from render_farm.scheduling.events import Action, JobKey
+from render_farm.scheduling.events import Action, Cause, JobKey
 from render_farm.scheduling.farm_state import FarmState, WorkerRecord, WorkInHand
 from render_farm.scheduling.hosts import HostRecords
 from render_farm.scheduling.idle_workers import IdleWorker, IdleWorkers
@@ -130,15 +130,15 @@ class WorkerIndex:
         reason = self.hosts.fault(host, failure.error_class, now, film=film, is_shared=not rule.counted)
         if reason:
             actions.append(ev.HostQuarantined(host=host, reason=f"{reason}, the last one: {failure.message}"))
-            self.set_aside(host, reason, actions, by_faults=True)
+            self.set_aside(host, reason, actions, cause=Cause.FAULTS)
         for acquitted in self.hosts.acquitted():
             self.release_host(acquitted)
             actions.append(ev.HostReleased(host=acquitted, reason="other hosts have had the same faults"))
 
-    def set_aside(self, host: str, reason: str, actions: list[Action], *, by_faults: bool = False) -> None:
+    def set_aside(self, host: str, reason: str, actions: list[Action], *, cause: Cause) -> None:
         """Give a host no more work."""
         was_open = not self.hosts.is_quarantined(host)
-        workers = self.hosts.quarantine(host, reason, by_faults=by_faults)
+        workers = self.hosts.quarantine(host, reason, cause)
         if was_open:
             self._idle_workers.release(host)
             for worker in workers:

@@ -1,4 +1,4 @@
-"""Small JSON objects that know whether they are whole: a schema version and a checksum over their content.
+"""Small JSON objects that can be checked: they hold a schema version and a checksum of their content.
 
 An object store writes whole objects, but disks flip bits, people edit files, and not every file system keeps its
 promises after a power cut: a document is used only if its checksum agrees.
@@ -16,7 +16,7 @@ SCHEMA = "schema"
 
 
 class DamagedDocument(ValueError):
-    """Bytes that are no whole document of the expected schema; the message says what is wrong."""
+    """Bytes that are not a whole document of the expected schema. The message says what is wrong."""
 
 
 def dump(content: dict[str, Any], *, schema: str) -> bytes:

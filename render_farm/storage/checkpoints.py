@@ -4,12 +4,11 @@
     _work/_segments/<2 hex>/<key>.json                       create-only: which attempt is the segment
     _work/<film>/film.json                                   which segments the film consists of
 
-Of several workers that render one segment, in one run or in two, one creates the record. The others are told so and go
-on from its latents. A record names the checksum of the segment before: a chain goes only as far as every segment
+Of several workers that render one segment, in one run or in two, one creates the record. The others are told so and
+continue from its latents. A record names the checksum of the segment before: a chain goes only as far as every segment
 continues the very bytes that are stored before it. Nobody has to wait for anybody.
 
-Earlier versions kept segments in the film's own folder, listed in numbered snapshots. Such a beginning is read, and
-what follows it is stored as above.
+The beginning of a film that an earlier version stored (`earlier_films.py`) is read. What follows it is stored as above.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ import numpy as np
 
 from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError, StorageError
 from render_farm.storage import checked_json
-from render_farm.storage.layout import SEGMENTS, FilmKeys, SegmentKeys, number_of, segment_of, split_film_key
+from render_farm.storage.earlier_films import read_earlier_film
+from render_farm.storage.layout import SEGMENTS, FilmKeys, SegmentKeys, segment_of
 from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_latents
 from render_farm.storage.store import Store, check_key
 
@@ -44,7 +44,6 @@ __all__ = [
 
 FILM_SCHEMA = "render_farm.film/2"
 SEGMENT_SCHEMA = "render_farm.segment/1"
-SNAPSHOT_SCHEMA = "render_farm.film/1"
 _RECORD_TRIES = 3
 
 
@@ -113,7 +112,7 @@ def load_film_state(store: Store, film: str, keys: Sequence[str] | None = None) 
 
 def load_film(store: Store, film: str, keys: Sequence[str] | None = None) -> LoadedFilm:
     """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
-    corrupt (named in `state.problems`), which is where rendering goes on. Otherwise as `load_film_state`."""
+    corrupt (named in `state.problems`), where rendering continues. Otherwise as `load_film_state`."""
     return continue_film(store, _opened(store, film, keys))
 
 
@@ -163,7 +162,7 @@ def record_segment(store: Store, state: StoredFilm, record: SegmentRecord) -> St
         raise LeaseHeldError(
             f"film {state.film}: segment {record.index} was stored by {other.worker or 'another worker'} while this "
             "worker rendered it",
-            advice="load the film again and go on from there",
+            advice="load the film again and continue from there",
         )
     raise StorageError(f"{store.uri(key.record)}: others replace it again and again")
 
@@ -190,8 +189,8 @@ def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
             keys = read_film_keys(store, film)
         except checked_json.DamagedDocument as error:
             keys, problems = (), [f"{store.uri(FilmKeys(film=film).manifest)} is skipped: {error}"]
-    segments = _newest_snapshot(store, film, problems)
-    return StoredFilm(film=film, keys=tuple(keys), segments=segments, problems=tuple(problems))
+    segments, skipped = read_earlier_film(store, film)
+    return StoredFilm(film=film, keys=tuple(keys), segments=segments, problems=(*problems, *skipped))
 
 
 def _followed(store: Store, state: StoredFilm) -> StoredFilm:
@@ -235,39 +234,3 @@ def _read_record(data: bytes, key: str, index: int) -> SegmentRecord:
         raise ValueError(f"its latents are said to be in {record.key!r:.120}")
     check_key(record.key)
     return replace(record, index=index)
-
-
-# --- films that began before segments had keys ---
-
-
-def _newest_snapshot(store: Store, film: str, problems: list[str]) -> tuple[SegmentRecord, ...]:
-    """The segments that the newest whole snapshot lists; others are named in `problems`."""
-    keys = FilmKeys(film=film)
-    numbers = sorted({n for n in map(number_of, store.list(keys.states)) if n is not None}, reverse=True)
-    for number in numbers:
-        key = keys.state(number)
-        try:
-            return _read_snapshot(store.read_bytes(key), film)
-        except NotFoundError:
-            continue  # cleaned up since it was listed
-        except ValueError as error:
-            problems.append(f"{store.uri(key)} is skipped: {error}")
-    return ()
-
-
-def _read_snapshot(data: bytes, film: str) -> tuple[SegmentRecord, ...]:
-    content = checked_json.load(data, schema=SNAPSHOT_SCHEMA)
-    if (content.get("film"), content.get("render_key")) != (film, split_film_key(film)[1]):
-        raise ValueError(f"it belongs to {content.get('film')!r}")
-    listed = content.get("segments")
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise ValueError("it lists no segments")
-    segments = tuple(SegmentRecord.from_dict(item) for item in listed)
-    folder = FilmKeys(film=film).segments
-    for index, record in enumerate(segments):
-        if not record.key.startswith(f"{folder}/"):
-            raise ValueError(f"segment {index} is said to be in {record.key!r:.120}")
-        check_key(record.key)
-        if record.index != index:
-            return segments[:index]
-    return segments

@@ -4,9 +4,9 @@
 
 Two runs on one output with the same job id and different pixels would mix their files under the job's final names. So a
 run claims the job before it renders it, and looks again around the copying. A claim needs no renewals: it holds as long
-as its run is held (`lease.py`), and is free when that run has ended. Where the copying was overtaken all the same (a
-process frozen between looking and copying), whoever notices repeats the newest claim's publication. Runs that render
-the same film need not wait for each other: each puts its own claim after the other's.
+as its run is held (`lease.py`), and is free when that run has ended. If the copying was overtaken all the same (by a
+process frozen between the check and the copy), whoever notices repeats the publication of the newest claim. Runs that
+render the same film need not wait for each other: each puts its own claim after the other's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a finished job left: `job.json`, written last. Where it is whole, the job is done."""
+"""The marker of a finished job: `job.json`, written last. If it is whole, the job is done."""
 
 from __future__ import annotations
 

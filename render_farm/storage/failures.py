@@ -12,10 +12,12 @@ from render_farm.errors import (
     StorageFullError,
     StorageUnavailableError,
 )
+from render_farm.store_advice import diagnose, s3_code
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _WRONG_KIND = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_UNKNOWN = 501
 _TRANSIENT_CODES = {
     "InternalError",
     "ServiceUnavailable",
@@ -23,7 +25,6 @@ _TRANSIENT_CODES = {
     "Throttling",
     "ThrottlingException",
     "RequestTimeout",
-    "RequestTimeTooSkewed",
     "OperationAborted",
     "ConditionalRequestConflict",
     "IncompleteBody",
@@ -60,6 +61,9 @@ def from_s3_error(error: BaseException, operation: str, uri: str, endpoint: str)
     name = type(error).__name__
     code, status = s3_code(error)
     bucket = uri.split("/")[2]
+    if found := diagnose(error):
+        said = "" if found.of_this_side else f": {_one_line(error)}"
+        return StorageUnavailableError(f"{what}: {found.problem}{said}", advice=found.advice)
     if code == "NoSuchBucket" or (status == 404 and operation in ("list", "clean")):
         return StorageUnavailableError(
             f"{what}: there is no bucket {bucket!r} at {endpoint}",
@@ -67,7 +71,7 @@ def from_s3_error(error: BaseException, operation: str, uri: str, endpoint: str)
         )
     if code in ("NoSuchKey", "404", "NotFound") or (isinstance(error, FileNotFoundError) and status in (0, 404)):
         return NotFoundError(f"{what}: there is no such object")
-    if "Credential" in name or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+    if "Credential" in name or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
         return StorageUnavailableError(
             f"{what}: no valid credentials ({code or error})",
             advice="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role",
@@ -84,29 +88,18 @@ def from_s3_error(error: BaseException, operation: str, uri: str, endpoint: str)
     if not status and (is_transient(error) or "Endpoint" in name):
         return StorageUnavailableError(
             f"{what}: no answer from {endpoint} ({name}: {_one_line(error)})",
-            advice="check AWS_ENDPOINT_URL and the network",
+            advice="check AWS_ENDPOINT_URL (http or https, host and port) and the network",
         )
     if name in ("ParamValidationError", "ValueError", "InvalidBucketName") or code == "InvalidBucketName":
         return StorageUnavailableError(f"{what}: {_one_line(error)}", advice="check the bucket's name and the endpoint")
     return StorageError(f"{what}: {endpoint} answered {status or ''} {code} ({_one_line(error)})")
 
 
-def s3_code(error: BaseException | None) -> tuple[str, int]:
-    """Error code and HTTP status of the server's answer behind `error`; "" and 0 when there was no answer."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return str(response["Error"].get("Code", "")), int(status or 0)
-        error = error.__cause__
-    return "", 0
-
-
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later."""
     code, status = s3_code(error)
     if status or code:
-        return status >= 500 or status == 429 or code in _TRANSIENT_CODES
+        return (status >= 500 and status != _UNKNOWN) or status == 429 or code in _TRANSIENT_CODES
     import aiohttp
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError

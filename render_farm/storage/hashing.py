@@ -11,6 +11,6 @@ def sha256_bytes(data: bytes | memoryview) -> str:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Reads in blocks; memory does not grow with the file. OSError when it cannot be read."""
+    """Reads in blocks, so memory does not grow with the file. OSError when it cannot be read."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

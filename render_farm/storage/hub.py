@@ -33,7 +33,7 @@ class HubRetryOptions:
     num_tries: int = 5
     """Tries in a row that bring nothing new."""
     pause_s: float = 1.0
-    """Longest pause before the second try; twice as long before each further one (`backoff.py`)."""
+    """Longest pause before the second try. It doubles before each further one (`backoff.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class HubRepository:
         return [*found, index]
 
     def fetch(self, file: HubFile, path: Path, on_bytes: Callable[[int], None] | None = None) -> None:
-        """Download `file` to `path`, going on from what is there, and check it.
+        """Download `file` to `path`, resuming from what is there, and check it.
 
         `on_bytes` gets the size of each block. A body that does not have the checksum that the hub gives is fetched
         once more from the start. Raises `HubError` or `HubUnavailableError`; OSError is the local disk's.
@@ -246,7 +246,7 @@ def hub_error(error: Exception | None, asked: str) -> HubError | HubUnavailableE
     if status is not None:
         return HubError(f"{asked}: the hub at {where} answers {status}", status=status, advice="try again later")
     if isinstance(error, OfflineModeIsEnabled):
-        return HubError(f"{asked}: the hub is not asked because HF_HUB_OFFLINE is set", advice=way_out())
+        return HubError(f"{asked}: the hub is not contacted because HF_HUB_OFFLINE is set", advice=way_out())
     reason = f" ({str(error) or type(error).__name__})" if error else ""
     return HubError(f"{asked}: the hub at {where} cannot be reached{reason}", advice=way_out())
 

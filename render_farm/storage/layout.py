@@ -113,7 +113,7 @@ def replaced_key(job_id: str) -> str:
 
 
 def publishing_folder(job_id: str) -> str:
-    """Objects of those who write, or wrote until they died, under the job's final names."""
+    """Objects of publishers that write under the job's final names, or died doing so."""
     return f"{PUBLISHING}/{check_id(job_id)}"
 
 
@@ -160,7 +160,7 @@ class JobKeys:
 
     def final(self, name: str) -> str:
         if name not in FINAL_NAMES:
-            raise ValueError(f"{name!r} is no final name; known: {', '.join(FINAL_NAMES)}")
+            raise ValueError(f"{name!r} is not a final name; known: {', '.join(FINAL_NAMES)}")
         return f"{self.job_id}/{name}"
 
 
@@ -242,7 +242,7 @@ class FilmKeys:
     def preview(self, name: str) -> str:
         """One of the preview's objects; a segment's part is called as `preview_part` says."""
         if not _PREVIEW.fullmatch(name):
-            raise ValueError(f"{name!r} is no part of a preview")
+            raise ValueError(f"{name!r} is not a part of a preview")
         return f"{self.folder}/preview/{name}"
 
     def state(self, number: int) -> str:
@@ -253,7 +253,7 @@ class FilmKeys:
 
     def attempt_file(self, attempt: str, name: str) -> str:
         if name not in FINAL_NAMES:
-            raise ValueError(f"{name!r} is no final name; known: {', '.join(FINAL_NAMES)}")
+            raise ValueError(f"{name!r} is not a final name; known: {', '.join(FINAL_NAMES)}")
         return f"{self.attempt(attempt)}/{name}"
 
 

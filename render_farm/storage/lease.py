@@ -1,9 +1,9 @@
 """Who owns a run: a series of numbered create-only objects, the newest of which names the holder.
 
-Taking, renewing and releasing are the same act: create the next number. Clocks are not compared: an observer counts
-on its own monotonic clock since it last saw a new number. A holder is gone when that was `gone_after_s` ago, or at
-once when it is a dead process of this host, or when it said so. The lease is for efficiency, for a store checks no
-token; what is published exactly once is decided in `publish.py`.
+Taking, renewing and releasing are the same act: create the next number. Clocks are not compared: an observer counts on
+its own monotonic clock since it last saw a new number. A holder is gone when that was `gone_after_s` ago, or at once
+when it is a dead process of this host, or when it said so. The lease is for efficiency only, because a store checks no
+token. `publish.py` decides what is published exactly once.
 
 `Lease` is one object of the series, `LeaseHandle` a held lease, `LeaseKeeper` renews one in the background, and
 `HolderWatch` says whether others' runs are held. Whoever holds a lease calls `confirm` before each write that is its
@@ -38,8 +38,8 @@ class LeaseTiming:
     gone_after_s: float = 30.0
     poll_every_s: float = 1.0
     give_up_after_s: float = 600.0
-    """A holder that cannot renew because the store fails gives up after so long; more than `gone_after_s`. Whether
-    somebody took the lease meanwhile, its next renewal tells."""
+    """A holder that cannot renew because the store fails gives up after so long; more than `gone_after_s`. Its next
+    renewal shows whether somebody took the lease in the meantime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +244,8 @@ class LeaseKeeper:
 
 
 class HolderWatch:
-    """Whether runs are held by somebody alive. One who shows no sign for `gone_after_s` is watched for so long once:
-    that nobody holds the run is remembered, for every film that asks. Shared between threads."""
+    """Whether runs are held by a live process. A holder that shows no sign of life is watched for `gone_after_s`, once.
+    That nobody holds the run is then remembered for every film that asks. Shared between threads."""
 
     def __init__(self, gone_after_s: float = 30.0, *, poll_every_s: float = 0.5) -> None:
         self._gone_after_s = gone_after_s
@@ -282,7 +282,7 @@ class HolderWatch:
 
 
 def _now_s() -> float:
-    """Seconds on a clock that goes on while this process, or the machine, is suspended."""
+    """Seconds on a clock that keeps running while this process, or the machine, is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 

@@ -24,7 +24,7 @@ from render_farm.storage.store import Keys, Store, StoreOptions, check_key, chec
 
 
 class LocalStore(Store):
-    """Contracts: `Store`. Content types are not kept, for files have none."""
+    """Contracts: `Store`. Content types are not kept, because files have none."""
 
     def __init__(self, root_uri: str, options: StoreOptions) -> None:
         super().__init__(root_uri, options)

@@ -1,5 +1,5 @@
-"""How another shell, on any machine that can write the output, speaks to a run's coordinator: requests and answers as
-small objects in the run's folder. Whoever may write there may control the run; nothing listens on a port.
+"""How another shell, on any machine that can write the output, talks to a run's coordinator: requests and answers are
+small objects in the run's folder. Anyone who may write there may control the run. Nothing listens on a port.
 
     control/<id>.request.json    put by the one who asks
     control/<id>.answer.json     put by the coordinator, which then removes the request; removed by the one who asked
@@ -28,7 +28,7 @@ _POLL_S = 0.25
 
 
 class Verb(StrEnum):
-    """What can be asked of a run."""
+    """The requests to a run."""
 
     PAUSE = "pause"
     RESUME = "resume"
@@ -43,7 +43,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One thing that somebody asks for."""
+    """One request."""
 
     verb: Verb
     jobs: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came of it."""
+    """The answer to a request."""
 
     ok: bool
     text: str
@@ -88,7 +88,7 @@ def post(store: Store, run_id: str, request: Request) -> str:
 def wait_answer(
     store: Store, run_id: str, request_id: str, timeout_s: float, *, is_over: Callable[[], bool] = lambda: False
 ) -> Answer | None:
-    """The answer, or None when there is none in time or once `is_over`; the request is withdrawn then."""
+    """The answer. None if there is none in time, or once `is_over`. The request is withdrawn then."""
     keys = RunKeys(run_id=run_id)
     stop = time.monotonic() + timeout_s
     while True:
@@ -109,7 +109,7 @@ def wait_answer(
 
 
 def take_requests(store: Store, run_id: str) -> list[tuple[str, Request]]:
-    """Requests without an answer, oldest first. What is no request is removed, with a warning."""
+    """Requests without an answer, oldest first. Anything else is removed, with a warning."""
     keys = RunKeys(run_id=run_id)
     names = [key.rpartition("/")[2] for key in store.list(keys.control)]
     answered = {name.removesuffix(_ANSWER) for name in names if name.endswith(_ANSWER)}
@@ -123,7 +123,7 @@ def take_requests(store: Store, run_id: str) -> list[tuple[str, Request]]:
         except NotFoundError:
             continue  # withdrawn
         except ValueError as error:
-            log.warning("run %s: %s is no request and is removed: %s", run_id, name, error)
+            log.warning("run %s: %s is not a request and is removed: %s", run_id, name, error)
             store.delete(f"{keys.control}/{name}")
     return found
 
@@ -145,7 +145,7 @@ def _parse(data: bytes) -> Request:
         raise ValueError("it names no jobs")
     texts = {name: content.get(name) for name in ("verb", "value", "reason", "by")}
     if not all(isinstance(text, str) for text in texts.values()):
-        raise ValueError("its verb, value, reason or author is no text")
+        raise ValueError("its verb, value, reason or author is not text")
     return Request(
         verb=Verb(str(texts["verb"])),
         jobs=tuple(check_id(str(job)) for job in jobs),

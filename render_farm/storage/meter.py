@@ -1,4 +1,4 @@
-"""What a store moves and what it fails at, added up for whoever asks."""
+"""Counts the bytes that a store moves and its failed requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIED_AGAIN, GIVEN_UP = "tried_again", "given_up"
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """Of some time."""
+    """Traffic over some time."""
 
     num_bytes: Mapping[str, int] = field(default_factory=dict)
     """`read` and `written`."""
@@ -40,7 +40,7 @@ class StorageMeter:
             self._errors[operation, outcome] += 1
 
     def take(self) -> Traffic:
-        """What there was since the last call."""
+        """The traffic since the last call."""
         with self._lock:
             taken = Traffic(num_bytes=dict(self._bytes), num_errors=dict(self._errors))
             self._bytes.clear()

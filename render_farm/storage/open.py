@@ -47,7 +47,7 @@ def _open(uri: str | os.PathLike[str], options: StoreOptions) -> Store:
     rest = address.place.strip("/")
     for part in rest.split("/")[1:]:
         if part in ("", ".", ".."):
-            raise UsageError(f"storage {text!r}: empty, '.' and '..' are no folders", advice="remove them")
+            raise UsageError(f"storage {text!r}: empty, '.' and '..' are not folders", advice="remove them")
     if address.protocol == "s3":
         from render_farm.storage.s3 import S3Store
 

@@ -24,8 +24,8 @@ class StoreRetry:
         self._stopped = stopped
 
     def __call__(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, which is idempotent. Its last StorageError passes; CorruptCheckpointError at once, for
-        waiting mends nothing."""
+        """The result of `work`, which is idempotent. Its last StorageError passes; CorruptCheckpointError at once,
+        because waiting repairs nothing."""
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             try:
@@ -86,5 +86,5 @@ def _rest(pause_s: float, stopped: Callable[[], bool]) -> None:
     until = time.monotonic() + pause_s
     while time.monotonic() < until:
         if stopped():
-            raise Cancelled("stopped while a store was waited for")
+            raise Cancelled("stopped while waiting for a store")
         time.sleep(min(_LOOK_EVERY_S, max(0.0, until - time.monotonic())))

@@ -1,4 +1,4 @@
-"""What can a store do? Asked by `doctor`, and before a run."""
+"""What a store can do. Used by `doctor`, and before a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from render_farm.errors import RenderFarmError
+from render_farm.errors import RenderFarmError, StorageError
 from render_farm.storage.layout import WORK
 from render_farm.storage.store import Store
 
@@ -58,9 +58,20 @@ def folds_case(store: Store) -> bool:
         store.delete_tree(folder)
 
 
+def round_trip(store: Store) -> None:
+    """Write, read and delete a small object. StorageError passes, and says so when other bytes come back."""
+    key, data = _probe_key(), secrets.token_bytes(64)
+    try:
+        store.write_bytes(key, data)
+        if store.read_bytes(key) != data:
+            raise StorageError(f"{store.uri(key)} gave back other bytes than were written")
+    finally:
+        store.delete_tree(key.rpartition("/")[0])
+
+
 def check_access(store: Store) -> list[Check]:
-    """Write, read, list and delete a small object, and try a create-only write; never raises for what the store
-    cannot do. Stops at the first failure, for what follows would fail for the same reason."""
+    """Write, read, list and delete a small object, and try a create-only write; never raises for what the store cannot
+    do. Stops at the first failure, because what follows would fail for the same reason."""
     key = _probe_key()
     data = secrets.token_bytes(64)
 

@@ -1,4 +1,4 @@
-"""Which process is this, and is that one dead? Sound across restarts, reused process ids and containers."""
+"""Identifies processes, and tells whether one is dead. Sound across restarts, reused process ids and containers."""
 
 from __future__ import annotations
 

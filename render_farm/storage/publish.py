@@ -71,7 +71,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """How publishing ended."""
+    """The outcome of publishing."""
 
     job: dict[str, Any]
     """The `job.json` that is there now."""
@@ -364,6 +364,6 @@ def _incomplete(attempt: Attempt, what: str) -> CorruptCheckpointError:
 
 
 def _withdraw(store: Store, attempt: Attempt) -> None:
-    """Have the film committed anew, where `attempt` is still the committed one."""
+    """Withdraw the commit if `attempt` is still the committed one, so that the film is committed again."""
     if pending_commit(store, attempt.film) == attempt:
         store.delete(FilmKeys(film=attempt.film).commit)

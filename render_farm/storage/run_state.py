@@ -1,4 +1,5 @@
-"""The durable state of a run: numbered, create-only objects in its folder, from which it goes on without deep listings.
+"""The durable state of a run: numbered, create-only objects in its folder, from which it continues without deep
+listings.
 
     state/00000041.json   snapshot: a row for every job that something is known of
     state/00000042.json   changes: the rows that changed since
@@ -66,7 +67,7 @@ class JobRow:
     def from_dict(cls, content: Any) -> JobRow:
         """The inverse of `to_dict`. ValueError for a field that is unknown or of the wrong kind."""
         if not isinstance(content, dict):
-            raise ValueError("a job's row is no object")
+            raise ValueError("a job's row is not an object")
         for name, value in content.items():
             if name not in _ROW_KINDS or not isinstance(value, _ROW_KINDS[name]):
                 raise ValueError(f"a job's row with {name} {value!r:.80}")
@@ -93,6 +94,8 @@ class RunControl:
     paused: bool = False
     quarantined: tuple[tuple[str, str], ...] = ()
     """(host, reason)."""
+    machines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ray's ids of the nodes of those hosts that were quarantined for their faults: other nodes end the quarantine."""
     spent: float = 0.0
     """What its cluster has cost while it was rendered, in all of its starts; 0 where that is not counted."""
 
@@ -106,10 +109,20 @@ class RunControl:
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in listed
         ):
             raise ValueError("a control block with malformed hosts")
+        machines = content.get("machines", {})
+        if not isinstance(machines, dict) or not all(
+            isinstance(ids, list) and all(isinstance(text, str) for text in ids) for ids in machines.values()
+        ):
+            raise ValueError("a control block with malformed machines")
         spent = content.get("spent", 0.0)
         if isinstance(spent, bool) or not isinstance(spent, (int, float)) or not 0 <= spent < math.inf:
             raise ValueError("a control block with a malformed cost")
-        return cls(paused=content["paused"], quarantined=tuple((host, reason) for host, reason in listed), spent=spent)
+        return cls(
+            paused=content["paused"],
+            quarantined=tuple((host, reason) for host, reason in listed),
+            machines={host: tuple(ids) for host, ids in machines.items()},
+            spent=spent,
+        )
 
 
 @dataclass(kw_only=True)
@@ -117,11 +130,11 @@ class StoredRun:
     """A run as storage knows it."""
 
     number: int = 0
-    """The highest number taken by anyone, whole or not; 0 for a run not begun."""
+    """The highest number taken by anyone, whole or not; 0 for a run that has not started."""
     control: RunControl = RunControl()
     jobs: dict[str, JobRow] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    """What was skipped while loading, a line each, for the log."""
+    """What was skipped while loading, one line each, for the log."""
     snapshots: tuple[int, ...] = ()
     """Numbers of the whole snapshots that are there."""
 

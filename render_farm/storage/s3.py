@@ -19,11 +19,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
 
 from render_farm.backoff import Backoff
-from render_farm.errors import NotFoundError, UsageError
-from render_farm.storage.failures import from_s3_error, is_transient, s3_code
+from render_farm.errors import NotFoundError, StorageError, UsageError
+from render_farm.storage.failures import from_s3_error, is_transient
 from render_farm.storage.files import open_local, write_atomically
 from render_farm.storage.meter import GIVEN_UP, READ, TRIED_AGAIN, WRITTEN
 from render_farm.storage.store import Keys, Store, StoreOptions, check_key, check_prefix, content_type_for
+from render_farm.store_advice import s3_code
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -31,6 +32,7 @@ Pages = list[dict[str, Any]]
 
 _LISTINGS_AT_ONCE = 8
 _PAGE_KEYS = 1000
+_NO_MULTIPLE_DELETES = (400, 405, 411, 501)
 _LONGEST_LINK_S = 7 * 86_400
 # What s3fs lets out: its own OSErrors, botocore's, aiohttp's (a body cut short), ValueError for a malformed endpoint.
 _S3_ERRORS = (OSError, BotoCoreError, ClientError, aiohttp.ClientError, ValueError)
@@ -168,10 +170,17 @@ class S3Store(Store):
         keys = [self._key(key) for key in self.list(check_key(prefix.removesuffix("/")))]
         for start in range(0, len(keys), 1000):
             objects = [{"Key": key} for key in keys[start : start + 1000]]
-            answer = self._call("delete", prefix, "delete_objects", Delete={"Objects": objects, "Quiet": True})
+            try:
+                answer = self._call("delete", prefix, "delete_objects", Delete={"Objects": objects, "Quiet": True})
+            except StorageError as error:
+                if s3_code(error)[1] not in _NO_MULTIPLE_DELETES:
+                    raise
+                for key in keys[start : start + 1000]:  # a store that does not know the request
+                    self._call("delete", prefix, "delete_object", Key=key)
+                continue
             for failed in answer.get("Errors", [])[:1]:
-                error = ClientError({"Error": failed}, "DeleteObjects")
-                raise from_s3_error(error, "delete", f"s3://{self._bucket}/{failed.get('Key')}", self._endpoint())
+                refused = ClientError({"Error": failed}, "DeleteObjects")
+                raise from_s3_error(refused, "delete", f"s3://{self._bucket}/{failed.get('Key')}", self._endpoint())
 
     def list(self, prefix: str = "") -> Keys:
         pages = self._pages(prefix, delimiter="")

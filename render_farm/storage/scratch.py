@@ -1,4 +1,4 @@
-"""Temporary folders that name their owner, so that those of killed processes can be cleared away."""
+"""Temporary folders that name their owner, so that those of killed processes can be removed."""
 
 from __future__ import annotations
 

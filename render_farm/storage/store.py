@@ -57,7 +57,7 @@ class StoreOptions:
     num_tries: int = 4
     """Tries of a request that fails in a way that may pass (5xx, throttling, a lost connection)."""
     first_delay_s: float = 0.25
-    """Longest pause before the second try; three times longer before each further one (`backoff.py`)."""
+    """Longest pause before the second try. It triples before each further one (`backoff.py`)."""
     give_up_after_s: float = 25.0
     """No further try starts later than this after the first."""
     part_bytes: int = 16 << 20
@@ -71,7 +71,7 @@ class Store(ABC):
         self.root_uri = root_uri
         self.options = options
         self.meter = StorageMeter()
-        """What it moves and fails at."""
+        """Its traffic and failures."""
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, StoreOptions]]:
         return type(self), (self.root_uri, self.options)
@@ -150,7 +150,7 @@ class Store(ABC):
         """Links by key that anyone can read the objects with until they expire. Nothing is asked of the store: there
         may be no such objects. UsageError where the store has no such links, or not for that long."""
         raise UsageError(
-            f"{self.root_uri}: there are no signed links to this kind of storage",
+            f"{self.root_uri}: there are no signed links for this kind of storage",
             advice="open the page from its folder, or through `render-farm serve`",
         )
 
@@ -158,9 +158,9 @@ class Store(ABC):
     def sweep(
         self, prefix: str, older_than_s: float = 86_400.0, *, only: Callable[[str], bool] = lambda folder: True
     ) -> int:
-        """Remove what writers that died left invisibly below `prefix` (temporary files, unfinished multipart
-        uploads): the ones known to be dead, and any older than `older_than_s`. Returns how many. With `only`, those
-        directly in the folders whose keys it accepts; a local store enters no folder that it refuses."""
+        """Remove what dead writers left invisibly below `prefix` (temporary files, unfinished multipart uploads): the
+        ones known to be dead, and any older than `older_than_s`. Returns how many. With `only`, those directly in the
+        folders whose keys it accepts; a local store enters no folder that it refuses."""
 
 
 def check_key(key: str) -> str:

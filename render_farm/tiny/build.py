@@ -56,13 +56,13 @@ class Architecture:
     transformer: dict[str, Any] = field(
         default_factory=lambda: {
             "num_attention_heads": 4,
-            "attention_head_dim": 72,
+            "attention_head_dim": 48,
             "ffn_dim": 576,
-            "num_layers": 4,
+            "num_layers": 5,
             "in_channels": 16,
             "out_channels": 16,
             "freq_dim": 128,
-            "patch_size": (1, 4, 4),
+            "patch_size": (1, 2, 2),
             "inject_sample_info": True,
         }
     )

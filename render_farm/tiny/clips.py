@@ -22,7 +22,7 @@ PERIOD = 80
 """Frames after which every motion repeats."""
 SPEED = SIZE / PERIOD
 """Straight motion, pixels a frame."""
-RADIUS = (10.2, 10.8)
+RADIUS = (12.2, 12.8)
 """Range of the radius in pixels."""
 START_JITTER, PHASE_JITTER = 2.0, 0.03
 """How far a start may be from its place, pixels; how late in its period a motion may start, as a share."""
@@ -80,7 +80,7 @@ def draw_path(
 def draw_paths(scene: Scene, seed: int, num_frames: int, first_frame: int = 0) -> list[Path]:
     """Draw the path of each shape of a scene."""
     rng = np.random.default_rng([seed, 1])
-    starts = [(SIZE / 2, SIZE / 2)] if len(scene.subjects) == 1 else [(SIZE * 0.3, SIZE / 2), (SIZE * 0.7, SIZE / 2)]
+    starts = [(SIZE / 2, SIZE / 2)] if len(scene.subjects) == 1 else [(SIZE * 0.27, SIZE / 2), (SIZE * 0.73, SIZE / 2)]
     pairs = zip(scene.subjects, starts, strict=True)
     return [draw_path(subject, rng, num_frames, start, first_frame) for subject, start in pairs]
 

@@ -4,9 +4,9 @@ blur.
 A learned encoder would keep the transformer waiting, and a few minutes of a CPU make a poor one. The latents of `tiny`
 are therefore designed: each frame is averaged over 4x4 pixels, each 2x2 of those cells becomes mean, horizontal,
 vertical and diagonal difference per colour (12 channels), averaged over the latent frame's 4 frames; 2 more channels
-hold how the luminance of those four changes from the first to the second pair of frames. The last 2 channels mark the
-left and right, and the top and bottom edges of the picture: rotary positions are relative, so nothing else tells the
-transformer where the picture's centre is. (An encoder that learns marks its zero-padded edges, too.) The decoder
+hold how the luminance of those four changes from the first to the second pair of frames. The last 2 channels say where
+in the picture they are, from left to right and from top to bottom: rotary positions are relative, so nothing else tells
+the transformer where the picture's centre is. (An encoder that learns marks its zero-padded edges, too.) The decoder
 learns to draw outlines from the 14. `linear_latents` computes the map directly; `design_encoder` writes it into
 AutoencoderKLWan's weights (a test compares them).
 Shapes: clips B 3 T H W in [-1, 1] (T = 4n + 1), latents B 16 T' H/8 W/8 (T' = n + 1), not normalised.
@@ -29,12 +29,18 @@ from torch import Tensor, nn
 COLOURS = (0, 1, 2)
 CONSTANT = 7
 """Channel that is CONSTANT_VALUE everywhere: it makes the output norms nearly linear."""
-CONSTANT_VALUE = 100.0
+CONSTANT_VALUE = 200.0
 FEATURES = (*COLOURS, *range(8, 19))
 """Channels of the 14 features before the encoder's output norm."""
 NUM_FEATURES = len(FEATURES)
 NEGATED = (3, 4, 5, 6, *range(21, 31))
 """Channels of their negatives: silu(a) - silu(-a) = a undoes the activation."""
+OUTWARD = ((1, 0), (1, 2), (0, 1), (2, 1))
+"""Where a 3x3 kernel looks to the left, right, top and bottom."""
+NEAR, NEARER = (31, 32, 33, 34), (35, 36, 37, 38)
+"""Channels that mark the two and the four latents nearest to each of these edges."""
+MARK = 2.0
+"""Height of a mark between two convolutions, small against the constant."""
 EDGE = 2.0
 """Value of the last two latents at the right and bottom edges (negated at the left and top)."""
 SIGNS = torch.tensor([[[1, 1], [1, 1]], [[-1, 1], [-1, 1]], [[-1, -1], [1, 1]], [[1, -1], [-1, 1]]]) / 4
@@ -51,11 +57,20 @@ def linear_latents(clips: Tensor) -> Tensor:
     pairs = parts[:, :, :, 1:].unflatten(3, (-1, 2, 2)).mean(5)  # B part colour T' pair H W
     mean = torch.cat([parts[:, :, :, :1], pairs.mean(4)], dim=3).flatten(1, 2)
     change = ((pairs[:, :2, :, :, 1] - pairs[:, :2, :, :, 0]) / 2).mean(2)
-    edges = torch.zeros_like(mean[:, :2])
-    edges[:, 0, ..., 0], edges[:, 0, ..., -1] = -EDGE, EDGE
-    edges[:, 0, 0] += EDGE
-    edges[:, 1, ..., 0, :], edges[:, 1, ..., -1, :] = -EDGE, EDGE
-    return torch.cat([mean, F.pad(change, (0, 0, 0, 0, 1, 0)), edges], dim=1)
+    place = torch.zeros_like(mean[:, :2])
+    place[:, 0] = _slope(place.shape[4]).to(clips)
+    place[:, 0, 0] += EDGE
+    place[:, 1] = _slope(place.shape[3]).to(clips)[:, None]
+    return torch.cat([mean, F.pad(change, (0, 0, 0, 0, 1, 0)), place], dim=1)
+
+
+def _slope(length: int) -> Tensor:
+    """Return what the place's latents say along one side: -EDGE to EDGE, and in long sides 0 between."""
+    from_start = torch.arange(length)
+    near = 1 - 2 / 7 * torch.stack([from_start, length - 1 - from_start])
+    start, end = near.clamp_min(0)
+    slope: Tensor = EDGE * (end - start)
+    return slope
 
 
 @torch.no_grad()
@@ -90,18 +105,50 @@ def design_encoder(vae: Any) -> None:
         encoder.conv_out.weight[latent, feature, -1, 1, 1] = gain
         encoder.conv_out.weight[latent, negated, -1, 1, 1] = -gain
     level = F.silu(torch.tensor(encoder.norm_out.scale)).item()  # the constant channel after norm and activation
-    for latent, before, after in (
-        (14, (1, 0), (1, 2)),
-        (15, (0, 1), (2, 1)),
-    ):  # outside are zeros
-        encoder.conv_out.weight[(latent, CONSTANT, -1, *before)] = EDGE / level
-        encoder.conv_out.weight[(latent, CONSTANT, -1, *after)] = -EDGE / level
     encoder.conv_out.weight[14, CONSTANT, -2, 1, 1] = -EDGE / level  # zeros before the film show its first frame
     encoder.conv_out.bias[14] = EDGE
+    _mark_edges(encoder, level)
+    _read_place(encoder)
     _zero(vae.quant_conv)
     for latent in range(vae.config.z_dim):
         vae.quant_conv.weight[latent, latent] = 1
     vae.quant_conv.bias[vae.config.z_dim :] = -12.0  # log-variance: the latents carry no noise
+
+
+def _mark_edges(encoder: Any, level: float) -> None:
+    """Let the middle's two residual branches mark the latents near each edge: each convolution sees one further."""
+    first, second = encoder.mid_block.resnets
+    for resnet in (first, second):
+        resnet.conv1.weight[CONSTANT, CONSTANT, -1, 1, 1] = CONSTANT_VALUE / level
+    gain = level * MARK / (first.norm1.scale * MARK / CONSTANT_VALUE)
+    for outward, near, nearer in zip(OUTWARD, NEAR, NEARER, strict=True):
+        first.conv1.weight[(near, CONSTANT, -1, *outward)] = -MARK / level  # outside are zeros
+        first.conv1.bias[near] = MARK
+        for layer, source, target in (
+            (first.conv2, near, near),
+            (second.conv1, near, near),
+            (second.conv2, near, nearer),
+        ):
+            layer.weight[target, source, -1, 1, 1] = gain / level
+            layer.weight[(target, source, -1, *outward)] = 0.5 * gain / level
+
+
+def _read_place(encoder: Any) -> None:
+    """Let the last convolution make the place's latents of the marks, by least squares over one row or column."""
+    seen: list[Tensor] = []
+    hook = encoder.norm_out.register_forward_hook(lambda _module, _inputs, output: seen.append(F.silu(output)))
+    encoder(torch.zeros(1, 3, 1, 64, 64))
+    hook.remove()
+    marks = seen[0][0, :, 0]  # C 8 8
+    for latent, sides, line in ((14, (0, 1), marks[:, 4]), (15, (2, 3), marks[:, :, 4])):
+        channels = [channels[side] for side in sides for channels in (NEAR, NEARER)]
+        taps = F.pad(line[channels], (1, 1)).unfold(1, 8, 1)  # channel tap place
+        weights = torch.linalg.lstsq(
+            taps.flatten(0, 1).T.double(), _slope(8)[:, None].double(), driver="gelsd"
+        ).solution
+        kernel = encoder.conv_out.weight[latent, :, -1]
+        target = kernel[:, 1] if latent == 14 else kernel[:, :, 1]
+        target[channels] = weights.view(len(channels), 3).to(target)
 
 
 def _zero(layer: Any) -> None:

@@ -39,12 +39,24 @@ def make_text(states: Tensor, mask: Tensor) -> Text:
     return Text(states=states, bias=torch.cat([bias, num_padding.log()], dim=1))
 
 
-def predict_flow(model: Any, latents: Tensor, levels: Tensor, text: Text, fps_index: Tensor, block_size: int) -> Tensor:
-    """Return the predicted flow (noise - clean), B C F H W. `block_size` > 1: causal over blocks of that many latent
-    frames.
+def predict_flow(
+    model: Any,
+    latents: Tensor,
+    levels: Tensor,
+    text: Text,
+    fps_index: Tensor,
+    block_size: int,
+    places: Tensor | None = None,
+) -> Tensor:
+    """Return the predicted flow (noise - clean), B C F H W.
+
+    Args:
+        block_size: More than 1: causal over blocks of that many latent frames.
+        places: Which frames of a longer window these are (F,). The sampler has all of them, the default.
     """
     batch, _, frames, height, width = latents.shape
-    rotary = _rotary(model, latents)
+    places = torch.arange(frames, device=latents.device) if places is None else places
+    rotary = _rotary(model, latents, places)
     tokens = model.patch_embedding(latents).flatten(3).permute(0, 2, 3, 1)  # B F S D
     embedder = model.condition_embedder
     time = embedder.time_embedder(embedder.timesteps_proj(levels.flatten()).to(latents.dtype)).unflatten(
@@ -55,7 +67,7 @@ def predict_flow(model: Any, latents: Tensor, levels: Tensor, text: Text, fps_in
     modulation = modulation.unflatten(-1, (6, 1, -1))  # B F 6 1 D
     context = embedder.text_embedder(text.states)
     text_bias = text.bias[:, None, None, :]
-    self_mask = _block_mask(frames, tokens.shape[2], block_size, latents.device) if block_size > 1 else None
+    self_mask = _block_mask(places, tokens.shape[2], block_size) if block_size > 1 else None
     for block in model.blocks:
         tokens = _block(block, tokens, context, text_bias, modulation, rotary, self_mask)
     shift, scale = (model.scale_shift_table.unsqueeze(1) + time[:, :, None]).unsqueeze(3).unbind(2)
@@ -86,8 +98,8 @@ def _block(
 def _self_attention(layer: Any, hidden: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
     batch, frames, per_frame, _ = hidden.shape
     heads = (batch, frames * per_frame, layer.heads, -1)
-    query = _rotate(layer.norm_q(layer.to_q(hidden)).view(heads), rotary).transpose(1, 2)
-    key = _rotate(layer.norm_k(layer.to_k(hidden)).view(heads), rotary).transpose(1, 2)
+    query = _rotate(layer.norm_q(layer.to_q(hidden).float()).view(heads), rotary).transpose(1, 2)
+    key = _rotate(layer.norm_k(layer.to_k(hidden).float()).view(heads), rotary).transpose(1, 2)
     value = layer.to_v(hidden).view(heads).transpose(1, 2)
     seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     out: Tensor = layer.to_out[0](seen.transpose(1, 2).reshape(hidden.shape))
@@ -96,19 +108,22 @@ def _self_attention(layer: Any, hidden: Tensor, rotary: Tensor, mask: Tensor | N
 
 def _text_attention(layer: Any, hidden: Tensor, context: Tensor, bias: Tensor) -> Tensor:
     batch, frames, per_frame, _ = hidden.shape
-    query = layer.norm_q(layer.to_q(hidden)).view(batch, frames * per_frame, layer.heads, -1).transpose(1, 2)
+    query = layer.norm_q(layer.to_q(hidden).float()).view(batch, frames * per_frame, layer.heads, -1).transpose(1, 2)
     heads = (batch, context.shape[1], layer.heads, -1)
-    key = layer.norm_k(layer.to_k(context)).view(heads).transpose(1, 2)
+    key = layer.norm_k(layer.to_k(context).float()).view(heads).transpose(1, 2)
     value = layer.to_v(context).view(heads).transpose(1, 2)
     seen = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     out: Tensor = layer.to_out[0](seen.transpose(1, 2).reshape(hidden.shape))
     return out
 
 
-def _rotary(model: Any, latents: Tensor) -> Tensor:
-    """Return the rotary factors as complex numbers, 1 N 1 D/2."""
-    cos, sin = model.rope(latents)
-    return torch.complex(cos[..., 0::2].float(), sin[..., 0::2].float())
+def _rotary(model: Any, latents: Tensor, places: Tensor) -> Tensor:
+    """Return the rotary factors of the frames at `places` as complex numbers, 1 N 1 D/2."""
+    length = int(places.max()) + 1
+    cos, sin = model.rope(latents[:, :, :1].expand(-1, -1, length, -1, -1))
+    factors = torch.complex(cos[..., 0::2].float(), sin[..., 0::2].float())
+    chosen: Tensor = factors.unflatten(1, (length, -1))[:, places].flatten(1, 2)
+    return chosen
 
 
 def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
@@ -116,8 +131,8 @@ def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotary).flatten(-2)
 
 
-def _block_mask(frames: int, per_frame: int, block_size: int, device: torch.device) -> Tensor:
-    block = torch.arange(frames, device=device).div(block_size, rounding_mode="floor").repeat_interleave(per_frame)
+def _block_mask(places: Tensor, per_frame: int, block_size: int) -> Tensor:
+    block = places.div(block_size, rounding_mode="floor").repeat_interleave(per_frame)
     return block[None, :] <= block[:, None]
 
 

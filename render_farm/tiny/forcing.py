@@ -28,17 +28,19 @@ BLOCK = 5
 class ForcingConfig:
     """How steps are drawn; shares are probabilities."""
 
-    latent_frames_per_step: int = 500
+    latent_frames_per_step: int = 125
     """Latent frames of a batch, over all its windows."""
-    lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
-        (0.15, (3, 5, 10)),
-        (0.28, (5, 10, 25)),
-        (1.0, (10, 25, 25, 25)),
+    lengths: tuple[tuple[float, tuple[tuple[int, int], ...]], ...] = (
+        (0.7, ((25, 5), (25, 5), (25, 8), (10, 5))),
+        (1.0, ((25, 25), (25, 25), (25, 8), (10, 10))),
     )
-    """Up to which share of the training, window lengths in latent frames. Short ones first: a step then shows many more
-    captions, which teaches colours and shapes; long ones teach where motion leads."""
+    """Up to which share of the training, pairs: a window's length in latent frames, and how many of them a step
+    computes, each at its own place in time. A few at first: they say nearly as much as all of them, and a step then
+    shows five times the captions."""
     causal_share: float = 0.35
     """Steps with the block-causal mask."""
+    levels: tuple[float, ...] = ()
+    """The noise levels that occur, alike for all frames but a clean history. Any level if empty."""
     history_share: float = 0.4
     """Windows with a clean or lightly noised history."""
     prompt_dropout: float = 0.1
@@ -49,6 +51,8 @@ class ForcingConfig:
 class Batch:
     """One step: clean windows B 16 F 8 8 (not normalised), levels and loss weights B F, captions, causal block size."""
 
+    places: Tensor
+    """Which latent frames of their windows these are (F,)."""
     windows: Tensor
     levels: Tensor
     weights: Tensor
@@ -62,8 +66,14 @@ def shifted(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
     return FLOW_SHIFT * uniform / (1 + (FLOW_SHIFT - 1) * uniform)
 
 
-def draw_levels(rng: np.random.Generator, frames: int, block_size: int, history: int) -> NDArray[np.float64]:
+def draw_levels(
+    rng: np.random.Generator, frames: int, block_size: int, history: int, among: tuple[float, ...] = ()
+) -> NDArray[np.float64]:
     """Draw the levels of one window (F,): the history's, then one for all, or in causal windows often one per block."""
+    if among:
+        levels = np.full(frames, rng.choice(among))
+        levels[:history] = 0.0
+        return levels
     levels = np.full(frames, shifted(rng.uniform(size=1))[0])
     if block_size > 1 and rng.uniform() < 0.6:
         num_blocks = -(-frames // block_size)
@@ -80,9 +90,11 @@ def draw_batch(clips: list[LatentClip], config: ForcingConfig, step: int, progre
     last.
     """
     shared = np.random.default_rng([config.seed, step])
-    frames = int(shared.choice(next(lengths for until, lengths in config.lengths if progress < until)))
+    choices = next(lengths for until, lengths in config.lengths if progress < until)
+    frames, kept = choices[int(shared.integers(len(choices)))]
+    places = np.concatenate([[0], 1 + np.sort(shared.choice(frames - 1, kept - 1, replace=False))])
     block_size = BLOCK if frames % BLOCK == 0 and shared.uniform() < config.causal_share else 1
-    count = -(-config.latent_frames_per_step // frames // share.count) * share.count
+    count = -(-config.latent_frames_per_step // kept // share.count) * share.count
     windows, levels, weights, captions, fps = [], [], [], [], []
     for item in share.items(count):
         rng = np.random.default_rng([config.seed, step, item])
@@ -92,13 +104,14 @@ def draw_batch(clips: list[LatentClip], config: ForcingConfig, step: int, progre
             if history >= frames:
                 history = 0 if block_size > 1 else frames - 2
         window, caption = _draw_window(rng, clips, frames, history)
-        row = draw_levels(rng, frames, block_size, history)
-        windows.append(window)
-        levels.append(row)
-        weights.append((row > 0) & (np.arange(frames) >= history))
+        row = draw_levels(rng, frames, block_size, history, config.levels)
+        windows.append(window[:, places])
+        levels.append(row[places])
+        weights.append(((row > 0) & (np.arange(frames) >= history))[places])
         captions.append("" if rng.uniform() < config.prompt_dropout else caption)
         fps.append(0 if rng.uniform() < 0.1 else 1)
     return Batch(
+        places=torch.from_numpy(places),
         windows=torch.stack(windows).float(),
         levels=torch.from_numpy(np.stack(levels)).float(),
         weights=torch.from_numpy(np.stack(weights)).float(),

@@ -1,4 +1,4 @@
-"""Train `tiny` from nothing: `python -m render_farm.tiny.train {vae,latents,transformer,lora,export} --folder RUN`.
+"""Train `tiny`: `python -m render_farm.tiny.train {vae,latents,transformer,lora,distilled,export} --folder RUN`.
 
 Each verb resumes where it stopped. `--folder` holds the run's checkpoints and the cache of latents.
 """
@@ -17,7 +17,7 @@ from render_farm.tiny.export import export_checkpoint
 from render_farm.tiny.forcing import ForcingConfig
 from render_farm.tiny.latents import KINDS, read_latents, write_latents
 from render_farm.tiny.loop import LoopConfig, Share, run_shared
-from render_farm.tiny.train_lora import LoraConfig, train_lora
+from render_farm.tiny.train_lora import DISTILLED_LEVELS, LoraConfig, train_lora
 from render_farm.tiny.train_transformer import train_transformer
 from render_farm.tiny.train_vae import VaeConfig, draw_clips, psnr, train_vae
 
@@ -36,15 +36,23 @@ def parser() -> argparse.ArgumentParser:
     latents.add_argument("--change", type=int, default=1024, help="clips whose prompt changes")
     latents.add_argument("--outline", type=int, default=512, help="clips of outlined shapes, for the LoRA")
     transformer = verbs.add_parser("transformer", help="train the transformer and the text encoder")
-    transformer.add_argument("--steps", type=int, default=6000)
-    transformer.add_argument("--lr", type=float, default=1.5e-3)
+    transformer.add_argument("--steps", type=int, default=4000)
+    transformer.add_argument("--lr", type=float, default=4e-3)
     lora = verbs.add_parser("lora", help="train the outline LoRA for the finished transformer")
     lora.add_argument("--steps", type=int, default=500)
     lora.add_argument("--lr", type=float, default=2e-3)
     lora.add_argument("--to", type=Path, default=LORA_DIR / "outlined.safetensors")
+    distilled = verbs.add_parser("distilled", help="train the LoRA that makes films in four steps")
+    distilled.add_argument("--steps", type=int, default=400)
+    distilled.add_argument("--lr", type=float, default=2e-3)
+    distilled.add_argument("--to", type=Path, default=LORA_DIR / "distilled.safetensors")
     export = verbs.add_parser("export", help="write the averaged weights as a diffusers folder")
     export.add_argument("--to", type=Path, default=MODEL_DIR)
-    for verb in (vae, latents, transformer, lora, export):
+    for verb in (vae, transformer):
+        verb.add_argument("--start", type=Path, help="start with this checkpoint's decoder or text encoder")
+    for verb in (lora, distilled):
+        verb.add_argument("--base", type=Path, default=MODEL_DIR, help="the checkpoint that the LoRA is for")
+    for verb in (vae, latents, transformer, lora, distilled, export):
         verb.add_argument("--folder", type=Path, required=True)
         verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
         verb.add_argument("--threads", type=int, default=2, help="CPU threads of a single process")
@@ -74,7 +82,7 @@ def run_vae(share: Share, args: argparse.Namespace) -> None:
     """Train the video autoencoder and measure it on clips it has not seen."""
     device = device_of(args.device)
     loop = LoopConfig(steps=args.steps, peak_lr=args.lr, ema_decay=0.998)
-    vae = train_vae(Architecture(), VaeConfig(), loop, args.folder, device, share)
+    vae = train_vae(Architecture(), VaeConfig(), loop, args.folder, device, share, args.start)
     if share.rank == 0:
         logger.info("PSNR %.2f dB", psnr(vae, draw_clips(12345, 0, range(16), 17).to(device)))
 
@@ -90,19 +98,37 @@ def run_transformer(share: Share, args: argparse.Namespace) -> None:
     clips = read_latents(args.folder / "latents")
     if share.rank == 0:
         logger.info("%d clips", len(clips))
-    loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=200, ema_decay=0.998, weight_decay=0.01)
-    train_transformer(Architecture(), ForcingConfig(), loop, clips, args.folder, device_of(args.device), share)
+    loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=100, ema_decay=0.998, muon=True)
+    device = device_of(args.device)
+    train_transformer(Architecture(), ForcingConfig(), loop, clips, args.folder, device, share, args.start)
 
 
 def run_lora(share: Share, args: argparse.Namespace) -> None:
     """Train the LoRA on the cache's outlined clips."""
     clips = read_latents(args.folder / "latents", ("outline",))
     loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=20, ema_decay=0.98)
-    forcing = ForcingConfig(latent_frames_per_step=250, lengths=((1.1, (5, 10, 25)),))
-    train_lora(Architecture(), LoraConfig(), forcing, loop, clips, args.folder, args.to, device_of(args.device), share)
+    forcing = ForcingConfig(lengths=((1.1, ((5, 5), (25, 10), (25, 25))),))
+    train_lora(args.base, LoraConfig(), forcing, loop, clips, args.folder, args.to, device_of(args.device), share)
 
 
-VERBS = {"vae": run_vae, "latents": run_latents, "transformer": run_transformer, "lora": run_lora}
+def run_distilled(share: Share, args: argparse.Namespace) -> None:
+    """Train the LoRA of few steps on the cache of latents."""
+    clips = read_latents(args.folder / "latents")
+    loop = LoopConfig(steps=args.steps, peak_lr=args.lr, warmup_steps=20, ema_decay=0.98)
+    forcing = ForcingConfig(
+        levels=DISTILLED_LEVELS, lengths=((1.1, ((25, 25),)),), causal_share=0.0, prompt_dropout=0.0
+    )
+    config = LoraConfig(rank=16, teacher_steps=6)
+    train_lora(args.base, config, forcing, loop, clips, args.folder, args.to, device_of(args.device), share)
+
+
+VERBS = {
+    "vae": run_vae,
+    "latents": run_latents,
+    "transformer": run_transformer,
+    "lora": run_lora,
+    "distilled": run_distilled,
+}
 
 
 if __name__ == "__main__":

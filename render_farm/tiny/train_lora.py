@@ -1,25 +1,30 @@
-"""Train a LoRA for the finished transformer: a style, here shapes drawn as outlines.
+"""Train a LoRA for the finished transformer: a style, here shapes drawn as outlines, or films in four steps.
 
 The transformer stays as it is; each attention and feed-forward layer gets a low-rank addition `up @ down` to its
-weight, trained with the transformer's own loss on latents of outlined clips whose captions do not say so.
+weight. The style is trained with the transformer's own loss on latents of outlined clips whose captions do not say so.
+For few steps, the transformer with the LoRA learns to say at once, at each level where sampler `distilled` asks it,
+where the transformer alone arrives from there in many small steps with guidance.
 Written in diffusers' format: `transformer.<layer>.lora_A.weight` (rank, in) and `lora_B.weight` (out, rank).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from render_farm.tiny.build import Architecture, build_text_encoder, build_transformer
-from render_farm.tiny.forcing import ForcingConfig, draw_batch
+from render_farm.models import DISTILLED_DEFAULTS
+from render_farm.planning.schedule import listed_sigmas
+from render_farm.tiny.forcing import Batch, ForcingConfig, draw_batch, shifted
 from render_farm.tiny.latents import LatentClip
 from render_farm.tiny.loop import LoopConfig, Share, train
-from render_farm.tiny.train_transformer import Denoiser
+from render_farm.tiny.train_transformer import Denoiser, per_frame, read_denoiser, weighted_error
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 """Ends of the names of a block's linear layers that are adapted."""
@@ -31,6 +36,15 @@ class LoraConfig:
 
     rank: int = 8
     seed: int = 0
+    teacher_steps: int = 0
+    """How many steps the transformer alone takes to the sample that the LoRA learns to reach in one; 0: it learns the
+    clips."""
+    guidance: float = 2.0
+    """The guidance of these steps, which the LoRA learns to do without."""
+
+
+DISTILLED_LEVELS = listed_sigmas(DISTILLED_DEFAULTS["step_list"], DISTILLED_DEFAULTS["flow_shift"])[:-1]
+"""Where sampler `distilled` asks for a prediction."""
 
 
 class TrainedLowRank(nn.Module):
@@ -55,6 +69,24 @@ def adapt(denoiser: Denoiser, config: LoraConfig) -> None:
             parametrize.register_parametrization(layer, "weight", TrainedLowRank(layer.weight, config.rank))
 
 
+def distilled_loss(
+    teacher: Denoiser, student: Denoiser, batch: Batch, noise: Tensor, config: LoraConfig
+) -> dict[str, Tensor]:
+    """Return how far the student's clean sample is from the one that the teacher reaches in many steps."""
+    levels = batch.levels.to(noise.device)
+    mixed = (1 - per_frame(levels)) * student.clean(batch) + per_frame(levels) * noise
+    with torch.no_grad():
+        target, ratios = mixed, shifted(np.linspace(1, 0, config.teacher_steps + 1))
+        for now, following in pairwise(ratios.tolist()):
+            flow = teacher.flow(batch, target, now * levels, batch.captions)
+            if config.guidance != 1:
+                without = teacher.flow(batch, target, now * levels, [""] * len(batch.captions))
+                flow = without + config.guidance * (flow - without)
+            target = target - (now - following) * per_frame(levels) * flow
+    reached = mixed - per_frame(levels) * student.flow(batch, mixed, levels, batch.captions)
+    return {"loss": weighted_error(reached, target, batch)}
+
+
 def lora_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a trained state's additions under diffusers' names."""
     tensors = {}
@@ -66,7 +98,7 @@ def lora_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train_lora(
-    architecture: Architecture,
+    base: Path,
     config: LoraConfig,
     forcing: ForcingConfig,
     loop: LoopConfig,
@@ -76,18 +108,20 @@ def train_lora(
     device: torch.device,
     share: Share,
 ) -> None:
-    """Train on `folder`/transformer.pt, resuming from `folder`/lora.pt, and write `target`, a safetensors file."""
-    base = torch.load(folder / "transformer.pt", map_location="cpu", weights_only=True)["average"]
-    denoiser = Denoiser(build_transformer(architecture), build_text_encoder(architecture), [0.0] * 16, [1.0] * 16)
-    denoiser.load_state_dict(base)
-    adapt(denoiser.to(device).train(), config)
+    """Train for the checkpoint `base`, resuming from the run's `folder`, and write `target`, a safetensors file."""
+    teacher = read_denoiser(base).to(device).requires_grad_(False)
+    denoiser = read_denoiser(base).to(device).train()
+    adapt(denoiser, config)
 
     def step_loss(step: int) -> dict[str, Tensor]:
         batch = draw_batch(clips, forcing, step, 1.0 if loop.steps == 0 else step / loop.steps, share)
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 64 + share.rank)
-        return denoiser.loss(batch, torch.randn(batch.windows.shape, generator=generator).to(device))
+        noise = torch.randn(batch.windows.shape, generator=generator).to(device)
+        if config.teacher_steps:
+            return distilled_loss(teacher, denoiser, batch, noise, config)
+        return denoiser.loss(batch, noise)
 
-    average = train(denoiser, step_loss, folder / "lora.pt", loop)
+    average = train(denoiser, step_loss, folder / f"lora-{target.stem}.pt", loop)
     if share.rank == 0:
         target.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.half().cpu() for name, tensor in lora_tensors(average).items()}

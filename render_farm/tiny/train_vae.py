@@ -78,13 +78,24 @@ def decoder_loss(vae: AutoencoderKLWan, clips: Tensor, noise: Tensor, config: Va
 
 
 def train_vae(
-    architecture: Architecture, config: VaeConfig, loop: LoopConfig, folder: Path, device: torch.device, share: Share
+    architecture: Architecture,
+    config: VaeConfig,
+    loop: LoopConfig,
+    folder: Path,
+    device: torch.device,
+    share: Share,
+    start: Path | None = None,
 ) -> AutoencoderKLWan:
-    """Train, resuming from `folder`/vae.pt, and return the autoencoder with its averaged weights."""
+    """Train, resuming from `folder`/vae.pt, and return the autoencoder with its averaged weights.
+
+    The decoder starts as a blur, or as that of the checkpoint `start`.
+    """
     torch.manual_seed(config.seed)
     vae: Any = build_vae(architecture)
-    design_encoder(vae)
     start_decoder(vae)
+    if start:
+        vae.load_state_dict(AutoencoderKLWan.from_pretrained(start / "vae").state_dict())
+    design_encoder(vae)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     vae.to(device).train()

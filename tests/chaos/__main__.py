@@ -1,6 +1,6 @@
 """`make chaos`: seeded runs of every fault, one after another; each leaves a line in today's results file at once.
 
-    python -m tests.chaos [--runs 20] [--seed 0] [--faults acdefFghijklp] [--minutes M] [--results FILE]
+    python -m tests.chaos [--runs 20] [--seed 0] [--faults acdefFghijklmnop] [--minutes M] [--results FILE]
                           [--keep DIR] [--summary]
 
 A fault has had its share when `--runs` of its runs, of all dated files beside the results file, were struck; the one
@@ -105,8 +105,8 @@ class _Worlds:
 
 def _can(fault: Fault) -> bool:
     """Whether this machine has what the fault needs; says so if not."""
-    if fault.letter == "h" and not has_namespaces():
-        print("(h) is left out: it needs the right to mount a small disk", file=sys.stderr)
+    if fault.letter in "hmu" and not has_namespaces():
+        print(f"({fault.letter}) is left out: it needs the right to mount a small disk or a file", file=sys.stderr)
         return False
     if fault.place is Place.PRIVATE_WITH_A_CLOCK and shutil.which("cc") is None:
         print(f"({fault.letter}) is left out: it needs a C compiler (cc)", file=sys.stderr)

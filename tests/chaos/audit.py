@@ -98,6 +98,13 @@ class Audit:
             if row["attempts"] > 1
         ]
 
+    def not_finite(self, job_id: str) -> list[str]:
+        """What is wrong with a job that had to fail because its model computes NaN. Nothing of it may be published."""
+        row = self.rows.get(job_id, {})
+        wrong = [] if row.get("error_class") == "NotFiniteError" else [f"{job_id} failed by {row.get('error_class')}"]
+        wrong += [f"{key} is there" for key in self.store.list(job_id)]
+        return [f"a_film_of_nan_fails: {text}" for text in wrong]
+
     def done(self) -> list[str]:
         return [job_id for job_id in self.expected if self.rows.get(job_id, {}).get("state") == "done"]
 
@@ -176,6 +183,13 @@ def the_run_is_given_back_and_its_state_says_so(audit: Audit) -> list[str]:
     return wrong
 
 
+def the_report_says_how_the_run_ended(audit: Audit) -> list[str]:
+    key = RunKeys(run_id=audit.run_id).report
+    if not audit.store.exists(key):
+        return ["there is none"]
+    return [] if b'"over":true' in audit.store.read_bytes(key) else ["it says that the run is not over"]
+
+
 INVARIANTS: tuple[Callable[[Audit], list[str]], ...] = (
     every_job_is_done_once_or_failed_with_a_reason,
     every_video_decodes_to_the_planned_frames,
@@ -183,4 +197,5 @@ INVARIANTS: tuple[Callable[[Audit], list[str]], ...] = (
     nothing_half_written_under_a_final_name,
     results_agree_with_the_tree,
     the_run_is_given_back_and_its_state_says_so,
+    the_report_says_how_the_run_ended,
 )

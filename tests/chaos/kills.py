@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 
+import psutil
+
+from render_farm.storage.layout import RunKeys
+from render_farm.storage.lease import read_lease
 from tests.chaos.processes import descendants, kill
-from tests.chaos.scene import Scene
+from tests.chaos.scene import RUN_ID, Scene
 
 WORKER = "ray::RenderWorker"
 COORDINATOR = "ray::Coordinator"
 TEXT_WORKER = "ray::TextWorker"
+_GIVEN_BACK_WITHIN_S = 240
 
 
 def kill_one(scene: Scene, name: str) -> str:
@@ -50,28 +53,6 @@ def kill_driver(scene: Scene) -> str:
     return "SIGKILL driver"
 
 
-def kill_node(scene: Scene) -> str:
-    """The second node and all that runs on it; a fresh node comes."""
-    node = scene.world.nodes.pop()
-    num_workers = sum(WORKER in " ".join(process.cmdline()) for process in node.tree if process.is_running())
-    for process in node.tree:
-        kill(process)
-    node.process.wait()
-    scene.world.add_node()
-    return f"SIGKILL node and its {num_workers} workers"
-
-
-def drain_node(scene: Scene) -> str:
-    """Ray is told that the second node goes in some seconds; then it goes, and a fresh one comes."""
-    world, node, seconds = scene.world, scene.world.nodes[-1], scene.random.uniform(4, 15)
-    command = [sys.executable, "-m", "tests.chaos.drain", str(world.address), node.name, str(seconds)]
-    told = subprocess.run(command, env={**world.environment, "RAY_AUTH_MODE": "token"}, capture_output=True, text=True)
-    if told.returncode:
-        raise AssertionError(f"the node was not drained: {told.stderr[-300:]}")
-    time.sleep(seconds)
-    return f"drained for {seconds:.0f} s, then {kill_node(scene)}"
-
-
 def kill_everything(scene: Scene) -> str:
     """Driver, coordinator, workers, and with a private Ray that, too."""
     world = scene.world
@@ -99,15 +80,40 @@ def freeze_worker(scene: Scene) -> str:
     return f"SIGSTOP {process.pid} for {seconds:.0f} s"
 
 
-def second_coordinator(scene: Scene) -> str:
-    """A second driver with a Ray of its own on the same run: it is told who holds it, or comes when all is done."""
-    world = scene.world
-    second = world.start_driver(scene.manifest, scene.output, options=(), address=None)
-    stop = time.monotonic() + 400
-    while second.poll() is None and time.monotonic() < stop:
-        time.sleep(0.2)
-    for process in descendants(second.pid) if second.poll() is None else []:
-        kill(process)
-    if second.poll() not in (0, 2):
-        raise AssertionError(f"the second coordinator ended with exit code {second.poll()}")
-    return f"a second coordinator ended with exit code {second.poll()}"
+def freeze_encoder(scene: Scene) -> str:
+    """For some seconds, or until it is ended for that."""
+    found = scene.world.processes(f"{TEXT_WORKER}.encode")
+    if not found:
+        return ""
+    time.sleep(scene.random.uniform(0, 3))
+    process, seconds = found[0], scene.random.choice((*(scene.random.uniform(5, 60) for _ in range(2)), None))
+    try:
+        process.suspend()
+    except psutil.NoSuchProcess:
+        return ""
+    scene.world.paused.append(process)
+    if seconds is None:
+        return f"SIGSTOP {TEXT_WORKER} {process.pid} for good"
+    timer = threading.Timer(seconds, scene.world.thaw)
+    timer.start()
+    scene.later.append(timer.cancel)
+    return f"SIGSTOP {TEXT_WORKER} {process.pid} for {seconds:.0f} s"
+
+
+def kill_driver_early(scene: Scene) -> str:
+    """Soon after its run was taken on: perhaps before the coordinator knows all films. Sometimes nobody starts it again
+    until the run was given up or rendered."""
+    if not scene.store.list(RunKeys(run_id=RUN_ID).leases):
+        return ""
+    time.sleep(scene.random.uniform(0, 1.5))
+    if not kill_driver(scene):
+        return ""
+    if scene.random.random() < 0.5:
+        return "SIGKILL driver soon"
+    stop = time.monotonic() + _GIVEN_BACK_WITHIN_S
+    while (lease := read_lease(scene.store, RUN_ID)) is None or not lease.released:
+        if time.monotonic() > stop:
+            raise AssertionError(f"{_GIVEN_BACK_WITHIN_S} s after its driver's death the run is held by {lease}")
+        time.sleep(0.5)
+    is_complete = scene.store.exists(RunKeys(run_id=RUN_ID).results)
+    return f"SIGKILL driver soon; without it the run was {'rendered' if is_complete else 'given up'}"

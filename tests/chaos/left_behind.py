@@ -30,7 +30,8 @@ class Machine:
     @classmethod
     def now(cls, world: World) -> Machine:
         children = frozenset(process.pid for process in psutil.Process().children())
-        return cls(files=_names(world.disk), shared=_names(_SHARED_MEMORY), children=children)
+        files = frozenset[str]().union(*map(_names, world.disks))
+        return cls(files=files, shared=_names(_SHARED_MEMORY), children=children)
 
 
 def what_is_left(world: World, before: Machine) -> list[str]:

@@ -29,6 +29,8 @@ class Record:
     recovery_s: float | None = None
     """From the fault to the next stored or published piece of work."""
     seconds: float
+    is_slow: bool = False
+    """Each request to the store took 5 to 100 ms."""
     violations: list[str]
 
 

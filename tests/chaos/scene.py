@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from render_farm.storage.store import Store
 from tests.chaos.world import Place, World
 
+RUN_ID = "chaos"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
@@ -24,6 +26,8 @@ class Scene:
     """Of the run's Ray; None: a private one."""
     later: list[Callable[[], None]] = field(default_factory=list)
     """What has to be called once the run is over, whatever came of it."""
+    last: list[Callable[[], object]] = field(default_factory=list)
+    """The same, once the audit has looked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,22 @@ class Fault:
     private: bool = False
     """Each run starts a Ray of its own."""
     place: Place = Place.TWO_NODES
+    is_early: bool = False
+    """It may strike from the run's start on, whatever is stored."""
+    is_slow: bool = False
+    """The store is slow in every run, and not in half of them."""
+    encodes: bool = False
+    """No run finds its prompts encoded."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Of the command, beyond those of every run."""
+    is_broken: bool = False
+    """The last film's model computes NaN, and the film has to fail by it."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command, in the end."""
+        return 11 if self.is_broken else 0
+
     options: tuple[str, ...] = ()
     """More flags of `render`."""
     film: dict[str, object] = field(default_factory=dict)

@@ -1,13 +1,17 @@
-"""Faults of what the farm stands on: the object store, the disk, the clock, the bits."""
+"""Faults of what the farm stands on: the object store, disks, memory, the clock, the bits."""
 
 from __future__ import annotations
 
 import random
 import threading
+import time
 
 from render_farm.storage.layout import SEGMENTS
-from tests.chaos.kills import kill_worker
+from tests.chaos.kills import COORDINATOR, WORKER, kill_worker
+from tests.chaos.nodes import kill_node
 from tests.chaos.scene import Scene
+
+_MEMORY_FULL_S = 60
 
 
 def storm(scene: Scene) -> str:
@@ -51,11 +55,68 @@ def flip_bytes(scene: Scene) -> str:
 
 
 def fill_disk(scene: Scene) -> str:
-    """The disk of temporary files has no byte left for a while."""
+    """The disks of temporary files have no byte left for a while."""
     seconds = scene.random.uniform(3, 15)
-    scene.world.fill_disk()
-    _after(scene, seconds, scene.world.empty_disk)
+    scene.world.fill_disks()
+    _after(scene, seconds, scene.world.empty_disks)
     return f"disk full for {seconds:.0f} s"
+
+
+def fill_one_disk(scene: Scene) -> str:
+    """That of the second node, until the run is over. Then the node goes, and the quarantine of its name with it."""
+    scene.world.fill_disks(1)
+    name = scene.world.nodes[-1].name
+    scene.last.append(lambda: kill_node(scene))
+    return f"the disk of {name} full for good"
+
+
+def expire(scene: Scene) -> str:
+    """The store takes nobody's credentials, until somebody renews them."""
+    proxy, seconds = scene.world.proxy, scene.random.uniform(5, 40)
+
+    def renew() -> None:
+        proxy.is_expired = False
+
+    proxy.is_expired = True
+    _after(scene, seconds, renew)
+    return f"credentials expired for {seconds:.0f} s"
+
+
+def fill_memory(scene: Scene) -> str:
+    """The machine's memory is full until Ray has ended a process of the farm."""
+    world = scene.world
+    before = {process.pid: name for name in (WORKER, COORDINATOR) for process in world.processes(name)}
+    if not any(name == WORKER for name in before.values()):
+        return ""
+    stop = time.monotonic() + _MEMORY_FULL_S
+    world.set_memory(full=True)
+    try:
+        while time.monotonic() < stop:
+            present = {process.pid for name in (WORKER, COORDINATOR) for process in world.processes(name)}
+            if ended := before.keys() - present:
+                return f"memory full: Ray ended {', '.join(sorted(before[pid] for pid in ended))}"
+            time.sleep(0.02)
+    finally:
+        world.set_memory(full=False)
+    raise AssertionError(f"Ray's memory monitor ended nobody within {_MEMORY_FULL_S} s")
+
+
+def compute_nan(scene: Scene) -> str:
+    """In the next window that a worker completes (`preload/sitecustomize.py`)."""
+    world = scene.world
+    assert world.driver is not None
+    world.nan.touch()
+    while world.nan.exists():
+        if world.driver.poll() is not None:
+            world.nan.unlink(missing_ok=True)
+            return ""
+        time.sleep(0.1)
+    return "a worker computed NaN once"
+
+
+def nothing(scene: Scene) -> str:
+    """What is wrong is wrong from the start."""
+    return "the model of a film computes NaN"
 
 
 def set_clock_back(scene: Scene) -> str:

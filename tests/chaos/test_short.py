@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.chaos.audit import INVARIANTS
-from tests.chaos.faults import BY_LETTER, SHORT
+from tests.chaos.faults import BY_LETTER, FAULTS, SHORT
 from tests.chaos.one_run import Undisturbed, one_run
 from tests.chaos.records import Record, next_run
 from tests.chaos.world import Place, world
@@ -21,7 +23,14 @@ def test_a_worker_killed_in_a_storm_breaks_no_invariant(tmp_path, monkeypatch):
         record = one_run(here, SHORT, 1, Undisturbed())
     assert record.violations == []
     assert record.struck
-    assert len(INVARIANTS) == 6
+    assert len(INVARIANTS) == 7
+
+
+def test_the_readme_lists_every_fault():
+    table = [line for line in Path(__file__).with_name("README.md").read_text().splitlines() if line.startswith("|")]
+    listed = {letter for line in table for letter in line.split("|")[1].split()}
+    assert len(BY_LETTER) == len(FAULTS)
+    assert set(BY_LETTER) <= listed
 
 
 def test_every_fault_gets_its_share_of_the_runs():

@@ -50,7 +50,7 @@ def ray_head() -> Iterator[RayHead]:
         f"--temp-dir={folder}", "--object-store-memory=100000000",
     ]  # fmt: skip
     process = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    head = RayHead(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}")
+    head = RayHead(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}", folder=folder)
     try:
         films.wait_for(
             lambda: ray_command("job", "list", f"--address={head.job_server}").returncode == 0,

@@ -41,7 +41,7 @@ def watch(folder: Path, num_deaths: int) -> run_watch.RunWatch:
     cluster: Any = SimpleNamespace(private=False, coordinator=lambda shape: actor)
     spec: Any = SimpleNamespace(key="r")
     prepared: Any = SimpleNamespace(entries=[])
-    return run_watch.RunWatch(cluster, nothing, spec, prepared, nothing, nothing, nothing)
+    return run_watch.RunWatch(cluster, nothing, spec, prepared, nothing, nothing)
 
 
 def main(address: str, folder: Path) -> None:
@@ -56,7 +56,7 @@ def main(address: str, folder: Path) -> None:
         except run_watch.CoordinatorEndedError as error:
             given_up = str(error).partition(":")[0]
     lives = len(list((folder / "two").iterdir()))
-    print(json.dumps({"num_lives": lives, "is_added": patient._is_added, "given_up": given_up}))
+    print(json.dumps({"num_lives": lives, "is_added": patient.is_added, "given_up": given_up}))
 
 
 if __name__ == "__main__":

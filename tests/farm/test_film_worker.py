@@ -176,7 +176,7 @@ def test_a_run_that_is_stopped_keeps_the_steps_of_its_segments(engine, tmp_path)
         )
     report = worker.render_segment(task, 0, call_id=8, on_step=lambda step: steps.append(step.step))
     assert steps == [5, 6]
-    assert any("goes on from step 4" in note for note in report.notes)
+    assert any("resumes from step 4" in note for note in report.notes)
     # A stop at the last step would cost more than it saves: the segment is completed.
     worker.render_segment(task, 1, call_id=9, on_step=lambda step: step.step == 5 and worker.stop(9, keep_steps=True))
     assert len(load_film_state(open_store(task.output), task.work_key).segments) == 2
@@ -197,7 +197,7 @@ def test_a_worker_that_is_asked_to_end_stores_its_steps_and_another_goes_on_bit_
     assert len([key for key in store.list("_work") if "/steps/" in key]) == 1
     report = second.render_segment(task, 1, on_step=lambda step: steps.append(step.step))
     assert steps == [5, 6]
-    assert any("goes on from step 4" in note for note in report.notes)
+    assert any("resumes from step 4" in note for note in report.notes)
     assert not [key for key in store.list("_work") if "/steps/" in key]
     stays = film_task(engine, tmp_path / "staying", num_inference_steps=6)
     worker = FilmWorker("w", num_threads=1)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from render_farm import load_engine
 from render_farm.farm.run.film_task import FilmTask
@@ -59,6 +61,21 @@ def run_out_of_memory() -> None:
         return gather(group, *given)
 
     ParallelGroup.gather = full  # type: ignore[method-assign]
+
+
+def waits_when_it_leaves() -> None:
+    """Ending the groups waits for an exchange that never ends, as it does with NCCL."""
+    dist.destroy_process_group = lambda: time.sleep(1000)  # type: ignore[assignment]
+
+
+def run_out_of_memory_and_wait() -> None:
+    waits_when_it_leaves()
+    run_out_of_memory()
+
+
+def lead_and_wait(rank: int, task: FilmTask, segment: int, seat: GroupSeat) -> None:
+    waits_when_it_leaves()
+    worker_of(rank, task).render_segment(task, segment, call_id=segment, seat=seat)
 
 
 def stop_soon(rank: int, task: FilmTask, segment: int, seat: GroupSeat) -> None:
@@ -108,6 +125,16 @@ def test_a_rank_out_of_memory_says_so_and_the_group_renders_the_same_bits_in_a_s
     assert np.array_equal(stored(task), stored(calm))
 
 
+def test_a_failed_rank_leaves_at_once_where_ending_a_group_would_wait_for_the_others(
+    engine, pool, tmp_path: Path
+) -> None:
+    task = film_task(engine, tmp_path, ulysses=2, height=64, width=64)
+    started = time.monotonic()
+    led, helped = together(pool, task, 0, 0, 1, lead=lead_and_wait, strike=run_out_of_memory_and_wait)
+    assert "GroupError" in str(led) and "OutOfMemoryError" in str(helped)
+    assert time.monotonic() - started < 60
+
+
 @pytest.mark.long
 def test_a_killed_rank_fails_its_segment_and_another_group_renders_the_same_bits(engine, pool, tmp_path: Path) -> None:
     calm = film_task(engine, tmp_path / "calm", ring=2, num_inference_steps=60, height=64, width=64)
@@ -140,7 +167,7 @@ def test_a_leader_does_not_wait_for_a_worker_that_will_not_come(engine, pool, tm
     pool.send(0, open_group, (0, task))
     seat = GroupSeat(shape=group_of(task.plan.job), rank=0, rendezvous=pool.result(0), timeout_s=30.0)
     pool.send(0, lead_alone, (0, task, seat))
-    with pytest.raises(RankFailed, match=r"could not join|failed before it began"):
+    with pytest.raises(RankFailed, match=r"could not join|failed before it started"):
         pool.result(0, patience_s=100)
 
 

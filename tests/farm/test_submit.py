@@ -42,6 +42,13 @@ def test_a_submitted_run_is_rendered_with_the_credentials_that_came_along(ray_he
     assert document["num_frames"] == 37
 
 
+def test_a_job_whose_variables_are_gone_says_what_to_do(ray_head, tmp_path):
+    manifest = films.manifest(tmp_path, [films.job("a")])
+    left = {"RENDER_FARM_HANDOVER": "gcs://_ray_pkg_gone.zip", "RAY_ADDRESS": ray_head.address}
+    done = _run("-m", "render_farm.cli", "render", manifest, "-o", str(tmp_path / "out"), **left)
+    assert done.returncode == 2 and "submit the run again" in done.stderr, done.stderr
+
+
 def _status(server: str, job_id: str) -> str:
     done = ray_command("job", "status", job_id, f"--address={server}")
     return (done.stdout + done.stderr).lower()

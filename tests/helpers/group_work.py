@@ -36,7 +36,7 @@ def render(rank: int, task: FilmTask, segment: int, seat: GroupSeat) -> tuple[fl
     """Lead; returns seconds and the identity of the weights."""
     started, here = time.monotonic(), worker_of(rank, task)
     here.render_segment(task, segment, call_id=segment, seat=seat)
-    return time.monotonic() - started, id(here._model.engine(task.model).transformer)
+    return time.monotonic() - started, id(here._model.engine(task).transformer)
 
 
 def help_out(rank: int, task: FilmTask, segment: int, seat: GroupSeat, strike: Callable[[], None] | None) -> int:
@@ -44,7 +44,7 @@ def help_out(rank: int, task: FilmTask, segment: int, seat: GroupSeat, strike: C
     if strike is not None:
         strike()
     here.help_segment(task, segment, call_id=segment, seat=seat)
-    return id(here._model.engine(task.model).transformer)
+    return id(here._model.engine(task).transformer)
 
 
 def together(

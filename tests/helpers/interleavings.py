@@ -8,6 +8,9 @@ through the states (they are far too many to walk one by one) and has every end 
 
 At each request a fault may strike, up to a number of faults for the whole interleaving: the process dies before it, the
 request fails, or it is done and its answer is lost.
+
+A scene that is too large is bounded by `max_switches`: how often a process that could go on is left for another one.
+One that is frozen, and thawed when the others have ended, takes one switch.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -180,6 +183,16 @@ class _Surroundings:
             yield
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a process is: in which of its tries, with which replies there."""
+
+    number: int = 0
+    replies: int = 0
+    is_crashed: bool = False
+    num_faults: int = 0
+
+
 @dataclass
 class Explorer:
     """See the module. `check(objects, outcomes)` raises AssertionError for an end that may not be."""
@@ -189,11 +202,17 @@ class Explorer:
     store: type[ModelStore] = ModelStore
     num_faults: int = 0
     faults: tuple[str, ...] = FAULTS
+    faulty: tuple[str, ...] = ()
+    """Processes that a fault may strike. Empty: all. One of two that differ by their names alone is enough."""
+    num_tries: int = 1
+    """A process that ends with StorageError starts again, as often as this, and remembers nothing."""
+    max_switches: int | None = None
     num_states: int = 0
     num_ends: int = 0
     _children: dict[tuple[int, Any], int] = field(default_factory=dict)
     _replies: list[tuple[Any, ...]] = field(default_factory=lambda: [()])
-    _steps: dict[tuple[str, int], Request | Outcome] = field(default_factory=dict)
+    _steps: dict[tuple[str, int, int], Request | Outcome] = field(default_factory=dict)
+    _objects: dict[frozenset[tuple[str, bytes]], int] = field(default_factory=dict)
     _visited: dict[Any, int] = field(default_factory=dict)
     _path: list[str] = field(default_factory=list)
 
@@ -203,64 +222,74 @@ class Explorer:
         sys.setrecursionlimit(10_000)
         try:
             with _surroundings.around():
-                return self._visit(objects, dict.fromkeys(self.processes, (0, False, 0)))
+                return self._visit(objects, dict.fromkeys(self.processes, _Place()), "", 0)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), "the interleaving:", *self._path])) from error
         finally:
             sys.setrecursionlimit(limit)
 
-    def _visit(self, objects: Objects, where: dict[str, tuple[int, bool, int]]) -> int:
-        """`where`: for each process its replies, whether it has crashed, and how many faults struck it."""
-        state = (frozenset(objects.items()), tuple(where.values()))
+    def _visit(self, objects: Objects, places: dict[str, _Place], last: str, num_switches: int) -> int:
+        """`last` made the last request."""
+        if self.max_switches is None:
+            last = ""
+        there = self._objects.setdefault(frozenset(objects.items()), len(self._objects))
+        state = (there, *places.values(), last, num_switches)
         known = self._visited.get(state)
         if known is not None:
             return known
         self.num_states += 1
-        left = self.num_faults - sum(struck for _, _, struck in where.values())
+        left = self.num_faults - sum(place.num_faults for place in places.values())
         outcomes: dict[str, Outcome] = {}
+        requests: dict[str, Request] = {}
         number = 0
-        for name, (replies, is_crashed, struck) in where.items():
-            step = self._step(name, replies)
-            if is_crashed or isinstance(step, Outcome):
-                outcome = Outcome(is_crashed=True) if is_crashed else step
-                assert isinstance(outcome, Outcome)
-                outcomes[name] = Outcome(
-                    value=outcome.value, error=outcome.error, is_crashed=outcome.is_crashed, num_faults=struck
-                )
+        for name, place in places.items():
+            step = Outcome(is_crashed=True) if place.is_crashed else self._step(name, place)
+            if isinstance(step, Request):
+                requests[name] = step
+            else:
+                outcomes[name] = replace(step, num_faults=place.num_faults)
+        for name, step in requests.items():
+            switches = num_switches + (name != last and last in requests)
+            if self.max_switches is not None and switches > self.max_switches:
                 continue
             after, reply = answer(objects, step)
             choices = [("", after, reply)]
-            if left:
+            if left and (not self.faulty or name in self.faulty):
                 choices += [(fault, after if fault == LOSE else objects, _FAULT) for fault in self.faults]
             for fault, then, said in choices:
                 self._path.append(f"{name} {fault} {step}")
-                place = (self._child(replies, said), False, struck + bool(fault))
-                if fault == CRASH:
-                    place = (replies, True, struck + 1)
-                number += self._visit(then, {**where, name: place})
+                place = self._next(name, places[name], fault, said)
+                number += self._visit(then, {**places, name: place}, name, switches)
                 self._path.pop()
-        if len(outcomes) == len(where):
+        if not requests:
             self.num_ends += 1
             self.check(objects, outcomes)
             number = 1
         self._visited[state] = number
         return number
 
-    def _child(self, replies: int, reply: Any) -> int:
-        """The number of the sequence of replies that follows."""
-        key = (replies, reply)
+    def _next(self, name: str, place: _Place, fault: str, reply: Any) -> _Place:
+        """Where a process is after a reply."""
+        num_faults = place.num_faults + bool(fault)
+        if fault == CRASH:
+            return replace(place, is_crashed=True, num_faults=num_faults)
+        key = (place.replies, reply)
         if key not in self._children:
             self._children[key] = len(self._replies)
-            self._replies.append((*self._replies[replies], reply))
-        return self._children[key]
+            self._replies.append((*self._replies[place.replies], reply))
+        place = replace(place, replies=self._children[key], num_faults=num_faults)
+        step = self._step(name, place)
+        if isinstance(step, Outcome) and isinstance(step.error, StorageError) and place.number + 1 < self.num_tries:
+            return replace(place, number=place.number + 1, replies=0)
+        return place
 
-    def _step(self, name: str, replies: int) -> Request | Outcome:
-        """The next request of a process that has had these replies, or how it ended."""
-        key = (name, replies)
+    def _step(self, name: str, place: _Place) -> Request | Outcome:
+        """The next request of a process, or how it ended."""
+        key = (name, place.number, place.replies)
         if key not in self._steps:
-            store = self.store(self._replies[replies])
+            store = self.store(self._replies[place.replies])
             try:
-                self._steps[key] = Outcome(value=run(name, self.processes[name], store))
+                self._steps[key] = Outcome(value=run(f"{name}{place.number}", self.processes[name], store))
             except _Pause:
                 assert store.request is not None
                 self._steps[key] = store.request

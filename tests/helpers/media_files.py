@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import subprocess
 import zlib
 from pathlib import Path
+
+from PIL import Image
 
 from render_farm.media.ffmpeg import ffmpeg_path
 
@@ -70,3 +73,13 @@ def adobe_rgb_profile() -> bytes:
     header = struct.pack(">I4xI4s4s4s12x4s", size, 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
     header = header.ljust(68, b"\0") + xyz(0.9642, 1.0, 0.8249)[8:]
     return header.ljust(128, b"\0") + table + data
+
+
+def slow_jpeg(path: Path, *, side: int = 2000, num_scans: int = 400) -> Path:
+    """A progressive JPEG of some 100 KB whose last scan comes very many times: seconds of decoding."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (90, 120, 30)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * num_scans + b"\xff\xd9")
+    return path

@@ -26,7 +26,9 @@ class RankPool:
     """`num_ranks` processes, each with a folder of state (`Rank`) that its calls share."""
 
     def __init__(self, num_ranks: int) -> None:
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+        )
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.helpers.preload"])
         self.processes = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.helpers.films import RAY
 
@@ -15,6 +16,8 @@ class RayHead:
 
     address: str
     job_server: str
+    folder: Path
+    """Its sessions, with their logs."""
 
 
 def ray_command(*arguments: str) -> subprocess.CompletedProcess[str]:

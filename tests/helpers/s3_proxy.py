@@ -8,11 +8,27 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 _STORM = (("503", 0.10), ("500", 0.10), ("lost", 0.03), ("cut", 0.03), ("slow", 0.05))
 """Faults and how often: a fifth of the requests is refused."""
+_REFUSALS = {
+    "500": (500, "InternalError", ""),
+    "503": (503, "ServiceUnavailable", ""),
+    "expired": (400, "ExpiredToken", "<Message>The provided token has expired.</Message>"),
+    "old": (400, "InvalidArgument", "<Message>Unsupported header x-amz-sdk-checksum-algorithm</Message>"),
+    "region": (400, "AuthorizationHeaderMalformed", "<Message>the region is wrong; expecting 'eu-west-1'</Message>"),
+}
+"""Status, code, and more of the answer."""
+
+
+def _has_checksum(headers: Message) -> bool:
+    return any(name.lower().startswith(("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")) for name in headers)
+
+
+_LATENCY_S = 0.005, 0.1
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -21,7 +37,9 @@ class FaultyProxy(ThreadingHTTPServer):
     `503`: answers so without passing on. `lost`: passes on, then hangs up without an answer. `cut`: passes on, and
     hangs up in the middle of the answer's body. `plain`: passes on without If-None-Match, as a server that ignores it.
     `500`, `slow` (half a second to three late), `silent` (no answer until `speak`). `storm` draws them at random.
-    `refused`: what is stored under a name that ends so gets a 503 always.
+    `expired`: the session token has; `old`: a store that refuses the headers for newer checksums; `region`: another
+    one than the bucket's. `always WORD` stays. `refused`: what is stored under a name that ends so gets a 503 always.
+    `is_expired`: the credentials are no longer valid. `latency`: draws how long each request takes, 5 to 100 ms.
     """
 
     daemon_threads = True
@@ -34,6 +52,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.refused = ""
         self.lock = threading.Lock()
         self.storm: random.Random | None = None
+        self.latency: random.Random | None = None
+        self.is_expired = False
         self.speak = threading.Event()
         self.speak.set()
 
@@ -46,8 +66,8 @@ class FaultyProxy(ThreadingHTTPServer):
             self.num_requests += 1
             if self.storm is not None:
                 return self._draw(self.storm)
-            if self.faults[:1] == ["always 503"]:
-                return "503"
+            if self.faults[:1] and self.faults[0].startswith("always "):
+                return self.faults[0].removeprefix("always ")
             return self.faults.pop(0) if self.faults else ""
 
     def _draw(self, storm: random.Random) -> str:
@@ -73,12 +93,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.server.speak.wait()
+        if self.server.latency is not None:
+            time.sleep(self.server.latency.uniform(*_LATENCY_S))
+        if self.server.is_expired:
+            self._answer(400, {}, b"<Error><Code>ExpiredToken</Code></Error>")
+            return
         fault = self.server.next_fault()
         if self.server.refused and self.command == "PUT" and self.path.partition("?")[0].endswith(self.server.refused):
             fault = "503"
-        if fault in ("500", "503"):
-            code = {"500": "InternalError", "503": "ServiceUnavailable"}[fault]
-            self._answer(int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())
+        if fault == "old" and not _has_checksum(self.headers):
+            fault = ""
+        if fault in _REFUSALS:
+            status, code, more = _REFUSALS[fault]
+            self._answer(status, {}, f"<Error><Code>{code}</Code>{more}</Error>".encode())
             return
         if fault == "slow":
             time.sleep(random.uniform(0.5, 3.0))

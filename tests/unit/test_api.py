@@ -12,6 +12,7 @@ import pytest
 
 import render_farm
 from render_farm import RunRequest, Settings, Submitted, api, load_settings, run_status, submit
+from render_farm.cli.rendering.submit import secret_variables, settings_toml
 from render_farm.errors import NotFoundError, UsageError
 from render_farm.farm.driver.ray_job import Submission
 from render_farm.farm.run.timeouts import Timeouts
@@ -45,8 +46,9 @@ def test_every_name_is_there_and_importing_the_package_loads_nothing_heavy() -> 
 @pytest.mark.parametrize("settings", [Settings(), CHANGED, replace(Settings(), max_failed="1")])
 def test_settings_arrive_as_they_were_sent(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
-    file.write_text("\n".join(api._toml(settings)), encoding="utf-8")
-    assert load_settings(file=str(file), environment={}) == settings
+    file.write_text("\n".join(settings_toml(settings)), encoding="utf-8")
+    assert load_settings(file=str(file), environment=secret_variables(settings)) == settings
+    assert "é.example" not in file.read_text()
 
 
 def test_a_submitted_prompt_travels_as_a_manifest_with_every_column(
@@ -56,7 +58,9 @@ def test_a_submitted_prompt_travels_as_a_manifest_with_every_column(
 
     def take(submission: Submission, address: str | None) -> Submitted:
         job = load_manifest(submission.files["manifest.parquet"], strict=True)[0].job
-        settings = load_settings(file=submission.files["farm.toml"], environment={})
+        file = tmp_path / "farm.toml"
+        file.write_bytes(submission.files["farm.toml"])
+        settings = load_settings(file=str(file), environment=dict(submission.environment))
         sent.append((submission, address, (job, settings)))
         return Submitted(job_id="a-1", dashboard="http://head:8265", joined=False)
 

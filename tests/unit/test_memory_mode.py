@@ -35,9 +35,9 @@ def test_a_memory_mode_has_one_canonical_spelling(text: str, canonical: str) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("offload_blocks", "'offload_blocks' is no memory option; did you mean offload_block?"),
-        ("zzz", "'zzz' is no memory option; it is made of auto, resident, "),
-        ("", "'' is no memory option; it is made of"),
+        ("offload_blocks", "'offload_blocks' is not a memory option; did you mean offload_block?"),
+        ("zzz", "'zzz' is not a memory option; it is made of auto, resident, "),
+        ("", "'' is not a memory option; it is made of"),
         ("resident+auto", "says twice where the weights lie"),
         ("fp8+int8", "says twice how the weights are stored"),
         ("vae_tiling+vae_tiling", "says twice vae_tiling"),

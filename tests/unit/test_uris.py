@@ -9,7 +9,8 @@ import pytest
 from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import InputError, ManifestError, ModelError, UsageError
 from render_farm.manifest.files import file_system
-from render_farm.media.fetching.uris import check_protocol, read_input_address
+from render_farm.media.fetching.places import check_place
+from render_farm.media.fetching.uris import read_input_address
 from render_farm.media.inputs import load_image
 from render_farm.media.limits import InputLimits
 from render_farm.storage.open import open_store
@@ -57,7 +58,7 @@ def test_local_addresses(text, place):
 )
 def test_remote_addresses(text, canonical):
     assert read_address(text, {}).text == canonical
-    assert check_protocol(text, InputLimits()) == canonical.partition(":")[0]
+    assert check_place(text, InputLimits()) == canonical.partition(":")[0]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,9 @@ def test_what_cannot_be_an_address_is_refused_everywhere(text, words):
     [
         ("http://user:password@host:9000", "holds sign-in data"),
         ("https://key@host", "holds sign-in data"),
-        ("host:9000", "no http or https address"),
-        ("http://", "no http or https address"),
-        ("http://host:port", "no http or https address"),
+        ("host:9000", "not an http or https address"),
+        ("http://", "not an http or https address"),
+        ("http://host:port", "not an http or https address"),
     ],
 )
 def test_an_endpoint_that_cannot_be_used_is_named_and_not_shown(endpoint, words, monkeypatch):

@@ -159,6 +159,8 @@ def test_the_timeline_is_read_by_keys(chromium, output):
 def test_a_phone_and_the_dark(chromium, output, screenshots, name, width, scheme):
     with opened(chromium, url_of(output), width=width, height=844, scheme=scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        cut = "[...document.querySelectorAll('.top nav, .scroll')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+        assert page.evaluate(f"{cut}.map(box => box.parentElement.id)") == []
         before = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (before == "rgb(16, 19, 26)") is (scheme == "dark")
         page.screenshot(path=screenshots / f"{name}.png", full_page=True)

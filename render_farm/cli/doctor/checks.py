@@ -1,4 +1,4 @@
-"""What `doctor` looks at: each check answers with one line, and with what to do when it is not ok."""
+"""The checks of `doctor`. Each returns one line, with advice if something is wrong."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from render_farm.errors import RenderFarmError
-from render_farm.extras import install_advice
+from render_farm.extras import EXTRAS, install_advice
 
 GIB = 1 << 30
 _ENOUGH_MEMORY_BYTES = 2 * GIB
 _ENOUGH_DISK_BYTES = 2 * GIB
 _PROBE_S = 120.0
+_CORE_LIBRARIES = ("PIL", "fsspec", "numpy", "pyarrow", "pydantic", "s3fs", "typer", "yaml")
 
 
 class Status(StrEnum):
@@ -66,7 +67,7 @@ class Probe:
 
     def __init__(self, code: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
 
     def answer(self) -> tuple[dict[str, Any], str]:
@@ -141,10 +142,10 @@ def check_torch(probe: Probe) -> tuple[list[Finding], list[dict[str, Any]]]:
             for i, gpu in enumerate(gpus)
         ]
     elif shutil.which("nvidia-smi"):
-        advice = "install a CUDA build of torch, and look at nvidia-smi"
-        found.append(note("GPU", "nvidia-smi is here, but torch sees no GPU; renders on the CPU", advice))
+        advice = "install a CUDA build of torch, and check nvidia-smi"
+        found.append(note("GPU", "nvidia-smi works, but torch sees no GPU; rendering uses the CPU", advice))
     else:
-        found.append(ok("GPU", "none; renders on the CPU (--device cpu)"))
+        found.append(ok("GPU", "none; rendering uses the CPU (--device cpu)"))
     return found, gpus
 
 
@@ -155,6 +156,62 @@ def check_ray(probe: Probe, address: str | None = None) -> Finding:
         return broken("Ray", why, install_advice("ray"))
     address = address or os.environ.get("RAY_ADDRESS")
     return ok("Ray", f"{answer['version']}, {'cluster ' + address if address else 'private, started by each run'}")
+
+
+def check_address(address: str | None = None) -> list[Finding]:
+    """Whether a run would find the cluster that `address` or $RAY_ADDRESS names. Nothing for a private Ray."""
+    from render_farm.farm.driver.connection import check_answers, resolve_address
+
+    try:
+        found = resolve_address(address)
+        if found in ("local", "auto"):
+            return []
+        check_answers(found)
+    except RenderFarmError as error:
+        return [broken("Ray's address", error.message, error.advice)]
+    return [ok("Ray's address", f"{found} answers")]
+
+
+def check_working_folder(folder: Path) -> list[Finding]:
+    """Files that have the names of libraries. `python -m` and a PYTHONPATH with the folder take them for these."""
+    names = [*_CORE_LIBRARIES, *EXTRAS["worker"], *EXTRAS["groups"]]
+    there = sorted(name for name in names if (folder / f"{name}.py").exists() or (folder / name).is_dir())
+    if not there:
+        return []
+    return [
+        note(
+            "working folder",
+            f"has {', '.join(there)}, named as the libraries are",
+            "start render-farm elsewhere, or rename them; workers take nothing from here",
+        )
+    ]
+
+
+def check_home() -> list[Finding]:
+    """Whether models and caches can be kept in the home folder."""
+    home = os.environ.get("HOME")
+    if home and os.access(home, os.W_OK | os.X_OK):
+        return []
+    return [
+        note(
+            "home folder",
+            f"{home} cannot be written to" if home else "$HOME is not set",
+            "set RENDER_FARM_MODEL_CACHE and HF_HOME to folders that can be written to; a private Ray needs no home",
+        )
+    ]
+
+
+def check_credentials() -> list[Finding]:
+    """Credentials that end while a night is rendered."""
+    if not os.environ.get("AWS_SESSION_TOKEN"):
+        return []
+    return [
+        note(
+            "credentials",
+            "$AWS_SESSION_TOKEN is set, so these credentials expire, most often within hours",
+            "give the machines a role, or a profile that renews its credentials",
+        )
+    ]
 
 
 def check_ray_folder() -> Finding:
@@ -170,7 +227,7 @@ def check_ray_folder() -> Finding:
 
 
 def check_xfuser() -> Finding:
-    """xfuser refuses to be imported without an accelerator, so only its presence is looked at."""
+    """xfuser refuses to be imported without an accelerator, so only its presence is checked."""
     try:
         version = importlib.metadata.version("xfuser")
     except importlib.metadata.PackageNotFoundError:
@@ -211,7 +268,7 @@ def check_model() -> Finding:
 def check_storage(output: str | None) -> list[Finding]:
     """Write, read, list and delete a small object at `output`."""
     if not output:
-        return [note("storage", "not looked at", "give --output URI or set RENDER_FARM_OUTPUT")]
+        return [note("storage", "not checked", "give --output URI or set RENDER_FARM_OUTPUT")]
     from render_farm.storage import open_store
     from render_farm.storage.probe import check_access
 
@@ -232,13 +289,13 @@ def check_storage(output: str | None) -> list[Finding]:
 
 
 def check_memory() -> Finding:
-    """Memory that processes may still take."""
+    """Memory available to processes."""
     available = available_memory_bytes()
     if available is None:
         return note("memory", "unknown on this system")
     if available < _ENOUGH_MEMORY_BYTES:
         return broken(
-            "memory", f"{gib(available)} free", f"free some: a worker needs {gib(_ENOUGH_MEMORY_BYTES)} or more"
+            "memory", f"{gib(available)} free", f"free some: a worker needs at least {gib(_ENOUGH_MEMORY_BYTES)}"
         )
     return ok("memory", f"{gib(available)} free, {os.cpu_count()} CPU cores")
 
@@ -259,7 +316,7 @@ def available_memory_bytes() -> int | None:
 
 
 def check_disk(output: str | None) -> list[Finding]:
-    """Room where films, temporary files and Ray's objects go."""
+    """Free space for films, temporary files and Ray's objects."""
     places = {"disk (temporary files)": tempfile.gettempdir()}
     if output and "://" not in output:
         places["disk (output)"] = output
@@ -272,7 +329,9 @@ def _room(name: str, path: str) -> Finding:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < _ENOUGH_DISK_BYTES:
-        return broken(name, f"{gib(free)} free in {folder}", f"free some: {gib(_ENOUGH_DISK_BYTES)} are the least")
+        return broken(
+            name, f"{gib(free)} free in {folder}", f"free some space: at least {gib(_ENOUGH_DISK_BYTES)} is needed"
+        )
     return ok(name, f"{gib(free)} free in {folder}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,17 +19,16 @@ _HOSTS_NAMED = 5
 def check_cluster(address: str, output: str | None) -> list[Finding]:
     """Connect to the Ray cluster at `address` and ask each of its machines."""
     from render_farm.farm.driver.connection import connect
-    from render_farm.farm.ray_cluster.environment import carried_environment
 
     place = output if output is None or "://" in output else str(Path(output).expanduser().absolute())
     try:
         with connect(address, num_workers=None) as cluster:
             from render_farm.farm.ray_cluster.check import check_machines
 
-            reports = check_machines(place)
+            reports = check_machines(place, cluster.environment)
     except RenderFarmError as error:
         return [broken("cluster", error.message, error.advice or "see the storage line")]
-    names = sorted(carried_environment(os.environ))
+    names = sorted(cluster.environment.variables)
     cpus = f"{cluster.num_cpus} CPU slots, {cluster.num_gpus} GPUs"
     taken = f"taken along: {', '.join(names)}" if names else "no credentials are taken along"
     machines = plural(len(reports), "machine")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from render_farm.cli.terminal import Json, print_json
+from render_farm.cli.terminal import Json, print_json, say
 from render_farm.errors import UsageError
 from render_farm.planning.memory import MemoryEstimate
 
@@ -63,7 +64,11 @@ def doctor(
     place = load_settings(output=output).output
     before = [checks.check_python(), checks.check_packages()]
     after = [
+        *checks.check_address(address),
         checks.check_ray_folder(),
+        *checks.check_home(),
+        *checks.check_working_folder(Path.cwd()),
+        *checks.check_credentials(),
         checks.check_xfuser(),
         checks.check_ffmpeg(),
         checks.check_model(),
@@ -85,10 +90,10 @@ def doctor(
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            print(f"{finding.status:<7} {finding.name:<{width}}  {finding.detail}")
+            say(f"{finding.status:<7} {finding.name:<{width}}  {finding.detail}")
             if finding.advice:
-                print(f"{'':<7} {'':<{width}}  -> {finding.advice}")
-        print("\nready to render" if healthy else "\nnot ready: see the lines that say broken")
+                say(f"{'':<7} {'':<{width}}  -> {finding.advice}")
+        say("\nready to render" if healthy else "\nnot ready: see the lines that say broken")
     if not healthy:
         raise typer.Exit(1)
 

@@ -79,7 +79,7 @@ def _on_gpu(name: str, estimate: MemoryEstimate, gpu: dict[str, Any]) -> Finding
     if estimate.least_bytes > total:
         return broken(name, f"{gpu['name']} has {gib(total)}, {gib(estimate.least_bytes)} are needed", _ADVICE)
     if estimate.full_bytes > total:
-        advice = "finished blocks are computed anew at every step; a render group or a smaller window makes room"
+        advice = "finished blocks are recomputed at every step; a render group or a smaller window makes room"
         return note(name, f"fits {gpu['name']} ({gib(total)}), without room to keep finished blocks", advice)
     return ok(name, f"fits {gpu['name']} ({gib(total)})")
 

@@ -11,11 +11,12 @@ import typer
 
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.terminal import Json, duration, error_line, one_line, plural, print_json, say
-from render_farm.errors import InvalidJobError, ManifestError, ModelError
+from render_farm.errors import InputError, InvalidJobError, ManifestError, ModelError
 
 if TYPE_CHECKING:
     from render_farm.errors import Problem
     from render_farm.manifest.rows import Row
+    from render_farm.media.limits import InputLimits
     from render_farm.planning import FilmPlan, ModelSpec
     from render_farm.planning.prices import ChoicePrice
     from render_farm.planning.prompt_length import LengthOf
@@ -54,20 +55,16 @@ class Totals:
 
 def plan(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-n", min=0, help="How many films to draw; all are counted.")] = 20,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="A row that cannot be rendered makes it exit code 2.")
-    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-n", min=0, help="How many films to draw. All are counted.")] = 20,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a row cannot be rendered.")] = False,
     workers: Annotated[int, typer.Option("--workers", min=1, help="GPU workers of one host, for `auto`.")] = 8,
     ulysses: Ulysses = None,
     ring: Ring = None,
     cfg_parallel: CfgParallel = None,
     as_json: Json = False,
 ) -> None:
-    """Show every film's segments, without rendering.
-
-    What cannot be rendered is refused, with the reason and what would work. Exit code 11 when some rows are refused,
-    10 when all are, 2 for a manifest that cannot be used.
+    """Show every film's segments, without rendering. Rows that cannot be rendered are listed with the reason and what
+    would work. Exit codes: 11 some rows are refused, 10 all are, 2 the manifest cannot be used.
     """
     from render_farm.cli.plan.plan_groups import GroupPlanner
     from render_farm.farm.run.settings import load_settings
@@ -76,12 +73,12 @@ def plan(
     from render_farm.uris import shown_uri
 
     settings = load_settings()
-    spec = SpecsOfModels(settings.model)
+    spec = SpecsOfModels(settings.model, settings.inputs)
     groups = GroupPlanner(settings, workers, {"ulysses": ulysses, "ring": ring, "cfg_parallel": cfg_parallel})
     totals = Totals()
     films: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    for row in load_manifest(manifest):
+    for row in load_manifest(manifest, limits=settings.manifest):
         try:
             film = plan_row(row, spec, groups.flags)
         except InvalidJobError as error:
@@ -124,15 +121,22 @@ def plan(
 class SpecsOfModels:
     """Looks each model up once. `notes` say which ones are planned with assumed defaults."""
 
-    def __init__(self, default_model: str) -> None:
+    def __init__(self, default_model: str, limits: InputLimits) -> None:
         self.notes: list[str] = []
+        self.limits = limits
+        """On where models and inputs of rows may be."""
         self._default = default_model
         self._known: dict[str, ModelSpec | ModelError] = {}
         self._lengths: dict[str, LengthOf] = {}
 
     def of(self, model: str | None) -> ModelSpec:
-        """The spec of `model`. Raises `ModelError` for a folder that holds no model."""
+        """The spec of `model`. Raises `ModelError` for a folder that holds no model, `InputError` for a place that is
+        not allowed."""
+        from render_farm.media.fetching.places import check_model_uri
+
         name = model or self._default
+        if name != self._default:
+            check_model_uri(name, self.limits)
         if name not in self._known:
             try:
                 self._known[name] = self._look_up(name)
@@ -172,7 +176,7 @@ class SpecsOfModels:
             from render_farm.engine.weights.checkpoint import read_checkpoint
 
             return read_checkpoint(folder, name=name, dtype="float32").spec
-        self.notes.append(f"model {name} was not looked at: planned with the defaults of custom models")
+        self.notes.append(f"model {name} was not read: planned with the defaults of custom models")
         return ModelSpec(
             name=name,
             fingerprint="",
@@ -197,25 +201,30 @@ def plan_row(row: Row, spec: SpecsOfModels, group: Mapping[str, int] = MappingPr
     given: dict[str, Any] = {name: degree for name, degree in group.items() if getattr(row.job, name) is None}
     try:
         film = plan_film(replace(row.job, **given), spec.of(row.job.model), length_of=spec.length_of(row.job.model))
-    except ModelError as error:
+    except (ModelError, InputError) as error:
         raise InvalidJobError([Problem(field="model", message=str(error))], job_id=row.job_id) from error
-    if missing := _missing_inputs(film):
+    if missing := _missing_inputs(film, spec.limits):
         raise InvalidJobError(missing, job_id=row.job_id)
     return with_notes(film, row.warnings)
 
 
-def _missing_inputs(film: FilmPlan) -> list[Problem]:
-    """Inputs and LoRAs on this machine that are not there. Those elsewhere are found when the film is rendered."""
+def _missing_inputs(film: FilmPlan, limits: InputLimits) -> list[Problem]:
+    """Inputs and LoRAs that are not allowed, and those on this machine that are not there. Whether others are there is
+    found when the film is rendered."""
     from pathlib import Path
 
     from render_farm.errors import Problem
-    from render_farm.uris import AddressError, read_address, shown_uri
+    from render_farm.media.fetching.places import check_local, check_place
+    from render_farm.uris import read_address, shown_uri
 
     problems = []
     for name, uri in [*film.job.inputs.items(), *(("loras", lora.path) for lora in film.job.loras)]:
         try:
+            check_place(uri, limits)
             address = read_address(uri)
-        except AddressError as error:
+            if address.is_local:
+                check_local(uri, address.place, limits)
+        except InputError as error:
             problems.append(Problem(field=name, message=str(error)))
             continue
         if address.is_local and not Path(address.place).exists():
@@ -226,8 +235,8 @@ def _missing_inputs(film: FilmPlan) -> list[Problem]:
 class RowChecker:
     """What `plan` would refuse or warn of, row by row, for `manifest check`."""
 
-    def __init__(self, default_model: str) -> None:
-        self._specs = SpecsOfModels(default_model)
+    def __init__(self, default_model: str, limits: InputLimits) -> None:
+        self._specs = SpecsOfModels(default_model, limits)
 
     @property
     def notes(self) -> list[str]:
@@ -308,7 +317,7 @@ def _prompts(film: FilmPlan) -> Iterable[tuple[str, str]]:
 
 def _print_totals(totals: Totals, num_drawn: int) -> None:
     if totals.films > num_drawn:
-        print(f"... {plural(totals.films - num_drawn, 'film')} not drawn (--jobs)\n")
+        say(f"... {plural(totals.films - num_drawn, 'film')} not drawn (--jobs)\n")
     models = ", ".join(f"{name} ({count})" for name, count in totals.models.items())
     say(
         f"total: {plural(totals.films, 'film')}, {plural(totals.segments, 'segment')}, {plural(totals.steps, 'step')}, "

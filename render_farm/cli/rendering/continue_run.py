@@ -16,15 +16,16 @@ _NOT_HERE = ("manifest", "prompt", "run_id", "where", "limit", "canary", "relati
 
 
 def _own_flags(run: Run, output: Output = None) -> None:
-    """Flags that `render` has not, or means otherwise."""
+    """Flags that `render` lacks or defines differently."""
 
 
 @takes_flags_of(_own_flags, render, without=_NOT_HERE)
 def continue_run(**flags: Any) -> None:
-    """Start a run again that nobody renders, from the manifest that it stored. What is done stays done.
+    """Restart a run that nobody renders, from its stored manifest. Finished films stay.
 
-    It takes the flags of `render` that say where to render and when to stop. What the run was started with otherwise
-    (--keep-latents, --replace, --deadline, where relative inputs are) is remembered. Exit codes are those of `render`.
+    It takes the flags of `render` that say where to render and when to stop. The other flags of its first start
+    (--keep-latents, --replace, --deadline, the base of relative inputs) are remembered. Exit codes are those of
+    `render`.
     """
     from render_farm.report.run_folder import RunFolderReader
     from render_farm.storage.layout import RunKeys

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.cli.terminal import error_line, hint
+from render_farm.cli.terminal import error_line, hint, say
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ def demo(
     )
     done = [(job, folder / job.job_id / "video.mp4") for job in jobs if (folder / job.job_id / "job.json").exists()]
     for job, video in done:
-        print(f"{video}\n    {' | '.join(job.prompts)}")
+        say(f"{video}\n    {' | '.join(job.prompts)}")
     strip = _film_strip(done, folder / "film-strip.png")
     if strip:
-        print(f"{strip}\n    frames of all of them")
+        say(f"{strip}\n    frames of all of them")
     if outcome.exit_code == 0:
         hint(
             "open the MP4s; then write a CSV with the columns job_id,prompt,num_frames (like jobs/demo.csv) and run\n"
@@ -64,7 +64,7 @@ def demo(
 
 
 def _film_strip(films: list[tuple[RenderJob, Path]], target: Path) -> Path | None:
-    """One row of frames a film. A picture that fails takes nothing away from the films."""
+    """One row of frames a film. A failed picture does not affect the films."""
     from render_farm.media.poster import evenly_spaced_frames, film_strip
 
     if not films:

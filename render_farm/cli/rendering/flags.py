@@ -36,7 +36,7 @@ def arguments_of(command: Callable[..., None], values: Mapping[str, Any]) -> lis
 
 
 def takes_flags_of(*commands: Callable[..., None], without: tuple[str, ...] = ()) -> Callable[[_Verb], _Verb]:
-    """Give a verb written with `**flags` the parameters of others, so that none can differ; the last one of a name
+    """Give a verb written with `**flags` the parameters of others, so that none can differ. The last one of a name
     counts."""
 
     def give(verb: _Verb) -> _Verb:

@@ -1,8 +1,8 @@
 """A night's run: `jobs/nightly.py` is its entry point for Ray Jobs, cron and systemd.
 
-The run's id is the night's date, and its lease and durable state lie with its films. So a night that is rendered by
-another cluster or process is joined and not doubled, one that was cut off goes on, and one that is over stays over,
-however often a scheduler fires.
+The run's id is the night's date, and its lease and durable state lie with its films. So however often a scheduler
+fires, a night that another cluster or process renders is joined, an interrupted one continues, and a finished one stays
+finished.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from render_farm.cli.program import INTERRUPTED, MOST_COLUMNS, FarmCommand, run_
 from render_farm.cli.rendering.columns import COLUMN_FLAGS
 from render_farm.cli.rendering.flags import takes_flags_of
 from render_farm.cli.rendering.render import render, request_of, run, summary
-from render_farm.cli.terminal import duration, error_line, hint, print_json
+from render_farm.cli.terminal import duration, error_line, hint, print_json, say
 from render_farm.errors import LeaseHeldError, ManifestError, NotFoundError, UsageError
 from render_farm.planning import nights
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TIMED_OUT = 13
 _STOPPED = (12, TIMED_OUT, INTERRUPTED)
-"""Exit codes after which no other night is begun: somebody, a budget or the deadline ended this one."""
+"""Exit codes after which no other night is started: somebody, a budget or the deadline ended this one."""
 _LOOK_EVERY_S = 15.0
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": MOST_COLUMNS}
@@ -63,36 +63,37 @@ def _own_flags(
     manifest: Annotated[
         str, typer.Argument(metavar="PATTERN", help="Manifest of a night: s3://bucket/manifests/{date}.parquet.")
     ],
-    time_zone: Annotated[str, typer.Option("--time-zone", help="Of the clock times and the date.")] = "UTC",
+    time_zone: Annotated[str, typer.Option("--time-zone", help="Time zone of the clock times and the date.")] = "UTC",
     night_begins: Annotated[
-        str, typer.Option("--night-begins", metavar="HH:MM", help="From then on a day's date is the night's.")
+        str, typer.Option("--night-begins", metavar="HH:MM", help="From this time on, a night has the new day's date.")
     ] = "12:00",
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="HH:MM", help="When the night must be over.")
     ] = None,
     after_deadline: Annotated[
-        AfterDeadline, typer.Option("--after-deadline", help="stop: end with 13, to be gone on with; go-on: finish.")
+        AfterDeadline,
+        typer.Option("--after-deadline", help="stop: exit with 13, to be continued later. go-on: finish."),
     ] = AfterDeadline.STOP,
     only: Annotated[
-        str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="That night, without the missed ones.")
+        str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="Render this night only, without missed ones.")
     ] = None,
     missed: Annotated[
         Missed, typer.Option("--missed", help="catch-up: render missed nights after tonight's, the latest first.")
     ] = Missed.SKIP,
     look_back: Annotated[int, typer.Option("--look-back", min=0, help="How many nights back to look.")] = 3,
     if_held: Annotated[
-        IfHeld, typer.Option("--if-held", help="When another cluster renders the night: wait for it, or leave with 0.")
+        IfHeld, typer.Option("--if-held", help="When another cluster renders the night: wait for it, or exit with 0.")
     ] = IfHeld.WAIT,
     wait_for_manifest: Annotated[
-        float, typer.Option("--wait-for-manifest", metavar="S", min=0, help="How long to wait for it to appear.")
+        float, typer.Option("--wait-for-manifest", metavar="S", min=0, help="How long to wait for the manifest.")
     ] = 0.0,
     again: Annotated[bool, typer.Option("--again", help="Try failed films again in a night that is over.")] = False,
-    name: Annotated[str, typer.Option("--name", help="What run ids begin with, before the date.")] = "nightly",
+    name: Annotated[str, typer.Option("--name", help="Prefix of run ids, before the date.")] = "nightly",
     check: Annotated[
         bool, typer.Option("--check", help="Render nothing: exit with 1 if the last night is not over by its deadline.")
     ] = False,
 ) -> None:
-    """Flags that `render` has not, or means otherwise."""
+    """Flags that `render` lacks or defines differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ def nightly(**flags: Any) -> None:
     if flags["as_json"]:
         print_json({"nights": [asdict(outcome) for outcome in outcomes], "exit_code": code})
     elif outcomes:
-        print("\n".join(line for outcome in outcomes for line in summary(outcome)))
+        say("\n".join(line for outcome in outcomes for line in summary(outcome)))
     raise typer.Exit(code)
 
 
@@ -230,7 +231,7 @@ def _check(flags: Mapping[str, Any], calendar: nights.Calendar, now: datetime) -
     if flags["as_json"]:
         print_json({"nights": [] if over is None else [asdict(over)], "exit_code": code})
     elif over is not None:
-        print("\n".join(summary(over)))
+        say("\n".join(summary(over)))
     return code
 
 
@@ -241,7 +242,7 @@ def _render(
     _wait_for_manifest(night, flags["wait_for_manifest"])
     over = None if flags["again"] else _over(night)
     if over is not None:
-        hint(f"run {night.run_id} is over already; --again tries its failed films once more")
+        hint(f"run {night.run_id} is over already; --again retries its failed films")
         return over
     on_start()
     reported = False
@@ -249,7 +250,7 @@ def _render(
         left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
         stops = flags["after_deadline"] == AfterDeadline.STOP
         if stops and left_s is not None and left_s <= 0:
-            hint(f"run {night.run_id}: the deadline ({deadline}) has passed; --after-deadline go-on renders it still")
+            hint(f"run {night.run_id}: the deadline ({deadline}) has passed; --after-deadline go-on renders it anyway")
             return _ended(night, "cancelled", TIMED_OUT)
         request = request_of(
             {
@@ -264,7 +265,7 @@ def _render(
         )
         if left_s is not None and not reported:
             left = (
-                f"{duration(left_s)} until the deadline" if left_s > 0 else f"goes on after its deadline ({deadline})"
+                f"{duration(left_s)} until the deadline" if left_s > 0 else f"continues after its deadline ({deadline})"
             )
             hint(f"run {night.run_id}: {left}")
         try:

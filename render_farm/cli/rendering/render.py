@@ -16,7 +16,7 @@ from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
 from render_farm.cli.program import INTERRUPTED
 from render_farm.cli.rendering.columns import columns_of_flags, flags_of_columns
 from render_farm.cli.rendering.flags import takes_flags_of
-from render_farm.cli.terminal import Json, error_line, plural, print_json, printable
+from render_farm.cli.terminal import Json, error_line, plural, print_json, printable, say
 from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +62,13 @@ def _flags(
             "--address", metavar="ADDRESS", help="local, auto or a Ray address. Default: $RAY_ADDRESS, else local."
         ),
     ] = None,
+    credentials: Annotated[
+        bool,
+        typer.Option(
+            "--credentials/--no-credentials",
+            help="Give a cluster's workers this shell's credentials for the store; else they use roles.",
+        ),
+    ] = True,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="GPU or CPU workers in all.")
     ] = None,
@@ -73,18 +80,20 @@ def _flags(
     ] = None,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option("--gpus-per-node", metavar="N", min=1, help="With --max-gpus: GPUs of a machine that is to come."),
+        typer.Option(
+            "--gpus-per-node", metavar="N", min=1, help="With --max-gpus: GPUs of a machine that the autoscaler adds."
+        ),
     ] = None,
     max_cost: Annotated[
         float | None,
-        typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster has cost more."),
+        typer.Option("--max-cost", metavar="X", help="With --max-gpus: stop before the cluster costs more."),
     ] = None,
     device: Annotated[WorkerDevice, typer.Option("--device", help="Where to render.")] = WorkerDevice.AUTO,
     ulysses: Ulysses = None,
     ring: Ring = None,
     cfg_parallel: CfgParallel = None,
     keep_latents: Annotated[bool, typer.Option("--keep-latents", help="Store each film's latents too.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="A bad row ends the run before it starts.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse the manifest if any row is bad.")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="S", help="Stop after this many seconds.")
     ] = None,
@@ -92,15 +101,20 @@ def _flags(
         str | None, typer.Option("--max-failed", metavar="N|P%", help="Stop when more jobs than this have failed.")
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option("--deadline", metavar="TIME", help="Of jobs without one: 2030-01-31T06:00:00Z.")
+        str | None,
+        typer.Option("--deadline", metavar="TIME", help="Deadline of jobs without one: 2030-01-31T06:00:00Z."),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option(
-            "--where", metavar="EXPR", help="Only rows for which it holds: \"owner == 'ads' and num_frames > 97\"."
+            "--where",
+            metavar="EXPR",
+            help="Render only rows for which this holds: \"owner == 'ads' and num_frames > 97\".",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N rows.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Render only the first N rows.")
+    ] = None,
     canary: Annotated[
         int | None,
         typer.Option(
@@ -115,7 +129,7 @@ def _flags(
     ] = None,
     as_json: Json = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Render films anew that are done there, made from another manifest.")
+        bool, typer.Option("--replace", help="Replace finished films that a run of another manifest made.")
     ] = False,
 ) -> None:
     """Flags for manifests and prompts."""
@@ -128,6 +142,9 @@ def render(**flags: Any) -> None:
     Exit codes: 0 all done, 2 usage or invalid manifest, 10 every job failed, 11 some failed, 12 the run was cancelled,
     13 timed out, 14 no such manifest, 130 interrupted.
     """
+    from render_farm.farm.driver.handover import take
+
+    take()
     finish(run(request_of(flags)), as_json=flags["as_json"])
 
 
@@ -136,7 +153,7 @@ def finish(outcome: RunOutcome, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(outcome))
     else:
-        print("\n".join(summary(outcome)))
+        say("\n".join(summary(outcome)))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -154,7 +171,7 @@ def run(request: RunRequest) -> RunOutcome:
     for line in failures(outcome):
         error_line(line)
     if outcome.exit_code == INTERRUPTED:
-        error_line("interrupted; finished segments and steps are kept, and the same command again goes on from there")
+        error_line("interrupted; finished segments and steps are kept, and the same command continues from there")
     return outcome
 
 
@@ -184,9 +201,9 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
 
         job_of_prompt(prompt, overrides)  # refuses what cannot work before anything starts
     if timeout_s is not None and not timeout_s > 0:
-        raise UsageError(f"--timeout: {timeout_s:g} is not more than 0 seconds")
+        raise UsageError(f"--timeout must be greater than 0 seconds, got {timeout_s:g}")
     if flags["max_cost"] is not None and not 0 < flags["max_cost"] < float("inf"):
-        raise UsageError(f"--max-cost: {flags['max_cost']:g} is not more than 0")
+        raise UsageError(f"--max-cost must be greater than 0, got {flags['max_cost']:g}")
     if flags["gpus_per_node"] is not None and flags["max_gpus"] is None:
         raise UsageError("--gpus-per-node is for a cluster that grows", advice="give --max-gpus too")
     max_failed = flags["max_failed"]
@@ -209,6 +226,7 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         replace=flags["replace"],
         run_id=flags["run_id"],
         address=flags["address"],
+        credentials=flags["credentials"],
         num_workers=flags["workers"],
         max_gpus=flags["max_gpus"],
         max_cost=flags["max_cost"],
@@ -267,7 +285,7 @@ def summary(outcome: RunOutcome) -> list[str]:
     """How a run ended, in a few lines."""
     jobs = ", ".join(f"{number} {state}" for state, number in outcome.jobs.items() if number)
     lines = [f"run {outcome.run_id}: {outcome.state}" + (f" ({jobs})" if jobs else "")]
-    if not outcome.jobs:  # it was not begun here
+    if not outcome.jobs.keys() - {"waiting"}:  # it was not begun here
         return lines
     lines.append(f"films: {outcome.output}")
     lines.append(f"report: {outcome.output.rstrip('/')}/_runs/{outcome.run_id}/report.html")

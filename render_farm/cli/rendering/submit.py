@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +16,14 @@ import typer
 from render_farm.cli.rendering.columns import flags_again
 from render_farm.cli.rendering.flags import arguments_of, takes_flags_of
 from render_farm.cli.rendering.render import render, request_of
-from render_farm.cli.terminal import hint, print_json
-from render_farm.config import settings_file
+from render_farm.cli.terminal import hint, print_json, say
+from render_farm.config import entries, settings_file
 from render_farm.errors import UsageError
+from render_farm.uris import holds_secret
 
 if TYPE_CHECKING:
     from render_farm.farm.run.request import RunRequest
+    from render_farm.farm.run.settings import Settings
 
 _SETTINGS_FILE = "farm.toml"
 
@@ -33,24 +38,22 @@ def _own_flags(
         ),
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="Another variable for the cluster.")
+        list[str] | None,
+        typer.Option("--env", metavar="NAME[=VALUE]", help="A further variable for the processes."),
     ] = None,
-    credentials: Annotated[
-        bool,
-        typer.Option("--credentials/--no-credentials", help="Take the store's credentials along; else use its roles."),
-    ] = True,
     working_dir: Annotated[
-        str | None, typer.Option("--working-dir", help="A folder to take along; the job starts in it.")
+        str | None, typer.Option("--working-dir", help="A folder to send along. The job starts in it.")
     ] = None,
-    pip: Annotated[list[str] | None, typer.Option("--pip", help="A package that the job needs besides.")] = None,
+    pip: Annotated[list[str] | None, typer.Option("--pip", help="A further package that the job needs.")] = None,
     runtime_env: Annotated[
         str | None, typer.Option("--runtime-env", metavar="FILE", help="Ray's runtime environment, YAML or JSON.")
     ] = None,
     with_code: Annotated[
-        bool, typer.Option("--with-code", help="Take this render_farm along; the cluster has another, or none.")
+        bool,
+        typer.Option("--with-code", help="Send this render_farm along, for a cluster with another version or none."),
     ] = False,
 ) -> None:
-    """Flags that `render` has not."""
+    """Flags that `render` lacks."""
 
 
 @takes_flags_of(render, _own_flags)
@@ -69,7 +72,10 @@ def submit(**flags: Any) -> None:
     refuse_for_farm(request.output)
     run_id, mode_was_set = checked_run_id(request), "RAY_AUTH_MODE" in os.environ
     there, files = as_on_the_cluster(request, flags, run_id)
-    environment = carried_environment(os.environ, extra=flags["env"] or (), credentials=flags["credentials"])
+    environment = {
+        **secret_variables(request.settings),
+        **carried_environment(os.environ, extra=flags["env"] or (), credentials=flags["credentials"]),
+    }
     done = submit_job(
         Submission(
             run_id=run_id,
@@ -89,7 +95,7 @@ def submit(**flags: Any) -> None:
         document = {"run_id": run_id, "output": there["output"], "run": uri, "job_id": done.job_id}
         print_json({**document, "dashboard": done.dashboard, "joined": done.joined})
         return
-    print(run_id)
+    say(run_id)
     hint(f"job {done.job_id} {'renders it already: joined' if done.joined else 'was submitted'} ({done.dashboard})")
     if environment and not done.joined:
         hint(f"taken along: {', '.join(sorted(environment))}")
@@ -120,7 +126,9 @@ def checked_run_id(request: RunRequest) -> str:
 
     if request.manifest is None:
         return request.run_id or run_id_of_prompt(job_of_prompt(request.prompt or "", request.overrides))
-    rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
+    rows = load_manifest(
+        request.manifest, strict=request.strict, base=request.relative_to, limits=request.settings.manifest
+    )
     if not select(rows, where=request.where, limit=request.limit):
         raise UsageError(f"--where {request.where!r}: holds for no row of {request.manifest}")
     run_id = request.run_id or default_run_id(request.manifest)
@@ -132,23 +140,81 @@ def checked_run_id(request: RunRequest) -> str:
 
 def as_on_the_cluster(
     request: RunRequest, flags: Mapping[str, Any], run_id: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """`render`'s flags as they are to be given there, and the local files that they name."""
+) -> tuple[dict[str, Any], dict[str, str | bytes]]:
+    """`render`'s flags as they are to be given there, and the local files that they name. Ray shows the command line,
+    so what holds a secret travels in a file, and secrets of the settings as variables (`secret_variables`)."""
+    from render_farm.manifest.files import folder_of
+    from render_farm.manifest.one_prompt import job_of_prompt
+    from render_farm.manifest.parts import open_manifest, place_of
+    from render_farm.manifest.writer import write_manifest
     from render_farm.storage.open import open_store
 
     output = open_store(request.output).root_uri
     given = {**flags, "run_id": run_id, "address": "auto", "as_json": False, "output": output}
     given |= flags_again(request.overrides)
-    files: dict[str, str] = {}
-    if request.manifest is not None and "://" not in request.manifest:
+    files: dict[str, str | bytes] = {}
+    if request.manifest is None and _holds_secret(request.overrides):
+        given |= dict.fromkeys(flags_again(request.overrides))
+        given |= {"prompt": None, "manifest": "prompt.parquet", "relative_to": request.relative_to or str(Path.cwd())}
+        with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
+            path = Path(folder, "prompt.parquet")
+            write_manifest(str(path), [job_of_prompt(request.prompt or "", request.overrides)])
+            files[path.name] = path.read_bytes()
+    elif request.manifest is not None and holds_secret(request.manifest):
+        given |= {"manifest": "manifest.parquet", "relative_to": folder_of(place_of(request.manifest))}
+        with open_manifest(request.manifest) as parts:
+            files["manifest.parquet"] = parts.read()
+    elif request.manifest is not None and "://" not in request.manifest:
         path = Path(request.manifest).expanduser().absolute()
         files[path.name] = str(path)
         given["manifest"] = path.name
         given["relative_to"] = _everywhere(request.relative_to or str(path if path.is_dir() else path.parent))
-    if settings := settings_file(flags["config"]):
-        files[_SETTINGS_FILE] = settings
+    if settings_file(flags["config"]):
+        files[_SETTINGS_FILE] = "\n".join(settings_toml(request.settings)).encode()
         given["config"] = _SETTINGS_FILE
     return given, files
+
+
+def _holds_secret(overrides: Mapping[str, Any]) -> bool:
+    return any(holds_secret(address) for value in overrides.values() for address in _texts(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.values() for text in _texts(item))
+    elif isinstance(value, list | tuple):
+        yield from (text for item in value for text in _texts(item))
+
+
+def settings_toml(values: Any) -> Iterator[str]:
+    """A settings file that sets what differs from the defaults, without its secrets."""
+    defaults = type(values)()
+    changed = {
+        field.name: value
+        for field in dataclasses.fields(values)
+        if (value := getattr(values, field.name)) != getattr(defaults, field.name)
+        and not (isinstance(value, str) and (field.metadata["setting"].secret or holds_secret(value)))
+    }
+    for name, value in sorted(changed.items(), key=lambda item: dataclasses.is_dataclass(item[1])):  # tables come last
+        if dataclasses.is_dataclass(value):
+            yield f"[{name}]"
+            yield from settings_toml(value)
+        elif value is not None:
+            yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def secret_variables(settings: Settings) -> dict[str, str]:
+    """The secrets that `settings_toml` leaves out, by the names of their variables."""
+    from render_farm.farm.run.settings import Settings
+
+    found: dict[str, str] = {}
+    for name, entry in entries(Settings).items():
+        value: object = functools.reduce(getattr, name.split("."), settings)
+        if isinstance(value, str) and entry.hides(value):
+            found[entry.variable] = value
+    return found
 
 
 def _everywhere(place: str) -> str:
@@ -158,7 +224,7 @@ def _everywhere(place: str) -> str:
 
 def _folder(path: str | None) -> str | None:
     if path is not None and not Path(path).is_dir():
-        raise UsageError(f"--working-dir {path}: is no folder")
+        raise UsageError(f"--working-dir {path}: is not a folder")
     return path
 
 

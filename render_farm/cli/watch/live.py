@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from render_farm.cli.terminal import duration
+from render_farm.cli.terminal import duration, printable
 from render_farm.cli.watch.log_lines import LogReader, clock_text, log_text
 from render_farm.observability.snapshot import RunSnapshot, WorkSnapshot
 
@@ -53,7 +53,7 @@ class LiveWatcher:
         self._show_work(snapshot.work[:room])
         hidden = len(snapshot.work) - room
         more = f"{hidden} more films are being rendered" if hidden > 0 else ""
-        self._note.plain = "; ".join(filter(None, [snapshot.note, more]))
+        self._note.plain = printable("; ".join(filter(None, [snapshot.note, more])))
 
     def _show_run(self, snapshot: RunSnapshot) -> None:
         jobs = snapshot.jobs

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from render_farm.cli import terminal
-from render_farm.cli.terminal import Verbosity, duration
+from render_farm.cli.terminal import Verbosity, duration, printable
 from render_farm.cli.watch.live import LiveWatcher
 from render_farm.cli.watch.log_lines import LogReader, clock_text, log_text
 from render_farm.observability.snapshot import RunSnapshot
@@ -71,7 +71,7 @@ class LineWatcher:
 
     def _print(self, time_s: float, text: str) -> None:
         with contextlib.suppress(OSError):  # who reads stderr may leave: the run goes on
-            print(f"{clock_text(time_s)} {text}", file=self._stream, flush=True)
+            print(printable(f"{clock_text(time_s)} {text}"), file=self._stream, flush=True)
 
 
 def run_text(snapshot: RunSnapshot) -> str:

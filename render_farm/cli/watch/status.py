@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.runs import WAIT_S, Jobs, Output, Run, RunOrNewest, Wait, find_run
-from render_farm.cli.terminal import Json, duration, hint, plural, print_json, printable, with_schema
+from render_farm.cli.terminal import Json, duration, hint, plural, print_json, printable, say, with_schema
 from render_farm.cli.watch.log_lines import clock_text, log_text, since_time
 from render_farm.errors import NotFoundError
 
@@ -27,7 +27,8 @@ _POLL_S = 2.0
 
 
 def status(run: RunOrNewest = None, output: Output = None, as_json: Json = False) -> None:
-    """How a run stands, or the newest one: jobs, segments, ETA, what every worker does, failures and deadlines."""
+    """Show the status of a run, or of the newest one: jobs, segments, ETA, what every worker does, failures and
+    deadlines."""
     now = _reader(run, output)()
     _show(now, as_json=as_json)
 
@@ -35,18 +36,18 @@ def status(run: RunOrNewest = None, output: Output = None, as_json: Json = False
 def watch(
     run: RunOrNewest = None,
     output: Output = None,
-    every: Annotated[float, typer.Option("--every", metavar="S", min=0.2, help="Seconds between looks.")] = _POLL_S,
+    every: Annotated[float, typer.Option("--every", metavar="S", min=0.2, help="Seconds between updates.")] = _POLL_S,
     wait: Wait = WAIT_S,
     as_json: Json = False,
 ) -> None:
-    """Show how a run goes until it is over; Ctrl-C leaves it running. Exits as the run did."""
+    """Follow a run until it is over. Ctrl-C leaves it running. Exits with the run's exit code."""
     from render_farm.scheduling.states import exit_code
 
     read = _reader(run, output, wait_s=wait)
     try:
         last = _watch_terminal(read, every) if sys.stderr.isatty() and not as_json else _watch_lines(read, every)
     except KeyboardInterrupt:
-        hint("the run goes on without you")
+        hint("the run continues without you")
         raise typer.Exit(0) from None
     _show(last, as_json=as_json)
     raise typer.Exit(exit_code(last.jobs, stopped=last.state == "cancelled"))
@@ -61,28 +62,27 @@ def _show(now: RunStatus, *, as_json: bool) -> None:
 
         show_status(now, _remarks(now))
     else:
-        print("\n".join(status_lines(now)))
+        say("\n".join(status_lines(now)))
 
 
 def logs(
     run: Run,
     jobs: Jobs = None,
     output: Output = None,
-    everything: Annotated[bool, typer.Option("--all", help="With every segment that begins and ends.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include the start and end of every segment.")] = False,
     tail: Annotated[int | None, typer.Option("--tail", metavar="N", min=0, help="Only the last N events.")] = None,
     since: Annotated[
         str | None, typer.Option("--since", metavar="T", help="Only later ones: 90s, 10m, 2h, 1d, or a UTC time.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the run is over.")] = False,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="S", min=0, help="With --follow: how long for a run to begin.")
+        float, typer.Option("--wait", metavar="S", min=0, help="With --follow: how long to wait for a run to start.")
     ] = WAIT_S,
     as_json: Json = False,
 ) -> None:
-    """The events of a run, or of some of its jobs, in the order of time, a line each.
-
-    They lie in the run's folder, so they outlive the cluster; a run that goes on adds to them every 20 s, and at once
-    when something fails. With --json and --follow each event is a JSON line.
+    """Print the events of a run, or of some of its jobs, in order of time, one per line. They are stored in the run's
+    folder, so they outlive the cluster. A running run adds to them every 20 s, and at once when something fails. With
+    --json and --follow each event is a JSON line.
     """
     from render_farm.report.run_folder import RunFolderReader
 
@@ -114,7 +114,7 @@ def logs(
         quiet = wanted - {line.job_id for line in shown}
         for row in results:
             if row["job_id"] in quiet:
-                print(printable(f"{row['job_id']}: {row['state']}" + (f": {row['message']}" if row["message"] else "")))
+                say(f"{row['job_id']}: {row['state']}" + (f": {row['message']}" if row["message"] else ""))
     while follow:
         is_over = read().is_over
         events = reader.events()
@@ -144,12 +144,12 @@ def _print_lines(lines: list[LogLine]) -> None:
         worker = f" [{line.worker}]" if line.worker else ""
         segment = f" segment {line.segment + 1}" if line.segment is not None else ""
         again = f" attempt {line.attempt}" if line.attempt > 1 else ""
-        print(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment}{again} {log_text(line)}", flush=True)
+        say(f"{_day(line.time_s)} {clock_text(line.time_s)}{worker}{segment}{again} {log_text(line)}")
 
 
 def _print_json_lines(lines: list[LogLine]) -> None:
     for line in lines:
-        print(json.dumps(with_schema(asdict(line)), default=str), flush=True)
+        say(json.dumps(with_schema(asdict(line)), default=str))
 
 
 def _day(time_s: float) -> str:
@@ -163,7 +163,7 @@ def _watch_lines(read: Callable[[], RunStatus], every_s: float) -> RunStatus:
         now = read()
         progress = (now.state, now.paused, tuple(now.jobs.items()), now.segments_done)
         if progress != reported:
-            print(f"{clock_text(time.time())} {status_lines(now)[0]}", file=sys.stderr, flush=True)
+            print(printable(f"{clock_text(time.time())} {status_lines(now)[0]}"), file=sys.stderr, flush=True)
             reported = progress
         if now.is_over:
             return now
@@ -222,7 +222,7 @@ def _hindrances(now: RunStatus) -> list[str]:
     """What keeps the run waiting, and what to do."""
     lines = []
     if now.paused and not now.is_over:
-        lines.append(f"  paused: `render-farm resume {now.run_id} --output {now.output}` lets it go on")
+        lines.append(f"  paused: `render-farm resume {now.run_id} --output {now.output}` continues it")
     elif now.note and not now.is_over:
         lines.append(f"  {now.note}")
     for host, reason in now.quarantined.items():

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from render_farm.cli.terminal import duration, plural
+from render_farm.cli.terminal import duration, plural, printable
 from render_farm.report.status import RunStatus
 
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
@@ -26,7 +26,7 @@ def status_view(now: RunStatus, remarks: list[str], *, height: int) -> Group:
 
 
 def show_status(now: RunStatus, remarks: list[str]) -> None:
-    """Print it once, on stdout. Only the terminal wraps remarks, so that commands in them can be copied."""
+    """Print the status once, on stdout. Only the terminal wraps remarks, so that commands in them can be copied."""
     console = Console(highlight=False)
     console.print(_spaced(_head(now), _workers(now, len(now.workers)), []))
     if remarks:
@@ -109,7 +109,7 @@ def _workers(now: RunStatus, room: int) -> list[RenderableType]:
 
 
 def _remark(line: str) -> Text:
-    text = line.removeprefix("  ")
+    text = printable(line.removeprefix("  "))
     if " failed: " in text:
         return Text(text, style="red")
     is_warning = text.strip().startswith(("paused", "host ", "missed", "at risk", "nothing was heard"))

@@ -1,3 +1,3 @@
-"""The conditioning stage: what a job gives besides noise.
+"""The conditioning stage: the inputs of a job besides noise.
 
 Prompts to text states, input pictures and videos to latents and image states."""

@@ -1,4 +1,4 @@
-"""Random numbers of a film: who renders a segment, and when, makes no difference.
+"""Random numbers of a film: they do not depend on the worker or the time at which a segment is rendered.
 
 Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
 """

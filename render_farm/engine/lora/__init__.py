@@ -1,1 +1,1 @@
-"""LoRAs: from a file of any naming to branches beside the transformer's linear layers."""
+"""LoRAs: from a file of any naming to branches next to the transformer's linear layers."""

@@ -1,7 +1,7 @@
 """The dense attention kernels that a device may have, by name.
 
 torch's are called as the operators that `scaled_dot_product_attention` chooses between, not through `sdpa_kernel`: that
-context is process-wide, and another thread decodes meanwhile.
+context is process-wide, and another thread decodes at the same time.
 
 Shapes: B batch, S tokens, H heads, D channels of a head.
 """

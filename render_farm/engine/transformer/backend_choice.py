@@ -57,8 +57,10 @@ class AttentionChoice:
         return {"name": self.name, "asked": self.asked, "timings_ms": self.timings_ms, "refused": self.refused}
 
     def __str__(self) -> str:
+        if self.asked != AUTO:
+            return f"attention: {self.name} (as asked)"
         timings = ", ".join(f"{name} {value:.3g} ms" for name, value in self.timings_ms.items())
-        return f"attention: {self.name} ({f'the fastest of {timings}' if timings else 'as asked'})"
+        return f"attention: {self.name}" + (f" (the fastest of {timings})" if len(self.timings_ms) > 1 else "")
 
 
 def check_device(asked: str, device_type: str) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx.experimental import _config as shape_config
 
-from render_farm.engine.transformer.transformer import EAGER, FrameTransformer, Regions
+from render_farm.engine.transformer.attention import AttentionBackend
+from render_farm.engine.transformer.transformer import EAGER, FrameBlock, FrameTransformer, Regions
 from render_farm.memory_mode import MemoryMode, Placement, WeightForm
+from render_farm.planning.group_cost import TEXT_TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def plan_compilation(asked: str, device: torch.device, mode: MemoryMode) -> Comp
         return CompilePlan(compiles=True, reason="as asked")
     if device.type == "cuda":
         return CompilePlan(compiles=True, reason="a GPU gains by fused element-wise operations")
-    return CompilePlan(compiles=False, reason=f"on {device.type} it does not pay")
+    return CompilePlan(compiles=False, reason=f"it does not pay on {device.type}")
 
 
 def _inductor(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,6 +71,24 @@ def compile_blocks(transformer: FrameTransformer, *, or_else_eager: bool, compil
     transformer.run_regions(
         Regions(**{name: _Region(name, eager, compiler(eager), or_else_eager) for name, eager in vars(EAGER).items()})
     )
+
+
+def run_regions_once(
+    transformer: FrameTransformer, attention: AttentionBackend, *, num_frames: int, tokens_per_frame: int
+) -> None:
+    """Run a block's regions, so that compiled ones are ready. Kernels are tuned to the size of this first call."""
+    block = cast(FrameBlock, transformer.blocks[0])
+    config, num_tokens = transformer.config, num_frames * tokens_per_frame
+    width, head_dim = config["num_attention_heads"] * config["attention_head_dim"], config["attention_head_dim"]
+    hidden = torch.zeros((1, num_tokens, width), device=transformer.device, dtype=transformer.dtype)
+    modulation = torch.zeros((1, num_frames, 6, width), device=transformer.device)
+    angles = torch.zeros((num_tokens, 1, head_dim // 2), device=transformer.device)
+    query, key, value = block.regions.enter_self_attention(block, hidden, modulation, angles, angles, 0)
+    # A graph is compiled for how its arguments lie in memory: as attention leaves them, or exchanges after it.
+    for attended in (attention.attend(query, key, value), value):
+        _, query = block.regions.enter_cross_attention(block, hidden, attended, modulation, 0)
+    attended = attention.attend(query, key[:, :TEXT_TOKENS], value[:, :TEXT_TOKENS])
+    block.regions.leave_cross_attention(block, hidden, attended, modulation, 0)
 
 
 class _Region:

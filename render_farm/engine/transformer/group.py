@@ -1,4 +1,4 @@
-"""What a render group does for the engine on one of its ranks: a protocol, and the group of one.
+"""The services of a render group to the engine on one of its ranks: a protocol, and the group of one.
 
 The tokens of every latent frame are shared out over the ranks, the same slice of each frame on the same rank. All that
 happens to a token by itself (projections, modulation, cross-attention) is then done once in the group, whichever frames

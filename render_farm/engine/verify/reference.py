@@ -30,7 +30,9 @@ class Reference:
         cls = _pipeline_class(spec.family, "t2v" if spec.family is Family.DIFFUSION_FORCING else spec.tasks[0])
         with without_progress_bars():
             vae = diffusers.AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32)
-            self._pipeline: Any = cls.from_pretrained(folder, vae=vae, torch_dtype=dtype, local_files_only=True)
+            self._pipeline: Any = cls.from_pretrained(
+                folder, vae=vae, torch_dtype=dtype, local_files_only=True, trust_remote_code=False
+            )
         self._texts: dict[str, Tensor] = {}
 
     def encode(self, texts: list[str]) -> None:

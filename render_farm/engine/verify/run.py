@@ -1,4 +1,4 @@
-"""Render the films with the engine, then with diffusers, and say film by film whether they agree.
+"""Render the films with the engine, then with diffusers, and report for each film whether they agree.
 
 One of the two is in memory at a time, so that a model that the engine renders can be verified on the same device.
 """

@@ -1,4 +1,4 @@
-"""Read what a model folder is, without loading weights, and refuse what is not a SkyReels-V2 model."""
+"""Read a model folder without loading weights, and refuse models other than SkyReels-V2."""
 
 from __future__ import annotations
 

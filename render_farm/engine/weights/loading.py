@@ -42,7 +42,7 @@ def load_text_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype)
     """The prompt encoder (UMT5)."""
     from transformers import UMT5EncoderModel
 
-    encoder: nn.Module = _load(UMT5EncoderModel, folder, "text_encoder", device, dtype=dtype)
+    encoder: nn.Module = _load(UMT5EncoderModel, folder, "text_encoder", device, dtype=dtype, trust_remote_code=False)
     return encoder
 
 
@@ -50,7 +50,9 @@ def load_image_encoder(folder: Path, class_name: str, *, device: torch.device, d
     """The encoder of conditioning images (CLIP), of the class that the checkpoint names."""
     import transformers
 
-    encoder: nn.Module = _load(getattr(transformers, class_name), folder, "image_encoder", device, dtype=dtype)
+    encoder: nn.Module = _load(
+        getattr(transformers, class_name), folder, "image_encoder", device, dtype=dtype, trust_remote_code=False
+    )
     return encoder
 
 
@@ -59,7 +61,9 @@ def load_image_processor(folder: Path) -> Any:
     from transformers import AutoImageProcessor
 
     try:
-        return AutoImageProcessor.from_pretrained(folder / "image_processor", local_files_only=True)
+        return AutoImageProcessor.from_pretrained(
+            folder / "image_processor", local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {folder}: its image_processor cannot be loaded: {error}") from error
 
@@ -69,7 +73,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {error}") from error
 

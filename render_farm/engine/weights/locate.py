@@ -6,23 +6,23 @@ import difflib
 import errno
 import fcntl
 import hashlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import fsspec
 
 from render_farm.engine.weights.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageError, StorageFullError
 from render_farm.extras import missing_package
 from render_farm.media.fetching.store_errors import store_errors, store_failure, store_options
-from render_farm.models import PRESETS
+from render_farm.models import HUB_ID, PRESETS
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
 from render_farm.uris import Address, AddressError, read_address, shown_uri
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 DEFAULT_CACHE = Path("~/.cache/render_farm/models")
 _WANTED = [
@@ -32,8 +32,13 @@ _WANTED = [
 ]
 
 
-def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
+def locate_model(name: str, *, cache_folder: Path | None = None, max_bytes: int | None = None) -> Path:
     """The local folder of a model: a preset's name, a folder, an fsspec URI or a hub id.
+
+    Args:
+        name: Where it is.
+        cache_folder: Where a URI is copied to.
+        max_bytes: Size of the files of a URI or a hub's repository. A larger one is refused before it is copied.
 
     A URI is copied once to `cache_folder` (default `~/.cache/render_farm/models`), a hub id to the hub's own cache
     (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`, or `StorageError` when a store or the
@@ -41,18 +46,18 @@ def locate_model(name: str, *, cache_folder: Path | None = None) -> Path:
     """
     preset = PRESETS.get(name)
     if preset is not None:
-        return _from_hub(preset.hub_id, name) if preset.hub_id else _built_in()
+        return _from_hub(preset.hub_id, name, max_bytes) if preset.hub_id else _built_in()
     try:
         address = read_address(name)
     except AddressError as error:
         raise ModelError(f"model {error.problem}", advice=error.advice) from None
     if not address.is_local:
-        return _from_uri(address, (cache_folder or DEFAULT_CACHE).expanduser())
+        return _from_uri(address, (cache_folder or DEFAULT_CACHE).expanduser(), max_bytes)
     folder = Path(address.place)
     if folder.is_dir():
         return folder
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _from_hub(name, name)
+        return _from_hub(name, name, max_bytes)
     near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
     presets = f"presets: {', '.join(PRESETS)}; or give a folder, a URI or a hub id"
     advice = f"did you mean {near[0]}?" if near else presets
@@ -65,14 +70,18 @@ def _built_in() -> Path:
     return MODEL_DIR
 
 
-def _from_hub(hub_id: str, name: str) -> Path:
+def _from_hub(hub_id: str, name: str, max_bytes: int | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
 
     asked = f"model {name} ({hub_id} on the Hugging Face hub)"
     if name == hub_id:
         asked = f"model {name} (no such folder is here, so it is taken as a Hugging Face hub id)"
     try:
+        if max_bytes is not None:
+            with suppress(DryRunError):  # the hub is not reached: nothing is downloaded then
+                files = snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=hub_endpoint(), dry_run=True)
+                _check_size(asked, sum(file.file_size or 0 for file in files), max_bytes)
         return Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=hub_endpoint()))
     except LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, HfHubHTTPError):  # the hub's answer, when there is no copy either
@@ -86,11 +95,9 @@ def _from_hub(hub_id: str, name: str) -> Path:
         raise _disk_error(error, asked) from error
 
 
-def _from_uri(address: Address, cache_folder: Path) -> Path:
+def _from_uri(address: Address, cache_folder: Path, max_bytes: int | None) -> Path:
     """Copy a model folder once. The local folder is named by the URI and the listing (sizes, times or tags), so changed
     objects are copied again; a lock lets workers of one host share one copy."""
-    import fsspec
-
     uri = address.text
     try:
         filesystem, root = fsspec.core.url_to_fs(uri, **store_options(address.protocol))
@@ -108,7 +115,10 @@ def _from_uri(address: Address, cache_folder: Path) -> Path:
             f"model {shown_uri(uri)}: no model_index.json is there",
             advice="give the folder of a model in diffusers format (what `save_pretrained` wrote)",
         )
-    identity = hashlib.sha256(repr((uri, sorted(listing.items()))).encode()).hexdigest()[:16]
+    if max_bytes is not None:
+        _check_size(f"model {shown_uri(uri)}", sum(size for size, _ in listing.values()), max_bytes)
+    named = sorted((relative, f"{size} {tag}") for relative, (size, tag) in listing.items())
+    identity = hashlib.sha256(repr((uri, named)).encode()).hexdigest()[:16]
     folder = cache_folder / f"{Path(root).name}-{identity}"
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
@@ -122,25 +132,52 @@ def _from_uri(address: Address, cache_folder: Path) -> Path:
     return folder
 
 
-def _listing(filesystem: Any, root: str) -> dict[str, str]:
-    """Wanted files below `root`: path inside the model to something that changes with the content."""
+def _listing(filesystem: Any, root: str) -> dict[str, tuple[int, str]]:
+    """Wanted files of `root`: path inside the model to size, and something that changes with the content. Only the
+    folders of a model's parts are listed, whatever else is there."""
     found = {}
-    for path, info in filesystem.find(root, detail=True).items():
-        relative = path[len(root) :].lstrip("/")
-        component, _, file = relative.rpartition("/")
-        if relative in ("model_index.json", MAGNITUDES) or (component in COMPONENTS and Path(file).suffix in SUFFIXES):
-            tag = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
-            found[relative] = f"{info.get('size')} {tag}"
+    for folder in ("", *COMPONENTS):
+        place = f"{root}/{folder}".rstrip("/")
+        infos = []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            infos = filesystem.ls(place, detail=True)
+        for info in infos:
+            file = info["name"].rpartition("/")[2]
+            wanted = Path(file).suffix in SUFFIXES if folder else file in ("model_index.json", MAGNITUDES)
+            if wanted and info["type"] == "file":
+                tag = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or ""
+                found[f"{folder}/{file}".lstrip("/")] = (int(info.get("size") or 0), str(tag))
     return found
 
 
-def _copy(filesystem: Any, root: str, listing: dict[str, str], folder: Path) -> None:
+def _check_size(what: str, num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise ModelError(
+            f"{what}: its files have {num_bytes:,} bytes, more than the {max_bytes:,} allowed",
+            advice="give a smaller model, or raise max_model_bytes in [inputs] of the settings",
+        )
+
+
+class _NoMoreThan(fsspec.Callback):  # type: ignore[misc]  # fsspec has no types
+    """Ends the copy of a file that became larger after it was listed."""
+
+    def __init__(self, path: str, num_bytes: int) -> None:
+        super().__init__()
+        self._path, self._num_bytes = path, num_bytes
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        if self.value > self._num_bytes:
+            raise OSError(f"{self._path} is larger than its store said: it has changed")
+
+
+def _copy(filesystem: Any, root: str, listing: dict[str, tuple[int, str]], folder: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        for relative in listing:
+        for relative, (size, _) in listing.items():
             target = partial / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(f"{root}/{relative}", str(target))
+            filesystem.get_file(f"{root}/{relative}", str(target), callback=_NoMoreThan(relative, size))
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

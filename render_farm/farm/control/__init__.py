@@ -1,3 +1,3 @@
-"""What people ask of a run, such as pause, cancel, retry and gc.
+"""Requests to a run, such as pause, cancel, retry and gc.
 
 Used by the command line and by the coordinator. Free of Ray."""

@@ -15,12 +15,12 @@ from render_farm.storage.run_state import RunStateWriter, load_run_state
 from render_farm.storage.store import Store
 
 _LOOK_EVERY_S = 2.0
-_DIED = "Its coordinator died: a command that still waits for the run would go on with it; stop that one too"
+_DIED = "Its coordinator died: a command that still waits for the run would continue it, so stop that command too"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestOutcome:
-    """What came of a request."""
+    """The outcome of a request."""
 
     answer: Answer
     live: bool
@@ -36,7 +36,7 @@ def ask(
     does not answer within `wait_s`; StorageError passes."""
     timing = timing or LeaseTiming()
     if not store.exists(RunKeys(run_id=run_id).run):
-        raise NotFoundError(f"there is no run {run_id!r} in {store.root_uri}", advice="look into its _runs folder")
+        raise NotFoundError(f"there is no run {run_id!r} in {store.root_uri}", advice="check its _runs folder")
     seen = read_lease(store, run_id)
     if seen is not None and not seen.released and not is_dead(seen.holder.process):
         silence = _Silence(store, run_id, seen, timing.gone_after_s)
@@ -75,7 +75,7 @@ def ask(
 
 
 def _is_of_the_run(request: Request) -> bool:
-    """Whether it cancels a whole run: that is an act, and nothing that is kept for the next start."""
+    """Whether it cancels a whole run. Such a request acts now and is not stored for the next start."""
     return request.verb is Verb.CANCEL and not request.jobs
 
 

@@ -1,8 +1,8 @@
-"""What an output tree no longer needs: found first, shown, and removed only then.
+"""Finds what an output tree no longer needs, and removes it after it was shown.
 
-A film's work folder is kept as long as a run could go on from it: while its job is not published with these pixels and
-some run's state still names it, and in any case while its job is in the manifest of a run that is being rendered. What
-no run has ever heard of is kept, too. A run that is held, and has no manifest yet, is just starting: while it is,
+A film's work folder is kept as long as a run could continue from it: while its job is not published with these pixels
+and some run's state still names it, and in any case while its job is in the manifest of a run that is being rendered.
+What no run has ever heard of is kept, too. A run that is held, and has no manifest yet, is just starting: while it is,
 nothing of any film goes. A holder that shows no sign for half a minute holds nothing, so that one that died elsewhere
 keeps nobody from cleaning up.
 
@@ -50,7 +50,7 @@ _READS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """One folder that can go, or some objects of it."""
+    """One folder that can be removed, or some objects of it."""
 
     folder: str
     why: str
@@ -68,7 +68,7 @@ class _Runs:
     live_jobs: frozenset[str] | None
     """Jobs of their manifests; None: any job may be."""
     needed: frozenset[str]
-    """Films that a run could go on with."""
+    """Films that a run could continue."""
     superseded: frozenset[str]
     """Films that a run knew and its job has other pixels now."""
     complete: frozenset[str]
@@ -80,9 +80,9 @@ class _Runs:
 
 
 def find_garbage(store: Store, watch: HolderWatch | None = None, *, of_done: bool = False) -> list[Garbage]:
-    """What can go, in the order of the tree. Nothing is changed. `watch` tells runs that are held from those whose
-    holder died. With `of_done` films that are done keep no segment: they are rendered from the start when they change.
-    StorageError passes."""
+    """What can be removed, in the order of the tree. Nothing is changed. `watch` tells runs that are held from those
+    whose holder died. With `of_done` films that are done keep no segment: when their rows change, everything is
+    rendered. StorageError passes."""
     runs = _look_at_runs(store, watch or HolderWatch())
     folders = store.list_folders(WORK)
     films = [name for name in folders if is_film(name)]
@@ -115,9 +115,9 @@ def find_garbage(store: Store, watch: HolderWatch | None = None, *, of_done: boo
 
 
 def remove(store: Store, garbage: Iterable[Garbage], watch: HolderWatch | None = None, *, of_done: bool = False) -> int:
-    """Remove what `find_garbage` found, and what dead writers left; the number of objects removed. A run that began
-    meanwhile keeps what it needs: it is looked at again. Give the same `watch`, or silent holders are waited for
-    again, and the same `of_done`."""
+    """Remove what `find_garbage` found, and what dead writers left; the number of objects removed. A run that has
+    started in the meantime keeps what it needs, because it is checked again. Give the same `watch`, or silent holders
+    are waited for again, and the same `of_done`."""
     watch = watch or HolderWatch()
     wanted, removed = {item.folder: item for item in find_garbage(store, watch, of_done=of_done)}, 0
     for item in garbage:

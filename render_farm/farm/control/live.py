@@ -38,10 +38,10 @@ class LiveControl:
 
     def answer(self, run: OwnedRun, request: Request) -> Answer:
         """Carry a request out."""
-        known = {*run.progress.films, *(result.job_id for result in run.progress.spec.ended)}
+        known = {*run.progress.films, *run.progress.ended_before}
         if (refusal := check(request, run.run_id, known.__contains__)) is not None:
             return refusal
-        if not run.sealed and not (request.verb is Verb.CANCEL and not request.jobs):
+        if not run.started and not (request.verb is Verb.CANCEL and not request.jobs):
             return refused(f"run {run.run_id} is just starting", advice="try again in a few seconds")
         if request.verb not in (Verb.EXPLAIN, Verb.HOSTS):
             kind = _KINDS.get(request.verb, EventKind.REMARK)
@@ -58,7 +58,7 @@ class LiveControl:
                 event, data = ev.ResumeRun(run_id=run.key), {"state": "running"}
             case Verb.CANCEL if not request.jobs:
                 run.progress.stop_reason = reason_of(request)
-                if run.sealed:  # else it is cancelled when all of its films are there
+                if run.started:  # else it is cancelled when it is
                     self._apply(ev.CancelRun(run_id=run.key, reason=run.progress.stop_reason))
                 return done(f"run {run.run_id} is cancelled. Everything that is stored stays", jobs=[])
             case Verb.CANCEL | Verb.RETRY | Verb.PRIORITY:
@@ -106,7 +106,7 @@ class LiveControl:
     def _view(self, run: OwnedRun, job_id: str) -> dict[str, object]:
         film = run.progress.films.get(job_id)
         if film is None:
-            result = next(result for result in run.progress.spec.ended if result.job_id == job_id)
+            result = run.progress.ended_before[job_id]
             return {"job_id": job_id, "state": str(result.state), "text": f"{job_id}: {result.state}: {result.message}"}
         state = self._machine.state_of(ev.JobKey(run.key, job_id))
         result, num_segments = film.result, film.entry.task.plan.num_segments

@@ -56,14 +56,17 @@ def apply_to_state(
                 return {}, control, refused(f"host {request.value!r} is not quarantined", not_found=True)
             rows, answer = {}, RUN_RULES[verb].done(request, run_id, jobs=[])
             if verb is Verb.RESUME:
-                return rows, control, replace(answer, text=_resumed(state, run_id))
+                num_left = sum(_row(state, job_id).state in _LEFT for job_id in read_jobs())
+                text = _resumed(state, run_id, num_left)
+                return rows, control, replace(answer, text=text, data={**answer.data, "jobs_left": num_left})
     return rows, control, replace(answer, text=f"{answer.text} ({_NEXT_START})")
 
 
-def _resumed(state: StoredRun, run_id: str) -> str:
-    """There is nothing that could go on: a pause may have ended, and that is all."""
+def _resumed(state: StoredRun, run_id: str, num_left: int) -> str:
+    """There is nothing to continue. At most a pause has ended."""
     pause = "its pause has ended" if state.control.paused else "it was not paused"
-    return f"nobody renders run {run_id}; {pause}"
+    over = "" if num_left else ", and no job of it is left to render"
+    return f"nobody renders run {run_id}; {pause}{over}"
 
 
 def _change_jobs(

@@ -68,12 +68,16 @@ def _retried(row: JobRow, request: Request) -> JobRow:
 
 
 def _quarantined(control: RunControl, request: Request) -> RunControl:
-    reason = request.reason or f"by {request.by or 'request'}"
-    return replace(control, quarantined=(*_without(control, request), (request.value, reason)))
+    reason, others = request.reason or f"by {request.by or 'request'}", _released(control, request)
+    return replace(others, quarantined=(*others.quarantined, (request.value, reason)))
 
 
-def _without(control: RunControl, request: Request) -> tuple[tuple[str, str], ...]:
-    return tuple(pair for pair in control.quarantined if pair[0] != request.value)
+def _released(control: RunControl, request: Request) -> RunControl:
+    return replace(
+        control,
+        quarantined=tuple(pair for pair in control.quarantined if pair[0] != request.value),
+        machines={host: ids for host, ids in control.machines.items() if host != request.value},
+    )
 
 
 JOB_RULES = {
@@ -108,10 +112,7 @@ RUN_RULES = {
         change=lambda control, request: replace(control, paused=False), sentence="run {run_id} continues"
     ),
     Verb.QUARANTINE: RunRule(change=_quarantined, sentence="{host} gets no more work until it is released"),
-    Verb.RELEASE: RunRule(
-        change=lambda control, request: replace(control, quarantined=_without(control, request)),
-        sentence="{host} gets work again",
-    ),
+    Verb.RELEASE: RunRule(change=_released, sentence="{host} gets work again"),
 }
 
 
@@ -126,7 +127,7 @@ def check(request: Request, run_id: str, is_job: Callable[[str], bool]) -> Answe
 
 
 def continue_command(run_id: str, output: str) -> str:
-    """What starts a run again that nobody renders."""
+    """The command that restarts a run that nobody renders."""
     return f"render-farm continue {run_id} --output {shlex.quote(output)}"
 
 

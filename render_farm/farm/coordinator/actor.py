@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -27,12 +30,15 @@ from render_farm.farm.coordinator.worker_draining import WorkerDraining
 from render_farm.farm.coordinator.worker_lifecycle import WorkerLifecycle
 from render_farm.farm.coordinator.worker_scaling import WorkerScaling
 from render_farm.farm.ray_cluster.autoscaler import forget_requests
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.ray_cluster.task_names import TaskNames
 from render_farm.farm.run.film_task import PreviewNews
 from render_farm.farm.run.owned_run import OwnedRun
+from render_farm.farm.run.results import Result
 from render_farm.farm.run.scheduled_film import scheduled
 from render_farm.farm.run.spec import FarmConfig, FilmEntry, RunSpec, run_key
+from render_farm.observability.observer import ObserverSource
 from render_farm.observability.snapshot import RunSnapshot
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
@@ -43,15 +49,18 @@ _TICK_S = 0.5
 _STOP_WITHIN_S = 120.0
 _STOPPED_AGAIN_S = 0.05
 _PAUSED = "paused"
+_NONE = WorkerEnvironment()
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Coordinator:
     """See the module. An asynchronous actor: its methods interleave only where they await."""
 
-    def __init__(self, config: FarmConfig, address: str, environment: str = "") -> None:
+    def __init__(self, config: FarmConfig, address: str, digest: str = "") -> None:
+        """`digest` is of the environment that comes with the first run. Arguments of an actor's start are kept by Ray,
+        and those of calls are not."""
         self._address = address
-        self._environment = environment
+        self._digest = digest
         self._machine = FarmMachine(config.policy, scheduling=config.scheduling)
         self._metrics = FarmMetrics(RayMetrics())
         self._events = EventLoop(self._machine, self._metrics, on_mistake=lambda text: self._active.stop_all(text))
@@ -84,6 +93,7 @@ class Coordinator:
             apply=self._events.apply,
             on_worker_ended=self._lifecycle.lost,
             on_prompt_missing=self._texts.missing,
+            on_unfit=lambda worker, error: self._lifecycle.unfit(self._machine.host_of(worker), error),
         )
         self._events.connect(
             {
@@ -107,8 +117,15 @@ class Coordinator:
 
     # --- calls of the driver; `key` is the `RunSpec.key` of its run ---
 
-    async def add_run(self, spec: RunSpec, config: FarmConfig) -> bool:
-        """Take a run on; False when it is being rendered here already.
+    async def add_run(
+        self,
+        spec: RunSpec,
+        config: FarmConfig,
+        environment: WorkerEnvironment = _NONE,
+        observer: ObserverSource | None = None,
+    ) -> bool:
+        """Take a run on; False when it is being rendered here already. The farm keeps the first environment that it
+        gets: an idle one gives way to another (`gives_way_to`).
 
         A run whose driver died before it was sealed is taken up where that one stopped. Raises `LeaseHeldError` when
         another coordinator owns the run, `UsageError` when the farm's workers are of another kind than it asks for, or
@@ -122,13 +139,23 @@ class Coordinator:
                 spec.check_joins(known.progress.spec)
                 known.fed_s = time.monotonic()
                 return not known.sealed
+            if not self._lifecycle.pool.environment.variables:
+                self._lifecycle.pool.environment = environment
+                environment.apply()
             await self._reconfigure(config)
             timeouts = config.timeouts
             if self._ticking is None:
                 self._ticking = self._events.spawn(self._tick())
             await self._active.take_on(
-                spec, address=self._address, lease_s=timeouts.lease_s, patience_s=timeouts.cluster_patience_s
+                replace(spec, observer=observer),
+                address=self._address,
+                lease_s=timeouts.lease_s,
+                patience_s=timeouts.cluster_patience_s,
             )
+            run = self._run(spec.key)
+            for model, (fingerprint, texts) in spec.texts.items():
+                run.texts[model].update(dict.fromkeys(texts))
+                run.fingerprints[model] = fingerprint
             return True
 
     async def _reconfigure(self, config: FarmConfig) -> None:
@@ -151,17 +178,24 @@ class Coordinator:
             self._lifecycle.grow(config)
         if config.bundle_size > self._lifecycle.config.num_workers:
             raise UsageError(
-                f"a film of this run needs {config.bundle_size} workers together, and this cluster's farm has "
-                f"{self._lifecycle.config.num_workers} for another run",
+                f"a film of this run needs {config.bundle_size} workers together, and this cluster has "
+                f"{self._lifecycle.config.num_workers}, which another run uses",
                 advice="wait until that run has ended",
             )
 
-    async def add_films(self, key: str, entries: list[FilmEntry]) -> None:
-        """Add films to a run. One that is sealed has them all."""
+    async def add_films(
+        self,
+        key: str,
+        entries: list[FilmEntry],
+        ended: tuple[Result, ...] = (),
+        render_keys: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
+        """Add films, and rows that need no work, to a run. False when it takes no more: it is sealed, or stopped."""
         run = self._run(key)
         if run.sealed:
-            return
+            return False
         run.fed_s = time.monotonic()
+        run.add_ended(ended, render_keys)
         films = []
         for entry in entries:
             if entry.task.job_id in run.progress.films:
@@ -172,25 +206,34 @@ class Coordinator:
             clock_ahead_s = time.monotonic() - time.time()
             films.append(scheduled(key, entry, self._lifecycle.config.device, clock_ahead_s=clock_ahead_s))
         self._events.apply(ev.FilmsAdded(films=tuple(films)))
+        if run.started:
+            for model in {entry.task.model for entry in entries}:
+                if model not in run.encoding and not self._machine.is_text_ready(key, model):
+                    self._texts.missing(key, model)  # those of its earlier films could not be encoded
+        return not (run.progress.stop_reason or self._machine.is_ending(key))
 
     def _run(self, key: str) -> OwnedRun:
-        """KeyError makes a driver add its run again: to a restarted coordinator, or when it was given up meanwhile."""
+        """KeyError makes a driver add its run again: after a restart of the coordinator, or when the run was given
+        up."""
         run = self._active.runs[key]
         if run.is_abandoned:
             raise KeyError(key)
         return run
 
-    async def seal_run(self, key: str) -> None:
-        """No more films come: encode the prompts and render."""
+    async def seal_run(self, key: str, *, more: bool = False) -> None:
+        """Encode the prompts and render. No more films come, unless `more` says so: it is called again then."""
         run = self._run(key)
         if run.sealed:
             return
-        run.sealed = True
+        was_started, run.started, run.sealed = run.started, True, not more
         run.progress.state = State.RUNNING
-        self._lifecycle.show(run)
+        if not was_started:
+            self._lifecycle.show(run)
         self._seal(run)
         if run.progress.stop_reason:  # it was asked for while the films were coming
             self._events.apply(ev.CancelRun(run_id=key, reason=run.progress.stop_reason))
+            return
+        if was_started:
             return
         self._events.spawn(self._encode_and_start(run))
         if self._lifecycle.config.device != "cuda":
@@ -201,22 +244,24 @@ class Coordinator:
         self._lifecycle.start()
 
     def _seal(self, run: OwnedRun) -> None:
-        spec = run.progress.spec
+        spec, ended = run.progress.spec, run.progress.ended_before.values()
         self._events.apply(
             ev.RunSealed(
                 run_id=spec.key,
                 max_failed=spec.max_failed,
-                failed_before=spec.failed_before,
+                failed_before=max(spec.failed_before, sum(result.state == State.FAILED for result in ended)),
                 max_workers=spec.max_workers,
                 first=spec.first,
-                cut_short=run.cut_short,
-                first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in spec.ended),
+                more=not run.sealed,
+                cut_short=run.sealed and (run.cut_short or run.progress.num_untold > 0),
+                first_failed=sum(result.job_id in spec.first and result.state == State.FAILED for result in ended),
             )
         )
 
     async def snapshot(self, key: str, after_line: int = 0) -> RunSnapshot:
         """The run now, with the log lines after `after_line`."""
         run = self._run(key)
+        run.fed_s = time.monotonic()
         if run.progress.state is State.RUNNING and not self._machine.workers:
             if not run.progress.note or run.progress.note.startswith("starting"):
                 run.progress.note = f"starting {self._lifecycle.expected}"
@@ -232,7 +277,7 @@ class Coordinator:
         """Stop a run at its workers' next steps; what is stored stays."""
         run = self._active.runs[key]
         if not run.sealed:
-            run.sealed = run.cut_short = True
+            run.sealed, run.cut_short = True, not run.started
             self._seal(run)
         self._active.stop(run, reason, level="warning")
 
@@ -242,10 +287,10 @@ class Coordinator:
         await run.told.wait()
         return run.progress.counts
 
-    async def gives_way_to(self, environment: str) -> bool:
-        """Whether a new coordinator with `environment` should take this one's place: it renders nothing, and was
-        started with another."""
-        return environment != self._environment and not self._active.anything_left and not self._adding.locked()
+    async def gives_way_to(self, digest: str) -> bool:
+        """Whether a new coordinator, with the environment of `digest`, should take this one's place: it renders
+        nothing, and was started with another."""
+        return digest != self._digest and not self._active.anything_left and not self._adding.locked()
 
     async def workers(self) -> dict[str, int]:
         """Process ids of the workers that are up, by name."""

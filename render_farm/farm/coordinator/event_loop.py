@@ -31,7 +31,7 @@ class EventLoop:
         self._on_hosts_changed = on_hosts_changed
 
     def apply(self, event: ev.Event) -> None:
-        """Tell the machine what happened, and carry out its actions."""
+        """Apply an event to the machine, and carry out its actions."""
         now = time.monotonic()
         actions = self.machine.apply(event, now)
         self._metrics.applied(event, actions, now)

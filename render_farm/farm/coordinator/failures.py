@@ -10,7 +10,9 @@ from render_farm.farm.ray_cluster.deaths import is_death, is_memory_kill, is_nod
 from render_farm.scheduling.retry import Failure
 
 _OF_A_DEVICE = re.compile(
-    r"CUDA (driver )?error|cuDNN error|CU(DNN|BLAS)_STATUS_|NCCL error|uncorrectable ECC", re.IGNORECASE
+    r"CUDA (driver )?error|Triton Error \[CUDA\]|cudaError|CUDA kernel|cuDNN (Frontend )?error|CU(DNN|BLAS)_STATUS_|"
+    r"unable to find an engine to execute|nvrtc|device-side assert|misaligned address|NCCL error|uncorrectable ECC",
+    re.IGNORECASE,
 )
 """The libraries under torch raise a bare RuntimeError; nothing that the process computes later is to be trusted."""
 _HOW_IT_ENDED = "Worker exit type:"
@@ -55,7 +57,7 @@ def died(worker: str, error: BaseException | None = None) -> Failure:
     """The failure of whatever a worker held when its process ended, as Ray tells it. A machine that left the cluster
     (a spot instance, a drained node) is no fault of the worker's."""
     if error is not None and is_memory_kill(error):
-        return _host_memory(f"worker {worker} was ended by Ray, for its machine ran out of memory")
+        return _host_memory(f"worker {worker} was killed by Ray because its machine ran out of memory")
     detail = " ".join(str(error).split()) if error is not None else ""
     message = f"worker {worker} ended while it held this work" + (f": {_how(detail)}" if detail else "")
     if error is not None and is_node_loss(error):

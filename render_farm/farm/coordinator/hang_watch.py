@@ -1,8 +1,8 @@
 """Which workers have been silent for too long: pure bookkeeping of the calls that are out, without Ray and clocks.
 
-A segment goes through three phases, each with a rule of its own: until its first step (it may load and compile), from
-step to step, and after its last one, when it is being stored and no step can come. Finishing a film makes no steps: its
-signs of life are the frames it writes.
+A segment goes through three phases, each with its own rule: until its first step (it may load and compile), from step
+to step, and after its last step, while it is stored. Finishing a film makes no steps: its signs of life are the frames
+it writes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SLOW_FACTOR = 10
 
 
 class TextWatch:
-    """The process that encodes prompts: it loads its model, then gives a sign after every few prompts."""
+    """The process that encodes prompts. It loads its model, then reports after every few prompts."""
 
     def __init__(self) -> None:
         self._last_s = 0.0
@@ -33,7 +33,7 @@ class TextWatch:
         self._last_s = now
 
     def silent(self, now: float, timeouts: Timeouts) -> str:
-        """A sentence about a process that gives no sign. Empty when it may still be at work."""
+        """A sentence about a silent process. Empty while it may still be at work."""
         allowed_s = timeouts.first_step_floor_s
         if self._longest_s is not None:
             allowed_s = max(timeouts.hang_floor_s, _SLOW_FACTOR * self._longest_s)
@@ -111,10 +111,6 @@ class HangWatch:
     def has_stepped(self, call_id: int) -> bool:
         """Whether a segment that is out has made a step."""
         return call_id in self._open and self._open[call_id].num_steps_seen > 0
-
-    def is_stepping(self, call_id: int) -> bool:
-        """Whether a segment is out between its first step and its last."""
-        return self.has_stepped(call_id) and not self._open[call_id].is_storing
 
     @property
     def num_preparing(self) -> int:

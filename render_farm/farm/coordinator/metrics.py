@@ -20,10 +20,12 @@ from render_farm.observability.metrics import (
     JOBS_ENDED,
     LATE_JOBS,
     LEASE_CHANGES,
+    MOST_RUNS_NAMED,
     PHASE_SECONDS,
     PREPARING,
     QUARANTINED_HOSTS,
     QUEUE_WAIT,
+    RUN_AT_WORK,
     RUNS,
     SEAM_SCORE,
     SEGMENTS,
@@ -38,20 +40,23 @@ from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.retry import Failure
 from render_farm.scheduling.states import State
+from render_farm.storage.layout import RunKeys
 
 _SAMPLE_EVERY_S = 5.0
 _CANCELLED = "Cancelled"
 
 
 class FarmMetrics:
-    """See the module. Times are seconds of the coordinator's monotonic clock, but where Unix time is said."""
+    """See the module. Times are seconds of the coordinator's monotonic clock, except where Unix time is named."""
 
     def __init__(self, sink: MetricSink) -> None:
         self._sink = sink
         self._given_s: dict[ev.JobKey, float] = {}
-        """When the films were added that no worker has begun on yet."""
+        """When the films were added that no worker has started yet."""
         self._steps: dict[str, int] = {}
         """Steps that are counted already, by run."""
+        self._named: dict[str, bool] = {}
+        """Whether a run is at work, by address, as far as it was reported."""
         self._sampled_s = -_SAMPLE_EVERY_S
 
     # --- what happens ---
@@ -121,13 +126,14 @@ class FarmMetrics:
         now_unix_s: float,
         num_preparing: int = 0,
     ) -> None:
-        """Say how the farm stands, when it is time to. `num_preparing` segments were handed out and have
-        made no step yet."""
+        """Report the state of the farm, when it is time to. `num_preparing` segments were handed out and have made no
+        step yet."""
         if now - self._sampled_s < _SAMPLE_EVERY_S:
             return
         self._sampled_s = now
         going_on = [run for run in runs.values() if not run.is_over]
         shown = going_on or list(runs.values())[-1:]
+        self._name_runs(going_on)
         self._report_runs(going_on, [run.progress.snapshot(now_s=now_unix_s) for run in shown])
         num_idle = len(machine.idle_workers)
         self._sink.set(WORKERS, num_idle, state="idle")
@@ -140,6 +146,14 @@ class FarmMetrics:
             self._steps[run_id] = run.progress.pace.steps_made
             report_traffic(self._sink, run.progress.store.meter.take())
         self._steps = {run_id: steps for run_id, steps in self._steps.items() if run_id in runs}
+
+    def _name_runs(self, going_on: Sequence[OwnedRun]) -> None:
+        at_work = {f"{run.progress.spec.output}/{RunKeys(run_id=run.progress.spec.run_id).folder}" for run in going_on}
+        for run in [*self._named, *sorted(at_work - self._named.keys())]:
+            is_known, is_at_work = run in self._named, run in at_work
+            if (is_known or len(self._named) < MOST_RUNS_NAMED) and self._named.get(run) is not is_at_work:
+                self._named[run] = is_at_work
+                self._sink.set(RUN_AT_WORK, int(is_at_work), run=run)
 
     def _report_runs(self, going_on: Sequence[OwnedRun], snapshots: Sequence[RunSnapshot]) -> None:
         states = Counter("paused" if run.control.paused else str(run.progress.state) for run in going_on)

@@ -1,4 +1,4 @@
-"""Tells a run's observer of it, from its first film to its end."""
+"""Reports a run to its observer, from its first film to its end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _EVERY_S = 2.0
 
 
 async def observe(run: OwnedRun, snapshot_of: Callable[..., RunSnapshot]) -> None:
-    """Show the run to its observer now and then, and at its end. A run never fails of that, and waits only for its end
-    to be told. Of a run that another process holds now, or whose driver died before it was complete, no end is told.
+    """Show the run to its observer now and then, and at its end. A failing observer never fails a run, and only the
+    report of the end is waited for. No end is reported for a run that another process holds now, or whose driver died
+    before it was complete.
 
     `snapshot_of(run, after_line=...)` is the run with its log lines since then.
     """
@@ -45,7 +46,7 @@ async def _observe(run: OwnedRun, snapshot_of: Callable[..., RunSnapshot]) -> No
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(run.over.wait(), _EVERY_S)
             is_over = run.is_over
-            if not run.sealed or run.cut_short or (is_over and run.lease_lost):
+            if not run.started or run.cut_short or (is_over and run.lease_lost):
                 continue
             snapshot = snapshot_of(run, after_line=line)
             line = snapshot.log[-1].number if snapshot.log else line
@@ -58,4 +59,4 @@ async def _observe(run: OwnedRun, snapshot_of: Callable[..., RunSnapshot]) -> No
 
 
 def _problem(error: Exception) -> str:
-    return f"the run could not be told of: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"the run could not be reported: {type(error).__name__}: {' '.join(str(error).split())[:300]}"

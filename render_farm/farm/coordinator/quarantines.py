@@ -1,10 +1,11 @@
-"""Quarantines that end by themselves: when another machine has taken the name of the host."""
+"""Quarantines that end by themselves, when another machine has taken the host's name."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from render_farm.farm.coordinator.event_loop import EventLoop
 from render_farm.farm.coordinator.runs import ActiveRuns
@@ -14,17 +15,25 @@ from render_farm.scheduling import events as ev
 _LOOK_EVERY_S = 5.0
 
 
+Machines = Mapping[str, frozenset[str]]
+"""Ids of nodes by host."""
+
+
 class ReplacedHosts:
     """The machines of quarantined hosts, by the ids of their nodes. Pure."""
 
     def __init__(self) -> None:
-        self._before: dict[str, frozenset[str]] = {}
+        self.machines: Machines = {}
+        """As they were when their quarantine began."""
 
-    def find(self, quarantined: Collection[str], nodes: Mapping[str, frozenset[str]]) -> list[str]:
-        """Quarantined hosts whose nodes are all gone, and others there. `nodes` has the ids of present nodes by
-        host."""
-        self._before = {host: self._before.get(host) or nodes.get(host, frozenset()) for host in quarantined}
-        return [host for host, before in self._before.items() if before and nodes.get(host, before).isdisjoint(before)]
+    def find(
+        self, quarantined: Collection[str], nodes: Machines, *, stored: Machines = MappingProxyType({})
+    ) -> list[str]:
+        """Quarantined hosts whose nodes are all gone, and others there. `nodes` are present ones, `stored` those of
+        hosts whose quarantine began under an earlier coordinator."""
+        known = {**nodes, **stored, **self.machines}
+        self.machines = {host: known[host] for host in quarantined if known.get(host)}
+        return [host for host, before in self.machines.items() if nodes.get(host, before).isdisjoint(before)]
 
 
 class Quarantines:
@@ -47,6 +56,9 @@ class Quarantines:
         for node in await asyncio.to_thread(cluster_nodes):
             nodes[str(node["NodeName"])].add(str(node["NodeID"]))
         present = {host: frozenset(ids) for host, ids in nodes.items()}
-        for host in self._replaced.find(self._events.machine.hosts.quarantined_by_faults, present):
+        quarantined = self._events.machine.hosts.quarantined_by_faults
+        replaced = self._replaced.find(quarantined, present, stored=self._active.machines)
+        self._active.keep_machines(self._replaced.machines)
+        for host in replaced:
             self._active.host_released(ev.HostReleased(host=host, reason="another machine has its name now"))
             self._events.apply(ev.ReleaseHost(host=host))

@@ -12,7 +12,7 @@ from render_farm.scheduling import events as ev
 
 
 class RunTexts:
-    """Has the text stage at work and tells the machine whose films are ready."""
+    """Runs the text stage, and tells the machine which films are ready."""
 
     def __init__(self, stage: TextStage, events: EventLoop, active: ActiveRuns) -> None:
         self._stage = stage
@@ -21,7 +21,8 @@ class RunTexts:
 
     async def encode_all(self, run: OwnedRun) -> None:
         """Have every prompt of the run encoded, a model at a time; its films become ready."""
-        for model in run.texts:
+        run.encoding.update(run.texts)
+        for model in list(run.texts):
             await self._encode(run, model)
 
     async def _encode(self, run: OwnedRun, model: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
 from render_farm.errors import LeaseHeldError, StorageError
@@ -58,7 +58,7 @@ class ActiveRuns:
         loop = asyncio.get_running_loop()
 
         def on_lost(error: Exception) -> None:
-            loop.call_soon_threadsafe(self._lease_lost, spec.key, str(error))
+            loop.call_soon_threadsafe(self._lease_lost, spec.key, error)
 
         timing = LeaseTiming(gone_after_s=lease_s, renew_every_s=lease_s / 4, give_up_after_s=max(lease_s, patience_s))
         run = await asyncio.to_thread(acquire_run, spec, this_holder(address), timing, on_lost)
@@ -90,14 +90,15 @@ class ActiveRuns:
         """Requests that were made while another coordinator owned the run, or nobody did."""
         for host, reason in run.control.quarantined:
             if not self._events.machine.hosts.is_quarantined(host):
-                self._events.apply(ev.QuarantineHost(host=host, reason=reason))
+                cause = ev.Cause.EARLIER_FAULTS if host in run.control.machines else ev.Cause.PERSON
+                self._events.apply(ev.QuarantineHost(host=host, reason=reason, cause=cause))
         for host, reason in self._events.machine.hosts.quarantined.items():
             run.progress.log.add(_quarantined(run, host, reason), level="warning")
         if run.spent:
-            run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; --max-cost counts on from there")
+            run.progress.log.add(f"this run's cluster has cost {run.spent:.2f} before; this counts towards --max-cost")
         if run.control.paused:
             run.progress.log.add(
-                f"the run is paused; `render-farm resume {run.run_id}` lets it go on",
+                f"the run is paused; `render-farm resume {run.run_id}` continues it",
                 level="warning",
                 kind=EventKind.RUN_PAUSED,
             )
@@ -115,6 +116,9 @@ class ActiveRuns:
     def film_ended(self, action: ev.FilmEnded) -> None:
         key, job_id = action.film
         run = self.runs[key]
+        if action.state is State.CANCELLED and run.store_error is not None:  # nobody has cancelled it
+            message = f"{run.store_error}; what is stored stays, and the same command again continues"
+            action = replace(action, state=State.FAILED, error_class=type(run.store_error).__name__, message=message)
         if action.state is State.DONE and run.durable.state.jobs.get(job_id, JobRow()).taken_out:
             run.change(job_id, lambda row: replace(row, taken_out=False))  # it was published before it could be stopped
         run.progress.ended(
@@ -144,13 +148,26 @@ class ActiveRuns:
     def hosts_changed(self) -> None:
         """Quarantines outlive the coordinator."""
         quarantined = tuple(sorted(self._events.machine.hosts.quarantined.items()))
+        by_faults = self._events.machine.hosts.quarantined_by_faults
         for run in self.at_work:
-            run.control = replace(run.control, quarantined=quarantined)
+            machines = {host: ids for host, ids in run.control.machines.items() if host in by_faults}
+            run.control = replace(run.control, quarantined=quarantined, machines=machines)
+
+    @property
+    def machines(self) -> dict[str, frozenset[str]]:
+        """Ids of the nodes of hosts that were quarantined for their faults, as the runs know them."""
+        return {host: frozenset(ids) for run in self.at_work for host, ids in run.control.machines.items()}
+
+    def keep_machines(self, machines: Mapping[str, frozenset[str]]) -> None:
+        """Have the next coordinator know them, too."""
+        stored = {host: tuple(sorted(ids)) for host, ids in sorted(machines.items())}
+        for run in self.at_work:
+            run.control = replace(run.control, machines=stored)
 
     # --- upkeep ---
 
     def look_after(self, now: float) -> None:
-        """Write what changed and answer what was asked, where it is time."""
+        """Write changes and answer requests, when it is time to."""
         for run in self.runs.values():
             if run.due(now):
                 self._events.spawn(self._write(run))
@@ -168,15 +185,15 @@ class ActiveRuns:
         )
 
     async def _write(self, run: OwnedRun) -> None:
-        if not run.sealed or run.cut_short:  # the results of its last start have all of its rows
+        if not run.started or run.cut_short:  # the results of its last start have all of its rows
             return
         try:
             await run.write(self.snapshot(run))
         except LeaseHeldError as error:
-            self._lease_lost(run.key, str(error))
+            self._lease_lost(run.key, error)
 
     async def _answer_requests(self, run: OwnedRun) -> None:
-        """Do what others asked through the run's mailbox. What was done is durable before it is answered."""
+        """Carry out the requests in the run's mailbox. Their effect is durable before they are answered."""
         if run.answering:
             return
         run.answering = True
@@ -189,7 +206,7 @@ class ActiveRuns:
                 await run.confirm()
                 await asyncio.to_thread(give_answer, store, run.run_id, request_id, answer)
         except LeaseHeldError as error:
-            self._lease_lost(run.key, str(error))
+            self._lease_lost(run.key, error)
         except StorageError as error:
             run.progress.log.add(f"requests to this run are not answered: {error}", level="warning")
         finally:
@@ -213,8 +230,8 @@ class ActiveRuns:
         run = self.runs[action.run_id]
         counts = run.progress.counts
         state = action.state
-        if state is State.DONE and counts.get("failed"):
-            state = State.FAILED  # rows that were bad from the start
+        if counts.get("failed") and (state is State.DONE or run.store_error is not None):
+            state = State.FAILED  # rows that were bad from the start, or a store that was lost
         try:
             await self._save_costs(run)
             await run.give_back()
@@ -227,31 +244,34 @@ class ActiveRuns:
             await self._on_idle()
 
     def stop(self, run: OwnedRun, reason: str, *, level: str = "error") -> None:
-        """Stop a run at its workers' next steps; what is stored stays. One that is not sealed yet is stopped then."""
+        """Stop a run at its workers' next steps; what is stored stays. One that has not started is stopped then."""
         run.progress.stop_reason = reason
         run.progress.log.add(reason, level=level)
-        if run.sealed:
+        if run.started or run.sealed:
             self._events.apply(ev.CancelRun(run_id=run.key, reason=reason))
 
     def drop_abandoned(self, now: float, after_s: float) -> None:
-        """Give up the runs whose driver died before it had added all of their films. Their stored state stays as the
-        last one to render them left it."""
+        """Give up the runs whose driver died before it had added all of their films. One that has started renders the
+        films that it has. The stored state of another one stays as the last to render it left it."""
         for run in list(self.at_work):
-            if not run.sealed and now - run.fed_s > after_s:
-                run.sealed = run.cut_short = run.is_abandoned = True
-                self.stop(run, "the command that started the run is gone, and had not told all of its films")
-                self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
+            if run.sealed or now - run.fed_s <= after_s or (run.started and run.progress.num_open):
+                continue
+            run.sealed = True
+            run.is_abandoned = run.cut_short = not run.started
+            self.stop(run, "the command that started the run died before it had added all of its films")
+            self._events.apply(ev.RunSealed(run_id=run.key, cut_short=True))
 
     def stop_all(self, reason: str) -> None:
         for run in list(self.at_work):
             self.stop(run, reason)
 
-    def _lease_lost(self, key: str, reason: str) -> None:
+    def _lease_lost(self, key: str, error: Exception) -> None:
         run = self.runs.get(key)
         if run is not None and not run.is_over:
             run.lease_lost = True
+            run.store_error = error if isinstance(error, StorageError) else None
             self._metrics.lease("lost")
-            self.stop(run, f"the run's lease was lost: {reason}")
+            self.stop(run, f"the run's lease was lost: {error}")
 
 
 def _quarantined(run: OwnedRun, host: str, reason: str) -> str:

@@ -54,10 +54,10 @@ class TextStage:
                     progress.note = f"encoding {len(missing)} texts (prompts and negative prompts)"
                     progress.log.add(progress.note, level="debug", kind=EventKind.TEXT_STARTED)
                     if self._takes_slot:
-                        progress.note = f"waiting for a free worker's slot to encode {len(missing)} prompts"
+                        progress.note = f"waiting for a free worker's slot to encode {len(missing)} texts"
                         await self._free_slot()
-                        progress.note = f"encoding {len(missing)} prompts"
-                    report = await self._pool.encode(model=model, output=spec.output, run_id=spec.run_id, texts=missing)
+                        progress.note = f"encoding {len(missing)} texts"
+                    report = await self._pool.encode(spec, model=model, texts=missing)
                     self._on_encoded(report)
                 except Exception as error:  # noqa: BLE001  (any exception of the encoder's process is classified)
                     failure = classify(error, worker="that encodes the prompts")

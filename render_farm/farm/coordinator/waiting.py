@@ -1,4 +1,4 @@
-"""Runs that stand still: after a minute each says for what it waits, in its log and to whoever asks."""
+"""Runs that stand still. After a minute, each says in its log what it waits for. `explain` says so too."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Waiting:
             return
         self._looked_s = now
         for run in self._active.at_work:
-            if run.sealed:
+            if run.started:
                 self._events.spawn(self._look(run, now))
 
     async def _look(self, run: OwnedRun, now: float) -> None:

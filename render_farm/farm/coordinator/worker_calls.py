@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from render_farm.errors import Fault, StorageError
 from render_farm.farm.coordinator.failures import classify
 from render_farm.farm.coordinator.group_calls import LEAVE_S, GroupCalls
 from render_farm.farm.coordinator.hang_watch import HangWatch
@@ -22,11 +23,12 @@ from render_farm.farm.worker.embeddings import MissingEmbeddingError
 from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling import events as ev
+from render_farm.scheduling.retry import Failure, rule_for
 from render_farm.scheduling.states import State
 
 
 class WorkerCalls:
-    """Calls of workers. `apply` takes events, `on_worker_ended` and `on_prompt_missing` what is not the machine's."""
+    """Calls of workers. `apply` takes events, and the other callbacks handle what is not the machine's."""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class WorkerCalls:
         apply: Callable[[ev.Event], None],
         on_worker_ended: Callable[[str, BaseException], None],
         on_prompt_missing: Callable[[str, str], None],
+        on_unfit: Callable[[str, BaseException], None],
     ) -> None:
         self._pool = pool
         self._runs = runs
@@ -50,6 +53,7 @@ class WorkerCalls:
         self._apply = apply
         self._on_worker_ended = on_worker_ended
         self._on_prompt_missing = on_prompt_missing
+        self._on_unfit = on_unfit
 
     async def render(self, action: ev.RenderSegment) -> None:
         """Have a segment rendered."""
@@ -151,7 +155,7 @@ class WorkerCalls:
             if is_death(error):
                 self._on_worker_ended(action.worker, error)
             else:
-                self._failed(action.worker, action.film, error)
+                await self._failed(action.worker, action.film, error)
         finally:
             self._watch.end(call_id)
         return None
@@ -166,7 +170,6 @@ class WorkerCalls:
             self._pool,
             leader,
             action.helpers,
-            in_exchanges=lambda: self._watch.is_stepping(call_id),
             on_worker_ended=self._on_worker_ended,
             on_left=lambda name: self._apply(ev.HelperLeft(worker=name, leader=leader)),
             on_engine_time=progress.engine_time,
@@ -185,20 +188,21 @@ class WorkerCalls:
         had_met = self._watch.has_stepped(call_id)
         self._watch.end(call_id)
         loading_s = task.timeouts.first_step_floor_s
-        staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s)
+        staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s, failed=failed is not None)
         if report is not None:
             self._rendered(action, report, staying)
-        elif failed is not None and is_death(failed):
-            self._on_worker_ended(leader, failed)
         elif failed is not None:
             blamed, cause = group.cause(failed)
-            self._failed(leader, action.film, cause, blamed, staying, group.ending(failed))
+            if is_death(cause) and not blamed:
+                self._on_worker_ended(leader, cause)
+            else:
+                await self._failed(leader, action.film, cause, blamed, staying, group.ending(failed))
         if not self._pool.has(leader):
             for name in action.helpers:
                 if name not in staying:
                     self._apply(ev.HelperLeft(worker=name, leader=leader))
 
-    def _failed(
+    async def _failed(
         self,
         worker: str,
         film: ev.JobKey,
@@ -214,17 +218,30 @@ class WorkerCalls:
             run.progress.roll_back(film.job_id, str(cause), behind)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
             self._on_prompt_missing(film.run, run.progress.films[film.job_id].entry.task.model)
+        failure = await self._judged(classify(error, worker=blamed or worker), blamed or worker)
         self._apply(
             ev.WorkFailed(
                 worker=worker,
                 film=film,
-                failure=classify(error, worker=blamed or worker),
+                failure=failure,
                 segments_done=behind,
                 blamed=blamed,
                 staying=staying,
                 ending=ending,
             )
         )
+
+    async def _judged(self, failure: Failure, worker: str) -> Failure:
+        """The failure, or one that is not the film's when the worker's machine turns out to be unfit for work."""
+        rule = rule_for(failure)
+        if not (rule.counted or rule.suspects_host) or failure.poisons_process or rule.ends_process:
+            return failure  # what follows does not depend on the machine, or the process ends
+        problem = await self._pool.probe(worker)
+        if problem is None or isinstance(problem, StorageError):
+            return failure if problem is None else classify(problem, worker=worker)
+        self._on_unfit(worker, problem)
+        message = f"{failure.message}; its machine is not fit for work: {problem}"
+        return Failure(fault=Fault.CLUSTER, error_class="HostUnfitError", message=message)
 
 
 def _name_of(action: ev.RenderSegment, task: FilmTask) -> str:

@@ -41,7 +41,7 @@ class WorkerDraining:
         await self._release_idle()
 
     def check(self, now: float) -> None:
-        """Release workers that have no work now, and now and then look for nodes that are being drained."""
+        """Release workers without work, and check now and then for nodes being drained."""
         if self._to_release:
             self._events.spawn(self._release_idle())
         if now - self._looked_s >= _LOOK_EVERY_S:

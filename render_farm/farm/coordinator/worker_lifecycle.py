@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.event_loop import EventLoop
-from render_farm.farm.coordinator.failures import died
+from render_farm.farm.coordinator.failures import classify, died
 from render_farm.farm.coordinator.hang_watch import HangWatch
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.runs import ActiveRuns
@@ -31,8 +31,10 @@ class WorkerLifecycle:
             config,
             on_up=self._up,
             on_start_failed=self._start_failed,
+            on_unfit=self.unfit,
             on_cannot_start=active.stop_all,
             work_for=self._work_for,
+            outputs=lambda: sorted({run.progress.spec.output for run in self._active.at_work}),
         )
         self.watch = HangWatch(config.timeouts)
         self._use(config)
@@ -97,6 +99,12 @@ class WorkerLifecycle:
             failure = Failure(fault=Fault.WORKER, error_class="StartFailed", message=reason)
             self._events.apply(ev.StartFailed(host=host, failure=failure))
 
+    def unfit(self, host: str, error: BaseException) -> None:
+        """The probe of a worker says that its host cannot do its work: no film is to blame."""
+        for run in self._active.at_work:
+            run.progress.log.add(f"host {host} is not fit for work: {error}", level="warning")
+        self._events.apply(ev.StartFailed(host=host, failure=classify(error, worker="that is probed")))
+
     # --- going ---
 
     def lost(self, worker: str, error: BaseException) -> None:
@@ -113,7 +121,7 @@ class WorkerLifecycle:
 
     async def release(self, worker: str) -> None:
         """End an idle worker."""
-        self._log_ended(worker, f"worker {worker} is let go", level="debug")
+        self._log_ended(worker, f"worker {worker} is released", level="debug")
         self._events.apply(ev.WorkerLost(worker=worker, failure=died(worker)))
         await self.pool.end(worker)
 
@@ -141,7 +149,7 @@ class WorkerLifecycle:
 
     @property
     def kept_until_s(self) -> float:
-        """Until when the workers stay up although nothing is left to render."""
+        """The time until which workers stay up although nothing is left to render."""
         return self._idle_since_s + self.config.timeouts.keep_workers_s
 
     @property
@@ -165,7 +173,7 @@ class WorkerLifecycle:
         for call, problem in self.watch.silent(now):
             if self.pool.has(call.worker):
                 self._active.runs[call.film.run].progress.log.add(
-                    f"worker {call.worker} {problem}; it is ended", job_id=call.film.job_id, level="warning"
+                    f"worker {call.worker} {problem}; it is killed", job_id=call.film.job_id, level="warning"
                 )
                 self.pool.kill(call.worker)
 

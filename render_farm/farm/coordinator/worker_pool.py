@@ -11,10 +11,11 @@ from typing import Any
 
 import ray
 
-from render_farm.errors import WorkerDiedError
+from render_farm.errors import HostUnfitError, StorageError, WorkerDiedError
 from render_farm.farm.coordinator.hang_watch import TextWatch
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.placement_groups import PlacementGroups
-from render_farm.farm.run.spec import FarmConfig
+from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.farm.worker.actor import RenderWorker
 from render_farm.farm.worker.text_worker import TextReport, TextWorker
 
@@ -22,6 +23,8 @@ _START_ATTEMPTS = 3
 _CONCURRENT_CALLS = 8
 _CLOSE_S = 5.0
 _LOOK_EVERY_S = 1.0
+_PROBE_S = 20.0
+_PROBE_AGAIN_S = 10.0
 _ADDRESS = re.compile(r"\bip: ?([0-9a-f.:]+)", re.IGNORECASE)
 """Where the process was that Ray tells of."""
 
@@ -36,16 +39,22 @@ class WorkerPool:
         *,
         on_up: Callable[[str, str], None],
         on_start_failed: Callable[[str, str], None],
+        on_unfit: Callable[[str, BaseException], None],
         on_cannot_start: Callable[[str], None],
         work_for: Callable[[], str],
+        outputs: Callable[[], list[str]],
     ) -> None:
-        """`on_start_failed` gets the host of a failed start, empty where it is unknown, and the reason;
-        `on_cannot_start` the reason, when no worker is up and none can be started. `work_for` names the runs that a
-        worker is started for."""
+        """`on_start_failed` gets the host of a failed start, empty where it is unknown, and the reason; `on_unfit` the
+        host of a worker that fails its probe, and its error; `on_cannot_start` the reason, when no worker is up and
+        none can be started. `work_for` names the runs that a worker is started for, `outputs` where they go."""
         self.reconfigure(config)
         self._on_up = on_up
         self._on_start_failed = on_start_failed
+        self._on_unfit = on_unfit
         self._on_cannot_start = on_cannot_start
+        self.environment = WorkerEnvironment()
+        """Of every process that is started."""
+        self._outputs = outputs
         self.texts = TextWatch()
         self.last_problem = ""
         """Why the last start of a worker failed. Empty when it did not."""
@@ -126,10 +135,16 @@ class WorkerPool:
             cache_folder=config.model_cache,
             options=config.engine,
         )
-        ready = asyncio.ensure_future(asyncio.wait_for(actor.ready.remote(), config.timeouts.worker_start_s))
+        ready = asyncio.ensure_future(
+            asyncio.wait_for(actor.ready.remote(self.environment), config.timeouts.worker_start_s)
+        )
         self._starting[name] = ready
         try:
             where = await ready
+            if not await self._becomes_fit(actor, await asyncio.to_thread(_host_of, where["node"])):
+                self._give_up(actor, slot)
+                self.start()
+                return
         except asyncio.CancelledError:
             self._give_up(actor, slot)
             return
@@ -157,13 +172,47 @@ class WorkerPool:
         self.pids[name], self.nodes[name] = where["pid"], where["node"]
         self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
 
+    async def _becomes_fit(self, actor: Any, host: str) -> bool:
+        """Probe the machine of a worker that is to come up until it is fit. False when it gets no work any more."""
+        gives_up_s = time.monotonic() + self._config.policy.patience_s
+        while (error := await self._probe(actor)) is not None:
+            self.last_problem = f"on host {host}: {error}"
+            self._on_unfit(host, error)
+            if isinstance(error, StorageError):
+                return True  # most often it is everybody's, and its films wait for it
+            if not self._work_for() or host in self._avoided:
+                return False
+            if time.monotonic() > gives_up_s and not self._handles:
+                self._on_cannot_start(f"workers cannot be started: {self.last_problem}")
+                return False
+            await asyncio.sleep(_PROBE_AGAIN_S)
+        return True
+
+    async def _probe(self, actor: Any) -> BaseException | None:
+        """Why the machine of a worker is not fit for work; None when it is, or does not say so in time."""
+        try:
+            await asyncio.wait_for(actor.probe.remote(self._outputs()), _PROBE_S)
+        except TimeoutError:
+            return None
+        except ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", error)
+            return cause if isinstance(cause, HostUnfitError | StorageError) else None
+        return None
+
+    async def probe(self, worker: str) -> BaseException | None:
+        """The same of a worker that is up. None, too, when its process has ended."""
+        try:
+            return await self._probe(self._handles[worker]) if worker in self._handles else None
+        except ray.exceptions.RayError:
+            return None
+
     def _give_up(self, actor: Any, slot: int) -> None:
         self._slots.pop(slot, None)
         ray.kill(actor)
         self._placement.release_unused(tuple(self._slots))
 
     def stop_starting(self) -> None:
-        """Give up the workers that are not up yet: Ray would go on looking for machines for them."""
+        """Give up the workers that are not up yet. Otherwise Ray would keep looking for machines for them."""
         for ready in self._starting.values():
             ready.cancel()
 
@@ -216,23 +265,25 @@ class WorkerPool:
             await asyncio.wait_for(actor.close.remote(), _CLOSE_S)
         ray.kill(actor)
 
-    async def encode(self, *, model: str, output: str, run_id: str, texts: list[str]) -> TextReport:
-        """Encode prompts in a process that ends afterwards, and the encoder with it."""
+    async def encode(self, spec: RunSpec, *, model: str, texts: list[str]) -> TextReport:
+        """Encode prompts of a run in a process that ends afterwards, and the encoder with it."""
         config = self._config
         # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
         actor = TextWorker.options(  # type: ignore[attr-defined]
             num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
         ).remote()
         try:
-            await actor.ready.remote()  # for as long as it takes: its machine may have to come first
+            await actor.ready.remote(self.environment)  # for as long as it takes: its machine may have to come first
             self.texts.begin(time.monotonic())
             call = asyncio.ensure_future(
                 actor.encode.remote(
                     model=model,
+                    is_named=model != spec.default_model,
+                    limits=spec.limits,
                     device=config.device,
                     dtype=config.dtype,
-                    output=output,
-                    run_id=run_id,
+                    output=spec.output,
+                    run_id=spec.run_id,
                     texts=texts,
                     cache_folder=config.model_cache,
                     coordinator=ray.get_runtime_context().current_actor,
@@ -242,7 +293,7 @@ class WorkerPool:
                 problem = self.texts.silent(time.monotonic(), config.timeouts)
                 if problem:
                     call.cancel()
-                    raise WorkerDiedError(f"the process that encodes the prompts {problem}; it is ended")
+                    raise WorkerDiedError(f"the process that encodes the prompts {problem}; it is killed")
             report: TextReport = await call
             return report
         finally:

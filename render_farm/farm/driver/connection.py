@@ -8,14 +8,16 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from render_farm.errors import RenderFarmError, UsageError
+from render_farm.farm.driver.handover import received
 from render_farm.farm.driver.private_ray import OnlyTheCode, own_token, temporary_folder
-from render_farm.farm.ray_cluster.environment import digest_of_environment, driver_environment
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment, worker_environment
 from render_farm.farm.run.spec import FarmConfig
+from render_farm.observability.settings import NotifySettings
 
 NAMESPACE = "render_farm"
 _ANSWER_WITHIN_S = 10.0
@@ -39,6 +41,8 @@ class Cluster:
     most_cpus: int = 1
     dashboard: str = ""
     """Address of this run's job in Ray's dashboard; empty where there is none."""
+    environment: WorkerEnvironment = WorkerEnvironment()
+    """For the coordinator and its workers. Those of a private Ray have this process's own."""
 
     def coordinator(self, config: FarmConfig) -> Any:
         """The cluster's coordinator, started with `config` when there is none. An idle one that was started with other
@@ -56,9 +60,9 @@ class Cluster:
             "max_restarts": -1,
             "resources": {_ON_THE_HEAD: 0.001},
         }
-        environment = digest_of_environment()
-        _end_outdated(NAME, environment)
-        return Coordinator.options(**options).remote(config, self.address, environment)  # type: ignore[attr-defined]
+        digest = self.environment.digest
+        _end_outdated(NAME, digest)
+        return Coordinator.options(**options).remote(config, self.address, digest)  # type: ignore[attr-defined]
 
     def least_gpu_memory(self) -> int | None:
         """See `gpu_memory`."""
@@ -108,16 +112,19 @@ def _shared_cluster() -> str:
 
 
 @contextlib.contextmanager
-def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+def connect(
+    address: str, *, num_workers: int | None, metadata: Mapping[str, str] | None = None, credentials: bool = True
+) -> Iterator[Cluster]:
     """Connect to `local`, `auto` or a Ray address for the length of a block. A private Ray ends with the block.
-    `metadata` is shown with the Ray job. Raises `UsageError` when no Ray answers at the address."""
+    `metadata` is shown with the Ray job. `credentials` says whether those of this process are for the workers of a
+    running cluster. Raises `UsageError` when no Ray answers at the address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = address == "local"
     if not private:
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS") or "auto"
         address = _shared_cluster() if address == "auto" else address
-        _check_answers(address)
+        check_answers(address)
         use_token_at_hand()
     with contextlib.ExitStack() as stack:
         folder: dict[str, Any] = {}
@@ -125,7 +132,13 @@ def connect(address: str, *, num_workers: int | None, metadata: Mapping[str, str
             stack.enter_context(own_token())  # before Ray is imported, which reads it
             folder = stack.enter_context(temporary_folder())
             stack.enter_context(_on_loopback())
-        yield stack.enter_context(_connected(address, private, num_workers, metadata or {}, folder))
+            stack.enter_context(_without_notify_secrets())  # its workers inherit the rest
+        environment = WorkerEnvironment()
+        if not private:
+            environment = worker_environment(os.environ, received(), credentials=credentials)
+        stack.enter_context(_no_command_line())
+        cluster = stack.enter_context(_connected(address, private, num_workers, metadata or {}, folder))
+        yield replace(cluster, environment=environment)
 
 
 @contextlib.contextmanager
@@ -144,6 +157,30 @@ def _on_loopback() -> Iterator[None]:
         del os.environ[name]
         if before[1] is not None:
             os.environ[name] = before[1]
+
+
+@contextlib.contextmanager
+def _without_notify_secrets() -> Iterator[None]:
+    """Only this process sends notices for a private Ray's run: its coordinator has got what they need with the run."""
+    names = [name for name in os.environ if name.startswith(NotifySettings.variables)]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+@contextlib.contextmanager
+def _no_command_line() -> Iterator[None]:
+    """Keep this process's arguments, which may hold signed addresses, from Ray, which lists them with its job."""
+    from ray._private import utils
+
+    usual = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: "render-farm"  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = usual
 
 
 @contextlib.contextmanager
@@ -169,9 +206,7 @@ def _connected(
                 **common,
             )
         else:
-            variables = driver_environment()
-            environment = {"env_vars": variables} if variables else None
-            context = ray.init(address=address, runtime_env=environment, **common)
+            context = ray.init(address=address, **common)
             if context.dashboard_url:
                 job_id = ray.get_runtime_context().get_job_id()
                 dashboard = f"http://{context.dashboard_url}/#/jobs/{job_id}"
@@ -196,15 +231,16 @@ def _connected(
         ray.shutdown()
 
 
-def _end_outdated(name: str, environment: str) -> None:
-    """Its workers would keep credentials that may have expired: actors keep the environment that they started with."""
+def _end_outdated(name: str, digest: str) -> None:
+    """End an outdated coordinator. Its workers would keep credentials that may have expired, because actors keep the
+    environment that they started with."""
     import ray
 
     from render_farm.farm.ray_cluster.deaths import is_death
 
     try:
         coordinator = ray.get_actor(name, namespace=NAMESPACE)
-        if ray.get(coordinator.gives_way_to.remote(environment)):
+        if ray.get(coordinator.gives_way_to.remote(digest)):
             ray.kill(coordinator)
             _wait_until_gone(name)
     except ValueError:
@@ -227,7 +263,7 @@ def _wait_until_gone(name: str) -> None:
 
 
 def _most(resource: str) -> int:
-    """How much of it the host has that has most."""
+    """The most of it that one host has."""
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -251,10 +287,13 @@ def _start(**options: Any) -> None:
                     f"a private Ray did not start in {_START_TRIES} tries: {error}",
                     advice="this machine is very busy, or short of memory; run the same command again later",
                 ) from error
+        except (KeyboardInterrupt, SystemExit):
+            ray.shutdown()  # what has started so far
+            raise
 
 
-def _check_answers(address: str) -> None:
-    """Ray tries for minutes to reach an address where nothing listens: ask with a socket first."""
+def check_answers(address: str) -> None:
+    """UsageError when nothing listens at a Ray address. Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
@@ -265,7 +304,7 @@ def _check_answers(address: str) -> None:
 
 
 def use_token_at_hand() -> None:
-    """Present the token that lies ready. A head that finds one when it starts asks for it, but a driver that attaches
+    """Send the token of this machine. A head that finds a token at its start asks for it, but a driver that attaches
     sends it only in token mode."""
     if "RAY_AUTH_MODE" in os.environ:
         return

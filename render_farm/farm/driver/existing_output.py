@@ -7,14 +7,14 @@ films that none of these settles are read one by one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import takewhile
 from typing import Any
 
 from render_farm.errors import NotFoundError
+from render_farm.farm.driver.aside import as_done
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
@@ -65,9 +65,11 @@ class ExistingOutput:
         run_id: str = "",
         manifest: str | None = None,
         replace: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """`manifest` is the name of this run's manifest, None for a run of a prompt. With `replace` its films take the
-        place of those that runs of other manifests made."""
+        place of those that runs of other manifests made. `check` is as in `aside`."""
+        self._check = check
         self._manifests = ManifestNames(store, run_id, manifest)
         self._replaces = replace
         self._store = store
@@ -79,7 +81,7 @@ class ExistingOutput:
         """Jobs under whose final names somebody may have died while writing."""
 
     def look_up(self, plans: Sequence[FilmPlan]) -> list[ExistingFilm]:
-        """What there is of each film, in order. StorageError passes."""
+        """What exists of each film, in order. StorageError passes."""
         keys = [JobKeys(job_id=plan.job.job_id) for plan in plans]
         sizes = self._store.sizes(key.final(name) for key in keys for name in (JOB, *self._files))
         finished = [all(key.final(name) in sizes for name in (JOB, *self._files)) for key in keys]
@@ -89,9 +91,10 @@ class ExistingOutput:
         rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
-        stored = stored_segments(self._store) if SEGMENTS.rpartition("/")[2] in folders else frozenset()
+        stored = self._stored if SEGMENTS.rpartition("/")[2] in folders else frozenset()
 
-        def find(plan: FilmPlan, row: JobRow | None, is_finished: bool, has_job: bool) -> ExistingFilm:
+        def find(film: tuple[FilmPlan, JobRow | None, bool, bool]) -> ExistingFilm:
+            plan, row, is_finished, has_job = film
             if is_finished and (done := self._done(plan, row, sizes)) is not None:
                 return ExistingFilm(done=done)
             if has_job and not self._replaces and (refused := self._refused(plan)):
@@ -100,13 +103,19 @@ class ExistingOutput:
                 return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
             keys = plan.segment_keys if stored else ()
             num_stored = sum(1 for _ in takewhile(stored.__contains__, keys))
-            film = film_key(plan.job.job_id, plan.render_key)
-            if film in folders and not num_stored:  # it may have begun before segments had keys
-                num_stored = len(load_film_state(self._store, film, keys).segments)
+            work_key = film_key(plan.job.job_id, plan.render_key)
+            if work_key in folders and not num_stored:  # it may have begun before segments had keys
+                num_stored = len(load_film_state(self._store, work_key, keys).segments)
             return ExistingFilm(segments_done=min(num_stored, plan.num_segments))
 
-        with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-            return list(pool.map(find, plans, rows, finished, has_job))
+        films = list(zip(plans, rows, finished, has_job, strict=True))
+        found = dict(as_done(find, films, num_threads=_READS_AT_ONCE, check=self._check))
+        return [found[number] for number in range(len(films))]
+
+    @cached_property
+    def _stored(self) -> frozenset[str]:
+        """Listed once. Workers find what is stored later."""
+        return stored_segments(self._store)
 
     def _row(self, plan: FilmPlan) -> JobRow | None:
         """What the run knew of this very film, and still holds."""

@@ -21,7 +21,7 @@ MOST_CPU_WORKERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """What a host of the farm offers a group."""
+    """The resources of a host for a group."""
 
     device: str
     """`cuda` or `cpu`."""

@@ -36,7 +36,7 @@ class LoraShelf:
         self._lock = Lock()
 
     def with_loras(self, plan: FilmPlan) -> FilmPlan:
-        """The plan with the digests of its LoRAs, and what is to be said of them.
+        """The plan with the digests of its LoRAs, and with warnings about them.
 
         Raises `InputError` for one that cannot be used with the plan's model, `StorageError` for a store.
         """
@@ -59,7 +59,9 @@ class LoraShelf:
         from render_farm.engine.lora.linear_layers import linear_shapes_of
         from render_farm.engine.weights.locate import locate_model
 
-        return linear_shapes_of(locate_model(model, cache_folder=self._cache_folder))
+        return linear_shapes_of(
+            locate_model(model, cache_folder=self._cache_folder, max_bytes=self._limits.max_model_bytes)
+        )
 
     def _once(self, key: Hashable, look: Callable[[], _T]) -> _T:
         """What `look` returned or raised when it was first called for `key`; what a store failed to give is asked for

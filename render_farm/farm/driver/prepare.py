@@ -4,10 +4,11 @@ into films to render and rows that need no work (bad ones, and jobs that are don
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from threading import Event
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from render_farm.errors import (
     StorageError,
     UsageError,
 )
+from render_farm.farm.driver.aside import as_done_or_none, aside
 from render_farm.farm.driver.existing_output import ExistingFilm, ExistingOutput
 from render_farm.farm.driver.loras import LoraShelf
 from render_farm.farm.run.film_task import FilmTask
@@ -33,7 +35,7 @@ from render_farm.farm.run.settings import Settings
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.rows import Row, result_ids
-from render_farm.media.fetching.uris import check_model_uri
+from render_farm.media.fetching.places import check_model_uri
 from render_farm.media.inputs import open_image, open_video_tail
 from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read
@@ -57,12 +59,23 @@ Prepared = TypeVar("Prepared")
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """A manifest, sorted."""
+    """A manifest, sorted; or a part of it."""
 
     entries: tuple[FilmEntry, ...]
     ended: tuple[Result, ...]
     render_keys: dict[str, str] = field(default_factory=dict)
     """Of every film, the ended ones too."""
+    num_left: int = 0
+    """Rows that are still being prepared."""
+
+    def joined(self, later: PreparedRun) -> PreparedRun:
+        """With what was prepared after it."""
+        return PreparedRun(
+            entries=self.entries + later.entries,
+            ended=self.ended + later.ended,
+            render_keys=self.render_keys | later.render_keys,
+            num_left=later.num_left,
+        )
 
     @property
     def num_bad(self) -> int:
@@ -71,7 +84,7 @@ class PreparedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What is the same for every film of a run."""
+    """The context that all films of a run share."""
 
     run_id: str
     output: str
@@ -86,7 +99,9 @@ class RunContext:
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
-    """How long to wait for stores of inputs that do not answer."""
+    """How long to wait for unresponsive stores of inputs."""
+    check: Callable[[], None] = lambda: None
+    """Called again and again. Raises KeyboardInterrupt when the run is to end."""
     length_of: Callable[[str], LengthOf] = lambda model: estimated_length
     """A model's way of counting the tokens of its prompts."""
     groups_of: Callable[[FilmPlan], FilmGroups] = lambda plan: FilmGroups(group=group_of(plan.job))
@@ -96,78 +111,139 @@ class RunContext:
 
 
 def prepare(rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], ModelSpec]) -> PreparedRun:
-    """Sort `rows`. `spec_of` looks at a model by its name and raises `ModelError` when it cannot be used; every job
-    of such a model fails with that message. Errors of the output's store pass."""
-    over = Event()
-    patience = SharedPatience(
-        context.patience_s,
-        stopped=over.is_set,
-        on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
-    )
-    planner = _Planner(context, lambda model: patience(lambda: spec_of(model)))
-    rows = list(rows)
-    names = result_ids(rows)
-    folding = any(row.case_twin for row in rows) and folds_case(context.store)
+    """All of `rows`. See `Preparation`."""
+    return reduce(PreparedRun.joined, Preparation(rows, context, spec_of).batches())
 
-    def plan_row(row: Row) -> _PreparedRow | Result:
-        name = names.get(row.number, row.job_id)
-        return _guarded(row.label, name, partial(planner.plan, row, name, folding=folding))
 
-    planned = [plan_row(row) for row in rows]
-    limits = context.settings.inputs
-    shelf = LoraShelf(limits, context.settings.model_cache)
+class Preparation:
+    """Rows on their way to films. They are planned at once; then their inputs are read, the most urgent first, and what
+    is ready can be rendered while others are read."""
 
-    def read_contents(item: _PreparedRow | Result) -> _PreparedRow | Result:
-        if isinstance(item, Result):
-            return item
-        return _guarded(item.label, item.plan.job.job_id, lambda: _with_contents(item, limits, shelf, patience))
-
-    with ThreadPoolExecutor(max_workers=_INPUTS_AT_ONCE) as pool:
+    def __init__(self, rows: Iterable[Row], context: RunContext, spec_of: Callable[[str], ModelSpec]) -> None:
+        """Plans `rows`. `spec_of` looks at a model by its name and raises `ModelError` when it cannot be used; every
+        job of such a model fails with that message. Errors of the output's store pass."""
+        self._context = context
+        self._over = Event()
+        self._patience = SharedPatience(
+            context.patience_s,
+            stopped=self._over.is_set,
+            on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
+        )
+        self._costs = TokenPasses()
+        self._lookup = ExistingOutput(
+            context.store,
+            context.state,
+            keep_latents=context.keep_latents,
+            run_id=context.run_id,
+            manifest=context.manifest,
+            replace=context.replace,
+            check=context.check,
+        )
         try:
-            read = list(pool.map(read_contents, planned))
-        finally:
-            over.set()  # Ctrl-C: nobody waits for a store any more
-    ended = [item for item in read if isinstance(item, Result)]
-    films = [item for item in read if not isinstance(item, Result)]
-    lookup = ExistingOutput(
-        context.store,
-        context.state,
-        keep_latents=context.keep_latents,
-        run_id=context.run_id,
-        manifest=context.manifest,
-        replace=context.replace,
-    )
-    found = lookup.look_up([film.plan for film in films])
-    entries, render_keys, costs = [], {}, TokenPasses()
-    for film, existing in zip(films, found, strict=True):
-        render_keys[film.plan.job.job_id] = film.plan.render_key
-        row = context.state.jobs.get(film.plan.job.job_id, JobRow())
-        if existing.done is not None:
-            ended.append(existing.done)
-        elif existing.refused:
-            ended.append(_failed(film.plan.job.job_id, FilmExistsError(existing.refused), message=existing.refused))
-        elif row.taken_out:
-            ended.append(_excluded(film.plan, row))
-        else:
-            entry = _guarded(
-                film.label,
-                film.plan.job.job_id,
-                partial(_entry, film, row, existing, context, costs),
+            planned = self._planned(list(rows), spec_of)
+        except BaseException:
+            self._over.set()
+            raise
+        self._bad = [item for item in planned if isinstance(item, Result)]
+        films = [item for item in planned if not isinstance(item, Result)]
+        self._films = dict(enumerate(sorted(films, key=_urgency)))
+        """Those that are still to be read."""
+
+    def _planned(self, rows: list[Row], spec_of: Callable[[str], ModelSpec]) -> list[_PreparedRow | Result]:
+        check = self._context.check
+        planner = _Planner(
+            self._context, lambda model: aside(lambda: self._patience(lambda: spec_of(model)), check=check)
+        )
+        names = result_ids(rows)
+        folding = any(row.case_twin for row in rows) and folds_case(self._context.store)
+
+        def plan_row(row: Row) -> _PreparedRow | Result:
+            check()
+            name = names.get(row.number, row.job_id)
+            return _guarded(row.label, name, partial(planner.plan, row, name, folding=folding))
+
+        return [plan_row(row) for row in rows]
+
+    @property
+    def upcoming(self) -> list[FilmEntry]:
+        """The films whose inputs are still to be read, as they will be unless something is wrong with these, or they
+        are there already."""
+        waiting = [film for film in self._films.values() if self._row(film).state != State.DONE]
+        entries = [self._entry(film, ExistingFilm()) for film in waiting]
+        return [entry for entry in entries if not isinstance(entry, Result)]
+
+    def batches(self, every_s: float = math.inf) -> Iterator[PreparedRun]:
+        """What has become ready, every so many seconds. The last one has no rows left."""
+        limits, films = self._context.settings.inputs, tuple(self._films.values())
+        shelf = LoraShelf(limits, self._context.settings.model_cache)
+        ended, read = list(self._bad), list[_PreparedRow]()
+        due_s = time.monotonic() + every_s
+
+        def read_contents(film: _PreparedRow) -> _PreparedRow | Result:
+            return _guarded(
+                film.label, film.plan.job.job_id, lambda: _with_contents(film, limits, shelf, self._patience)
             )
-            if isinstance(entry, Result):
-                ended.append(entry)
+
+        try:
+            check = self._context.check
+            for found in as_done_or_none(read_contents, films, num_threads=_INPUTS_AT_ONCE, check=check):
+                if found is not None:
+                    number, item = found
+                    del self._films[number]
+                    if isinstance(item, Result):
+                        ended.append(item)
+                    else:
+                        read.append(item)
+                if self._films and (read or ended) and time.monotonic() >= due_s:
+                    yield self._looked_up(read, ended)
+                    ended, read = [], []
+                    due_s = time.monotonic() + every_s
+            yield self._looked_up(read, ended)
+        finally:
+            self._over.set()  # nobody waits for a store any more
+
+    def _looked_up(self, films: Sequence[_PreparedRow], ended: Sequence[Result]) -> PreparedRun:
+        """What the output has of `films`."""
+        films = sorted(films, key=lambda film: film.number)
+        ended, entries = list(ended), list[FilmEntry]()
+        for film, existing in zip(films, self._lookup.look_up([film.plan for film in films]), strict=True):
+            job_id, row = film.plan.job.job_id, self._row(film)
+            if existing.done is not None:
+                ended.append(existing.done)
+            elif existing.refused:
+                ended.append(_failed(job_id, FilmExistsError(existing.refused), message=existing.refused))
+            elif row.taken_out:
+                ended.append(_excluded(film.plan, row))
             else:
-                entries.append(entry)
-    return PreparedRun(entries=tuple(entries), ended=tuple(ended), render_keys=render_keys)
+                entry = self._entry(film, existing)
+                (ended if isinstance(entry, Result) else entries).append(entry)  # type: ignore[arg-type]
+        return PreparedRun(
+            entries=tuple(entries),
+            ended=tuple(ended),
+            render_keys={film.plan.job.job_id: film.plan.render_key for film in films},
+            num_left=len(self._films),
+        )
+
+    def _row(self, film: _PreparedRow) -> JobRow:
+        return self._context.state.jobs.get(film.plan.job.job_id, JobRow())
+
+    def _entry(self, film: _PreparedRow, existing: ExistingFilm) -> FilmEntry | Result:
+        work = partial(_entry, film, self._row(film), existing, self._context, self._costs)
+        return _guarded(film.label, film.plan.job.job_id, work)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PreparedRow:
+    number: int
     label: str
     """Of the row, for messages."""
     plan: FilmPlan
     deadline_s: float | None
     share: str = ""
+
+
+def _urgency(film: _PreparedRow) -> tuple[int, float]:
+    return -film.plan.job.priority, math.inf if film.deadline_s is None else film.deadline_s
 
 
 class _Planner:
@@ -195,11 +271,13 @@ class _Planner:
         }
         job = replace(job, memory=job.memory or settings.memory, **group)
         try:
-            check_model_uri(job.model or "", settings.inputs)
             model = job.model or settings.model
+            if model != settings.model:  # that one is the operator's choice
+                check_model_uri(model, settings.inputs)
             spec = self._checked_spec(model)
             plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
             return _PreparedRow(
+                number=row.number,
                 label=row.label,
                 plan=plan,
                 deadline_s=job.deadline.timestamp() if job.deadline else None,
@@ -260,6 +338,7 @@ def _entry(
             run_id=context.run_id,
             output=context.output,
             model=plan.spec.name,
+            model_is_named=plan.spec.name != settings.model,
             plan=plan,
             keep_latents=context.keep_latents,
             create_only=context.create_only,

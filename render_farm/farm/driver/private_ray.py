@@ -1,5 +1,5 @@
-"""What a private Ray needs of its machine: a short folder for its sockets, and a token of its own, so that it writes
-nothing into the home folder. And what every Ray gets of this process's folders: its code, and nothing else."""
+"""What a private Ray needs from its machine: a short folder for its sockets, and a token of its own, so that it writes
+nothing into the home folder. Also the folders of this process that every Ray gets: only that of its code."""
 
 from __future__ import annotations
 

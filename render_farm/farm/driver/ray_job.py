@@ -1,9 +1,9 @@
-"""A run as a Ray Job: its driver runs on the cluster, and whoever submits it may go.
+"""A run as a Ray Job: its driver runs on the cluster, and whoever submits it may leave.
 
-The job's working directory holds what the run needs of this machine (manifest, settings), its runtime environment what
-workers do not inherit (credentials, settings), its metadata which run it is. A run that a job of the cluster renders
-already is joined: no second job is made. The job's id is the run's id and a number, so that of two who submit one run
-at the same moment only one makes a job.
+The job's working directory holds what the run needs of this machine (manifest, settings), its metadata says which run
+it is, and what must not be seen (credentials, other variables) goes another way: see `handover.py`. A run that a job of
+the cluster renders already is joined: no second job is made. The job's id is the run's id and a number, so that of two
+who submit one run at the same moment only one makes a job.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import render_farm
 from render_farm.errors import UsageError
+from render_farm.farm.driver import handover
 from render_farm.farm.driver.connection import use_token_at_hand
 from render_farm.manifest.parts import open_manifest
 from render_farm.uris import shown_uri
@@ -29,7 +30,7 @@ PYTHON = ("python", "-m", "render_farm.cli")
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _TRIES = 5
 _NOT_YET = ("No available agent", "ClientConnectorError")
-"""What the job server of a cluster says that has only just started."""
+"""The answer of a job server whose cluster has only just started."""
 _PATIENCE_S = 180.0
 """How long it is asked again: agents start with their node, on a busy machine minutes after the job server."""
 _LOOK_EVERY_S = 1.0
@@ -45,11 +46,12 @@ class Submission:
     """As the person named it; metadata only."""
     arguments: tuple[str, ...]
     """Of `render-farm`, run in the working directory."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Local files by the name that they get in the working directory."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    """Local files, or the content of others, by the name that they get in the working directory."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """For the job's driver."""
     working_dir: str | None = None
-    """A folder whose content is taken along."""
+    """A folder whose content is sent along."""
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
     """More of Ray's runtime environment: `pip`, `conda`, `image_uri`, ..."""
     with_code: bool = False
@@ -81,6 +83,7 @@ def submit(submission: Submission, address: str | None) -> Submitted:
         "render_farm": render_farm.__version__,
     }
     dashboard, refused = client.get_address(), ""
+    handed_over: dict[str, str] | None = None
     tries, patient_until_s = _TRIES, time.monotonic() + _PATIENCE_S
     while tries > 0:
         with _translated_errors(dashboard):
@@ -92,10 +95,12 @@ def submit(submission: Submission, address: str | None) -> Submitted:
         job_id = f"{submission.run_id}-{number}"
         with _working_dir(submission) as folder, _translated_errors(dashboard):
             try:
+                if handed_over is None:
+                    handed_over = handover.leave(client, _not_given(submission))
                 client.submit_job(
                     entrypoint=shlex.join([*PYTHON, *submission.arguments]),
                     submission_id=job_id,
-                    runtime_env=_runtime_env(submission, folder),
+                    runtime_env=_runtime_env(submission, folder, handed_over),
                     metadata=metadata,
                 )
             except RuntimeError as error:
@@ -167,6 +172,9 @@ def _working_dir(submission: Submission) -> Iterator[str | None]:
         if submission.working_dir:
             shutil.copytree(submission.working_dir, folder, dirs_exist_ok=True)
         for name, source in submission.files.items():
+            if isinstance(source, bytes):
+                Path(folder, name).write_bytes(source)
+                continue
             if not Path(source).is_dir():
                 shutil.copyfile(source, Path(folder, name))
                 continue
@@ -175,9 +183,15 @@ def _working_dir(submission: Submission) -> Iterator[str | None]:
         yield folder
 
 
-def _runtime_env(submission: Submission, folder: str | None) -> dict[str, Any]:
+def _not_given(submission: Submission) -> dict[str, str]:
+    """The variables that the job's runtime environment does not set."""
+    given = submission.runtime_env.get("env_vars", {})
+    return {name: value for name, value in submission.environment.items() if name not in given}
+
+
+def _runtime_env(submission: Submission, folder: str | None, handed_over: Mapping[str, str]) -> dict[str, Any]:
     env: dict[str, Any] = dict(submission.runtime_env)
-    variables = {**submission.environment, **env.get("env_vars", {})}
+    variables = {**handed_over, **env.get("env_vars", {})}
     if variables:
         env["env_vars"] = variables
     if folder:

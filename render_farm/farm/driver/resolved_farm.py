@@ -1,4 +1,4 @@
-"""What a request means on the cluster at hand: device, dtype, render groups, workers. It is settled once per run."""
+"""A request resolved for the cluster at hand: device, dtype, render groups, workers. It is resolved once per run."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _read_checkpoint(model: str, dtype: str, settings: Settings) -> Checkpoint:
     from render_farm.engine.weights.checkpoint import read_checkpoint
     from render_farm.engine.weights.locate import locate_model
 
-    folder = locate_model(model, cache_folder=Path(settings.model_cache))
+    folder = locate_model(model, cache_folder=Path(settings.model_cache), max_bytes=settings.inputs.max_model_bytes)
     found = read_checkpoint(folder, name=model, dtype=dtype)
     return replace(found, spec=replace(found.spec, approximation=settings.engine.approximation))
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +20,12 @@ from render_farm.farm.driver.connection import resolve_address
 from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
-from render_farm.farm.run.spec import RunSpec
+from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.manifest.files import folder_of
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
 from render_farm.manifest.parts import open_manifest, place_of
 from render_farm.manifest.reader import load_manifest
-from render_farm.manifest.rows import Row
+from render_farm.manifest.rows import Row, result_ids
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.selection import first_of_each, rows_of_parquet, select
 from render_farm.manifest.writer import write_manifest
@@ -32,6 +36,8 @@ from render_farm.storage.open import open_store, refuse_for_farm
 from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.store import Store
 from render_farm.uris import shown_uri
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,16 @@ class RunSource:
         output = shown_uri(self.request.output)
         return {"run_id": self.run_id, "manifest": self._manifest_uri or "--prompt", "output": output}
 
-    def spec(self, prepared: PreparedRun, *, device: str, dashboard: str) -> RunSpec:
-        """The run as the coordinator takes it on. `dashboard` is empty where there is none."""
+    def spec(
+        self, prepared: PreparedRun, *, upcoming: Sequence[FilmEntry] = (), device: str, dashboard: str
+    ) -> RunSpec:
+        """The run as the coordinator takes it on. `upcoming` films are told later. `dashboard` is empty where there is
+        none."""
+        names = result_ids(self.rows)
+        texts: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for entry in upcoming:
+            texts[entry.task.model].update(dict.fromkeys(entry.texts))
+        fingerprints = {entry.task.model: entry.task.plan.spec.fingerprint for entry in upcoming}
         return RunSpec(
             run_id=self.run_id,
             output=self.request.output,
@@ -69,14 +83,19 @@ class RunSource:
             max_workers=self.request.num_workers,
             first=self.first,
             failed_before=prepared.num_bad,
-            order=tuple(row.job_id or f"row-{row.number}" for row in self.rows),
+            order=tuple(names.get(row.number, row.job_id) for row in self.rows),
+            texts={model: (fingerprints[model], tuple(found)) for model, found in texts.items()},
             ended=prepared.ended,
             render_keys=prepared.render_keys,
             manifest=self.manifest,
             manifest_sha256=sha256_bytes(self.manifest),
             keep_latents=self.request.keep_latents,
+            limits=self.request.settings.inputs,
+            default_model=self.request.settings.model,
             observer=self.request.observer,
-            document=self._document(num_films=len(prepared.entries), device=device, dashboard=dashboard),
+            document=self._document(
+                num_films=len(prepared.entries) + len(upcoming), device=device, dashboard=dashboard
+            ),
         )
 
     def _document(self, *, num_films: int, device: str, dashboard: str) -> bytes:
@@ -98,7 +117,7 @@ class RunSource:
 
     @property
     def _continue_with(self) -> dict[str, Any]:
-        """What `render-farm continue` has to know besides the stored manifest."""
+        """What `render-farm continue` needs besides the stored manifest."""
         request = self.request
         base = request.relative_to or (folder_of(place_of(request.manifest)) if request.manifest else None)
         return {
@@ -132,6 +151,7 @@ def read_source(request: RunRequest) -> RunSource:
         create_only = create_only_honoured(store)
     except NotFoundError as error:
         raise UsageError(f"output {store.root_uri}: cannot be written to ({error.message})") from error
+    _warn_of_token(store)
     address = resolve_address(request.address)
     return RunSource(
         request=replace(request, output=store.root_uri),
@@ -147,17 +167,27 @@ def read_source(request: RunRequest) -> RunSource:
     )
 
 
+def _warn_of_token(store: Store) -> None:
+    """Keys of the environment are those of the start. A role or a profile gives new ones when the old ones expire."""
+    if store.root_uri.startswith("s3://") and os.environ.get("AWS_SESSION_TOKEN"):
+        log.warning(
+            "AWS_SESSION_TOKEN is set: a run stops when it expires, and the same command with new credentials "
+            "continues it. A role or a profile renews itself."
+        )
+
+
 def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
     if (request.manifest is None) == (request.prompt is None):
         raise UsageError("give either a manifest or --prompt")
     if request.manifest is not None:
-        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to)
-        with open_manifest(request.manifest) as handle:
+        limits = request.settings.manifest
+        rows = load_manifest(request.manifest, strict=request.strict, base=request.relative_to, limits=limits)
+        with open_manifest(request.manifest, limits) as handle:
             manifest = handle.read()
         chosen = select(rows, where=request.where, limit=request.limit)
         if chosen and len(chosen) < len(rows):
             manifest = rows_of_parquet(manifest, [row.number for row in chosen])
-        return request.run_id or default_run_id(request.manifest), chosen, manifest
+        return request.run_id or default_run_id(request.manifest, limits), chosen, manifest
     job = job_of_prompt(request.prompt or "", request.overrides)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
         path = Path(folder, "manifest.parquet")

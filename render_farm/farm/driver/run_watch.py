@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from render_farm.errors import RenderFarmError
 from render_farm.farm.driver.connection import Cluster
+from render_farm.farm.driver.feed import Feed
+from render_farm.farm.driver.interrupts import EXIT_TIMED_OUT, Interrupts
 from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.run.outcome import RunOutcome
 from render_farm.farm.run.spec import FarmConfig, RunSpec
@@ -29,31 +28,14 @@ _FILMS_A_CALL = 200
 _ADD_WITHIN_S = 60.0
 _ADD_AGAIN_S = 1.0
 _PRIVATE_LIVES = 5
-"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s: time for a machine that is
-short of memory, which ends processes until it is not. A mistake would end every one."""
+"""How many coordinators in a row a private Ray gets, with pauses of 2 s, 4 s, 8 s and 16 s. That is time for a machine
+short of memory, which kills processes until it has enough. A bug would end every one."""
 _LONG_LIFE_S = 60.0
 """A coordinator that ends after so long is the first in a row."""
-EXIT_TIMED_OUT = 13
-EXIT_INTERRUPTED = 130
-
-
-class RunClock:
-    """The run's time limit."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
-
-    @property
-    def left_s(self) -> float:
-        return math.inf if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
-
-    @property
-    def is_over(self) -> bool:
-        return self._ends_at is not None and time.monotonic() >= self._ends_at
 
 
 class CoordinatorEndedError(RenderFarmError):
-    """The coordinator's process ended while it was asked something."""
+    """The coordinator's process ended during a call."""
 
 
 class RunWatch:
@@ -66,21 +48,23 @@ class RunWatch:
         spec: RunSpec,
         prepared: PreparedRun,
         on_snapshot: OnSnapshot,
-        clock: RunClock,
-        signals: Signals,
+        interrupts: Interrupts,
+        feed: Feed | None = None,
     ) -> None:
-        self._signals = signals
+        """`feed` has what is prepared after `prepared`."""
+        self._feed = feed
+        self._interrupts = interrupts
         self._cluster = cluster
         self._config = config
         self._spec = spec
-        self._prepared = prepared
+        self._told = [prepared]
         self._on_snapshot = on_snapshot
-        self._clock = clock
         self._line = 0
         self._coordinator: Any = None
         self._lives = 0
         self._began_s = time.monotonic()
-        self._is_added = False
+        self.is_added = False
+        """Whether a coordinator has the run."""
         self._is_cancelled = False
 
     def run(self) -> RunOutcome:
@@ -88,7 +72,7 @@ class RunWatch:
         special: int | None = None
         try:
             self._add()
-            special = self._watch()
+            self._watch()
         except KeyboardInterrupt:
             special = self._interrupted()
         counts = self._ask("wait", self._spec.key)
@@ -97,7 +81,7 @@ class RunWatch:
             with contextlib.suppress(CoordinatorEndedError):  # the run is over all the same
                 self._ask("close")
         code = exit_code(counts, stopped=final.state == State.CANCELLED)
-        if special == EXIT_TIMED_OUT or (special == EXIT_INTERRUPTED and code != 0):
+        if special == EXIT_TIMED_OUT or (special is not None and code != 0):
             code = special
         return RunOutcome(
             run_id=self._spec.run_id, output=self._spec.output, state=str(final.state), jobs=counts, exit_code=code
@@ -129,36 +113,70 @@ class RunWatch:
         except ray.exceptions.RayError as error:
             raise _ended(error) from error
         self._line = 0  # a new coordinator counts the lines of its log from 1
-        is_new = self._ask("add_run", self._spec, self._config)
-        self._is_added = True
+        # A large argument becomes an object, which Ray may write to a disk. What is secret travels beside it.
+        spec, observer = replace(self._spec, observer=None), self._spec.observer
+        is_new = self._ask("add_run", spec, self._config, self._cluster.environment, observer)
+        self.is_added = True
         if not is_new:
+            self._stop_feed()
             return  # it is being rendered there already: join it
-        entries = list(self._prepared.entries)
-        for start in range(0, len(entries), _FILMS_A_CALL):
-            self._ask("add_films", self._spec.key, entries[start : start + _FILMS_A_CALL])
-        self._ask("seal_run", self._spec.key)
+        for batch in self._told:
+            self._tell(batch)
+        self._seal()
 
-    def _watch(self) -> int | None:
-        special = None
+    def _tell(self, batch: PreparedRun) -> bool:
+        """False when no more films are wanted."""
+        entries = list(batch.entries)
+        wants = True
+        for start in range(0, len(entries), _FILMS_A_CALL):
+            wants = self._ask("add_films", self._spec.key, entries[start : start + _FILMS_A_CALL])
+        if batch is not self._told[0] and batch.ended:  # the first one's are in the spec
+            keys = {result.job_id: batch.render_keys.get(result.job_id, "") for result in batch.ended}
+            wants = self._ask("add_films", self._spec.key, [], batch.ended, keys)
+        return wants
+
+    def _seal(self) -> None:
+        if self._feed is None or self._feed.is_over:
+            self._feed = None
+            self._ask("seal_run", self._spec.key)
+        else:
+            self._ask("seal_run", self._spec.key, more=True)
+
+    def _stop_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.stop()
+            self._feed = None
+
+    def _tell_more(self) -> None:
+        """Tell what has become ready since."""
+        if self._feed is None or (batch := self._feed.take()) is None:
+            return
+        self._told.append(batch)
+        try:
+            if not self._tell(batch):
+                self._feed.stop()
+            if self._feed.is_over:
+                self._seal()
+        except CoordinatorEndedError:
+            self._add()  # tells everything again
+
+    def _watch(self) -> None:
         while not State(self._snapshot().state).ended:
-            if self._signals.seen:
-                raise KeyboardInterrupt
-            if self._clock.is_over and special is None:
-                special = EXIT_TIMED_OUT
-                self._is_cancelled = True
-                self._ask("cancel_run", self._spec.key, "the run's time limit was reached")
+            self._interrupts.check()
+            self._tell_more()
             time.sleep(_POLL_S)
-        return special
 
     def _interrupted(self) -> int:
-        if not self._is_added:
+        if not self.is_added:
             raise KeyboardInterrupt
+        exit_code = self._interrupts.exit_code
+        self._stop_feed()
         self._is_cancelled = True
-        self._ask("cancel_run", self._spec.key, "interrupted; the same command again continues it")
+        self._ask("cancel_run", self._spec.key, self._interrupts.reason)
         stop_by = time.monotonic() + _STOP_WITHIN_S
         while not State(self._snapshot().state).ended and time.monotonic() < stop_by:
             time.sleep(_POLL_S)
-        return EXIT_INTERRUPTED
+        return exit_code
 
     def _snapshot(self) -> RunSnapshot:
         snapshot: RunSnapshot = self._ask("snapshot", self._spec.key, self._line)
@@ -167,7 +185,7 @@ class RunWatch:
         self._on_snapshot(snapshot)
         return snapshot
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
         """What the coordinator answers. One that was started anew does not know the run, which is added again then."""
         import ray
 
@@ -175,7 +193,7 @@ class RunWatch:
 
         while True:
             try:
-                return ray.get(getattr(self._coordinator, method).remote(*arguments))
+                return ray.get(getattr(self._coordinator, method).remote(*arguments, **named))
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
                 if isinstance(cause, RenderFarmError):
@@ -197,31 +215,3 @@ def _ended(error: Exception) -> CoordinatorEndedError:
         f"the coordinator ended: {how}",
         advice="what is stored stays, and the same command again continues the run",
     )
-
-
-class Signals:
-    """Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) raise KeyboardInterrupt and are remembered: one that is
-    raised where Python ignores exceptions (a callback of a library) is still seen at the next look."""
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """For the length of a block, where signals can be handled (the main thread)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else `nohup` started this
-            numbers.append(signal.SIGHUP)
-        previous = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.seen = True
-        raise KeyboardInterrupt

@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import render_farm
 from render_farm.errors import RenderFarmError
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.nodes import cluster_nodes
 from render_farm.storage.layout import WORK
 from render_farm.storage.open import open_store
@@ -44,28 +45,31 @@ class MachineReport:
         return not self.problems
 
 
-def check_machines(output: str | None) -> list[MachineReport]:
-    """Ask every machine of the cluster that this process is connected to. Writes small objects to `output`, where films
-    will go, and removes them. None skips storage. StorageError passes if this machine cannot use it."""
+def check_machines(output: str | None, environment: WorkerEnvironment) -> list[MachineReport]:
+    """Ask every machine of the cluster that this process is connected to, with the `environment` that workers get.
+    Writes small objects to `output`, where films will go, and removes them. None skips storage. StorageError passes if
+    this machine cannot use it."""
     nodes = cluster_nodes()
     token, folder = secrets.token_hex(16), f"{WORK}/probe-{secrets.token_hex(8)}"
     if output is None:
-        return _ask(nodes, None, folder, token)
+        return _ask(nodes, None, folder, token, environment)
     store = open_store(output)
     try:
         store.write_bytes(f"{folder}/driver", token.encode())
-        reports = _ask(nodes, output, folder, token)
+        reports = _ask(nodes, output, folder, token, environment)
         written = set(store.list(folder))
         return [_seen_from_here(node, report, written, folder) for node, report in zip(nodes, reports, strict=True)]
     finally:
         store.delete_tree(folder)
 
 
-def _ask(nodes: Sequence[dict[str, Any]], output: str | None, folder: str, token: str) -> list[MachineReport]:
+def _ask(
+    nodes: Sequence[dict[str, Any]], output: str | None, folder: str, token: str, environment: WorkerEnvironment
+) -> list[MachineReport]:
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_examine)
     asked = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            output, f"{folder}/{node['NodeID']}", f"{folder}/driver", token, software()
+            output, f"{folder}/{node['NodeID']}", f"{folder}/driver", token, software(), environment
         )
         for node in nodes
     ]
@@ -88,7 +92,7 @@ def _answer(node: dict[str, Any], reference: Any) -> MachineReport:
 def _seen_from_here(node: dict[str, Any], report: MachineReport, written: set[str], folder: str) -> MachineReport:
     if not report.ok or f"{folder}/{node['NodeID']}" in written:
         return report
-    problem = "what it writes to the output is not seen from here: a folder of its own, not a shared one"
+    problem = "what it writes to the output cannot be seen from here: its folder is not shared"
     return MachineReport(
         host=report.host, problems=(problem,), num_gpus=report.num_gpus, has_gpu_driver=report.has_gpu_driver
     )
@@ -103,8 +107,11 @@ def software() -> str:
     return f"{render_farm.__version__} (code {digest.hexdigest()[:12]})"
 
 
-def _examine(output: str | None, mine: str, drivers: str, token: str, here: str) -> tuple[tuple[str, ...], bool]:
+def _examine(
+    output: str | None, mine: str, drivers: str, token: str, here: str, environment: WorkerEnvironment
+) -> tuple[tuple[str, ...], bool]:
     """Runs on a machine of the cluster. Returns its problems, and whether it has a GPU driver."""
+    environment.apply()
     problems = []
     if software().partition("(")[2] != here.partition("(")[2]:
         problems.append(f"has render_farm {software()}, and this machine {here}")

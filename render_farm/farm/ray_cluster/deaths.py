@@ -1,4 +1,4 @@
-"""Which of Ray's exceptions mean that a process is gone. The one place that knows."""
+"""Tells which of Ray's exceptions mean that a process is gone. No other file knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The environment variables that travel with a run. Ray's workers have those of their machine, not the driver's."""
+"""The environment variables that travel with a run. Ray's workers have those of their machine, not the driver's.
+
+They travel as arguments of calls, and never in Ray's runtime environment, which Ray writes into its logs and shows on
+its dashboard. Workers get credentials alone. What notifications need stays with the processes that hold the run.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from render_farm.errors import UsageError
 
@@ -28,20 +33,36 @@ CREDENTIALS = (
 )
 """Of object stores and the hub. None is a path, which would mean something else on another machine."""
 SETTINGS = "RENDER_FARM_"
-_NOT_SETTINGS = ("RENDER_FARM_CONFIG",)
-"""A path. The file itself travels with the run."""
+_NOT_SETTINGS = ("RENDER_FARM_CONFIG", "RENDER_FARM_HANDOVER")
+"""The first is a path. The file itself travels with the run."""
+HANDOVER = "RENDER_FARM_HANDOVER"
+"""In a Ray Job: where `submit` left its variables (`driver/handover.py`)."""
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the entry point of a Ray Job, whose workers have the job's environment already."""
+"""Ray sets it for the entry point of a Ray Job, whose workers have the job's runtime environment already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerEnvironment:
+    """What the processes of a farm get."""
+
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    digest: str = ""
+    """Tells apart the environments of two drivers without revealing them."""
+
+    def apply(self) -> None:
+        """Set them in this process, before it looks at a store or loads a library."""
+        os.environ.update(self.variables)
 
 
 def carried_environment(
     environment: Mapping[str, str], *, extra: Iterable[str] = (), credentials: bool = True
 ) -> dict[str, str]:
-    """Variables for the workers: settings, the store's credentials (when `credentials`), and `extra`, each `NAME` (its
-    value here) or `NAME=VALUE`. Raises `UsageError` for a name that is not set."""
-    names = [name for name in environment if name.startswith(SETTINGS) and name not in _NOT_SETTINGS]
-    names += [name for name in CREDENTIALS if credentials and environment.get(name)]
-    carried = {name: environment[name] for name in names}
+    """Variables for the driver of a Ray Job: settings, the store's credentials (when `credentials`), and `extra`, each
+    `NAME` (its value here) or `NAME=VALUE`. Raises `UsageError` for a name that is not set."""
+    carried = {name: environment[name] for name in environment if name.startswith(SETTINGS)}
+    for name in _NOT_SETTINGS:
+        carried.pop(name, None)
+    carried |= _credentials(environment) if credentials else {}
     for item in extra:
         name, given, value = item.partition("=")
         if not name or not (given or name in environment):
@@ -50,13 +71,21 @@ def carried_environment(
     return carried
 
 
-def driver_environment() -> dict[str, str]:
-    """Variables that a driver attached to a cluster gives its workers. None inside a Ray Job, which has given them."""
-    return {} if _IN_A_JOB in os.environ else carried_environment(os.environ)
+def worker_environment(
+    environment: Mapping[str, str], received: Mapping[str, str] | None = None, *, credentials: bool = True
+) -> WorkerEnvironment:
+    """What a driver attached to a cluster gives its workers. Inside a Ray Job that is what came along with the job
+    (`received`), and not what the head's machine happens to have."""
+    job = environment.get(_IN_A_JOB)
+    if received is None:
+        variables = _credentials(environment) if credentials and not job else {}
+    else:
+        variables = {name: value for name, value in received.items() if not name.startswith(SETTINGS)}
+    of_job = json.loads(job).get("runtime_env", {}).get("env_vars", {}) if job else {}
+    of_job.pop(HANDOVER, None)
+    text = json.dumps([variables, of_job], sort_keys=True)
+    return WorkerEnvironment(variables=variables, digest=hashlib.sha256(text.encode()).hexdigest())
 
 
-def digest_of_environment() -> str:
-    """Distinguishes the environments that two drivers give their workers, without revealing them."""
-    job = os.environ.get(_IN_A_JOB)
-    carried = json.loads(job).get("runtime_env", {}).get("env_vars", {}) if job else carried_environment(os.environ)
-    return hashlib.sha256(json.dumps(carried, sort_keys=True).encode()).hexdigest()
+def _credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: environment[name] for name in CREDENTIALS if environment.get(name)}

@@ -41,7 +41,7 @@ def describe(
     parts = [f"Ray waits for {number} of node group {group}" for group, number in sorted(waited.items())]
     parts += [f"node group {group} could not be started: {reason}" for group, reason in dict(failed).items()]
     if not parts and most is None:
-        parts = [f"no autoscaler tells that it could add a {resource}"]
+        parts = [f"no autoscaler says that it could add a {resource}"]
     elif not parts and most is not None and not most.get(resource):
         parts = [f"no node group of the cluster has a {resource}"]
     return "; ".join(parts)

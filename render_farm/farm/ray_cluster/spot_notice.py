@@ -152,7 +152,7 @@ def _ask(url: str, headers: Mapping[str, str], *, method: str = "GET") -> str:
 
 
 def _drain(address: str | None, ip: str | None, gone_s: float, reason: str) -> None:
-    """Ask Ray until it drains this machine. It may be starting here just now, or its head be away."""
+    """Ask Ray until it drains this machine. Ray may be starting here, or its head may be unreachable."""
     import ray
 
     while True:

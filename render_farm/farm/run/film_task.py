@@ -1,4 +1,4 @@
-"""`FilmTask`: all that a worker has to know about a film, and its reports."""
+"""`FilmTask`: everything that a worker must know about a film, and its reports."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ class FilmTask:
     """URI of the output tree."""
     model: str
     """As `load_engine` takes it."""
+    model_is_named: bool = False
+    """A row names it, so it must be where `limits` allow."""
     plan: FilmPlan
     keep_latents: bool = False
     create_only: bool = True
     """Whether the output's store honours create-only writes."""
     limits: InputLimits = InputLimits()
-    """Limits on the job's images and videos."""
+    """Limits on the job's inputs, LoRAs and model."""
     timeouts: Timeouts = Timeouts()
     group_options: GroupOptions = GroupOptions()
     """Whether a render group decodes together."""

@@ -41,8 +41,8 @@ class RunLog:
         worker: str = "",
         **values: Any,
     ) -> None:
-        """Append one event. `values` become JSON. A warning or an error that was said within the last minute is only
-        counted, and the next one has the number."""
+        """Append one event. `values` become JSON. A warning or an error that was logged within the last minute is only
+        counted, and the next one shows the count."""
         if kind is EventKind.REMARK and level in ("warning", "error"):
             said, now = self._said.pop((job_id, message), None), time.monotonic()
             if said is not None and now - said[0] < _SAID_AGAIN_AFTER_S:

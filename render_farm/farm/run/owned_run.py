@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from render_farm.errors import LeaseHeldError, RenderFarmError
+from render_farm.errors import LeaseHeldError, RenderFarmError, StorageError
 from render_farm.farm.run.progress import RunProgress
 from render_farm.farm.run.results import Result, dump_results
 from render_farm.farm.run.rows import row_of
@@ -24,7 +24,7 @@ from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, lo
 _STATE_EVERY_S = 2.0
 _RESULTS_EVERY_S = 20.0
 _RESULTS_AGAIN = 50
-"""Results are written again after at least so many times as long as that takes: it is all rows, every time."""
+"""Results are written again only after this many times the time that writing takes, because all rows are written."""
 _LIVE_EVERY_S = 5.0
 _SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
@@ -44,7 +44,7 @@ class OwnedRun:
     encoding: set[str] = field(default_factory=set)
     """Models whose prompts are being encoded now."""
     control: RunControl = RunControl()
-    """What people asked of the run as a whole (and what it has cost), as it is to be durable."""
+    """The requests about the run as a whole, and its cost, as they are stored."""
     spent: float = 0.0
     """What the cluster has cost while the run was rendered, by anyone. It is durable a minute later at most."""
     answering: bool = False
@@ -54,16 +54,23 @@ class OwnedRun:
     waits_since_s: float = field(default_factory=time.monotonic)
     waits_said_s: float | None = None
     lease_lost: bool = False
+    store_error: StorageError | None = None
+    """Why the lease could not be renewed. None when somebody else took it."""
+    started: bool = False
+    """Its films are rendered, though more may come."""
     sealed: bool = False
+    """It has all of its films."""
     fed_s: float = field(default_factory=time.monotonic)
     """When its driver last told something of it, before it was sealed."""
     cut_short: bool = False
-    """It was stopped before that: nothing of it is written."""
+    """It was stopped before it was started: nothing of it is written."""
     is_abandoned: bool = False
     """It was cut short because its driver died."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     told: asyncio.Event = field(default_factory=asyncio.Event)
-    """Its observer knows that it is over, or there is none."""
+    """Its observer knows that the run is over, or there is no observer."""
+    _ended_rows: dict[str, JobRow] = field(default_factory=dict)
+    """Rows that need no work, told since the run was taken on and not durable yet."""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _results_s: float = 0.0
     _results_took_s: float = 0.0
@@ -86,6 +93,14 @@ class OwnedRun:
         jobs[job_id] = change(jobs.get(job_id, JobRow()))
         self.progress.mark_dirty([job_id])
 
+    def add_ended(self, results: Sequence[Result], render_keys: Mapping[str, str]) -> None:
+        """Enter rows that need no work. Those that are known are left as they are."""
+        for result in self.progress.add_ended(results):
+            before = self.durable.state.jobs.get(result.job_id)
+            row = _ended_row(result, render_keys.get(result.job_id, ""), before)
+            if row != before:
+                self._ended_rows[result.job_id] = row
+
     @property
     def is_over(self) -> bool:
         return self.over.is_set()
@@ -104,7 +119,8 @@ class OwnedRun:
         pause_s = max(_RESULTS_EVERY_S, _RESULTS_AGAIN * self._results_took_s)
         with_results = last or now - self._results_s > pause_s
         async with self._writing:
-            rows = progress.pop_dirty(self.durable.state.jobs)
+            ended, self._ended_rows = self._ended_rows, {}
+            rows = {**ended, **progress.pop_dirty(self.durable.state.jobs)}
             results = progress.results() if with_results else []
             if rows or last or now - self._spent_s > _SPENT_EVERY_S:
                 self._spent_s = now
@@ -112,7 +128,7 @@ class OwnedRun:
             try:
                 if rows or self.control != self.durable.state.control:
                     await self._as_owner(self.durable.write, rows, self.control)
-                rows = {}
+                rows = ended = {}
                 if with_results:
                     self._results_s = now
                     data = await asyncio.to_thread(dump_results, results)
@@ -124,7 +140,8 @@ class OwnedRun:
             except LeaseHeldError:
                 raise
             except RenderFarmError as error:
-                progress.mark_dirty(rows)
+                self._ended_rows = {**ended, **self._ended_rows}
+                progress.mark_dirty(rows.keys() - ended.keys())
                 progress.log.add(f"the run's state could not be written: {error}", level="error")
 
     async def _write_live(self, now: float, snapshot: RunSnapshot | None, *, last: bool) -> None:
@@ -184,7 +201,7 @@ def acquire_run(spec: RunSpec, holder: Holder, timing: LeaseTiming, on_lost: Cal
     except RenderFarmError:
         lease.stop()
         raise
-    kept = replace(spec, manifest=b"", document=b"", render_keys={})  # they are written, and large
+    kept = replace(spec, manifest=b"", document=b"", render_keys={}, texts={})  # they are written, and large
     control = durable.state.control
     return OwnedRun(
         progress=RunProgress(kept, store), lease=lease, durable=durable, control=control, spent=control.spent

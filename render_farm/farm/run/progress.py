@@ -1,10 +1,10 @@
-"""`RunProgress`: what each film of a run does now and how it ended, as the coordinator keeps it."""
+"""`RunProgress`: the present work and the end of each film of a run, as the coordinator keeps them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -80,7 +80,9 @@ class RunProgress:
         self.stop_reason = ""
         self.note = ""
         self.films: dict[str, FilmProgress] = {}
-        self._ended_before = Counter(str(result.state) for result in spec.ended)
+        self.ended_before = {result.job_id: result for result in spec.ended}
+        """Rows that needed no work."""
+        self._ended_states = Counter(str(result.state) for result in spec.ended)
         self._states: Counter[str] = Counter()
         """Films by state. With the sums below, nothing that is asked often looks at every film."""
         self.segments_left = 0
@@ -102,10 +104,26 @@ class RunProgress:
     @state.setter
     def state(self, state: State) -> None:
         if state is State.RUNNING and self._state is State.WAITING:
-            number = len(self.films)
+            number = len(self.films) + self.num_untold
             noun = "film" if number == 1 else "films"
             self.log.add(f"{number} {noun} to render", kind=EventKind.RUN_STARTED, num_films=number)
         self._state = state
+
+    def add_ended(self, results: Sequence[Result]) -> list[Result]:
+        """Enter rows that need no work. Returns those that were not known."""
+        new = [result for result in results if result.job_id not in self.ended_before]
+        self.ended_before.update({result.job_id: result for result in new})
+        self._ended_states.update(str(result.state) for result in new)
+        return new
+
+    @property
+    def num_untold(self) -> int:
+        """Rows of the manifest that are still being prepared, or were when the run was stopped."""
+        return max(0, len(self._order) - len(self.ended_before) - len(self.films))
+
+    @property
+    def _untold_state(self) -> State:
+        return State.CANCELLED if self._state.ended else State.WAITING
 
     def add(self, entry: FilmEntry) -> FilmProgress:
         """Enter a film that waits."""
@@ -296,7 +314,13 @@ class RunProgress:
     @property
     def counts(self) -> dict[str, int]:
         """Jobs by state, the ones that needed no work included."""
-        return {str(state): number for state, number in (self._states + self._ended_before).items()}
+        untold = Counter({str(self._untold_state): self.num_untold})
+        return {str(state): number for state, number in (self._states + self._ended_states + untold).items()}
+
+    @property
+    def num_open(self) -> int:
+        """Films that have not ended."""
+        return self._states[State.WAITING] + self._states[State.RUNNING]
 
     @property
     def num_rendering(self) -> int:
@@ -305,7 +329,10 @@ class RunProgress:
 
     def results(self) -> list[Result]:
         """Every row of `results.parquet` as it stands, in the manifest's order."""
-        rows = [*self.spec.ended, *(film.result for film in self.films.values())]
+        rows = [*self.ended_before.values(), *(film.result for film in self.films.values())]
+        if self.num_untold:
+            known = {result.job_id for result in rows}
+            rows += [Result(job_id=name, state=self._untold_state) for name in self._order if name not in known]
         return sorted(rows, key=lambda result: self._order.get(result.job_id, len(self._order)))
 
     def pop_dirty(self, known: Mapping[str, JobRow]) -> dict[str, JobRow]:
@@ -336,6 +363,7 @@ class RunProgress:
     ) -> RunSnapshot:
         """The run now, with the log lines after `after_line` where that is given. `now_s` is Unix time."""
         now_s = time.time() if now_s is None else now_s
+        is_coming = self._state is State.RUNNING and self.num_untold > 0
         eta_s, deadlines, rendering = self.pace.eta_s, self.deadlines, self.num_rendering
         return RunSnapshot(
             run_id=self.spec.run_id,
@@ -356,7 +384,11 @@ class RunProgress:
             engine_s=round(sum(self._engine_s.values()), 3),
             paused=paused,
             quarantined=dict(quarantined or {}),
-            note=self.note,
+            note=self.note or (_still_prepared(self.num_untold) if is_coming else ""),
             work=tuple(self.films[job_id].snapshot() for job_id in sorted(self._running)[:_WORK_SHOWN]),
             log=() if after_line is None else self.log.after(after_line),
         )
+
+
+def _still_prepared(num_rows: int) -> str:
+    return "1 row is still being prepared" if num_rows == 1 else f"{num_rows:,} rows are still being prepared"

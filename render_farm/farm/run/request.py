@@ -1,4 +1,4 @@
-"""What a run is asked to do: the flags of `render` and `submit` as one frozen value."""
+"""The request for a run: the flags of `render` and `submit` as one frozen value."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class RunRequest:
     """None: the manifest's stem and 8 hex of its content."""
     address: str | None = None
     """`local`, `auto` or a Ray address; None: `$RAY_ADDRESS`, else `local`."""
+    credentials: bool = True
+    """Whether the store's credentials of this process are for the workers of a running cluster."""
     num_workers: int | None = None
     """None: every GPU of the cluster; on the CPU, a few, no more than there are films."""
     max_gpus: int | None = None
@@ -57,4 +59,4 @@ class RunRequest:
     max_failed: str | None = None
     settings: Settings = field(default_factory=Settings)
     observer: ObserverSource | None = None
-    """Told of the run by whoever holds it."""
+    """The observer that the run's holder notifies."""

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,7 +68,12 @@ def write_results(store: Store, run_id: str, results: Iterable[Result]) -> None:
 def dump_results(results: Iterable[Result]) -> bytes:
     """The bytes of a `results.parquet`."""
     rows = list(results)
-    table = pa.table({name: [getattr(row, name) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
+    table = pa.table({name: [_storable(getattr(row, name)) for row in rows] for name in SCHEMA.names}, schema=SCHEMA)
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
+
+
+def _storable(value: Any) -> Any:
+    """Half a character (a lone surrogate), which JSON can hold and UTF-8 cannot, is written as its escape."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What the driver hands the coordinator: a run, its films, and the farm to render them on."""
+"""The values that the driver hands to the coordinator: a run, its films, and the farm that renders them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from render_farm.errors import UsageError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.timeouts import Timeouts
+from render_farm.media.limits import InputLimits
 from render_farm.observability.observer import ObserverSource
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling.policy import SchedulingPolicy
@@ -64,6 +65,11 @@ class RunSpec:
     """Rows that need no work: bad ones, and jobs that are there already."""
     render_keys: dict[str, str] = field(default_factory=dict)
     """Of every film, by job."""
+    limits: InputLimits = InputLimits()
+    default_model: str = ""
+    """Models of other names are named by rows, and must be where `limits` allow."""
+    texts: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Fingerprints and texts of films that are told later, by model: all are encoded at once."""
     manifest: bytes = b""
     """As submitted; written with the run once its lease is held."""
     manifest_sha256: str = ""
@@ -71,7 +77,7 @@ class RunSpec:
     """`run.json`, likewise."""
     keep_latents: bool = False
     observer: ObserverSource | None = None
-    """Told of the run by whoever holds it."""
+    """The observer that the run's holder notifies."""
 
     def check_joins(self, live: RunSpec) -> None:
         """Raises `UsageError` when `live`, the run of this id that is being rendered, is not all that this one asks
@@ -84,12 +90,12 @@ class RunSpec:
         if self.keep_latents and not live.keep_latents:
             raise UsageError(
                 f"run {self.run_id} is being rendered without --keep-latents",
-                advice="start it again when that run has ended; films that are done then get them",
+                advice="start it again when that run has ended; finished films get them then",
             )
 
     @property
     def key(self) -> str:
-        """What a coordinator knows the run by."""
+        """The key of the run in a coordinator."""
         return run_key(self.output, self.run_id)
 
 

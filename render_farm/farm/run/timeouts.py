@@ -1,4 +1,4 @@
-"""`[timeouts]`: how long the farm waits for what."""
+"""`[timeouts]`: how long the farm waits for each thing."""
 
 from __future__ import annotations
 

@@ -12,12 +12,16 @@ import ray
 
 from render_farm.engine.options import EngineOptions
 from render_farm.farm.ray_cluster.draining import usual_drain_s
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
 from render_farm.farm.run.film_task import FilmReport, FilmTask, SegmentReport
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.group_seat import GroupSeat
+from render_farm.farm.worker.host_probe import probe_host
 from render_farm.farm.worker.log import log_to_ray
 from render_farm.farm.worker.metrics import WorkerMetrics
+from render_farm.farm.worker.process_environment import set_environment
+from render_farm.farm.worker.resident_model import load_libraries
 from render_farm.farm.worker.signals import call_on_signal
 
 if TYPE_CHECKING:
@@ -48,6 +52,7 @@ class RenderWorker:
         self._runs = runs
         self._coordinator = coordinator
         log_to_ray()
+        set_environment()
         self._worker = FilmWorker(
             name,
             device=device,
@@ -64,19 +69,23 @@ class RenderWorker:
     def __repr__(self) -> str:
         return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
 
-    def ready(self) -> dict[str, Any]:
-        """Load what every job needs. Returns this process's id and node."""
-        import render_farm.engine  # noqa: F401  (torch and diffusers take seconds: not within the first job)
-
+    def ready(self, environment: WorkerEnvironment) -> dict[str, Any]:
+        """Take the environment over and load what every job needs. Returns this process's id and node."""
+        environment.apply()
+        load_libraries()
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def probe(self, outputs: list[str]) -> None:
+        """See `host_probe`."""
+        probe_host(outputs)
 
     def open_group(self) -> Any:
         """See `FilmWorker.open_group`."""
         return self._worker.open_group()
 
-    def end_group(self, rendezvous: Any) -> None:
+    def end_group(self, rendezvous: Any) -> bool:
         """See `FilmWorker.end_group`."""
-        self._worker.end_group(rendezvous)
+        return self._worker.end_group(rendezvous)
 
     def help_segment(self, task: FilmTask, segment: int, call_id: int, seat: GroupSeat) -> float:
         """See `FilmWorker.help_segment`."""

@@ -98,9 +98,10 @@ class FilmWorker:
         """Where the group of the next segment meets. This worker is its rank 0."""
         return self._renderer.groups.open()
 
-    def end_group(self, rendezvous: Rendezvous) -> None:
-        """One of the group will not come. If this worker still waits for it there, that ends with `GroupError`."""
-        self._renderer.groups.close(rendezvous)
+    def end_group(self, rendezvous: Rendezvous) -> bool:
+        """One of the group failed or will not come. What waits for it here ends with `GroupError`. Returns whether this
+        worker is still in the group that met there."""
+        return self._renderer.groups.end(rendezvous)
 
     def finish_film(
         self,

@@ -42,7 +42,7 @@ class _FilmDecoding:
 
 
 class SharedDecoding:
-    """A worker's part in it: the features of one film, until the worker renders another one."""
+    """A worker's part in decoding: the features of one film, until the worker renders another one."""
 
     def __init__(self) -> None:
         self._film: _FilmDecoding | None = None

@@ -11,7 +11,8 @@ from render_farm.planning.groups import GroupShape
 
 if TYPE_CHECKING:
     from render_farm.engine import Engine
-    from render_farm.parallel import ParallelGroup, Rendezvous, RendezvousHost
+    from render_farm.parallel import ParallelGroup, ProcessGroups, Rendezvous, RendezvousHost
+    from render_farm.planning import FilmPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,12 @@ class GroupSeat:
 
 
 class GroupHost:
-    """Hosts the group of a worker's next segment. The worker is its rank 0."""
+    """Hosts the group of a worker's next segment, of which it is rank 0, and knows the group that it is in."""
 
     def __init__(self) -> None:
         self._host: RendezvousHost | None = None
+        self.joined: ProcessGroups | None = None
+        """The group that has met, while this worker is in it."""
 
     @property
     def is_open(self) -> bool:
@@ -44,28 +47,49 @@ class GroupHost:
         return self._host.rendezvous
 
     def close(self, rendezvous: Rendezvous | None = None) -> None:
-        """End the group that meets at `rendezvous`, or whichever there is. Who waits there gets a `GroupError`."""
+        """End the group that meets at `rendezvous`, or whichever there is. Workers that wait there get a
+        `GroupError`."""
         host = self._host
         if host is None or rendezvous not in (None, host.rendezvous):
             return
         self._host = None
         host.close()
 
+    def end(self, rendezvous: Rendezvous) -> bool:
+        """End the group that meets at `rendezvous`. Its exchanges fail here. Returns whether this worker is in it."""
+        self.close(rendezvous)
+        joined = self.joined
+        if joined is None or joined.seat.rendezvous != rendezvous:
+            return False
+        joined.abort()
+        return True
+
 
 @contextmanager
-def in_group(seat: GroupSeat | None, engine: Engine, *, meeting_s: float) -> Iterator[ParallelGroup | None]:
-    """Be in the group for the length of a block. None without a seat. Weights are loaded before the others wait.
+def in_group(
+    seat: GroupSeat | None, engine: Engine, plan: FilmPlan, segment: int, host: GroupHost, *, first_step_s: float
+) -> Iterator[ParallelGroup | None]:
+    """Be in the group for the length of a block. None without a seat. What takes long (weights, compiling) is done
+    before the others wait.
 
-    `meeting_s` is how long the others may take to come. Raises `GroupError` when one does not come, fails or hangs.
+    `first_step_s` is how long the others may take to come, and for an exchange until the group is told another limit.
+    Raises `GroupError` when one does not come, fails or hangs.
     """
     if seat is None:
         yield None
         return
+    import torch
+
     from render_farm.parallel import ParallelGroup, ProcessGroups, Seat
     from render_farm.parallel.xfuser_modules import xfuser
 
     xfuser()
-    _ = engine.transformer
+    with torch.inference_mode():
+        engine.warm_up(plan, segment, seat.shape)
     taken = Seat(shape=seat.shape, rank=seat.rank, rendezvous=seat.rendezvous)
-    with ProcessGroups(taken, device=engine.device, timeout_s=seat.timeout_s, meeting_s=meeting_s) as groups:
-        yield ParallelGroup(groups)
+    try:
+        with ProcessGroups(taken, device=engine.device, timeout_s=max(first_step_s, seat.timeout_s)) as groups:
+            host.joined = groups
+            yield ParallelGroup(groups)
+    finally:
+        host.joined = None

@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from render_farm.engine.options import EngineOptions
+from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.segment_inputs import KnownTexts
+from render_farm.media.fetching.places import check_model_uri
 from render_farm.planning.memory import FILMS_AT_ONCE
 
 if TYPE_CHECKING:
     from render_farm.engine import Engine
+
+
+def load_libraries() -> None:
+    """Import what every model needs: torch and diffusers take seconds. `render_farm.engine` alone imports neither."""
+    import render_farm.engine.engine  # noqa: F401
 
 
 class ResidentModel:
@@ -39,12 +46,15 @@ class ResidentModel:
         self._loading_s: float | None = None
         self._lock = threading.Lock()
 
-    def engine(self, model: str) -> Engine:
-        """The engine of `model`, loaded if another model was here."""
+    def engine(self, task: FilmTask) -> Engine:
+        """The engine of the task's model, loaded if another model was here. InputError for a model from a place that is
+        not allowed."""
+        if task.model_is_named:  # a link may have changed since the run was prepared, and machines differ
+            check_model_uri(task.model, task.limits)
         with self._lock:
-            if self._engine is None or self._name != model:
+            if self._engine is None or self._name != task.model:
                 self._engine = None  # its memory is free before the next one takes some
-                self._engine, self._name = self._load(model), model
+                self._engine, self._name = self._load(task), task.model
             return self._engine
 
     def take_loading_s(self) -> float | None:
@@ -52,7 +62,7 @@ class ResidentModel:
         loading_s, self._loading_s = self._loading_s, None
         return loading_s
 
-    def _load(self, model: str) -> Engine:
+    def _load(self, task: FilmTask) -> Engine:
         from render_farm.engine import load_engine
 
         if self._num_threads:
@@ -62,12 +72,13 @@ class ResidentModel:
         started = time.monotonic()
         self.texts = KnownTexts()
         engine = load_engine(
-            model,
+            task.model,
             device=self.device,
             dtype=self._dtype,
             with_text_encoder=False,
             cache_folder=self._cache_folder,
             options=self._options,
+            limits=task.limits,
             films_at_once=FILMS_AT_ONCE,
         )
         self._loading_s = time.monotonic() - started

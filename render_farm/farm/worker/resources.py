@@ -1,4 +1,4 @@
-"""What rendering and publishing share on one worker."""
+"""The resources that rendering and publishing share on one worker."""
 
 from __future__ import annotations
 

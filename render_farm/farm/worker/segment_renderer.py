@@ -103,7 +103,7 @@ class SegmentRenderer:
     def _start(self, task: FilmTask) -> tuple[Store, Engine]:
         if self.preemption.is_asked:
             raise PreemptedError(f"film {task.work_key}: this worker was asked to end")
-        return self._resources.store(task), self._resources.model.engine(task.model)
+        return self._resources.store(task), self._resources.model.engine(task)
 
     def _last_step(self, call: SegmentCall) -> LastStep:
         num_steps = call.task.plan.schedule(call.segment).num_rows
@@ -195,8 +195,9 @@ class SegmentRenderer:
         conditioning = conditioning_of(engine, task, film, segment)
         loras = engine.read_loras(task.plan, task.limits)
         if call.seat is not None and call.seat.rank == 0 and not self.groups.is_open:
-            raise GroupError(f"film {task.work_key}: another worker of the group failed before it began")
-        with in_group(call.seat, engine, meeting_s=task.timeouts.first_step_floor_s) as group:
+            raise GroupError(f"film {task.work_key}: another worker of the group failed before it started")
+        first_step_s = task.timeouts.first_step_floor_s
+        with in_group(call.seat, engine, task.plan, segment, self.groups, first_step_s=first_step_s) as group:
             last_step.start()
             gate = StepGate(
                 task.work_key,
@@ -208,6 +209,8 @@ class SegmentRenderer:
 
             def on_step(progress: StepProgress) -> None:
                 gate(progress)
+                if group is not None and call.seat is not None and progress.step == 1:
+                    group.limit_exchanges(call.seat.timeout_s)  # nobody loads or compiles any more
                 self.kv_cache_bytes = progress.kv_cache_bytes
                 if call.on_step is not None:
                     call.on_step(progress)

@@ -1,4 +1,4 @@
-"""Prompt notice of a signal in a process whose main thread is busy in C++, as a Ray worker's is. Python runs its
+"""Reacts at once to a signal in a process whose main thread is busy in C++, as a Ray worker's is. Python runs its
 handlers between two steps of the main thread's Python code, which may be never. Its wake-up pipe is written at once."""
 
 from __future__ import annotations

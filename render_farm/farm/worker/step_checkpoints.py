@@ -77,7 +77,7 @@ class StepCheckpoints:
             state = self._parse(data, row)
             if state is not None:
                 self._row = row
-                self.notes.append(f"segment {self._segment + 1} goes on from step {row}")
+                self.notes.append(f"segment {self._segment + 1} resumes from step {row}")
                 return state
         return None
 

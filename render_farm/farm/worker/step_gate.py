@@ -46,6 +46,6 @@ class StepGate:
         if must_end and self._is_cancelled():
             raise Cancelled(where)
         if must_end:
-            raise PreemptedError(f"{where}, for this worker was asked to end")
+            raise PreemptedError(f"{where}, because this worker was asked to end")
         if not continues:
-            raise GroupError(f"{where}, for another worker of its group stops")
+            raise GroupError(f"{where}, because another worker of its group stops")

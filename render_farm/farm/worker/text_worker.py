@@ -9,7 +9,10 @@ from typing import Any
 
 import ray
 
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.worker.embeddings import EmbeddingStore
+from render_farm.media.fetching.places import check_model_uri
+from render_farm.media.limits import InputLimits
 from render_farm.storage.meter import StorageMeter, Traffic
 from render_farm.storage.open import open_store
 
@@ -30,13 +33,16 @@ class TextReport:
 class TextWorker:
     """Encodes each text that the run's storage does not hold yet."""
 
-    def ready(self) -> None:
-        """The process is there."""
+    def ready(self, environment: WorkerEnvironment) -> None:
+        """The process is there, and has its environment."""
+        environment.apply()
 
     def encode(
         self,
         *,
         model: str,
+        is_named: bool,
+        limits: InputLimits,
         device: str,
         dtype: str | None,
         output: str,
@@ -45,12 +51,19 @@ class TextWorker:
         cache_folder: str | None,
         coordinator: Any,
     ) -> TextReport:
-        """Encode `texts` with `model`'s text encoder into the run's storage. The coordinator is told now and then."""
+        """Encode `texts` with `model`'s text encoder into the run's storage. The coordinator is told now and then.
+        `is_named` says whether a row names the model."""
         from render_farm.engine import load_engine
 
+        if is_named:
+            check_model_uri(model, limits)
         started, meter = time.monotonic(), StorageMeter()
         engine = load_engine(
-            model, device=device, dtype=dtype, cache_folder=Path(cache_folder) if cache_folder else None
+            model,
+            device=device,
+            dtype=dtype,
+            cache_folder=Path(cache_folder) if cache_folder else None,
+            limits=limits,
         )
         stored = EmbeddingStore(open_store(output, meter=meter), run_id, engine.spec.fingerprint)
         missing = stored.missing(texts)

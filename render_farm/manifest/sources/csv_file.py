@@ -8,21 +8,21 @@ from collections.abc import Iterable, Iterator
 
 from render_farm.errors import ManifestError, Problem
 from render_farm.job import columns
+from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.schema import unknown_column
 from render_farm.manifest.sources.records import Record, from_cell, open_text
 from render_farm.uris import shown_uri
 
 _SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?[,;\t]*', re.IGNORECASE)
-_LONGEST_CELL = 1 << 26
 
 
-def read_csv(uri: str) -> Iterator[Record]:
+def read_csv(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every job of the CSV file at `uri`, numbered by the line it starts on.
 
     Raises `ManifestError` for a file that is unreadable or no CSV, and for unknown or repeated columns.
     """
-    csv.field_size_limit(_LONGEST_CELL)  # a list of prompts is longer than the module's 128 KiB
-    with open_text(uri) as text:
+    csv.field_size_limit(limits.max_cell_bytes)  # a list of prompts is longer than the module's 128 KiB
+    with open_text(uri, limits) as text:
         lines = _Lines(iter(text))
         header_line = next((line for line in lines if line.strip()), "")
         named = _SEPARATOR.fullmatch(header_line.strip())
@@ -71,7 +71,7 @@ def _header(uri: str, cells: list[str]) -> list[str]:
         )
     # A column without a name is what pandas' to_csv writes for the index.
     problems = [unknown_column(name) for name in names if name and name not in columns()]
-    problems += [f"column {name}: is there twice" for name in columns() if names.count(name) > 1]
+    problems += [f"column {name}: appears twice" for name in columns() if names.count(name) > 1]
     if "prompt" not in names:
         problems.append("column prompt: is missing, and every job needs it")
     if problems:

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
-from render_farm.manifest.limits import LIMITS
+from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
 from render_farm.manifest.sources.records import Record, RepeatedKeyError, Written, open_text, unique_pairs
 from render_farm.uris import shown_uri
 
 
-def read_jsonl(uri: str) -> Iterator[Record]:
+def read_jsonl(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every job of the JSON-lines file at `uri`, by line; blank lines are skipped. Raises `ManifestError`."""
-    with open_text(uri) as text:
+    with open_text(uri, limits) as text:
         for number, line in enumerate(text, start=1):
             if not line.strip():
                 continue
@@ -25,9 +25,9 @@ def read_jsonl(uri: str) -> Iterator[Record]:
                 yield Record(number=number, values={}, problems=[Problem(field="", message=_why(error))])
 
 
-def read_json(uri: str) -> Iterator[Record]:
+def read_json(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every job of the JSON document at `uri`: a list, or {"defaults": {}, "jobs": []}. Raises `ManifestError`."""
-    with open_text(uri, LIMITS.max_document_bytes) as text:
+    with open_text(uri, limits, "max_document_bytes") as text:
         content = text.read()
     try:
         document = _parse(content)

@@ -10,7 +10,7 @@ from typing import Any
 
 from render_farm.errors import ManifestError
 from render_farm.job import columns
-from render_farm.manifest.limits import LIMITS
+from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.manifest.naming import content_id
 from render_farm.manifest.rows import Row, make_row
 from render_farm.manifest.sources.csv_file import read_csv
@@ -20,7 +20,7 @@ from render_farm.manifest.sources.yaml_file import read_yaml
 from render_farm.uris import shown_uri
 
 
-def read_source(uri: str) -> Iterator[Row]:
+def read_source(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Row]:
     """Every job of the text file at `uri`, in order, each numbered by its line.
 
     A job without an id gets one from what it says: its prompt's first words and 8 hex of all its values
@@ -28,9 +28,11 @@ def read_source(uri: str) -> Iterator[Row]:
     Raises `ManifestError` for what makes the whole file unusable; what is wrong with one job comes in its row.
     """
     made: Counter[str] = Counter()
-    for ordinal, record in enumerate(_reader_of(uri)(uri), start=1):
-        if ordinal > LIMITS.max_rows:
-            raise ManifestError(f"{shown_uri(uri)}: has more than {LIMITS.max_rows:,} jobs", advice="split it")
+    for ordinal, record in enumerate(_reader_of(uri)(uri, limits), start=1):
+        if ordinal > limits.max_rows:
+            raise ManifestError(
+                f"{shown_uri(uri)}: has more than {limits.max_rows:,} jobs", advice=f"split it, {raising('max_rows')}"
+            )
         values = record.values
         if values and values.get("job_id") is None:
             job_id = _id_of(values)
@@ -60,16 +62,17 @@ def _row(record: Record, values: dict[str, Any]) -> Row:
     return replace(row, job=None, problems=(*record.problems, *further))
 
 
-def read_prompts(uri: str) -> Iterator[Record]:
+def read_prompts(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every line of the text at `uri` as a prompt; blank lines and those that start with # are skipped."""
-    with open_text(uri) as text:
+    with open_text(uri, limits) as text:
         for number, line in enumerate(text, start=1):
             prompt = line.strip()
             if prompt and not prompt.startswith("#"):
                 yield Record(number=number, values={"prompt": prompt})
 
 
-READERS: dict[str, Callable[[str], Iterator[Record]]] = {
+_Reader = Callable[[str, ManifestLimits], Iterator[Record]]
+READERS: dict[str, _Reader] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".jsonl": read_jsonl,
@@ -82,7 +85,7 @@ READERS: dict[str, Callable[[str], Iterator[Record]]] = {
 """Suffix to reader. A reader yields records and raises `ManifestError`; a new format is one more line here."""
 
 
-def _reader_of(uri: str) -> Callable[[str], Iterator[Record]]:
+def _reader_of(uri: str) -> _Reader:
     name = uri.rpartition("/")[2].lower()
     suffix = name[name.rfind(".") :] if "." in name else ""
     if suffix not in READERS:

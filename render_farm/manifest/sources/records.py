@@ -17,7 +17,7 @@ from render_farm.errors import ManifestError, Problem
 from render_farm.job import EXACT_FLOAT, ValueKind, columns, shown
 from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import open_binary
-from render_farm.manifest.limits import LIMITS
+from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.uris import shown_uri
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
@@ -51,11 +51,16 @@ class Written:
 
 
 @contextmanager
-def open_text(uri: str, most_bytes: int = LIMITS.max_bytes) -> Iterator[io.TextIOWrapper]:
-    """The UTF-8 text at `uri`, with or without a byte order mark. Raises `ManifestError`."""
+def open_text(uri: str, limits: ManifestLimits = LIMITS, limit: str = "max_bytes") -> Iterator[io.TextIOWrapper]:
+    """The UTF-8 text at `uri`, with or without a byte order mark, of no more bytes than one of `limits` allows. Raises
+    `ManifestError`."""
+    most_bytes: int = getattr(limits, limit)
     with open_binary(uri) as handle:
         if (num_bytes := handle.seek(0, os.SEEK_END)) > most_bytes:
-            raise ManifestError(f"{shown_uri(uri)}: has {num_bytes:,} bytes; the most is {most_bytes:,}")
+            raise ManifestError(
+                f"{shown_uri(uri)}: has {num_bytes:,} bytes; the most is {most_bytes:,}",
+                advice=f"split it, {raising(limit)}",
+            )
         handle.seek(0)
         start = handle.read(2)
         handle.seek(0)
@@ -91,7 +96,7 @@ def _texts(cell: str) -> Any:
         value = json.loads(cell)
     except (ValueError, RecursionError) as error:
         if re.match(r'\[\s*"', cell):
-            return BadCell(f"looks like a JSON list of prompts but is none: {error}")
+            return BadCell(f"looks like a JSON list of prompts but is not one: {error}")
         return cell
     return value
 
@@ -158,7 +163,7 @@ def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         seen: set[str] = set()
         repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RepeatedKeyError(f"{repeated!r:.80} is there twice")
+        raise RepeatedKeyError(f"{repeated!r:.80} appears twice")
     return values
 
 

@@ -10,7 +10,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 
 from render_farm.errors import ManifestError
-from render_farm.manifest.limits import LIMITS
+from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
 from render_farm.manifest.sources.records import Record, Written, open_text
 from render_farm.uris import shown_uri
@@ -18,16 +18,16 @@ from render_farm.uris import shown_uri
 _DEEPEST = 50
 
 
-def read_yaml(uri: str) -> Iterator[Record]:
+def read_yaml(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every job of the YAML document at `uri`, numbered by its line; the document is read whole.
 
     Raises `ManifestError` for what is no YAML, for another shape, and for a key that a mapping has twice.
     """
-    with open_text(uri, LIMITS.max_document_bytes) as text:
+    with open_text(uri, limits, "max_document_bytes") as text:
         content = text.read()
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _refuse_deep_nesting(uri, content, loader)
+        _refuse_deep_nesting(uri, content, loader, limits)
         root = yaml.compose(content, Loader=loader)
         document = None if root is None else _construct(uri, root)
     except yaml.MarkedYAMLError as error:
@@ -43,26 +43,27 @@ def read_yaml(uri: str) -> Iterator[Record]:
         yield record_of(job, line, "line", defaults)
 
 
-def _refuse_deep_nesting(uri: str, content: str, loader: Any) -> None:
+def _refuse_deep_nesting(uri: str, content: str, loader: Any, limits: ManifestLimits) -> None:
     """Composing nodes recurses in C, where thousands of brackets would kill the process. Events come one by one."""
     try:
-        _check_depth(uri, content, loader)
+        _check_depth(uri, content, loader, limits)
     except yaml.MarkedYAMLError as error:
         # Some releases of PyYAML have a limit of their own and reach it while they read ahead, before the first event.
         # The text up to that point is within their limit and shows whether the document is too deep for ours.
         if error.problem_mark:
             with suppress(yaml.YAMLError):
-                _check_depth(uri, content[: error.problem_mark.index], loader)
+                _check_depth(uri, content[: error.problem_mark.index], loader, limits)
         raise
 
 
-def _check_depth(uri: str, content: str, loader: Any) -> None:
+def _check_depth(uri: str, content: str, loader: Any, limits: ManifestLimits) -> None:
     depth = 0
     for count, event in enumerate(yaml.parse(content, Loader=loader)):
-        if count > LIMITS.max_document_values:
+        if count > limits.max_document_values:
             raise ManifestError(
-                f"{shown_uri(uri)}: holds more than {LIMITS.max_document_values:,} values",
-                advice="split it, or write it as JSON lines or CSV, which are read line by line",
+                f"{shown_uri(uri)}: holds more than {limits.max_document_values:,} values",
+                advice="split it, or write it as JSON lines or CSV, which are read line by line, "
+                + raising("max_document_values"),
             )
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
@@ -116,7 +117,7 @@ def _refuse_repeated_keys(uri: str, node: yaml.Node, seen: set[int]) -> None:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in names:
                     raise ManifestError(
-                        f"{shown_uri(uri)}: line {key.start_mark.line + 1}: {key.value!r} is there twice"
+                        f"{shown_uri(uri)}: line {key.start_mark.line + 1}: {key.value!r} appears twice"
                     )
                 names.add(key.value)
             _refuse_repeated_keys(uri, value, seen)

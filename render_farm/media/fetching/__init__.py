@@ -1,4 +1,4 @@
 """Getting the bytes of inputs: local files, object stores and https, within the limits.
 
-Which addresses may be read, and what their errors mean.
+Says which addresses may be read, and what their errors mean.
 """

@@ -19,15 +19,18 @@ _INSIDE = tuple(
     for network in (
         "168.63.129.16/32",  # Azure's host agent
         "192.0.0.0/24",  # protocol assignments; Oracle's metadata among them
+        "192.88.99.0/24",  # relays of 6to4
         "100.64.0.0/10",  # carriers, and Alibaba's metadata
-        "::/96",  # IPv4 written as IPv6, long out of use
-        "64:ff9b:1::/48",  # local translation to IPv4
         "2001::/23",  # protocol assignments; Teredo among them
         "2002::/16",  # 6to4
-        "fec0::/10",  # site-local
+        "3fff::/20",  # documentation
     )
 )
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""The IPv6 addresses that the internet routes. Translated, site-local and segment routing's ones are outside."""
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+_EMBEDDING = (_TRANSLATED, *map(ipaddress.ip_network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
+"""Networks whose last four bytes are an IPv4 address. The last two are SIIT's, and a form long out of use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +65,10 @@ def checked_endpoints(host: str, port: int, *, trusted: bool) -> list[Endpoint]:
 
 def why_forbidden(address: Address, *, trusted: bool = False) -> str:
     """Why nothing is fetched from `address`; "" when it may be."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return why_forbidden(address.ipv4_mapped, trusted=trusted)
-        if address in _TRANSLATED:
-            return why_forbidden(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF), trusted=trusted)
+    if isinstance(address, ipaddress.IPv6Address) and (inner := _embedded(address)):
+        reason = why_forbidden(inner, trusted=trusted)
+        if reason or address.ipv4_mapped or address in _TRANSLATED:
+            return reason
     if address.is_link_local:
         return "a link-local address (a cloud's metadata service is one)"
     if address.is_unspecified or address.is_multicast:
@@ -75,6 +77,16 @@ def why_forbidden(address: Address, *, trusted: bool = False) -> str:
         return ""
     if address.is_loopback:
         return "a loopback address"
-    if not address.is_global or any(address in network for network in _INSIDE if network.version == address.version):
+    outside = address.version == 6 and address not in _UNICAST
+    if outside or not address.is_global or any(address in net for net in _INSIDE if net.version == address.version):
         return "a private address"
     return ""
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a packet to `address` may end up at."""
+    if address.is_loopback or address.is_unspecified:
+        return None
+    if any(address in network for network in _EMBEDDING):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)

@@ -16,9 +16,10 @@ import fsspec
 
 from render_farm.errors import RenderFarmError
 from render_farm.media.fetching.https import fetch_https
+from render_farm.media.fetching.places import check_local, check_place, has_local_rules
 from render_farm.media.fetching.sink import Sink, Target
 from render_farm.media.fetching.store_errors import store_errors, store_failure, store_options
-from render_farm.media.fetching.uris import allowed_roots, check_protocol, check_roots, read_input_address, refusal
+from render_farm.media.fetching.uris import read_input_address, refusal
 from render_farm.media.limits import InputLimits
 
 _BLOCK_BYTES = 1 << 20
@@ -30,7 +31,7 @@ def fetch(uri: str, target: Target, *, max_bytes: int, limits: InputLimits) -> N
     InputError for everything that is the input's fault. StorageError when an object store does not answer or fails
     inside (the farm waits and tries again), StorageFullError when `target`'s disk is full.
     """
-    protocol = check_protocol(uri, limits)
+    protocol = check_place(uri, limits)
     sink = Sink(target, uri=uri, max_bytes=max_bytes, within_s=limits.fetch_timeout_s)
     if protocol in ("https", "http"):
         fetch_https(uri, sink, limits)
@@ -39,7 +40,7 @@ def fetch(uri: str, target: Target, *, max_bytes: int, limits: InputLimits) -> N
     else:
         _fetch_from_store(uri, protocol, sink)
     if sink.num_bytes == 0:
-        raise refusal(uri, "it is empty")
+        raise refusal(uri, "it is empty", "copy or export it again")
 
 
 @contextmanager
@@ -56,17 +57,17 @@ def fetched_file(uri: str, *, max_bytes: int, limits: InputLimits) -> Iterator[P
 
 
 def _fetch_local(uri: str, sink: Sink, limits: InputLimits) -> None:
-    path, roots = read_input_address(uri).place, allowed_roots(limits)
+    path = read_input_address(uri).place
     try:
-        check_roots(uri, path, roots)
+        check_local(uri, path, limits)
         with open(path, "rb", buffering=0, opener=_open_without_waiting) as file:
             descriptor = file.fileno()
             # The file that is open now counts: a link may have changed since the check.
-            if roots is not None and os.path.exists(f"/proc/self/fd/{descriptor}"):  # noqa: PTH110
-                check_roots(uri, f"/proc/self/fd/{descriptor}", roots)
+            if has_local_rules(limits) and os.path.exists(f"/proc/self/fd/{descriptor}"):  # noqa: PTH110
+                check_local(uri, f"/proc/self/fd/{descriptor}", limits)
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
-                raise refusal(uri, "it is no ordinary file", "give the file itself")
+                raise refusal(uri, "it is not a regular file", "give the file itself")
             sink.expect(about.st_size)
             while block := file.read(_BLOCK_BYTES):
                 sink.write(block)

@@ -18,8 +18,9 @@ from urllib.parse import quote, urljoin, urlsplit
 from render_farm.backoff import Backoff
 from render_farm.errors import InputError
 from render_farm.media.fetching.addresses import Endpoint, ForbiddenAddress, checked_endpoints
+from render_farm.media.fetching.places import check_place
 from render_farm.media.fetching.sink import Sink
-from render_farm.media.fetching.uris import check_protocol, refusal
+from render_farm.media.fetching.uris import refusal
 from render_farm.media.limits import InputLimits
 from render_farm.uris import shown_uri
 
@@ -79,9 +80,9 @@ def _follow(uri: str, sink: Sink, limits: InputLimits) -> None:
             raise refusal(uri, f"the server redirects (status {answer.status}) without saying where")
         try:
             here = urljoin(here, there)
-            check_protocol(here, limits)
+            check_place(here, limits)
         except ValueError:
-            raise refusal(uri, "it redirects to something that is no address") from None
+            raise refusal(uri, "it redirects to something that is not an address") from None
         except InputError as error:
             raise InputError(f"{shown_uri(uri)}: it redirects to {error.message}", advice=error.advice) from None
     raise refusal(uri, f"more than {limits.max_redirects} redirects", "give the address that it leads to")
@@ -96,7 +97,7 @@ def _hop(here: str, uri: str, limits: InputLimits) -> _Hop:
         if parts.scheme not in _DEFAULT_PORTS:
             raise ValueError
     except (ValueError, KeyError):
-        raise refusal(uri, f"{via}this is no address of a server", "write https://host/path") from None
+        raise refusal(uri, f"{via}this is not the address of a server", "write https://host/path") from None
     if not host:
         raise refusal(uri, f"{via}it names no host", "write https://host/path")
     if parts.username is not None or parts.password is not None:

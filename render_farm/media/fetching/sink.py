@@ -40,7 +40,7 @@ class Sink:
         return max(0.0, self._deadline - time.monotonic())
 
     def expect(self, num_bytes: int) -> None:
-        """Refuse at once what says itself that it is too large. What says nothing, or lies, is found by `write`."""
+        """Refuse at once an input that declares itself too large. `write` finds one that declares nothing, or lies."""
         if num_bytes > self._max_bytes:
             raise refusal(self._uri, f"it has {_mib(num_bytes)}, more than the {_mib(self._max_bytes)} allowed", _LARGE)
 
@@ -69,7 +69,7 @@ class Sink:
             )
 
     def restart(self) -> None:
-        """Forget what came so far: a further try begins at the first byte."""
+        """Forget what came so far, because another try starts at the first byte."""
         self._target.seek(0)
         self._target.truncate()
         self.num_bytes = 0

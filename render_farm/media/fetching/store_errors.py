@@ -8,6 +8,7 @@ from typing import Any
 from render_farm.errors import InputError, StorageError
 from render_farm.extras import missing_package
 from render_farm.media.fetching.uris import refusal
+from render_farm.store_advice import diagnose, s3_code
 from render_farm.uris import shown_uri
 
 
@@ -48,6 +49,10 @@ def store_failure(error: BaseException, uri: str) -> InputError | StorageError:
         # fsspec's own words: which package
         advice = f"{missing_package(error)[1] or 'install it'} on every worker"
         return refusal(uri, f"a package for it is missing: {error}", advice)
+    if found := diagnose(error):
+        if found.of_this_side:
+            return StorageError(f"{shown_uri(uri)}: {found.problem}", advice=found.advice)
+        return refusal(uri, found.problem, found.advice)
     if status >= 500 or status == 429 or (not status and _is_silence(error)):
         return StorageError(
             f"{shown_uri(uri)}: the store does not answer properly ({code or name})",
@@ -64,16 +69,13 @@ def store_failure(error: BaseException, uri: str) -> InputError | StorageError:
 
 def _status(error: BaseException | None) -> tuple[int, str]:
     """Status and code of the store's answer behind `error`; 0 and "" when there was none."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return int(status or 0), str(response["Error"].get("Code", ""))
-        status = getattr(error, "status_code", None) or getattr(error, "code", None)
-        if isinstance(status, int):
-            return status, ""
+    code, status = s3_code(error)
+    while not code and error is not None:
+        found = getattr(error, "status_code", None) or getattr(error, "code", None)
+        if isinstance(found, int):
+            return found, ""
         error = error.__cause__
-    return 0, ""
+    return status, code
 
 
 def _is_silence(error: BaseException) -> bool:

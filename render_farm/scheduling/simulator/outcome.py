@@ -1,4 +1,4 @@
-"""What a simulation found, and the numbers that people ask of it."""
+"""The outcome of a simulation, and the figures that people want from it."""
 
 from __future__ import annotations
 

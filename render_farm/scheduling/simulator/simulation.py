@@ -71,7 +71,7 @@ class Simulation:
         self._farm = farm
         self._scheduling = scheduling or SchedulingPolicy()
         self._truth = CostModel.from_dict(costs.to_dict()) if costs is not None else CostModel()
-        """What segments take here, but for noise; the machine's own model goes on learning."""
+        """Segment times here, without noise. The machine's own model keeps learning."""
         self.machine = FarmMachine(retry, scheduling=self._scheduling, costs=costs)
         self._films = {film.key: film for film in films}
         self._quotas = quotas

@@ -14,6 +14,7 @@ from render_farm.cli import terminal
 from render_farm.cli.examples import EXAMPLES
 from render_farm.cli.main import app
 from render_farm.cli.terminal import Verbosity
+from tests.helpers.documented import parse
 from tests.helpers.program import ROOT, run
 from tests.helpers.stored_run import stored_run
 
@@ -85,6 +86,7 @@ def test_every_verb_has_an_example():
     assert known <= EXAMPLES.keys()
     for path, lines in EXAMPLES.items():
         assert all(line.startswith(f"render-farm {path}") for line in lines)
+        assert [problem for line in lines if (problem := parse(line))] == []
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_csv_cells_that_cannot_be_read(problems, row, line):
 
 def test_csv_list_that_is_broken(problems):
     (_, line) = problems("p.csv", 'job_id,prompt\na,"[""x"", ""y"""\n')
-    assert line.startswith("line 2 (job_id=a): prompt: looks like a JSON list of prompts but is none: ")
+    assert line.startswith("line 2 (job_id=a): prompt: looks like a JSON list of prompts but is not one: ")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_csv_list_that_is_broken(problems):
             [
                 "3 problems in the header",
                 "column prmpt: is not known; did you mean prompt?",
-                "column seed: is there twice",
+                "column seed: appears twice",
                 "column prompt: is missing, and every job needs it",
             ],
         ),
@@ -178,7 +178,7 @@ def test_jsonl_errors_name_lines(problems):
         "line 3 (job_id=job-9ecfe1f3): prompt: 3 is not text; put it in quotes",
         "line 4: is not JSON: Expecting property name enclosed in double quotes at line 2, character 1",
         "line 5: is not an object with column names and values",
-        "line 6: 'prompt' is there twice",
+        "line 6: 'prompt' appears twice",
         "line 7: is not JSON: too deeply nested",
     ]
 
@@ -198,7 +198,7 @@ def test_json_documents_of_another_shape(problems):
         problems("p.json", '[{"prompt": 1}]')[1]
         == "job 1 (job_id=job-9ab9354d): prompt: 1 is not text; put it in quotes"
     )
-    assert problems("p.json", '{"a": 1, "a": 2}') == ["'a' is there twice"]
+    assert problems("p.json", '{"a": 1, "a": 2}') == ["'a' appears twice"]
 
 
 YAML = """\
@@ -244,7 +244,7 @@ def test_yaml_errors_name_lines(problems):
     [
         ("", "has no list of jobs"),
         ("jobs: [", "line 2, character 1: "),
-        ("- {prompt: x, prompt: y}", "line 1: 'prompt' is there twice"),
+        ("- {prompt: x, prompt: y}", "line 1: 'prompt' appears twice"),
         ("- {prompt: x, deadline: 2030-13-01}", "1 problem"),
         ("- !!python/object:os.system {}", "line 1, character 3: "),
         ("- &a [*a]", None),

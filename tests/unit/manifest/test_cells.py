@@ -69,7 +69,7 @@ STORED = [
     ("quotes in brackets first", "prompt", pa.array(['["close-up"] a cat']), '["close-up"] a cat'),
     ("quoted parenthesis", "prompt", pa.array(['("hello")']), '("hello")'),
     ("list of prompts", "prompt", pa.array([["x", "y"]]), ("x", "y")),
-    ("map with a key twice", "tags", TWICE, refused("key that is there twice")),
+    ("map with a key twice", "tags", TWICE, refused("key that appears twice")),
     ("map", "tags", pa.array([[("a", "1")]], pa.map_(pa.string(), pa.string())), {"a": "1"}),
     ("too long a text", "owner", pa.array(["x" * 20_001]), refused("has 20,001 characters; the most is 20,000")),
     ("too long a model", "memory", pa.array(["x" * 50_000]), refused("has 50,000 characters")),
@@ -99,7 +99,7 @@ CSV = [
     ("empty", "seed", "", None),
     ("Python list", "prompt", "['x', 'y']", LISTS),
     ("JSON list", "prompt", '["x", "y"]', ("x", "y")),
-    ("JSON tags twice", "tags", '{"a": "1", "a": "2"}', refused("'a' is there twice")),
+    ("JSON tags twice", "tags", '{"a": "1", "a": "2"}', refused("'a' appears twice")),
     ("number as prompt", "prompt", "12:30", "12:30"),
     ("null word as text", "owner", "null", "null"),
 ]

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from render_farm.errors import ManifestError
+from render_farm.job import RenderJob
+from render_farm.manifest.limits import ManifestLimits
+from render_farm.manifest.reader import check_manifest, load_manifest
+from render_farm.manifest.sources.read import read_source
+from render_farm.manifest.writer import write_manifest
 
 MOST_BYTES = 600 << 20
 _MEASURE = """
@@ -93,3 +101,40 @@ def test_small_files_cost_little_memory(tmp_path, name):
     print(f"{name}: {path.stat().st_size:,} bytes on disk, {int(peak) / 2**20:.0f} MiB: {message[:150]}")
     assert said in message
     assert int(peak) < MOST_BYTES
+
+
+def test_every_limit_is_a_setting_and_its_error_names_it(tmp_path):
+    write_manifest(str(tmp_path / "m.parquet"), [RenderJob(job_id=f"j{i}", prompt="p") for i in range(3)])
+    (tmp_path / "m.csv").write_text("job_id,prompt\na,p\nb,q\n")
+    (tmp_path / "m.yaml").write_text("- {job_id: a, prompt: p}\n- {job_id: b, prompt: q}\n")
+    (tmp_path / "parts").mkdir()
+    for name in "ab":
+        write_manifest(str(tmp_path / "parts" / f"{name}.parquet"), [RenderJob(job_id=name, prompt="p")])
+    cases = [
+        ("m.parquet", {"max_rows": 2}, "has 3 rows; the most is 2"),
+        ("m.parquet", {"max_bytes": 1000}, "decompressed; the most is 1,000"),
+        ("m.parquet", {"max_header_bytes": 100}, "its footer has"),
+        ("parts", {"max_parts": 1}, "more than 1 Parquet files"),
+        ("m.csv", {"max_rows": 1}, "has more than 1 jobs"),
+        ("m.csv", {"max_bytes": 10}, "has 22 bytes; the most is 10"),
+        ("m.csv", {"max_cell_bytes": 5}, "larger than field limit"),
+        ("m.yaml", {"max_document_bytes": 10}, "bytes; the most is 10"),
+        ("m.yaml", {"max_document_values": 3}, "holds more than 3 values"),
+    ]
+    tried = {name for _, given, _ in cases for name in given}
+    assert tried | {"max_problems"} == {item.name for item in fields(ManifestLimits)}
+    for name, given, said in cases:
+        limits, uri = ManifestLimits(**given), str(tmp_path / name)
+        with pytest.raises(ManifestError) as refused:
+            list(read_source(uri, limits)) if name.endswith(("csv", "yaml")) else load_manifest(uri, limits=limits)
+        assert said in str(refused.value)
+        [limit] = given
+        assert limit == "max_cell_bytes" or f"raise {limit} in the settings' [manifest]" in str(refused.value)
+
+
+def test_a_limit_of_lines_cuts_what_is_printed(tmp_path):
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"job_id": ["bad id"] * 9, "prompt": ["p"] * 9}), path)
+    report = check_manifest(str(path), limits=ManifestLimits(max_problems=3))
+    assert len(report.row_problems) == 4
+    assert report.row_problems[-1].startswith("... and 6 more lines")

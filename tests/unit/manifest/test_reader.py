@@ -13,7 +13,7 @@ import pytest
 from render_farm.errors import ManifestError
 from render_farm.job import LoraRef, RenderJob, columns
 from render_farm.manifest.reader import check_manifest, load_manifest, read_manifest
-from render_farm.manifest.schema import manifest_schema
+from render_farm.manifest.schema import manifest_schema, unknown_column
 
 
 @pytest.fixture
@@ -86,6 +86,7 @@ def test_unknown_columns_are_named_with_the_nearest(store):
     first, second, third = fatal(uri)
     assert first == "column num_frame: is not known; did you mean num_frames?"
     assert second == "column Guidance: is not known; did you mean guidance_scale?"
+    assert unknown_column("steps") == "column steps: is not known; did you mean num_inference_steps?"
     assert third == f"column zzzz: is not known; known columns are {', '.join(columns())}"
 
 
@@ -102,7 +103,7 @@ def test_a_column_may_not_be_there_twice(tmp_path):
     path = str(tmp_path / "m.parquet")
     names = ["job_id", "prompt", "seed", "seed"]
     pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["p"]), pa.array([1]), pa.array([2])], names), path)
-    assert fatal(path) == ["column seed: is there twice"]
+    assert fatal(path) == ["column seed: appears twice"]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_rows_come_in_order_over_batches_and_row_groups(tmp_path):
 def test_a_manifest_without_rows_is_refused_by_every_reader(store):
     uri = store(job_id=pa.array([], pa.string()), prompt=pa.array([], pa.string()))
     report = check_manifest(uri)
-    assert report.fatal == (f"{uri}: has no rows (a manifest has one row a job)",) and not report.readable
+    assert report.fatal == (f"{uri}: has no rows (a manifest has one row per job)",) and not report.readable
     with pytest.raises(ManifestError, match="has no rows"):
         load_manifest(uri)
 

@@ -154,7 +154,7 @@ def unsafe():
         (unsafe(), "a pickle"),
         (b"PK\x03\x04" + bytes(60), "PyTorch"),
         (b"GIF89a" + bytes(60), "a GIF"),
-        (bytes(range(128, 256)), "no PNG, JPEG or WebP image"),
+        (bytes(range(128, 256)), "not a PNG, JPEG or WebP image"),
         (b"\x89PNG\r\n\x1a\n" + bytes(90), "damaged PNG"),
         (b"\xff\xd8\xff" + bytes(90), "damaged JPEG"),
         (b"RIFF\x20\0\0\0WEBPVP8 " + bytes(90), "damaged WEBP"),
@@ -243,7 +243,7 @@ def test_a_store_without_its_package_says_which(monkeypatch):
         ("", "empty"),
         ("file:///no/such/file.png", "no such file"),
         ("/tmp", "a folder"),
-        ("/dev/zero", "no ordinary file"),
+        ("/dev/zero", "not a regular file"),
         ("a\0b", "control character"),
         ("https://", "no bucket or host"),
         ("https://user:pw@example.com/a.png", "presigned"),
@@ -257,7 +257,7 @@ def test_uris_that_cannot_work_say_what_would(uri, words):
 
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
     os.mkfifo(tmp_path / "a.png")
-    with pytest.raises(InputError, match="no ordinary file"):
+    with pytest.raises(InputError, match="not a regular file"):
         load_image(str(tmp_path / "a.png"), **SIZE)
 
 
@@ -348,12 +348,12 @@ def test_a_playlist_cannot_name_other_files(tmp_path, video):
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{video}\n#EXT-X-ENDLIST\n"
     for text in (hls, f"ffconcat version 1.0\nfile {video}\n", f"ffconcat version 1.0\nfile '{video.name}'\n"):
         (tmp_path / "list.mp4").write_text(text)
-        with pytest.raises(InputError, match="no video"):
+        with pytest.raises(InputError, match="cannot be read as a video"):
             load_video_tail(str(tmp_path / "list.mp4"), 1, **SIZE)
 
 
 def test_frames_with_too_many_pixels_and_slow_decoding_are_refused(video):
-    with pytest.raises(InputError, match="no video that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a video"):
         load_video_tail(str(video), 1, **SIZE, limits=InputLimits(max_frame_pixels=511))
     with pytest.raises(InputError, match="took longer"):
         load_video_tail(str(video), 1, **SIZE, limits=InputLimits(decode_timeout_s=0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
 
 import numpy as np
@@ -82,6 +83,8 @@ def test_a_library_in_the_working_directory_is_not_imported(tmp_path, monkeypatc
     (tmp_path / "PIL.py").write_text("raise SystemExit('shadowed')")
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}.{os.pathsep}")
+    end_children()
     assert (open_image(str(tmp_path / "a.png")).pixels[0, 0] == (255, 0, 0)).all()
 
 

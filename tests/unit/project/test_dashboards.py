@@ -175,6 +175,36 @@ def watch(tmp_path, values: dict[str, str | None], *, fires: str = "none", at: s
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_an_alert_names_the_runs_at_work_and_the_runbook(tmp_path) -> None:
+    _, promtool = prometheus.programs()
+    values = {
+        "ray_render_farm_run_deadline_slack_seconds": "-600x120",
+        'ray_render_farm_run_at_work{run="s3://b/films/_runs/night"}': "1x120",
+        'ray_render_farm_run_at_work{run="s3://b/films/_runs/before"}': "0x120",
+    }
+    annotations = {
+        "summary": "At its pace, a run will end 10m 0s after its last deadline.",
+        "description": next(alert.advice for alert in ALERTS if alert.name == "RenderFarmBehindDeadline"),
+        "runs": "s3://b/films/_runs/night ",
+        "runbook_url": "https://wiki.example/runbook",
+    }
+    (tmp_path / "alerts.yml").write_text(generated("https://wiki.example/runbook")["prometheus/alerts.yml"])
+    fired = [{"exp_labels": {"severity": "page"}, "exp_annotations": annotations}]
+    test = {
+        "rule_files": [str(tmp_path / "alerts.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": series} for name, series in values.items()],
+                "alert_rule_test": [{"eval_time": "65m", "alertname": "RenderFarmBehindDeadline", "exp_alerts": fired}],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    done = subprocess.run([promtool, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_runbook_has_a_row_for_every_alert() -> None:
     runbook = (FOLDER.parent / "cluster/README.md").read_text().split("## Runbook")[1]
     assert re.findall(r"^\| `(RenderFarm\w+)` \|", runbook, re.MULTILINE) == [alert.name for alert in ALERTS]

@@ -8,18 +8,25 @@ writes (`tests/farm/test_s3_run.py`), and what listens (`tests/farm/test_groups.
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+import render_farm
 from render_farm import RenderJob
 from render_farm.engine.weights.locate import locate_model, store_error
 from render_farm.errors import InputError, InvalidJobError, ManifestError, ModelError, StorageError, UsageError
 from render_farm.farm.driver.prepare import RunContext, prepare
 from render_farm.farm.driver.render_run import render_run
 from render_farm.farm.run.request import RunRequest
+from render_farm.farm.worker.resident_model import ResidentModel
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.rows import Row
-from render_farm.media.fetching.uris import check_model_uri
+from render_farm.media.fetching.places import check_model_uri
 from render_farm.media.limits import InputLimits
 from render_farm.storage import open_store
 
@@ -154,3 +161,50 @@ def test_a_row_with_such_a_model_fails_alone_and_nothing_is_asked(tmp_path):
     prepared = prepare(rows, context, lambda model: pytest.fail(f"{model} was looked at"))
     assert [result.error_class for result in prepared.ended] == ["InputError"] * len([*NOWHERE, *CHAINED])
     assert "secret" not in "".join(str(result.message) for result in prepared.ended)
+
+
+def test_a_worker_checks_the_place_of_a_row_s_model_again(tmp_path, monkeypatch):
+    """A link may have changed since the run was prepared, and the worker may be another machine."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "model").symlink_to(outside)
+    limits = InputLimits(allowed_places=(str(inside),))
+    named: Any = SimpleNamespace(model=str(inside / "model"), model_is_named=True, limits=limits)
+    model = ResidentModel(device="cpu", dtype=None, num_threads=None, cache_folder=None, options=None)
+    with pytest.raises(InputError, match="local files from there are not allowed"):
+        model.engine(named)
+    default: Any = SimpleNamespace(model=str(inside / "model"), model_is_named=False, limits=limits)
+    monkeypatch.setattr(model, "_load", lambda task: task.model)
+    assert model.engine(default) == default.model, "it is the operator's own"
+
+
+TAKES_NO_CODE = {
+    "AutoencoderKLWan.from_pretrained",
+    "SkyReelsV2Transformer3DModel.from_pretrained",
+    "diffusers.AutoencoderKLWan.from_pretrained",
+    "cls.from_pretrained in engine/weights/loading.py",
+}
+"""diffusers' model classes have no `trust_remote_code`. The last call gets it from its callers, which are checked."""
+
+
+def test_no_loader_runs_the_code_of_a_model():
+    """transformers asks on stdin otherwise, and `y` runs it."""
+    package, unsafe, num_loaders = Path(render_farm.__file__).parent, [], 0
+    for path in package.rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            place = path.relative_to(package).as_posix()
+            takes_code = name.endswith((".from_pretrained", ".hub.load", ".from_pipe")) or (
+                name == "_load"
+                and place == "engine/weights/loading.py"
+                and not ast.unparse(call.args[0]).startswith(("SkyReelsV2", "AutoencoderKL"))
+            )
+            if not takes_code or {name, f"{name} in {place}"} & TAKES_NO_CODE:
+                continue
+            num_loaders += 1
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            if given.get("trust_remote_code") != "False":
+                unsafe.append(f"{place}:{call.lineno}: {name}")
+    assert unsafe == []
+    assert num_loaders >= 5

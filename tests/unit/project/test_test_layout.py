@@ -13,10 +13,15 @@ PACKAGE = TESTS.parent / "render_farm"
 # Test modules of tests/unit that are about several modules of their package, or about its data.
 ABOUT_A_PACKAGE = {
     "engine/lora/test_forms.py",
+    "engine/lora/test_fuzz.py",
     "engine/test_finite.py",
+    "farm/driver/test_costly_rows.py",
+    "engine/weights/test_fuzz.py",
     "manifest/test_fuzz.py",
     "manifest/test_scale.py",
     "media/test_colour_tags.py",
+    "media/test_fuzz.py",
+    "media/test_wild_files.py",
     "planning/test_one_window.py",
     "planning/test_warnings.py",
     "report/test_fuzz.py",

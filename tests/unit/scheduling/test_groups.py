@@ -130,6 +130,18 @@ def test_a_lost_helper_ends_the_segment_when_its_leader_says_so():
     assert again.segment == 0 and {again.worker, *again.helpers} == {action.worker, "w2"}
 
 
+def test_a_group_that_is_lost_is_one_fault_of_its_host():
+    died = Failure(fault=Fault.WORKER, error_class="WorkerDiedError", message="ended")
+    for lost_first in (0, 7):
+        farm = Farm(film(size=8), hosts="a" * 8 + "b" * 8)
+        [action] = renders(farm.first)
+        group = [action.worker, *action.helpers]
+        for worker in (group[lost_first], *group[:lost_first], *group[lost_first + 1 :]):
+            farm.apply(ev.WorkerLost(worker=worker, failure=died))
+        assert farm.machine.hosts.quarantined == {}
+        assert [host.recent_faults for host in farm.machine.hosts.views()] == [1, 0]
+
+
 def test_a_group_out_of_memory_steps_down_and_keeps_its_processes():
     farm = Farm(film(size=2, num_memory_modes=2), hosts="aa")
     [action] = renders(farm.first)

@@ -104,6 +104,16 @@ def test_a_host_that_was_blamed_for_films_is_acquitted_when_they_fail_elsewhere(
     assert farm.machine.hosts.quarantined == {}
 
 
+def test_faults_of_an_earlier_coordinator_cannot_be_taken_back():
+    """Its faults are not known any more, so that a film which fails elsewhere says nothing of them."""
+    farm = farm_of(6, "abc", attempts=9)
+    farm.apply(ev.QuarantineHost(host="c", reason="3 worker faults", cause=ev.Cause.EARLIER_FAULTS))
+    for work in renders(farm.first)[:2]:
+        farm.failed(work, BROKEN)
+    assert set(farm.machine.hosts.quarantined) == {"c"}
+    assert farm.machine.hosts.quarantined_by_faults == {"c"}
+
+
 def test_one_bad_host_among_good_ones_is_found():
     farm = farm_of(30, "abc")
     assert only(night(farm, fails_on="b"), ev.HostQuarantined).host == "b"

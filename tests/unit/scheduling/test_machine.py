@@ -404,8 +404,8 @@ def test_another_priority_counts_from_the_next_segment_on():
     farm = Farm(film("a", 2), film("b", 2), film("c", 2))
     farm.apply(ev.SetPriority(run_id="r", job_ids=("c",), priority=90))
     assert only(farm.done(only(farm.first, ev.RenderSegment)), ev.RenderSegment).film == ("r", "c")
-    assert "2 films are before it" not in farm.why("a")
-    assert "1 films are before it" in farm.why("b")
+    assert "2 films are ahead of it" not in farm.why("a")
+    assert "1 films are ahead of it" in farm.why("b")
 
 
 def test_out_of_memory_steps_down_the_memory_modes_and_then_fails():

@@ -9,8 +9,8 @@ PAGE = Path(__file__).parents[3] / "render_farm/guide/failures.md"
 
 def line(rule: Rule) -> str:
     errors = ", ".join(rule.errors) or "any other"
-    then = str(rule.then.value) + ("; its process ends" if rule.ends_process else "")
-    then += f"; at most {rule.attempts} tries" if rule.attempts else ""
+    then = str(rule.then.value) + (". Its process ends" if rule.ends_process else "")
+    then += f". At most {rule.attempts} tries" if rule.attempts else ""
     after = "1 s, 2 s, 4 s ..." if rule.delayed else "at once"
     return f"| {rule.fault} | {errors} | {then} | {'yes' if rule.counted else 'no'} | {after} |"
 

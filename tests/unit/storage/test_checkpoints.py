@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from render_farm.errors import CorruptCheckpointError, LeaseHeldError
 from render_farm.storage import checked_json, open_store
 from render_farm.storage.checkpoints import (
-    SNAPSHOT_SCHEMA,
     SegmentMeta,
     SegmentRecord,
     begin_film,
@@ -229,21 +228,6 @@ def test_a_film_that_began_before_segments_had_keys_goes_on(store):
     state = extend(store, film.state)
     assert (state.segments[2].previous, load_film(store, FILM).state) == (film.state.segments[1].sha256, state)
     assert load_film_state(store, SIBLING, SEGMENTS).segments == (), "no other film knows what it began with"
-
-
-@pytest.mark.parametrize("damage", ["torn", "empty", "foreign"])
-def test_of_such_a_film_the_newest_whole_snapshot_counts(store, damage):
-    for index in range(3):
-        save_as_before(store, FILM, index, latents_of(index))
-    data = store.read_bytes(KEYS.state(3))
-    foreign = data.replace(KEYS.folder.encode(), FilmKeys(film=SIBLING).folder.encode())
-    store.write_bytes(KEYS.state(3), {"torn": data[: len(data) // 2], "empty": b"", "foreign": foreign}[damage])
-    state = load_film_state(store, FILM)
-    assert len(state.segments) == 2
-    assert "00000003.json" in state.problems[0]
-    made_up = checked_json.dump({"film": FILM, "render_key": "0123456789ab", "segments": 3}, schema=SNAPSHOT_SCHEMA)
-    store.write_bytes(KEYS.state(2), made_up)
-    assert len(load_film_state(store, FILM).segments) == 1
 
 
 @settings(max_examples=300, deadline=None)

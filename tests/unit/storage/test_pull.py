@@ -256,3 +256,13 @@ def test_a_model_by_its_hub_id(hub: Hub, tmp_path: Path) -> None:
     hub.gated.add("someone/gated")
     with pytest.raises(ModelError, match="HF_TOKEN"):
         locate_model("someone/gated")
+
+
+def test_a_model_of_the_hub_that_is_too_large_is_refused_before_it_is_downloaded(hub: Hub) -> None:
+    with pytest.raises(ModelError, match="more than the 1,000,000 allowed") as caught:
+        locate_model(NAME, max_bytes=1_000_000)
+    assert "max_model_bytes" in str(caught.value.advice)
+    assert hub.downloads(WEIGHTS) == []
+    folder = locate_model(NAME, max_bytes=1 << 30)
+    hub.busy = 1_000
+    assert locate_model(NAME, max_bytes=1 << 30) == folder, "the copy that is here, when the hub does not answer"

@@ -35,8 +35,9 @@ def test_what_changed_last_counts_and_the_rest_stays(store):
     assert state.jobs == {"a": JobRow(state="failed", error_class="X", message="why"), "b": DONE}
     assert state.control == RunControl(paused=True)
     second = writer(store)
-    second.write({"c": DONE}, RunControl(quarantined=(("gpu-7", "3 faults"),)))
-    assert load_run_state(store, "night").control.quarantined == (("gpu-7", "3 faults"),)
+    control = RunControl(quarantined=(("gpu-7", "3 faults"),), machines={"gpu-7": ("node-id",)})
+    second.write({"c": DONE}, control)
+    assert load_run_state(store, "night").control == control
     assert sorted(load_run_state(store, "night").jobs) == ["a", "b", "c"]
 
 

@@ -128,7 +128,7 @@ class FilmOutput:
         )
 
     def remove(self) -> None:
-        """Drop the work that is left and remove the temporary folder."""
+        """Drop the remaining work and remove the temporary folder."""
         self._closed = True
         if self._preview is not None:
             self._preview.close()

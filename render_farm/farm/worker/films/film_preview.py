@@ -43,7 +43,7 @@ from render_farm.storage.layout import (
 from render_farm.storage.store import Store
 
 _MOST_WAITING_BYTES = 256 << 20
-"""Limit for the frames that wait for their part to be made. More means that the thread cannot keep pace."""
+"""Limit for the frames that wait for their part. More means that the thread cannot keep pace."""
 _GROWTH = 1.25
 
 
@@ -157,7 +157,7 @@ class FilmPreview:
         fps, name = self._plan.job.fps, preview_part(segment)
         part = encode_part(frames, fps=fps, first_frame=self._num_frames, number=segment)
         if self._init not in (b"", part.init):
-            self._stop("another version of ffmpeg began its preview")
+            self._stop("another version of ffmpeg started it")
             return
         self._store.write_bytes(self._keys.preview(name), part.media)
         if not self._init:

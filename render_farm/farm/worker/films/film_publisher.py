@@ -89,7 +89,7 @@ class FilmPublisher:
             films.check_segments(film, task.plan.num_segments, task)
             output = film.output
             if output is None or output.num_segments < task.plan.num_segments:
-                output = self._resources.decoding.catch_up(model.engine(task.model), task, film)
+                output = self._resources.decoding.catch_up(model.engine(task), task, film)
             output.on_frame = go_on
             rendered = output.finish(film.latents if task.keep_latents else None)
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device)

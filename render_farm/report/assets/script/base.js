@@ -19,6 +19,7 @@ function make(tag, options = {}, ...children) {
 }
 const clear = (element) => { element.replaceChildren(); return element; };
 const number = (value, digits = 0) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
+const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 60) return `${number(seconds, seconds < 10 ? 1 : 0)} s`;

@@ -5,7 +5,7 @@ function showFailures() {
   clear(by("failures")).append(...data.failures.map((group) => {
     const count = group.job_ids.length;
     const card = make("div", { class: "card bad" },
-      make("p", { class: "what", text: `${number(count)} ${count === 1 ? "film" : "films"}: ${group.error_class}` }),
+      make("p", { class: "what", text: `${plural(count, "film")}: ${group.error_class}` }),
       make("p", { text: group.message }),
       make("p", { class: "dim", text: group.advice }));
     if (group.retry) {

@@ -15,7 +15,7 @@ function showHead() {
   by("footer").textContent = `render_farm ${run.version || ""}  ·  ${run.manifest || "one prompt"}`;
   const tiles = [
     ["Films", `${number(states.done || 0)} of ${number(totals.jobs)}`, stateText()],
-    ["Video", duration(totals.video_s), totals.already ? `${number(totals.already)} films were there already` : "made in this run"],
+    ["Video", duration(totals.video_s), totals.already ? `${plural(totals.already, "film")} already there` : "made in this run"],
     ["Wall time", duration(totals.wall_s), `${number(totals.workers)} ${worker()}${totals.workers === 1 ? "" : "s"}`],
     [`${isGpu() ? "GPU" : "Worker"} hours`, number(totals.held_s / 3600, totals.held_s < 36000 ? 2 : 1), totals.busy_share === null ? "" : `busy ${number(totals.busy_share * 100, 1)} %`],
     ["Cost", totals.cost === null ? "–" : `${number(totals.cost, 2)} ${totals.currency || ""}`, totals.cost === null ? "gpu_price_per_hour is not set" : "of the hours held"],
@@ -44,10 +44,10 @@ function stateText() {
 function verdict() {
   const { run, totals } = data, failed = totals.states.failed || 0, seams = data.seams.length;
   const seamy = seams ? ` ${number(seams)} ${seams === 1 ? "film has" : "films have"} a visible seam.` : "";
-  if (!run.over) return `Running: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done${failed ? `, ${number(failed)} failed` : ""}.${seamy}`;
-  if (!failed && totals.states.done === totals.jobs) return `All ${number(totals.jobs)} films are done.${seamy}`;
+  if (!run.over) return `Running: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done${failed ? `, ${number(failed)} failed` : ""}.${seamy}`;
+  if (!failed && totals.states.done === totals.jobs) return `${totals.jobs === 1 ? "The film is" : `All ${number(totals.jobs)} films are`} done.${seamy}`;
   const causes = data.failures.length;
-  const why = failed ? `${number(failed)} of ${number(totals.jobs)} films failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.` : "";
+  const why = failed ? `${number(failed)} of ${plural(totals.jobs, "film")} failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.` : "";
   if (failed && !totals.states.cancelled) return why + seamy;
-  return `Stopped: ${number(totals.states.done || 0)} of ${number(totals.jobs)} films are done. ${why}${seamy}`;
+  return `Stopped: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done. ${why}${seamy}`;
 }

@@ -22,9 +22,9 @@ function showTables() {
   const show = (value) => (value === null || value === undefined ? "–" : number(value, Math.abs(value) < 10 ? 2 : 1));
   box.append(table(["", changes.run, data.run.id], changes.rows.map(([name, before, now]) => [name, show(before), show(now)]), [1, 2]));
   const notes = [];
-  if (changes.new) notes.push(`${number(changes.new)} new films`);
+  if (changes.new) notes.push(plural(changes.new, "new film"));
   if (changes.gone) notes.push(`${number(changes.gone)} of the run before are not in this manifest`);
-  if (changes.changed) notes.push(`${number(changes.changed)} films have other pixels`);
+  if (changes.changed) notes.push(`other pixels: ${plural(changes.changed, "film")}`);
   if (changes.repaired.length) notes.push(`now done: ${changes.repaired.join(", ")}`);
   if (changes.newly_failed.length) notes.push(`newly failed: ${changes.newly_failed.join(", ")}`);
   box.append(make("p", { class: "dim", text: notes.length ? notes.join("; ") + "." : "The same films." }));

@@ -23,7 +23,7 @@ function showThroughput() {
     const size = (height - bottom - top) * rate / most;
     if (!size) return;
     const bar = svg("rect", { class: "bar", x: left + index * step + .5, y: height - bottom - size, width: Math.max(1, step - 1), height: size, rx: Math.min(2, step / 3) });
-    bar.append(svg("title", {}, `${tick(throughput.start + index * throughput.width, throughput.width * rates.length)}: ${number(throughput.films[index])} films, ${duration(values[index])} of video`));
+    bar.append(svg("title", {}, `${tick(throughput.start + index * throughput.width, throughput.width * rates.length)}: ${plural(throughput.films[index], "film")}, ${duration(values[index])} of video`));
     chart.append(bar);
   });
   for (const share of width > 500 ? [0, .25, .5, .75, 1] : [0, .5, 1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from render_farm.cli.doctor import checks
@@ -40,3 +42,41 @@ def test_too_little_memory_or_disk_is_broken(monkeypatch, tmp_path):
     usage = checks.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: usage)
     assert {finding.status for finding in checks.check_disk(str(tmp_path / "not" / "yet"))} == {Status.BROKEN}
+
+
+def test_a_local_file_named_as_a_library_is_not_imported_and_is_told(monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('shadowed')")
+    (tmp_path / "ray").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code = "import importlib.util, json; print(json.dumps({'from': importlib.util.find_spec('torch').origin}))"
+    assert not Probe(code).answer()[0]["from"].startswith(str(tmp_path))
+    (finding,) = checks.check_working_folder(tmp_path)
+    assert (finding.status, finding.detail) == (Status.NOTE, "has ray, torch, named as the libraries are")
+    (tmp_path / "empty").mkdir()
+    assert checks.check_working_folder(tmp_path / "empty") == []
+
+
+def test_an_address_is_tried_before_a_run_needs_it(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert checks.check_address() == []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        monkeypatch.setenv("RAY_ADDRESS", f"{host}:{port}")
+        (finding,) = checks.check_address()
+        assert finding.status is Status.OK
+    (finding,) = checks.check_address()
+    assert finding.status is Status.BROKEN and "$RAY_ADDRESS" in finding.detail
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    (finding,) = checks.check_address()
+    assert finding.status is Status.BROKEN and "job server" in finding.detail
+
+
+def test_a_home_that_cannot_be_written_and_a_token_that_expires_are_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    assert checks.check_home() == checks.check_credentials() == []
+    monkeypatch.setenv("HOME", str(tmp_path / "missing"))
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
+    (home,), (token,) = checks.check_home(), checks.check_credentials()
+    assert home.detail.endswith("missing cannot be written to")
+    assert "expire" in token.detail and "secret" not in token.detail

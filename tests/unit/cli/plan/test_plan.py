@@ -76,7 +76,7 @@ def test_plan_of_models_that_are_elsewhere(cli, tmp_path):
     write_manifest(path, [RenderJob(job_id="a", prompt="p", model="s3://models/mine", num_frames=33)])
     result = cli("plan", path)
     assert result.exit_code == 0 and "33 frames of 960x544" in result.stdout
-    assert "model s3://models/mine was not looked at" in result.stderr
+    assert "model s3://models/mine was not read" in result.stderr
 
 
 def test_every_example_can_be_planned(cli, tmp_path):

@@ -91,7 +91,7 @@ def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
         (["m.parquet", "-o", "out", "--lora", "a.safetensors"], "--loras is for --prompt"),
         (["--prompt", "x", "-o", "out", "--num-frames", "0"], "num_frames: 0 is less than 1"),
         (["--prompt", "x", "-o", "out", "--step-list", "fast"], "step_list: 'fast' is not a list of whole numbers"),
-        (["m.parquet", "-o", "out", "--timeout", "0"], "--timeout: 0 is not more than 0 seconds"),
+        (["m.parquet", "-o", "out", "--timeout", "0"], "--timeout must be greater than 0 seconds, got 0"),
         (["m.parquet", "-o", "out", "--max-failed", "some"], "--max-failed: 'some' is neither a number"),
         (["m.parquet", "-o", "out", "--config", "/no/such.toml"], "settings file /no/such.toml"),
     ],
@@ -131,7 +131,7 @@ def test_debug_shows_the_traceback(cli, rendered, manifest):
 def test_an_interrupt_is_130_and_says_how_to_go_on(cli, rendered, manifest):
     rendered.exit_code, rendered.state, rendered.jobs = 130, "cancelled", {"cancelled": 1}
     result = cli("render", manifest, "-o", "out")
-    assert result.exit_code == 130 and "the same command again goes on from there" in result.stderr
+    assert result.exit_code == 130 and "the same command continues from there" in result.stderr
     rendered.error = KeyboardInterrupt()
     result = cli("render", manifest, "-o", "out")
     assert (result.exit_code, result.stderr) == (130, "render-farm: interrupted\n")

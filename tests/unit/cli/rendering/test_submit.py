@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
@@ -16,6 +17,7 @@ from render_farm.cli.rendering.render import render
 from render_farm.cli.rendering.submit import submit
 from render_farm.farm.driver import ray_job as farm_submit
 from render_farm.job import RenderJob
+from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.writer import write_manifest
 
 
@@ -41,7 +43,7 @@ def call(*arguments: str):
 def test_every_flag_of_render_is_one_of_submit():
     ours, theirs = (set(inspect.signature(verb).parameters) for verb in (submit, render))
     assert theirs <= ours
-    assert ours - theirs == {"env", "credentials", "working_dir", "pip", "runtime_env", "with_code"}
+    assert ours - theirs == {"env", "working_dir", "pip", "runtime_env", "with_code"}
 
 
 def test_a_local_manifest_goes_along_and_its_inputs_keep_their_place(sent, tmp_path):
@@ -85,7 +87,7 @@ def test_one_output_is_one_however_it_is_written(sent, tmp_path):
 
 def test_one_prompt_and_settings(sent, tmp_path):
     settings = tmp_path / "my.toml"
-    settings.write_text('model = "tiny"\n')
+    settings.write_text('model = "df-1.3b-540p"\n[notify]\nwebhook_url = "https://example.com/topsecret"\n')
     flags = [
         "--prompt",
         "it's a 'test'; rm -rf",
@@ -101,10 +103,33 @@ def test_one_prompt_and_settings(sent, tmp_path):
     assert done.exit_code == 0, done.stderr
     document, (submission, _) = json.loads(done.stdout), sent[0]
     assert document["run"] == f"s3://b/out/_runs/{document['run_id']}" and document["joined"] is False
-    assert submission.files == {"farm.toml": str(settings)}
+    assert 'model = "df-1.3b-540p"' in submission.files["farm.toml"].decode().splitlines()
+    assert submission.environment["RENDER_FARM_NOTIFY_WEBHOOK_URL"] == "https://example.com/topsecret"
+    assert "topsecret" not in f"{submission} {submission.files}"
     assert shlex.split(shlex.join(submission.arguments)) == list(submission.arguments)
     assert {"--prompt=it's a 'test'; rm -rf", "--steps=2", "--config=farm.toml"} <= set(submission.arguments)
     assert "--json" not in submission.arguments
+
+
+def test_signed_addresses_are_not_on_the_job_s_command_line(sent, tmp_path):
+    """Ray's dashboard shows it."""
+    signed = "https://host/a.png?X-Amz-Signature=topsecret"
+    done = call("--prompt", "p", "--image", signed, "--num-frames", "33", "-o", "s3://b/out")
+    assert done.exit_code == 0, done.stderr
+    submission, _ = sent[0]
+    assert "topsecret" not in f"{submission.arguments} {submission.run_id}"
+    (tmp_path / "it.parquet").write_bytes(submission.files["prompt.parquet"])
+    [row] = load_manifest(str(tmp_path / "it.parquet"))
+    assert (row.job.image, row.job.num_frames) == (signed, 33)
+    assert "prompt.parquet" in submission.arguments and not [w for w in submission.arguments if "--prompt" in w]
+    path = tmp_path / "films.parquet"
+    write_manifest(str(path), [RenderJob(job_id="a", prompt="p")])
+    fsspec.filesystem("memory").put_file(str(path), "/signed/films.parquet?sig=topsecret")
+    assert call("memory://signed/films.parquet?sig=topsecret", "-o", "s3://b/out").exit_code == 0
+    submission, _ = sent[1]
+    assert "topsecret" not in f"{submission.arguments}" and "manifest.parquet" in submission.arguments
+    assert "--relative-to=memory://signed" in submission.arguments
+    assert submission.files == {"manifest.parquet": path.read_bytes()}
 
 
 def test_a_bad_manifest_is_found_before_anything_is_sent(sent, tmp_path):

@@ -76,7 +76,7 @@ def test_what_the_coordinator_said_lately_is_shown_and_what_is_old_is_not(tmp_pa
         f"{now.segments_per_h:g} segments/h, 4 GPUs, 1 busy, ETA 6:00:00"
     )
     assert lines[1:6] == [
-        "  paused: `render-farm resume night --output out` lets it go on",
+        "  paused: `render-farm resume night --output out` continues it",
         "  host gpu-7 is quarantined: 3 worker faults",
         "    render-farm hosts release night gpu-7 --output out",
         "  w-2.1 with w-3.1  shot-0021  segment 2/3 step 14/50, attempt 2  for 0:00:00",

@@ -166,3 +166,11 @@ def _job():
 def test_settings_of_the_engine_are_checked(variable: str, value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_settings(environment={f"RENDER_FARM_ENGINE_{variable}": value})
+
+
+def test_the_choice_names_other_backends_only_where_there_were_some() -> None:
+    only = AttentionChoice(name="a", backend=TorchAttention(), asked="auto", timings_ms={"a": 1.06}, refused={})
+    assert str(only) == "attention: a"
+    two = replace(only, timings_ms={"a": 1.06, "b": 2.5})
+    assert str(two) == "attention: a (the fastest of a 1.06 ms, b 2.5 ms)"
+    assert str(replace(only, asked="a", timings_ms={})) == "attention: a (as asked)"

@@ -18,6 +18,7 @@ from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
 from render_farm.farm.run.settings import load_settings
 from render_farm.memory_mode import MemoryMode, parse_memory
+from render_farm.planning.groups import GroupShape
 from tests.helpers.film_rounding import rounding_of_film
 from tests.helpers.parity_jobs import LONG, make_job
 from tests.helpers.reference import build_pipeline
@@ -78,6 +79,20 @@ def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_seg
     for film, video in zip(FILMS, compiled, strict=True):
         eager = engine.render(make_job(**film)).latents
         assert (eager - video.latents).abs().max() <= rounding_of_film(engine, video)
+
+
+@pytest.mark.slow
+def test_a_warm_up_leaves_nothing_to_compile_for_the_first_step_of_a_group(engine: Engine, graphs: list[int]) -> None:
+    plan = engine.plan(make_job(**FILMS[0]))
+    engine.options = EngineOptions(compile="on")
+    engine.attention_choice  # noqa: B018
+    engine.warm_up(plan, 0, GroupShape())
+    before = graphs[0]
+    assert before >= 3
+    engine.options = EngineOptions()
+    engine.render(make_job(**FILMS[0]))
+    assert graphs[0] == before
+    engine.transformer.run_regions(EAGER)
 
 
 @pytest.mark.slow

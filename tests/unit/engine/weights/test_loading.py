@@ -13,7 +13,14 @@ from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DMod
 
 from render_farm import RenderJob
 from render_farm.engine import load_engine
-from render_farm.engine.weights.loading import load_image_encoder, load_text_encoder, load_transformer, load_vae
+from render_farm.engine.weights.loading import (
+    load_image_encoder,
+    load_image_processor,
+    load_text_encoder,
+    load_tokenizer,
+    load_transformer,
+    load_vae,
+)
 from render_farm.engine.weights.resident_transformer import ResidentTransformer
 from render_farm.engine.weights.transformer_loading import read_transformer
 from render_farm.errors import (
@@ -120,3 +127,30 @@ def test_a_checkpoint_that_does_not_serve_the_task_says_which_do(model: Path) ->
     assert engine.spec.tasks == ("t2v",)
     with pytest.raises(InvalidJobError, match=r"task: i2v is not served by .*; i2v is served by tiny, df-1.3b-540p"):
         engine.plan(RenderJob(job_id="a", prompt="x", image="a.png", num_frames=17, height=32, width=32))
+
+
+@pytest.mark.parametrize(
+    ("component", "file", "auto_class", "load"),
+    [
+        ("tokenizer", "tokenizer_config.json", "AutoTokenizer", load_tokenizer),
+        ("image_processor", "preprocessor_config.json", "AutoImageProcessor", load_image_processor),
+    ],
+)
+def test_code_of_a_model_s_folder_is_never_run_nor_asked_for(
+    component: str,
+    file: str,
+    auto_class: str,
+    load: Callable[[Path], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, mark = tmp_path / component, tmp_path / "was_run"
+    folder.mkdir()
+    classes = {"AutoTokenizer": ["planted.Planted", None], "AutoImageProcessor": "planted.Planted"}
+    (folder / file).write_text(json.dumps({"auto_map": {auto_class: classes[auto_class]}}))
+    (folder / "config.json").write_text(json.dumps({"auto_map": {auto_class: classes[auto_class]}}))
+    (folder / "planted.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Planted:\n    pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(tmp_path)
+    assert not mark.exists()

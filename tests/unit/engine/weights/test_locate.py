@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from render_farm.engine import load_engine
-from render_farm.engine.weights.fingerprint import fingerprint
+from render_farm.engine.weights.fingerprint import fingerprint, model_files
 from render_farm.engine.weights.locate import locate_model
 from render_farm.errors import (
     ModelError,
@@ -49,6 +49,38 @@ def test_a_uri_is_copied_once_and_again_when_it_changes(model: Path, tmp_path: P
     assert [p for p in cache.iterdir() if p.is_dir()] == [first], "no partial copies are left"
     filesystem.pipe_file("/models/small/scheduler/scheduler_config.json", b'{"solver_order": 2}  ')
     assert locate_model(uri, cache_folder=cache) != first
+    filesystem.rm("/models", recursive=True)
+
+
+def test_a_model_that_is_too_large_is_refused_before_it_is_copied(model: Path, tmp_path: Path) -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(model), "/models/large", recursive=True)
+    filesystem.pipe_file("/models/large/vae/old.bin", bytes(10_000_000))  # not read, so not counted
+    size = sum(path.stat().st_size for path in model_files(model))
+    cache = tmp_path / "cache"
+    with pytest.raises(ModelError, match=f"{size:,} bytes, more than the {size - 1:,} allowed") as caught:
+        locate_model("memory://models/large", cache_folder=cache, max_bytes=size - 1)
+    assert "max_model_bytes" in caught.value.advice and not cache.exists()
+    assert locate_model("memory://models/large", cache_folder=cache, max_bytes=size).is_dir()
+    filesystem.rm("/models", recursive=True)
+
+
+def test_a_file_that_grows_after_it_was_listed_is_not_copied(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(model), "/models/grows", recursive=True)
+    weights = "/models/grows/vae/diffusion_pytorch_model.safetensors"
+    listed = filesystem.ls
+
+    def listed_before(path: str, **options: object) -> object:
+        found = listed(path, **options)
+        return [{**info, "size": 9} if info["name"] == weights else info for info in found]
+
+    monkeypatch.setattr(filesystem, "ls", listed_before)
+    with pytest.raises(ModelError, match="cannot be read"):
+        locate_model("memory://models/grows", cache_folder=tmp_path, max_bytes=1 << 30)
+    assert [path for path in tmp_path.iterdir() if path.is_dir() and path != model] == []
     filesystem.rm("/models", recursive=True)
 
 

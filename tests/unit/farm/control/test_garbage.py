@@ -184,7 +184,7 @@ def test_gc_shows_first_and_removes_with_yes(store):
     assert run("--yes")["removed"] > 0
     assert run() == {**shown, "found": [], "removed": 0}
     plain = CliRunner().invoke(app, ["gc", "--output", store.root_uri])
-    assert plain.stdout == "nothing can go\n"
+    assert plain.stdout == "nothing to remove\n"
 
 
 def segments(*numbers: int) -> tuple[str, ...]:

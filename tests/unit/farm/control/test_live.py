@@ -35,7 +35,7 @@ def run(tmp_path):
         held.progress.add(FilmEntry(task=task, costs=(1,)))
         film = scheduled(held.key, held.progress.films[name].entry, "cpu", clock_ahead_s=0.0)
         held.machine.apply(ev.FilmsAdded(films=(film,)), 0.0)
-    held.sealed = True
+    held.started = held.sealed = True
     held.machine.apply(ev.TextReady(run_id=held.key, model="tiny"), 0.0)
     held.machine.apply(ev.RunSealed(run_id=held.key), 0.0)
     held.machine.apply(ev.WorkerUp(worker="w", host="h"), 0.0)

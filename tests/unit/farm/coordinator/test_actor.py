@@ -11,11 +11,13 @@ import pytest
 
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.actor import Coordinator
+from render_farm.farm.run.results import Result
 from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.machine import FarmMachine
 from render_farm.scheduling.scaling import ScaleLimits
+from render_farm.scheduling.states import State
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import read_lease
 from render_farm.storage.mailbox import Request, Verb
@@ -77,7 +79,7 @@ def test_a_run_beside_another_has_the_workers_it_asks_for_or_is_refused(tmp_path
     async def add() -> None:
         coordinator = new_coordinator()
         assert await coordinator.add_run(busy, SHAPE)
-        with pytest.raises(UsageError, match="needs 4 workers together, and this cluster's farm has 1"):
+        with pytest.raises(UsageError, match="needs 4 workers together, and this cluster has 1"):
             await coordinator.add_run(beside, replace(SHAPE, num_workers=4, bundle_size=4))
         with pytest.raises(UsageError, match="--max-cost 10 cannot be kept"):
             await coordinator.add_run(beside, replace(SHAPE, scaling=budget))
@@ -176,7 +178,7 @@ def test_a_run_that_stands_still_says_for_what(tmp_path):
         said = [line.message for line in run.progress.log.after(0)]
         why = "no worker is up yet; 1 worker; the last start failed: no space left on /tmp"
         assert said == [f"nothing is rendered for {minutes} min: {why}" for minutes in (1, 12)]
-        run.sealed = True
+        run.started = run.sealed = True
         view = coordinator._active._control.answer(run, Request(verb=Verb.EXPLAIN, jobs=("a",)))
         assert "no space left on /tmp" in view.text
         coordinator._machine.apply(ev.WorkerUp(worker="w", host="h"), now)
@@ -185,3 +187,91 @@ def test_a_run_that_stands_still_says_for_what(tmp_path):
         await coordinator.cancel_run(spec.key, "asked to")
 
     asyncio.run(stand())
+
+
+def test_films_are_rendered_while_others_are_still_prepared(tmp_path, monkeypatch):
+    """What is told before the run has all of its films is at work at once, and counts from the start are of all."""
+    order = ("a", "b", "bad", "c")
+    spec = RunSpec(run_id="night", output=str(tmp_path), order=order, texts={"tiny": ("f", ("p",))})
+    bad = Result(job_id="bad", state=State.FAILED, message="no such file")
+
+    async def feed() -> None:
+        coordinator = new_coordinator()
+        encoded: list[str] = []
+
+        async def encode_all(run) -> None:
+            encoded.extend(run.texts["tiny"])
+            coordinator._events.apply(ev.TextReady(run_id=run.key, model="tiny"))
+
+        monkeypatch.setattr(coordinator._texts, "encode_all", encode_all)
+        monkeypatch.setattr(coordinator._lifecycle, "start", lambda: None)
+        assert await coordinator.add_run(spec, SHAPE)
+        assert await coordinator.add_films(spec.key, [entry("a", tmp_path)])
+        await coordinator.seal_run(spec.key, more=True)
+        await asyncio.sleep(0)
+        run, machine = coordinator._active.runs[spec.key], coordinator._machine
+        assert "p" in encoded
+        assert len(machine._dispatcher.queue) == 1, "a may start"
+        snapshot = await coordinator.snapshot(spec.key)
+        assert (snapshot.state, dict(snapshot.jobs)) == ("running", {"waiting": 4})
+        run.progress.note = ""
+        assert run.progress.snapshot().note == "3 rows are still being prepared"
+        assert [row.job_id for row in run.progress.results()] == list(order)
+        assert await coordinator.add_films(spec.key, [entry("b", tmp_path)], (bad,), {"bad": "k"})
+        assert len(machine._dispatcher.queue) == 2
+        await coordinator.add_films(spec.key, [], (bad,), {}), "told twice by a driver that came back"
+        assert run.progress.counts == {"waiting": 3, "failed": 1}
+        await run.write(run.progress.snapshot())
+        assert load_run_state(open_store(tmp_path), "night").jobs["bad"].message == "no such file"
+        assert await coordinator.add_films(spec.key, [entry("c", tmp_path)])
+        await coordinator.seal_run(spec.key)
+        assert not await coordinator.add_films(spec.key, [entry("d", tmp_path)])
+        await coordinator.cancel_run(spec.key, "asked to")
+        assert await asyncio.wait_for(coordinator.wait(spec.key), 20) == {"cancelled": 3, "failed": 1}
+
+    asyncio.run(feed())
+
+
+def test_a_run_that_is_stopped_while_rows_are_prepared_is_cancelled_with_all_of_them(tmp_path, monkeypatch):
+    spec = RunSpec(run_id="night", output=str(tmp_path), order=("a", "b", "c"))
+
+    async def stop() -> None:
+        coordinator = new_coordinator()
+        monkeypatch.setattr(coordinator._texts, "encode_all", lambda run: asyncio.sleep(0))
+        monkeypatch.setattr(coordinator._lifecycle, "start", lambda: None)
+        assert await coordinator.add_run(spec, SHAPE)
+        await coordinator.add_films(spec.key, [entry("a", tmp_path)])
+        await coordinator.seal_run(spec.key, more=True)
+        run = coordinator._active.runs[spec.key]
+        answer = coordinator._active._control.answer(run, Request(verb=Verb.CANCEL, by="me"))
+        assert answer.ok, answer.text
+        assert not await coordinator.add_films(spec.key, [entry("b", tmp_path)]), "no more are wanted"
+        await coordinator.seal_run(spec.key)
+        assert await asyncio.wait_for(coordinator.wait(spec.key), 20) == {"cancelled": 3}
+        assert (await coordinator.snapshot(spec.key)).state == "cancelled"
+        assert open_store(tmp_path).exists(RunKeys(run_id="night").results)
+        assert set(load_run_state(open_store(tmp_path), "night").jobs) == {"a", "b"}, "c is prepared by the next start"
+
+    asyncio.run(stop())
+
+
+def test_a_run_whose_command_died_while_rows_were_prepared_ends_when_its_films_have(tmp_path, monkeypatch):
+    impatient = replace(SHAPE, timeouts=Timeouts(lease_s=0.4))
+    spec = RunSpec(run_id="night", output=str(tmp_path), order=("a", "b"))
+
+    async def die() -> None:
+        coordinator = new_coordinator(impatient)
+        monkeypatch.setattr(coordinator._texts, "encode_all", lambda run: asyncio.sleep(0))
+        monkeypatch.setattr(coordinator._lifecycle, "start", lambda: None)
+        assert await coordinator.add_run(spec, impatient)
+        await coordinator.add_films(spec.key, [entry("a", tmp_path)])
+        await coordinator.seal_run(spec.key, more=True)
+        run = coordinator._active.runs[spec.key]
+        coordinator._active.drop_abandoned(time.monotonic() + 1.0, 0.4)
+        assert not run.sealed, "a is still to be rendered"
+        coordinator._events.apply(ev.CancelRun(run_id=spec.key, job_ids=("a",), reason="by name"))
+        coordinator._active.drop_abandoned(time.monotonic() + 1.0, 0.4)
+        assert await asyncio.wait_for(coordinator.wait(spec.key), 20) == {"cancelled": 2}
+        assert open_store(tmp_path).exists(RunKeys(run_id="night").results)
+
+    asyncio.run(die())

@@ -22,11 +22,13 @@ LOST = GroupError("rank 0 lost an exchange")
 class Pool:
     """Workers by name; `ends` is what each one's call comes to: a value, an exception, or None for never."""
 
-    def __init__(self, **ends: Any) -> None:
+    def __init__(self, is_there: bool | None = True, **ends: Any) -> None:
+        """`is_there` is what the leader says of being in the group. None: it does not answer."""
+        self.is_there = is_there
         self.ends = ends
         self.calls = {name: asyncio.Event() for name in ends}
         self.killed: list[str] = []
-        self.ended_groups: list[Rendezvous] = []
+        self.ended_groups: list[str] = []
 
     def has(self, name: str) -> bool:
         return name not in self.killed
@@ -50,8 +52,11 @@ class Pool:
             raise end
         return end
 
-    def _end(self, name: str, rendezvous: Rendezvous) -> None:
-        self.ended_groups.append(rendezvous)
+    async def _end(self, name: str, rendezvous: Rendezvous) -> bool:
+        self.ended_groups.append(name)
+        if self.is_there is None:
+            await asyncio.Event().wait()
+        return bool(self.is_there)
 
 
 class _Method:
@@ -63,13 +68,12 @@ class _Method:
 
 
 class Case:
-    def __init__(self, pool: Pool, in_exchanges: bool = True) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.pool, self.ended, self.left, self.said = pool, [], [], []
         self.helpers = GroupCalls(
             pool,  # type: ignore[arg-type]
             "leader",
             tuple(pool.ends),
-            in_exchanges=lambda: in_exchanges,
             on_worker_ended=lambda name, error: self.ended.append(name),
             on_left=self.left.append,
             on_engine_time=lambda name, seconds: None,
@@ -129,14 +133,38 @@ def test_a_helper_that_is_late_is_free_when_it_has_left() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("in_exchanges", "killed"), [(True, ["leader"]), (False, [])])
-def test_a_leader_that_does_not_notice_a_failed_helper_is_ended_unless_it_is_loading_or_storing(
-    in_exchanges: bool, killed: list[str]
+@pytest.mark.parametrize(("is_there", "killed"), [(True, ["leader"]), (None, ["leader"]), (False, [])])
+def test_a_leader_that_does_not_leave_is_ended_before_its_first_step_too_unless_it_is_loading_or_storing(
+    is_there: bool | None, killed: list[str]
 ) -> None:
     async def run() -> None:
-        case = Case(Pool(b=LOST), in_exchanges)
+        case = Case(Pool(is_there, b=LOST))
         await asyncio.sleep(0.3)
         assert case.pool.killed == killed
-        assert case.pool.ended_groups == [PLACE.rendezvous]
+        assert set(case.pool.ended_groups) == {"leader"}
+
+    asyncio.run(run())
+
+
+def test_helpers_of_a_leader_that_failed_are_told_to_leave() -> None:
+    async def run() -> None:
+        case = Case(Pool(b=None, c=1.0))
+        await asyncio.sleep(0.01)
+        await case.helpers.over(1.0, failed=True)
+        assert case.pool.ended_groups == ["b"]
+
+    asyncio.run(run())
+
+
+def test_a_leader_that_died_is_not_blamed_for_what_a_helper_reports() -> None:
+    async def run() -> None:
+        full, death = OutOfMemoryError("does not fit"), RayActorError()
+        case = Case(Pool(b=RayActorError(), c=full))
+        await case.helpers.over(1.0, failed=True)
+        assert case.helpers.cause(death) == ("c", full)
+        assert case.helpers.ending(death) == ("leader", "b")
+        alone = Case(Pool(b=RayActorError()))
+        await alone.helpers.over(1.0, failed=True)
+        assert alone.helpers.cause(death) == ("", death), "nobody says what it died of"
 
     asyncio.run(run())

@@ -66,6 +66,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     assert [sink.of(m.JOBS, state) for state in ("waiting", "running", "done")] == [2, 1, 0]
     assert [sink.of(m.SEGMENTS, state) for state in ("waiting", "running", "done")] == [5, 1, 0]
     assert (sink.of(m.RUNS, "running"), sink.of(m.WORKERS, "busy"), sink.of(m.WORKERS, "idle")) == (1, 1, 0)
+    assert sink.of(m.RUN_AT_WORK, f"{run.progress.spec.output}/_runs/night") == 1
     assert (sink.of(m.STEPS), sink.of(m.LATE_JOBS)) == (4, 1)
     assert math.isnan(sink.of(m.DEADLINE_SLACK))  # there is no pace yet
     assert sink.of(m.STORAGE_BYTES, "written") > 7  # the run's own objects, too
@@ -104,8 +105,11 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
 
 def test_the_last_run_stays_to_be_seen(farm):
     run, machine, told, sink, _ = farm
+    told.sample({"night": run}, machine, now=0.0, now_unix_s=0.0)
+    assert sink.of(m.RUN_AT_WORK, f"{run.progress.spec.output}/_runs/night") == 1
     for job_id in ("a", "b", "c"):
         run.progress.ended(job_id, State.DONE, error_class="", message="", attempts=1)
     run.over.set()
     told.sample({"night": run}, machine, now=5.0, now_unix_s=0.0)
     assert (sink.of(m.JOBS, "done"), sink.of(m.RUNS, "running"), sink.of(m.ETA)) == (3, 0, 0.0)
+    assert sink.of(m.RUN_AT_WORK, f"{run.progress.spec.output}/_runs/night") == 0

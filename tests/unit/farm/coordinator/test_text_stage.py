@@ -28,7 +28,7 @@ class Encoder:
     def __init__(self, stored: EmbeddingStore, errors: list[BaseException], *, seconds: float, makes: int) -> None:
         self._stored, self._errors, self._seconds, self._makes = stored, errors, seconds, makes
 
-    async def encode(self, *, texts: list[str], **_: object) -> TextReport:
+    async def encode(self, spec: RunSpec, *, texts: list[str], **_: object) -> TextReport:
         await asyncio.sleep(self._seconds)
         for text in texts[: self._makes if self._errors else None]:
             self._stored.save(text, torch.ones(2, 3))

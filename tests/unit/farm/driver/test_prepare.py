@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 
 import pytest
 from PIL import Image
 
 from render_farm.errors import StorageError
-from render_farm.farm.driver.prepare import RunContext, prepare
+from render_farm.farm.driver.prepare import Preparation, PreparedRun, RunContext, prepare
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row, make_row
 from render_farm.planning import FilmPlan, ModelSpec, spec_of_preset
@@ -108,3 +109,28 @@ def test_an_exception_that_nobody_foresaw_fails_its_row_alone(tmp_path, caplog, 
     assert str(failed.message).startswith("row 1 (job_id=a): ")
     assert failed.error_class in str(failed.message)
     assert "Traceback" in caplog.text
+
+
+def test_what_is_ready_comes_in_batches_the_most_urgent_first(tmp_path, monkeypatch):
+    Image.new("RGB", (48, 64)).save(tmp_path / "a.png")
+    picture, gone = str(tmp_path / "a.png"), str(tmp_path / "gone.png")
+    columns = [{"image": picture}, {"image": gone}, {"image": picture, "priority": 90}, {}]
+    jobs = [RenderJob(job_id=name, prompt="p", **given) for name, given in zip("abcd", columns, strict=True)]
+    rows = [Row(number=number, job_id=job.job_id, job=job) for number, job in enumerate(jobs, start=1)]
+    monkeypatch.setattr("render_farm.farm.driver.prepare._INPUTS_AT_ONCE", 1)
+    preparation = Preparation(rows, context_of(tmp_path), lambda model: spec_of_preset("tiny", fingerprint="f"))
+    assert [entry.task.job_id for entry in preparation.upcoming] == ["c", "a", "b", "d"]
+    batches = preparation.batches(every_s=0.0)
+    first = next(batches)
+    assert [entry.task.job_id for entry in first.entries] == ["c"]
+    assert first.num_left == 3
+    assert [entry.task.job_id for entry in preparation.upcoming] == ["a", "b", "d"]
+    rest = list(batches)
+    assert [batch.num_left for batch in rest] == [2, 1, 0]
+    whole = reduce(PreparedRun.joined, [first, *rest])
+    assert sorted(whole.render_keys) == ["a", "c", "d"]
+    assert [result.job_id for result in whole.ended] == ["b"]
+    assert whole.num_left == 0
+    at_once = prepare(rows, context_of(tmp_path), lambda model: spec_of_preset("tiny", fingerprint="f"))
+    assert [entry.task.job_id for entry in at_once.entries] == ["a", "c", "d"], "in the manifest's order"
+    assert at_once.render_keys == whole.render_keys

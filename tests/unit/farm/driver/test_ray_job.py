@@ -6,6 +6,7 @@ import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from threading import Thread
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from render_farm.farm.driver import ray_job as farm_submit
 
 def test_neither_keys_nor_signatures_are_in_the_jobs_metadata(monkeypatch):
     sent: list[dict] = []
+    left: list[tuple[str, str, dict]] = []
 
     class Client:
         def get_address(self) -> str:
@@ -26,6 +28,13 @@ def test_neither_keys_nor_signatures_are_in_the_jobs_metadata(monkeypatch):
 
         def submit_job(self, **job) -> None:
             sent.append(job)
+
+        def _do_request(self, method: str, place: str, data: bytes) -> SimpleNamespace:
+            left.append((method, place, json.loads(data)))
+            return SimpleNamespace(status_code=200)
+
+        def _package_exists(self, uri: str) -> bool:
+            return True
 
     monkeypatch.setattr(farm_submit, "_client", lambda address: Client())
     signed = "https://me:pass@host/films.parquet?X-Amz-Signature=secret"
@@ -38,8 +47,12 @@ def test_neither_keys_nor_signatures_are_in_the_jobs_metadata(monkeypatch):
             None,
         )
     assert [job["metadata"]["manifest"] for job in sent] == ["https://host/films.parquet?...", ""]
-    assert "secret" not in str([(job["metadata"], job["entrypoint"]) for job in sent])
-    assert sent[0]["runtime_env"]["env_vars"] == environment
+    assert "secret" not in str(sent)
+    [method, place, content] = left[0]
+    assert (method, content) == ("PUT", {"variables": environment})
+    name = place.removeprefix("/api/packages/gcs/")
+    assert sent[0]["runtime_env"]["env_vars"] == {"RENDER_FARM_HANDOVER": f"gcs://{name}"}
+    assert len(name) > 32 and left[1][1] != place
 
 
 class _StartingJobServer(BaseHTTPRequestHandler):

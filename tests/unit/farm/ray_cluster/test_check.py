@@ -8,6 +8,7 @@ from pathlib import Path
 
 import render_farm
 from render_farm.farm.ray_cluster import check
+from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 
 
 def test_the_same_code_counts_whatever_its_version_is_called():
@@ -15,8 +16,8 @@ def test_the_same_code_counts_whatever_its_version_is_called():
     assert re.fullmatch(rf"{re.escape(render_farm.__version__)} \(code [0-9a-f]{{12}}\)", here)
     other_version = "0+unknown " + here.partition(" ")[2]
     other_code = here.replace("(code ", "(code x")
-    assert check._examine(None, "", "", "", other_version)[0] == ()
-    (problem,) = check._examine(None, "", "", "", other_code)[0]
+    assert check._examine(None, "", "", "", other_version, WorkerEnvironment())[0] == ()
+    (problem,) = check._examine(None, "", "", "", other_code, WorkerEnvironment())[0]
     assert problem == f"has render_farm {here}, and this machine {other_code}"
 
 

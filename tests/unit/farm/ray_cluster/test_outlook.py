@@ -10,7 +10,7 @@ from render_farm.farm.ray_cluster.outlook import describe
 @pytest.mark.parametrize(
     ("most", "pending", "failed", "said"),
     [
-        (None, [], [], "no autoscaler tells that it could add a GPU"),
+        (None, [], [], "no autoscaler says that it could add a GPU"),
         ({"CPU": 64}, [], [], "no node group of the cluster has a GPU"),
         ({"GPU": 0}, [], [], "no node group of the cluster has a GPU"),
         ({"GPU": 8}, [], [], ""),
