@@ -199,11 +199,13 @@ def _jobs_of(store: Store, live: Iterable[str]) -> frozenset[str] | None:
 def _unneeded_segments(store: Store, runs: _Runs, films: Collection[str], *, of_done: bool) -> frozenset[str]:
     """Objects of segments that none of `films`, whose work folders stay, and no finished job consists of; and latents
     that their segment's record does not name."""
+    if runs.live:
+        return frozenset()
     there: dict[str, set[str]] = {}
     for key in store.list(SEGMENTS):
         if (segment := segment_of(key)) is not None:
             there.setdefault(segment, set()).add(key)
-    if not there or runs.live:
+    if not there:
         return frozenset()
     jobs = [] if of_done else [name for name in store.list_folders("") if not name.startswith("_")]
     with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:

@@ -371,7 +371,13 @@ def _with_contents(
 
 
 def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _PreparedRow:
-    job, digests, notes = film.plan.job, {}, []
+    return replace(film, plan=with_contents(film.plan, limits, shelf))
+
+
+def with_contents(plan: FilmPlan, limits: InputLimits, shelf: LoraShelf) -> FilmPlan:
+    """The plan once the job's inputs and LoRAs are known by their content. InputError, MediaError and StorageError for
+    one that cannot be used."""
+    job, digests, notes = plan.job, {}, []
     for name, uri in job.inputs.items():
         if name == "video":
             size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
@@ -381,5 +387,4 @@ def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _Prepare
         digests[name] = opened.sha256
         notes += [f"{name}: {note}" for note in opened.notes]
         notes += on_picture(job, name, *opened.size) if opened.size else ()
-    plan = with_inputs_read(film.plan, digests, notes) if digests else film.plan
-    return replace(film, plan=shelf.with_loras(plan))
+    return shelf.with_loras(with_inputs_read(plan, digests, notes) if digests else plan)

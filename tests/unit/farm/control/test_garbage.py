@@ -210,8 +210,7 @@ def finish(store, tmp_path, job: str, letter: str, state) -> None:
 def chains(store, tmp_path):
     """A film that is done, one that was changed after its second segment, one begun, and leftovers of a film that is
     gone. Its work folder was removed, and so was the folder of its job."""
-    done = render(store, key("published"), segments(1, 2, 3), 3)
-    finish(store, tmp_path, "published", "a", done)
+    finish(store, tmp_path, "done", "a", render(store, key("done"), segments(1, 2, 3), 3))
     render(store, key("begun"), segments(1, 2, 4), 3)
     gone = render(store, key("gone"), segments(1, 2, 5), 3)
     store.delete_tree(FilmKeys(film=key("gone")).folder)
@@ -235,7 +234,7 @@ def test_films_that_are_done_keep_their_segments_unless_they_are_asked_for(chain
     watch = a_watch()
     remove(chains, find_garbage(chains, watch, of_done=True), watch, of_done=True)
     assert stored_segments(chains) == set(segments(1, 2, 4)), "a film that has begun needs them"
-    assert verify_done(chains, "published") == ()
+    assert verify_done(chains, "done") == ()
 
 
 def test_latents_of_workers_that_died_or_were_late_go(chains):
@@ -310,7 +309,7 @@ def test_whenever_a_run_starts_or_ends_during_gc_it_keeps_the_segments_that_it_f
         remove(interrupted, find_garbage(interrupted, Impatient()), Impatient())
         if not held:
             break
-        found = load_film(store, key("new"))
+        found = load_film(store, key("new"), segments(1, 2, 3))
         assert len(found.latents) >= len(seen), f"request {at}: {found.state.problems}"
         num_kept, num_gone, at = num_kept + bool(seen), num_gone + (not seen), at + 1
     assert num_kept and num_gone
