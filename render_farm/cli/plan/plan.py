@@ -120,7 +120,10 @@ def plan(
         assert row.job is not None, "it was planned"
         costs = prices(row.job, film.spec)
         if as_json:
-            described = {"groups": groups.described(film), "prices": [asdict(price) for price in costs]}
+            described: dict[str, Any] = {
+                "groups": groups.described(film),
+                "prices": [asdict(price) for price in costs],
+            }
             if output is not None:
                 described["stored"] = asdict(share)
             films.append({**_described(film), **described})

@@ -73,13 +73,16 @@ class FilmCache:
 
     def with_segments(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
         """The film with at least `num_segments` segments. `CheckpointBehindError` when storage has fewer."""
+        is_known = task.work_key in self._films
         film = self.film(store, task)
         is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
-        if not is_ahead:  # another worker may have rendered some of it since, for this film or one that begins alike
+        if is_known and not is_ahead:
+            # Another worker may have rendered some of it since, for this film or for one that begins alike.
             found = continue_film(store, film.state, film.latents)
             film.state, film.latents = found.state, list(found.latents)
-        if is_ahead or len(film.latents) < num_segments:
+        if is_known and (is_ahead or len(film.latents) < num_segments):
             return self.reread(store, task, num_segments)
+        self.check_segments(film, num_segments, task)
         return film
 
     def reread(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
