@@ -47,29 +47,24 @@ def stored_shares(
 ) -> tuple[Mapping[str, StoredShare], list[str]]:
     """What there is of each job, by its id, and notes for people. Inputs and LoRAs are read: they count by their
     content. Films count that a GPU or a CPU rendered, whichever has more of them. StorageError of the output passes."""
-    from render_farm.engine.conditioning.token_count import local_folder
     from render_farm.engine.dtypes import canonical_dtype
     from render_farm.farm.driver.existing_output import ExistingOutput
     from render_farm.farm.driver.loras import LoraShelf
     from render_farm.farm.driver.prepare import with_contents
-    from render_farm.farm.driver.resolved_farm import read_model
     from render_farm.planning import plan_film
     from render_farm.storage.run_state import StoredRun
 
     lookup = ExistingOutput(store, StoredRun(), keep_latents=False, replace=True)
     shelf = LoraShelf(settings.inputs, settings.model_cache)
     shares: dict[str, StoredShare] = {}
-    models = {job.model or settings.model for job in jobs}
-    notes = [
-        f"model {name} is not on this machine: what is stored of its films cannot be told"
-        for name in sorted(models)
-        if local_folder(name) is None
-    ]
+    models, notes = sorted({job.model or settings.model for job in jobs}), dict[str, None]()
     for dtype in sorted({canonical_dtype(settings.dtype, device) for device in ("cuda", "cpu")}):
         specs: dict[str, ModelSpec] = {}
         for name in models:
-            if local_folder(name) is not None:
-                specs[name] = read_model(name, dtype, settings).spec
+            try:
+                specs[name] = _read_model(name, dtype, settings.engine.approximation)
+            except ModelError as error:
+                notes[f"model {name}: what is stored of its films cannot be told: {error}"] = None
 
         def planned(job: RenderJob, specs: Mapping[str, ModelSpec] = specs) -> FilmPlan | None:
             spec = specs.get(job.model or settings.model)
@@ -87,4 +82,15 @@ def stored_shares(
             job_id, share = plan.job.job_id, StoredShare(num_segments=found.segments_done, is_done=bool(found.done))
             best = shares.get(job_id, StoredShare())
             shares[job_id] = max(best, share, key=lambda one: (one.is_done, one.num_segments))
-    return shares, notes
+    return shares, list(notes)
+
+
+def _read_model(name: str, dtype: str, approximation: str) -> ModelSpec:
+    """A model that is on this machine. Nothing is downloaded. ModelError when it is not there, or not whole."""
+    from render_farm.engine.conditioning.token_count import local_folder
+    from render_farm.engine.weights.checkpoint import read_checkpoint
+
+    folder = local_folder(name)
+    if folder is None:
+        raise ModelError("it is not on this machine")
+    return replace(read_checkpoint(folder, name=name, dtype=dtype).spec, approximation=approximation)

@@ -109,7 +109,7 @@ def resolve_farm(source: RunSource, cluster: Cluster | None) -> ResolvedFarm:
         from render_farm.engine.transformer.backend_choice import check_device
 
         check_device(settings.engine.attention, device)
-    checkpoint_of = cache(lambda model: read_model(model, dtype, settings))
+    checkpoint_of = cache(lambda model: _read_checkpoint(model, dtype, settings))
     return ResolvedFarm(
         request=request,
         scaling=source.scaling,
@@ -144,7 +144,7 @@ def _device_of(name: str, num_gpus: int | None) -> str:
     return "cuda" if num_gpus > 0 else "cpu"
 
 
-def read_model(model: str, dtype: str, settings: Settings) -> Checkpoint:
+def _read_checkpoint(model: str, dtype: str, settings: Settings) -> Checkpoint:
     """A model by its files. Nothing is loaded, and torch is not imported."""
     from render_farm.engine.weights.checkpoint import read_checkpoint
     from render_farm.engine.weights.locate import locate_model
