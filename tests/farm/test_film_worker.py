@@ -19,6 +19,7 @@ from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.films.film_cache import CheckpointBehindError
+from render_farm.parallel import GroupError
 from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.open import open_store
@@ -360,6 +361,14 @@ def test_of_two_films_that_begin_alike_the_slower_one_goes_on_from_the_others_se
     assert len(store.list("_work/_segments")) == 4, "the one that was late is removed"
     films_of = [load_film(store, task.work_key) for task in (tasks[0], third)]
     assert [a.tobytes() for a in films_of[0].latents] == [a.tobytes() for a in films_of[1].latents]
+
+
+def test_a_helper_goes_to_no_meeting_for_a_segment_that_is_stored(engine, tmp_path):
+    task, helper = film_task(engine, tmp_path), FilmWorker("helper")
+    FilmWorker("w").render_segment(task, 0)
+    with pytest.raises(GroupError, match="stored already"):
+        helper.help_segment(task, 0, call_id=1, seat=None)
+    helper.close()
 
 
 def test_a_film_that_began_before_segments_had_keys_goes_on_bit_for_bit(engine, tmp_path):

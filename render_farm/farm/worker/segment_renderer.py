@@ -77,13 +77,16 @@ class SegmentRenderer:
 
     def help(self, call: SegmentCall) -> float:
         """See `FilmWorker.help_segment`."""
+        from render_farm.parallel import GroupError
+
         with self._rendering:
             store, engine = self._start(call.task)
             films = self._resources.films
             try:
                 film = films.with_segments(store, call.task, call.segment)
-                if len(film.latents) == call.segment:  # else rank 0 finds it, too, and comes to no meeting
-                    self._denoise(call, store, engine, film, self._last_step(call))
+                if len(film.latents) > call.segment:  # rank 0 finds it, too, or is told to leave the meeting
+                    raise GroupError(f"film {call.task.work_key}: segment {call.segment} is stored already")
+                self._denoise(call, store, engine, film, self._last_step(call))
                 return self._resources.clock.total_s
             finally:
                 self._forget(call)
