@@ -38,7 +38,7 @@ IMAGE_CLASSES = {
     "image_encoder": ("CLIPVisionModelWithProjection", "CLIPVisionModel"),
     "image_processor": ("CLIPProcessor", "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
 }
-"""What an image-to-video checkpoint has besides."""
+"""Further parts of an image-to-video checkpoint."""
 _NUMBER, _COUNT, _FLAG = "a number from 1 to 1,000,000", "a number from 1 to 256", "true or false"
 _NUMBERS, _FLAGS = "a list of numbers above 0", "a list of flags"
 _MOST = {_NUMBER: 1_000_000, _COUNT: 256}

@@ -92,7 +92,9 @@ def test_resuming_a_run_that_nobody_renders_promises_nothing(store):
     assert stored(store, "resume").text == "nobody renders run night; it was not paused"
     stored(store, "pause")
     assert stored(store, "resume").text == "nobody renders run night; its pause has ended"
-    stored(store, "cancel", "c")
+    assert stored(store, "resume").data["jobs_left"] == 2  # one waits, and one that failed would be tried again
+    stored(store, "retry", "b")
+    stored(store, "cancel", "b", "c")
     over = stored(store, "resume")
     assert over.text == "nobody renders run night; it was not paused, and no job of it is left to render"
     assert over.data["jobs_left"] == 0
