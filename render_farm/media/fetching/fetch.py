@@ -12,13 +12,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
-
 from render_farm.errors import RenderFarmError
 from render_farm.media.fetching.https import fetch_https
 from render_farm.media.fetching.places import check_local, check_place, has_local_rules
 from render_farm.media.fetching.sink import Sink, Target
-from render_farm.media.fetching.store_errors import store_errors, store_failure, store_options
+from render_farm.media.fetching.store_errors import open_place, store_errors, store_failure
 from render_farm.media.fetching.uris import read_input_address, refusal
 from render_farm.media.limits import InputLimits
 
@@ -92,7 +90,7 @@ def _fetch_from_store(uri: str, protocol: str, sink: Sink) -> None:
     place = read_input_address(uri).text
 
     def copy() -> None:
-        fs, path = fsspec.url_to_fs(place, **store_options(protocol))
+        fs, path = open_place(protocol, place)
         with fs.open(path, "rb", block_size=4 * _BLOCK_BYTES) as file:
             size = getattr(file, "size", None)
             if isinstance(size, int):
