@@ -130,6 +130,15 @@ class Preparation:
             on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
         )
         self._costs = TokenPasses()
+        self._lookup = ExistingOutput(
+            context.store,
+            context.state,
+            keep_latents=context.keep_latents,
+            run_id=context.run_id,
+            manifest=context.manifest,
+            replace=context.replace,
+            check=context.check,
+        )
         try:
             planned = self._planned(list(rows), spec_of)
         except BaseException:
@@ -196,17 +205,8 @@ class Preparation:
     def _looked_up(self, films: Sequence[_PreparedRow], ended: Sequence[Result]) -> PreparedRun:
         """What the output has of `films`."""
         films = sorted(films, key=lambda film: film.number)
-        context, ended, entries = self._context, list(ended), list[FilmEntry]()
-        lookup = ExistingOutput(
-            context.store,
-            context.state,
-            keep_latents=context.keep_latents,
-            run_id=context.run_id,
-            manifest=context.manifest,
-            replace=context.replace,
-            check=context.check,
-        )
-        for film, existing in zip(films, lookup.look_up([film.plan for film in films]), strict=True):
+        ended, entries = list(ended), list[FilmEntry]()
+        for film, existing in zip(films, self._lookup.look_up([film.plan for film in films]), strict=True):
             job_id, row = film.plan.job.job_id, self._row(film)
             if existing.done is not None:
                 ended.append(existing.done)
@@ -371,7 +371,13 @@ def _with_contents(
 
 
 def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _PreparedRow:
-    job, digests, notes = film.plan.job, {}, []
+    return replace(film, plan=with_contents(film.plan, limits, shelf))
+
+
+def with_contents(plan: FilmPlan, limits: InputLimits, shelf: LoraShelf) -> FilmPlan:
+    """The plan once the job's inputs and LoRAs are known by their content. InputError, MediaError and StorageError for
+    one that cannot be used."""
+    job, digests, notes = plan.job, {}, []
     for name, uri in job.inputs.items():
         if name == "video":
             size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
@@ -381,5 +387,4 @@ def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _Prepare
         digests[name] = opened.sha256
         notes += [f"{name}: {note}" for note in opened.notes]
         notes += on_picture(job, name, *opened.size) if opened.size else ()
-    plan = with_inputs_read(film.plan, digests, notes) if digests else film.plan
-    return replace(film, plan=shelf.with_loras(plan))
+    return shelf.with_loras(with_inputs_read(plan, digests, notes) if digests else plan)
