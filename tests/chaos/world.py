@@ -130,7 +130,7 @@ class World:
         name = f"node-{next(self._numbers) + 1}"
         arguments = [RAY, "start", f"--address={self.address}", "--num-cpus=1", "--block", "--disable-usage-stats",
                      "--node-ip-address=127.0.0.1", f"--node-name={name}",
-                     "--object-store-memory=100000000", *_agent_ports()]  # fmt: skip
+                     "--object-store-memory=100000000"]  # fmt: skip
         environment = {**self.environment, "RAY_AUTH_MODE": "token", "TMPDIR": str(self.disks[1])}
         self.nodes.append(Node(name, _in_background(arguments, environment, self.folder)))
 
@@ -247,23 +247,11 @@ def _start_cluster(built: World, ray_folder: Path, *, num_cpus: int) -> None:
     arguments = [
         RAY, "start", "--head", f"--port={port}", f"--num-cpus={num_cpus}", "--include-dashboard=false", "--block",
         "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={ray_folder}",
-        "--object-store-memory=100000000", "--node-name=node-0", *_agent_ports(),
+        "--object-store-memory=100000000", "--node-name=node-0",
     ]  # fmt: skip
     built.nodes.append(Node("node-0", _in_background(arguments, built.environment, built.folder)))
 
     _wait_for_node(built, 1)
-
-
-def _agent_ports() -> list[str]:
-    """A node whose agents choose their ports waits for them to start, and gives up after 30 s: too soon for a busy
-    machine."""
-    names = (
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-    )
-    return [f"--{name}={free_port()}" for name in names]
 
 
 def _wait_for_node(built: World, number: int) -> None:
