@@ -69,7 +69,8 @@ def _slope(length: int) -> Tensor:
     from_start = torch.arange(length)
     near = 1 - 2 / 7 * torch.stack([from_start, length - 1 - from_start])
     start, end = near.clamp_min(0)
-    return EDGE * (end - start)
+    slope: Tensor = EDGE * (end - start)
+    return slope
 
 
 @torch.no_grad()

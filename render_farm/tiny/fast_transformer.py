@@ -122,7 +122,8 @@ def _rotary(model: Any, latents: Tensor, places: Tensor) -> Tensor:
     length = int(places.max()) + 1
     cos, sin = model.rope(latents[:, :, :1].expand(-1, -1, length, -1, -1))
     factors = torch.complex(cos[..., 0::2].float(), sin[..., 0::2].float())
-    return factors.unflatten(1, (length, -1))[:, places].flatten(1, 2)
+    chosen: Tensor = factors.unflatten(1, (length, -1))[:, places].flatten(1, 2)
+    return chosen
 
 
 def _rotate(x: Tensor, rotary: Tensor) -> Tensor:

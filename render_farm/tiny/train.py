@@ -43,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
     lora.add_argument("--lr", type=float, default=2e-3)
     lora.add_argument("--to", type=Path, default=LORA_DIR / "outlined.safetensors")
     distilled = verbs.add_parser("distilled", help="train the LoRA that makes films in four steps")
-    distilled.add_argument("--steps", type=int, default=400)
-    distilled.add_argument("--lr", type=float, default=2e-3)
+    distilled.add_argument("--steps", type=int, default=250)
+    distilled.add_argument("--lr", type=float, default=3e-3)
     distilled.add_argument("--to", type=Path, default=LORA_DIR / "distilled.safetensors")
     export = verbs.add_parser("export", help="write the averaged weights as a diffusers folder")
     export.add_argument("--to", type=Path, default=MODEL_DIR)
@@ -118,7 +118,7 @@ def run_distilled(share: Share, args: argparse.Namespace) -> None:
     forcing = ForcingConfig(
         levels=DISTILLED_LEVELS, lengths=((1.1, ((25, 25),)),), causal_share=0.0, prompt_dropout=0.0
     )
-    config = LoraConfig(rank=16, teacher_steps=6)
+    config = LoraConfig(rank=16, teacher_steps=4)
     train_lora(args.base, config, forcing, loop, clips, args.folder, args.to, device_of(args.device), share)
 
 

@@ -84,7 +84,7 @@ def read_denoiser(checkpoint: Path) -> Denoiser:
     statistics = json.loads((checkpoint / "vae" / "config.json").read_text())
     return Denoiser(
         SkyReelsV2Transformer3DModel.from_pretrained(checkpoint / "transformer", torch_dtype=torch.float32),
-        UMT5EncoderModel.from_pretrained(checkpoint / "text_encoder", dtype=torch.float32),
+        UMT5EncoderModel.from_pretrained(checkpoint / "text_encoder", dtype=torch.float32, trust_remote_code=False),
         statistics["latents_mean"],
         statistics["latents_std"],
     )
@@ -120,7 +120,9 @@ def train_transformer(
     transformer = build_transformer(architecture)
     start_transformer(transformer)
     text_encoder = (
-        UMT5EncoderModel.from_pretrained(start / "text_encoder") if start else build_text_encoder(architecture)
+        UMT5EncoderModel.from_pretrained(start / "text_encoder", trust_remote_code=False)
+        if start
+        else build_text_encoder(architecture)
     )
     denoiser = Denoiser(transformer, text_encoder, *channel_statistics(clips)).to(device).train()
 

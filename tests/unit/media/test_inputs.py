@@ -154,7 +154,7 @@ def unsafe():
         (unsafe(), "a pickle"),
         (b"PK\x03\x04" + bytes(60), "PyTorch"),
         (b"GIF89a" + bytes(60), "a GIF"),
-        (bytes(range(128, 256)), "no PNG, JPEG or WebP image"),
+        (bytes(range(128, 256)), "not a PNG, JPEG or WebP image"),
         (b"\x89PNG\r\n\x1a\n" + bytes(90), "damaged PNG"),
         (b"\xff\xd8\xff" + bytes(90), "damaged JPEG"),
         (b"RIFF\x20\0\0\0WEBPVP8 " + bytes(90), "damaged WEBP"),
@@ -348,12 +348,12 @@ def test_a_playlist_cannot_name_other_files(tmp_path, video):
     hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{video}\n#EXT-X-ENDLIST\n"
     for text in (hls, f"ffconcat version 1.0\nfile {video}\n", f"ffconcat version 1.0\nfile '{video.name}'\n"):
         (tmp_path / "list.mp4").write_text(text)
-        with pytest.raises(InputError, match="no video"):
+        with pytest.raises(InputError, match="cannot be read as a video"):
             load_video_tail(str(tmp_path / "list.mp4"), 1, **SIZE)
 
 
 def test_frames_with_too_many_pixels_and_slow_decoding_are_refused(video):
-    with pytest.raises(InputError, match="no video that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a video"):
         load_video_tail(str(video), 1, **SIZE, limits=InputLimits(max_frame_pixels=511))
     with pytest.raises(InputError, match="took longer"):
         load_video_tail(str(video), 1, **SIZE, limits=InputLimits(decode_timeout_s=0.0))

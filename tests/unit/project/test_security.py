@@ -179,8 +179,13 @@ def test_a_worker_checks_the_place_of_a_row_s_model_again(tmp_path, monkeypatch)
     assert model.engine(default) == default.model, "it is the operator's own"
 
 
-TAKES_NO_CODE = {"diffusers.AutoencoderKLWan.from_pretrained", "cls.from_pretrained in engine/weights/loading.py"}
-"""diffusers' model classes have no `trust_remote_code`. The second call gets it from its callers, which are checked."""
+TAKES_NO_CODE = {
+    "AutoencoderKLWan.from_pretrained",
+    "SkyReelsV2Transformer3DModel.from_pretrained",
+    "diffusers.AutoencoderKLWan.from_pretrained",
+    "cls.from_pretrained in engine/weights/loading.py",
+}
+"""diffusers' model classes have no `trust_remote_code`. The last call gets it from its callers, which are checked."""
 
 
 def test_no_loader_runs_the_code_of_a_model():

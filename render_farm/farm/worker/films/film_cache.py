@@ -13,8 +13,7 @@ from render_farm.errors import ClusterError
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.planning.memory import FILMS_AT_ONCE
-from render_farm.storage.checkpoints import StoredFilm, load_film
-from render_farm.storage.layout import FilmKeys
+from render_farm.storage.checkpoints import StoredFilm, begin_film, continue_film, load_film
 from render_farm.storage.store import Store
 
 if TYPE_CHECKING:
@@ -59,7 +58,9 @@ class FilmCache:
             if film is not None:
                 self._films.move_to_end(task.work_key)
                 return film
-        loaded = load_film(store, task.work_key)
+        keys = task.plan.segment_keys
+        begin_film(store, task.work_key, keys)  # from here on `gc` keeps what is found
+        loaded = load_film(store, task.work_key, keys)
         film = CachedFilm(state=loaded.state, latents=list(loaded.latents))
         with self._lock:
             self._films[task.work_key] = film
@@ -72,11 +73,15 @@ class FilmCache:
 
     def with_segments(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
         """The film with at least `num_segments` segments. `CheckpointBehindError` when storage has fewer."""
+        is_known = task.work_key in self._films
         film = self.film(store, task)
         is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
-        next_state = FilmKeys(film=task.work_key).state(film.state.number + 1)
-        if is_ahead or len(film.latents) < num_segments or store.exists(next_state):
-            return self.reread(store, task, num_segments)  # another worker rendered some of it since
+        if is_known and not is_ahead:
+            # Another worker may have rendered some of it since, for this film or for one that begins alike.
+            found = continue_film(store, film.state, film.latents)
+            film.state, film.latents = found.state, list(found.latents)
+        if is_known and (is_ahead or len(film.latents) < num_segments):
+            return self.reread(store, task, num_segments)
         self.check_segments(film, num_segments, task)
         return film
 
