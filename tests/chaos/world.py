@@ -42,7 +42,8 @@ SETTINGS = {
 """Shortened, so that a run need not last hours. How long a step may take stays long, for busy machines: a fresh worker
 of one was ended before it had imported torch. Workers stay up between runs, because importing torch is most of what a
 short run costs, and no host is quarantined for what is done to it."""
-_DISK_BYTES = 64 << 20
+_DISK_BYTES = 128 << 20
+"""A worker starts only where 64 MiB are free."""
 
 
 class Place(StrEnum):
