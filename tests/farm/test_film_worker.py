@@ -160,7 +160,7 @@ def test_a_film_that_is_being_finished_stops_at_its_next_frame_and_can_be_finish
 def test_a_film_whose_segment_is_stopped_is_not_decoded_any_further(engine, tmp_path):
     task, worker = film_task(engine, tmp_path, num_inference_steps=4), FilmWorker("w")
     worker.render_segment(task, 0)
-    output = worker._films[task.work_key].output
+    output = worker._films.film(open_store(task.output), task).output
     with pytest.raises(Cancelled):
         worker.render_segment(task, 1, call_id=7, on_step=lambda step: worker.stop(7))
     worker.close()
