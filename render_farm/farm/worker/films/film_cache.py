@@ -33,6 +33,8 @@ class CachedFilm:
     """A film in the memory of this worker."""
 
     state: StoredFilm
+    place: str
+    """The output that it is stored in."""
     latents: list[np.ndarray] = field(default_factory=list)
     output: FilmOutput | None = None
     is_finishing: bool = False
@@ -55,17 +57,20 @@ class FilmCache:
         """A film, read from storage when it is not here. The least recently used one makes room."""
         with self._lock:
             film = self._films.get(task.work_key)
-            if film is not None:
+            if film is not None and film.place == task.output:
                 self._films.move_to_end(task.work_key)
                 return film
         keys = task.plan.segment_keys
         begin_film(store, task.work_key, keys)  # from here on `gc` keeps what is found
         loaded = load_film(store, task.work_key, keys)
-        film = CachedFilm(state=loaded.state, latents=list(loaded.latents))
+        other, film = film, CachedFilm(state=loaded.state, place=task.output, latents=list(loaded.latents))
         with self._lock:
             self._films[task.work_key] = film
+            self._films.move_to_end(task.work_key)
             idle = [key for key, one in self._films.items() if not one.is_finishing and key != task.work_key]
             evicted = [self._films.pop(key) for key in idle[: max(0, len(self._films) - FILMS_AT_ONCE)]]
+        if other is not None and not other.is_finishing:
+            evicted.append(other)
         for old in evicted:
             if old.output is not None:
                 old.output.remove()
@@ -73,7 +78,8 @@ class FilmCache:
 
     def with_segments(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
         """The film with at least `num_segments` segments. `CheckpointBehindError` when storage has fewer."""
-        is_known = task.work_key in self._films
+        known = self._films.get(task.work_key)
+        is_known = known is not None and known.place == task.output
         film = self.film(store, task)
         is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
         if is_known and not is_ahead:
