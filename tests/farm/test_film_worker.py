@@ -93,6 +93,15 @@ def test_a_stored_segment_is_not_rendered_again(engine, tmp_path):
     assert [record.worker for record in state.segments] == ["first", "second"]
 
 
+def test_the_same_film_in_two_outputs_is_stored_in_both(engine, tmp_path):
+    worker, tasks = FilmWorker("w"), [film_task(engine, tmp_path / name) for name in ("here", "there")]
+    for segment in range(2):
+        for task in tasks:
+            assert not worker.render_segment(task, segment).is_found
+            assert len(load_film_state(open_store(task.output), task.work_key).segments) == segment + 1
+    worker.close()
+
+
 def test_only_the_damaged_one_of_many_segments_is_rendered_again(engine, tmp_path):
     task = film_task(engine, tmp_path)
     first, second = FilmWorker("first"), FilmWorker("second")
