@@ -17,7 +17,7 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo unit check test test-latest lock third-party lint docs bench chaos fuzz long explore groups monitoring format settings-page clean venv
+.PHONY: help demo unit check test test-latest lock third-party lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
@@ -33,7 +33,6 @@ help:
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
 	@echo "make fuzz   10,000 damaged manifests, addresses, LoRAs, models and state files for each fuzz test"
 	@echo "make long   the tests that take most of a minute each, which make test leaves out"
-	@echo "make explore  the largest scenes of the publishing protocol, for hours; continuous integration leaves them out"
 	@echo "make groups every film of the tests by every shape of render group, against one rank and diffusers"
 	@echo "make monitoring  Prometheus (and Grafana where installed) against the Ray of this machine"
 	@echo "make settings-page  write render_farm/guide/settings.md from the settings"
@@ -52,7 +51,7 @@ demo: $(WORKER)
 	$(BIN)/render-farm demo --output demo-output
 
 unit: $(READY)
-	$(BIN)/python -m pytest -m "not (long or exploration or slow or server)" --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -m "not (long or slow or server)" --numprocesses auto --maxprocesses 4 --dist loadfile tests/unit
 
 check: lint unit
 
@@ -102,9 +101,6 @@ chaos: $(READY)
 fuzz: $(READY)
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest --timeout=0 tests/unit/manifest/test_fuzz.py tests/unit/storage/test_fuzz.py \
 		tests/unit/report/test_fuzz.py tests/unit/media/test_fuzz.py tests/unit/engine/lora/test_fuzz.py tests/unit/engine/weights/test_fuzz.py
-
-explore: $(READY)
-	$(BIN)/python -m pytest -m exploration --timeout=0 --numprocesses auto --maxprocesses 2 --dist load tests/unit/storage
 
 long: $(READY)
 	$(BIN)/python -m pytest -m long --numprocesses auto --maxprocesses 2 --dist load tests

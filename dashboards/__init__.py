@@ -1,2 +1,2 @@
 """Grafana dashboards, Prometheus rules and scrape configuration of the farm, as typed code; `python -m dashboards`
-writes them beside it."""
+writes them next to it."""

@@ -11,7 +11,7 @@ BUSY_SHARE = f"{rate(m.BUSY_SECONDS)} / {rate(m.WORKER_SECONDS)}"
 
 
 def video_per_gpu_hour(over: str) -> str:
-    """Seconds of film for an hour of one GPU."""
+    """Seconds of film per hour of one GPU."""
     return f"3600 * {rate(m.VIDEO_SECONDS, over=over)} / {rate(m.WORKER_SECONDS, over=over)}"
 
 
@@ -92,7 +92,7 @@ FARM = Page(
                     decimals=0,
                 ),
                 lines("ETA", "Until the last run is over.", (f"max({series(m.ETA)})", "ETA"), unit="s"),
-                lines("Denoising steps", "A second, all workers together.", (rate(m.STEPS), "steps/s"), unit="ops"),
+                lines("Denoising steps", "Per second, all workers together.", (rate(m.STEPS), "steps/s"), unit="ops"),
                 lines(
                     "Film for a GPU-hour",
                     "Seconds of published film for an hour of one GPU, over the last half hour.",
@@ -120,7 +120,7 @@ FARM = Page(
                 ),
                 lines(
                     "Work handed out",
-                    "A minute. More than what is done is tried again.",
+                    "Per minute. The excess over the finished work is tried again.",
                     (f"60 * {rate(m.ATTEMPTS, by='work')}", "{{work}}"),
                 ),
                 lines(

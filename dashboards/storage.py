@@ -41,7 +41,7 @@ STORAGE = Page(
             panels=(
                 lines(
                     "Bytes",
-                    "A second, to and from storage.",
+                    "Per second, to and from storage.",
                     (rate(m.STORAGE_BYTES, by="direction"), "{{direction}}"),
                     unit="Bps",
                     width=12,

@@ -26,7 +26,7 @@ WORKERS = Page(
                     unit="percentunit",
                     decimals=1,
                 ),
-                number("Steps", "A second, all workers together.", rate(m.STEPS), unit="ops", decimals=2),
+                number("Steps", "Per second, all workers together.", rate(m.STEPS), unit="ops", decimals=2),
                 number(
                     "Keys and values",
                     "Of finished blocks, kept by the segments in work.",
@@ -107,7 +107,7 @@ WORKERS = Page(
             panels=(
                 lines(
                     "Half of the segments take less than",
-                    "By phase. Decoding and encoding go on beside the next segment's denoising.",
+                    "By phase. Decoding and encoding run alongside the next segment's denoising.",
                     (quantile(0.5, m.PHASE_SECONDS, by="phase", over="15m", phase=_PHASES), "{{phase}}"),
                     unit="s",
                 ),

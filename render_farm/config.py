@@ -1,7 +1,7 @@
 """How settings are declared, read and checked: a TOML file, then `RENDER_FARM_*` variables, then flags.
 
-A table of settings is a frozen dataclass beside the code that uses it, its fields made by `setting`. The farm's are put
-together in `farm/run/settings.py`. pydantic checks the values. It is imported when settings are read, not before.
+A table of settings is a frozen dataclass next to the code that uses it, its fields made by `setting`. The farm's are
+put together in `farm/run/settings.py`. pydantic checks the values. It is imported when settings are read, not before.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class MemoryMode:
 
     @property
     def package(self) -> str | None:
-        """The package that this mode needs beside the engine's own."""
+        """The package that this mode needs in addition to the engine's own."""
         return "torchao" if self.weights in (WeightForm.INT8, WeightForm.FP8) else None
 
     def at(self, placement: Placement) -> MemoryMode:

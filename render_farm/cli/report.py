@@ -134,8 +134,8 @@ def price_of(settings: Settings) -> Price:
 
 
 class RunReporter:
-    """Writes a run's page in a thread of its own while the run goes on, and a last time at its end. A failure is
-    reported once and does not affect the run."""
+    """Writes a run's page in its own thread while the run continues, and a last time at its end. A failure is reported
+    once and does not affect the run."""
 
     def __init__(
         self, store: Store, price: Price, *, links_for_s: int | None = None, on_failure: Callable[[str], None]

@@ -46,7 +46,7 @@ def measure_magnitudes(engine: Engine, job: RenderJob) -> Magnitudes:
 
 
 def save_magnitudes(folder: Path, magnitudes: Magnitudes) -> Path:
-    """Write them where `load_engine(folder)` looks for them; the next engine has them."""
+    """Write them where `load_engine(folder)` reads them. The next engine has them."""
     path = folder / MAGNITUDES
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(magnitudes.to_dict()) + "\n")
@@ -56,7 +56,7 @@ def save_magnitudes(folder: Path, magnitudes: Magnitudes) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a folder in diffusers format, or a model's name; the file is written beside it")
+    parser.add_argument("model", help="a folder in diffusers format, or a model's name; the file is written into it")
     parser.add_argument("--prompt", default="a red ball moves over the grass", help="of the film that is measured")
     parser.add_argument("--frames", type=int, help="pixel frames; the model's default when left out")
     parser.add_argument("--steps", type=int, help="denoising steps; the model's default when left out")

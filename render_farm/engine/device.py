@@ -48,10 +48,8 @@ def total_bytes(device: torch.device) -> int:
 
 
 def cache_budget_bytes(model: nn.Module, device: torch.device) -> int:
-    """How many bytes of keys and values may be kept beside `model`.
-
-    From the device's whole memory, not from what happens to be free: the same device always decides alike, and so
-    renders a segment to the same bits.
+    """How many bytes of keys and values may be kept next to `model`. It follows from the device's whole memory, not
+    from what happens to be free, so that the same device always decides alike and renders a segment to the same bits.
     """
     here = (parameter for parameter in model.parameters() if parameter.device.type == device.type)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in here)
@@ -60,7 +58,7 @@ def cache_budget_bytes(model: nn.Module, device: torch.device) -> int:
 
 @contextmanager
 def device_errors(what: str) -> Iterator[None]:
-    """Turn torch's errors of a device into the farm's, which say whose fault they are."""
+    """Turn torch's device errors into the farm's, which say whose fault they are."""
     try:
         yield
     except RuntimeError as error:

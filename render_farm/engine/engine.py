@@ -145,7 +145,7 @@ class Engine:
 
     @property
     def spec(self) -> ModelSpec:
-        """What planning needs to know of the model."""
+        """What planning needs to know about the model."""
         return self.checkpoint.spec
 
     @property
@@ -216,7 +216,7 @@ class Engine:
         }
 
     def notes(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> tuple[str, ...]:
-        """The same for people, a line each."""
+        """The same for people, one line each."""
         return str(self.attention_choice), str(self.compile_plan), str(self.cache_plan(plan, index, group))
 
     @property
@@ -231,7 +231,7 @@ class Engine:
             return load_vae(self.checkpoint.folder, device=self.device)
 
     def plan(self, job: RenderJob) -> FilmPlan:
-        """Everything known of a film before it is rendered. Raises `InvalidJobError`."""
+        """Everything known about a film before it is rendered. Raises `InvalidJobError`."""
         if job.model not in (None, self.spec.name):
             problem = Problem(field="model", message=f"is {job.model}, but this engine has loaded {self.spec.name}")
             raise InvalidJobError([problem], job_id=job.job_id)
@@ -260,7 +260,7 @@ class Engine:
         free_memory(self.device)
 
     def encode_conditioning(self, plan: FilmPlan, inputs: Inputs) -> Conditioning:
-        """The latents of a film's inputs, on the CPU: encode once a film, give them to `render_segment`.
+        """The latents of a film's inputs, on the CPU: encode them once per film, and give them to `render_segment`.
 
         Raises `InputError` for pixels that are missing or of another size, or a video shorter than `overlap_history`.
         """

@@ -24,7 +24,7 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions(Table):
-    """How segments are computed. What they show does not depend on it, except with `sage`."""
+    """How segments are computed. The picture does not depend on it, except with `sage`."""
 
     variables: ClassVar[str] = "RENDER_FARM_ENGINE_"
 

@@ -34,7 +34,7 @@ def pipeline_arguments(plan: FilmPlan, inputs: Inputs | None = None) -> dict[str
 def block_attention(transformer: Any, plan: FilmPlan) -> Iterator[None]:
     """Inside it, diffusers' pipelines attend as `plan` does.
 
-    Their call of `_set_ar_attention` turns the mask on, for they know no blocks without one. For `full` it does
+    Their call of `_set_ar_attention` turns the mask on, because they have no blocks without one. For `full` it does
     nothing, so that the block size reaches the timestep matrix alone, as in the makers' own program.
     """
     if plan.job.block_attention == CAUSAL or not plan.spec.renders_windows:

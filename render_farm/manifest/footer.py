@@ -1,4 +1,4 @@
-"""What a Parquet file's footer says of its columns.
+"""What a Parquet file's footer says about its columns.
 
 pyarrow gives this too, but ends the process when it is asked for a column of some damaged footers.
 """

@@ -93,8 +93,8 @@ def encode_part(frames: Sequence[np.ndarray], *, fps: float | Fraction, first_fr
 
 
 def playlist(parts: Sequence[tuple[str, float]], *, init: str, longest_s: float, ended: bool) -> str:
-    """The HLS playlist of parts, each a name and its seconds; no part lasts longer than `longest_s`. One that has not
-    `ended` is asked for again by players, which begin at its start and not with the newest part."""
+    """The HLS playlist of parts, each a name and its seconds; no part lasts longer than `longest_s`. Players request
+    one that has not `ended` again, and start at its beginning, not at the newest part."""
     lines = [
         *("#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{max(1, math.ceil(longest_s))}"),
         *("#EXT-X-MEDIA-SEQUENCE:0", "#EXT-X-START:TIME-OFFSET=0", "#EXT-X-INDEPENDENT-SEGMENTS"),

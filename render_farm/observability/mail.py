@@ -32,7 +32,7 @@ class Mail:
         if security not in SECURITY:
             raise ValueError(f"smtp_security {security!r} is not one of {', '.join(SECURITY)}")
         if not recipients or not sender:
-            raise ValueError("mail_from and mail_to are needed beside smtp_host")
+            raise ValueError("mail_from and mail_to are needed with smtp_host")
         if any(character in address for address in (sender, *recipients) for character in "\r\n"):
             raise ValueError("an email address has no line breaks")
         self._host, self._port, self._security = host, port, security

@@ -154,7 +154,7 @@ PHASE_SECONDS = Metric(
     labels=(PHASE,),
     buckets=_SECONDS,
     help="How long work took: denoise, decode, encode and checkpoint for each segment, upload for each film, text for "
-    "each batch of prompts. Decoding and encoding go on beside the next segment's denoising.",
+    "each batch of prompts. Decoding and encoding run alongside the next segment's denoising.",
 )
 WORK_SECONDS = Metric(
     name="render_farm_work_seconds_total",
@@ -200,7 +200,7 @@ PREPARING = Metric(
     kind=MetricKind.GAUGE,
     unit="1",
     labels=(PREPARED,),
-    help="What goes on before steps can be made: models whose prompts are being encoded (`text`), and segments that "
+    help="Preparation before the first step: models whose prompts are being encoded (`text`), and segments that "
     "were handed out and have made no step yet (`segment`), whose workers load weights, compile, or meet in a group.",
 )
 QUARANTINED_HOSTS = Metric(

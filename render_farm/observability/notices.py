@@ -78,7 +78,7 @@ class Notifier:
         on_failure: Callable[[str], None],
         pauses_s: Sequence[float] = (1.0, 5.0, 15.0),
     ) -> None:
-        """`on_failure` is told, in a sentence, what could not be delivered; it is called in the thread."""
+        """`on_failure` gets a sentence about each notice that could not be delivered. It is called in the thread."""
         self._channels = channels
         self._on_failure = on_failure
         self._pauses_s = pauses_s

@@ -16,11 +16,11 @@ class RunObserver(Protocol):
         """The run as it is now, with the log lines since the last time."""
 
     def close(self) -> None:
-        """No more is coming. Returns when everything is told."""
+        """No more is coming. Returns when everything is reported."""
 
 
 class ObserverSource(Protocol):
     """Starts an observer. It travels to the process that holds the run, so it can be pickled."""
 
     def start(self, on_failure: Callable[[str], None]) -> RunObserver:
-        """`on_failure` is told what could not be told, a sentence each; in any thread."""
+        """`on_failure` gets a sentence about each report that failed, in any thread."""

@@ -22,7 +22,7 @@ class ExchangeCost:
     exchange_s: float
     """Of one that sends next to nothing."""
     bytes_per_s: float
-    """That a rank sends to others in a large one, beside `exchange_s`."""
+    """That a rank sends to others in a large one, on top of `exchange_s`."""
 
 
 def measure_exchanges(ranks: Any, device: torch.device) -> ExchangeCost:

@@ -30,8 +30,8 @@ _ROWS = -2
 class RowDecoder:
     """One rank's part of a film's decoder (`engine.decoding.tiles.FrameDecoder`); every rank makes the same calls.
 
-    It outlives its group: in another one, where this process has the same rank of as many, it goes on with the next
-    latent frame. It holds no weights of its own.
+    It outlives its group: in another one of the same size, where this process has the same rank, it continues with the
+    next latent frame. It holds no weights of its own.
     """
 
     def __init__(self, vae: AutoencoderKLWan, *, rank: int, num_ranks: int) -> None:

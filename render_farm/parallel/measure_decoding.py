@@ -76,7 +76,7 @@ def _sizes(device: torch.device) -> VaeSizes:
 
 
 def measure_decoding(group: ParallelGroup | None, device: torch.device, *, height: int, width: int) -> DecodingTime:
-    """Every rank of the group makes this call. On a CPU the picture is small, whatever is asked."""
+    """Every rank of the group makes this call. On a CPU the picture is small, whatever the request."""
     if device.type == "cpu":
         height = width = _CPU_SIZE
     vae = _vae(device)

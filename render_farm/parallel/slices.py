@@ -1,6 +1,6 @@
 """Which tokens of a frame a rank holds, and in which order they arrive from the others.
 
-Every frame of S tokens is cut into P equal slices, one a rank, in the order of the ranks; the last ones are filled up
+Every frame of S tokens is cut into P equal slices, one per rank, in the order of the ranks; the last ones are filled up
 with padding when P does not divide S. A tensor that an exchange has put together is ordered (rank, frame, token); whole
 frames are (frame, token) without padding.
 

@@ -23,7 +23,7 @@ _MOST_BLOCKS = 12
 
 
 def draw_windows(plan: FilmPlan) -> list[str]:
-    """One line a segment: what it renders anew, and what it takes over from the one before. Frames count from 1."""
+    """One line per segment: what it renders, and what it takes over from the one before. Frames count from 1."""
     total = plan.num_frames
     label = len(f"segment {plan.num_segments}")
     digits = len(str(total))

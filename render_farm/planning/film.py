@@ -15,6 +15,7 @@ from render_farm.planning.prompt_length import LengthOf, estimated_length, too_l
 from render_farm.planning.refusals import check
 from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
 from render_farm.planning.schedule import StepSchedule, branches_by_row, make_schedule
+from render_farm.planning.segment_keys import segment_keys
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of
 from render_farm.step_cache import OFF, guidance_share
@@ -41,6 +42,11 @@ class FilmPlan:
     @property
     def num_segments(self) -> int:
         return len(self.windows)
+
+    @property
+    def segment_keys(self) -> tuple[str, ...]:
+        """What each segment is stored under. Computed anew each time."""
+        return tuple(segment_keys(self.job, self.spec, self.windows))
 
     @property
     def num_latent_frames(self) -> int:

@@ -29,7 +29,7 @@ class FilmGroups:
     group: GroupShape
     """Of the workers that it needs."""
     joined: tuple[GroupShape, ...] = ()
-    """Larger ones, which it takes when workers would be idle otherwise, one a size, from small to large."""
+    """Larger ones, which it takes when workers would be idle otherwise, one per size, from small to large."""
     joined_speeds: tuple[float, ...] = ()
     """How many times as fast as `group` each of them is, by the cost model."""
 
@@ -69,8 +69,8 @@ def choose_groups(
 ) -> FilmGroups:
     """From the `shapes` (never none) that a film could have on a host.
 
-    Where none fits, all are looked at: a smaller memory mode makes it fit. Between equally fast shapes of a size the
-    first is taken.
+    Where none fits, all are considered, because a smaller memory mode makes it fit. Between equally fast shapes of a
+    size the first is taken.
     """
     fitting = [shape for shape in shapes if fits(shape)] or list(shapes)
     fastest: dict[int, GroupShape] = {}

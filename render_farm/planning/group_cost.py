@@ -145,7 +145,7 @@ def rank_bytes(work: StepWork, shape: GroupShape) -> dict[str, float]:
 
 
 def step_seconds(work: StepWork, shape: GroupShape, machine: GroupMachine) -> float:
-    """An estimate of a step's time. The ring's exchanges are counted in full, although attention goes on beside them
+    """An estimate of a step's time. The ring's exchanges are counted in full, although attention runs alongside them
     (how much that hides differs between machines), and joining what was attended to in parts as one exchange more."""
     operations = rank_operations(work, shape) / machine.operations_per_s
     sent = rank_bytes(work, shape)

@@ -49,11 +49,11 @@ class MemoryEstimate:
     """The largest pass of the transformer: hidden states, rotary tables, the prompts' keys and values, latents."""
     cache_bytes: int
     """Keys and values of finished blocks, when they are kept (0 without causal blocks). Without room for them the
-    engine computes the blocks anew, slower and otherwise the same."""
+    engine recomputes the blocks, slower and otherwise the same."""
     encoding_bytes: int
     """The VAE's work on the job's inputs; not at the same time as a pass."""
     decoding_bytes: int
-    """The VAE's feature caches and its work on one latent frame; beside a pass."""
+    """The VAE's feature caches and its work on one latent frame, at the same time as a pass."""
     runtime_bytes: int = RUNTIME_BYTES
 
     @property

@@ -12,7 +12,7 @@ _BYTE = 1
 _TILE = 256
 """Pixels of a tile's side, as `AutoencoderKLWan` has it."""
 _GROUPS_AT_ONCE = 2
-"""The weights that compute, and those that are copied meanwhile."""
+"""The weights that compute, and those that are copied at the same time."""
 
 
 def device_bytes(plan: FilmPlan, sizes: ModelSizes, mode: MemoryMode, *, num_decoders: int = 1) -> int:

@@ -15,7 +15,7 @@ class ModelSpec:
     name: str
     """As the job names it: a preset, a folder or a URI."""
     fingerprint: str
-    """Identifies the weights; empty when the checkpoint was not looked at (then there is no stable render key)."""
+    """Identifies the weights; empty when the checkpoint was not read (then there is no stable render key)."""
     family: Family
     tasks: tuple[str, ...]
     num_heads: int

@@ -29,8 +29,8 @@ class Pass:
 
 
 def num_cacheable_frames(plan: FilmPlan, segment: int) -> int:
-    """Latent frames whose keys and values are final before the segment ends: 0 without causal blocks, or when noise
-    is added to the prefix anew at every step."""
+    """Latent frames whose keys and values are final before the segment ends: 0 without causal blocks, or when noise is
+    added to the prefix again at every step."""
     job, schedule = plan.job, plan.schedule(segment)
     changes = plan.windows[segment].num_prefix_frames and job.addnoise_condition > 0 and job.prefix_noise == "per_step"
     if changes or not schedule.is_causal:

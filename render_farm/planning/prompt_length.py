@@ -26,7 +26,7 @@ LengthOf = Callable[[str], TextLength]
 
 
 def estimated_length(text: str) -> TextLength:
-    """Without a tokenizer: 4 characters a token, as in English, and one a token where words are not parted by spaces
+    """Without a tokenizer: 4 characters per token, as in English, and one per token where spaces do not separate words
     (Chinese, Japanese, Thai). Texts that are short for certain cost nothing."""
     if len(text) < MAX_TOKENS:
         return TextLength(num_tokens=len(text.split()) + 1, is_exact=False)

@@ -74,7 +74,7 @@ def flow_sigmas(num_inference_steps: int, flow_shift: float) -> tuple[float, ...
 
 
 def flow_timesteps(num_inference_steps: int, flow_shift: float) -> tuple[int, ...]:
-    """The integer timesteps the model is given, one a step."""
+    """The integer timesteps that the model gets, one per step."""
     return tuple(int(sigma * NUM_TRAIN_TIMESTEPS) for sigma in flow_sigmas(num_inference_steps, flow_shift)[:-1])
 
 

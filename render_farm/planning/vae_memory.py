@@ -24,7 +24,7 @@ class VaeMemory:
     cache_bytes: int
     """Between two calls, as long as the stream is open."""
     working_bytes: int
-    """During a call, beside the cache."""
+    """During a call, in addition to the cache."""
 
     @property
     def total_bytes(self) -> int:

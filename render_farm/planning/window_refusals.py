@@ -106,7 +106,7 @@ def _check_overlapping(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
 
 
 def _check_count(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
-    """Whether there are few enough windows; told without laying them."""
+    """Whether there are few enough windows, without laying them out."""
     factor = spec.temporal_factor
     length, base, overlap = (
         num_latent_frames(n, factor) for n in (job.num_frames, job.base_num_frames, job.overlap_history)

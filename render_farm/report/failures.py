@@ -19,7 +19,7 @@ ADVICE = {
     "OutOfMemoryError": "Ask for a smaller height, width or base_num_frames, or for larger GPUs.",
     "HostMemoryError": "The machine ran out of memory (not the GPU's): stop what else uses it, or use fewer workers.",
     "WorkerDiedError": "The process ended under its work: look for the kernel's out-of-memory killer on that host.",
-    "DeviceError": "The GPU failed: look at the host's driver log (Xid errors); retry once the host is healthy.",
+    "DeviceError": "The GPU failed: check the host's driver log (Xid errors); retry once the host is healthy.",
     "StorageFullError": "Free space, then retry: finished segments are kept.",
     "StorageError": "The storage did not answer for long: check it (`render-farm doctor --output ...`), then retry.",
     "StorageUnavailableError": "Check the bucket's name and the credentials, then retry.",

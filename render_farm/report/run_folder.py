@@ -33,7 +33,7 @@ _TEXT, _COUNT, _NUMBER, _TIME = (str, type(None)), (int, type(None)), (int, floa
 _RESULT_KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("job_id", "state"), str),
     **dict.fromkeys(("error_class", "message", "uri", "sha256"), _TEXT),
-    **dict.fromkeys(("attempts", "segments", "frames"), _COUNT),
+    **dict.fromkeys(("attempts", "segments", "frames", "reused_segments"), _COUNT),
     **dict.fromkeys(("wall_s", "gpu_s", "seam_score"), _NUMBER),
     **dict.fromkeys(("started_at", "finished_at"), _TIME),
 }

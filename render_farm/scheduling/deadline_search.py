@@ -147,7 +147,7 @@ _Found = tuple[_Lateness, Picks]
 
 
 def _simulate(films: Sequence[DatedFilm], free_s: Sequence[float], order: Sequence[int]) -> _Found:
-    """Workers take the first film of `order` that can go on."""
+    """Workers take the first film of `order` that can continue."""
     ends, picks = _ends(films, free_s, order)
     return _lateness(films, ends), picks
 
@@ -190,7 +190,7 @@ class _Search:
         self._decisions = 0
 
     def go(self, free_s: list[float], begun: list[int], ready: list[float], picks: Picks) -> None:
-        """Try every way to go on from here that could be better than the best."""
+        """Try every continuation that could be better than the best."""
         if self.best[0][0] == 0 or self._decisions > _MOST_DECISIONS:
             return
         open_films = [i for i, film in enumerate(self._films) if begun[i] < len(film.segments_s)]

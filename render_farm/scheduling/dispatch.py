@@ -75,7 +75,7 @@ class Dispatcher:
         self._held_for: tuple[int, int, int | None] | None = None
         """The changes that the held hosts were last chosen after. None: they must be chosen again."""
         self.wake_s = float("inf")
-        """When a decision to wait should be looked at again."""
+        """When a decision to wait should be reconsidered."""
 
     # --- in ---
 
@@ -121,7 +121,7 @@ class Dispatcher:
         return None
 
     def _urgent(self, level: int, now: float) -> Choice | None:
-        """The film at risk that must go on first, and has room."""
+        """The film at risk that must continue first, and has room."""
         if not self._is_risky(level, now):
             return None
         for key in self._in_order_of_risk(level, now):
@@ -163,7 +163,7 @@ class Dispatcher:
         return None
 
     def _keys_in_order(self, level: int, blocked: _Blocked) -> Iterator[QueueKey]:
-        """Lanes that have quota, the best first. Those of a share that has its turn later are not looked at before."""
+        """Lanes that have quota, the best first. Those of a share whose turn comes later are not read earlier."""
         turns: dict[int, list[QueueKey]] = {}
         turn_of: dict[str, int] = {}
         for queue_key in self.queue.keys(level):

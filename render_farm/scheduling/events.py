@@ -178,7 +178,7 @@ class FilmPublished:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkFailed:
-    """A segment, or a film's finishing, failed on a worker that goes on living.
+    """A segment, or a film's finishing, failed on a worker that stays up.
 
     `segments_done` is what storage holds now when that is fewer than thought (a damaged checkpoint), else None.
     """

@@ -46,7 +46,7 @@ class QueueEntry:
     left_s: float = 0.0
     """Expected time of what is left of it."""
     latest_begin_s: float | None = None
-    """With a deadline: when it must go on."""
+    """With a deadline: when it must continue."""
     risky_s: float | None = None
     """With a deadline: when it is at risk (`deadlines.risky_from_s`)."""
 
@@ -223,7 +223,7 @@ class ReadyQueue:
         return self._waiting[found].entry if found is not None else None
 
     def dated(self, level: int, most: int) -> list[JobKey]:
-        """The `most` films of a level that must go on first."""
+        """The `most` films of a level that must continue first."""
         return self._some(self._levels.get(level, _EMPTY).dated, most)
 
     def first_films(self, level: int, queue_key: QueueKey, most: int) -> list[JobKey]:

@@ -1,23 +1,28 @@
-"""The durable state of a film: a series of numbered, create-only objects.
+"""What is stored of a film: a chain of segments, each under its own key, shared by all films that begin alike.
 
-An object store cannot append, so every finished segment adds one small object `state/<number>.json`. It lists all
-segments so far, or, in a film of many, the new one alone: all objects of a film together grow with its segments and not
-with their square. The newest one that can be read counts; a torn or garbled one is skipped and reported. Because
-numbers are taken create-only, two workers on one film cannot both extend it: the second is told so and writes nothing.
+    _work/_segments/<2 hex>/<key>-<attempt>.safetensors      latents, one object per attempt
+    _work/_segments/<2 hex>/<key>.json                       create-only: which attempt is the segment
+    _work/<film>/film.json                                   which segments the film consists of
+
+Of several workers that render one segment, in one run or in two, one creates the record. The others are told so and
+continue from its latents. A record names the checksum of the segment before: a chain goes only as far as every segment
+continues the very bytes that are stored before it. Nobody has to wait for anybody.
+
+The beginning of a film that an earlier version stored (`earlier_films.py`) is read. What follows it is stored as above.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError
+from render_farm.errors import CorruptCheckpointError, LeaseHeldError, NotFoundError, StorageError
 from render_farm.storage import checked_json
-from render_farm.storage.layout import FilmKeys, number_of, split_film_key
-from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_segment
+from render_farm.storage.earlier_films import read_earlier_film
+from render_farm.storage.layout import SEGMENTS, FilmKeys, SegmentKeys, segment_of
+from render_farm.storage.segments import SegmentMeta, SegmentRecord, load_segment, save_latents
 from render_farm.storage.store import Store, check_key
 
 __all__ = [
@@ -25,18 +30,21 @@ __all__ = [
     "SegmentMeta",
     "SegmentRecord",
     "StoredFilm",
+    "begin_film",
+    "continue_film",
+    "latents_of",
     "load_film",
     "load_film_state",
     "load_segment",
+    "read_film_keys",
     "record_segment",
     "save_segment",
+    "stored_segments",
 ]
 
-SCHEMA = "render_farm.film/1"
-STEP_SCHEMA = "render_farm.film_step/1"
-_ALL_LISTED = 16
-"""So many objects list all segments. Of the later ones four do in each doubling."""
-_READS_AT_ONCE = 16
+FILM_SCHEMA = "render_farm.film/2"
+SEGMENT_SCHEMA = "render_farm.segment/1"
+_RECORD_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +52,24 @@ class StoredFilm:
     """What a film has so far. `segments` are 0..k without a gap."""
 
     film: str
-    render_key: str
-    number: int = 0
-    """The highest snapshot number taken by anyone, whole or not; 0 for a film that has not started."""
+    keys: tuple[str, ...] = ()
+    """Of all its segments; empty when they are not known."""
     segments: tuple[SegmentRecord, ...] = ()
     problems: tuple[str, ...] = ()
     """What was skipped while loading, one line each, for the log."""
-    set_aside: tuple[SegmentRecord, ...] = ()
-    """A damaged segment, and those after it: they hold still if it comes out the same when it is rendered again."""
 
     @property
     def num_latent_frames(self) -> int:
         return sum(record.num_latent_frames for record in self.segments)
 
-    def truncated(self, num_segments: int, problem: str = "") -> StoredFilm:
-        """This state as if only the first `num_segments` existed. Nothing is written: the next recorded segment
-        makes it durable."""
-        problems = self.problems + ((problem,) if problem else ())
-        kept, set_aside = self.segments[:num_segments], self.segments[num_segments:]
-        return replace(self, segments=kept, problems=problems, set_aside=set_aside)
+    @property
+    def num_reused(self) -> int:
+        """Segments that were rendered for other films."""
+        return sum(record.film not in ("", self.film) for record in self.segments)
+
+    def truncated(self, num_segments: int, problem: str) -> StoredFilm:
+        """This state as if only the first `num_segments` existed. Nothing is written."""
+        return replace(self, segments=self.segments[:num_segments], problems=(*self.problems, problem))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,142 +80,157 @@ class LoadedFilm:
     latents: tuple[np.ndarray, ...]
 
 
-def load_film_state(store: Store, film: str) -> StoredFilm:
-    """The newest whole snapshot of a film, or an empty state when there is none.
+def begin_film(store: Store, film: str, keys: Sequence[str]) -> None:
+    """Write which segments a film consists of. `gc` keeps those from here on; repeating it changes nothing."""
+    content = {"film": film, "segments": list(keys)}
+    store.write_bytes(FilmKeys(film=film).manifest, checked_json.dump(content, schema=FILM_SCHEMA))
 
-    Reads one listing and usually one object, of a film of many segments a quarter of its objects; segments are not read
-    (`load_film` does). Objects that are torn, garbled, of another schema or of another film are skipped and named in
-    `problems`. StorageError passes.
+
+def read_film_keys(store: Store, film: str) -> tuple[str, ...]:
+    """What `begin_film` wrote; empty when it did not. `DamagedDocument` when that cannot be told."""
+    try:
+        content = checked_json.load(store.read_bytes(FilmKeys(film=film).manifest), schema=FILM_SCHEMA)
+    except NotFoundError:
+        return ()
+    keys = content.get("segments")
+    if content.get("film") != film or not isinstance(keys, list):
+        raise checked_json.DamagedDocument(f"it belongs to {content.get('film')!r:.80}")
+    try:
+        return tuple(SegmentKeys(key=key).key for key in keys)
+    except (TypeError, ValueError) as error:
+        raise checked_json.DamagedDocument(str(error)) from error
+
+
+def load_film_state(store: Store, film: str, keys: Sequence[str] | None = None) -> StoredFilm:
+    """How far a film is stored. Latents are not read (`load_film` does).
+
+    `keys` are those of its segments; None reads what `begin_film` wrote. What is torn, garbled, of another schema or of
+    another film is skipped and named in `problems`. StorageError passes.
     """
-    keys = FilmKeys(film=film)
-    _, render_key = split_film_key(film)
-    numbers = sorted({n for n in map(number_of, store.list(keys.states)) if n is not None}, reverse=True)
-    problems: list[str] = []
-    for number in numbers:
-        key = keys.state(number)
-        try:
-            segments = _segments_at(store, film, render_key, number)
-        except NotFoundError:
-            continue  # cleaned up since it was listed
-        except ValueError as error:
-            problems.append(f"{store.uri(key)} is skipped: {error}")
-            continue
-        return StoredFilm(
-            film=film, render_key=render_key, number=numbers[0], segments=segments, problems=tuple(problems)
-        )
-    number = numbers[0] if numbers else 0
-    return StoredFilm(film=film, render_key=render_key, number=number, problems=tuple(problems))
+    return _followed(store, _opened(store, film, keys))
 
 
-def load_film(store: Store, film: str) -> LoadedFilm:
-    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or corrupt
-    (named in `state.problems`), where rendering continues."""
-    state = load_film_state(store, film)
-    latents: list[np.ndarray] = []
-    for record in state.segments:
+def load_film(store: Store, film: str, keys: Sequence[str] | None = None) -> LoadedFilm:
+    """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
+    corrupt (named in `state.problems`), where rendering continues. Otherwise as `load_film_state`."""
+    return continue_film(store, _opened(store, film, keys))
+
+
+def continue_film(store: Store, state: StoredFilm, latents: Sequence[np.ndarray] = ()) -> LoadedFilm:
+    """The film of `state` with what is stored of it beyond its `latents`."""
+    state, found = _followed(store, state), list(latents)
+    for record in state.segments[len(found) :]:
         try:
-            latents.append(load_segment(store, record))
+            found.append(load_segment(store, record))
         except CorruptCheckpointError as error:
             state = state.truncated(record.index, str(error))
             break
-    return LoadedFilm(state=state, latents=tuple(latents))
+    return LoadedFilm(state=state, latents=tuple(found))
 
 
-def record_segment(store: Store, previous: StoredFilm, record: SegmentRecord) -> StoredFilm:
-    """Make a saved segment part of the film: writes the next snapshot and returns the new state.
+def save_segment(store: Store, state: StoredFilm, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:
+    """Store the latents of the segment that follows `state`; see `segments.save_latents`. It is part of the film when
+    `record_segment` has recorded it."""
+    index = len(state.segments)
+    key = SegmentKeys(key=state.keys[index])
+    return save_latents(store, key, index, latents, meta, film=state.film, previous=_last_sha256(state))
 
-    `record.index` is at most `len(previous.segments)`; later segments are dropped, but for those set aside because of
-    a damaged one that holds the very bytes again: they continue the same latents. LeaseHeldError when another worker
-    has written a snapshot since `previous` was loaded: the film is theirs, and nothing of it was changed.
+
+def record_segment(store: Store, state: StoredFilm, record: SegmentRecord) -> StoredFilm:
+    """Make a saved segment part of the film and of every film that has the same beginning; returns the new state.
+
+    `record` follows `state`, else ValueError. A record that is there already counts, unless it is damaged, or its
+    latents are, or it continues other latents than this film's: then it is replaced. LeaseHeldError when it counts: the
+    latents of `record` are removed, nothing else is changed, and the film goes on from the other's.
     """
-    if not 0 <= record.index <= len(previous.segments):
-        raise ValueError(f"segment {record.index} cannot follow {len(previous.segments)} segments")
-    segments = (*previous.segments[: record.index], record)
-    if previous.set_aside and (previous.set_aside[0].index, previous.set_aside[0].sha256) == (
-        record.index,
-        record.sha256,
-    ):
-        segments += previous.set_aside[1:]
-    number = previous.number + 1
-    key = FilmKeys(film=previous.film).state(number)
-    lists_all = _lists_all(number) or previous.problems or previous.set_aside
-    if not store.create(key, _snapshot(previous, segments, number, since=0 if lists_all else record.index)):
-        newest = load_film_state(store, previous.film)
-        writer = newest.segments[-1].worker if newest.segments else ""
+    if (record.index, record.previous) != (len(state.segments), _last_sha256(state)):
+        raise ValueError(f"segment {record.index} cannot follow {len(state.segments)} segments")
+    key = SegmentKeys(key=state.keys[record.index])
+    data = checked_json.dump({"segment": key.key, "record": record.to_dict()}, schema=SEGMENT_SCHEMA)
+    for _ in range(_RECORD_TRIES):
+        if store.create(key.record, data):
+            return replace(state, segments=(*state.segments, record), problems=())
+        try:
+            other = _next_record(store, state)
+            if other is None:
+                continue  # it was replaced at this moment
+            load_segment(store, other)
+        except (ValueError, CorruptCheckpointError):
+            store.delete(key.record)
+            continue
+        store.delete(record.key)
         raise LeaseHeldError(
-            f"film {previous.film}: segment {record.index} is not recorded, because {writer or 'another worker'} has "
-            f"written {store.uri(key)} since this worker loaded the film",
+            f"film {state.film}: segment {record.index} was stored by {other.worker or 'another worker'} while this "
+            "worker rendered it",
             advice="load the film again and continue from there",
         )
-    return replace(previous, number=number, segments=segments, problems=(), set_aside=())
+    raise StorageError(f"{store.uri(key.record)}: others replace it again and again")
 
 
-def _lists_all(number: int) -> bool:
-    """Whether the object of a number lists all segments, whatever happened before."""
-    return number <= _ALL_LISTED or number % (1 << (number.bit_length() - 3)) == 0
+def stored_segments(store: Store) -> frozenset[str]:
+    """The keys of all segments of the output that have been recorded, by one listing. They are not read."""
+    names = (key for key in store.list(SEGMENTS) if key.endswith(".json"))
+    return frozenset(key for name in names if (key := segment_of(name)) is not None)
 
 
-def _snapshot(state: StoredFilm, segments: Sequence[SegmentRecord], number: int, *, since: int) -> bytes:
-    content = {
-        "film": state.film,
-        "render_key": state.render_key,
-        "number": number,
-        "segments": [record.to_dict() for record in segments[since:]],
-    }
-    if since:
-        return checked_json.dump({**content, "since": since}, schema=STEP_SCHEMA)
-    return checked_json.dump(content, schema=SCHEMA)
+def latents_of(store: Store, segment: str) -> str:
+    """The key of the latents that a segment's record names; empty where no record can be read."""
+    try:
+        return _read_record(store.read_bytes(SegmentKeys(key=segment).record), segment, 0).key
+    except (NotFoundError, ValueError):
+        return ""
 
 
-def _segments_at(store: Store, film: str, render_key: str, number: int) -> tuple[SegmentRecord, ...]:
-    """The segments that the state object `number` stands for. NotFoundError when it is gone, ValueError when it, or one
-    that it builds on, cannot be read."""
-    keys = FilmKeys(film=film)
-    found = _read_object(store.read_bytes(keys.state(number)), film, render_key)
-    if found.since == 0:
-        return found.segments
-    first = next(earlier for earlier in range(number - 1, 0, -1) if _lists_all(earlier))
-
-    def read(earlier: int) -> _StateObject:
+def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
+    """A film with the beginning that an earlier version stored of it, if one did."""
+    problems: list[str] = []
+    if keys is None:
         try:
-            return _read_object(store.read_bytes(keys.state(earlier)), film, render_key)
-        except (NotFoundError, ValueError) as error:
-            raise ValueError(f"it builds on number {earlier}, which cannot be read: {error}") from error
-
-    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
-        parts = [*pool.map(read, range(first, number)), found]
-    segments: tuple[SegmentRecord, ...] = ()
-    for part in parts:
-        if part.since > len(segments):
-            raise ValueError(f"it builds on {part.since} segments, and there are {len(segments)}")
-        segments = segments[: part.since] + part.segments
-    return segments
+            keys = read_film_keys(store, film)
+        except checked_json.DamagedDocument as error:
+            keys, problems = (), [f"{store.uri(FilmKeys(film=film).manifest)} is skipped: {error}"]
+    segments, skipped = read_earlier_film(store, film)
+    return StoredFilm(film=film, keys=tuple(keys), segments=segments, problems=(*problems, *skipped))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _StateObject:
-    since: int
-    """The index of its first segment; those before it are the previous object's."""
-    segments: tuple[SegmentRecord, ...]
+def _followed(store: Store, state: StoredFilm) -> StoredFilm:
+    """The film with the records that continue it."""
+    while len(state.segments) < len(state.keys):
+        try:
+            record = _next_record(store, state)
+        except ValueError as error:
+            uri = store.uri(SegmentKeys(key=state.keys[len(state.segments)]).record)
+            return state.truncated(len(state.segments), f"{uri} is skipped: {error}")
+        if record is None:
+            break
+        state = replace(state, segments=(*state.segments, record))
+    return state
 
 
-def _read_object(data: bytes, film: str, render_key: str) -> _StateObject:
-    schema = STEP_SCHEMA if f'"{STEP_SCHEMA}"'.encode() in data else SCHEMA
-    content = checked_json.load(data, schema=schema)
-    since = content.get("since", 0)
-    if not isinstance(since, int) or isinstance(since, bool) or (schema == STEP_SCHEMA) != (since > 0):
-        raise ValueError(f"it begins at segment {since!r}")
-    if content.get("film") != film or content.get("render_key") != render_key:
-        raise ValueError(f"it belongs to {content.get('film')!r}")
-    listed = content.get("segments")
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise ValueError("it lists no segments")
-    segments = tuple(SegmentRecord.from_dict(item) for item in listed)
-    folder = FilmKeys(film=film).segments
-    for index, record in enumerate(segments, start=since):
-        if not record.key.startswith(f"{folder}/"):
-            raise ValueError(f"segment {index} is said to be in {record.key!r:.120}")
-        check_key(record.key)
-        if record.index != index:
-            return _StateObject(since=since, segments=segments[: index - since])
-    return _StateObject(since=since, segments=segments)
+def _next_record(store: Store, state: StoredFilm) -> SegmentRecord | None:
+    """The record of the segment that follows `state`; None when there is none. ValueError when it cannot follow."""
+    index = len(state.segments)
+    key = state.keys[index]
+    try:
+        record = _read_record(store.read_bytes(SegmentKeys(key=key).record), key, index)
+    except NotFoundError:
+        return None
+    if record.previous != _last_sha256(state):
+        raise ValueError("it continues other latents than those that are stored before it")
+    return record
+
+
+def _last_sha256(state: StoredFilm) -> str:
+    return state.segments[-1].sha256 if state.segments else ""
+
+
+def _read_record(data: bytes, key: str, index: int) -> SegmentRecord:
+    """ValueError for anything that `record_segment` did not write for this segment."""
+    content = checked_json.load(data, schema=SEGMENT_SCHEMA)
+    if content.get("segment") != key or not isinstance(content.get("record"), dict):
+        raise ValueError(f"it belongs to {content.get('segment')!r:.80}")
+    record = SegmentRecord.from_dict(content["record"])
+    if segment_of(record.key) != key or not record.key.endswith(".safetensors"):
+        raise ValueError(f"its latents are said to be in {record.key!r:.120}")
+    check_key(record.key)
+    return replace(record, index=index)

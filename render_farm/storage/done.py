@@ -104,7 +104,7 @@ def _is_well_formed(content: dict[str, Any]) -> bool:
         and isinstance(segments, list)
         and all(isinstance(one, dict) and isinstance(one.get("seconds", 0), int | float) for one in segments)
         and isinstance(content.get("seam_score"), int | float | None)
-        and all(_is_count(content.get(name, 0)) for name in ("num_frames", "attempts"))
+        and all(_is_count(content.get(name, 0)) for name in ("num_frames", "attempts", "reused_segments"))
     )
 
 

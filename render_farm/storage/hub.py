@@ -112,7 +112,7 @@ class HubRepository:
         """Download `file` to `path`, resuming from what is there, and check it.
 
         `on_bytes` gets the size of each block. A body that does not have the checksum that the hub gives is fetched
-        once more from the start. Raises `HubError` or `HubUnavailableError`; OSError is the local disk's.
+        again from the start. Raises `HubError` or `HubUnavailableError`; OSError is the local disk's.
         """
         self._complete(file, path, on_bytes)
         if file.is_content(path):
@@ -185,7 +185,7 @@ def _file(sibling: Any) -> HubFile:
 
 
 def hub_endpoint() -> str | None:
-    """Where the hub is asked for; None is huggingface.co."""
+    """The address of the hub. None is huggingface.co."""
     return os.environ.get("HF_ENDPOINT") or None
 
 

@@ -3,7 +3,8 @@
     <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}      what a finished job leaves
     _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, live.json}
                    {logs/, embeddings/, lease/, state/, control/}      while it runs, and for the next time
-    _work/<job_id>-<render_key>/{segments/, steps/, state/, attempts/<attempt>/, commit.json}      while it renders
+    _work/<job_id>-<render_key>/{film.json, steps/, attempts/<attempt>/, commit.json}      while it renders
+    _work/_segments/<2 hex>/{<key>.json, <key>-<attempt>.safetensors}      segments, shared by films and runs
     _work/<job_id>-<render_key>/preview/{preview.m3u8, init.mp4, 0000.m4s ..., preview.mp4, sheet.jpg}      to look at
     _work/_claims/<job_id>/      which run publishes the job
     _work/_publishing/<job_id>/<publisher>      somebody may be writing under the job's final names
@@ -34,11 +35,14 @@ WORK = "_work"
 CLAIMS = f"{WORK}/_claims"
 REPLACED = f"{WORK}/_replaced"
 PUBLISHING = f"{WORK}/_publishing"
+SEGMENTS = f"{WORK}/_segments"
 COSTS = "_costs"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
 _PREVIEW = re.compile(r"preview\.m3u8|init\.mp4|preview\.mp4|sheet\.jpg|[0-9]{4,}\.m4s")
+_SEGMENT_KEY = re.compile(r"[0-9a-f]{32}")
+_SEGMENT_OBJECT = re.compile(rf"{SEGMENTS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})(?:\.json|-[^/]+\.safetensors)")
 _NUMBER = re.compile(r"([0-9]{8})\.json")
 
 
@@ -73,6 +77,11 @@ def is_film(name: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_job(name: str) -> bool:
+    """Whether `name` can be that of a job's folder."""
+    return _ID.fullmatch(name) is not None
 
 
 def costs_key(device: str) -> str:
@@ -155,6 +164,37 @@ class JobKeys:
         return f"{self.job_id}/{name}"
 
 
+def segment_of(key: str) -> str | None:
+    """The segment that the object `key` belongs to; None for any other object."""
+    match = _SEGMENT_OBJECT.fullmatch(key)
+    return match.group(2) if match else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentKeys:
+    """Objects of one segment; `key` is 32 hex digits (`planning.segment_keys`)."""
+
+    key: str
+
+    def __post_init__(self) -> None:
+        if not _SEGMENT_KEY.fullmatch(self.key):
+            raise ValueError(f"segment key {self.key!r:.80}: 32 hex digits are needed")
+
+    @property
+    def folder(self) -> str:
+        """Shared with other segments: no folder of a disk gets too large."""
+        return f"{SEGMENTS}/{self.key[:2]}"
+
+    @property
+    def record(self) -> str:
+        """Says which latents are the segment's; created once."""
+        return f"{self.folder}/{self.key}.json"
+
+    def latents(self, attempt: str) -> str:
+        """Attempt-unique, so that nobody can overwrite latents that a record already names."""
+        return f"{self.folder}/{self.key}-{check_id(attempt, 'attempt')}.safetensors"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FilmKeys:
     """Work folder of one film; `film` is what `film_key` returned."""
@@ -169,11 +209,18 @@ class FilmKeys:
         return f"{WORK}/{self.film}"
 
     @property
+    def manifest(self) -> str:
+        """Names the film's segments."""
+        return f"{self.folder}/film.json"
+
+    @property
     def segments(self) -> str:
+        """Where earlier versions stored them."""
         return f"{self.folder}/segments"
 
     @property
     def states(self) -> str:
+        """Where the same versions listed them."""
         return f"{self.folder}/state"
 
     @property
@@ -197,10 +244,6 @@ class FilmKeys:
         if not _PREVIEW.fullmatch(name):
             raise ValueError(f"{name!r} is not a part of a preview")
         return f"{self.folder}/preview/{name}"
-
-    def segment(self, index: int, attempt: str) -> str:
-        """Attempt-unique, so that nobody can overwrite a segment that a state object already names."""
-        return f"{self.segments}/{index:04d}-{check_id(attempt, 'attempt')}.safetensors"
 
     def state(self, number: int) -> str:
         return f"{self.states}/{numbered(number)}"

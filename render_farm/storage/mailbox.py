@@ -52,7 +52,7 @@ class Request:
     """A priority, or a host."""
     reason: str = ""
     by: str = ""
-    """Who asks, for the log: `user@machine`."""
+    """The author of the request, for the log: `user@machine`."""
 
     @property
     def priority(self) -> int | None:

@@ -50,7 +50,7 @@ class SharedPatience:
         stopped: Callable[[], bool] = lambda: False,
         on_outage: Callable[[StorageError], None] = lambda error: None,
     ) -> None:
-        """`on_outage` is told the first error of each outage."""
+        """`on_outage` gets the first error of each outage."""
         self._patience_s = patience_s
         self._stopped = stopped
         self._on_outage = on_outage

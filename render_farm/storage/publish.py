@@ -239,7 +239,7 @@ def finish_publish(store: Store, film: str, publisher: str, claim: Claim | None 
     if last == winner:
         return job
     if last is None or last.film != film:
-        raise ClaimLostError(f"film {film}: another run has claimed job {job_id} meanwhile")
+        raise ClaimLostError(f"film {film}: another run has claimed job {job_id} in the meantime")
     return finish_publish(store, film, publisher, claim)  # a later commit counts, where the store does not refuse it
 
 

@@ -1,4 +1,4 @@
-"""Pull a model from the hub to a folder or any fsspec URI, with a checksum of every file beside the weights.
+"""Pull a model from the hub to a folder or any fsspec URI, with a checksum of every file, stored with the weights.
 
 A file appears under its name whole and checked, or not at all; `model_index.json` comes last, so that what was
 interrupted is no model yet. A partial file is kept, and the next pull resumes it.

@@ -51,6 +51,7 @@ class JobRow:
     video_bytes: int | None = None
     """Size of the published video, which is compared when the run starts again. None: written by an earlier version."""
     seam_score: float | None = None
+    reused_segments: int | None = None
     started_at: str | None = None
     finished_at: str | None = None
     priority: int | None = None
@@ -79,7 +80,8 @@ class JobRow:
 
 _ROW_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("state", "render_key", "error_class", "message", "sha256", "started_at", "finished_at"), (str,)),
-    **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority", "video_bytes"), (int,)),
+    **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
+    **dict.fromkeys(("video_bytes", "reused_segments"), (int,)),
     **dict.fromkeys(("gpu_s", "wall_s", "seam_score"), (int, float)),
     "taken_out": (bool,),
 }

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from render_farm.errors import CorruptCheckpointError, NotFoundError
 from render_farm.storage.hashing import sha256_bytes
-from render_farm.storage.layout import FilmKeys, check_id
+from render_farm.storage.layout import SegmentKeys
 from render_farm.storage.store import Store
 
 TENSOR = "latents"
@@ -50,6 +48,10 @@ class SegmentRecord:
     finished_at: str
     """UTC, ISO 8601."""
     engine: dict[str, Any] = field(default_factory=dict)
+    film: str = ""
+    """Work folder's name of the film that it was rendered for. Empty: an earlier version did not say so."""
+    previous: str = ""
+    """`sha256` of the segment before, whose latents it continues; empty for the first."""
 
     def to_dict(self) -> dict[str, Any]:
         content = {name: getattr(self, name) for name in _RECORDED}
@@ -60,12 +62,12 @@ class SegmentRecord:
         """The inverse of `to_dict`. ValueError when a field is missing, unknown or of the wrong kind."""
         kinds: dict[str, type | tuple[type, ...]] = {
             **dict.fromkeys(("index", "num_bytes", "num_latent_frames"), int),
-            **dict.fromkeys(("key", "sha256", "worker", "attempt", "finished_at"), str),
+            **dict.fromkeys(("key", "sha256", "worker", "attempt", "finished_at", "film", "previous"), str),
             "seconds": (int, float),
             "group_shape": (list, tuple),
             "engine": dict,
         }
-        content = {"engine": {}, **content}
+        content = {"engine": {}, "film": "", "previous": "", **content}
         if set(content) != set(kinds):
             raise ValueError(f"a segment record with the fields {sorted(content)}")
         for name, kind in kinds.items():
@@ -88,22 +90,31 @@ def worker_seconds(segment: Mapping[str, Any]) -> float:
     return float(segment.get("seconds", 0)) * num_workers
 
 
-def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:
-    """Store the latents of segment `index` of a film and return their record.
+def own_seconds(segments: Iterable[Mapping[str, Any]], film: str) -> float:
+    """`worker_seconds` of those of a film's `segments` that were rendered for it, and not for another film."""
+    return sum(worker_seconds(segment) for segment in segments if segment.get("film") in (None, "", film))
+
+
+def save_latents(
+    store: Store, key: SegmentKeys, index: int, latents: np.ndarray, meta: SegmentMeta, *, film: str, previous: str
+) -> SegmentRecord:
+    """Store the latents of a segment and return their record, which is not stored yet.
 
     `latents` is float32, 1 C T H W (any C, H, W; T frames as the caller stitches them). The object is whole or absent,
-    and is named for `meta.attempt`, so that it never replaces one that a state object names. The record is not in the
-    film's state yet: `checkpoints.record_segment` puts it there. ValueError for another dtype or rank.
+    and is named for `meta.attempt`, so that it never replaces one that a record names. ValueError for another dtype or
+    rank.
     """
     if latents.dtype != np.float32 or latents.ndim != 5 or latents.shape[0] != 1:
         raise ValueError(f"latents must be float32 of shape (1, C, T, H, W), not {latents.dtype} {latents.shape}")
-    key = FilmKeys(film=film).segment(index, check_id(meta.attempt, "attempt"))
+    from safetensors.numpy import save
+
+    name = key.latents(meta.attempt)
     # Safetensors writes several entries in any order: with one, equal latents are equal bytes.
-    data = save({TENSOR: np.ascontiguousarray(latents)}, metadata={"segment": f"{film}/{index}"})
-    store.write_bytes(key, data)
+    data = save({TENSOR: np.ascontiguousarray(latents)}, metadata={"segment": key.key})
+    store.write_bytes(name, data)
     return SegmentRecord(
         index=index,
-        key=key,
+        key=name,
         sha256=sha256_bytes(data),
         num_bytes=len(data),
         num_latent_frames=latents.shape[2],
@@ -113,6 +124,8 @@ def save_segment(store: Store, film: str, index: int, latents: np.ndarray, meta:
         attempt=meta.attempt,
         finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         engine=meta.engine,
+        film=film,
+        previous=previous,
     )
 
 
@@ -121,6 +134,9 @@ def load_segment(store: Store, record: SegmentRecord) -> np.ndarray:
 
     CorruptCheckpointError when the object is missing, or its bytes are not those that were stored.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
         data = store.read_bytes(record.key)
     except NotFoundError as error:

@@ -147,7 +147,7 @@ class Store(ABC):
         bytes passing through this machine where the store can. NotFoundError when there is no source."""
 
     def presign(self, keys: Iterable[str], expires_s: int) -> dict[str, str]:
-        """Links by key that anyone can read the objects with until they expire. Nothing is asked of the store: there
+        """Links by key that anyone can read the objects with until they expire. The store is not contacted, so there
         may be no such objects. UsageError where the store has no such links, or not for that long."""
         raise UsageError(
             f"{self.root_uri}: there are no signed links for this kind of storage",

@@ -67,10 +67,10 @@ class StubWorker:
         ended = time.time()
         store = open_store(task.output)
         claim_job(store, task.run_id, task.work_key)
-        state = self._films.get(task.work_key) or load_film_state(store, task.work_key)
+        state = self._films.get(task.work_key) or load_film_state(store, task.work_key, task.plan.segment_keys)
         attempt = f"{self._name}-{segment}"
         meta = SegmentMeta(attempt=attempt, seconds=self._seconds, worker=self._name, engine={}, group_shape=(1, 1, 1))
-        record = save_segment(store, task.work_key, segment, LATENTS, meta)
+        record = save_segment(store, state, LATENTS, meta)
         self._films[task.work_key] = record_segment(store, state, record)
         with self._log.open("a") as log:
             log.write(json.dumps([task.job_id, segment, began, ended]) + "\n")

@@ -24,7 +24,7 @@ from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row
 from render_farm.planning import plan_film, spec_of_preset
 from render_farm.storage import open_store
-from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
+from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, begin_film, record_segment, save_segment
 from render_farm.storage.done import dump_job
 from render_farm.storage.layout import JobKeys, film_key
 from render_farm.storage.run_state import JobRow, RunStateWriter, StoredRun, load_run_state
@@ -87,8 +87,9 @@ def build(store: Store, rows: list[Row]) -> None:
             known[row.job_id] = JobRow(state="done", render_key=key, segments_done=3, segments=3, sha256="0" * 64)
         else:
             film = film_key(row.job_id, key)
-            record = save_segment(store, film, 0, LATENTS, SegmentMeta(attempt="x"))
-            record_segment(store, StoredFilm(film=film, render_key=key), record)
+            begin_film(store, film, plan.segment_keys)
+            state = StoredFilm(film=film, keys=plan.segment_keys)
+            record_segment(store, state, save_segment(store, state, LATENTS, SegmentMeta(attempt="x")))
             known[row.job_id] = JobRow(state="running", render_key=key, segments_done=1, segments=3)
     RunStateWriter(store, "night", load_run_state(store, "night")).write(known)
 

@@ -16,9 +16,9 @@ from safetensors.numpy import load
 
 from render_farm.media.mp4 import probe_mp4
 from render_farm.observability.events import EventKind, parse_lines
-from render_farm.storage.checkpoints import load_film_state
+from render_farm.storage.checkpoints import read_film_keys
 from render_farm.storage.done import read_done, verify_done
-from render_farm.storage.layout import FINAL_NAMES, FilmKeys, JobKeys, RunKeys, film_key
+from render_farm.storage.layout import FINAL_NAMES, SEGMENTS, JobKeys, RunKeys, film_key, segment_of
 from render_farm.storage.lease import read_lease
 from render_farm.storage.run_state import load_run_state
 from render_farm.storage.store import Store
@@ -65,12 +65,11 @@ class Audit:
 
     def _rendered_again(self) -> Counter[_Segment]:
         again = Counter[_Segment]()
+        stored = Counter(segment_of(key) for key in self.store.list(SEGMENTS) if key.endswith(".safetensors"))
         for job_id in self.expected:
             film = self._film(job_id)
-            if film:
-                names = (key.rpartition("/")[2] for key in self.store.list(FilmKeys(film=film).segments))
-                again.update((job_id, int(name.partition("-")[0])) for name in names)
-                again.subtract((job_id, record.index) for record in load_film_state(self.store, film).segments)
+            for index, key in enumerate(read_film_keys(self.store, film) if film else ()):
+                again[job_id, index] = stored[key] - 1
         return +again
 
     def _begun_again(self) -> Counter[_Segment]:

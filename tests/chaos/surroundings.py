@@ -6,6 +6,7 @@ import random
 import threading
 import time
 
+from render_farm.storage.layout import SEGMENTS
 from tests.chaos.kills import COORDINATOR, WORKER, kill_worker
 from tests.chaos.nodes import kill_node
 from tests.chaos.scene import Scene
@@ -42,7 +43,7 @@ def _storm(scene: Scene, seconds: float) -> None:
 
 def flip_bytes(scene: Scene) -> str:
     """In a stored segment, and then its film's worker dies, so that it is read again."""
-    keys = [key for key in scene.store.list("_work") if "/segments/" in key]
+    keys = [key for key in scene.store.list(SEGMENTS) if key.endswith(".safetensors")]
     if not keys:
         return ""
     key = scene.random.choice(keys)

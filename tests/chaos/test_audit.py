@@ -7,24 +7,29 @@ import numpy as np
 from render_farm.farm.run.results import Result, write_results
 from render_farm.observability.events import EventKind, LogLine, dump_lines
 from render_farm.storage import open_store
-from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
-from render_farm.storage.layout import RunKeys, split_film_key
+from render_farm.storage.checkpoints import begin_film
+from render_farm.storage.layout import RunKeys, SegmentKeys
 from render_farm.storage.publish import publish
+from render_farm.storage.segments import SegmentMeta, save_latents
 from tests.chaos.audit import Audit
 
 FILM = f"a-{'0' * 12}"
-LATENTS = np.zeros((1, 1, 1, 1, 1), np.float32)
+KEYS = tuple(f"{index:032x}" for index in range(3))
+
+
+def save(store, index: int, attempt: str) -> None:
+    latents = np.zeros((1, 1, 1, 1, 1), np.float32)
+    save_latents(
+        store, SegmentKeys(key=KEYS[index]), index, latents, SegmentMeta(attempt=attempt), film=FILM, previous=""
+    )
 
 
 def audit_of(tmp_path, *, stored: list[int], events: list[tuple[EventKind, int, dict]]) -> Audit:
     """Of a film of three segments: objects were `stored` in this order, and this was logged."""
     store = open_store(tmp_path)
-    state = StoredFilm(film=FILM, render_key=split_film_key(FILM)[1])
+    begin_film(store, FILM, KEYS)
     for number, index in enumerate(stored):
-        record = save_segment(
-            store, FILM, index, np.zeros((1, 1, 1, 1, 1), np.float32), SegmentMeta(attempt=str(number))
-        )
-        state = record_segment(store, state, record)
+        save(store, index, str(number))
     (tmp_path / "v").write_bytes(b"video")
     publish(store, FILM, "attempt", {"video.mp4": tmp_path / "v"}, {"segments": [], "num_frames": 3})
     lines = [
@@ -55,7 +60,7 @@ def test_a_segment_that_was_stored_and_not_recorded_counts_once(tmp_path):
     """Its object is there twice, and the log has it begun twice."""
     audit = audit_of(tmp_path, stored=[0, 1, 2], events=[begun(0), begun(0), done(0)])
     store = open_store(tmp_path)
-    save_segment(store, FILM, 0, LATENTS, SegmentMeta(attempt="killed"))
+    save(store, 0, "killed")
     assert (audit.num_rendered_again(), audit.num_begun_again(), audit.num_again()) == (1, 1, 1)
 
 

@@ -19,12 +19,14 @@ from render_farm.errors import Cancelled, CorruptCheckpointError, PreemptedError
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.farm.worker.films.film_cache import CheckpointBehindError
+from render_farm.parallel import GroupError
 from render_farm.storage.checkpoints import load_film, load_film_state
 from render_farm.storage.done import read_done
 from render_farm.storage.open import open_store
 from render_farm.storage.scratch import clear_abandoned, make_folder
 from tests.helpers import films
 from tests.helpers.film_tasks import film_task
+from tests.helpers.segments import save_as_before
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +93,22 @@ def test_a_stored_segment_is_not_rendered_again(engine, tmp_path):
     assert [record.worker for record in state.segments] == ["first", "second"]
 
 
+def test_the_same_film_in_two_outputs_is_stored_in_both(engine, tmp_path):
+    worker, tasks = FilmWorker("w"), [film_task(engine, tmp_path / name) for name in ("here", "there")]
+    for segment in range(2):
+        for task in tasks:
+            assert not worker.render_segment(task, segment).is_found
+            assert len(load_film_state(open_store(task.output), task.work_key).segments) == segment + 1
+    worker.close()
+
+
 def test_only_the_damaged_one_of_many_segments_is_rendered_again(engine, tmp_path):
     task = film_task(engine, tmp_path)
     first, second = FilmWorker("first"), FilmWorker("second")
     for segment in range(3):
         first.render_segment(task, segment)
     store = open_store(task.output)
-    [key] = [key for key in store.list("_work") if "/segments/0000-" in key]
+    key = load_film_state(store, task.work_key).segments[0].key
     store.write_bytes(key, bytes([*(data := store.read_bytes(key))[:-1], data[-1] ^ 1]))
     with pytest.raises(CheckpointBehindError) as caught:
         second.finish_film(task)
@@ -158,7 +169,7 @@ def test_a_film_that_is_being_finished_stops_at_its_next_frame_and_can_be_finish
 def test_a_film_whose_segment_is_stopped_is_not_decoded_any_further(engine, tmp_path):
     task, worker = film_task(engine, tmp_path, num_inference_steps=4), FilmWorker("w")
     worker.render_segment(task, 0)
-    output = worker._films[task.work_key].output
+    output = worker._films.film(open_store(task.output), task).output
     with pytest.raises(Cancelled):
         worker.render_segment(task, 1, call_id=7, on_step=lambda step: worker.stop(7))
     worker.close()
@@ -308,3 +319,81 @@ def test_what_was_removed_from_a_done_film_is_published_again(engine, tmp_path):
     worker.close()
     films.assert_complete(tmp_path, "a", num_frames=53)
     assert films.latents(tmp_path, "a").shape[2] == 14
+
+
+LONG_FILM = {"num_frames": 293, "base_num_frames": 21, "overlap_history": 5, "seed": 11}
+"""Eighteen segments."""
+
+
+@pytest.mark.slow
+def test_a_film_of_18_segments_whose_prompt_13_changes_renders_6_again_bit_for_bit(engine, tmp_path):
+    prompts = ["a red circle moving right", *["a blue square"] * 11, "a green circle", *["a blue square"] * 5]
+    changed = [*prompts[:12], "a red circle moving right", *prompts[13:]]
+    output = tmp_path / "out"
+
+    def rendered(task) -> list[int]:
+        worker, steps = FilmWorker("w"), set()
+        for segment in range(task.plan.num_segments):
+            worker.render_segment(task, segment, on_step=lambda step: steps.add(step.segment))
+        worker.finish_film(task)
+        worker.close()
+        return sorted(steps)
+
+    assert rendered(film_task(engine, output, prompt=prompts, **LONG_FILM)) == list(range(18))
+    again = film_task(engine, output, prompt=changed, **LONG_FILM)
+    assert rendered(again) == list(range(12, 18))
+    fresh = film_task(engine, tmp_path / "fresh", prompt=changed, **LONG_FILM)
+    assert rendered(fresh) == list(range(18))
+    assert np.array_equal(films.latents(output, "a"), films.latents(tmp_path / "fresh", "a"))
+    assert (output / "a" / "video.mp4").read_bytes() == (tmp_path / "fresh" / "a" / "video.mp4").read_bytes()
+    assert [read_done(open_store(task.output), "a")["reused_segments"] for task in (again, fresh)] == [12, 0]
+    assert rendered(film_task(engine, output, "b", prompt=changed[:12], **{**LONG_FILM, "num_frames": 181})) == []
+
+
+def test_of_two_films_that_begin_alike_the_slower_one_goes_on_from_the_others_segments(engine, tmp_path):
+    first, second = FilmWorker("first"), FilmWorker("second")
+    tasks = [film_task(engine, tmp_path, name, seed=3, prompt=["a red circle", name]) for name in ("a", "b")]
+    first.render_segment(tasks[0], 0)
+
+    def overtaken(step) -> None:
+        if step.step == 1:
+            first.render_segment(tasks[0], 1)
+
+    own = second.render_segment(tasks[1], 0, on_step=lambda step: pytest.fail("it was rendered again"))
+    assert (own.is_found, own.seconds) == (True, 0.0)
+    third = film_task(engine, tmp_path, "c", seed=3, prompt=["a red circle", "a"])
+    report = second.render_segment(third, 0)
+    report = second.render_segment(third, 1, on_step=overtaken)
+    assert not report.is_found, "it was rendered twice, at the same time"
+    store = open_store(tmp_path)
+    assert load_film_state(store, third.work_key).segments == load_film_state(store, tasks[0].work_key).segments
+    assert len(store.list("_work/_segments")) == 4, "the one that was late is removed"
+    films_of = [load_film(store, task.work_key) for task in (tasks[0], third)]
+    assert [a.tobytes() for a in films_of[0].latents] == [a.tobytes() for a in films_of[1].latents]
+
+
+def test_a_helper_goes_to_no_meeting_for_a_segment_that_is_stored(engine, tmp_path):
+    task, helper = film_task(engine, tmp_path), FilmWorker("helper")
+    FilmWorker("w").render_segment(task, 0)
+    with pytest.raises(GroupError, match="stored already"):
+        helper.help_segment(task, 0, call_id=1, seat=None)
+    helper.close()
+
+
+def test_a_film_that_began_before_segments_had_keys_goes_on_bit_for_bit(engine, tmp_path):
+    task, stays = film_task(engine, tmp_path / "before"), film_task(engine, tmp_path / "now")
+    worker = FilmWorker("w")
+    for segment in range(3):
+        worker.render_segment(stays, segment)
+    whole = load_film(open_store(stays.output), stays.work_key)
+    for segment in range(2):
+        save_as_before(open_store(task.output), task.work_key, segment, whole.latents[segment])
+    steps = set()
+    for segment in (1, 2):
+        worker.render_segment(task, segment, on_step=lambda step: steps.add(step.segment))
+    worker.finish_film(task)
+    worker.close()
+    assert steps == {2}
+    films.assert_complete(tmp_path / "before", "a", num_frames=53)
+    assert np.array_equal(films.latents(tmp_path / "before", "a"), np.concatenate(whole.latents, axis=2))
+    assert read_done(open_store(task.output), "a")["reused_segments"] == 0

@@ -116,7 +116,7 @@ def test_it_leaves_at_once_with_its_code_and_the_same_command_can_continue(tmp_p
     arguments = [*scene.arguments, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]
     timeout = [] if number else ["--timeout", "4"]
     running = films.start_render(*arguments, *timeout, **scene.environment)
-    films.wait_for(lambda: scene.is_there(running.pid), timeout_s=60, what=place.__name__)
+    films.wait_for(lambda: scene.is_there(running.pid), timeout_s=180, what=place.__name__)
     time.sleep(0.3)
     if number:
         running.send_signal(number)

@@ -159,11 +159,11 @@ def test_interrupted_it_exits_130_and_the_same_command_continues(tmp_path):
     assert len(list((tmp_path / "out").glob("_work/*/steps/*"))) <= 1  # none where the signal came between segments
     assert films.results(tmp_path / "out")["slow"]["state"] == "cancelled"
     assert not (tmp_path / "out" / "slow").exists()
-    stored = sorted(path.name for path in (tmp_path / "out").glob("_work/*/segments/*"))
+    stored = [path.name for path in films.latents_stored(tmp_path / "out")]
     done = films.render(*arguments)
     assert done.returncode == 0, done.stderr
     films.assert_complete(tmp_path / "out", "slow", num_frames=117)
-    assert stored[0] in [path.name for path in (tmp_path / "out").glob("_work/*/segments/*")]
+    assert stored[0] in [path.name for path in films.latents_stored(tmp_path / "out")]
     names = [segment["key"].rpartition("/")[2] for segment in films.document(tmp_path / "out", "slow")["segments"]]
     assert names[: len(stored)] == stored
 

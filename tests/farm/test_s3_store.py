@@ -10,9 +10,17 @@ import pytest
 
 from render_farm.errors import NotFoundError
 from render_farm.storage import StoreOptions, open_store, publish
-from render_farm.storage.checkpoints import SegmentMeta, load_film, load_film_state, record_segment, save_segment
+from render_farm.storage.checkpoints import (
+    SegmentMeta,
+    begin_film,
+    load_film,
+    load_film_state,
+    record_segment,
+    save_segment,
+    stored_segments,
+)
 from render_farm.storage.done import verify_done
-from render_farm.storage.layout import RunKeys, film_key
+from render_farm.storage.layout import SEGMENTS, RunKeys, film_key
 from render_farm.storage.lease import acquire, read_lease, this_holder
 from render_farm.storage.probe import check_access, create_only_honoured
 
@@ -162,11 +170,11 @@ def test_probe_and_access_checks_leave_nothing_in_the_bucket(store):
 
 
 def test_checkpoints_publishing_and_lease_work_on_s3(store, tmp_path, s3_env):
+    begin_film(store, FILM, [f"{number:032x}" for number in range(3)])
     state = load_film_state(store, FILM)
     latents = [np.random.default_rng(n).standard_normal((1, 16, 5, 4, 6), dtype=np.float32) for n in range(3)]
-    for index, segment in enumerate(latents):
-        record = save_segment(store, FILM, index, segment, SegmentMeta(attempt="a1"))
-        state = record_segment(store, state, record)
+    for segment in latents:
+        state = record_segment(store, state, save_segment(store, state, segment, SegmentMeta(attempt="a1")))
     film = load_film(store, FILM)
     assert film.state == state
     assert all(np.array_equal(*pair) for pair in zip(film.latents, latents, strict=True))
@@ -177,6 +185,8 @@ def test_checkpoints_publishing_and_lease_work_on_s3(store, tmp_path, s3_env):
     assert publish.publish(store, FILM, "a1", files, {"prompt": "a fox"}).won
     assert not publish.publish(store, FILM, "a2", files, {"prompt": "a fox"}).won
     publish.clean_work(store, FILM)
+    assert stored_segments(store) == {f"{number:032x}" for number in range(3)}
+    store.delete_tree(SEGMENTS)
     assert store.list() == ["job/job.json", "job/poster.jpg", "job/video.mp4"]
     assert verify_done(store, "job") == ()
     bucket = store.root_uri.split("/")[2]

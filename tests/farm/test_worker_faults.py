@@ -24,7 +24,7 @@ def test_a_killed_worker_costs_one_segment_at_most(tmp_path):
     manifest = films.manifest(tmp_path, [slow])
     running = films.start_render(manifest, "--output", str(tmp_path / "out"), *arguments)
     films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
-    first = next((tmp_path / "out").glob("_work/*/segments/0000-*")).name
+    first = films.latents_stored(tmp_path / "out")[0].name
     [worker] = children_named(running.pid, "ray::RenderWorker")
     os.kill(worker.pid, signal.SIGKILL)
     _, errors = running.communicate(timeout=200)
@@ -51,7 +51,7 @@ def test_a_damaged_checkpoint_is_found_and_rendered_again(tmp_path):
     films.wait_for(lambda: films.num_segments_stored(tmp_path / "out") >= 1, what="a stored segment")
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    segment = next((tmp_path / "out").glob("_work/*/segments/0000-*"))
+    segment = films.latents_stored(tmp_path / "out")[0]
     damaged = bytearray(segment.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     segment.write_bytes(damaged)
@@ -87,7 +87,7 @@ def test_an_output_that_cannot_work_is_exit_code_2(tmp_path, output):
 def test_a_time_limit_ends_the_run_with_13_and_what_is_stored_stays(tmp_path):
     manifest = films.manifest(tmp_path, [films.job("slow", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})])
     arguments = [manifest, "--output", str(tmp_path / "out"), "--device", "cpu"]
-    done = films.render(*arguments, "--timeout", "1")
+    done = films.render(*arguments, "--timeout", "25")
     assert done.returncode == 13, done.stderr
     assert films.results(tmp_path / "out")["slow"]["state"] == "cancelled"
     assert "time limit" in films.results(tmp_path / "out")["slow"]["message"]

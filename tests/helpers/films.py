@@ -75,8 +75,13 @@ def wait_for(condition, *, timeout_s: float = 240, what: str = "it") -> None:
         time.sleep(0.05)
 
 
+def latents_stored(output: Path) -> list[Path]:
+    """Files of segments, the oldest first."""
+    return sorted(output.glob("_work/_segments/*/*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+
+
 def num_segments_stored(output: Path) -> int:
-    return len(list(output.glob("_work/*/state/*.json")))
+    return len(list(output.glob("_work/_segments/*/*.json")))
 
 
 def results(output: Path, run_id: str = "*") -> dict[str, dict]:

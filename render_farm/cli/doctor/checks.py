@@ -150,7 +150,7 @@ def check_torch(probe: Probe) -> tuple[list[Finding], list[dict[str, Any]]]:
 
 
 def check_ray(probe: Probe, address: str | None = None) -> Finding:
-    """Whether Ray can be imported. `address` is the cluster that is asked, too."""
+    """Whether Ray can be imported. `address` is a cluster that is checked too."""
     answer, why = probe.answer()
     if why:
         return broken("Ray", why, install_advice("ray"))

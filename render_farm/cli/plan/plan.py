@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from render_farm.cli.plan.degrees import CfgParallel, Ring, Ulysses
+from render_farm.cli.plan.stored import StoredShare, stored_shares
+from render_farm.cli.runs import open_output
 from render_farm.cli.terminal import Json, duration, error_line, one_line, plural, print_json, say
 from render_farm.errors import InputError, InvalidJobError, ManifestError, ModelError
 
@@ -34,6 +36,13 @@ class Totals:
     frames: int = 0
     video_s: float = 0.0
     refused: int = 0
+    stored_segments: int = 0
+    """Segments that need not be rendered (`--output`)."""
+    done: int = 0
+    """Films that need not be."""
+    work: int = 0
+    work_left: int = 0
+    """Token passes."""
     models: dict[str, int] = field(default_factory=dict)
 
     def add(self, film: FilmPlan) -> None:
@@ -44,6 +53,13 @@ class Totals:
         self.frames += film.num_frames
         self.video_s += film.num_frames / film.job.fps
         self.models[film.job.model] = self.models.get(film.job.model, 0) + 1
+
+    def add_stored(self, film: FilmPlan, share: StoredShare) -> None:
+        """Count what is stored of the film that was added last."""
+        self.stored_segments += film.num_segments if share.is_done else share.num_segments
+        self.done += share.is_done
+        self.work += StoredShare().work_left(film)
+        self.work_left += share.work_left(film)
 
     @property
     def exit_code(self) -> int:
@@ -57,6 +73,9 @@ def plan(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="A Parquet file: a path or a URI.")],
     jobs: Annotated[int, typer.Option("--jobs", "-n", min=0, help="How many films to draw. All are counted.")] = 20,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if a row cannot be rendered.")] = False,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="URI", help="Also show what is stored there already.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="GPU workers of one host, for `auto`.")] = 8,
     ulysses: Ulysses = None,
     ring: Ring = None,
@@ -78,7 +97,13 @@ def plan(
     totals = Totals()
     films: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    for row in load_manifest(manifest, limits=settings.manifest):
+    rows = list(load_manifest(manifest, limits=settings.manifest))
+    shares: Mapping[str, StoredShare] = {}
+    if output is not None:
+        asked = [row.job for row in rows if row.job is not None]
+        shares, notes_of_stored = stored_shares(asked, open_output(output), settings)
+        spec.notes += notes_of_stored
+    for row in rows:
         try:
             film = plan_row(row, spec, groups.flags)
         except InvalidJobError as error:
@@ -87,21 +112,31 @@ def plan(
             refused.append({"row": row.number, "job_id": row.job_id[:128], "problems": lines})
             continue
         totals.add(film)
+        share = shares.get(film.job.job_id, StoredShare())
+        if output is not None:
+            totals.add_stored(film, share)
         if totals.films > jobs:
             continue
         assert row.job is not None, "it was planned"
         costs = prices(row.job, film.spec)
         if as_json:
-            described = {"groups": groups.described(film), "prices": [asdict(price) for price in costs]}
+            described: dict[str, Any] = {
+                "groups": groups.described(film),
+                "prices": [asdict(price) for price in costs],
+            }
+            if output is not None:
+                described["stored"] = asdict(share)
             films.append({**_described(film), **described})
         else:
             notes = (f"  note: {warning}" for warning in film.warnings)
-            further = (f"  {line}" for line in (*groups.lines(film), *_priced(costs)))
+            stored = [share.line(film)] if output is not None else []
+            further = (f"  {line}" for line in (*groups.lines(film), *_priced(costs), *stored))
             say("\n".join([*_drawn(film), *further, *notes, ""]))
     problems = [line for entry in refused for line in entry["problems"]]
     exit_code = 2 if strict and refused else totals.exit_code
     if as_json:
-        sums = {name: value for name, value in vars(totals).items() if name != "models"}
+        left_out = {"models"} if output is not None else {"models", "stored_segments", "done", "work", "work_left"}
+        sums = {name: value for name, value in vars(totals).items() if name not in left_out}
         print_json(
             {
                 "manifest": shown_uri(manifest),
@@ -112,6 +147,12 @@ def plan(
         )
     else:
         _print_totals(totals, jobs)
+        if output is not None:
+            share_left = f"{totals.work_left / totals.work:.0%} of the work is" if totals.work else "nothing is"
+            say(
+                f"stored there: {totals.stored_segments} of {plural(totals.segments, 'segment')}, "
+                f"{plural(totals.done, 'film')} done; {share_left} left"
+            )
         _print_notes([*spec.notes, *problems])
     if strict and problems:
         raise ManifestError(f"{shown_uri(manifest)}: {plural(len(refused), 'row')} cannot be rendered")
@@ -303,6 +344,7 @@ def _priced(costs: list[ChoicePrice]) -> Iterable[str]:
         seconds = ""
         if price.gpu_s is not None:
             number = f"{price.gpu_s:,.0f}" if price.gpu_s >= 100 else f"{price.gpu_s:.3g}"
+            number = "under 0.01" if price.gpu_s < 0.01 else number
             seconds = f", {number} GPU seconds (predicted)"
         name = "cost" if price is costs[0] else f"  {price.name}"
         yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"

@@ -76,7 +76,7 @@ class GroupPlanner:
 
 @cache
 def _sizes_of(model: str) -> ModelSizes | None:
-    """None for a model that is not looked at here."""
+    """None for a model that is not read here."""
     from render_farm.models import PRESETS
     from render_farm.planning.model_sizes import sizes_of_preset
 

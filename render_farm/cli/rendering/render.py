@@ -260,7 +260,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 def failures(outcome: RunOutcome, most: int = _MOST_FAILURES) -> list[str]:
-    """Why jobs of a run failed, a line each, from its `results.parquet`."""
+    """Why jobs of a run failed, one line each, from its `results.parquet`."""
     if not outcome.jobs.get("failed"):
         return []
     from render_farm.manifest.parquet_rows import read_rows

@@ -107,7 +107,7 @@ def submit(**flags: Any) -> None:
 
 
 def follow_ups(uri: str, job_id: str, dashboard: str, *, token: bool = False) -> list[str]:
-    """Commands that follow a submitted run. `token`: Ray's own has to be told to present one."""
+    """Commands that follow a submitted run. `token`: Ray's own command needs a variable to send one."""
     return [
         f"render-farm watch {uri}",
         f"render-farm logs {uri} --follow",

@@ -1,1 +1,1 @@
-"""`python -m render_farm.engine.bench`: the engine, and diffusers beside it, at full size with random weights."""
+"""`python -m render_farm.engine.bench`: the engine, and diffusers for comparison, at full size with random weights."""

@@ -1,6 +1,6 @@
 """What can be measured: models and films of known sizes, and an engine for each with random weights.
 
-Speed does not depend on the weights, so nothing is downloaded: they are drawn where they are used, on the device.
+Speed does not depend on the weights, so nothing is downloaded: they are generated on the device.
 """
 
 from __future__ import annotations

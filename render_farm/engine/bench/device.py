@@ -1,4 +1,4 @@
-"""What a benchmark reads off a device: its name, time, memory, and how fast it multiplies matrices."""
+"""What a benchmark measures on a device: its name, time, memory, and speed of matrix products."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What some work took."""
+    """The cost of some work."""
 
     seconds: float
     cpu_s: float
@@ -45,7 +45,7 @@ def measured(work: Callable[[], object], device: torch.device) -> Cost:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large square matrix product of random numbers: the most that can be reached."""
+    """Operations per second of a large square matrix product of random numbers: the most that can be reached."""
     size, repeats = (8192, 10) if device.type == "cuda" else (1024, 2)
     generator = torch.Generator(device=device).manual_seed(0)
     left, right = (torch.randn((size, size), generator=generator, device=device).to(dtype) for _ in range(2))
@@ -87,7 +87,7 @@ def _peak_bytes(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def num_threads(count: int | None) -> Iterator[None]:
-    """torch's threads on the CPU meanwhile; None leaves them."""
+    """torch's threads on the CPU within the block. None leaves them."""
     before = torch.get_num_threads()
     try:
         if count:

@@ -52,13 +52,13 @@ class BenchRequest:
     """Inference steps; None: 12 of an asynchronous film, 2 of a synchronous one, 4 of one with guidance in part. A
     distilled film has those of its list."""
     reference_steps: int | None = None
-    """Stop diffusers after so many of its passes and count the rest at the same cost each (they do the same work);
-    there is no difference to compare then."""
+    """Stop diffusers after this many of its passes and count the rest at the same cost each, because they do the same
+    work. There is then no difference to compare."""
     ar_step: int | None = None
     device: str = "auto"
     dtype: str | None = None
     threads: int | None = None
-    """On the CPU; None: as many as torch takes."""
+    """On the CPU. None: as many as torch uses."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -94,7 +94,7 @@ class BenchResult:
     ratio: float | None = None
     """Seconds of the reference over ours, the median of the pairs."""
     cpu_ratio: float | None = None
-    """The same of the process's CPU seconds; tells more on a CPU that others use too."""
+    """The same for the process's CPU seconds, which say more on a shared CPU."""
     cpu_ratios: tuple[float, ...] = ()
     """Of each pair, in order."""
     largest_difference: float | None = None

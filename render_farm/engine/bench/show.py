@@ -8,7 +8,7 @@ from render_farm.engine.bench.run import BenchResult, Side
 
 
 def lines(result: BenchResult) -> Iterator[str]:
-    """For people, a line each."""
+    """For people, one line each."""
     what = result.what
     packages = ", ".join(f"{name} {version}" for name, version in result.software.items())
     yield f"{result.at}; {result.machine}; {packages}"

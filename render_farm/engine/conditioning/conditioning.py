@@ -23,7 +23,7 @@ from render_farm.planning.tasks import INPUTS
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inputs:
-    """What a job's image, last_image and video show, RGB at the job's size; None where its task takes none."""
+    """The pixels of a job's image, last_image and video, RGB at the job's size. None where its task takes none."""
 
     image: np.ndarray | None = None
     """(H, W, 3) uint8."""
@@ -77,7 +77,7 @@ class Conditioning:
 
     @property
     def prefix(self) -> Tensor | None:
-        """What the first window starts with."""
+        """The latents that the first window starts with."""
         return self.first_image if self.video_prefix is None else self.video_prefix
 
 
@@ -118,7 +118,7 @@ EncodeImages = Callable[[Sequence[np.ndarray]], Tensor]
 
 @torch.no_grad()
 def encode_inputs(vae: AutoencoderKLWan, plan: FilmPlan, inputs: Inputs, encode_images: EncodeImages) -> Conditioning:
-    """Encode what the plan's task takes, as `prepare_latents` of the image and video pipelines do.
+    """Encode the inputs of the plan's task, as `prepare_latents` of the image and video pipelines do.
 
     `encode_images` is called for checkpoints without diffusion forcing. Raises `InputError` for pixels that are
     missing, of another size or type, or for a video that is too short.

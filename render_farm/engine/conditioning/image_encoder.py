@@ -1,4 +1,5 @@
-"""Images to the states that cross-attention sees beside the prompt, as `SkyReelsV2ImageToVideoPipeline.encode_image`.
+"""Images to the states that cross-attention sees in addition to the prompt, as
+`SkyReelsV2ImageToVideoPipeline.encode_image`.
 
 Shapes: N images, S tokens of an image (257 for CLIP ViT-H/14), D channels of the image encoder.
 """

@@ -34,7 +34,7 @@ def encode_texts(
 ) -> dict[str, Tensor]:
     """Each distinct text to its embedding (S D), on the CPU in the encoder's dtype.
 
-    One text a pass, so that an embedding does not depend on what else is encoded.
+    One text per pass, so that an embedding does not depend on what else is encoded.
     """
     return {text: _encode(text, tokenizer, encoder, device) for text in dict.fromkeys(texts)}
 

@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, W
 from torch import Tensor
 
 Features = list[Tensor | str | None]
-"""What the causal convolutions keep of the frames before, in the order in which they run."""
+"""The features that the causal convolutions keep of earlier frames, in the order in which they run."""
 
 
 class FrameDecoder(Protocol):

@@ -19,7 +19,7 @@ from render_farm.engine.decoding.streaming import StreamingDecoder
 from render_farm.planning import FilmPlan
 
 _MOST_SHOWN_BYTES = 32 << 20
-"""A longer MP4 is no part of a notebook, which keeps what it shows."""
+"""A longer MP4 is not embedded in a notebook, which stores what it shows."""
 
 
 class Video:

@@ -22,9 +22,9 @@ class CachePlan:
     num_frames: int
     """Latent frames that are final before the window ends; 0 when none is."""
     needed_bytes: int
-    """What keeping their keys and values takes, all layers and guidance branches of one rank together."""
+    """The memory for their keys and values: all layers and guidance branches of one rank together."""
     budget_bytes: int
-    """What is there for it beside the model."""
+    """The memory available for it next to the model."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `job.json`."""

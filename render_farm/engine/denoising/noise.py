@@ -62,5 +62,5 @@ class PrefixNoise:
         return self._generator.get_state()
 
     def restore(self, state: Tensor) -> None:
-        """Go on from where the stream was."""
+        """Continue from where the stream was."""
         self._generator.set_state(state)

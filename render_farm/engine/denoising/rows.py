@@ -41,11 +41,9 @@ def moving_frames(schedule: StepSchedule, row: int) -> tuple[int, int]:
 
 
 def window_spans(schedule: StepSchedule, *, caches: bool, num_last_image: int = 0) -> Iterator[FrameSpan]:
-    """What is computed in each row of a window's schedule.
-
-    With causal blocks nothing sees the blocks that have not started, so they are skipped. Finished blocks have
-    timestep 0 and latents that stay: the first pass in which they do writes their keys and values. Where every frame
-    sees every frame, all are computed.
+    """The frames that are computed in each row of a window's schedule. With causal blocks nothing sees the blocks that
+    have not started, so they are skipped. Finished blocks have timestep 0 and latents that stay: the first pass in
+    which they do writes their keys and values. Where every frame sees every frame, all are computed.
     """
     num_cached = 0
     for row in range(schedule.num_rows):

@@ -1,6 +1,6 @@
 """The samplers, for all frames of a window at once, each at its own step: UniPC, and that of distilled weights.
 
-diffusers runs one `UniPCMultistepScheduler` a frame. Everything but the samples depends on the step alone, so the
+diffusers runs one `UniPCMultistepScheduler` per frame. Everything but the samples depends on the step alone, so the
 coefficients of every step are computed once, with that scheduler's own formulas (solver order 2, `bh2`, `predict_x0`,
 flow prediction; https://huggingface.co/papers/2302.04867), and gathered for the frames that move.
 

@@ -46,7 +46,7 @@ class StepKeeper(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowState:
-    """What a window's loop changes from row to row."""
+    """The state that a window's loop changes from row to row."""
 
     latents: Tensor
     sampler: Sampler

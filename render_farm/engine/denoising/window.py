@@ -40,7 +40,7 @@ class AttentionPolicy:
     own: SelfAttention
     cross: AttentionBackend
     cache_budget_bytes: int
-    """What keys and values of finished blocks may take."""
+    """The memory that keys and values of finished blocks may take."""
     kv_cache: str = "auto"
     """`auto`: they are kept when they take no more, and computed again at every step otherwise; `on`; `off`."""
 

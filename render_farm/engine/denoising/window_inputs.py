@@ -1,4 +1,4 @@
-"""What the model is shown of one window in each step.
+"""What the model sees of one window in each step.
 
 Shapes: B batch (1), C channels, F latent frames, h w latent height and width.
 """
@@ -44,7 +44,7 @@ class Prefix:
 
 
 class WindowInputs:
-    """The window's frames behind their prefix, and the images beside them. Read row by row, in order."""
+    """The window's frames after their prefix, and the images that go with them. Read row by row, in order."""
 
     def __init__(
         self, plan: FilmPlan, window: Window, history: Tensor | None, conditioning: Conditioning, *, like: Tensor

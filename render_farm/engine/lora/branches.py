@@ -1,4 +1,4 @@
-"""LoRAs beside the transformer's weights: each layer's output gets the adapters' part added, the weights stay.
+"""LoRAs next to the transformer's weights. Each layer's output gets the adapters' part added, and the weights stay.
 
 Nothing of the base is written, so taking the adapters off leaves it bit-identical, in any dtype; weights that are
 offloaded, cast to fp8 or quantised are left alone by the same token. While adapters are attached, a layer's place in
@@ -66,7 +66,7 @@ class BranchedLayer(nn.Module):
 
 
 class Adapters:
-    """What is attached to a transformer, one at a time. Used by one thread at a time, between forward passes."""
+    """The adapters on a transformer. Used by one thread at a time, between forward passes."""
 
     def __init__(self, *, device: torch.device, dtype: torch.dtype) -> None:
         """`device` is where passes run, `dtype` in what: layers whose weights are stored smaller compute in it."""

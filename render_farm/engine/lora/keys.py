@@ -18,7 +18,7 @@ from enum import StrEnum
 
 
 class Part(StrEnum):
-    """What a tensor is to its layer."""
+    """The role of a tensor in its layer."""
 
     DOWN = "lora_A"
     UP = "lora_B"
@@ -115,7 +115,7 @@ class KeyReader:
         return None
 
     def unknown_prefix(self, name: str) -> str:
-        """What stands before a known layer in `name`; "" when there is no such layer in it."""
+        """The text before a known layer in `name`. "" when there is no such layer in it."""
         split = _split(name)
         parts = split[0].split(".") if split else []
         for start in range(1, len(parts)):

@@ -50,7 +50,7 @@ class LayerTensors:
     """A scalar that multiplies `down`, whose numbers are fp8."""
     up_scale: str | None = None
     difference: str | None = None
-    """(out features, in features): added to the layer's weight beside up @ down. Alpha does not scale it."""
+    """(out features, in features): added to the layer's weight along with up @ down. Alpha does not scale it."""
     alpha: str | float | None = None
     """A scalar tensor's name, or the number from the file's metadata; None: the rank, so that nothing is scaled."""
     bias: str | None = None
@@ -73,10 +73,10 @@ class LoraLayout:
 
     layers: Mapping[str, LayerTensors]
     left: tuple[str, ...]
-    """Tensors that nothing here stands for."""
+    """Tensors that are not understood here."""
 
     def warnings(self, shown: str) -> tuple[str, ...]:
-        """What a user should know of a LoRA (named `shown`) that is only partly applied."""
+        """A warning about a LoRA (named `shown`) that is only partly applied."""
         if not self.left:
             return ()
         more = f" and {len(self.left) - _LEFT_SHOWN} more" if len(self.left) > _LEFT_SHOWN else ""
@@ -210,8 +210,8 @@ def _of(shape: tuple[int, ...], dim: int) -> str:
 
 
 class _Metadata:
-    """What trainers write of the training's configuration, as far as it decides the result: `save_lora_weights` of
-    diffusers, and kohya's scripts (`ss_network_alpha`)."""
+    """The part of the training's configuration that decides the result: `save_lora_weights` of diffusers, and kohya's
+    scripts (`ss_network_alpha`)."""
 
     def __init__(self, uri: str, header: WeightsHeader) -> None:
         self._uri = uri

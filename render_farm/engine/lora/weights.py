@@ -41,7 +41,7 @@ class Lora:
     """Of its file."""
     layers: Mapping[str, LowRank]
     warnings: tuple[str, ...] = ()
-    """What of it is not applied."""
+    """A warning about the part that is not applied."""
 
     @property
     def num_bytes(self) -> int:

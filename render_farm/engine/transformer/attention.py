@@ -77,7 +77,7 @@ class SelfAttention(Protocol):
 
 
 class BlockCausalAttention:
-    """Block-causal attention without a mask: one backend call a block of queries, over the keys up to that block.
+    """Block-causal attention without a mask: one backend call per block of queries, over the keys up to that block.
 
     The same result as the dense token-by-token mask of `SkyReelsV2Transformer3DModel.forward`.
     """

@@ -100,7 +100,7 @@ class _SageAttention(TorchAttention):
 
 @dataclass(frozen=True, kw_only=True)
 class BackendSpec:
-    """How a backend is had, and where it may run."""
+    """How a backend is made, and where it may run."""
 
     make: Callable[[], LogSumExpBackend]
     """Raises ImportError where its package is not installed."""

@@ -1,7 +1,7 @@
 """Which attention backend a device gets: the ones that run and are right here, and of those the fastest.
 
 A backend is right when it agrees with the formula in float64 on a small problem; a kernel that runs and is silently
-wrong is worse than none. Speed is measured once a process at a shape like a window's (`_TIMED_TOKENS`).
+wrong is worse than none. Speed is measured once per process at a shape like a window's (`_TIMED_TOKENS`).
 """
 
 from __future__ import annotations

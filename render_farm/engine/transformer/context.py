@@ -19,7 +19,7 @@ from render_farm.engine.transformer.rope import RopeTable
 from render_farm.engine.transformer.span import FrameSpan
 
 Streams = tuple[Tensor, ...]
-"""Hidden states (B S E): one a guidance branch, or one for all of them before the first layer."""
+"""Hidden states (B S E): one per guidance branch, or one for all of them before the first layer."""
 
 
 class RunLayers(Protocol):
@@ -54,7 +54,7 @@ def prompt_tokens(embedding: Tensor, *, merge_padding: bool) -> PromptTokens:
 
     All those rows have the same key and value, so n of them equal one whose score is raised by log(n): exact, and a
     prompt of 20 tokens then has 21 keys instead of 512. Worth it where attention takes a bias at no cost (`bias` rules
-    out flash attention on CUDA, where 512 keys are little beside the video's).
+    out flash attention on CUDA, where 512 keys are few compared with the video's).
     """
     if not merge_padding:
         return PromptTokens(embedding=embedding)
@@ -96,7 +96,7 @@ class WindowContext:
     cache: KeyValueCache | None = None
     """None when nothing in this window is final before its end."""
     group: RenderGroup = field(default_factory=SingleRank)
-    """Who computes the other tokens and branches."""
+    """The group that computes the other tokens and branches."""
     step_cache: StepCache | None = None
     """Approximate; None computes every layer in every pass."""
     caches_text_states: bool = True

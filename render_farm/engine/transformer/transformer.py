@@ -197,7 +197,7 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
     def wrap(cls, model: SkyReelsV2Transformer3DModel) -> FrameTransformer:
         """Give a model that diffusers has built or loaded this forward, in place: no weight is copied or renamed.
 
-        Its table of rotary positions, which is read once a window and outside the forward, stays where it is: hooks
+        Its table of rotary positions, which is read once per window and outside the forward, stays where it is: hooks
         that move modules would take its numbers away.
         """
         model.__class__ = cls
@@ -223,8 +223,8 @@ class FrameTransformer(SkyReelsV2Transformer3DModel):
     ) -> tuple[Tensor, ...]:
         """Predict the flow of frames [span.output_start, span.stop) for each guidance branch.
 
-        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) are those
-        of the span's frames. Returns one (B C F h w) a branch, in the model's dtype; those of all branches, also when a
+        `latents` (B C F h w) in the model's dtype, with all the channels it takes, and `timesteps` (B F) are those of
+        the span's frames. Returns one (B C F h w) per branch, in the model's dtype; those of all branches, also when a
         group computes them. `num_branches` computes only so many, the first ones: not where a group splits the
         branches.
         """

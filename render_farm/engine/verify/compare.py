@@ -20,7 +20,7 @@ RELATIVE_LATENTS = {"float32": 0.01, "float16": 0.05, "bfloat16": 0.1}
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What was found, and the verdict."""
+    """The differences, and the verdict."""
 
     largest: float
     """max |ours - theirs| of the latents."""

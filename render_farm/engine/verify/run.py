@@ -59,7 +59,7 @@ class FilmResult:
     seconds: float
     peak_bytes: int | None
     estimated_bytes: int
-    """What the memory model says that rendering takes (without a decoder beside)."""
+    """The memory for rendering by the memory model, without a decoder running at the same time."""
     reference_seconds: float | None = None
     reference_peak_bytes: int | None = None
     difference: Difference | None = None
@@ -189,7 +189,7 @@ def _render_reference(reference: Reference, rendered: _Rendered, found: list[Ten
 
 
 def _alone(rendered: _Rendered, note: str = "") -> FilmResult:
-    """Without a reference: a film must at least show something. That it is made of numbers, the engine has checked."""
+    """Without a reference, a film must at least show something. The engine has checked that it is made of numbers."""
     shows = float(rendered.frames.std()) > 0
     reason = "" if shows else "every pixel is the same"
     return FilmResult(

@@ -38,27 +38,39 @@ IMAGE_CLASSES = {
     "image_encoder": ("CLIPVisionModelWithProjection", "CLIPVisionModel"),
     "image_processor": ("CLIPProcessor", "CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil"),
 }
-"""What an image-to-video checkpoint has besides."""
-_NUMBER, _FLAG, _NUMBERS, _FLAGS = "a number above 0", "true or false", "a list of numbers above 0", "a list of flags"
+"""Further parts of an image-to-video checkpoint."""
+_NUMBER, _COUNT, _FLAG = "a number from 1 to 1,000,000", "a number from 1 to 256", "true or false"
+_NUMBERS, _FLAGS = "a list of numbers above 0", "a list of flags"
+_MOST = {_NUMBER: 1_000_000, _COUNT: 256}
+"""What is planned loops over some of these, and a row must not keep the driver busy for hours."""
+_LONGEST_LIST = 16
 _FIELDS: dict[str, dict[str, str]] = {
     "transformer": {
-        **dict.fromkeys(("num_attention_heads", "attention_head_dim", "in_channels", "out_channels"), _NUMBER),
-        **dict.fromkeys(("text_dim", "freq_dim", "ffn_dim", "num_layers", "num_frame_per_block"), _NUMBER),
+        **dict.fromkeys(("num_attention_heads", "num_layers", "num_frame_per_block"), _COUNT),
+        **dict.fromkeys(("attention_head_dim", "in_channels", "out_channels"), _NUMBER),
+        **dict.fromkeys(("text_dim", "freq_dim", "ffn_dim"), _NUMBER),
         **dict.fromkeys(("rope_max_seq_len", "image_dim", "added_kv_proj_dim", "pos_embed_seq_len"), _NUMBER),
         "inject_sample_info": _FLAG,
         "patch_size": _NUMBERS,
     },
     "vae": {
-        **dict.fromkeys(("z_dim", "base_dim", "decoder_base_dim", "num_res_blocks"), _NUMBER),
+        **dict.fromkeys(("z_dim", "base_dim", "decoder_base_dim"), _NUMBER),
+        "num_res_blocks": _COUNT,
         "dim_mult": _NUMBERS,
         "temperal_downsample": _FLAGS,
     },
-    "text_encoder": dict.fromkeys(("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "vocab_size"), _NUMBER),
-    "image_encoder": dict.fromkeys(
-        ("hidden_size", "intermediate_size", "num_hidden_layers", "image_size", "patch_size"), _NUMBER
-    ),
+    "text_encoder": {
+        **dict.fromkeys(("d_model", "d_ff", "d_kv", "vocab_size", "relative_attention_num_buckets"), _NUMBER),
+        **dict.fromkeys(("num_heads", "num_layers"), _COUNT),
+    },
+    "image_encoder": {
+        **dict.fromkeys(("hidden_size", "intermediate_size", "image_size", "patch_size"), _NUMBER),
+        "num_hidden_layers": _COUNT,
+    },
 }
-"""What the arithmetic reads of each part's config.json. A field may be absent or null, where it has a default."""
+"""What the arithmetic reads of each part's config.json. A field that has a default may be absent."""
+_MAY_BE_NULL = frozenset(("image_dim", "added_kv_proj_dim", "pos_embed_seq_len", "decoder_base_dim"))
+"""Fields whose null means that there is no such thing."""
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SAMPLER = {
     "solver_order": 2,
@@ -96,7 +108,7 @@ def read_checkpoint(folder: Path, *, name: str, dtype: str) -> Checkpoint:
     """
     index = _read_json(folder / "model_index.json", name, missing="no model_index.json is in {parent}")
     pipeline = index.get("_class_name")
-    if pipeline not in FAMILY_OF_PIPELINE:
+    if not isinstance(pipeline, str) or pipeline not in FAMILY_OF_PIPELINE:
         raise ModelError(f"model {name} is for {pipeline}; this farm renders SkyReels-V2 ({_known_pipelines()})")
     family = FAMILY_OF_PIPELINE[pipeline]
     has_images = family is Family.IMAGE_TO_VIDEO
@@ -193,7 +205,9 @@ def _read_config(folder: Path, part: str, name: str) -> dict[str, Any]:
     config = _read_json(folder / part / "config.json", name)
     for field, kind in _FIELDS[part].items():
         value = config.get(field)
-        if value is not None and not _is_of(value, kind):
+        if field not in config or (value is None and field in _MAY_BE_NULL):
+            continue
+        if not _is_of(value, kind):
             raise ModelError(f"model {name}: {part}/config.json: {field} is {str(value)[:80]!r}, not {kind}")
     patch = config.get("patch_size")
     if part == "transformer" and patch is not None and len(patch) != 3:
@@ -204,8 +218,8 @@ def _read_config(folder: Path, part: str, name: str) -> dict[str, Any]:
 def _is_of(value: Any, kind: str) -> bool:
     if kind in (_NUMBERS, _FLAGS):
         one = _NUMBER if kind == _NUMBERS else _FLAG
-        return isinstance(value, list) and bool(value) and all(_is_of(item, one) for item in value)
-    return isinstance(value, bool) if kind == _FLAG else type(value) is int and value > 0
+        return isinstance(value, list) and 0 < len(value) <= _LONGEST_LIST and all(_is_of(item, one) for item in value)
+    return isinstance(value, bool) if kind == _FLAG else type(value) is int and 0 < value <= _MOST[kind]
 
 
 def _check_weights(folder: Path, name: str) -> None:
@@ -219,7 +233,12 @@ def _check_weights(folder: Path, name: str) -> None:
             )
         raise ModelError(f"model {name}: {folder.name}/ has no *.safetensors file", advice="is the copy complete?")
     for index in folder.glob("*.safetensors.index.json"):
-        shards = set(_read_json(index, name).get("weight_map", {}).values())
+        places = _read_json(index, name).get("weight_map", {})
+        if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+            raise ModelError(
+                f"model {name}: {index} does not say which tensor is in which file", advice="copy it again"
+            )
+        shards = set(places.values())
         absent = sorted(shard for shard in shards if not (folder / shard).is_file())
         if absent:
             raise ModelError(

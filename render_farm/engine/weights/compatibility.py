@@ -16,7 +16,7 @@ def check_compatible(
     image_encoder: dict[str, Any] | None,
 ) -> None:
     """Raise `ModelError` where the parts of model `name` do not fit. `image_encoder` is the configuration of the one
-    that an image-to-video checkpoint has; its transformer takes a mask and the images' latents besides."""
+    that an image-to-video checkpoint has; its transformer also takes a mask and the images' latents."""
     expected: dict[str, Any] = {
         "in_channels": latent_channels if image_encoder is None else 2 * latent_channels + mask_channels,
         "out_channels": latent_channels,

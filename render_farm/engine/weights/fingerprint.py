@@ -21,7 +21,7 @@ NUM_SAMPLES = 64
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler", "image_encoder", "image_processor")
 MAGNITUDES = "magnitudes.json"
-"""What `calibrate` measures, beside model_index.json; no part of the fingerprint."""
+"""The file of `calibrate`, next to model_index.json. It is not part of the fingerprint."""
 SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 
 

@@ -56,10 +56,13 @@ def apply_to_state(
                 return {}, control, refused(f"host {request.value!r} is not quarantined", not_found=True)
             rows, answer = {}, RUN_RULES[verb].done(request, run_id, jobs=[])
             if verb is Verb.RESUME:
-                num_left = sum(_row(state, job_id).state in _LEFT for job_id in read_jobs())
+                rows_now = [_row(state, job_id) for job_id in read_jobs()]  # a failed job is tried again, too
+                num_left = sum(row.state != State.DONE and not row.taken_out for row in rows_now)
                 text = _resumed(state, run_id, num_left)
                 return rows, control, replace(answer, text=text, data={**answer.data, "jobs_left": num_left})
-    return rows, control, replace(answer, text=f"{answer.text} ({_NEXT_START})")
+    if rows or control != state.control:
+        answer = replace(answer, text=f"{answer.text} ({_NEXT_START})")
+    return rows, control, answer
 
 
 def _resumed(state: StoredRun, run_id: str, num_left: int) -> str:

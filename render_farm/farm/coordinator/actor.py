@@ -282,7 +282,7 @@ class Coordinator:
         self._active.stop(run, reason, level="warning")
 
     async def wait(self, key: str) -> dict[str, int]:
-        """Wait until the run is over, its results are written and its end is told; jobs by state."""
+        """Wait until the run is over, its results are written, and its end is reported. Returns jobs by state."""
         run = self._active.runs[key]
         await run.told.wait()
         return run.progress.counts

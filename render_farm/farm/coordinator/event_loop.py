@@ -13,7 +13,7 @@ from render_farm.scheduling.machine import FarmMachine
 
 
 class EventLoop:
-    """For one event loop. `on_mistake` is told when a task fails: a mistake in the farm itself."""
+    """For one event loop. `on_mistake` is called when a task fails, which is a bug in the farm itself."""
 
     def __init__(self, machine: FarmMachine, metrics: FarmMetrics, *, on_mistake: Callable[[str], None]) -> None:
         self.machine = machine

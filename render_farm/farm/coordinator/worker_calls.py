@@ -95,14 +95,15 @@ class WorkerCalls:
             for note in report.notes:
                 progress.log.add(f"{action.worker}: {note}", job_id=job_id)
             if not State(progress.films[job_id].result.state).ended:
-                progress.segment_done(job_id, report.seconds, num_workers=1 + len(action.helpers))
+                num_workers = 1 + len(action.helpers)
+                progress.segment_done(job_id, report.seconds, num_workers=num_workers, is_found=report.is_found)
         self._apply(
             ev.SegmentDone(
                 worker=action.worker,
                 film=action.film,
                 segment=action.segment,
                 staying=staying,
-                seconds=report.seconds,
+                seconds=None if report.is_found else report.seconds,
                 loading_s=report.loading_s,
             )
         )
@@ -144,7 +145,7 @@ class WorkerCalls:
     async def _call(
         self, action: ev.RenderSegment | ev.FinishFilm, call_id: int, method: str, name: str, *arguments: Any
     ) -> Any | None:
-        """The worker's answer, or None when it failed and the machine has been told."""
+        """The worker's answer, or None when it failed, which the machine then knows."""
         try:
             if not self._pool.has(action.worker):
                 return None  # it ended in this moment; the machine is told so by whoever noticed

@@ -136,14 +136,15 @@ class WorkerPool:
             options=config.engine,
         )
         ready = asyncio.ensure_future(
-            asyncio.wait_for(actor.ready.remote(self.environment), config.timeouts.worker_start_s)
+            asyncio.wait_for(actor.ready.remote(self.environment, self._outputs()), config.timeouts.worker_start_s)
         )
         self._starting[name] = ready
         try:
             where = await ready
-            if not await self._becomes_fit(actor, await asyncio.to_thread(_host_of, where["node"])):
+            if not await self._becomes_fit(actor, await asyncio.to_thread(_host_of, where["node"]), where["unfit"]):
                 self._give_up(actor, slot)
-                self.start()
+                if self._work_for():
+                    self.start()
                 return
         except asyncio.CancelledError:
             self._give_up(actor, slot)
@@ -172,10 +173,11 @@ class WorkerPool:
         self.pids[name], self.nodes[name] = where["pid"], where["node"]
         self._on_up(name, await asyncio.to_thread(_host_of, where["node"]))
 
-    async def _becomes_fit(self, actor: Any, host: str) -> bool:
-        """Probe the machine of a worker that is to come up until it is fit. False when it gets no work any more."""
+    async def _becomes_fit(self, actor: Any, host: str, error: BaseException | None) -> bool:
+        """Probe the machine of a worker that is to come up again until it is fit. `error` is what the first probe said.
+        False when the machine gets no work any more."""
         gives_up_s = time.monotonic() + self._config.policy.patience_s
-        while (error := await self._probe(actor)) is not None:
+        while error is not None:
             self.last_problem = f"on host {host}: {error}"
             self._on_unfit(host, error)
             if isinstance(error, StorageError):
@@ -186,6 +188,7 @@ class WorkerPool:
                 self._on_cannot_start(f"workers cannot be started: {self.last_problem}")
                 return False
             await asyncio.sleep(_PROBE_AGAIN_S)
+            error = await self._probe(actor)
         return True
 
     async def _probe(self, actor: Any) -> BaseException | None:

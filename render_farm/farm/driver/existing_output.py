@@ -1,7 +1,7 @@
 """Films of a run that the output already holds, looked up all together: a big run must continue within seconds.
 
-The run's own state says how far it was. A few listings say which final files and work folders exist. Only films that
-neither settles are read one by one.
+The run's own state says how far it was. A few listings say which final files, work folders and segments exist. Only
+films that none of these settles are read one by one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
+from itertools import takewhile
 from typing import Any
 
 from render_farm.errors import NotFoundError
@@ -17,8 +18,9 @@ from render_farm.farm.driver.aside import as_done
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
+from render_farm.planning.segment_keys import segment_keys
 from render_farm.scheduling.states import State
-from render_farm.storage.checkpoints import load_film_state
+from render_farm.storage.checkpoints import load_film_state, stored_segments
 from render_farm.storage.done import has_sizes, read_done, verify_done
 from render_farm.storage.layout import (
     JOB,
@@ -26,6 +28,7 @@ from render_farm.storage.layout import (
     POSTER,
     PUBLISHING,
     REPLACED,
+    SEGMENTS,
     VIDEO,
     WORK,
     JobKeys,
@@ -33,7 +36,7 @@ from render_farm.storage.layout import (
     film_key,
 )
 from render_farm.storage.run_state import JobRow, StoredRun
-from render_farm.storage.segments import worker_seconds
+from render_farm.storage.segments import own_seconds
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
@@ -89,6 +92,7 @@ class ExistingOutput:
         rows = [self._row(plan) for plan in plans]
         unknown = [plan for plan, row in zip(plans, rows, strict=True) if row is None]
         folders = set(self._store.list_folders(WORK)) if unknown else set()
+        stored = self._stored if SEGMENTS.rpartition("/")[2] in folders else frozenset()
 
         def find(film: tuple[FilmPlan, JobRow | None, bool, bool]) -> ExistingFilm:
             plan, row, is_finished, has_job = film
@@ -98,15 +102,21 @@ class ExistingOutput:
                 return ExistingFilm(refused=refused)
             if row is not None:
                 return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
+            keys = segment_keys(plan.job, plan.spec, plan.windows if stored else ())
+            num_stored = sum(1 for _ in takewhile(stored.__contains__, keys))
             work_key = film_key(plan.job.job_id, plan.render_key)
-            if work_key not in folders:
-                return ExistingFilm()
-            state = load_film_state(self._store, work_key)
-            return ExistingFilm(segments_done=min(len(state.segments), plan.num_segments))
+            if work_key in folders and not num_stored:  # it may have begun before segments had keys
+                num_stored = len(load_film_state(self._store, work_key, plan.segment_keys).segments)
+            return ExistingFilm(segments_done=min(num_stored, plan.num_segments))
 
         films = list(zip(plans, rows, finished, has_job, strict=True))
         found = dict(as_done(find, films, num_threads=_READS_AT_ONCE, check=self._check))
         return [found[number] for number in range(len(films))]
+
+    @cached_property
+    def _stored(self) -> frozenset[str]:
+        """Listed once. Workers find what is stored later."""
+        return stored_segments(self._store)
 
     def _row(self, plan: FilmPlan) -> JobRow | None:
         """What the run knew of this very film, and still holds."""
@@ -146,11 +156,12 @@ class ExistingOutput:
             segments=plan.num_segments,
             frames=done.get("num_frames"),
             attempts=int(done.get("attempts", 0)),
-            gpu_s=round(sum(map(worker_seconds, done.get("segments", ()))), 3),
+            gpu_s=round(own_seconds(done.get("segments", ()), film_key(job_id, plan.render_key)), 3),
             uri=uri,
             sha256=done.get("sha256"),
             video_bytes=video_bytes,
             seam_score=done.get("seam_score"),
+            reused_segments=done.get("reused_segments"),
         )
 
 

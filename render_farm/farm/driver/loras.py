@@ -1,4 +1,4 @@
-"""The LoRAs of a run, looked at before anything is rendered: each file is read once, however many films name it."""
+"""The LoRAs of a run, checked before anything is rendered. Each file is read once, however many films name it."""
 
 from __future__ import annotations
 

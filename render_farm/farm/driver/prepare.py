@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from threading import Event
@@ -130,6 +130,15 @@ class Preparation:
             on_outage=lambda error: log.warning("%s; trying again for %g s", error, context.patience_s),
         )
         self._costs = TokenPasses()
+        self._lookup = ExistingOutput(
+            context.store,
+            context.state,
+            keep_latents=context.keep_latents,
+            run_id=context.run_id,
+            manifest=context.manifest,
+            replace=context.replace,
+            check=context.check,
+        )
         try:
             planned = self._planned(list(rows), spec_of)
         except BaseException:
@@ -193,20 +202,11 @@ class Preparation:
         finally:
             self._over.set()  # nobody waits for a store any more
 
-    def _looked_up(self, films: Sequence[_PreparedRow], ended: Sequence[Result]) -> PreparedRun:
-        """What the output has of `films`."""
-        films = sorted(films, key=lambda film: film.number)
-        context, ended, entries = self._context, list(ended), list[FilmEntry]()
-        lookup = ExistingOutput(
-            context.store,
-            context.state,
-            keep_latents=context.keep_latents,
-            run_id=context.run_id,
-            manifest=context.manifest,
-            replace=context.replace,
-            check=context.check,
-        )
-        for film, existing in zip(films, lookup.look_up([film.plan for film in films]), strict=True):
+    def _looked_up(self, read: Iterable[_PreparedRow], refused: Iterable[Result]) -> PreparedRun:
+        """What the output has of the films that were `read`."""
+        films = sorted(read, key=lambda film: film.number)
+        ended, entries = list(refused), list[FilmEntry]()
+        for film, existing in zip(films, self._lookup.look_up([film.plan for film in films]), strict=True):
             job_id, row = film.plan.job.job_id, self._row(film)
             if existing.done is not None:
                 ended.append(existing.done)
@@ -216,7 +216,10 @@ class Preparation:
                 ended.append(_excluded(film.plan, row))
             else:
                 entry = self._entry(film, existing)
-                (ended if isinstance(entry, Result) else entries).append(entry)  # type: ignore[arg-type]
+                if isinstance(entry, Result):
+                    ended.append(entry)
+                else:
+                    entries.append(entry)
         return PreparedRun(
             entries=tuple(entries),
             ended=tuple(ended),
@@ -371,7 +374,13 @@ def _with_contents(
 
 
 def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _PreparedRow:
-    job, digests, notes = film.plan.job, {}, []
+    return replace(film, plan=with_contents(film.plan, limits, shelf))
+
+
+def with_contents(plan: FilmPlan, limits: InputLimits, shelf: LoraShelf) -> FilmPlan:
+    """The plan once the job's inputs and LoRAs are known by their content. InputError, MediaError and StorageError for
+    one that cannot be used."""
+    job, digests, notes = plan.job, {}, []
     for name, uri in job.inputs.items():
         if name == "video":
             size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
@@ -381,5 +390,4 @@ def _read(film: _PreparedRow, limits: InputLimits, shelf: LoraShelf) -> _Prepare
         digests[name] = opened.sha256
         notes += [f"{name}: {note}" for note in opened.notes]
         notes += on_picture(job, name, *opened.size) if opened.size else ()
-    plan = with_inputs_read(film.plan, digests, notes) if digests else film.plan
-    return replace(film, plan=shelf.with_loras(plan))
+    return shelf.with_loras(with_inputs_read(plan, digests, notes) if digests else plan)

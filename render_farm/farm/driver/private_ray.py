@@ -35,7 +35,7 @@ class OnlyTheCode(list[str]):
 
 
 def usual_folder() -> str:
-    """Where Ray makes its folder unless it is told otherwise."""
+    """Where Ray makes its folder by default."""
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 

@@ -32,7 +32,7 @@ _TRIES = 5
 _NOT_YET = ("No available agent", "ClientConnectorError")
 """The answer of a job server whose cluster has only just started."""
 _PATIENCE_S = 180.0
-"""How long it is asked again: agents start with their node, on a busy machine minutes after the job server."""
+"""How long to ask it again. Agents start with their node, on a busy machine minutes after the job server."""
 _LOOK_EVERY_S = 1.0
 
 

@@ -186,7 +186,7 @@ class RunWatch:
         return snapshot
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
-        """What the coordinator answers. One that was started anew does not know the run, which is added again then."""
+        """The coordinator's answer. A restarted one does not know the run, which is then added again."""
         import ray
 
         from render_farm.farm.ray_cluster.deaths import is_death

@@ -99,8 +99,8 @@ def _seen_from_here(node: dict[str, Any], report: MachineReport, written: set[st
 
 
 def software() -> str:
-    """The version of render_farm here, with a digest of its code. Two checkouts can have the same version and other
-    code, for the version of an editable install is that of the commit it was made at."""
+    """The version of render_farm here, with a digest of its code. Two checkouts can have the same version and different
+    code, because the version of an editable install is that of the commit it was made at."""
     root, digest = Path(render_farm.__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())

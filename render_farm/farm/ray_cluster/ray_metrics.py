@@ -1,4 +1,4 @@
-"""The farm's metrics at Ray's Prometheus endpoint, one a node, and so in Ray's dashboard."""
+"""The farm's metrics at Ray's Prometheus endpoints, one per node, and so in Ray's dashboard."""
 
 from __future__ import annotations
 

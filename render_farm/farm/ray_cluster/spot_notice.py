@@ -159,7 +159,7 @@ def _drain(address: str | None, ip: str | None, gone_s: float, reason: str) -> N
         try:
             num_nodes = drain_machine(address, ip, gone_s=gone_s, reason=reason)
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-            log.warning("Ray cannot be told: %s", error)
+            log.warning("Ray cannot be reached: %s", error)
         else:
             if num_nodes:
                 return

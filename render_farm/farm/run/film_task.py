@@ -59,6 +59,8 @@ class SegmentReport:
     """`denoise` and `checkpoint`, with their seconds."""
     notes: tuple[str, ...] = ()
     """Choices of the engine that the worker's last segment did not have, one per line."""
+    is_found: bool = False
+    """It was stored already, for this film or for another one, and nothing was rendered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class FilmReport:
     num_frames: int
     video_bytes: int
     render_s: float
-    """Denoising seconds of all its segments, times the workers that rendered them."""
+    """Denoising seconds of the segments that were rendered for it, times the workers that rendered them."""
     seconds: float
     """Time of finishing: waiting for the decoder, encoding, publishing."""
     engine_s: float = 0.0
@@ -79,6 +81,8 @@ class FilmReport:
     """`decode` and `encode` of each segment, and `upload`, with their seconds."""
     seam_score: float | None = None
     """Score of its most visible join (`media/seam_score.py`). None without a join."""
+    reused_segments: int = 0
+    """Segments that were rendered for other films."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ _RATE_OVER_S = 20.0
 
 
 class Pace:
-    """Work is counted in token passes. It may grow and shrink while the run goes on. Times are `time.monotonic`'s."""
+    """Work is counted in token passes. It may grow and shrink during the run. Times are `time.monotonic`'s."""
 
     def __init__(self) -> None:
         self.work_left = 0.0

@@ -205,10 +205,12 @@ class RunProgress:
         """A worker process said how long it has been in its engine."""
         self._engine_s[worker] = max(seconds, self._engine_s.get(worker, 0.0))
 
-    def segment_done(self, job_id: str, seconds: float, *, num_workers: int = 1) -> None:
-        """A film's segment is stored, that so many workers rendered together."""
+    def segment_done(self, job_id: str, seconds: float, *, num_workers: int = 1, is_found: bool = False) -> None:
+        """A film's segment is stored, that so many workers rendered together, or that was there already."""
         film = self.films[job_id]
         segment = film.segments_done
+        if is_found:
+            self.pace.work_left -= film.entry.costs[segment]
         self._note(
             film, EventKind.SEGMENT_DONE, f"segment {segment + 1} is stored", segment=segment, seconds=round(seconds, 3)
         )
@@ -237,7 +239,7 @@ class RunProgress:
         )
 
     def roll_back(self, job_id: str, message: str, segments_done: int | None = None) -> None:
-        """A film's work failed and will be tried again. Nothing happens to one that has ended meanwhile."""
+        """A film's work failed and will be tried again. Nothing happens to one that has already ended."""
         film = self.films[job_id]
         if State(film.result.state).ended:
             return
@@ -286,6 +288,7 @@ class RunProgress:
         result.video_bytes = report.video_bytes
         result.gpu_s = round(report.render_s, 3)
         result.seam_score = report.seam_score
+        result.reused_segments = report.reused_segments
         result.message = None
 
     def ended(self, job_id: str, state: State, *, error_class: str, message: str, attempts: int) -> None:

@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         ("seam_score", pa.float64()),
         ("started_at", _TIME),
         ("finished_at", _TIME),
+        ("reused_segments", pa.int32()),
     ]
 )
 
@@ -55,6 +56,8 @@ class Result:
     seam_score: float | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    reused_segments: int | None = None
+    """Segments that were rendered for other films, or for this one before its row changed."""
 
 
 def write_results(store: Store, run_id: str, results: Iterable[Result]) -> None:

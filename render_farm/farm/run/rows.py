@@ -19,6 +19,7 @@ _SAME = (
     "sha256",
     "video_bytes",
     "seam_score",
+    "reused_segments",
 )
 
 

@@ -1,6 +1,6 @@
 """`Settings`: everything that a farm needs to know and that is not in a manifest.
 
-The tables are defined beside the code that uses them. `guide/settings.md` is written from all of them.
+The tables are defined next to the code that uses them. `guide/settings.md` is written from all of them.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class RunSpec:
 
     def check_joins(self, live: RunSpec) -> None:
         """Raises `UsageError` when `live`, the run of this id that is being rendered, is not all that this one asks
-        for: who joined it would be told that films are done which nobody rendered."""
+        for: a command that joined it would report films as done that nobody rendered."""
         if self.manifest_sha256 != live.manifest_sha256:
             raise UsageError(
                 f"run {self.run_id} is being rendered from another manifest",
@@ -121,7 +121,7 @@ class FilmEntry:
     group: GroupShape = GroupShape()
     """Of the workers that render a segment of it together."""
     joined: tuple[GroupShape, ...] = ()
-    """Larger ones that it takes when workers would be idle otherwise, one a size. Empty: its degrees are pinned."""
+    """Larger ones that it takes when workers would be idle otherwise, one per size. Empty: its degrees are pinned."""
     joined_speeds: tuple[float, ...] = ()
     """How many times as fast as `group` each of them should be."""
 

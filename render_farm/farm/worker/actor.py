@@ -6,11 +6,13 @@ import logging
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from render_farm.engine.options import EngineOptions
+from render_farm.errors import HostUnfitError, StorageError
 from render_farm.farm.ray_cluster.draining import usual_drain_s
 from render_farm.farm.ray_cluster.environment import WorkerEnvironment
 from render_farm.farm.ray_cluster.ray_metrics import RayMetrics
@@ -69,11 +71,16 @@ class RenderWorker:
     def __repr__(self) -> str:
         return f"{self._name} for {self._runs}"  # what Ray's dashboard lists the actor as
 
-    def ready(self, environment: WorkerEnvironment) -> dict[str, Any]:
-        """Take the environment over and load what every job needs. Returns this process's id and node."""
+    def ready(self, environment: WorkerEnvironment, outputs: list[str]) -> dict[str, Any]:
+        """Take the environment over and load what every job needs, and probe this machine meanwhile. Returns this
+        process's id and node, and why the machine is `unfit` (None: it is not)."""
         environment.apply()
-        load_libraries()
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            probing = pool.submit(probe_host, outputs)
+            load_libraries()
+            error = probing.exception()
+        unfit = error if isinstance(error, HostUnfitError | StorageError) else None
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "unfit": unfit}
 
     def probe(self, outputs: list[str]) -> None:
         """See `host_probe`."""

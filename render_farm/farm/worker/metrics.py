@@ -54,7 +54,7 @@ class WorkerMetrics:
         self._thread.start()
 
     def close(self) -> None:
-        """Report once more, and stop."""
+        """Report one last time, and stop."""
         self._closed.set()
         self._thread.join()
 

@@ -68,7 +68,7 @@ class SegmentRenderer:
             try:
                 return self._render(call)
             except Cancelled:
-                self._resources.films.forget(call.task.work_key)  # nobody wants its earlier segments decoded either
+                self._resources.films.forget(call.task)  # nobody wants its earlier segments decoded either
                 raise
             finally:
                 self._forget(call)
@@ -77,16 +77,20 @@ class SegmentRenderer:
 
     def help(self, call: SegmentCall) -> float:
         """See `FilmWorker.help_segment`."""
+        from render_farm.parallel import GroupError
+
         with self._rendering:
             store, engine = self._start(call.task)
             films = self._resources.films
             try:
                 film = films.with_segments(store, call.task, call.segment)
+                if len(film.latents) > call.segment:  # rank 0 finds it, too, or is told to leave the meeting
+                    raise GroupError(f"film {call.task.work_key}: segment {call.segment} is stored already")
                 self._denoise(call, store, engine, film, self._last_step(call))
                 return self._resources.clock.total_s
             finally:
                 self._forget(call)
-                films.forget(call.task.work_key)  # what rank 0 stores is read when it is needed
+                films.forget(call.task)  # what rank 0 stores is read when it is needed
 
     def stop(self, call_id: int, *, keep_steps: bool = False) -> None:
         """See `FilmWorker.stop`."""
@@ -119,7 +123,8 @@ class SegmentRenderer:
         claim_job(store, task.run_id, task.work_key, self._resources.holders)
         film = films.with_segments(store, task, segment)
         if len(film.latents) > segment:
-            return SegmentReport(segment=segment, seconds=film.state.segments[segment].seconds)
+            self._resources.decoding.catch_up(engine, task, film)
+            return SegmentReport(segment=segment, seconds=0.0, is_found=True, engine_s=self._resources.clock.total_s)
         last_step = self._last_step(call)
         keeper = StepCheckpoints(
             store,
@@ -136,14 +141,12 @@ class SegmentRenderer:
         try:
             self._store(call, store, engine, film, latents, seconds)
         except LeaseHeldError:
-            # Another worker continued this film, and this one was taken for dead. The other's segments count.
+            # This worker was taken for dead and another one continues the film, or one that begins alike was quicker.
             films.reread(store, task, segment + 1)
             return SegmentReport(segment=segment, seconds=seconds, engine_s=self._resources.clock.total_s)
         stored = time.monotonic()
         keeper.clear()
         film.latents.append(latents)
-        if len(film.state.segments) > len(film.latents):  # it was damaged, and those after it are still good
-            film = films.reread(store, task, segment + 1)
         if call.call_id in self._stopped:
             raise Cancelled(f"film {task.work_key}: stopped when the segment was stored")
         self._resources.decoding.catch_up(engine, task, film)
@@ -171,7 +174,7 @@ class SegmentRenderer:
             group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
         )
         retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: self._is_stopped(call))
-        record = retried(lambda: save_segment(store, call.task.work_key, call.segment, latents, meta))
+        record = retried(lambda: save_segment(store, film.state, latents, meta))
         film.state = retried(lambda: record_segment(store, film.state, record))
 
     def _denoise(

@@ -51,8 +51,8 @@ class TextWorker:
         cache_folder: str | None,
         coordinator: Any,
     ) -> TextReport:
-        """Encode `texts` with `model`'s text encoder into the run's storage. The coordinator is told now and then.
-        `is_named` says whether a row names the model."""
+        """Encode `texts` with `model`'s text encoder into the run's storage. Progress is reported to the coordinator
+        now and then. `is_named` says whether a row names the model."""
         from render_farm.engine import load_engine
 
         if is_named:

@@ -1,4 +1,4 @@
-"""What fsspec's file systems raise, as the farm's errors: the store is silent, or what is asked of it is wrong."""
+"""What fsspec's file systems raise, as the farm's errors: the store is silent, or the request is wrong."""
 
 from __future__ import annotations
 

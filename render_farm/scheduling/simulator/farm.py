@@ -25,7 +25,7 @@ class SimulatedFarm:
     adapters_s: float = 2.0
     """Changing LoRAs of a model that is loaded."""
     finish_s: float = 20.0
-    """Decoding and publishing what is left of a film after its last segment, beside other work."""
+    """Decoding and publishing what is left of a film after its last segment, alongside other work."""
     hand_over_s: float = 0.1
     """Between two segments of a worker: storing, deciding, calling."""
     noise: float = 0.03

@@ -1,4 +1,4 @@
-"""The simulated world around the machine: workers that do what they are told in the time it takes, and trouble."""
+"""The simulated world around the machine: workers that carry out actions in the time that these take, and trouble."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ class Simulation:
         )
 
     def _take(self, work: _Work) -> bool:
-        """Work is over; False when it was given up since it was begun."""
+        """Work is over. False if it was given up after its start."""
         if self._work.get(work.action.worker) is not work:
             return False
         del self._work[work.action.worker]

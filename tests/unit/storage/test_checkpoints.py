@@ -1,7 +1,6 @@
-"""Segment checkpoints and film state: bit-exact, prefix-only, and never believed when damaged."""
+"""Stored segments: bit-exact, shared by films, a chain without gaps, and never believed when damaged."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,53 +8,68 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from render_farm.errors import CorruptCheckpointError, LeaseHeldError
-from render_farm.storage import open_store
+from render_farm.storage import checked_json, open_store
 from render_farm.storage.checkpoints import (
     SegmentMeta,
     SegmentRecord,
+    begin_film,
+    continue_film,
     load_film,
     load_film_state,
     load_segment,
+    read_film_keys,
     record_segment,
     save_segment,
+    stored_segments,
 )
-from render_farm.storage.layout import FilmKeys, film_key
+from render_farm.storage.layout import FilmKeys, SegmentKeys, film_key
+from tests.helpers.segments import save_as_before
 
-FILM = film_key("job", "0123456789ab")
+FILM, SIBLING = film_key("job", "0123456789ab"), film_key("sibling", "0123456789ab")
 KEYS = FilmKeys(film=FILM)
+SEGMENTS = tuple(f"{index:032x}" for index in range(5))
 
 
 def latents_of(index, frames=5):
     return np.random.default_rng(index).standard_normal((1, 16, frames, 4, 6), dtype=np.float32)
 
 
-def extend(store, state, index, attempt="a", worker="w"):
+def extend(store, state, attempt="a", worker="w", latents=None):
     meta = SegmentMeta(attempt=attempt, seconds=1.5, worker=worker, group_shape=(2, 2, 1))
-    return record_segment(store, state, save_segment(store, FILM, index, latents_of(index), meta))
+    latents = latents_of(len(state.segments)) if latents is None else latents
+    return record_segment(store, state, save_segment(store, state, latents, meta))
+
+
+def extended(store, film, number, keys=SEGMENTS):
+    state = load_film_state(store, film, keys)
+    while len(state.segments) < number:
+        state = extend(store, state)
+    return state
 
 
 @pytest.fixture
 def store(tmp_path):
-    return open_store(tmp_path)
+    store = open_store(tmp_path)
+    begin_film(store, FILM, SEGMENTS)
+    return store
 
 
 @pytest.fixture
 def three(store):
-    state = load_film_state(store, FILM)
-    for index in range(3):
-        state = extend(store, state, index)
-    return state
+    return extended(store, FILM, 3)
 
 
 def test_a_film_not_begun_is_empty(store):
     state = load_film_state(store, FILM)
-    assert (state.number, state.segments, state.problems, state.render_key) == (0, (), (), "0123456789ab")
+    assert (state.keys, state.segments, state.problems) == (SEGMENTS, (), ())
+    unknown = load_film_state(store, SIBLING)
+    assert (unknown.keys, unknown.segments, unknown.problems) == ((), (), ())
 
 
 def test_latents_come_back_bit_for_bit(store):
     latents = latents_of(0)
     latents[0, 0, 0, 0, :3] = [np.nan, np.inf, -0.0]
-    record = save_segment(store, FILM, 0, latents[..., ::-1], SegmentMeta(attempt="a"))
+    record = save_segment(store, load_film_state(store, FILM), latents[..., ::-1], SegmentMeta(attempt="a"))
     loaded = load_segment(store, record)
     assert loaded.dtype == np.float32
     assert loaded.tobytes() == np.ascontiguousarray(latents[..., ::-1]).tobytes()
@@ -66,16 +80,48 @@ def test_latents_come_back_bit_for_bit(store):
 @pytest.mark.parametrize("wrong", [np.zeros((1, 16, 5, 4, 6)), np.zeros((16, 5, 4, 6), np.float32)])
 def test_other_dtypes_and_ranks_are_refused(store, wrong):
     with pytest.raises(ValueError, match="float32"):
-        save_segment(store, FILM, 0, wrong, SegmentMeta(attempt="a"))
+        save_segment(store, load_film_state(store, FILM), wrong, SegmentMeta(attempt="a"))
 
 
 def test_a_resumed_film_is_the_one_that_was_saved(store, three):
     film = load_film(store, FILM)
     assert film.state == three
     assert film.state.num_latent_frames == 15
-    assert film.state.segments[0].group_shape == (2, 2, 1)
+    assert (film.state.segments[0].group_shape, film.state.segments[0].film) == ((2, 2, 1), FILM)
     for index, latents in enumerate(film.latents):
         assert np.array_equal(latents, latents_of(index))
+
+
+def test_a_film_that_begins_alike_has_its_beginning_already(store, three):
+    other = (*SEGMENTS[:2], "f" * 32)
+    begin_film(store, SIBLING, other)
+    film = load_film(store, SIBLING)
+    assert film.state.segments == three.segments[:2]
+    assert (film.state.num_reused, three.num_reused) == (2, 0)
+    own = extend(store, film.state)
+    assert (own.num_reused, own.segments[2].film, own.segments[2].previous) == (2, SIBLING, three.segments[1].sha256)
+    assert load_film_state(store, FILM) == three
+    assert stored_segments(store) == {*SEGMENTS[:3], "f" * 32}
+
+
+def test_what_others_store_meanwhile_continues_the_film(store, three):
+    begun = continue_film(store, load_film_state(store, SIBLING, SEGMENTS[:2]))
+    later = continue_film(store, load_film_state(store, SIBLING, SEGMENTS[:2]), begun.latents[:1])
+    assert later.state == begun.state
+    assert [a.tobytes() for a in later.latents] == [a.tobytes() for a in begun.latents]
+
+
+def test_a_films_state_grows_by_one_object_per_segment(store):
+    """A record is about as large for the last segment as for the first."""
+    state, sizes = load_film_state(store, FILM), []
+    before = set(store.list())
+    for _ in SEGMENTS:
+        state = extend(store, state)
+        new = set(store.list()) - before
+        before |= new
+        assert len(new) == 2
+        sizes.append(sum(store.size(key) for key in new if key.endswith(".json")))
+    assert max(sizes) < min(sizes) + 100
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove", "foreign"])
@@ -93,30 +139,32 @@ def test_a_damaged_segment_ends_the_usable_prefix(store, tmp_path, three, damage
     film = load_film(store, FILM)
     assert len(film.state.segments) == len(film.latents) == 1
     assert "segment 1" in film.state.problems[0]
-    again = extend(store, film.state, 1, attempt="b")
-    assert [record.attempt for record in again.segments] == ["a", "b", "a"], (
+    extend(store, film.state, attempt="b")
+    again = load_film(store, FILM)
+    assert [record.attempt for record in again.state.segments] == ["a", "b", "a"], (
         "the one after it continues the same latents"
     )
-    film = load_film(store, FILM)
-    assert film.state == again
-    for index, latents in enumerate(film.latents):
+    for index, latents in enumerate(again.latents):
         assert np.array_equal(latents, latents_of(index))
 
 
-def test_what_follows_a_damaged_segment_that_comes_out_otherwise_is_dropped(store, tmp_path, three):
+def test_what_follows_a_damaged_segment_that_comes_out_otherwise_is_replaced(store, tmp_path, three):
     (tmp_path / three.segments[0].key).unlink()
-    state = load_film(store, FILM).state
-    assert [record.index for record in state.set_aside] == [0, 1, 2]
-    other = save_segment(store, FILM, 0, latents_of(9), SegmentMeta(attempt="b"))
-    assert record_segment(store, state, other).segments == (other,)
-    assert load_film_state(store, FILM).segments == (other,)
+    state = extend(store, load_film(store, FILM).state, attempt="b", latents=latents_of(9))
+    found = load_film_state(store, FILM)
+    assert found.segments == state.segments, "segment 1 continues latents that are no more"
+    assert "other latents" in found.problems[0]
+    again = extend(store, found, attempt="b")
+    assert load_film_state(store, FILM).segments[1] == again.segments[1]
+    assert load_segment(store, three.segments[1]).tobytes() == latents_of(1).tobytes(), (
+        "a film in the memory of a worker goes on with its own"
+    )
 
 
 @pytest.mark.parametrize("damage", ["torn", "garbled", "empty", "flipped", "not-a-dict", "foreign", "newer-schema"])
-def test_a_damaged_newest_state_is_skipped_and_reported(store, tmp_path, three, damage):
-    path = tmp_path / KEYS.state(3)
+def test_a_damaged_record_is_reported_and_replaced(store, tmp_path, three, damage):
+    path = tmp_path / SegmentKeys(key=SEGMENTS[2]).record
     data = path.read_bytes()
-    other = FilmKeys(film=film_key("other", "0123456789ab")).folder
     path.write_bytes(
         {
             "torn": data[: len(data) // 2],
@@ -124,43 +172,62 @@ def test_a_damaged_newest_state_is_skipped_and_reported(store, tmp_path, three, 
             "empty": b"",
             "flipped": data.replace(b'"seconds":1.5', b'"seconds":2.5', 1),
             "not-a-dict": b"[1, 2]",
-            "foreign": data.replace(KEYS.folder.encode(), other.encode()),
-            "newer-schema": data.replace(b"render_farm.film/1", b"render_farm.film/2"),
+            "foreign": (tmp_path / SegmentKeys(key=SEGMENTS[1]).record).read_bytes(),
+            "newer-schema": data.replace(b"render_farm.segment/1", b"render_farm.segment/2"),
         }[damage]
     )
     state = load_film_state(store, FILM)
     assert len(state.segments) == 2
-    assert state.number == 3  # its number is taken
-    assert "00000003.json" in state.problems[0]
-    assert extend(store, state, 2, attempt="b").number == 4
+    assert path.name in state.problems[0]
+    extend(store, state, attempt="b")
     assert load_film_state(store, FILM).segments[2].attempt == "b"
 
 
-def test_all_states_damaged_means_begin_again(store, tmp_path, three):
-    for number in (1, 2, 3):
-        (tmp_path / KEYS.state(number)).write_bytes(b"{")
-    state = load_film_state(store, FILM)
-    assert (state.number, state.segments, len(state.problems)) == (3, (), 3)
-    assert extend(store, state, 0, attempt="b").number == 4
+def test_a_record_that_names_an_object_of_another_segment_is_not_believed(store, three):
+    record = {**three.segments[1].to_dict(), "key": three.segments[0].key, "sha256": three.segments[0].sha256}
+    made_up = checked_json.dump({"segment": SEGMENTS[1], "record": record}, schema="render_farm.segment/1")
+    store.write_bytes(SegmentKeys(key=SEGMENTS[1]).record, made_up)
+    assert len(load_film_state(store, FILM).segments) == 1
 
 
-def test_the_second_of_two_workers_is_told_and_writes_nothing(store, three):
-    first = extend(store, three, 3, attempt="a", worker="alpha")
+def test_the_second_of_two_workers_is_told_and_leaves_nothing(store, three):
+    first = extend(store, three, attempt="a", worker="alpha")
+    keys = store.list()
     with pytest.raises(LeaseHeldError, match="alpha"):
-        extend(store, three, 3, attempt="b", worker="beta")
+        extend(store, three, attempt="b", worker="beta")
     assert load_film_state(store, FILM) == first
-    assert np.array_equal(load_segment(store, first.segments[3]), latents_of(3))  # its own object, not the other's
+    assert store.list() == keys
+    assert np.array_equal(load_segment(store, first.segments[3]), latents_of(3))
 
 
-def test_segments_follow_without_a_gap(store, three):
-    record = save_segment(store, FILM, 5, latents_of(5), SegmentMeta(attempt="a"))
+def test_a_segment_that_does_not_follow_is_refused(store, three):
+    record = save_segment(store, three, latents_of(3), SegmentMeta(attempt="a"))
     with pytest.raises(ValueError, match="cannot follow"):
-        record_segment(store, three, record)
+        record_segment(store, extend(store, three, attempt="b"), record)
 
 
 def test_a_segment_saved_but_not_recorded_does_not_count(store, three):
-    save_segment(store, FILM, 3, latents_of(3), SegmentMeta(attempt="crashed"))
+    save_segment(store, three, latents_of(3), SegmentMeta(attempt="crashed"))
     assert load_film_state(store, FILM) == three
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]"])
+def test_a_damaged_list_of_a_film_is_reported(store, data):
+    store.write_bytes(KEYS.manifest, data)
+    assert "film.json is skipped" in load_film_state(store, FILM).problems[0]
+    with pytest.raises(checked_json.DamagedDocument):
+        read_film_keys(store, FILM)
+
+
+def test_a_film_that_began_before_segments_had_keys_goes_on(store):
+    for index in range(2):
+        save_as_before(store, FILM, index, latents_of(index))
+    film = load_film(store, FILM, SEGMENTS)
+    assert [latents.tobytes() for latents in film.latents] == [latents_of(index).tobytes() for index in range(2)]
+    assert film.state.num_reused == 0
+    state = extend(store, film.state)
+    assert (state.segments[2].previous, load_film(store, FILM).state) == (film.state.segments[1].sha256, state)
+    assert load_film_state(store, SIBLING, SEGMENTS).segments == (), "no other film knows what it began with"
 
 
 @settings(max_examples=300, deadline=None)
@@ -182,61 +249,3 @@ def test_any_json_in_a_record_is_refused_not_crashed_on(value):
         except ValueError:
             continue
         assert json.loads(json.dumps(record.to_dict()))[name] == json.loads(json.dumps(value))
-
-
-def record_of(index: int) -> SegmentRecord:
-    """A segment whose latents nobody asks for."""
-    return SegmentRecord(
-        index=index,
-        key=f"{KEYS.segments}/{index:05d}-a.safetensors",
-        sha256="0" * 64,
-        num_bytes=13 << 20,
-        num_latent_frames=20,
-        seconds=61.25,
-        worker="worker-0.1",
-        group_shape=(1, 1, 1),
-        attempt="a" * 16,
-        finished_at="2026-01-31T06:00:00.000+00:00",
-        engine={"attention": "torch_flash", "compiled": True},
-    )
-
-
-def state_bytes(store, num_segments: int) -> int:
-    state = load_film_state(store, FILM)
-    for index in range(num_segments):
-        state = record_segment(store, state, record_of(index))
-    assert load_film_state(store, FILM) == state
-    return sum(store.sizes(store.list(KEYS.states)).values())
-
-
-@pytest.mark.slow
-def test_the_state_of_a_film_grows_with_its_segments_and_not_with_their_square():
-    sizes = {number: state_bytes(open_store(f"memory://grows-{number}"), number) for number in (10, 100, 1000)}
-    print(sizes)
-    assert sizes[100] < 20 * sizes[10]
-    assert sizes[1000] < 15 * sizes[100]
-    assert sizes[1000] < 10 << 20
-
-
-@pytest.mark.parametrize("number", [17, 18, 20, 21, 31, 33, 47, 64, 99, 130])
-def test_a_long_film_is_read_whole_wherever_it_stops_and_goes_on_from_there(number):
-    store = open_store(f"memory://long-{number}")
-    state_bytes(store, number)
-    state = load_film_state(store, FILM)
-    assert [record.index for record in state.segments] == list(range(number))
-    assert (state.number, state.problems) == (number, ())
-    other = replace(record_of(number - 5), sha256="1" * 64)
-    back = record_segment(store, state.truncated(number - 5), other)
-    assert len(back.segments) == number - 4
-    assert load_film_state(store, FILM) == back
-
-
-def test_a_torn_object_in_a_long_film_costs_what_builds_on_it():
-    store = open_store("memory://torn")
-    state_bytes(store, 31)
-    store.write_bytes(KEYS.state(30), b"{")
-    state = load_film_state(store, FILM)
-    assert (len(state.segments), state.number) == (29, 31)
-    assert "builds on number 30" in state.problems[0] and "00000030.json" in state.problems[1]
-    again = record_segment(store, state, record_of(29))
-    assert load_film_state(store, FILM) == again, "what follows lists everything"

@@ -20,7 +20,7 @@ from render_farm.farm.control.stored import apply_to_state
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of, row_of
 from render_farm.storage import checked_json, open_store
-from render_farm.storage.checkpoints import SegmentMeta, load_film, record_segment, save_segment
+from render_farm.storage.checkpoints import SegmentMeta, begin_film, load_film, record_segment, save_segment
 from render_farm.storage.claims import Claim, claim_job, read_claim
 from render_farm.storage.done import read_done
 from render_farm.storage.layout import ClaimKeys, FilmKeys, JobKeys, RunKeys, film_key
@@ -29,6 +29,7 @@ from render_farm.storage.mailbox import Request, Verb, post, take_requests
 from render_farm.storage.publish import Attempt, finish_publish, pending_commit, publish
 from render_farm.storage.run_state import JobRow, RunControl, RunStateWriter, StoredRun, load_run_state
 from tests.helpers.fuzzing import damaged, forget_memory, num_examples, values
+from tests.helpers.segments import save_as_before
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,17 +42,19 @@ def _quiet() -> Iterator[None]:
 
 QUICK = settings(max_examples=num_examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 FILM = film_key("job", "a" * 12)
+LATENTS = np.ones((1, 2, 3, 2, 2), np.float32)
 RUN = RunKeys(run_id="night")
 
 
 def fill(store, tmp_path) -> None:
     """One object of each kind, as the farm writes it."""
+    begin_film(store, FILM, ("0" * 32, "1" * 32, "2" * 32))
+    save_as_before(store, FILM, 0, LATENTS)
     state = load_film(store, FILM).state
-    for index in range(2):
-        record = save_segment(
-            store, FILM, index, np.ones((1, 2, 3, 2, 2), np.float32), SegmentMeta(attempt=f"x{index}", worker="w")
+    for number in range(2):
+        state = record_segment(
+            store, state, save_segment(store, state, LATENTS, SegmentMeta(attempt=f"x{number}", worker="w"))
         )
-        state = record_segment(store, state, record)
     (tmp_path / "v").write_bytes(b"video")
     publish(store, FILM, "attempt", {"video.mp4": tmp_path / "v"}, {"segments": [], "num_frames": 3})
     writer = RunStateWriter(store, "night", StoredRun())

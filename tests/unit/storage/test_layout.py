@@ -6,9 +6,11 @@ from render_farm.storage.layout import (
     FilmKeys,
     JobKeys,
     RunKeys,
+    SegmentKeys,
     film_key,
     number_of,
     numbered,
+    segment_of,
     split_film_key,
 )
 
@@ -21,7 +23,12 @@ def test_keys_are_those_of_the_contract():
     assert JobKeys(job_id="a").job == "a/job.json"
     assert film.folder == f"_work/a-b.c-{RENDER_KEY}"
     assert film.commit == f"_work/a-b.c-{RENDER_KEY}/commit.json"
-    assert film.segment(0, "w1") == f"{film.folder}/segments/0000-w1.safetensors"
+    assert film.manifest == f"{film.folder}/film.json"
+    segment = SegmentKeys(key="0f" * 16)
+    assert segment.record == f"_work/_segments/0f/{'0f' * 16}.json"
+    assert segment.latents("w-1") == f"_work/_segments/0f/{'0f' * 16}-w-1.safetensors"
+    assert segment_of(segment.record) == segment_of(segment.latents("w-1")) == "0f" * 16
+    assert segment_of(segment.record.replace("/0f/", "/0e/")) is segment_of(film.manifest) is None
     assert film.state(1) == f"{film.folder}/state/00000001.json"
     assert film.attempt_file("w1", "video.mp4") == f"{film.folder}/attempts/w1/video.mp4"
     run = RunKeys(run_id="night")

@@ -219,11 +219,11 @@ def test_a_frozen_publisher_leaves_the_film_of_the_one_that_took_its_place(tmp_p
 
 
 @pytest.mark.slow
-def test_a_death_anywhere_leaves_one_film_to_be_copied_again(tmp_path):
-    one_film(tmp_path, num_faults=1, faults=(CRASH,))
+def test_a_store_that_ignores_create_only_writes_ends_with_a_whole_film(tmp_path):
+    one_film(tmp_path, create_only=False)
 
 
-@pytest.mark.exploration
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", [CRASH, FAIL, LOSE])
 @pytest.mark.parametrize("scene", [one_film, two_films])
@@ -231,7 +231,7 @@ def test_a_fault_anywhere_leaves_no_film_under_the_job_json_of_another(tmp_path,
     scene(tmp_path, num_faults=1, faults=(fault,))
 
 
-@pytest.mark.exploration
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scene", [one_film, two_films])
 def test_who_gives_up_after_one_failed_request_leaves_it_as_whole(tmp_path, scene):
@@ -282,12 +282,8 @@ WITHOUT = {
 }
 
 
-LONG = "a failed request is left as it is"
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.exploration if name == LONG else ()) for name in WITHOUT]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITHOUT)
 def test_the_model_finds_the_fault_when_its_fix_is_taken_out(tmp_path, monkeypatch, name):
     fixes, scene = WITHOUT[name]
     for take_out in fixes:
@@ -384,7 +380,7 @@ def the_run_is_given_back(objects: Objects, outcomes: dict[str, Outcome]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("num_faults", [0, pytest.param(1, marks=pytest.mark.exploration)])
+@pytest.mark.parametrize("num_faults", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_run_is_given_back_whoever_takes_it_over(num_faults):
     owners = {name: partial(_own, name) for name in ("k1", "k2")}
     explorer = Explorer(owners, the_run_is_given_back, num_faults=num_faults)

@@ -46,6 +46,7 @@ def film_document(
         "seam_score": worst(unwanted),
         "seams": [asdict(seam) for seam in rendered.seams],
         "segments": [record.to_dict() for record in state.segments],
+        "reused_segments": state.num_reused,
         "approximations": list(task.plan.approximations),
         "warnings": list(task.plan.warnings),
         "attempts": attempts,

@@ -14,7 +14,7 @@ from render_farm.storage.claims import Claim, claim_job
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
 from render_farm.storage.patience import StoreRetry
 from render_farm.storage.publish import clean_attempts, publish, resume_publish
-from render_farm.storage.segments import worker_seconds
+from render_farm.storage.segments import own_seconds
 from render_farm.storage.store import Store
 
 Phases = tuple[tuple[str, float], ...]
@@ -63,11 +63,12 @@ class FilmPublisher:
             sha256=job["sha256"],
             num_frames=int(job.get("num_frames", task.plan.num_frames)),
             video_bytes=int(job["files"][VIDEO]["num_bytes"]),
-            render_s=sum(worker_seconds(segment) for segment in job.get("segments", ())),
+            render_s=own_seconds(job.get("segments", ()), task.work_key),
             seconds=time.monotonic() - started,
             engine_s=self._resources.clock.total_s,
             phases=phases,
             seam_score=job.get("seam_score"),
+            reused_segments=int(job.get("reused_segments", 0)),
         )
 
     def _publish(
@@ -107,4 +108,4 @@ class FilmPublisher:
             )
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
-            films.forget(task.work_key)
+            films.forget(task)

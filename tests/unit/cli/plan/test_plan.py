@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from render_farm.engine.weights.checkpoint import read_checkpoint
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
+from render_farm.planning import plan_film
+from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
+from render_farm.storage.open import open_store
+from render_farm.storage.publish import publish
+from render_farm.tiny import MODEL_DIR
 
 ROOT = Path(__file__).parents[4]
 
@@ -23,6 +30,7 @@ def test_plan_draws_windows_and_blocks(cli, manifest):
     assert "  prompt 1: a\n  prompt 2-3: b\n" in text
     assert "segment 1: 24 steps, 5 blocks of 5 latent frames\n" in text
     assert "    block 5 │····················████████████████████████████████████████│ steps  9-24\n" in text
+    assert " forwards, under 0.01 GPU seconds (predicted)\n" in text
     assert text.splitlines()[-1].startswith("total: 3 films, 5 segments, ")
 
 
@@ -51,6 +59,38 @@ def test_plan_prices_what_a_row_asks_for_and_its_cheaper_relatives(cli, tmp_path
     assert [price["num_forwards"] for price in full] == [140, 115, 100, 20]
     assert full[2]["gpu_s"] == pytest.approx(full[0]["gpu_s"] * 100 / 140, rel=1e-3)
     assert [(price["name"], price["num_forwards"]) for price in few] == [("as asked", 4)]
+
+
+def test_plan_says_what_an_output_holds_already(cli, tmp_path):
+    """A film of three segments whose last prompt changes, one that is done, and one that is new."""
+    store = open_store(tmp_path / "out")
+    spec = read_checkpoint(MODEL_DIR, name="tiny", dtype="float32").spec
+    long = {"model": "tiny", "num_frames": 257, "base_num_frames": 97, "overlap_history": 17, "seed": 1}
+    before = plan_film(RenderJob(job_id="a", prompt=["x", "y", "z"], **long), spec)
+    state = StoredFilm(film="a-" + before.render_key, keys=before.segment_keys)
+    for index in range(3):
+        latents = np.full((1, 1, 1, 1, 1), index, np.float32)
+        state = record_segment(store, state, save_segment(store, state, latents, SegmentMeta(attempt="w")))
+    (tmp_path / "file").write_bytes(b"x")
+    done = plan_film(RenderJob(job_id="done", prompt="x", model="tiny"), spec)
+    names = dict.fromkeys(("video.mp4", "poster.jpg"), tmp_path / "file")
+    publish(store, f"done-{done.render_key}", "w", names, {"num_frames": 97})
+    path = str(tmp_path / "m.parquet")
+    changed = RenderJob(job_id="a", prompt=["x", "y", "new"], **long)
+    new = RenderJob(job_id="new", prompt="x", model="tiny")
+    write_manifest(path, [changed, RenderJob(job_id="done", prompt="x", model="tiny"), new])
+    text = cli("plan", path, "--output", tmp_path / "out").stdout
+    assert [line.strip() for line in text.splitlines() if "stored" in line] == [
+        "stored: 2 of 3 segments",
+        "stored: the film is done",
+        "stored: 0 of 1 segment",
+        f"stored there: 3 of 5 segments, 1 film done; {text.rsplit('; ', 1)[1].strip()}",
+    ]
+    assert 0 < int(text.rsplit("; ", 1)[1].partition("%")[0]) < 60
+    found = json.loads(cli("plan", path, "--output", tmp_path / "out", "--json").stdout)
+    assert [job["stored"]["num_segments"] for job in found["jobs"]] == [2, 0, 0]
+    assert (found["totals"]["stored_segments"], found["totals"]["done"]) == (3, 1)
+    assert "stored_segments" not in json.loads(cli("plan", path, "--json").stdout)["totals"]
 
 
 def test_plan_refuses_rows_with_reasons(cli, tmp_path):

@@ -5,19 +5,31 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from render_farm.cli.main import app
+from render_farm.errors import LeaseHeldError
 from render_farm.farm.control.garbage import find_garbage, remove
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.storage import open_store, publish
+from render_farm.storage.checkpoints import (
+    SegmentMeta,
+    begin_film,
+    load_film,
+    load_film_state,
+    record_segment,
+    save_segment,
+    stored_segments,
+)
 from render_farm.storage.claims import claim_job
 from render_farm.storage.done import verify_done
-from render_farm.storage.layout import FilmKeys, RunKeys, film_key, publishing_key
+from render_farm.storage.layout import SEGMENTS, FilmKeys, RunKeys, film_key, publishing_key, segment_of
 from render_farm.storage.lease import Holder, HolderWatch, LeaseKeeper, LeaseTiming, acquire, this_holder
 from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.process import ProcessId
@@ -30,6 +42,10 @@ def key(job: str, letter: str = "a") -> str:
     return film_key(job, letter * 12)
 
 
+def work_object(film: str) -> str:
+    return FilmKeys(film=film).step(0, 1, "x")
+
+
 @pytest.fixture
 def store(tmp_path):
     """Run `night`: one film published, one begun, one published after its row was changed; and a stranger's film."""
@@ -38,7 +54,7 @@ def store(tmp_path):
     for film in (key("published"), key("changed", "b")):
         publish.publish(store, film, "attempt", {"video.mp4": tmp_path / "video.mp4"}, {})
     for film in (key("begun"), key("changed"), key("stranger")):
-        store.write_bytes(FilmKeys(film=film).segment(0, "x"), b"latents")
+        store.write_bytes(work_object(film), b"latents")
     rows = {
         "published": JobRow(state="done", render_key="a" * 12),
         "begun": JobRow(state="running", render_key="a" * 12),
@@ -65,8 +81,8 @@ def test_what_is_published_goes_and_what_can_go_on_stays(store):
     assert remove(store, find_garbage(store)) > 0
     assert find_garbage(store) == []
     assert verify_done(store, "published") == verify_done(store, "changed") == ()
-    assert store.exists(FilmKeys(film=key("begun")).segment(0, "x"))
-    assert store.exists(FilmKeys(film=key("stranger")).segment(0, "x"))
+    assert store.exists(work_object(key("begun")))
+    assert store.exists(work_object(key("stranger")))
 
 
 def test_what_was_published_before_its_row_changed_goes(store, tmp_path):
@@ -170,3 +186,136 @@ def test_gc_shows_first_and_removes_with_yes(store):
     assert run() == {**shown, "found": [], "removed": 0}
     plain = CliRunner().invoke(app, ["gc", "--output", store.root_uri])
     assert plain.stdout == "nothing to remove\n"
+
+
+def segments(*numbers: int) -> tuple[str, ...]:
+    return tuple(f"{number:032x}" for number in numbers)
+
+
+def render(store, film: str, keys: tuple[str, ...], number: int, attempt: str = "a"):
+    """What a worker leaves that has rendered the first segments of a film."""
+    begin_film(store, film, keys)
+    state = load_film_state(store, film, keys)
+    while len(state.segments) < number:
+        latents = np.full((1, 1, 1, 1, 1), len(state.segments), np.float32)
+        try:
+            state = record_segment(store, state, save_segment(store, state, latents, SegmentMeta(attempt=attempt)))
+        except LeaseHeldError:
+            state = load_film_state(store, film, keys)
+    return state
+
+
+def finish(store, tmp_path, job: str, letter: str, state) -> None:
+    document = {"segments": [record.to_dict() for record in state.segments]}
+    publish.publish(store, key(job, letter), "last", {"video.mp4": tmp_path / "video.mp4"}, document)
+
+
+@pytest.fixture
+def chains(store, tmp_path):
+    """A film that is done, one that was changed after its second segment, one begun, and leftovers of a film that is
+    gone. Its work folder was removed, and so was the folder of its job."""
+    finish(store, tmp_path, "done", "a", render(store, key("done"), segments(1, 2, 3), 3))
+    render(store, key("begun"), segments(1, 2, 4), 3)
+    gone = render(store, key("gone"), segments(1, 2, 5), 3)
+    store.delete_tree(FilmKeys(film=key("gone")).folder)
+    assert gone.num_reused == 2
+    return store
+
+
+def found_segments(store, **options) -> frozenset[str]:
+    return next((item.keys for item in find_garbage(store, **options) if item.folder == SEGMENTS), frozenset())
+
+
+def test_segments_go_that_no_film_consists_of(chains):
+    assert {segment_of(name) for name in found_segments(chains)} == set(segments(5))
+    assert remove(chains, find_garbage(chains)) > 0
+    assert stored_segments(chains) == set(segments(1, 2, 3, 4)), "its work folder is gone, and the film is done"
+    assert found_segments(chains) == frozenset()
+    assert len(load_film(chains, key("begun")).latents) == 3
+
+
+def test_films_that_are_done_keep_their_segments_unless_they_are_asked_for(chains):
+    watch = a_watch()
+    remove(chains, find_garbage(chains, watch, of_done=True), watch, of_done=True)
+    assert stored_segments(chains) == set(segments(1, 2, 4)), "a film that has begun needs them"
+    assert verify_done(chains, "done") == ()
+
+
+def test_latents_of_workers_that_died_or_were_late_go(chains):
+    state = load_film_state(chains, key("begun"))
+    first = replace(state, segments=state.segments[:1])
+    late = save_segment(chains, first, np.zeros((1, 1, 1, 1, 1), np.float32), SegmentMeta(attempt="late"))
+    assert found_segments(chains) >= {late.key}
+    remove(chains, find_garbage(chains))
+    assert not chains.exists(late.key)
+    assert load_film_state(chains, key("begun")) == state
+
+
+def test_no_segment_goes_while_a_run_is_held(chains):
+    held = keeper(chains, "another")
+    assert found_segments(chains, watch=a_watch()) == frozenset()
+    held.stop()
+
+
+def test_no_segment_goes_when_a_films_list_cannot_be_read(chains):
+    chains.write_bytes(FilmKeys(film=key("begun")).manifest, b"{")
+    assert found_segments(chains) == frozenset()
+
+
+class Impatient(HolderWatch):
+    """Believes every holder that did not release its lease."""
+
+    def held(self, store, run_ids) -> set[str]:
+        return {run_id for run_id in run_ids if self._sign(store, run_id) is not None}
+
+
+class Interrupted:
+    """A store that lets somebody else act before its request number `at`."""
+
+    def __init__(self, store, at: int, act) -> None:
+        self._store, self._left, self._act = store, at, act
+
+    def __getattr__(self, name: str):
+        found = getattr(self._store, name)
+        if name not in ("read_bytes", "list", "list_folders", "delete", "delete_tree", "create", "exists", "sizes"):
+            return found
+
+        def request(*arguments, **options):
+            if self._left == 0:
+                self._act()
+            self._left -= 1
+            return found(*arguments, **options)
+
+        return request
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("order", [(1, 2, 3), (2, 1, 3)])
+def test_whenever_a_run_starts_or_ends_during_gc_it_keeps_the_segments_that_it_found(tmp_path, ends, order):
+    """It holds its lease before it looks. What it has seen to be there is there when `gc` is over. Records go in the
+    order of their keys, which may be that of the film's segments or not."""
+    num_kept, num_gone, at, keys = 0, 0, 0, segments(*order)
+    while True:
+        store, seen, held = open_store(tmp_path / f"out-{at}-{ends}"), [], []
+        (tmp_path / "video.mp4").write_bytes(b"video")
+        render(store, key("gone"), keys[:2], 2)
+        store.delete_tree(FilmKeys(film=key("gone")).folder)
+
+        def start(store=store, seen=seen, held=held) -> None:
+            lease = acquire(store, "starting", this_holder())
+            held.append(lease)
+            state = render(store, key("new"), keys, 0)
+            seen.extend(state.segments)
+            if ends:
+                finish(store, tmp_path, "new", "a", render(store, key("new"), keys, 3, attempt="b"))
+                lease.release()
+
+        interrupted = Interrupted(store, at, start)
+        remove(interrupted, find_garbage(interrupted, Impatient()), Impatient())
+        if not held:
+            break
+        found = load_film(store, key("new"), keys)
+        assert len(found.latents) >= len(seen), f"request {at}: {found.state.problems}"
+        num_kept, num_gone, at = num_kept + bool(seen), num_gone + (not seen), at + 1
+    assert num_kept and num_gone

@@ -52,6 +52,7 @@ def test_a_job_cancelled_by_name_is_left_out_until_it_is_retried(store):
 def test_retrying_all_that_failed(store):
     assert stored(store, "retry").data == {"jobs": ["b"]}
     assert load_run_state(store, "night").jobs["b"] == JobRow(state="waiting", segments=3, segments_done=1)
+    assert stored(store, "retry").text == "no jobs are waiting again"
 
 
 def test_a_priority_is_kept_for_the_jobs_that_are_left(store):
@@ -92,7 +93,9 @@ def test_resuming_a_run_that_nobody_renders_promises_nothing(store):
     assert stored(store, "resume").text == "nobody renders run night; it was not paused"
     stored(store, "pause")
     assert stored(store, "resume").text == "nobody renders run night; its pause has ended"
-    stored(store, "cancel", "c")
+    assert stored(store, "resume").data["jobs_left"] == 2  # one waits, and one that failed would be tried again
+    stored(store, "retry", "b")
+    stored(store, "cancel", "b", "c")
     over = stored(store, "resume")
     assert over.text == "nobody renders run night; it was not paused, and no job of it is left to render"
     assert over.data["jobs_left"] == 0

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace as changed
 
+import numpy as np
 import pytest
 
 from render_farm.farm.driver.existing_output import ExistingOutput
+from render_farm.job import RenderJob
+from render_farm.planning import plan_film
+from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
 from render_farm.storage.done import verify_done
 from render_farm.storage.layout import RunKeys, film_key, publishing_key
 from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
 from render_farm.storage.run_state import JobRow, StoredRun
 from tests.helpers.film_entries import entry
+from tests.helpers.segments import save_as_before
+
+SIZE = {"num_frames": 37, "base_num_frames": 21, "overlap_history": 5}
 
 
 def test_a_film_that_another_run_replaced_is_not_done(tmp_path):
@@ -75,6 +82,25 @@ def test_a_run_of_many_films_that_are_done_starts_with_a_few_requests(tmp_path, 
     rows = {"a": JobRow(state="done", render_key=plan.render_key, video_bytes=3)}
     monkeypatch.setattr(store, "read_bytes", None)
     assert ExistingOutput(store, StoredRun(jobs=rows), keep_latents=False).look_up([plan])[0].done is not None
+
+
+def test_a_film_that_begins_as_a_stored_one_has_that_beginning(tmp_path):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    state = StoredFilm(film=film_key("a", plan.render_key), keys=plan.segment_keys)
+    for index in range(2):
+        latents = np.full((1, 1, 1, 1, 1), index, np.float32)
+        state = record_segment(store, state, save_segment(store, state, latents, SegmentMeta(attempt="w")))
+    job = RenderJob(job_id="b", prompt=["a red circle", "new"], seed=plan.job.seed, **SIZE)
+    changed_film = plan_film(job, plan.spec)
+    other = plan_film(RenderJob(job_id="b", prompt="a red circle", **SIZE), plan.spec)
+    looked_up = ExistingOutput(store, StoredRun(), keep_latents=False).look_up([plan, changed_film, other])
+    assert [film.segments_done for film in looked_up] == [2, 1, 0], "another seed is another film"
+
+
+def test_a_film_that_began_before_segments_had_keys_has_its_own(tmp_path):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    save_as_before(store, film_key("a", plan.render_key), 0, np.zeros((1, 1, 1, 1, 1), np.float32))
+    assert found(store, plan).segments_done == 1
 
 
 def film_of(store, tmp_path, plan, run_id, *, key=None):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from render_farm.farm.run.film_task import FilmReport
 from render_farm.farm.run.progress import RunProgress
+from render_farm.farm.run.results import dump_results
+from render_farm.farm.run.rows import result_of, row_of
 from render_farm.farm.run.spec import RunSpec
+from render_farm.manifest.parquet_rows import read_rows
 from render_farm.scheduling.states import MOVES, State
 from render_farm.storage.open import open_store
 from tests.helpers.film_entries import entry
@@ -42,3 +46,21 @@ def test_the_sums_over_films_are_right_after_whatever_happened(tmp_path):
         assert now.segments_done == sum(film.segments_done for film in films)
         assert now.num_late == sum(film.entry.deadline_s == 100.0 for film in left)
         assert sorted(record.deadlines.elements()) == sorted(f.entry.deadline_s for f in left if f.entry.deadline_s)
+
+
+def test_a_segment_that_is_found_takes_no_time_of_the_run(tmp_path):
+    record = RunProgress(RunSpec(run_id="r", output=str(tmp_path)), open_store(tmp_path))
+    film = record.add(entry("a", tmp_path))
+    record.started("a", "w", "denoise")
+    record.segment_done("a", 0.0, is_found=True)
+    assert (film.segments_done, film.result.gpu_s, record.pace.work_left) == (1, 0.0, 10)
+    record.started("a", "w", "denoise")
+    record.stepped("a", 1, 2, 2)
+    record.segment_done("a", 3.0)
+    assert (film.segments_done, film.result.gpu_s, record.pace.work_left) == (2, 3.0, 0)
+    report = FilmReport(uri="u", sha256="s", num_frames=37, video_bytes=1, render_s=3.0, seconds=1.0, reused_segments=1)
+    record.published("a", report)
+    assert (film.result.gpu_s, film.result.reused_segments) == (3.0, 1)
+    [row] = read_rows(dump_results([film.result]))
+    assert row["reused_segments"] == 1
+    assert result_of("a", row_of(film.result, render_key="k", segments_done=2), "u").reused_segments == 1
