@@ -122,7 +122,7 @@ def _ask(run: str, output: str | None, as_json: bool, **request: Any) -> None:
     outcome = ask(place.store, place.run_id, _request(**request))
     # `explain` says it in its answer.
     idle = outcome.answer.ok and not outcome.live and request["verb"] in _NEEDS_SOMEBODY
-    is_left = outcome.answer.data.get("jobs_left", 1) != 0
+    is_left = outcome.answer.data.get("jobs_left", outcome.answer.data.get("jobs"))
     again = continue_command(place.run_id, place.store.root_uri) if idle and is_left else None
     if as_json:
         print_json(

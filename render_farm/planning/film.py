@@ -46,7 +46,7 @@ class FilmPlan:
     @property
     def segment_keys(self) -> tuple[str, ...]:
         """What each segment is stored under. Computed anew each time."""
-        return segment_keys(self.job, self.spec, self.windows)
+        return tuple(segment_keys(self.job, self.spec, self.windows))
 
     @property
     def num_latent_frames(self) -> int:

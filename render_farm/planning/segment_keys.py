@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from render_farm.memory_mode import WeightForm, parse_memory
@@ -23,16 +23,15 @@ SCHEMA = "render_farm.segment/1"
 _DIGITS = 32
 
 
-def segment_keys(job: ResolvedJob, spec: ModelSpec, windows: Sequence[Window]) -> tuple[str, ...]:
-    """A key of 32 hex digits for each of `windows`, the windows of the film in order.
+def segment_keys(job: ResolvedJob, spec: ModelSpec, windows: Iterable[Window]) -> Iterator[str]:
+    """A key of 32 hex digits for each of `windows`, the windows of the film in order. Computed as they are asked for.
 
     As in the render key, weights and inputs that were read count by their content, not by their names.
     """
-    shared = _digest(_shared(job, spec))
-    keys: list[str] = []
+    shared, key = _digest(_shared(job, spec)), ""
     for window in windows:
-        keys.append(_digest([keys[-1] if keys else "", shared, _own(job, window)])[:_DIGITS])
-    return tuple(keys)
+        key = _digest([key, shared, _own(job, window)])[:_DIGITS]
+        yield key
 
 
 def _digest(document: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from render_farm.job import default_seed
+from render_farm.job import JOB_ID, default_seed
 from render_farm.media.seam_score import VISIBLE
 from render_farm.models import defaults_for
 from render_farm.observability.events import EventKind
@@ -21,6 +21,8 @@ from render_farm.uris import shown_uri
 _BUCKETS = 96
 _SLOWEST = 20
 _LISTED = 50
+_LONGEST_TEXT = 4_000
+"""Characters of a text of a manifest that are shown."""
 _STATES = ("done", "running", "waiting", "failed", "cancelled")
 _THERE = "was there already"
 
@@ -92,7 +94,8 @@ def _now(folder: RunFolder, now_s: float) -> dict[str, Any] | None:
 def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
     """One list a column, the manifest's order; rows of results without a row of the manifest follow."""
     results = {row["job_id"]: row for row in folder.results}
-    rows = {str(row["job_id"]): row for row in folder.jobs if "job_id" in row}
+    # A row whose id names no folder is in the results by its number.
+    rows = {name: row for row in folder.jobs if JOB_ID.fullmatch(name := str(row.get("job_id")))}
     published = {line.job_id: line.values for line in folder.events if line.kind == EventKind.FILM_PUBLISHED}
     names = list(dict.fromkeys([*rows, *results]))
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
@@ -103,11 +106,11 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
         values = {
             "id": name,
             "state": result.get("state", "waiting"),
-            "prompt": _prompt(row.get("prompt")),
+            "prompt": _cut(_prompt(row.get("prompt"))),
             "seed": row.get("seed") if row.get("seed") is not None else default_seed(name),
             "video": round(frames / fps, 2) if isinstance(frames, int) and fps else None,
             "size": f"{known['width']}x{known['height']}" if "width" in known else _size(row),
-            "model": shown_uri(str(row["model"])) if row.get("model") else None,
+            "model": _cut(shown_uri(str(row["model"]))) if row.get("model") else None,
             "label": _label(row),
             "seam": result.get("seam_score"),
             "wall": result.get("wall_s"),
@@ -142,6 +145,10 @@ _COLUMNS = (
     *("id", "state", "prompt", "seed", "video", "size", "model", "label", "seam", "wall", "gpu", "attempts"),
     *("segments", "finished", "message", "error", "due"),
 )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
 
 
 def _prompt(value: Any) -> str:

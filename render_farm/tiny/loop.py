@@ -42,7 +42,7 @@ class LoopConfig:
     muon: bool = False
     """Whether the blocks' matrices take Muon's steps, of the size of Adam's but orthogonal. A fifth more work each,
     and far fewer of them."""
-    save_every_s: float = 120.0
+    save_every_s: float = 60.0
     """Seconds between checkpoints; one is written at the end too."""
     log_every: int = 50
     schedule_steps: int | None = None

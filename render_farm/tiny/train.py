@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     latents.add_argument("--change", type=int, default=1024, help="clips whose prompt changes")
     latents.add_argument("--outline", type=int, default=512, help="clips of outlined shapes, for the LoRA")
     transformer = verbs.add_parser("transformer", help="train the transformer and the text encoder")
-    transformer.add_argument("--steps", type=int, default=4000)
+    transformer.add_argument("--steps", type=int, default=2000)
     transformer.add_argument("--lr", type=float, default=4e-3)
     lora = verbs.add_parser("lora", help="train the outline LoRA for the finished transformer")
     lora.add_argument("--steps", type=int, default=500)

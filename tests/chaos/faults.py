@@ -29,7 +29,13 @@ FAULTS = (
     Fault(letter="h", text="a full local disk", strike=surroundings.fill_disk),
     Fault(letter="i", text="a flipped bit in a checkpoint", strike=surroundings.flip_bytes, kills=2),
     Fault(letter="j", text="two coordinators", strike=rivals.second_coordinator),
-    Fault(letter="k", text="a frozen worker", strike=kills.freeze_worker, kills=1),
+    Fault(
+        letter="k",
+        text="a frozen worker",
+        strike=kills.freeze_worker,
+        kills=1,
+        settings={"RENDER_FARM_HANG_FLOOR_S": "10"},
+    ),
     Fault(
         letter="l",
         text="the clock set back",

@@ -14,6 +14,7 @@ import ray
 
 from render_farm.farm.driver import run_watch
 from render_farm.farm.driver.connection import connect
+from render_farm.farm.run.spec import RunSpec
 
 
 class Coordinator:
@@ -38,8 +39,8 @@ def watch(folder: Path, num_deaths: int) -> run_watch.RunWatch:
     folder.mkdir()
     actor = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1).remote(str(folder), num_deaths)
     nothing: Any = None
-    cluster: Any = SimpleNamespace(private=False, coordinator=lambda shape: actor)
-    spec: Any = SimpleNamespace(key="r")
+    cluster: Any = SimpleNamespace(private=False, environment=None, coordinator=lambda shape: actor)
+    spec = RunSpec(run_id="r", output=str(folder))
     prepared: Any = SimpleNamespace(entries=[])
     return run_watch.RunWatch(cluster, nothing, spec, prepared, nothing, nothing)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pyarrow.parquet as pq
@@ -137,13 +138,15 @@ def finds_in_ray(head: RayHead) -> list[str]:
         "/api/v0/nodes?detail=true",
         "/api/v0/placement_groups?detail=true",
         "/logical/actors",
-        "/nodes?view=details",
         "/nodes?view=summary",
         "/api/cluster_status",
         "/api/prometheus/sd",
     ):
         content = get(path)
         found += [path] if MARK in content else []
+    for target in [target for group in json.loads(get("/api/prometheus/sd")) for target in group["targets"]]:
+        with urlopen(f"http://{target}/metrics", timeout=30) as metrics:
+            found += [target] if MARK in metrics.read() else []
     handed_over = [
         job["runtime_env"]["env_vars"]["RENDER_FARM_HANDOVER"]
         for job in json.loads(get("/api/jobs/"))
@@ -223,7 +226,7 @@ def test_a_submitted_run_shows_no_secret(ray_head, place, environment, s3_uri, t
         films.wait_for(lambda: any(b"run_ended" in body for _, body in hook.taken), what="the notice of the end")
     status = render_farm("status", run)
     explained = render_farm("logs", run)
-    assert "1 done" in status.stdout and "7 failed" in status.stdout, told(status)
+    assert "1 of 8 films done, 7 failed" in status.stdout, told(status)
     assert MARK.decode() not in told(done) + told(status) + told(explained)
     assert finds_in_objects(s3_uri) == []
     assert finds_in_ray(ray_head) == []

@@ -93,6 +93,15 @@ def test_a_stored_segment_is_not_rendered_again(engine, tmp_path):
     assert [record.worker for record in state.segments] == ["first", "second"]
 
 
+def test_the_same_film_in_two_outputs_is_stored_in_both(engine, tmp_path):
+    worker, tasks = FilmWorker("w"), [film_task(engine, tmp_path / name) for name in ("here", "there")]
+    for segment in range(2):
+        for task in tasks:
+            assert not worker.render_segment(task, segment).is_found
+            assert len(load_film_state(open_store(task.output), task.work_key).segments) == segment + 1
+    worker.close()
+
+
 def test_only_the_damaged_one_of_many_segments_is_rendered_again(engine, tmp_path):
     task = film_task(engine, tmp_path)
     first, second = FilmWorker("first"), FilmWorker("second")
@@ -160,7 +169,7 @@ def test_a_film_that_is_being_finished_stops_at_its_next_frame_and_can_be_finish
 def test_a_film_whose_segment_is_stopped_is_not_decoded_any_further(engine, tmp_path):
     task, worker = film_task(engine, tmp_path, num_inference_steps=4), FilmWorker("w")
     worker.render_segment(task, 0)
-    output = worker._films[task.work_key].output
+    output = worker._films.film(open_store(task.output), task).output
     with pytest.raises(Cancelled):
         worker.render_segment(task, 1, call_id=7, on_step=lambda step: worker.stop(7))
     worker.close()

@@ -74,6 +74,8 @@ def test_a_film_that_moves_goes_on_with_the_parts_that_are_there(engine, tmp_pat
     assert (len(frames), lengths) == (37, [21, 16])
     first.unlink()  # it is made again, and the rest with it
     worker = FilmWorker("last", on_preview=news.append)
+    worker.render_segment(task, 2)  # it is stored, and is only decoded
+    films.wait_for(lambda: len(news) == 4, what="both parts")
     worker.finish_film(task)
     worker.close()
     assert len(watched(tmp_path, task)[0]) == 37

@@ -87,7 +87,7 @@ def test_an_output_that_cannot_work_is_exit_code_2(tmp_path, output):
 def test_a_time_limit_ends_the_run_with_13_and_what_is_stored_stays(tmp_path):
     manifest = films.manifest(tmp_path, [films.job("slow", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})])
     arguments = [manifest, "--output", str(tmp_path / "out"), "--device", "cpu"]
-    done = films.render(*arguments, "--timeout", "1")
+    done = films.render(*arguments, "--timeout", "25")
     assert done.returncode == 13, done.stderr
     assert films.results(tmp_path / "out")["slow"]["state"] == "cancelled"
     assert "time limit" in films.results(tmp_path / "out")["slow"]["message"]

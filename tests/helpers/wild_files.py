@@ -279,7 +279,7 @@ VIDEOS: dict[str, Wild] = {
         refused="a playlist",
         suffix=".m3u8",
     ),
-    "a picture": Wild(make=_JPEG, refused="no video|the video has 1 frame", suffix=".jpg"),
+    "a picture": Wild(make=_JPEG, refused="cannot be read as a video|the video has 1 frame", suffix=".jpg"),
     "text": Wild(make=_raw(b"once upon a time" * 40), refused="it is text", suffix=".mp4"),
     "an empty file": Wild(make=_raw(b""), refused="empty", suffix=".mp4"),
 }

@@ -139,7 +139,7 @@ def _remove_segments(store: Store, keys: frozenset[str], watch: HolderWatch, *, 
     """Records go first. A run that began before they went may have found them: it holds its lease by then, and they are
     put back. One that begins later finds none."""
     records = {}
-    for key in keys:
+    for key in sorted(keys):
         if key.endswith(".json"):
             with suppress(NotFoundError):
                 records[key] = store.read_bytes(key)

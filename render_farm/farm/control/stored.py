@@ -60,7 +60,9 @@ def apply_to_state(
                 num_left = sum(row.state != State.DONE and not row.taken_out for row in rows_now)
                 text = _resumed(state, run_id, num_left)
                 return rows, control, replace(answer, text=text, data={**answer.data, "jobs_left": num_left})
-    return rows, control, replace(answer, text=f"{answer.text} ({_NEXT_START})")
+    if rows or control != state.control:
+        answer = replace(answer, text=f"{answer.text} ({_NEXT_START})")
+    return rows, control, answer
 
 
 def _resumed(state: StoredRun, run_id: str, num_left: int) -> str:

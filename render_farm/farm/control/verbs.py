@@ -39,7 +39,7 @@ class JobRule:
         return [job_id for job_id in dict.fromkeys(request.jobs or every) if state_of(job_id) in states]
 
     def done(self, request: Request, jobs: list[str]) -> Answer:
-        number = "1 job is" if len(jobs) == 1 else f"{len(jobs)} jobs are"
+        number = "1 job is" if len(jobs) == 1 else f"{len(jobs) or 'no'} jobs are"
         return done(self.sentence.format(jobs=number, priority=request.priority), jobs=jobs)
 
 

@@ -18,6 +18,7 @@ from render_farm.farm.driver.aside import as_done
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.rows import result_of
 from render_farm.planning import FilmPlan
+from render_farm.planning.segment_keys import segment_keys
 from render_farm.scheduling.states import State
 from render_farm.storage.checkpoints import load_film_state, stored_segments
 from render_farm.storage.done import has_sizes, read_done, verify_done
@@ -101,11 +102,11 @@ class ExistingOutput:
                 return ExistingFilm(refused=refused)
             if row is not None:
                 return ExistingFilm(segments_done=min(row.segments_done, plan.num_segments))
-            keys = plan.segment_keys if stored else ()
+            keys = segment_keys(plan.job, plan.spec, plan.windows if stored else ())
             num_stored = sum(1 for _ in takewhile(stored.__contains__, keys))
             work_key = film_key(plan.job.job_id, plan.render_key)
             if work_key in folders and not num_stored:  # it may have begun before segments had keys
-                num_stored = len(load_film_state(self._store, work_key, keys).segments)
+                num_stored = len(load_film_state(self._store, work_key, plan.segment_keys).segments)
             return ExistingFilm(segments_done=min(num_stored, plan.num_segments))
 
         films = list(zip(plans, rows, finished, has_job, strict=True))

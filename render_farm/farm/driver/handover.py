@@ -2,7 +2,7 @@
 
 Everything that is given with a Ray Job stands on the dashboard and in logs of every machine. So the variables are left
 with the cluster's head, where packages of jobs are, under a name that nobody can guess. The job's driver takes them
-from there, once, and hands credentials to its workers in calls. Nothing is written to a disk.
+from there, once, and hands credentials to its workers in calls. No node writes them to a file.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from threading import Event
@@ -202,10 +202,10 @@ class Preparation:
         finally:
             self._over.set()  # nobody waits for a store any more
 
-    def _looked_up(self, films: Sequence[_PreparedRow], ended: Sequence[Result]) -> PreparedRun:
-        """What the output has of `films`."""
-        films = sorted(films, key=lambda film: film.number)
-        ended, entries = list(ended), list[FilmEntry]()
+    def _looked_up(self, read: Iterable[_PreparedRow], refused: Iterable[Result]) -> PreparedRun:
+        """What the output has of the films that were `read`."""
+        films = sorted(read, key=lambda film: film.number)
+        ended, entries = list(refused), list[FilmEntry]()
         for film, existing in zip(films, self._lookup.look_up([film.plan for film in films]), strict=True):
             job_id, row = film.plan.job.job_id, self._row(film)
             if existing.done is not None:
@@ -216,7 +216,10 @@ class Preparation:
                 ended.append(_excluded(film.plan, row))
             else:
                 entry = self._entry(film, existing)
-                (ended if isinstance(entry, Result) else entries).append(entry)  # type: ignore[arg-type]
+                if isinstance(entry, Result):
+                    ended.append(entry)
+                else:
+                    entries.append(entry)
         return PreparedRun(
             entries=tuple(entries),
             ended=tuple(ended),

@@ -83,7 +83,7 @@ class SegmentRenderer:
         try:
             return self._render(call)
         except Cancelled:
-            self._resources.films.forget(call.task.work_key)  # nobody wants its earlier segments decoded either
+            self._resources.films.forget(call.task)  # nobody wants its earlier segments decoded either
             raise
         finally:
             self._forget(call)
@@ -103,7 +103,7 @@ class SegmentRenderer:
             return self._resources.clock.total_s
         finally:
             self._forget(call)
-            films.forget(call.task.work_key)  # what rank 0 stores is read when it is needed
+            films.forget(call.task)  # what rank 0 stores is read when it is needed
 
     def stop(self, call_id: int, *, keep_steps: bool = False) -> None:
         """See `FilmWorker.stop`."""

@@ -190,4 +190,5 @@ def test_after_random_edits_exactly_the_changed_end_is_new(film, size, edits):
 
 def test_a_film_of_windows_has_one_key_each():
     film = plan(**LONG)
-    assert len(set(segment_keys(film.job, film.spec, film.windows))) == film.num_segments == 3
+    assert len(set(film.segment_keys)) == film.num_segments == 3
+    assert next(segment_keys(film.job, film.spec, film.windows)) == film.segment_keys[0]

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from render_farm.engine.conditioning.conditioning import Conditioning
 
 
+_Key = tuple[str, str]
+"""Output and key of a film: runs of a shared cluster may render equal films to two outputs."""
+
+
+def _key(task: FilmTask) -> _Key:
+    return task.output, task.work_key
+
+
 class CheckpointBehindError(ClusterError):
     """Storage holds fewer good segments than the farm thought; they are rendered again from there."""
 
@@ -45,26 +53,23 @@ class FilmCache:
     """See the module. For several threads."""
 
     def __init__(self) -> None:
-        self._films: OrderedDict[str, CachedFilm] = OrderedDict()
+        self._films: OrderedDict[_Key, CachedFilm] = OrderedDict()
         self._lock = threading.Lock()
-
-    def __getitem__(self, work_key: str) -> CachedFilm:
-        return self._films[work_key]
 
     def film(self, store: Store, task: FilmTask) -> CachedFilm:
         """A film, read from storage when it is not here. The least recently used one makes room."""
         with self._lock:
-            film = self._films.get(task.work_key)
+            film = self._films.get(_key(task))
             if film is not None:
-                self._films.move_to_end(task.work_key)
+                self._films.move_to_end(_key(task))
                 return film
         keys = task.plan.segment_keys
         begin_film(store, task.work_key, keys)  # from here on `gc` keeps what is found
         loaded = load_film(store, task.work_key, keys)
         film = CachedFilm(state=loaded.state, latents=list(loaded.latents))
         with self._lock:
-            self._films[task.work_key] = film
-            idle = [key for key, one in self._films.items() if not one.is_finishing and key != task.work_key]
+            self._films[_key(task)] = film
+            idle = [key for key, one in self._films.items() if not one.is_finishing and key != _key(task)]
             evicted = [self._films.pop(key) for key in idle[: max(0, len(self._films) - FILMS_AT_ONCE)]]
         for old in evicted:
             if old.output is not None:
@@ -73,7 +78,7 @@ class FilmCache:
 
     def with_segments(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
         """The film with at least `num_segments` segments. `CheckpointBehindError` when storage has fewer."""
-        is_known = task.work_key in self._films
+        is_known = _key(task) in self._films
         film = self.film(store, task)
         is_ahead = film.output is not None and film.output.num_segments > len(film.latents)  # of what could be stored
         if is_known and not is_ahead:
@@ -87,15 +92,18 @@ class FilmCache:
 
     def reread(self, store: Store, task: FilmTask, num_segments: int) -> CachedFilm:
         """The film as storage has it now, with at least `num_segments` segments."""
-        self.forget(task.work_key)
+        self.forget(task)
         film = self.film(store, task)
         self.check_segments(film, num_segments, task)
         return film
 
-    def forget(self, work_key: str) -> None:
+    def forget(self, task: FilmTask) -> None:
         """Drop a film, and what its decoder has written."""
+        self._drop(_key(task))
+
+    def _drop(self, key: _Key) -> None:
         with self._lock:
-            film = self._films.pop(work_key, None)
+            film = self._films.pop(key, None)
         if film is not None and film.output is not None:
             film.output.remove()
 
@@ -103,7 +111,7 @@ class FilmCache:
         """Raises `CheckpointBehindError` when `film` has fewer segments."""
         if len(film.latents) >= num_segments:
             return
-        self.forget(task.work_key)
+        self.forget(task)
         reasons = "; ".join(film.state.problems) or "no problem was reported"
         raise CheckpointBehindError(
             f"film {task.work_key}: {num_segments} segments were expected in storage, {len(film.latents)} are good "
@@ -113,5 +121,5 @@ class FilmCache:
 
     def forget_all(self) -> None:
         """Drop every film."""
-        for work_key in list(self._films):
-            self.forget(work_key)
+        for key in list(self._films):
+            self._drop(key)

@@ -108,4 +108,4 @@ class FilmPublisher:
             )
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
-            films.forget(task.work_key)
+            films.forget(task)

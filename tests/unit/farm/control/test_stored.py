@@ -52,6 +52,7 @@ def test_a_job_cancelled_by_name_is_left_out_until_it_is_retried(store):
 def test_retrying_all_that_failed(store):
     assert stored(store, "retry").data == {"jobs": ["b"]}
     assert load_run_state(store, "night").jobs["b"] == JobRow(state="waiting", segments=3, segments_done=1)
+    assert stored(store, "retry").text == "no jobs are waiting again"
 
 
 def test_a_priority_is_kept_for_the_jobs_that_are_left(store):
