@@ -54,7 +54,8 @@ def check(plan: FilmPlan, sizes: ModelSizes, counted: DryRun, *, keeps: bool = T
     assert counted.operations["attention"] == pytest.approx(attention, rel=0.05)
     expected = activation_bytes(plan, 0, sizes.transformer, with_cache=keeps)
     expected += window_cache_bytes(plan, 0, sizes.transformer) if keeps else 0
-    assert expected == pytest.approx(counted.peak_bytes, rel=0.05)
+    # The model is never below what is counted. At most it has one more tensor of a pass's states.
+    assert 0.99 < expected / counted.peak_bytes < 1.07
 
 
 @pytest.mark.parametrize(
