@@ -17,7 +17,7 @@ TORCH_INDEX_URL ?=
 RUNS ?= 20
 SEED ?= 0
 
-.PHONY: help demo unit check test test-latest lock third-party lint docs bench chaos fuzz long groups monitoring format settings-page clean venv
+.PHONY: help demo unit check test test-latest lock third-party lint docs bench gpu gpu-groups chaos fuzz long groups monitoring format settings-page clean venv
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
@@ -30,6 +30,7 @@ help:
 	@echo "make lint   ruff, mypy and deptry, and how long the sentences of the Markdown are"
 	@echo "make docs   the guide and the API reference as a site, to build/site"
 	@echo "make bench  the benchmarks of tests/benchmarks/"
+	@echo "make gpu    what only a GPU can say, in 12 minutes (GPU=\"--shape 14b-540p\" for others); make gpu-groups for eight"
 	@echo "make chaos  render while processes are killed and the store fails (RUNS=20, SEED=0)"
 	@echo "make fuzz   10,000 damaged manifests, addresses, LoRAs, models and state files for each fuzz test"
 	@echo "make long   the tests that take most of a minute each, which make test leaves out"
@@ -94,6 +95,14 @@ settings-page: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks.farm_overhead
+
+# The driver, Python's headers and a C compiler must be there; see tests/gpu/README.md.
+GPU ?=
+gpu: $(WORKER)
+	$(BIN)/python -m tests.gpu $(GPU)
+
+gpu-groups: $(READY)
+	PYTHON=$(BIN)/python bash tests/gpu/groups.sh
 
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)

@@ -68,11 +68,24 @@ def engine(
     dtype: Annotated[str | None, typer.Option("--dtype", help="Default: bfloat16 on CUDA, float32 on the CPU.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="On the CPU.")] = None,
     config: Annotated[str | None, typer.Option("--config", help="Settings file. Default: $RENDER_FARM_CONFIG.")] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--predict", help="Measure nothing: say what h100 or h200 should take.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time one window with random weights of full size. Nothing is downloaded. The [engine] table of the settings
     chooses attention, compilation and the key/value cache.
     """
+    if gpu is not None:
+        from render_farm.cli.predict import lines as prediction_lines
+        from render_farm.cli.predict import predict
+
+        found = predict(gpu, model or shape or "df-14b-540p", mode.value, steps)
+        if as_json:
+            print_json(found)
+        else:
+            print("\n".join(prediction_lines(found)))
+        return
     from render_farm.engine.bench.run import BenchRequest, run_bench
     from render_farm.engine.bench.show import lines
     from render_farm.farm.run.settings import load_settings

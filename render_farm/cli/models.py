@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from dataclasses import asdict
+from threading import Lock
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from render_farm.errors import NotFoundError, UsageError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS, Preset
 from render_farm.planning import plan_film, spec_of_preset
-from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
+from render_farm.planning.memory import MemoryEstimate, estimate_memory
 from render_farm.planning.model_sizes import sizes_of_preset
 from render_farm.planning.tasks import IMAGE_TASKS
 
@@ -109,23 +110,23 @@ def pull(
 
 
 class _PullProgress:
-    """Lines on stderr: each file that is fetched, and how far a large one is."""
+    """Lines on stderr: each file that is fetched, and how much has arrived. Called in several threads."""
 
     def __init__(self) -> None:
-        self._file: HubFile | None = None
+        self._lock = Lock()
         self._num_bytes = 0
-        self._reported_s = 0.0
+        self._reported_s = time.monotonic()
 
     def file(self, doing: str, file: HubFile) -> None:
         if doing == "fetch":
-            self._file, self._num_bytes, self._reported_s = file, 0, time.monotonic()
             hint(f"fetch {file.path} ({file.size / _GB:.2f} GB)")
 
     def bytes(self, num_bytes: int) -> None:
-        self._num_bytes += num_bytes
-        if self._file is not None and time.monotonic() - self._reported_s > _REPORT_EVERY_S:
-            self._reported_s = time.monotonic()
-            hint(f"  {self._num_bytes / _GB:.2f} GB of {self._file.path}")
+        with self._lock:
+            self._num_bytes += num_bytes
+            if time.monotonic() - self._reported_s > _REPORT_EVERY_S:
+                self._reported_s = time.monotonic()
+                hint(f"  {self._num_bytes / _GB:.2f} GB have arrived")
 
 
 def _unknown(model: str) -> NotFoundError:
@@ -153,7 +154,7 @@ def memory_of_defaults(preset: Preset) -> MemoryEstimate | None:
         last_image="any" if task == "flf2v" else None,
     )
     plan = plan_film(job, spec_of_preset(preset.name))
-    return estimate_memory(plan, sizes_of_preset(preset), num_decoders=FILMS_AT_ONCE)
+    return estimate_memory(plan, sizes_of_preset(preset))
 
 
 def _memory(preset: Preset) -> str:

@@ -34,6 +34,14 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     return resolved
 
 
+def vae_precision(device: torch.device) -> str:
+    """What the VAE's convolutions multiply in: `tf32` (10 bits of mantissa) or `float32`; their sums are float32.
+
+    On CUDA it is TF32, as torch and diffusers have it: it is chosen for its speed.
+    """
+    return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
+
+
 _USABLE_SHARE = 0.85
 """Of the device's memory; the rest is its runtime and fragmentation."""
 _CACHE_SHARE = 0.8

@@ -26,18 +26,31 @@ from render_farm.engine.conditioning.inputs import given_inputs, read_inputs
 from render_farm.engine.conditioning.text_encoder import encode_texts
 from render_farm.engine.decoding.streaming import StreamingDecoder
 from render_farm.engine.decoding.tiles import FrameDecoder
+from render_farm.engine.decoding.turns import DecodingTurns
 from render_farm.engine.decoding.video import Video
 from render_farm.engine.denoising.cache_plan import CachePlan
 from render_farm.engine.denoising.step_state import StepKeeper
 from render_farm.engine.denoising.window import AttentionPolicy, render_window, window_cache_plan
-from render_farm.engine.device import cache_budget_bytes, device_errors, resolve_device, resolve_dtype, total_bytes
+from render_farm.engine.device import (
+    cache_budget_bytes,
+    device_errors,
+    resolve_device,
+    resolve_dtype,
+    total_bytes,
+    vae_precision,
+)
 from render_farm.engine.lora.branches import Adapters, WeightedLora
 from render_farm.engine.lora.cache import LoraCache, check_loras
 from render_farm.engine.options import EngineOptions
 from render_farm.engine.progress import OnStep, StepProgress
 from render_farm.engine.transformer.attention import AttentionBackend, BlockCausalAttention, SelfAttention
-from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
-from render_farm.engine.transformer.compilation import CompilePlan, compile_blocks, plan_compilation, run_regions_once
+from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend, slow_notes
+from render_farm.engine.transformer.compilation import (
+    CompilePlan,
+    compile_blocks,
+    plan_compilation,
+    run_regions_once,
+)
 from render_farm.engine.transformer.group import RenderGroup, SingleRank
 from render_farm.engine.transformer.transformer import EAGER, FrameTransformer
 from render_farm.engine.weights.checkpoint import Checkpoint, read_checkpoint
@@ -72,7 +85,7 @@ def load_engine(
     cache_folder: Path | None = None,
     options: EngineOptions | None = None,
     limits: InputLimits | None = None,
-    films_at_once: int = 1,
+    on_alive: Callable[[], None] | None = None,
 ) -> Engine:
     """Find and check a model; its weights are loaded when they are first needed.
 
@@ -82,8 +95,7 @@ def load_engine(
     `options` say how segments are computed. `limits` are for the images, videos and LoRAs that `render` reads from
     their URIs, and for the size of a model that is copied; None: those of the settings (`$RENDER_FARM_CONFIG` and
     `RENDER_FARM_INPUT_*` variables), and a model of any size.
-    `films_at_once` is how many may be decoded beside the one that is rendered; `memory: auto` leaves room for them.
-
+    `on_alive` is called while a URI is copied, from several threads.
     Raises `ModelError` for a model that is not there, not SkyReels-V2 or not complete, `UsageError` for an unknown
     device or dtype.
     """
@@ -91,7 +103,10 @@ def load_engine(
     found_dtype = resolve_dtype(dtype, found_device)
     checkpoint = read_checkpoint(
         locate_model(
-            str(model), cache_folder=cache_folder, max_bytes=None if limits is None else limits.max_model_bytes
+            str(model),
+            cache_folder=cache_folder,
+            max_bytes=None if limits is None else limits.max_model_bytes,
+            on_alive=on_alive,
         ),
         name=str(model),
         dtype=str(found_dtype).removeprefix("torch."),
@@ -103,7 +118,6 @@ def load_engine(
         with_text_encoder=with_text_encoder,
         options=options,
         limits=limits,
-        films_at_once=films_at_once,
     )
 
 
@@ -124,7 +138,6 @@ class Engine:
         cross_attention: AttentionBackend | None = None,
         options: EngineOptions | None = None,
         limits: InputLimits | None = None,
-        films_at_once: int = 1,
     ) -> None:
         """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
         self.options = options or EngineOptions()
@@ -136,10 +149,11 @@ class Engine:
         self._cross_attention = cross_attention
         self._with_text_encoder = with_text_encoder
         self._limits = limits
-        self._films_at_once = films_at_once
         self._text_encoder: torch.nn.Module | None = None
         self._loading = Lock()
         self._num_skipped = 0
+        self.agreed_attention = ""
+        """The backend of other workers on such devices. Kernels round differently, so a film has one."""
         self._denoiser = ResidentTransformer(checkpoint.folder, device=device, dtype=dtype, prepare=self._prepare)
         self._loras = LoraCache(checkpoint.folder, model=spec.name)
 
@@ -175,10 +189,16 @@ class Engine:
         """Whether blocks are compiled, and why, in the mode that the weights are in."""
         return plan_compilation(self.options.compile, self.device, self.memory or MemoryMode())
 
-    @cached_property
+    @property
     def attention_choice(self) -> AttentionChoice:
-        """The attention backend for this model on this device; measured on first use. Raises `UsageError` when the one
-        asked for is not usable here."""
+        """The attention backend for this model on this device: the one that was agreed on, else the fastest here.
+
+        Raises `UsageError` when the one asked for is not usable here."""
+        return self.fastest_attention.agreed(self.agreed_attention)
+
+    @cached_property
+    def fastest_attention(self) -> AttentionChoice:
+        """What would be chosen for this device alone; measured on first use."""
         config = self.transformer.config
         choice = choose_backend(
             self.options.attention,
@@ -212,17 +232,29 @@ class Engine:
             "skipped_steps": self._num_skipped,
             "attention": self.attention_choice.to_dict(),
             "compile": self.compile_plan.to_dict(),
+            "vae_precision": vae_precision(self.device),
             "kv_cache": self.cache_plan(plan, index, group).to_dict(),
         }
 
     def notes(self, plan: FilmPlan, index: int, group: RenderGroup | None = None) -> tuple[str, ...]:
         """The same for people, one line each."""
-        return str(self.attention_choice), str(self.compile_plan), str(self.cache_plan(plan, index, group))
+        notes: tuple[str, ...] = (
+            str(self.attention_choice),
+            str(self.compile_plan),
+            str(self.cache_plan(plan, index, group)),
+        )
+        if self.device.type == "cuda":
+            notes += slow_notes(self.attention_choice, torch.cuda.get_device_capability(self.device))
+        return (*notes, *self._denoiser.notes)
 
     @property
     def adapters(self) -> Adapters:
         """The LoRAs on the transformer."""
         return self._denoiser.adapters
+
+    @cached_property
+    def _turns(self) -> DecodingTurns:
+        return DecodingTurns(self.device)
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:
@@ -390,8 +422,7 @@ class Engine:
             sizes = read_sizes(self.checkpoint.folder)
         except ModelError:
             return True
-        needed = device_bytes(plan, sizes, mode, num_decoders=self._films_at_once)
-        return needed <= total_bytes(self.device)
+        return device_bytes(plan, sizes, mode) <= total_bytes(self.device)
 
     def decoder(self, plan: FilmPlan, frame_decoder: FrameDecoder | None = None) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.
@@ -404,6 +435,7 @@ class Engine:
             num_skipped_frames=plan.num_repeated_frames,
             tiling=parse_memory(plan.job.memory).vae_tiling,
             frame_decoder=frame_decoder,
+            turns=self._turns,
         )
 
     def render(self, job: RenderJob, on_progress: OnStep | None = None, *, inputs: Inputs | None = None) -> Video:

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, unpatchify
 from torch import Tensor
 
-from render_farm.engine.decoding.tiles import Features
+from render_farm.engine.decoding.tiles import ParkedFeatures
 from render_farm.errors import UsageError
 from render_farm.extras import install_advice
 from render_farm.parallel.group import ParallelGroup
@@ -40,7 +40,7 @@ class RowDecoder:
         self.num_decoded = 0
         """Latent frames so far."""
         self._vae = vae
-        self._features: Features = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
+        self._features = ParkedFeatures(vae)
         self._decoder: Any = None
         self._is_joined = False
 
@@ -74,11 +74,18 @@ class RowDecoder:
             )
         vae = self._vae
         frames: Tensor = self._decoder(
-            vae.post_quant_conv(latent), feat_cache=self._features, feat_idx=[0], first_chunk=not self.num_decoded
+            vae.post_quant_conv(latent),
+            feat_cache=self._features.on_device(),
+            feat_idx=[0],
+            first_chunk=not self.num_decoded,
         )
         self.num_decoded += 1
         patch = vae.config["patch_size"]
         return frames if patch is None else unpatchify(frames, patch_size=patch)
+
+    def park(self) -> None:
+        """See `engine.decoding.tiles.FrameDecoder`."""
+        self._features.park()
 
 
 def _sharded(vae: AutoencoderKLWan, ranks: Any) -> Any:

@@ -26,7 +26,7 @@ RUNTIME_BYTES = 3 << 29
 """The device's runtime, libraries' workspaces and fragmentation: an allowance, not a measurement."""
 FILMS_AT_ONCE = 3
 """The number of decoders that a worker of the farm may hold: of the film it renders, and of those it finishes at the
-same time."""
+same time. One of them is on the device, the others' features are in the host's memory."""
 _TEXT_TOKENS = 512
 _IMAGE_TOKENS = 257
 _LATENT_COPIES = 8
@@ -53,7 +53,9 @@ class MemoryEstimate:
     encoding_bytes: int
     """The VAE's work on the job's inputs; not at the same time as a pass."""
     decoding_bytes: int
-    """The VAE's feature caches and its work on one latent frame, at the same time as a pass."""
+    """The VAE's feature cache and its work on one latent frame, at the same time as a pass."""
+    parked_bytes: int
+    """Of the host's memory: the feature caches of the other films that are being decoded."""
     runtime_bytes: int = RUNTIME_BYTES
 
     @property
@@ -89,13 +91,8 @@ class Shares:
     """2 when the guidance branches are on two halves of the group."""
 
 
-def estimate_memory(
-    plan: FilmPlan, sizes: ModelSizes, *, num_decoders: int = 1, shares: Shares | None = None
-) -> MemoryEstimate:
-    """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.spec`.
-
-    `num_decoders` films are being decoded, each with a feature cache: up to `FILMS_AT_ONCE` on a worker of the farm.
-    """
+def estimate_memory(plan: FilmPlan, sizes: ModelSizes, *, shares: Shares | None = None) -> MemoryEstimate:
+    """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.spec`."""
     job, element, shares = plan.job, ELEMENT_BYTES[plan.spec.dtype], shares or Shares()
     decoding = decoding_memory(sizes.vae, height=job.height, width=job.width)
     segments = range(plan.num_segments)
@@ -107,7 +104,8 @@ def estimate_memory(
         activation_bytes=max(activation_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
         cache_bytes=max(window_cache_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
         encoding_bytes=_encoding_bytes(plan, sizes),
-        decoding_bytes=num_decoders * decoding.cache_bytes + decoding.working_bytes,
+        decoding_bytes=decoding.total_bytes,
+        parked_bytes=(FILMS_AT_ONCE - 1) * decoding.cache_bytes,
     )
 
 

@@ -15,10 +15,9 @@ _GROUPS_AT_ONCE = 2
 """The weights that compute, and those that are copied at the same time."""
 
 
-def device_bytes(plan: FilmPlan, sizes: ModelSizes, mode: MemoryMode, *, num_decoders: int = 1) -> int:
-    """The memory that rendering `plan` in `mode` takes, without cached keys and values, while `num_decoders` films are
-    being decoded."""
-    estimate = estimate_memory(plan, sizes, num_decoders=num_decoders)
+def device_bytes(plan: FilmPlan, sizes: ModelSizes, mode: MemoryMode) -> int:
+    """The memory that rendering `plan` in `mode` takes, without cached keys and values."""
+    estimate = estimate_memory(plan, sizes)
     rest = estimate.render_stage_bytes - estimate.transformer_bytes
     if mode.vae_tiling and max(plan.job.height, plan.job.width) > _TILE:
         rest += _tiled_decoding_bytes(plan, sizes) - estimate.decoding_bytes

@@ -1,7 +1,8 @@
 """The time of a segment by arithmetic: the prior of `scheduling.costs`, which learns the real time.
 
-Operations of a token in a pass over T tokens: L (12 E^2 + 4 E F + 4 E (T + 512)), as in `group_cost`; a segment's token
-passes (`cost.py`) are multiplied by that, with the T of its whole window. Loading, decoding and storing are left out.
+A segment's token passes (`cost.py`) are multiplied by what a token takes in a pass over T tokens, the T of its whole
+window: on a GPU as `roofline` has it for an H100, on a CPU by its operations, L (12 E^2 + 4 E F + 4 E (T + 512)).
+Loading, decoding and storing are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from functools import lru_cache
 
 from render_farm.models import FULL, PRESETS
 from render_farm.planning.film import FilmPlan
-from render_farm.planning.group_cost import CPU_NODE, NVLINK_NODE, TEXT_TOKENS
+from render_farm.planning.group_cost import CPU_NODE, TEXT_TOKENS
+from render_farm.planning.roofline import H100
 
 _HEAD_DIM, _NUM_LAYERS, _FFN_BY_WIDTH = 128, 40, 3.5
 """Of a model that is no preset."""
@@ -28,17 +30,20 @@ def segments_seconds(plan: FilmPlan, token_passes: Sequence[int], device: str) -
 def _seconds(
     model: str, num_heads: int, window_tokens: tuple[int, ...], token_passes: tuple[int, ...], device: str
 ) -> tuple[float, ...]:
-    machine = NVLINK_NODE if device == "cuda" else CPU_NODE
     preset = PRESETS.get(model)
     if preset is not None:
-        width, num_layers, ffn = preset.num_heads * preset.head_dim, preset.num_layers, float(preset.ffn_dim)
+        width, num_layers, ffn = preset.num_heads * preset.head_dim, preset.num_layers, preset.ffn_dim
     else:
         width, num_layers = max(1, num_heads) * _HEAD_DIM, _NUM_LAYERS
-        ffn = _FFN_BY_WIDTH * width
+        ffn = round(_FFN_BY_WIDTH * width)
     seconds = []
     for tokens, passes in zip(window_tokens, token_passes, strict=True):
-        operations = num_layers * (12 * width**2 + 4 * width * ffn + 4 * width * (tokens + TEXT_TOKENS))
-        seconds.append(passes * operations / machine.operations_per_s)
+        if device == "cuda":
+            layer_s = H100.token_layer_s(width, ffn, tokens)
+        else:
+            operations = 12 * width**2 + 4 * width * ffn + 4 * width * (tokens + TEXT_TOKENS)
+            layer_s = operations / CPU_NODE.operations_per_s
+        seconds.append(passes * num_layers * layer_s)
     return tuple(seconds)
 
 

@@ -56,16 +56,38 @@ class HubFile:
         """Whether the local file is this one, by the checksum that the hub gives."""
         if path.stat().st_size != self.size:
             return False
-        if self.sha256:
-            digest, expected = hashlib.sha256(), self.sha256
-        elif self.blob_id:
-            digest, expected = hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False), self.blob_id
-        else:
-            return True
+        digest = _Digest(self)
+        digest.read(path, self.size)
+        return digest.is_right
+
+
+class _Digest:
+    """The checksum of a file as far as it has been written, of the kind that the hub gives for it."""
+
+    def __init__(self, file: HubFile) -> None:
+        self._file = file
+        self.restart()
+
+    def restart(self) -> None:
+        """Nothing is written any more."""
+        prefix = b"" if self._file.sha256 else f"blob {self._file.size}\0".encode()
+        self._sum = hashlib.new("sha256" if self._file.sha256 else "sha1", prefix, usedforsecurity=False)
+        self.num_bytes = 0
+
+    def update(self, block: bytes) -> None:
+        self._sum.update(block)
+        self.num_bytes += len(block)
+
+    def read(self, path: Path, num_bytes: int) -> None:
+        """Take in the first bytes of a file, after those that were taken in."""
         with open(path, "rb") as handle:
-            while block := handle.read(_BLOCK_BYTES):
-                digest.update(block)
-        return digest.hexdigest() == expected
+            handle.seek(self.num_bytes)
+            while block := handle.read(min(_BLOCK_BYTES, num_bytes - self.num_bytes)):
+                self.update(block)
+
+    @property
+    def is_right(self) -> bool:
+        return (self._file.sha256 or self._file.blob_id) in (None, self._sum.hexdigest())
 
 
 class HubRepository:
@@ -114,26 +136,25 @@ class HubRepository:
         `on_bytes` gets the size of each block. A body that does not have the checksum that the hub gives is fetched
         again from the start. Raises `HubError` or `HubUnavailableError`; OSError is the local disk's.
         """
-        self._complete(file, path, on_bytes)
-        if file.is_content(path):
-            return
-        path.unlink()
-        self._complete(file, path, on_bytes)
-        if not file.is_content(path):
+        for _ in range(2):
+            if self._complete(file, path, on_bytes):
+                return
             path.unlink()
-            raise HubError(
-                f"model {self.hub_id}: {file.path} arrives damaged: its checksum is not the one that the hub gives",
-                advice="a proxy or mirror on the way may change it; try again, or set HF_ENDPOINT to another mirror",
-            )
+        raise HubError(
+            f"model {self.hub_id}: {file.path} arrives damaged: its checksum is not the one that the hub gives",
+            advice="a proxy or mirror on the way may change it; try again, or set HF_ENDPOINT to another mirror",
+        )
 
-    def _complete(self, file: HubFile, path: Path, on_bytes: Callable[[int], None] | None) -> None:
+    def _complete(self, file: HubFile, path: Path, on_bytes: Callable[[int], None] | None) -> bool:
+        """Returns whether the file is what the hub says. It is hashed as it is written."""
+        digest = _Digest(file)
         tries, backoff = 0, Backoff(self._patience.pause_s)
         path.touch()
         while (have := path.stat().st_size) != file.size or not file.size:
             try:
-                self._stream(file, path, have if have < file.size else 0, on_bytes)
+                self._stream(file, path, have if have < file.size else 0, digest, on_bytes)
                 if not file.size:
-                    return
+                    return True
                 error: Exception | None = None
             except hub_exceptions() as failure:
                 if not _may_pass(failure):
@@ -148,8 +169,13 @@ class HubRepository:
                 what = f"model {self.hub_id}: {file.path} (after {have:,} of {file.size:,} bytes, which are kept)"
                 raise hub_error(error, what) from error
             time.sleep(backoff.next_s(error))
+        digest.read(path, file.size)  # what was there before
+        return digest.is_right
 
-    def _stream(self, file: HubFile, path: Path, have: int, on_bytes: Callable[[int], None] | None) -> None:
+    def _stream(
+        self, file: HubFile, path: Path, have: int, digest: _Digest, on_bytes: Callable[[int], None] | None
+    ) -> None:
+        """Write what comes after the first `have` bytes, or the whole file."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
             build_hf_headers,
@@ -165,14 +191,20 @@ class HubRepository:
         with get_session().stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as response:
             if response.status_code == _PAST_THE_END:
                 path.write_bytes(b"")
+                digest.restart()
                 return
             hf_raise_for_status(response)
             resumed = response.status_code == 206
+            start = have if resumed else 0
+            if digest.num_bytes > start:
+                digest.restart()
             with open(path, "r+b") as handle:
-                handle.seek(have if resumed else 0)
-                handle.truncate()
+                handle.truncate(start)
+                digest.read(path, start)
+                handle.seek(start)
                 for block in response.iter_bytes():
                     handle.write(block)
+                    digest.update(block)
                     if on_bytes is not None:
                         on_bytes(len(block))
 

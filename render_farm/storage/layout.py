@@ -2,7 +2,7 @@
 
     <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}      what a finished job leaves
     _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, live.json}
-                   {logs/, embeddings/, lease/, state/, control/}      while it runs, and for the next time
+                   {logs/, embeddings/, attention/, lease/, state/, control/}      while it runs, and for the next time
     _work/<job_id>-<render_key>/{film.json, steps/, attempts/<attempt>/, commit.json}      while it renders
     _work/_segments/<2 hex>/{<key>.json, <key>-<attempt>.safetensors}      segments, shared by films and runs
     _work/<job_id>-<render_key>/preview/{preview.m3u8, init.mp4, 0000.m4s ..., preview.mp4, sheet.jpg}      to look at
@@ -336,6 +336,10 @@ class RunKeys:
 
     def log(self, name: str) -> str:
         return f"{self.logs}/{check_id(name, 'log name')}"
+
+    def attention(self, kind: str) -> str:
+        """What attention backend the run uses on one kind of device."""
+        return f"{self.folder}/attention/{check_id(kind, 'kind of device')}.json"
 
     def embedding(self, digest: str) -> str:
         return f"{self.embeddings}/{check_id(digest, 'embedding digest')}.safetensors"

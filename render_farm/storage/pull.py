@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ CHECKSUMS = "checksums.json"
 SCHEMA = "render_farm.model/1"
 SUFFIXES = (".json", ".safetensors", ".model", ".txt")
 _STAGING = ".pull"
+_AT_ONCE = 4
+"""Files."""
 _REMOTE_STAGING = Path("~/.cache/render_farm/pull")
 
 OnFile = Callable[[str, HubFile], None]
@@ -62,7 +65,8 @@ def pull_model(
     """Make `target` (a folder or URI) what the hub has of `hub_id` at `revision`; fetch what is missing or wrong.
 
     Every file that is there already is read and checked. `staging` is the local folder for files on the way to a URI
-    (one at a time; default in `~/.cache/render_farm/pull`); a folder has its own. Raises `HubError` or `ModelError` for
+    (four at a time; default in `~/.cache/render_farm/pull`); a folder has its own. `on_file` and `on_bytes` are called
+    in several threads. Raises `HubError` or `ModelError` for
     the hub, the storage errors for the target, `UsageError` while another pull is writing there.
     """
     started = time.monotonic()
@@ -72,8 +76,9 @@ def pull_model(
         repository = HubRepository(hub_id, revision=revision, patience=patience)
         files = repository.model_files(SUFFIXES, folder)
         told = on_file or (lambda doing, file: None)
-        sums, fetched = {}, []
-        for file in files:
+        fetched = []
+
+        def pull_file(file: HubFile) -> str:
             told("verify", file)
             known = _sha256_if_whole(store, file, folder)
             if known is None:
@@ -84,7 +89,17 @@ def pull_model(
                 told("store", file)
                 _place(store, part, file)
                 fetched.append(file.path)
-            sums[file.path] = {"size": file.size, "sha256": known}
+            return known
+
+        *parts, index = files
+        with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="pull") as threads:
+            try:
+                digests = list(threads.map(pull_file, parts))
+            except BaseException:
+                threads.shutdown(wait=True, cancel_futures=True)
+                raise
+        digests.append(pull_file(index))
+        sums = {file.path: {"size": file.size, "sha256": digest} for file, digest in zip(files, digests, strict=True)}
         _remove_former(store, sums)
         document = {"hub_id": hub_id, "commit": repository.commit, "files": sums}
         store.write_bytes(CHECKSUMS, checked_json.dump(document, schema=SCHEMA))
@@ -95,7 +110,7 @@ def pull_model(
         uri=store.root_uri,
         num_files=len(files),
         num_bytes=sum(file.size for file in files),
-        fetched=tuple(fetched),
+        fetched=tuple(file.path for file in files if file.path in fetched),
         seconds=round(time.monotonic() - started, 3),
     )
 

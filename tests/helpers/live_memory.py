@@ -29,13 +29,15 @@ class LiveMemory(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_flatten(out)[0]:
             if isinstance(tensor, torch.Tensor):
-                self._count(_storage(tensor), given)
+                self._count(tensor, given)
         self.peak_bytes = max(self.peak_bytes, self.live_bytes)
         return out
 
-    def _count(self, storage: Any, given: set[int]) -> None:
+    def _count(self, tensor: torch.Tensor, given: set[int]) -> None:
+        storage = _storage(tensor)
         key = id(storage)
-        if key in given or key in self._seen or self._device not in (None, storage.device.type):
+        # A fake tensor's storage is on `meta`, whatever its own device is.
+        if key in given or key in self._seen or self._device not in (None, tensor.device.type):
             return
         self._seen.add(key)
         size = storage.nbytes()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from render_farm.engine import Engine, StepProgress, StreamingDecoder, load_engine
+from render_farm.engine.weights import resident_transformer
 from render_farm.errors import MemoryModeError, OutOfMemoryError
 from render_farm.memory_mode import parse_memory
 from tests.helpers.parity_jobs import LONG, TOLERANCE, make_job
@@ -193,6 +194,40 @@ def test_out_of_memory_takes_the_next_smaller_mode_and_remembers(model_folder: P
     assert larger.modes == ["", "offload_disk"], "a larger film does not try what was too small"
     engine.render(make_job(num_frames=17, num_inference_steps=1), smaller)
     assert smaller.modes == ["", "resident"], "a smaller one does"
+
+
+def test_memory_that_is_short_once_demotes_nobody(model_folder: Path, movable: Engine) -> None:
+    engine, exact = load_engine(model_folder, device="cpu"), latents(movable, "resident")
+    device = Device(engine, "resident")
+
+    def short_once(progress: StepProgress) -> None:
+        try:
+            device(progress)
+        except torch.OutOfMemoryError:
+            device.too_large = ()
+            raise
+
+    assert torch.equal(engine.render(make_job(**FILM), short_once).latents, exact)
+    assert device.modes == ["", "resident"]
+    assert engine._denoiser.notes == ()
+
+
+def test_a_mode_that_was_too_small_is_tried_again_after_a_while(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident_transformer, "_FORGET_AFTER", 2)
+    engine = load_engine(model_folder, device="cpu")
+    job = make_job(num_frames=17, num_inference_steps=2)
+    engine.render(job, Device(engine, "resident"))
+    assert engine._denoiser.notes == (
+        "memory: offload_disk, for resident ran out of memory; tried again after 2 segments",
+    )
+    modes = []
+    for _ in range(3):
+        engine.render(job)
+        modes.append(str(engine.memory))
+    assert modes == ["offload_disk", "offload_disk", "resident"]
+    assert engine._denoiser.notes == ()
 
 
 def test_out_of_memory_in_every_mode_is_the_jobs_fault(model_folder: Path) -> None:

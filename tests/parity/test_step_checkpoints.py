@@ -113,6 +113,8 @@ def test_a_state_without_keys_and_values_is_of_no_use_to_an_engine_that_keeps_th
     plan = engine.plan(RenderJob(job_id="a", prompt="a red circle", overlap_history=5, height=32, width=32, **columns))
     other = load_engine("tiny", device="cpu", options=EngineOptions(kv_cache="off"))
     assert environment_key(engine, plan, 1) == environment_key(engine, plan, 0) != environment_key(other, plan, 1)
+    compiled = load_engine(engine.checkpoint.folder, device="cpu", options=EngineOptions(compile="on"))
+    assert environment_key(compiled, plan, 1) != environment_key(engine, plan, 1)
 
 
 def test_states_in_storage_are_checked_and_only_used_by_what_made_them(tmp_path):

@@ -10,7 +10,7 @@ from render_farm.errors import RenderFarmError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, spec_of_preset
-from render_farm.planning.memory import FILMS_AT_ONCE, MemoryEstimate, estimate_memory
+from render_farm.planning.memory import MemoryEstimate, estimate_memory
 from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
 
 _ADVICE = (
@@ -36,10 +36,11 @@ def check_fit(model: str, parameters: dict[str, Any], gpus: list[dict[str, Any]]
         plan = plan_film(_job(parameters), spec)
     except RenderFarmError as error:
         return Fit(findings=(broken(name, error.message, error.advice or "see above"),))
-    estimate = estimate_memory(plan, sizes, num_decoders=FILMS_AT_ONCE)
+    estimate = estimate_memory(plan, sizes)
     findings = [ok(name, _described(plan, estimate))]
     if gpus:
         findings += [_on_gpu(f"{name} on GPU {i}", estimate, gpu) for i, gpu in enumerate(gpus)]
+        findings.append(_in_host_memory(f"{name}, host memory", estimate, len(gpus)))
     else:
         findings.append(_on_cpu(f"{name} here", model, parameters, estimate))
     return Fit(findings=tuple(findings), estimate=estimate)
@@ -84,11 +85,20 @@ def _on_gpu(name: str, estimate: MemoryEstimate, gpu: dict[str, Any]) -> Finding
     return ok(name, f"fits {gpu['name']} ({gib(total)})")
 
 
+def _in_host_memory(name: str, estimate: MemoryEstimate, num_workers: int) -> Finding:
+    """What a worker per GPU parks there."""
+    available, needed = available_memory_bytes(), num_workers * estimate.parked_bytes
+    what = f"{gib(needed)} for the films that {num_workers} workers finish while they render"
+    if available is not None and needed > available:
+        return note(name, f"{what}, and {gib(available)} are free", "use fewer workers on this machine")
+    return ok(name, what)
+
+
 def _on_cpu(name: str, model: str, parameters: dict[str, Any], estimate: MemoryEstimate) -> Finding:
     available = available_memory_bytes()
     if available is not None and estimate.least_bytes <= available:
         return ok(name, f"fits this machine's memory ({gib(available)} free); there is no GPU")
     spec, sizes = _spec_and_sizes(model, "bfloat16")
-    least = estimate_memory(plan_film(_job(parameters), spec), sizes, num_decoders=FILMS_AT_ONCE).least_bytes
+    least = estimate_memory(plan_film(_job(parameters), spec), sizes).least_bytes
     here = "unknown memory" if available is None else f"{gib(available)} of memory free"
     return note(name, f"no GPU and {here}; it would fit a GPU of {gib(least)} (bfloat16)", _ADVICE)

@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from render_farm.engine.decoding.tiles import FrameDecoder, frame_decoder
+from render_farm.engine.decoding.turns import DecodingTurns
 from render_farm.engine.device import device_errors
 from render_farm.errors import NotFiniteError
 
@@ -32,16 +33,14 @@ class StreamingDecoder:
         num_skipped_frames: int = 0,
         tiling: bool = False,
         frame_decoder: FrameDecoder | None = None,
+        turns: DecodingTurns | None = None,
     ) -> None:
         """`num_skipped_frames` pixel frames at the film's start are decoded but not given out. `tiling` decodes in
         tiles, which takes less memory and gives other pixels (see `tiles`). `frame_decoder` is used instead: one
-        that has decoded nothing yet."""
+        that has decoded nothing yet. `turns` are shared with the other decoders on the device."""
         self._vae = vae
         self._num_skipped = num_skipped_frames
-        config = vae.config
-        # As the pipeline's decoding: latents / (1 / std) + mean.
-        self._mean = torch.tensor(config["latents_mean"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
-        self._inverse_std = 1.0 / torch.tensor(config["latents_std"]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
+        self._turns = turns or DecodingTurns(vae.device)
         self._tiling = tiling
         self._frame_decoder = frame_decoder
         self._waiting: deque[Tensor] = deque()
@@ -57,7 +56,7 @@ class StreamingDecoder:
 
     def _frames(self) -> Iterator[np.ndarray]:
         while self._waiting:
-            with device_errors("decoding a latent frame"):
+            with device_errors("decoding a latent frame"), self._turns.turn():
                 frames = self._decode(self._waiting.popleft())
             skipped = min(self._num_skipped, len(frames))
             self._num_skipped -= skipped
@@ -70,7 +69,13 @@ class StreamingDecoder:
         if self._frame_decoder is None:
             height, width = latent.shape[3:]
             self._frame_decoder = frame_decoder(vae, height=height, width=width, tiling=self._tiling)
-        video = self._frame_decoder.decode(latent.to(vae.device, vae.dtype) / self._inverse_std + self._mean)
+        self._turns.take(self._frame_decoder)
+        # As the pipeline's decoding: latents / (1 / std) + mean.
+        mean, std = (
+            torch.tensor(vae.config[name]).view(1, -1, 1, 1, 1).to(vae.device, vae.dtype)
+            for name in ("latents_mean", "latents_std")
+        )
+        video = self._frame_decoder.decode(latent.to(vae.device, vae.dtype) / (1.0 / std) + mean)
         if not video.isfinite().all():  # it would become a black frame
             raise NotFiniteError("a decoded latent frame")
         levels = (video.clamp(-1.0, 1.0) * 0.5 + 0.5).clamp(0, 1) * 255

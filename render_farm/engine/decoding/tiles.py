@@ -26,16 +26,42 @@ class FrameDecoder(Protocol):
         """(B C 1 h w), denormalised, to frames (B 3 F H W) of about -1..1, on the VAE's device."""
         ...
 
+    def park(self) -> None:
+        """Leave the features in the host's memory until the next frame."""
+        ...
+
+
+class ParkedFeatures:
+    """The features of a decoder. On a GPU they can be left in pinned host memory, which is kept for the next time."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._device = vae.device
+        self._features: Features = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
+        self._parked: dict[int, Tensor] = {}
+
+    def on_device(self) -> Features:
+        """The list itself, all of it on the VAE's device."""
+        for index, feature in enumerate(self._features):
+            if isinstance(feature, Tensor):
+                self._features[index] = feature.to(self._device, non_blocking=True)
+        return self._features
+
+    def park(self) -> None:
+        """Copy to the host's memory what is on a GPU. The copies are in the order of the current stream."""
+        for index, feature in enumerate(self._features):
+            if isinstance(feature, Tensor) and feature.device.type == "cuda":
+                parked = self._parked.get(index)
+                if parked is None or parked.shape != feature.shape:
+                    parked = torch.empty(feature.shape, dtype=feature.dtype, pin_memory=True)
+                self._parked[index] = self._features[index] = parked.copy_(feature, non_blocking=True)
+
 
 class Piece:
     """A picture, or a part of one, decoded at once."""
 
-    def __init__(self, vae: AutoencoderKLWan, *, parks: bool = False) -> None:
-        """`parks` leaves the features in the host's memory between the frames."""
-        num_caches = sum(isinstance(module, WanCausalConv3d) for module in vae.decoder.modules())
+    def __init__(self, vae: AutoencoderKLWan) -> None:
         self._vae = vae
-        self._parks = parks and vae.device.type != "cpu"
-        self._features: Features = [None] * num_caches
+        self._features = ParkedFeatures(vae)
         self._started = False
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -44,15 +70,17 @@ class Piece:
     def decode_patched(self, latent: Tensor) -> Tensor:
         """As `decode`, but of a VAE that puts patches of pixels into channels, those patches."""
         vae = self._vae
-        if self._parks:
-            _move(self._features, vae.device)
         frames: Tensor = vae.decoder(
-            vae.post_quant_conv(latent), feat_cache=self._features, feat_idx=[0], first_chunk=not self._started
+            vae.post_quant_conv(latent),
+            feat_cache=self._features.on_device(),
+            feat_idx=[0],
+            first_chunk=not self._started,
         )
         self._started = True
-        if self._parks:
-            _move(self._features, torch.device("cpu"))
         return frames
+
+    def park(self) -> None:
+        self._features.park()
 
 
 class Tiles:
@@ -69,19 +97,20 @@ class Tiles:
         self._lefts = range(0, width, vae.tile_sample_stride_width // factor)
         self._tile_height = vae.tile_sample_min_height // factor
         self._tile_width = vae.tile_sample_min_width // factor
-        self._pieces = {(top, left): Piece(vae, parks=True) for top in self._tops for left in self._lefts}
+        self._pieces = {(top, left): Piece(vae) for top in self._tops for left in self._lefts}
 
     def decode(self, latent: Tensor) -> Tensor:
-        rows = [
-            [
-                self._pieces[top, left].decode_patched(
-                    latent[:, :, :, top : top + self._tile_height, left : left + self._tile_width]
-                )
-                for left in self._lefts
-            ]
-            for top in self._tops
-        ]
+        rows = [[self._tile(latent, top, left) for left in self._lefts] for top in self._tops]
         return _unpatched(self._vae, self._joined(rows, *latent.shape[3:]))
+
+    def _tile(self, latent: Tensor, top: int, left: int) -> Tensor:
+        piece = self._pieces[top, left]
+        tile = piece.decode_patched(latent[:, :, :, top : top + self._tile_height, left : left + self._tile_width])
+        piece.park()
+        return tile
+
+    def park(self) -> None:
+        """They are parked already."""
 
     def _joined(self, rows: list[list[Tensor]], height: int, width: int) -> Tensor:
         """Blend each tile into the one above and the one before it, in place, and cut what the next ones cover."""
@@ -119,9 +148,3 @@ def _spatial_factor(vae: AutoencoderKLWan) -> int:
 def _unpatched(vae: AutoencoderKLWan, frames: Tensor) -> Tensor:
     patch = vae.config["patch_size"]
     return frames if patch is None else unpatchify(frames, patch_size=patch)
-
-
-def _move(features: Features, device: torch.device) -> None:
-    for index, feature in enumerate(features):
-        if isinstance(feature, Tensor):
-            features[index] = feature.to(device)

@@ -7,7 +7,8 @@ wrong is worse than none. Speed is measured once per process at a shape like a w
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from statistics import median
 from typing import Any
@@ -41,12 +42,21 @@ class AttentionChoice:
     """The backend that was chosen and why."""
 
     name: str
-    backend: LogSumExpBackend = field(repr=False, compare=False)
+    usable: Mapping[str, LogSumExpBackend] = field(repr=False, compare=False)
+    """All that can be used here."""
     asked: str
     timings_ms: dict[str, float]
     """Of each backend that was timed; empty when one was asked for by name."""
     refused: dict[str, str]
     """Why the others cannot be used here, by name."""
+
+    @property
+    def backend(self) -> LogSumExpBackend:
+        return self.usable[self.name]
+
+    def agreed(self, name: str) -> AttentionChoice:
+        """The backend that other devices of this kind use, if it was one of those to choose from here."""
+        return replace(self, name=name) if name in self.timings_ms else self
 
     @property
     def approximate(self) -> bool:
@@ -60,7 +70,20 @@ class AttentionChoice:
         if self.asked != AUTO:
             return f"attention: {self.name} (as asked)"
         timings = ", ".join(f"{name} {value:.3g} ms" for name, value in self.timings_ms.items())
-        return f"attention: {self.name}" + (f" (the fastest of {timings})" if len(self.timings_ms) > 1 else "")
+        return f"attention: {self.name}" + (f" (chosen from {timings})" if len(self.timings_ms) > 1 else "")
+
+
+_SLOW_ON_HOPPER = ("flash_attn_2", "torch_flash", "torch_efficient", "torch_math")
+
+
+def slow_notes(choice: AttentionChoice, capability: tuple[int, int]) -> tuple[str, ...]:
+    """A line when an H100 or H200 (compute capability 9.0) makes do with kernels of older GPUs."""
+    if capability != (9, 0) or choice.name not in _SLOW_ON_HOPPER or choice.asked != AUTO:
+        return ()
+    missing = "; ".join(
+        f"{name}: {choice.refused[name]}" for name in ("flash_attn_3", "torch_cudnn") if name in choice.refused
+    )
+    return (f"attention: {choice.name} makes a step about a quarter slower than this GPU allows ({missing})",)
 
 
 def check_device(asked: str, device_type: str) -> None:
@@ -108,7 +131,7 @@ def choose_backend(
                 f"{refused[asked]}",
                 advice=f"usable here are {', '.join((AUTO, *usable))}",
             )
-        return AttentionChoice(name=asked, backend=usable[asked], asked=asked, timings_ms={}, refused=refused)
+        return AttentionChoice(name=asked, usable=usable, asked=asked, timings_ms={}, refused=refused)
     candidates = [name for name in usable if allow_approximate or not BACKENDS[name].approximate]
     candidates = [name for name in candidates if not BACKENDS[name].last_resort] or candidates
     if not candidates:
@@ -118,7 +141,7 @@ def choose_backend(
     name = next(name for name in candidates if timings[name] <= _EQUALLY_FAST * fastest)
     return AttentionChoice(
         name=name,
-        backend=usable[name],
+        usable=usable,
         asked=asked,
         timings_ms={name: round(value, 4) for name, value in timings.items()},
         refused=refused,

@@ -22,6 +22,10 @@ from render_farm.planning.group_cost import TEXT_TOKENS
 
 log = logging.getLogger(__name__)
 
+_MOST_FORMS = 64
+"""Of a block that are compiled: LoRAs make one for each set of layers that they change. torch's own limit is 8, after
+which blocks silently run as they are."""
+
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -67,7 +71,8 @@ def compile_blocks(transformer: FrameTransformer, *, or_else_eager: bool, compil
     With `or_else_eager` a region that cannot be compiled (no C compiler, no Triton) is run as it is from then on, and
     the log says so; else the compiler's error passes.
     """
-
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_FORMS)
     transformer.run_regions(
         Regions(**{name: _Region(name, eager, compiler(eager), or_else_eager) for name, eager in vars(EAGER).items()})
     )
@@ -82,8 +87,8 @@ def run_regions_once(
     width, head_dim = config["num_attention_heads"] * config["attention_head_dim"], config["attention_head_dim"]
     hidden = torch.zeros((1, num_tokens, width), device=transformer.device, dtype=transformer.dtype)
     modulation = torch.zeros((1, num_frames, 6, width), device=transformer.device)
-    angles = torch.zeros((num_tokens, 1, head_dim // 2), device=transformer.device)
-    query, key, value = block.regions.enter_self_attention(block, hidden, modulation, angles, angles, 0)
+    cos, sin = (torch.zeros((num_tokens, 1, head_dim // 2), device=transformer.device) for _ in range(2))
+    query, key, value = block.regions.enter_self_attention(block, hidden, modulation, cos, sin, 0)
     # A graph is compiled for how its arguments lie in memory: as attention leaves them, or exchanges after it.
     for attended in (attention.attend(query, key, value), value):
         _, query = block.regions.enter_cross_attention(block, hidden, attended, modulation, 0)

@@ -6,6 +6,7 @@ device than the CPU that needs the package accelerate; without it a part is put 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -79,6 +80,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _load(cls: Any, folder: Path, component: str, device: torch.device, **kwargs: Any) -> Any:
+    _read_ahead(folder / component)
     has_accelerate = find_spec("accelerate") is not None
     model: Any
     if device.type != "cpu" and has_accelerate:
@@ -103,6 +105,13 @@ def _load(cls: Any, folder: Path, component: str, device: torch.device, **kwargs
             advice="the weights do not belong to this config.json",
         )
     return model.to(device).eval()
+
+
+def _read_ahead(folder: Path) -> None:
+    """Have the system read the weights in large pieces. A mapped file is read page by page, as it is touched."""
+    for path in folder.glob("*.safetensors"):
+        with open(path, "rb") as handle:
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 @contextmanager

@@ -7,22 +7,26 @@ import errno
 import fcntl
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from render_farm.engine.weights.fetching import FileChanged, fetch_files
 from render_farm.engine.weights.fingerprint import COMPONENTS, MAGNITUDES, SUFFIXES
 from render_farm.errors import HubError, ModelError, StorageError, StorageFullError
 from render_farm.extras import missing_package
 from render_farm.media.fetching.store_errors import store_errors, store_failure, store_options
 from render_farm.models import HUB_ID, PRESETS
+from render_farm.storage import checked_json
 from render_farm.storage.hub import hub_endpoint, hub_error, hub_exceptions, way_out
+from render_farm.storage.pull import CHECKSUMS, SCHEMA
 from render_farm.uris import Address, AddressError, read_address, shown_uri
 
+_LOOK_EVERY_S = 0.5
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 DEFAULT_CACHE = Path("~/.cache/render_farm/models")
 _WANTED = [
@@ -32,7 +36,13 @@ _WANTED = [
 ]
 
 
-def locate_model(name: str, *, cache_folder: Path | None = None, max_bytes: int | None = None) -> Path:
+def locate_model(
+    name: str,
+    *,
+    cache_folder: Path | None = None,
+    max_bytes: int | None = None,
+    on_alive: Callable[[], None] | None = None,
+) -> Path:
     """The local folder of a model: a preset's name, a folder, an fsspec URI or a hub id.
 
     Args:
@@ -41,7 +51,8 @@ def locate_model(name: str, *, cache_folder: Path | None = None, max_bytes: int 
         max_bytes: Size of the files of a URI or a hub's repository. A larger one is refused before it is copied.
 
     A URI is copied once to `cache_folder` (default `~/.cache/render_farm/models`), a hub id to the hub's own cache
-    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). Raises `ModelError`, or `StorageError` when a store or the
+    (`HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count). `on_alive` is called while a URI is copied here or by another
+    process of this machine, from several threads. Raises `ModelError`, or `StorageError` when a store or the
     hub has no proper answer; whether the folder holds a usable model is `checkpoint.read_checkpoint`'s business.
     """
     preset = PRESETS.get(name)
@@ -52,7 +63,7 @@ def locate_model(name: str, *, cache_folder: Path | None = None, max_bytes: int 
     except AddressError as error:
         raise ModelError(f"model {error.problem}", advice=error.advice) from None
     if not address.is_local:
-        return _from_uri(address, (cache_folder or DEFAULT_CACHE).expanduser(), max_bytes)
+        return _from_uri(address, (cache_folder or DEFAULT_CACHE).expanduser(), max_bytes, on_alive or (lambda: None))
     folder = Path(address.place)
     if folder.is_dir():
         return folder
@@ -95,7 +106,7 @@ def _from_hub(hub_id: str, name: str, max_bytes: int | None) -> Path:
         raise _disk_error(error, asked) from error
 
 
-def _from_uri(address: Address, cache_folder: Path, max_bytes: int | None) -> Path:
+def _from_uri(address: Address, cache_folder: Path, max_bytes: int | None, on_alive: Callable[[], None]) -> Path:
     """Copy a model folder once. The local folder is named by the URI and the listing (sizes, times or tags), so changed
     objects are copied again; a lock lets workers of one host share one copy."""
     uri = address.text
@@ -122,9 +133,9 @@ def _from_uri(address: Address, cache_folder: Path, max_bytes: int | None) -> Pa
     folder = cache_folder / f"{Path(root).name}-{identity}"
     try:
         cache_folder.mkdir(parents=True, exist_ok=True)
-        with _locked(cache_folder / f".{folder.name}.lock"):
+        with _locked(cache_folder / f".{folder.name}.lock", on_alive):
             if not folder.is_dir():
-                _copy(filesystem, root.rstrip("/"), listing, folder)
+                _copy(filesystem, root.rstrip("/"), listing, folder, on_alive)
     except store_errors() as error:
         if isinstance(error, OSError) and (error.filename or error.errno in _FULL):  # of this disk
             raise _disk_error(error, f"model {shown_uri(uri)}: copying to {folder}") from error
@@ -158,35 +169,41 @@ def _check_size(what: str, num_bytes: int, max_bytes: int) -> None:
         )
 
 
-class _NoMoreThan(fsspec.Callback):  # type: ignore[misc]  # fsspec has no types
-    """Ends the copy of a file that became larger after it was listed."""
-
-    def __init__(self, path: str, num_bytes: int) -> None:
-        super().__init__()
-        self._path, self._num_bytes = path, num_bytes
-
-    def relative_update(self, inc: int = 1) -> None:
-        super().relative_update(inc)
-        if self.value > self._num_bytes:
-            raise OSError(f"{self._path} is larger than its store said: it has changed")
-
-
-def _copy(filesystem: Any, root: str, listing: dict[str, tuple[int, str]], folder: Path) -> None:
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+def _copy(
+    filesystem: Any, root: str, listing: dict[str, tuple[int, str]], folder: Path, on_alive: Callable[[], None]
+) -> None:
+    """What an earlier process fetched of the same listing is kept and completed."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    sizes = {path: size for path, (size, _) in listing.items()}
+    sums = _checksums(filesystem, root)
     try:
-        for relative, (size, _) in listing.items():
-            target = partial / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(f"{root}/{relative}", str(target), callback=_NoMoreThan(relative, size))
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        fetch_files(filesystem, root, sizes, partial, sha256=sums, on_bytes=lambda _: on_alive())
+    except FileChanged:
+        shutil.rmtree(partial)
+        raise
+    partial.rename(folder)
+
+
+def _checksums(filesystem: Any, root: str) -> dict[str, str]:
+    """sha256 by path, where `models pull` has left them."""
+    try:
+        files = checked_json.load(filesystem.cat_file(f"{root}/{CHECKSUMS}"), schema=SCHEMA)["files"]
+    except (FileNotFoundError, checked_json.DamagedDocument):
+        return {}
+    return {path: known["sha256"] for path, known in files.items()}
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, on_alive: Callable[[], None]) -> Iterator[None]:
+    """Whoever holds it is watched, so waiting for it is a sign of life."""
     with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                on_alive()
+                time.sleep(_LOOK_EVERY_S)
         yield
 
 

@@ -20,6 +20,8 @@ from render_farm.memory_mode import MemoryMode, Placement, WeightForm, modes_of
 
 T = TypeVar("T")
 _CPU = torch.device("cpu")
+_FORGET_AFTER = 16
+"""Segments in a smaller mode until a faster one is tried again."""
 
 
 class ResidentTransformer:
@@ -44,6 +46,8 @@ class ResidentTransformer:
         """Taken off whenever the weights are moved or loaded again."""
         self._too_large: dict[MemoryMode, int] = {}
         """The smallest number of tokens that a mode ran out of memory with."""
+        self._num_smaller = 0
+        """Calls since then that were made in a smaller mode."""
         self.mode: MemoryMode | None = None
         """Of the weights as they are; None while none are loaded."""
 
@@ -97,28 +101,42 @@ class ResidentTransformer:
     ) -> T:
         """`work` with the transformer in the mode that is `asked` for.
 
-        `auto` is the fastest mode that `fits` by its estimate and has not run out of memory with a window of
-        `num_tokens` or fewer, and the next smaller one when it does: `work` is then done again from its start. With
-        `steps_down` false (the others of a group would not do it again) that is left to the next call. Raises
-        `OutOfMemoryError` after the last.
+        A mode that runs out of memory is tried once more, with what is free put together: `work` is done again from its
+        start. `auto` is the fastest mode that `fits` by its estimate and has not run out of memory twice with a window
+        of `num_tokens` or fewer lately, and the next smaller one when it does. With `steps_down` false (the others of a
+        group would not do it again) that is left to the next call. Raises `OutOfMemoryError` after the last.
         """
         modes = modes_of(asked, self._device.type)
+        if self._num_smaller >= _FORGET_AFTER:
+            self._too_large.clear()
+            self._num_smaller = 0
         fitting = [mode for mode in modes if num_tokens < self._too_large.get(mode, num_tokens + 1)]
+        self._num_smaller += len(fitting) < len(modes)
         if len(fitting) > 1:
             fitting = fitting[next((i for i, mode in enumerate(fitting) if fits(mode)), len(fitting) - 1) :]
         reason = ""
         for mode in fitting or modes[-1:]:
-            try:
-                with device_errors(what):
-                    return work(self.model(mode))
-            except OutOfMemoryError as error:
-                reason = error.message
-            # Only here are the error's frames, and what they hold, gone.
+            for _ in range(2 if steps_down else 1):
+                try:
+                    with device_errors(what):
+                        return work(self.model(mode))
+                except OutOfMemoryError as error:
+                    reason = error.message
+                # Only here are the error's frames, and what they hold, gone.
+                free_memory(self._device)
             self._too_large[mode] = min(num_tokens, self._too_large.get(mode, num_tokens))
-            free_memory(self._device)
+            self._num_smaller = 0
             if not steps_down:
                 break
         raise OutOfMemoryError(f"{reason} (memory: {' and '.join(map(str, modes))})", advice=_advice(asked))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For people: which modes are left out for a while, and in which one the worker renders."""
+        if self.mode is None or not self._too_large:
+            return ()
+        full = " and ".join(map(str, self._too_large))
+        return (f"memory: {self.mode}, for {full} ran out of memory; tried again after {_FORGET_AFTER} segments",)
 
 
 def _weights(mode: MemoryMode) -> tuple[str, str]:

@@ -316,7 +316,7 @@ class Coordinator:
         """A segment made a step."""
         self._calls.stepped(call_id, step, num_steps)
 
-    async def still_finishing(self, call_id: int) -> None:
+    async def still_at_work(self, call_id: int) -> None:
         """A film that is being finished has written something."""
         self._lifecycle.watch.alive(call_id, time.monotonic())
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -112,21 +113,29 @@ class RenderWorker:
                 last = now
                 self._coordinator.step_done.remote(call_id, progress.step, progress.num_steps)
 
-        return self._worker.render_segment(task, segment, call_id=call_id, on_step=on_step, seat=seat)
+        return self._worker.render_segment(
+            task, segment, call_id=call_id, on_step=on_step, on_alive=self._tells_alive(call_id), seat=seat
+        )
 
-    def finish_film(self, task: FilmTask, attempts: int, call_id: int) -> FilmReport:
-        """See `FilmWorker.finish_film`. Progress is reported to the coordinator now and then."""
-        last = time.monotonic()
-        log.info("run %s: film %s is being finished", task.run_id, task.job_id)
+    def _tells_alive(self, call_id: int) -> Callable[[], None]:
+        """What tells the coordinator about once a second that a call is at work, however often it is called."""
+        last = 0.0
 
-        def on_progress() -> None:
+        def tell() -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= _ALIVE_EVERY_S:
                 last = now
-                self._coordinator.still_finishing.remote(call_id)
+                self._coordinator.still_at_work.remote(call_id)
 
-        return self._worker.finish_film(task, attempts=attempts, call_id=call_id, on_progress=on_progress)
+        return tell
+
+    def finish_film(self, task: FilmTask, attempts: int, call_id: int) -> FilmReport:
+        """See `FilmWorker.finish_film`. Progress is reported to the coordinator now and then."""
+        log.info("run %s: film %s is being finished", task.run_id, task.job_id)
+        return self._worker.finish_film(
+            task, attempts=attempts, call_id=call_id, on_progress=self._tells_alive(call_id)
+        )
 
     def stop(self, call_id: int, keep_steps: bool = False) -> None:
         """See `FilmWorker.stop`."""

@@ -72,12 +72,14 @@ class FilmWorker:
         *,
         call_id: int = 0,
         on_step: Callable[[StepProgress], None] | None = None,
+        on_alive: Callable[[], None] | None = None,
         seat: GroupSeat | None = None,
     ) -> SegmentReport:
         """Render one segment, store its latents, record it, and start decoding it.
 
         Args:
             call_id: A number for `stop`, unique to this call.
+            on_alive: Called now and then while the model's files are fetched, from several threads.
             seat: This worker's in a render group. The others of the group call `help_segment`.
 
         Raises:
@@ -86,7 +88,7 @@ class FilmWorker:
             PreemptedError: This worker was asked to end.
         """
         return self._renderer.render(
-            SegmentCall(task=task, segment=segment, call_id=call_id, seat=seat, on_step=on_step)
+            SegmentCall(task=task, segment=segment, call_id=call_id, seat=seat, on_step=on_step, on_alive=on_alive)
         )
 
     def help_segment(self, task: FilmTask, segment: int, *, call_id: int, seat: GroupSeat) -> float:
@@ -149,4 +151,5 @@ class FilmWorker:
     def close(self) -> None:
         """Drop all films. Nothing is rendered afterwards."""
         self.drop_films()
+        self._renderer.close()
         self._decoding.close()

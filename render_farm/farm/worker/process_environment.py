@@ -16,6 +16,8 @@ _VARIABLES = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     # A failed exchange is aborted by `parallel`, which then says what failed. NCCL's own watch would end the process.
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    # diffusers then reads the files of a checkpoint side by side.
+    "HF_ENABLE_PARALLEL_LOADING": "1",
     # Eight workers of a host that compile at once share its cores.
     "TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // 8)),
 }

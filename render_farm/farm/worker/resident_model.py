@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from render_farm.engine.options import EngineOptions
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.segment_inputs import KnownTexts
 from render_farm.media.fetching.places import check_model_uri
-from render_farm.planning.memory import FILMS_AT_ONCE
 
 if TYPE_CHECKING:
     from render_farm.engine import Engine
@@ -46,15 +46,15 @@ class ResidentModel:
         self._loading_s: float | None = None
         self._lock = threading.Lock()
 
-    def engine(self, task: FilmTask) -> Engine:
+    def engine(self, task: FilmTask, on_alive: Callable[[], None] | None = None) -> Engine:
         """The engine of the task's model, loaded if another model was here. InputError for a model from a place that is
-        not allowed."""
+        not allowed. `on_alive` is called while its files are fetched."""
         if task.model_is_named:  # a link may have changed since the run was prepared, and machines differ
             check_model_uri(task.model, task.limits)
         with self._lock:
             if self._engine is None or self._name != task.model:
                 self._engine = None  # its memory is free before the next one takes some
-                self._engine, self._name = self._load(task), task.model
+                self._engine, self._name = self._load(task, on_alive), task.model
             return self._engine
 
     def take_loading_s(self) -> float | None:
@@ -62,7 +62,7 @@ class ResidentModel:
         loading_s, self._loading_s = self._loading_s, None
         return loading_s
 
-    def _load(self, task: FilmTask) -> Engine:
+    def _load(self, task: FilmTask, on_alive: Callable[[], None] | None) -> Engine:
         from render_farm.engine import load_engine
 
         if self._num_threads:
@@ -79,7 +79,7 @@ class ResidentModel:
             cache_folder=self._cache_folder,
             options=self._options,
             limits=task.limits,
-            films_at_once=FILMS_AT_ONCE,
+            on_alive=on_alive,
         )
         self._loading_s = time.monotonic() - started
         return engine

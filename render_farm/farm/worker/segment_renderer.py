@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from render_farm.errors import Cancelled, LeaseHeldError, PreemptedError
 from render_farm.farm.run.film_task import FilmTask, SegmentReport
+from render_farm.farm.worker.attention_agreement import AttentionAgreement
 from render_farm.farm.worker.films.film_cache import CachedFilm
 from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.farm.worker.group_decoding import SharedDecoding
@@ -43,6 +44,8 @@ class SegmentCall:
     seat: GroupSeat | None = None
     """None: this worker renders alone."""
     on_step: Callable[[StepProgress], None] | None = None
+    on_alive: Callable[[], None] | None = None
+    """Called before the first step, from several threads, while the model's files are fetched."""
 
 
 class SegmentRenderer:
@@ -57,40 +60,50 @@ class SegmentRenderer:
         """Size of the key/value cache of the segment that is being rendered."""
         self._resources = resources
         self._shared = SharedDecoding()
+        self._attention = AttentionAgreement()
         self._stopped: set[int] = set()
         self._stopped_with_steps: set[int] = set()
         self._notes: tuple[str, ...] = ()
-        self._rendering = threading.Lock()
+        # cuBLAS, cuDNN and torch keep handles, workspaces and plans for each thread that uses a GPU.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")
 
     def render(self, call: SegmentCall) -> SegmentReport:
         """See `FilmWorker.render_segment`."""
-        with self._rendering:
-            try:
-                return self._render(call)
-            except Cancelled:
-                self._resources.films.forget(call.task)  # nobody wants its earlier segments decoded either
-                raise
-            finally:
-                self._forget(call)
-                self.groups.close()
-                self._stopped.discard(call.call_id)
+        return self._thread.submit(self._render_or_forget, call).result()
 
     def help(self, call: SegmentCall) -> float:
         """See `FilmWorker.help_segment`."""
+        return self._thread.submit(self._help, call).result()
+
+    def close(self) -> None:
+        """Nothing is rendered afterwards."""
+        self._thread.shutdown(wait=True)
+
+    def _render_or_forget(self, call: SegmentCall) -> SegmentReport:
+        try:
+            return self._render(call)
+        except Cancelled:
+            self._resources.films.forget(call.task)  # nobody wants its earlier segments decoded either
+            raise
+        finally:
+            self._forget(call)
+            self.groups.close()
+            self._stopped.discard(call.call_id)
+
+    def _help(self, call: SegmentCall) -> float:
         from render_farm.parallel import GroupError
 
-        with self._rendering:
-            store, engine = self._start(call.task)
-            films = self._resources.films
-            try:
-                film = films.with_segments(store, call.task, call.segment)
-                if len(film.latents) > call.segment:  # rank 0 finds it, too, or is told to leave the meeting
-                    raise GroupError(f"film {call.task.work_key}: segment {call.segment} is stored already")
-                self._denoise(call, store, engine, film, self._last_step(call))
-                return self._resources.clock.total_s
-            finally:
-                self._forget(call)
-                films.forget(call.task)  # what rank 0 stores is read when it is needed
+        store, engine = self._start(call)
+        films = self._resources.films
+        try:
+            film = films.with_segments(store, call.task, call.segment)
+            if len(film.latents) > call.segment:  # rank 0 finds it, too, or is told to leave the meeting
+                raise GroupError(f"film {call.task.work_key}: segment {call.segment} is stored already")
+            self._denoise(call, store, engine, film, self._last_step(call))
+            return self._resources.clock.total_s
+        finally:
+            self._forget(call)
+            films.forget(call.task)  # what rank 0 stores is read when it is needed
 
     def stop(self, call_id: int, *, keep_steps: bool = False) -> None:
         """See `FilmWorker.stop`."""
@@ -103,10 +116,13 @@ class SegmentRenderer:
     def _is_stopped(self, call: SegmentCall) -> bool:
         return call.call_id in self._stopped or call.call_id in self._stopped_with_steps
 
-    def _start(self, task: FilmTask) -> tuple[Store, Engine]:
+    def _start(self, call: SegmentCall) -> tuple[Store, Engine]:
+        task = call.task
         if self.preemption.is_asked:
             raise PreemptedError(f"film {task.work_key}: this worker was asked to end")
-        return self._resources.store(task), self._resources.model.engine(task)
+        store, engine = self._resources.store(task), self._resources.model.engine(task, call.on_alive)
+        self._attention.join(engine, store, task.run_id)
+        return store, engine
 
     def _last_step(self, call: SegmentCall) -> LastStep:
         num_steps = call.task.plan.schedule(call.segment).num_rows
@@ -119,7 +135,7 @@ class SegmentRenderer:
 
     def _render(self, call: SegmentCall) -> SegmentReport:
         task, segment, films = call.task, call.segment, self._resources.films
-        store, engine = self._start(task)
+        store, engine = self._start(call)
         claim_job(store, task.run_id, task.work_key, self._resources.holders)
         film = films.with_segments(store, task, segment)
         if len(film.latents) > segment:

@@ -29,15 +29,17 @@ _MOST_BYTES = 4 << 30
 
 
 def environment_key(engine: Engine, plan: FilmPlan, segment: int) -> str:
-    """All that a segment's bits depend on besides its plan: kind of device, dtype, torch, number of threads, attention,
-    and whether keys and values are kept (and so are part of a state)."""
+    """All that a segment's bits depend on besides its plan: kind of device, dtype, torch and cuDNN, number of threads,
+    attention, whether blocks are compiled, and whether keys and values are kept (and so are part of a state)."""
     import torch
 
     device = torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else engine.device.type
     cache = "kept" if engine.cache_plan(plan, segment).keeps else "not kept"
+    blocks = "compiled" if engine.compile_plan.compiles else "as they are"
     return (
         f"{device} {engine.dtype} torch {version('torch')} {torch.get_num_threads()} threads, "
-        f"{engine.attention_choice.name}, keys and values {cache}"
+        f"cuDNN {torch.backends.cudnn.version()}, {engine.attention_choice.name}, blocks {blocks}, "
+        f"keys and values {cache}"
     )
 
 

@@ -175,7 +175,7 @@ def test_a_worker_checks_the_place_of_a_row_s_model_again(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="local files from there are not allowed"):
         model.engine(named)
     default: Any = SimpleNamespace(model=str(inside / "model"), model_is_named=False, limits=limits)
-    monkeypatch.setattr(model, "_load", lambda task: task.model)
+    monkeypatch.setattr(model, "_load", lambda task, on_alive: task.model)
     assert model.engine(default) == default.model, "it is the operator's own"
 
 

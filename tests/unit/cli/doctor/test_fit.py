@@ -21,10 +21,15 @@ def statuses(model: str, gpus: list[dict[str, Any]], **parameters: Any) -> list[
     return [finding.status for finding in check_fit(model, parameters, gpus).findings]
 
 
-def test_each_gpu_is_held_against_what_the_job_needs() -> None:
+@pytest.mark.parametrize(("free_gib", "host"), [(512, Status.OK), (40, Status.NOTE)])
+def test_each_gpu_is_held_against_what_the_job_needs(
+    monkeypatch: pytest.MonkeyPatch, free_gib: int, host: Status
+) -> None:
+    monkeypatch.setattr(fit, "available_memory_bytes", lambda: free_gib * GIB)
     found = check_fit("df-14b-720p", {}, [gpu(24), gpu(80), gpu(140)])
-    assert [finding.status for finding in found.findings] == [Status.OK, Status.BROKEN, Status.OK, Status.OK]
-    need, small, *_ = found.findings
+    assert [finding.status for finding in found.findings] == [Status.OK, Status.BROKEN, Status.OK, Status.OK, host]
+    need, small, *_, parked = found.findings
+    assert "48.7 GiB for the films that 3 workers finish while they render" in parked.detail
     assert "t2v 1280x720, windows of 121 frames, bfloat16" in need.detail
     assert "a GPU of 24 has 24.0 GiB" in small.detail
     assert "column memory" in small.advice

@@ -13,7 +13,7 @@ from render_farm.engine import load_engine
 from render_farm.engine.options import ATTENTION_BACKENDS
 from render_farm.engine.transformer.attention import TorchAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS
-from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend
+from render_farm.engine.transformer.backend_choice import AttentionChoice, choose_backend, slow_notes
 from render_farm.errors import UsageError
 from render_farm.farm.run.settings import load_settings
 
@@ -168,9 +168,20 @@ def test_settings_of_the_engine_are_checked(variable: str, value: str, message: 
         load_settings(environment={f"RENDER_FARM_ENGINE_{variable}": value})
 
 
+def test_a_hopper_gpu_without_its_kernels_is_told_of() -> None:
+    def chosen(name: str, asked: str = "auto") -> AttentionChoice:
+        refused = {"flash_attn_3": "No module named 'flash_attn_interface'", "torch_cudnn": "no engine"}
+        return AttentionChoice(name=name, usable={}, asked=asked, timings_ms={}, refused=refused)
+
+    [note] = slow_notes(chosen("torch_flash"), (9, 0))
+    assert "torch_flash makes a step about a quarter slower" in note and "torch_cudnn: no engine" in note
+    assert slow_notes(chosen("torch_cudnn"), (9, 0)) == slow_notes(chosen("torch_flash"), (8, 0)) == ()
+    assert slow_notes(chosen("torch_flash", "torch_flash"), (9, 0)) == (), "as asked"
+
+
 def test_the_choice_names_other_backends_only_where_there_were_some() -> None:
-    only = AttentionChoice(name="a", backend=TorchAttention(), asked="auto", timings_ms={"a": 1.06}, refused={})
+    only = AttentionChoice(name="a", usable={"a": TorchAttention()}, asked="auto", timings_ms={"a": 1.06}, refused={})
     assert str(only) == "attention: a"
     two = replace(only, timings_ms={"a": 1.06, "b": 2.5})
-    assert str(two) == "attention: a (the fastest of a 1.06 ms, b 2.5 ms)"
+    assert str(two) == "attention: a (chosen from a 1.06 ms, b 2.5 ms)"
     assert str(replace(only, asked="a", timings_ms={})) == "attention: a (as asked)"

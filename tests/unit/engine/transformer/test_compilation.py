@@ -13,7 +13,8 @@ from torch import Tensor
 
 from render_farm.engine import Engine, load_engine
 from render_farm.engine.options import EngineOptions
-from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation
+from render_farm.engine.transformer.attention import TorchAttention
+from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation, run_regions_once
 from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
 from render_farm.farm.run.settings import load_settings
@@ -85,13 +86,27 @@ def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_seg
 def test_a_warm_up_leaves_nothing_to_compile_for_the_first_step_of_a_group(engine: Engine, graphs: list[int]) -> None:
     plan = engine.plan(make_job(**FILMS[0]))
     engine.options = EngineOptions(compile="on")
-    engine.attention_choice  # noqa: B018
-    engine.warm_up(plan, 0, GroupShape())
-    before = graphs[0]
-    assert before >= 3
-    engine.options = EngineOptions()
-    engine.render(make_job(**FILMS[0]))
+    embeddings = engine.encode_prompts(plan.texts)
+    with torch.inference_mode():  # as in a worker
+        engine.warm_up(plan, 0, GroupShape())
+        before = graphs[0]
+        assert before >= 3
+        engine.render_segment(plan, 0, history=None, embeddings=embeddings)
     assert graphs[0] == before
+    engine.options = EngineOptions()
+    engine.transformer.run_regions(EAGER)
+
+
+@pytest.mark.slow
+def test_more_forms_of_a_block_than_torch_compiles_by_default_are_compiled(engine: Engine, graphs: list[int]) -> None:
+    block = engine.transformer.blocks[0]
+    query, plain = block.attn1.to_q, type(block.attn1.to_q)
+    for number in range(10):  # as LoRAs for other sets of layers make them
+        query.__class__ = type(f"Form{number}", (plain,), {})
+        with torch.inference_mode():
+            run_regions_once(engine.transformer, TorchAttention(), num_frames=2, tokens_per_frame=6)
+        assert graphs[0] > number
+    query.__class__ = plain
     engine.transformer.run_regions(EAGER)
 
 

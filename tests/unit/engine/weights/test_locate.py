@@ -17,6 +17,8 @@ from render_farm.errors import (
     ModelError,
 )
 from render_farm.models import Family
+from render_farm.storage import checked_json
+from render_farm.storage.pull import SCHEMA
 from render_farm.tiny import MODEL_DIR
 
 
@@ -49,6 +51,18 @@ def test_a_uri_is_copied_once_and_again_when_it_changes(model: Path, tmp_path: P
     assert [p for p in cache.iterdir() if p.is_dir()] == [first], "no partial copies are left"
     filesystem.pipe_file("/models/small/scheduler/scheduler_config.json", b'{"solver_order": 2}  ')
     assert locate_model(uri, cache_folder=cache) != first
+    filesystem.rm("/models", recursive=True)
+
+
+def test_a_copy_is_checked_against_what_models_pull_has_written(model: Path, tmp_path: Path) -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.put(str(model), "/models/summed", recursive=True)
+    files = {"model_index.json": {"size": 1, "sha256": "0" * 64}}
+    filesystem.pipe_file("/models/summed/checksums.json", checked_json.dump({"files": files}, schema=SCHEMA))
+    alive: list[int] = []
+    with pytest.raises(ModelError, match=r"model_index.json arrives damaged"):
+        locate_model("memory://models/summed", cache_folder=tmp_path / "cache", on_alive=lambda: alive.append(1))
+    assert alive, "each block that arrives is a sign of life"
     filesystem.rm("/models", recursive=True)
 
 

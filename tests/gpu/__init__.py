@@ -1,0 +1,1 @@
+"""What only a GPU can say, in minutes: `make gpu`. See README.md."""

@@ -1,0 +1,83 @@
+"""Every published checkpoint at its own size, on torch's `meta` device: it takes what planning counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from render_farm import RenderJob
+from render_farm.models import FULL, PRESETS
+from render_farm.planning import FilmPlan, plan_film, spec_of_preset
+from render_farm.planning.memory import activation_bytes, window_cache_bytes
+from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
+from render_farm.planning.roofline import segment_work
+from tests.helpers.dry_run import DryRun, dry_run, meta_transformer
+
+INPUTS: dict[str, dict[str, Any]] = {
+    "t2v": {},
+    "i2v": {"image": "a.png"},
+    "flf2v": {"image": "a.png", "last_image": "b.png"},
+    "v2v": {"video": "a.mp4"},
+}
+BLOCKS: dict[str, Any] = {"num_frames": 97, "base_num_frames": 97, "ar_step": 2, "causal_block_size": 5}
+MODES: dict[str, dict[str, Any]] = {
+    "synchronous": {},
+    "causal blocks": BLOCKS | {"block_attention": "causal"},
+    "full blocks": BLOCKS | {"block_attention": FULL},
+}
+CASES = [
+    (name, task, mode)
+    for name, preset in PRESETS.items()
+    for task in preset.tasks
+    for mode in (MODES if "v2v" in preset.tasks and task in ("t2v", "v2v") else ["synchronous"])
+    if preset.hub_id
+]
+QUICK = [("df-1.3b-540p", "t2v", "synchronous"), ("df-14b-720p", "t2v", "causal blocks")]
+LAYERS = 3
+"""Enough to tell the first, the last and the others, which are alike."""
+
+
+def film(name: str, task: str, mode: str, **columns: Any) -> tuple[FilmPlan, ModelSizes]:
+    job = RenderJob(job_id="a", prompt="x", num_inference_steps=2, **{**INPUTS[task], **MODES[mode], **columns})
+    sizes = sizes_of_preset(PRESETS[name])
+    return plan_film(job, spec_of_preset(name)), replace(
+        sizes, transformer=replace(sizes.transformer, num_layers=LAYERS)
+    )
+
+
+def check(plan: FilmPlan, sizes: ModelSizes, counted: DryRun, *, keeps: bool = True) -> None:
+    work = segment_work(plan, 0, sizes, with_cache=keeps)
+    attention = work.attention + work.cross_attention
+    assert counted.operations["matrix"] == pytest.approx(work.matrix, rel=0.05)
+    assert counted.operations["attention"] == pytest.approx(attention, rel=0.05)
+    expected = activation_bytes(plan, 0, sizes.transformer, with_cache=keeps)
+    expected += window_cache_bytes(plan, 0, sizes.transformer) if keeps else 0
+    # The model is never below what is counted. At most it has one more tensor of a pass's states.
+    assert 0.99 < expected / counted.peak_bytes < 1.07
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "mode"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+)
+def test_a_window_takes_the_operations_and_the_memory_that_are_planned(name: str, task: str, mode: str) -> None:
+    plan, sizes = film(name, task, mode)
+    counted = dry_run(meta_transformer(name, num_layers=LAYERS), plan)
+    check(plan, sizes, counted)
+    print(
+        f"{name} {task} {mode}: {counted.operations['matrix'] / 1e15:.3g} + "
+        f"{counted.operations['attention'] / 1e15:.3g} PFLOP, {counted.num_kernels} kernels, "
+        f"{counted.moved_bytes['elementwise'] / work_bytes(plan, sizes):.0f} T element-wise, "
+        f"peak {counted.peak_bytes / 1e9:.2f} GB"
+    )
+
+
+def work_bytes(plan: FilmPlan, sizes: ModelSizes) -> float:
+    return segment_work(plan, 0, sizes).token_layers * 2 * sizes.transformer.dim
+
+
+def test_without_room_for_finished_blocks_they_are_computed_again() -> None:
+    plan, sizes = film("df-1.3b-540p", "t2v", "causal blocks")
+    counted = dry_run(meta_transformer("df-1.3b-540p", num_layers=LAYERS), plan, keeps=False)
+    check(plan, sizes, counted, keeps=False)
