@@ -84,7 +84,7 @@ def engine(
         if as_json:
             print_json(found)
         else:
-            print("\n".join(prediction_lines(found)))
+            say("\n".join(prediction_lines(found)))
         return
     from render_farm.engine.bench.run import BenchRequest, run_bench
     from render_farm.engine.bench.show import lines

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import psutil
@@ -144,9 +145,12 @@ def finds_in_ray(head: RayHead) -> list[str]:
     ):
         content = get(path)
         found += [path] if MARK in content else []
+    metrics = []
     for target in [target for group in json.loads(get("/api/prometheus/sd")) for target in group["targets"]]:
-        with urlopen(f"http://{target}/metrics", timeout=30) as metrics:
-            found += [target] if MARK in metrics.read() else []
+        with suppress(URLError), urlopen(f"http://{target}/metrics", timeout=30) as answer:  # not all of them listen
+            metrics.append(answer.read())
+    assert any(b"ray_render_farm" in text for text in metrics)
+    found += ["metrics" for text in metrics if MARK in text]
     handed_over = [
         job["runtime_env"]["env_vars"]["RENDER_FARM_HANDOVER"]
         for job in json.loads(get("/api/jobs/"))

@@ -48,7 +48,7 @@ def test_auto_degrees_let_idle_workers_join() -> None:
     assert chooser(film(cfg_parallel=1)).joined[-1] == GroupShape(ulysses=8)
     slow = GroupOptions(bytes_per_s=1e9)
     assert GroupChooser(slow, EIGHT_GPUS, shapes_of, chooses=True)(film()).joined == (GroupShape(cfg=2),)
-    small = Host(device="cuda", num_workers=8, memory_bytes=55 << 30)
+    small = Host(device="cuda", num_workers=8, memory_bytes=44 << 30)
     assert GroupChooser(GroupOptions(), small, shapes_of, chooses=True)(film()).group.size > 1
 
 

@@ -38,9 +38,11 @@ def test_time_that_was_seen_to_be_over_interrupts_nothing_more():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_remembered_even_where_python_ignores_its_exception(number):
+def test_a_signal_is_remembered_even_where_python_ignores_its_exception(number, request):
     interrupts = Interrupts(RunClock(None))
-    before = signal.getsignal(number)
+    before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    outside = signal.signal(number, before)  # `nohup` ignores SIGHUP
+    request.addfinalizer(lambda: signal.signal(number, outside))
     with interrupts.handled():
         interrupts.check()
         with pytest.raises(KeyboardInterrupt):
