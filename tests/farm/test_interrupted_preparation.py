@@ -108,9 +108,12 @@ PLACES = [
 ]
 WAYS = [(place, signal.SIGTERM) for place in PLACES] + [(place, None) for place in PLACES]
 WAYS += [(place, signal.SIGINT) for place in (fetching_an_input, decoding_a_picture, starting_ray)]
+QUICK = [(fetching_an_input, signal.SIGTERM), (decoding_a_picture, signal.SIGINT), (starting_ray, None)]
 
 
-@pytest.mark.parametrize(("place", "number"), WAYS)
+@pytest.mark.parametrize(
+    ("place", "number"), [pytest.param(*way, marks=() if way in QUICK else pytest.mark.long) for way in WAYS]
+)
 def test_it_leaves_at_once_with_its_code_and_the_same_command_can_continue(tmp_path, silence, place, number):
     scene = place(tmp_path, silence)
     arguments = [*scene.arguments, "--output", str(tmp_path / "out"), "--workers", "1", "--device", "cpu"]

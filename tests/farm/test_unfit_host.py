@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.helpers import films
 
 
+@pytest.mark.long
 def test_a_run_on_an_unfit_machine_says_why_and_the_same_command_continues_elsewhere(tmp_path):
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nexit 1\n")

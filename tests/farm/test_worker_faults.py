@@ -84,6 +84,7 @@ def test_an_output_that_cannot_work_is_exit_code_2(tmp_path, output):
     assert len(done.stderr.strip()) > 20
 
 
+@pytest.mark.long
 def test_a_time_limit_ends_the_run_with_13_and_what_is_stored_stays(tmp_path):
     manifest = films.manifest(tmp_path, [films.job("slow", **{**films.MANY_SEGMENTS, "num_inference_steps": 100})])
     arguments = [manifest, "--output", str(tmp_path / "out"), "--device", "cpu"]
