@@ -16,9 +16,9 @@ from render_farm.engine.conditioning.conditioning import Conditioning
 from render_farm.engine.denoising.cache_plan import CachePlan, plan_cache
 from render_farm.engine.denoising.guidance import Guidance
 from render_farm.engine.denoising.noise import StepNoise, window_noise
-from render_farm.engine.denoising.pace import Pace
 from render_farm.engine.denoising.rows import frame_steps, frame_timesteps, moving_frames, window_spans
 from render_farm.engine.denoising.sampler import DistilledSampler, FrameSampler, Sampler
+from render_farm.engine.denoising.step_queue import StepQueue
 from render_farm.engine.denoising.step_state import StepKeeper, WindowState
 from render_farm.engine.denoising.window_inputs import WindowInputs
 from render_farm.engine.progress import OnStep, StepProgress
@@ -109,7 +109,7 @@ def render_window(
     state = WindowState(latents=latents, sampler=sampler, guidance=guidance, noise=prefix.noise, cache=context.cache)
     keeper = keeper if step_cache is None else None
     spans = window_spans(schedule, caches=context.cache is not None, num_last_image=window.num_last_image_frames)
-    pace = Pace(transformer.device)
+    queue = StepQueue(transformer.device)
     for row, span in islice(enumerate(spans), state.resume(keeper), None):
         frames = inputs.of(latents, row, span)
         own_timesteps = timesteps[row : row + 1, span.start : span.stop]
@@ -117,7 +117,7 @@ def render_window(
         first, end = moving_frames(schedule, row)
         prediction = guidance.mix(predictions, row=row, start=first, stop=end)
         sampler.step(prediction, row=row, start=first, stop=end)
-        pace.queued(is_last=row + 1 == schedule.num_rows)
+        queue.queued(is_last=row + 1 == schedule.num_rows)
         state.offer(keeper, row + 1)
         if on_step is not None:
             on_step(_progress(plan, segment, row, schedule, context))

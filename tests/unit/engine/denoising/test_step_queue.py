@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from render_farm.engine.denoising.pace import Pace
+from render_farm.engine.denoising.step_queue import StepQueue
 
 
 def test_at_most_one_step_is_queued_that_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,13 +26,13 @@ def test_at_most_one_step_is_queued_that_is_not_done(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    pace = Pace(torch.device("cuda"))
+    queue = StepQueue(torch.device("cuda"))
     for step in (1, 2, 3):
-        pace.queued(is_last=step == 3)
+        queue.queued(is_last=step == 3)
         log.append(f"reported {step}")
     assert log == [
         *("queued 1", "reported 1", "queued 2", "done 1", "reported 2"),
         *("queued 3", "done 2", "done 3", "reported 3"),
     ]
-    Pace(torch.device("cpu")).queued(is_last=True)
+    StepQueue(torch.device("cpu")).queued(is_last=True)
     assert Event.made == 3, "a CPU queues nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-class Pace:
+class StepQueue:
     """At most one step: steps are reported as they are done, and other threads are not kept out by full queues."""
 
     def __init__(self, device: torch.device) -> None:
