@@ -87,6 +87,7 @@ def main() -> int:
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; --device cpu --shape small rehearses without one")
     here = Machine(device=torch.device(given.device), shape=given.shape)
+    given.results.mkdir(parents=True, exist_ok=True)
     results = run(here, given.budget, given.parts.split(","))
     page = given.results / f"{datetime.now(UTC):%Y-%m-%d}-gpu.md"
     page.write_text(report(here, results))

@@ -243,6 +243,7 @@ def film(here: Machine) -> Found:
             [
                 *(sys.executable, "-m", "render_farm.cli.main", "render", "--prompt", "a red circle", "--json"),
                 *("--output", output, "--address", "local", "--workers", "1", "--device", here.device.type),
+                *(() if here.is_gpu else ("--num-frames", "17")),
             ],
             capture_output=True,
             text=True,
