@@ -18,7 +18,7 @@ from safetensors.numpy import load, load_file, save_file
 from render_farm import RenderJob, load_engine
 from render_farm.storage import open_store
 from render_farm.storage.done import read_done
-from render_farm.storage.layout import WORK, JobKeys, RunKeys
+from render_farm.storage.layout import SEGMENTS, WORK, JobKeys, RunKeys
 from render_farm.storage.store import Store
 from render_farm.tiny import MODEL_DIR
 from tests.chaos.audit import Audit
@@ -209,7 +209,10 @@ def _is_complete(store: Store, fault: Fault, exit_code: int) -> bool:
 
 def _progress(store: Store) -> int:
     """How many pieces of work are durable: segments and published jobs."""
-    return sum("/state/" in key or key.endswith("/commit.json") for key in store.list(WORK))
+    return sum(
+        key.endswith("/commit.json") or (key.startswith(f"{SEGMENTS}/") and key.endswith(".json"))
+        for key in store.list(WORK)
+    )
 
 
 def _wait_for_progress(store: Store, world: World, *, at_least: int) -> None:
