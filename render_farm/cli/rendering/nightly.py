@@ -65,7 +65,10 @@ def _own_flags(
     ],
     time_zone: Annotated[str, typer.Option("--time-zone", help="Time zone of the clock times and the date.")] = "UTC",
     night_begins: Annotated[
-        str, typer.Option("--night-begins", metavar="HH:MM", help="Before this time, it is still last night, with its date.")
+        str,
+        typer.Option(
+            "--night-begins", metavar="HH:MM", help="Before this time, it is still last night, with its date."
+        ),
     ] = "12:00",
     deadline: Annotated[
         str | None, typer.Option("--deadline", metavar="HH:MM", help="When the night must be over.")
