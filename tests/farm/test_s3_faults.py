@@ -242,7 +242,9 @@ def test_a_token_that_expires_during_a_run_fails_it_and_the_same_command_continu
     short = {"RENDER_FARM_CLUSTER_PATIENCE_S": "4", "RENDER_FARM_LEASE_S": "4"}
     process = films.start_render(*arguments, **short)
     store = open_store(s3_uri)
-    films.wait_for(lambda: [key for key in store.list("_work") if "/state/" in key], what="the first segment")
+    films.wait_for(
+        lambda: [key for key in store.list("_work/_segments") if key.endswith(".json")], what="the first segment"
+    )
     proxy.faults = ["always expired"]
     out, err = process.communicate(timeout=120)
     assert process.returncode in (10, 11), out + err

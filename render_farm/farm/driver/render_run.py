@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import math
 import time
@@ -54,6 +55,9 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot
         TimeLimitError: the run's time was over before its manifest was read.
         ModuleNotFoundError: what rendering needs is not installed (the extra `worker`).
     """
+    for name in ("ray", "torch"):  # noticed before anything is written; Ray must not be imported yet, see `connection`
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     interrupts = Interrupts(RunClock(request.timeout_s))
     source: RunSource | None = None
     watch: RunWatch | RunOutcome | None = None
