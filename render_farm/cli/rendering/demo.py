@@ -25,12 +25,13 @@ def demo(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Default: 2, or 1 on a single core.")] = None,
 ) -> None:
     """Render the example films: no GPU, download or account is needed. Takes a minute or two."""
-    import render_farm.farm.driver.render_run  # noqa: F401  (a missing package is noticed before the folder is made)
     from render_farm.cli.rendering.render import run
+    from render_farm.farm.driver.render_run import check_installed
     from render_farm.farm.run.request import RunRequest
     from render_farm.manifest.build import build_manifest
     from render_farm.manifest.reader import load_manifest
 
+    check_installed()
     if "://" in output:
         raise UsageError(f"--output {output}: the demo renders to a folder", advice="`render` takes URIs")
     folder = Path(output)

@@ -79,6 +79,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise ModelError(f"model {folder}: its tokenizer cannot be loaded: {error}") from error
 
 
+@torch.inference_mode(False)  # weights outlive a segment, and threads of the libraries do not inherit the mode
 def _load(cls: Any, folder: Path, component: str, device: torch.device, **kwargs: Any) -> Any:
     _read_ahead(folder / component)
     has_accelerate = find_spec("accelerate") is not None

@@ -33,6 +33,14 @@ _BATCH_S = 5.0
 """A preparation that takes longer is told in batches. With fewer rows everything is known before anything starts."""
 
 
+def check_installed() -> None:
+    """ModuleNotFoundError for what rendering needs, before anything is written. Ray must not be imported yet, see
+    `connection`."""
+    for name in ("ray", "torch"):
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot: None) -> RunOutcome:
     """Render a manifest, or the one job of a prompt. Finished segments of an earlier start are not rendered again.
 
@@ -55,9 +63,7 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot
         TimeLimitError: the run's time was over before its manifest was read.
         ModuleNotFoundError: what rendering needs is not installed (the extra `worker`).
     """
-    for name in ("ray", "torch"):  # noticed before anything is written; Ray must not be imported yet, see `connection`
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    check_installed()
     interrupts = Interrupts(RunClock(request.timeout_s))
     source: RunSource | None = None
     watch: RunWatch | RunOutcome | None = None

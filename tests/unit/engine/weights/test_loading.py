@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from render_farm.errors import (
     ModelError,
 )
 from render_farm.models import Family
+from render_farm.tiny import MODEL_DIR
 from tests.helpers.live_memory import LiveMemory
 from tests.helpers.reference import build_pipeline
 
@@ -154,3 +156,10 @@ def test_code_of_a_model_s_folder_is_never_run_nor_asked_for(
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(tmp_path)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("load", [partial(load_transformer, dtype=torch.float32), load_vae])
+def test_weights_that_are_loaded_while_a_segment_is_rendered_can_be_used_outside(load: Callable[..., Any]) -> None:
+    with torch.inference_mode():
+        model = load(MODEL_DIR, device=torch.device("cpu"))
+    assert not any(parameter.is_inference() for parameter in model.parameters())
