@@ -45,7 +45,7 @@ class FilmPlan:
 
     @property
     def segment_keys(self) -> tuple[str, ...]:
-        """What each segment is stored under. Computed anew each time."""
+        """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
 
     @property

@@ -1,7 +1,7 @@
 """What a step takes on a GPU that nobody has measured: its operations and bytes over rates that such GPUs reach.
 
 The counts are those of the engine, which tests run at full size without computing anything. The rates are what good
-kernels sustain within the power limit. Decoding and storing go on next to it.
+kernels sustain within the power limit. Decoding and storing overlap with it and are not counted.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class StepSeconds:
 
 
 def predicted_step(work: Work, sizes: ModelSizes, gpu: Gpu) -> StepSeconds:
-    """Without exchanges that go on next to computing, and without what a group takes to form."""
+    """Without exchanges that overlap with computing, and without what a group takes to form."""
     width = sizes.transformer.dim
     layer_bytes = work.token_layers * 2 * width
     sends = work.sent_bytes / gpu.link + work.num_exchanges * gpu.exchange_s

@@ -113,7 +113,7 @@ class RunWatch:
         except ray.exceptions.RayError as error:
             raise _ended(error) from error
         self._line = 0  # a new coordinator counts the lines of its log from 1
-        # A large argument becomes an object, which Ray may write to a disk. What is secret travels beside it.
+        # A large argument becomes an object, which Ray may write to a disk. Secrets are passed separately.
         spec, observer = replace(self._spec, observer=None), self._spec.observer
         is_new = self._ask("add_run", spec, self._config, self._cluster.environment, observer)
         self.is_added = True
