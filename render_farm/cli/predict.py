@@ -106,7 +106,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     )
     if found["mode"] == "async":
         yield f"finished blocks are {'kept' if found['keeps_finished_blocks'] else 'computed again in every step'}"
-    yield f"predicted, not measured; decoding a segment takes {found['decoding_s']:.1f} s next to it"
+    yield f"predicted, not measured; decoding a segment takes {found['decoding_s']:.1f} s alongside"
     yield f"{'':<32} {'s/step':>8}   matrix attention   other exchange  TFLOP/s   segment"
     for row in found["settings"]:
         shares = (row[f"{part}_s"] / row["step_s"] for part in ("matrix", "attention", "elementwise", "exchange"))
