@@ -67,7 +67,13 @@ def rendered(monkeypatch):
         )
 
     stand_in = SimpleNamespace(
-        render_run=render_run, requests=[], error=None, state="done", jobs={"done": 1}, exit_code=0
+        render_run=render_run,
+        check_installed=lambda: None,
+        requests=[],
+        error=None,
+        state="done",
+        jobs={"done": 1},
+        exit_code=0,
     )
     monkeypatch.setitem(sys.modules, "render_farm.farm.driver.render_run", stand_in)
     return stand_in
