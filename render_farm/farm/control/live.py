@@ -38,9 +38,13 @@ class LiveControl:
 
     def answer(self, run: OwnedRun, request: Request) -> Answer:
         """Carry a request out."""
-        known = {*run.progress.films, *run.progress.ended_before}
-        if (refusal := check(request, run.run_id, known.__contains__)) is not None:
+        progress = run.progress
+        known = {*progress.films, *progress.ended_before}
+        coming = [job_id for job_id in request.jobs if progress.is_untold(job_id)]
+        if (refusal := check(request, run.run_id, {*known, *coming}.__contains__)) is not None:
             return refusal
+        if coming and request.verb is not Verb.EXPLAIN:
+            return refused(f"job {coming[0]!r} is still being prepared", advice="try again when its inputs are read")
         if not run.started and not (request.verb is Verb.CANCEL and not request.jobs):
             return refused(f"run {run.run_id} is just starting", advice="try again in a few seconds")
         if request.verb not in (Verb.EXPLAIN, Verb.HOSTS):
@@ -104,6 +108,9 @@ class LiveControl:
         return [job_id for job_id, film in run.progress.films.items() if film.result.state == State.WAITING]
 
     def _view(self, run: OwnedRun, job_id: str) -> dict[str, object]:
+        if run.progress.is_untold(job_id):
+            state = str(State.WAITING)
+            return {"job_id": job_id, "state": state, "text": f"{job_id}: waiting: its inputs are still being prepared"}
         film = run.progress.films.get(job_id)
         if film is None:
             result = run.progress.ended_before[job_id]

@@ -24,8 +24,8 @@ BAD = Failure(fault=Fault.JOB, error_class="InputError", message="no such file")
 
 @pytest.fixture
 def run(tmp_path):
-    """Run `night` with the films a and b, of which a has failed."""
-    spec = RunSpec(run_id="night", output=str(tmp_path))
+    """Run `night` with the films a and b, of which a has failed, and a row that is still being prepared."""
+    spec = RunSpec(run_id="night", output=str(tmp_path), order=("a", "b", "coming"))
     held = acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     held.machine = FarmMachine()
     for name in "ab":
@@ -54,6 +54,15 @@ def ask(run, verb: str, *jobs: str, value: str = ""):
 def test_what_failed_waits_again(run):
     assert ask(run, "retry").data == {"jobs": ["a"]}
     assert run.progress.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
+
+
+def test_a_row_that_is_still_being_prepared_is_said_to_be_one(run):
+    for verb in ("cancel", "retry", "priority"):
+        answer = ask(run, verb, "b", "coming", value="90")
+        assert not answer.ok and not answer.not_found and "'coming' is still being prepared" in answer.text
+    assert run.machine.state_of((run.key, "b")) != State.CANCELLED
+    assert "still being prepared" in ask(run, "explain", "coming").text
+    assert ask(run, "cancel", "unknown").not_found
 
 
 def test_a_job_that_is_named_twice_is_retried_once(run):
