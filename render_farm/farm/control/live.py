@@ -90,19 +90,19 @@ class LiveControl:
     def _change_jobs(self, run: OwnedRun, request: Request, rule: JobRule) -> Answer:
         if request.verb is Verb.RETRY and self._machine.is_ending(run.key):
             return refused(f"run {run.run_id} is just ending", advice="try again in a few seconds")
-        films = run.progress.films
-        jobs = rule.jobs(
-            request,
-            rule.live,
-            films,
-            lambda job_id: self._machine.state_of(ev.JobKey(run.key, job_id)) if job_id in films else None,
-        )
+        films, before = run.progress.films, run.progress.ended_before
+
+        def state_of(job_id: str) -> str | None:
+            return self._machine.state_of(ev.JobKey(run.key, job_id)) if job_id in films else before[job_id].state
+
+        # What was over before this start is not the machine's to change.
+        jobs = rule.jobs(request, rule.live, films, lambda job_id: state_of(job_id) if job_id in films else None)
         for job_id in jobs:
             run.change(job_id, lambda row: rule.change(row, request))
             if request.verb is Verb.RETRY and State(films[job_id].result.state).ended:
                 run.progress.requeue(job_id)
         self._apply(_event(run.key, request, tuple(jobs)))
-        return rule.done(request, jobs)
+        return rule.done(request, jobs, state_of)
 
     def _waiting(self, run: OwnedRun) -> list[str]:
         return [job_id for job_id, film in run.progress.films.items() if film.result.state == State.WAITING]

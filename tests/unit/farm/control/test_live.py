@@ -83,7 +83,8 @@ def test_pausing_and_quarantining_outlive_the_coordinator(run):
 def test_what_is_asked_of_jobs_outlives_the_coordinator(run):
     assert ask(run, "priority", "b", value="90").text == "1 job is now of priority 90"
     assert run.durable.state.jobs["b"].priority == 90
-    assert ask(run, "cancel", "a", "b").data == {"jobs": ["b"]}
+    answer = ask(run, "cancel", "a", "b")
+    assert answer.data == {"jobs": ["b"]} and answer.text == "1 job is cancelled (a is failed)"
     assert run.durable.state.jobs["b"].taken_out
     assert run.machine.state_of((run.key, "b")) == State.CANCELLED
 
