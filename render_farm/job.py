@@ -153,6 +153,12 @@ class RenderJob:
         canonical=canonical_memory,
         touches_pixels=False,
     )
+    checks: str | None = _column(
+        ValueKind.TEXT,
+        "what happens to a film with findings; default `mark`",
+        choices=("mark", "fail", "off"),
+        touches_pixels=False,
+    )
     ulysses: int | None = _column(
         ValueKind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
     )

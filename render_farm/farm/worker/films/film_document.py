@@ -22,10 +22,7 @@ def film_document(
 ) -> dict[str, Any]:
     """`state` holds all its segments. `device` is that of the worker that finishes it."""
     prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
-    # Where the prompt changes, the picture is meant to.
-    unwanted = tuple(
-        seam for seam in rendered.seams if not seam.segment or prompts[seam.segment] == prompts[seam.segment - 1]
-    )
+    unwanted = tuple(seam for seam in rendered.seams if not task.plan.starts_scene(seam.segment))
     return {
         "parameters": _shown_parameters(task),
         "segment_prompts": prompts,
@@ -45,6 +42,9 @@ def film_document(
         "decode_s": rendered.decode_s,
         "seam_score": worst(unwanted),
         "seams": [asdict(seam) for seam in rendered.seams],
+        "findings": list(rendered.findings),
+        "drift": rendered.checked.drift,
+        "segment_colours": [asdict(colours) for colours in rendered.checked.colours],
         "segments": [record.to_dict() for record in state.segments],
         "reused_segments": state.num_reused,
         "approximations": list(task.plan.approximations),
