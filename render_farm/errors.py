@@ -136,6 +136,14 @@ class InputError(JobError):
     """An input image, video or LoRA that is missing, unreadable or of the wrong kind."""
 
 
+class FindingsError(JobError):
+    """The checks found something in a film's pictures, and its job asks not to publish such a film."""
+
+    def __init__(self, message: str, *, findings: tuple[str, ...], advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.findings = findings
+
+
 class FilmExistsError(JobError):
     """A film of this job id is done already, made by a run of another manifest."""
 

@@ -155,6 +155,12 @@ class RenderJob:
     shots: tuple[Shot, ...] | None = _column(
         ValueKind.SHOTS, "instead of prompt and num_frames: {prompt, num_frames, cut, seed, guidance_scale, image}"
     )
+    checks: str | None = _column(
+        ValueKind.TEXT,
+        "what happens to a film with findings; default `mark`",
+        choices=("mark", "fail", "off"),
+        touches_pixels=False,
+    )
     ulysses: int | None = _column(
         ValueKind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
     )

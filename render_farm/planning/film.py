@@ -57,6 +57,11 @@ class FilmPlan:
         """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
 
+    def starts_scene(self, segment: int) -> bool:
+        """Whether the picture is meant to change where a segment begins: at a cut, and with a new prompt or seed."""
+        is_new = self.windows[segment].stream_start == segment
+        return segment > 0 and (is_new or self.job.prompt_of(segment) != self.job.prompt_of(segment - 1))
+
     @property
     def num_latent_frames(self) -> int:
         """Latent frames of the whole film."""

@@ -63,6 +63,7 @@ class ResolvedJob:
     loras: tuple[LoraRef, ...] = ()
     cache: str = "off"
     memory: str = "auto"
+    checks: str = "mark"
     ulysses: int | None = None
     ring: int | None = None
     cfg_parallel: int | None = None

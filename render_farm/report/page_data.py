@@ -72,6 +72,7 @@ def page_data(
         "slowest": _largest(jobs, "wall", _SLOWEST),
         "seams": [index for index in _largest(jobs, "seam", _LISTED) if jobs["seam"][index] >= VISIBLE],
         "visible_seam": VISIBLE,
+        "found": [index for index, findings in enumerate(jobs["findings"]) if findings],
         "changes": _changes(folder, jobs, totals, previous),
     }
 
@@ -113,6 +114,8 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
             "model": _cut(shown_uri(str(row["model"]))) if row.get("model") else None,
             "label": _label(row),
             "seam": result.get("seam_score"),
+            "drift": result.get("drift"),
+            "findings": [text for text in result.get("findings") or () if isinstance(text, str)],
             "wall": result.get("wall_s"),
             "gpu": result.get("gpu_s"),
             "attempts": result.get("attempts"),
@@ -142,7 +145,22 @@ def _previews(folder: RunFolder, jobs: dict[str, list[Any]]) -> dict[int, list[A
 
 
 _COLUMNS = (
-    *("id", "state", "prompt", "seed", "video", "size", "model", "label", "seam", "wall", "gpu", "attempts"),
+    *(
+        "id",
+        "state",
+        "prompt",
+        "seed",
+        "video",
+        "size",
+        "model",
+        "label",
+        "seam",
+        "drift",
+        "findings",
+        "wall",
+        "gpu",
+        "attempts",
+    ),
     *("segments", "finished", "message", "error", "due"),
 )
 

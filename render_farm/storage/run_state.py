@@ -52,6 +52,8 @@ class JobRow:
     """Size of the published video, which is compared when the run starts again. None: written by an earlier version."""
     seam_score: float | None = None
     reused_segments: int | None = None
+    findings: tuple[str, ...] | None = None
+    drift: float | None = None
     started_at: str | None = None
     finished_at: str | None = None
     priority: int | None = None
@@ -75,14 +77,18 @@ class JobRow:
                 raise ValueError(f"a job's row with {name} {value!r}")
             if isinstance(value, int) and not 0 <= value < (2**63 if name == "video_bytes" else 2**31):
                 raise ValueError(f"a job's row with {name} {value!r:.40}")
-        return cls(**content)
+        findings = content.get("findings", [])
+        if not all(isinstance(text, str) for text in findings):
+            raise ValueError(f"a job's row with findings {findings!r:.80}")
+        return cls(**{**content, **({"findings": tuple(findings)} if "findings" in content else {})})
 
 
 _ROW_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("state", "render_key", "error_class", "message", "sha256", "started_at", "finished_at"), (str,)),
     **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
     **dict.fromkeys(("video_bytes", "reused_segments"), (int,)),
-    **dict.fromkeys(("gpu_s", "wall_s", "seam_score"), (int, float)),
+    **dict.fromkeys(("gpu_s", "wall_s", "seam_score", "drift"), (int, float)),
+    "findings": (list, tuple),
     "taken_out": (bool,),
 }
 

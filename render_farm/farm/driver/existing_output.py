@@ -162,6 +162,8 @@ class ExistingOutput:
             video_bytes=video_bytes,
             seam_score=done.get("seam_score"),
             reused_segments=done.get("reused_segments"),
+            findings=tuple(done["findings"]) if "findings" in done else None,
+            drift=done.get("drift"),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from render_farm.farm.run.timeouts import Timeouts
+from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
 from render_farm.planning.group_options import GroupOptions
@@ -28,6 +29,7 @@ class FilmTask:
     """Whether the output's store honours create-only writes."""
     limits: InputLimits = InputLimits()
     """Limits on the job's inputs, LoRAs and model."""
+    checks: CheckLimits = CheckLimits()
     timeouts: Timeouts = Timeouts()
     group_options: GroupOptions = GroupOptions()
     """Whether a render group decodes together."""
@@ -83,6 +85,10 @@ class FilmReport:
     """Score of its most visible join (`media/seam_score.py`). None without a join."""
     reused_segments: int = 0
     """Segments that were rendered for other films."""
+    findings: tuple[str, ...] = ()
+    """What the checks found in its pictures: `frozen@97-160`."""
+    drift: float | None = None
+    """As `CheckedFilm.drift`."""
 
 
 @dataclass(frozen=True, kw_only=True)

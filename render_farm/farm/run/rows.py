@@ -20,6 +20,8 @@ _SAME = (
     "video_bytes",
     "seam_score",
     "reused_segments",
+    "findings",
+    "drift",
 )
 
 

@@ -13,6 +13,7 @@ from render_farm.config import Table, load, setting
 from render_farm.engine.options import EngineOptions
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.limits import ManifestLimits
+from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
 from render_farm.memory_mode import canonical_memory
 from render_farm.observability.settings import NotifySettings
@@ -84,6 +85,7 @@ class Settings(Table):
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
     manifest: ManifestLimits = field(default_factory=ManifestLimits)
+    checks: CheckLimits = field(default_factory=CheckLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
     group: GroupOptions = field(default_factory=GroupOptions)
     notify: NotifySettings = field(default_factory=NotifySettings)

@@ -23,14 +23,7 @@ def film_document(
 ) -> dict[str, Any]:
     """`state` holds all its segments. `device` is that of the worker that finishes it."""
     prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
-    windows = task.plan.windows
-
-    def is_meant(segment: int) -> bool:
-        """Whether the picture is meant to change there: at a cut, and with a new prompt or seed."""
-        new_noise = windows[segment].stream_start == segment
-        return segment > 0 and (new_noise or prompts[segment] != prompts[segment - 1])
-
-    unwanted = tuple(seam for seam in rendered.seams if not is_meant(seam.segment))
+    unwanted = tuple(seam for seam in rendered.seams if not task.plan.starts_scene(seam.segment))
     return {
         "parameters": _shown_parameters(task),
         "segment_prompts": prompts,
@@ -50,6 +43,9 @@ def film_document(
         "decode_s": rendered.decode_s,
         "seam_score": worst(unwanted),
         "seams": [asdict(seam) for seam in rendered.seams],
+        "findings": list(rendered.findings),
+        "drift": rendered.checked.drift,
+        "segment_colours": [asdict(colours) for colours in rendered.checked.colours],
         "segments": [record.to_dict() for record in state.segments],
         "reused_segments": state.num_reused,
         "approximations": list(task.plan.approximations),

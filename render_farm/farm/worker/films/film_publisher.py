@@ -6,16 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from render_farm.errors import Cancelled
+from render_farm.check_mode import CheckAction
+from render_farm.errors import Cancelled, FindingsError
 from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.films.film_document import film_document
+from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.farm.worker.resources import WorkerResources
 from render_farm.storage.claims import Claim, claim_job
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
 from render_farm.storage.patience import StoreRetry
 from render_farm.storage.publish import clean_attempts, publish, resume_publish
 from render_farm.storage.segments import own_seconds
-from render_farm.storage.store import Store
+from render_farm.storage.store import Store, content_type_for
 
 Phases = tuple[tuple[str, float], ...]
 
@@ -69,6 +71,21 @@ class FilmPublisher:
             phases=phases,
             seam_score=job.get("seam_score"),
             reused_segments=int(job.get("reused_segments", 0)),
+            findings=tuple(job.get("findings", ())),
+            drift=job.get("drift"),
+        )
+
+    def _judge(self, store: Store, task: FilmTask, rendered: RenderedFilm) -> None:
+        """Raises `FindingsError` for a film with findings, where its job asks not to publish it."""
+        if task.plan.job.checks != CheckAction.FAIL:
+            return
+        key = JobKeys(job_id=task.job_id).rejected_poster(task.plan.job.seed)
+        store.put_file(rendered.files[POSTER], key, content_type_for(POSTER))
+        raise FindingsError(
+            f"found in its pictures: {', '.join(rendered.findings)} (frames counted from 0)",
+            findings=rendered.findings,
+            advice=f"look at {store.uri(key)}; another seed renders another film, checks: mark publishes this one, and "
+            "the thresholds are the settings [checks]",
         )
 
     def _publish(
@@ -92,6 +109,8 @@ class FilmPublisher:
                 output = self._resources.decoding.catch_up(model.engine(task), task, film)
             output.on_frame = go_on
             rendered = output.finish(film.latents if task.keep_latents else None)
+            if rendered.findings:
+                self._judge(store, task, rendered)
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device)
             go_on()
             upload_began = time.monotonic()
