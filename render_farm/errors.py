@@ -136,6 +136,10 @@ class InputError(JobError):
     """An input image, video or LoRA that is missing, unreadable or of the wrong kind."""
 
 
+class ProvenanceError(JobError):
+    """A film that cannot be signed as the settings ask. It is not published unsigned."""
+
+
 class FilmExistsError(JobError):
     """A film of this job id is done already, made by a run of another manifest."""
 

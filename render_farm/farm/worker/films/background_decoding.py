@@ -15,6 +15,7 @@ from render_farm.farm.worker.films.film_cache import CachedFilm
 from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.farm.worker.films.film_preview import FilmPreview
 from render_farm.media.fitting import Fit
+from render_farm.media.provenance import marker_of, xmp_packet
 from render_farm.media.whole_video import read_video
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.open import open_store
@@ -47,7 +48,10 @@ class BackgroundDecoding:
     def new_output(self, engine: Engine, task: FilmTask, *, is_shared: bool = False) -> FilmOutput:
         """An empty output of a film. With `is_shared` a render group decodes it."""
         preview = self._preview(task) if task.previews and task.plan.num_segments > 1 else None
-        return FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task), preview, is_shared=is_shared)
+        lead_in, xmp = _lead_in(task), _xmp(task)
+        return FilmOutput(
+            engine, task.plan, self._decoding, self._clock, lead_in, preview, is_shared=is_shared, xmp=xmp
+        )
 
     def close(self) -> None:
         """Wait for what is queued."""
@@ -70,7 +74,11 @@ class BackgroundDecoding:
                 )
 
         store = open_store(task.output, meter=self._meter)
-        return FilmPreview(store, task.work_key, task.plan, self._previewing, report)
+        return FilmPreview(store, task.work_key, task.plan, self._previewing, report, xmp=_xmp(task))
+
+
+def _xmp(task: FilmTask) -> bytes:
+    return xmp_packet(marker_of(task.plan)) if task.provenance.mark else b""
 
 
 def _lead_in(task: FilmTask) -> Callable[[], Iterator[np.ndarray]] | None:

@@ -55,9 +55,12 @@ class FilmOutput:
         preview: FilmPreview | None = None,
         *,
         is_shared: bool = False,
+        xmp: bytes = b"",
     ) -> None:
         """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends. `preview`
-        gets only the film's own. With `is_shared` a render group decodes the film, and `take` gets its frames."""
+        gets only the film's own. With `is_shared` a render group decodes the film, and `take` gets its frames.
+        Video and poster carry the packet `xmp`."""
+        self._xmp = xmp
         self._preview = preview
         self._poster_at = plan.num_frames // 2
         self._clock = clock
@@ -67,7 +70,7 @@ class FilmOutput:
         job = plan.job
         try:
             self._decoder = None if is_shared else engine.decoder(plan)
-            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality)
+            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality, xmp=xmp)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)  # nobody could call `remove`
             raise
@@ -177,7 +180,7 @@ class FilmOutput:
                 if self._closed:
                     raise MediaError("the film was dropped while it was being decoded")
                 if self._writer.num_frames == self._poster_at:
-                    write_poster(frame, self._folder / POSTER)
+                    write_poster(frame, self._folder / POSTER, xmp=self._xmp)
                 self._writer.append(frame)
                 self._seams.add(frame)
                 if preview is not None:
