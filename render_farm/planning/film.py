@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
@@ -13,11 +15,18 @@ from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.prompt_length import LengthOf, estimated_length, too_long
 from render_farm.planning.refusals import check
-from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
+from render_farm.planning.resolve import (
+    ResolvedJob,
+    render_key,
+    resolve_job,
+    segment_job,
+    with_input_digests,
+    with_lora_digests,
+)
 from render_farm.planning.schedule import StepSchedule, branches_by_row, make_schedule
 from render_farm.planning.segment_keys import segment_keys
 from render_farm.planning.tasks import IMAGE_TASKS
-from render_farm.planning.windows import Window, windows_of
+from render_farm.planning.windows import Window, windows_of, within_take
 from render_farm.step_cache import OFF, guidance_share
 
 
@@ -54,10 +63,28 @@ class FilmPlan:
         return self.windows[-1].end
 
     @property
+    def cuts(self) -> tuple[int, ...]:
+        """The latent frames at which a take starts, but for the first. Decoding starts again there."""
+        return tuple(window.start for window in self.windows if window.starts_take and window.index)
+
+    def num_pixel_frames_before(self, latent_frame: int) -> int:
+        """Pixel frames that the latent frames before `latent_frame` decode to."""
+        starts = [0, *(cut for cut in self.cuts if cut < latent_frame), latent_frame]
+        return sum(num_pixel_frames(end - start, self.spec.temporal_factor) for start, end in pairwise(starts))
+
+    @property
     def num_frames(self) -> int:
         """Pixel frames that the film's latents decode to; for v2v this counts neither the input video, which precedes
         them, nor what `num_repeated_frames` leaves out."""
-        return num_pixel_frames(self.num_latent_frames, self.spec.temporal_factor)
+        return self.num_pixel_frames_before(self.num_latent_frames)
+
+    def take_of(self, segment: int) -> tuple[FilmPlan, int]:
+        """The film that a segment's take is alone, with the seed, guidance and prompt of the segment's shot, and the
+        segment's number in it. This film itself where it has no shots."""
+        if not self.job.shots:
+            return self, segment
+        own = replace(self, job=segment_job(self.job, segment), windows=within_take(self.windows, segment), warnings=())
+        return own, segment - self.windows[segment].take_start
 
     @property
     def num_repeated_frames(self) -> int:
@@ -85,7 +112,7 @@ class FilmPlan:
             num_latent_frames=window.num_latent_frames,
             num_prefix_frames=window.num_prefix_frames,
             num_inference_steps=self.job.num_inference_steps,
-            flow_shift=self.job.flow_shift,
+            flow_shift=self.job.flow_shift_of(segment),
             ar_step=self.job.ar_step,
             causal_block_size=self.job.causal_block_size,
             block_attention=self.job.block_attention,
@@ -171,7 +198,8 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
     warnings += _extensions(resolved, windows)
-    warnings += [*advice(resolved, spec), *on_length(resolved, len(windows))]
+    longest_take = max(Counter(window.take_start for window in windows).values())
+    warnings += [*advice(resolved, spec), *on_length(resolved, longest_take)]
     if not spec.renders_windows:
         warnings += _of_one_window(job, resolved, spec)
     cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}
@@ -181,7 +209,7 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
             f"frames, not a multiple of causal_block_size {resolved.causal_block_size}: each window takes over "
             f"{max(cut)} fewer, which may show at the seam"
         )
-    if len(resolved.prompts) > len(windows):
+    if not resolved.shots and len(resolved.prompts) > len(windows):
         warnings.append(f"{len(resolved.prompts)} prompts for {len(windows)} segments: the last ones are not used")
     return warnings
 

@@ -190,7 +190,8 @@ class SegmentRenderer:
             group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
         )
         retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: self._is_stopped(call))
-        record = retried(lambda: save_segment(store, film.state, latents, meta))
+        starts_take = call.task.plan.windows[call.segment].starts_take
+        record = retried(lambda: save_segment(store, film.state, latents, meta, starts_take=starts_take))
         film.state = retried(lambda: record_segment(store, film.state, record))
 
     def _denoise(

@@ -11,6 +11,7 @@ import render_farm
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.media.seam_score import worst
+from render_farm.planning.shots import image_name
 from render_farm.storage.checkpoints import StoredFilm
 from render_farm.uris import shown_uri
 
@@ -28,10 +29,14 @@ def film_document(
 ) -> dict[str, Any]:
     """`state` holds all its segments. `device` is that of the worker that finishes it. `signer` has signed it."""
     prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
-    # Where the prompt changes, the picture is meant to.
-    unwanted = tuple(
-        seam for seam in rendered.seams if not seam.segment or prompts[seam.segment] == prompts[seam.segment - 1]
-    )
+    windows = task.plan.windows
+
+    def is_meant(segment: int) -> bool:
+        """Whether the picture is meant to change there: at a cut, and with a new prompt or seed."""
+        new_noise = windows[segment].stream_start == segment
+        return segment > 0 and (new_noise or prompts[segment] != prompts[segment - 1])
+
+    unwanted = tuple(seam for seam in rendered.seams if not is_meant(seam.segment))
     return {
         "parameters": _shown_parameters(task),
         "segment_prompts": prompts,
@@ -69,5 +74,10 @@ def _shown_parameters(task: FilmTask) -> dict[str, Any]:
         {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
         for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
     ]
-    parameters = {name: value for name, value in asdict(job).items() if name != "lora_digests"}
+    parameters = {name: value for name, value in asdict(job).items() if name not in ("lora_digests", "shots")}
+    if job.shots:
+        parameters["shots"] = [
+            {"prompt": prompt, **asdict(shot), "image": shown.pop(image_name(index), None)}
+            for index, (shot, prompt) in enumerate(zip(job.shots, job.prompts, strict=True))
+        ]
     return {**parameters, "prompts": list(job.prompts), **shown, "loras": loras}
