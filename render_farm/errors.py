@@ -144,6 +144,10 @@ class FindingsError(JobError):
         self.findings = findings
 
 
+class ProvenanceError(JobError):
+    """A film that cannot be signed as the settings ask. It is not published unsigned."""
+
+
 class FilmExistsError(JobError):
     """A film of this job id is done already, made by a run of another manifest."""
 

@@ -46,6 +46,7 @@ _PAGES = {
     "engine": "speed.md#settings",
     "group": "several-gpus.md",
     "scheduling": "nightly.md#who-goes-first",
+    "provenance": "provenance.md",
     "notify": "notifications.md",
 }
 """The pages of the guide that tell more."""

@@ -350,6 +350,7 @@ def _entry(
             timeouts=settings.timeouts,
             group_options=settings.group,
             previews=settings.previews,
+            provenance=settings.provenance,
         ),
         segments_done=existing.segments_done,
         costs=costs.of(plan),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
+from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.planning import FilmPlan
 from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.layout import film_key
@@ -35,6 +36,7 @@ class FilmTask:
     """Whether a render group decodes together."""
     previews: bool = False
     """Whether its segments can be watched while it renders."""
+    provenance: ProvenanceSettings = ProvenanceSettings()
 
     @property
     def job_id(self) -> str:

@@ -19,9 +19,15 @@ _SOFTWARE = ("torch", "diffusers", "transformers")
 
 
 def film_document(
-    task: FilmTask, state: StoredFilm, rendered: RenderedFilm, *, attempts: int, device: str
+    task: FilmTask,
+    state: StoredFilm,
+    rendered: RenderedFilm,
+    *,
+    attempts: int,
+    device: str,
+    signer: str | None = None,
 ) -> dict[str, Any]:
-    """`state` holds all its segments. `device` is that of the worker that finishes it."""
+    """`state` holds all its segments. `device` is that of the worker that finishes it. `signer` has signed it."""
     prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
     unwanted = tuple(seam for seam in rendered.seams if not task.plan.starts_scene(seam.segment))
     return {
@@ -51,6 +57,7 @@ def film_document(
         "approximations": list(task.plan.approximations),
         "warnings": list(task.plan.warnings),
         "attempts": attempts,
+        "provenance": {"marked": task.provenance.mark, "signed_by": signer},
     }
 
 

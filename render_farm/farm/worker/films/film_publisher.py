@@ -12,6 +12,7 @@ from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.films.film_document import film_document
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.farm.worker.resources import WorkerResources
+from render_farm.media.provenance import marker_of
 from render_farm.storage.claims import Claim, claim_job
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
 from render_farm.storage.patience import StoreRetry
@@ -111,7 +112,8 @@ class FilmPublisher:
             rendered = output.finish(film.latents if task.keep_latents else None)
             if rendered.findings:
                 self._judge(store, task, rendered)
-            document = film_document(task, film.state, rendered, attempts=attempts, device=model.device)
+            signer = _signed(task, rendered)
+            document = film_document(task, film.state, rendered, attempts=attempts, device=model.device, signer=signer)
             go_on()
             upload_began = time.monotonic()
             published = StoreRetry(task.timeouts.cluster_patience_s, stopped=lambda: call_id in self._stopped)(
@@ -128,3 +130,14 @@ class FilmPublisher:
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
             films.forget(task)
+
+
+def _signed(task: FilmTask, rendered: RenderedFilm) -> str | None:
+    """Sign the film and its poster where the settings ask for it, and return who signs."""
+    if not task.provenance.signs:
+        return None
+    from render_farm.media.signing import read_keys, sign
+
+    keys, marker = read_keys(task.provenance), marker_of(task.plan)
+    sign(rendered.files[POSTER], marker, keys)
+    return sign(rendered.files[VIDEO], marker, keys)
