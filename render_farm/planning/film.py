@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from render_farm.drift_mode import parse_drift
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import parse_memory
@@ -35,6 +36,7 @@ class FilmPlan:
     def approximations(self) -> tuple[str, ...]:
         """What makes this another film than the exact one: `column value`, for `job.json` and the results."""
         values = {"cache": "" if self.job.cache == OFF else self.job.cache}
+        values["drift"] = self.job.drift if parse_drift(self.job.drift) and len(self.windows) > 1 else ""
         values["memory"] = parse_memory(self.job.memory).what_changes_pixels
         engine = [f"attention {self.spec.approximation}"] if self.spec.approximation else []
         return (*(f"{column} {value}" for column, value in values.items() if value), *engine)
@@ -47,6 +49,10 @@ class FilmPlan:
     def segment_keys(self) -> tuple[str, ...]:
         """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
+
+    def drift_share(self, segment: int) -> float:
+        """How far the statistics of a segment's latents move toward those of the first one; 0: not at all."""
+        return parse_drift(self.job.drift) if segment else 0.0
 
     def starts_scene(self, segment: int) -> bool:
         """Whether the picture is meant to change where a segment begins: its prompt is another than before."""
@@ -164,6 +170,12 @@ def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Itera
     to be said of them."""
     job = with_lora_digests(plan.job, lora_digests)
     return replace(plan, job=job, render_key=render_key(job, plan.spec), warnings=_with_fresh(plan, warnings))
+
+
+def with_seed(plan: FilmPlan, seed: int) -> FilmPlan:
+    """The plan of the same film with another seed."""
+    job = replace(plan.job, seed=seed)
+    return replace(plan, job=job, render_key=render_key(job, plan.spec))
 
 
 def _with_fresh(plan: FilmPlan, warnings: Iterable[str]) -> tuple[str, ...]:

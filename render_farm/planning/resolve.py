@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
+from render_farm.drift_mode import parse_drift
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.memory_mode import parse_memory
 from render_farm.models import CAUSAL, DISTILLED, DISTILLED_DEFAULTS
@@ -52,6 +53,7 @@ class ResolvedJob:
     video: str | None = None
     loras: tuple[LoraRef, ...] = ()
     cache: str = "off"
+    drift: str = "off"
     memory: str = "auto"
     checks: str = "mark"
     ulysses: int | None = None
@@ -165,6 +167,8 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     if job.causal_block_size == 1 or job.block_attention == CAUSAL:
         skipped.add("block_attention")  # so that films from before it was a column keep their keys
     skipped |= {name for name in ("input_digests", "lora_digests", "step_list") if not getattr(job, name)}
+    if not parse_drift(job.drift):
+        skipped.add("drift")  # likewise
     parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
     if changes := parse_memory(job.memory).what_changes_pixels:
         parameters["memory"] = changes

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from render_farm.drift_mode import parse_drift
 from render_farm.memory_mode import WeightForm, parse_memory
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
@@ -70,6 +71,7 @@ def _own(job: ResolvedJob, window: Window) -> dict[str, Any]:
         "frames": [window.num_latent_frames, window.num_prefix_frames, window.num_dropped_frames],
         "prefix_noise": noise,
         "inputs": _inputs(job, window) if window.needs_inputs else {},
+        **({"drift": job.drift} if window.index and parse_drift(job.drift) else {}),
     }
 
 

@@ -147,7 +147,7 @@ class SegmentRenderer:
             task.work_key,
             segment,
             every_s=task.timeouts.step_checkpoint_s,
-            maker=environment_key(engine, task.plan, segment),
+            maker=environment_key(engine, task.plan, segment) + (f", {task.plan.render_key}" if task.tried else ""),
             is_last=last_step,
         )
         started = time.monotonic()
@@ -208,7 +208,7 @@ class SegmentRenderer:
         from render_farm.parallel import GroupError
 
         task, segment = call.task, call.segment
-        self._shared.keep_only(task.work_key)
+        self._shared.keep_only(task.pixels_key)
         history = history_of(film, task, segment)
         embeddings = self._resources.model.texts.embeddings(store, task, engine.spec.fingerprint, segment)
         conditioning = conditioning_of(engine, task, film, segment)
@@ -242,6 +242,7 @@ class SegmentRenderer:
                         history=history,
                         embeddings=embeddings,
                         conditioning=conditioning,
+                        first=torch.from_numpy(film.latents[0].copy()) if task.plan.drift_share(segment) else None,
                         loras=loras,
                         group=group,
                         keeper=keeper if group is None else None,
