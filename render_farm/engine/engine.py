@@ -22,7 +22,7 @@ from torch import Tensor
 from render_farm.config import load
 from render_farm.engine.conditioning.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.conditioning.image_encoder import encode_images
-from render_farm.engine.conditioning.inputs import given_inputs, read_inputs
+from render_farm.engine.conditioning.inputs import read_film_inputs
 from render_farm.engine.conditioning.text_encoder import encode_texts
 from render_farm.engine.decoding.streaming import StreamingDecoder
 from render_farm.engine.decoding.tiles import FrameDecoder
@@ -294,6 +294,7 @@ class Engine:
 
     def encode_conditioning(self, plan: FilmPlan, inputs: Inputs) -> Conditioning:
         """The latents of a film's inputs, on the CPU: encode them once per film, and give them to `render_segment`.
+        Each take of a film with cuts has its own (`plan.take_of`).
 
         Raises `InputError` for pixels that are missing or of another size, or a video shorter than `overlap_history`.
         """
@@ -339,11 +340,11 @@ class Engine:
         rendered anywhere and at any time, bit-identically on like hardware.
 
         Args:
-            history: the film's last O latents so far (1 C O h w). None for the first segment.
+            history: the film's last O latents so far (1 C O h w). None for the first segment and after a cut.
             embeddings: for `plan.texts`, from `encode_prompts`.
-            conditioning: from `encode_conditioning`. The first segment of an i2v, flf2v or v2v film needs it, and the
-                last of a flf2v film.
-            first: the film's first segment (1 C T h w), which later ones need where `plan.drift_share` is above 0.
+            conditioning: from `encode_conditioning` of the segment's take. The first segment of an i2v, flf2v or v2v
+                film or take needs it, and the last of a flf2v film.
+            first: the first segment of its take (1 C T h w), which later ones need where `plan.drift_share` is above 0.
             loras: those of the job, from `read_loras`. They stay attached until a segment has others.
             group: every rank makes this call with the same arguments and gets the same result.
             keeper: keeps the state between steps, to resume after a crash. Not with a group.
@@ -355,7 +356,8 @@ class Engine:
         infinity.
         """
         window = plan.windows[index]
-        check_conditioning(plan, window, conditioning)
+        take, own_index = plan.take_of(index)
+        check_conditioning(take, take.windows[own_index], conditioning)
         if window.num_history_frames:
             shape = (1, self.spec.latent_channels, window.num_history_frames, plan.latent_height, plan.latent_width)
             if history is None or tuple(history.shape) != shape:
@@ -370,14 +372,14 @@ class Engine:
         def step(progress: StepProgress) -> None:
             self._num_skipped = progress.num_skipped
             if on_step is not None:
-                on_step(progress)
+                on_step(replace(progress, segment=index, num_segments=plan.num_segments))
 
         def denoise(transformer: FrameTransformer) -> Tensor:
             self.adapters.use(transformer, loras)
             latents = render_window(
                 transformer,
-                plan,
-                index,
+                take,
+                own_index,
                 history=history,
                 embeddings=embeddings,
                 attention=self.attention,
@@ -440,6 +442,7 @@ class Engine:
         return StreamingDecoder(
             self.vae,
             num_skipped_frames=plan.num_repeated_frames,
+            starts=plan.cuts,
             tiling=parse_memory(plan.job.memory).vae_tiling,
             frame_decoder=frame_decoder,
             turns=self._turns,
@@ -451,35 +454,37 @@ class Engine:
         The job's LoRAs, image, last_image and video are read from their URIs, unless `inputs` gives the pixels. Raises
         `InputError` for one that cannot be used.
         """
-        plan, read = self.plan(job), None
+        plan = self.plan(job)
         _check_alone(plan)
-        if plan.job.inputs:
-            read = read_inputs(plan, self._input_limits()) if inputs is None else given_inputs(inputs)
-            plan = with_inputs_read(plan, read.digests)
-        elif inputs is not None:
+        if inputs is not None and not plan.job.film_inputs:
             raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")
+        reads = read_film_inputs(plan, self._input_limits(), inputs)
+        plan = with_inputs_read(plan, {name: sha for read in reads.values() for name, sha in read.digests.items()})
         loras = self.read_loras(plan, self._input_limits())
         if loras:
             warnings = [warning for weighted in loras for warning in weighted.lora.warnings]
             plan = with_loras_read(plan, [weighted.lora.sha256 for weighted in loras], warnings)
-        conditioning = self.encode_conditioning(plan, read.pixels) if read else None
+        conditionings = {
+            start: self.encode_conditioning(plan.take_of(start)[0], read.pixels) for start, read in reads.items()
+        }
         embeddings = self.encode_prompts(plan.texts)
         pieces: list[Tensor] = []
         for window in plan.windows:
-            history = torch.cat(pieces, dim=2)[:, :, -window.num_history_frames :] if pieces else None
+            num_history = window.num_history_frames
             pieces.append(
                 self.render_segment(
                     plan,
                     window.index,
-                    history=history,
+                    history=torch.cat(pieces, dim=2)[:, :, -num_history:] if num_history else None,
                     embeddings=embeddings,
-                    conditioning=conditioning,
-                    first=pieces[0] if pieces else None,
+                    conditioning=conditionings.get(window.take_start),
+                    first=pieces[window.take_start] if plan.drift_share(window.index) else None,
                     loras=loras,
                     on_step=on_progress,
                 )
             )
-        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), read.lead_in if read else None)
+        lead_in = reads[0].lead_in if 0 in reads else None
+        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), lead_in)
 
 
 def _check_alone(plan: FilmPlan) -> None:

@@ -51,7 +51,7 @@ class SegmentRecord:
     film: str = ""
     """Work folder's name of the film that it was rendered for. Empty: an earlier version did not say so."""
     previous: str = ""
-    """`sha256` of the segment before, whose latents it continues; empty for the first."""
+    """`sha256` of the segment before, whose latents it continues; empty for the first, and after a cut."""
 
     def to_dict(self) -> dict[str, Any]:
         content = {name: getattr(self, name) for name in _RECORDED}

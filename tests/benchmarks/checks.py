@@ -324,7 +324,7 @@ def measure_drift(bias: float, num_steps: int) -> None:
                 layer.bias.copy_(before)
             windows: Sequence[Window] = video.plan.windows
             assert len(windows) == 18
-            starts = {0: 0} | {4 * (w.start + w.num_dropped_frames) - 3: w.index for w in windows[1:]}
+            starts = {video.plan.num_pixel_frames_before(w.start + w.num_dropped_frames): w.index for w in windows}
             checks, meter = PictureChecks(), SeamMeter()
             for index, frame in enumerate(video.frames):
                 if index in starts:

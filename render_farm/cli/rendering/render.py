@@ -184,9 +184,13 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
     manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
     prompt = _one_or_several(prompt)
     overrides = columns_of_flags(flags)
+    if prompt is None and manifest is None and "shots" in overrides:
+        prompt = _prompts_of_shots(overrides["shots"])
     if (manifest is None) == (prompt is None):
         raise UsageError(
-            "give a MANIFEST or --prompt TEXT" if manifest is None else "a MANIFEST and --prompt do not go together",
+            "give a MANIFEST, --prompt TEXT or --shots JSON"
+            if manifest is None
+            else "a MANIFEST and --prompt do not go together",
             advice="render-farm render --help",
         )
     if manifest is not None and overrides:
@@ -247,6 +251,16 @@ def _one_or_several(prompts: Sequence[str] | None) -> str | tuple[str, ...] | No
     if not prompts:
         return None
     return prompts[0] if len(prompts) == 1 else tuple(prompts)
+
+
+def _prompts_of_shots(shots: object) -> str | tuple[str, ...] | None:
+    from render_farm.job import normalise
+
+    clean, problems = normalise({"prompt": None, "shots": shots})
+    if problems:
+        raise UsageError(f"--{problems[0]}")
+    prompts: str | tuple[str, ...] | None = clean["prompt"]
+    return prompts
 
 
 def _time(text: str | None) -> datetime | None:

@@ -13,11 +13,9 @@ from render_farm.farm.run.timeouts import Timeouts
 from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
 from render_farm.planning import FilmPlan
-from render_farm.planning.film import with_seed
+from render_farm.planning.film import NUM_SEEDS, with_seed
 from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.layout import film_key
-
-_NUM_SEEDS = 2**63
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +89,7 @@ class FilmTask:
         """The task that follows on this film, which took `seconds` and has `findings`: the next seed, or, when none is
         left, the best film so far."""
         tried = (*self.tried, TriedSeed(seed=self.plan.job.seed, findings=findings, seconds=round(seconds, 3)))
-        seed = (tried[0].seed + len(tried)) % _NUM_SEEDS if self.seeds_left > 0 else self.ranked(findings)[0].seed
+        seed = (tried[0].seed + len(tried)) % NUM_SEEDS if self.seeds_left > 0 else self.ranked(findings)[0].seed
         return replace(self, plan=with_seed(self.plan, seed), row_key=self.render_key, tried=tried)
 
 

@@ -125,6 +125,10 @@ class RunProgress:
         """Rows of the manifest that are still being prepared, or were when the run was stopped."""
         return max(0, len(self._order) - len(self.ended_before) - len(self.films))
 
+    def is_untold(self, job_id: str) -> bool:
+        """Whether a job is one of those rows."""
+        return job_id in self._order and job_id not in self.ended_before and job_id not in self.films
+
     @property
     def _untold_state(self) -> State:
         return State.CANCELLED if self._state.ended else State.WAITING

@@ -19,7 +19,7 @@ from render_farm.farm.worker.group_decoding import SharedDecoding
 from render_farm.farm.worker.group_seat import GroupHost, GroupSeat, in_group
 from render_farm.farm.worker.preemption import LastStep, Preemption
 from render_farm.farm.worker.resources import WorkerResources
-from render_farm.farm.worker.segment_inputs import conditioning_of, history_of
+from render_farm.farm.worker.segment_inputs import conditioning_of, first_of_take, history_of
 from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
 from render_farm.farm.worker.step_gate import StepGate
 from render_farm.storage.checkpoints import SegmentMeta, record_segment, save_segment
@@ -190,7 +190,8 @@ class SegmentRenderer:
             group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
         )
         retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: self._is_stopped(call))
-        record = retried(lambda: save_segment(store, film.state, latents, meta))
+        starts_take = call.task.plan.windows[call.segment].starts_take
+        record = retried(lambda: save_segment(store, film.state, latents, meta, starts_take=starts_take))
         film.state = retried(lambda: record_segment(store, film.state, record))
 
     def _denoise(
@@ -242,7 +243,7 @@ class SegmentRenderer:
                         history=history,
                         embeddings=embeddings,
                         conditioning=conditioning,
-                        first=torch.from_numpy(film.latents[0].copy()) if task.plan.drift_share(segment) else None,
+                        first=first_of_take(film, task, segment),
                         loras=loras,
                         group=group,
                         keeper=keeper if group is None else None,

@@ -26,6 +26,7 @@ PACKAGES = [
         "step_cache",
         "check_mode",
         "drift_mode",
+        "shots",
         "job",
         "models",
         "config",

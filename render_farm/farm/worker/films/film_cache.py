@@ -45,8 +45,8 @@ class CachedFilm:
     output: FilmOutput | None = None
     is_finishing: bool = False
     """It is being decoded and published: it must not be dropped to make room."""
-    conditioning: Conditioning | None = None
-    """Its inputs as latents, once a segment needed them."""
+    conditioning: dict[int, Conditioning] = field(default_factory=dict)
+    """The inputs of its takes as latents, once a segment needed them, by the segment with which the take starts."""
 
 
 class FilmCache:

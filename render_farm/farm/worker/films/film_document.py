@@ -11,6 +11,7 @@ import render_farm
 from render_farm.farm.run.film_task import FilmTask, TriedSeed
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.media.seam_score import worst
+from render_farm.planning.shots import image_name
 from render_farm.storage.checkpoints import StoredFilm
 from render_farm.uris import shown_uri
 
@@ -71,5 +72,10 @@ def _shown_parameters(task: FilmTask) -> dict[str, Any]:
         {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
         for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
     ]
-    parameters = {name: value for name, value in asdict(job).items() if name != "lora_digests"}
+    parameters = {name: value for name, value in asdict(job).items() if name not in ("lora_digests", "shots")}
+    if job.shots:
+        parameters["shots"] = [
+            {"prompt": prompt, **asdict(shot), "image": shown.pop(image_name(index), None)}
+            for index, (shot, prompt) in enumerate(zip(job.shots, job.prompts, strict=True))
+        ]
     return {**parameters, "prompts": list(job.prompts), **shown, "loras": loras}

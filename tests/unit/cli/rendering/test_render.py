@@ -83,7 +83,7 @@ def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "out"], "give a MANIFEST or --prompt TEXT"),
+        (["-o", "out"], "give a MANIFEST, --prompt TEXT or --shots JSON"),
         (["m.parquet", "--prompt", "x", "-o", "out"], "a MANIFEST and --prompt do not go together"),
         (["m.parquet"], "--output is missing"),
         (["m.parquet", "-o", "out", "--steps", "3"], "--num-inference-steps is for --prompt"),
