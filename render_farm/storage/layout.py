@@ -44,6 +44,7 @@ _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
 _PREVIEW = re.compile(r"preview\.m3u8|init\.mp4|preview\.mp4|sheet\.jpg|[0-9]{4,}\.m4s")
 _SEGMENT_KEY = re.compile(r"[0-9a-f]{32}")
 _SEGMENT_OBJECT = re.compile(rf"{SEGMENTS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})(?:\.json|-[^/]+\.safetensors)")
+_REJECTED = re.compile(r"rejected-[0-9]{1,19}\.jpg")
 _NUMBER = re.compile(r"([0-9]{8})\.json")
 
 
@@ -171,6 +172,10 @@ class JobKeys:
 
 def rejected_name(seed: int) -> str:
     return f"rejected-{seed}.jpg"
+
+
+def is_rejected_name(name: str) -> bool:
+    return _REJECTED.fullmatch(name) is not None
 
 
 def segment_of(key: str) -> str | None:

@@ -54,6 +54,7 @@ class JobRow:
     reused_segments: int | None = None
     findings: tuple[str, ...] | None = None
     drift: float | None = None
+    seeds_tried: tuple[int, ...] | None = None
     started_at: str | None = None
     finished_at: str | None = None
     priority: int | None = None
@@ -77,10 +78,11 @@ class JobRow:
                 raise ValueError(f"a job's row with {name} {value!r}")
             if isinstance(value, int) and not 0 <= value < (2**63 if name == "video_bytes" else 2**31):
                 raise ValueError(f"a job's row with {name} {value!r:.40}")
-        findings = content.get("findings", [])
-        if not all(isinstance(text, str) for text in findings):
-            raise ValueError(f"a job's row with findings {findings!r:.80}")
-        return cls(**{**content, **({"findings": tuple(findings)} if "findings" in content else {})})
+        lists = {name: tuple(content[name]) for name in _ENTRY_KINDS if name in content}
+        for name, entries in lists.items():
+            if not all(isinstance(entry, _ENTRY_KINDS[name]) for entry in entries):
+                raise ValueError(f"a job's row with {name} {entries!r:.80}")
+        return cls(**{**content, **lists})
 
 
 _ROW_KINDS: dict[str, tuple[type, ...]] = {
@@ -88,9 +90,13 @@ _ROW_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
     **dict.fromkeys(("video_bytes", "reused_segments"), (int,)),
     **dict.fromkeys(("gpu_s", "wall_s", "seam_score", "drift"), (int, float)),
-    "findings": (list, tuple),
+    **dict.fromkeys(("findings", "seeds_tried"), (list, tuple)),
     "taken_out": (bool,),
 }
+
+
+_ENTRY_KINDS: dict[str, type] = {"findings": str, "seeds_tried": int}
+"""Of columns that are lists."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -299,6 +299,7 @@ class RunProgress:
         result.seam_score = report.seam_score
         result.reused_segments = report.reused_segments
         result.drift = report.drift
+        result.seeds_tried = report.seeds_tried or None
         self.found(job_id, report.findings)
         result.message = None
 
@@ -310,6 +311,22 @@ class RunProgress:
         result.findings = findings
         if findings:
             self.log.add(f"found in its pictures: {', '.join(findings)}", level="warning", job_id=job_id)
+
+    def rejected(self, job_id: str, findings: tuple[str, ...], seconds: float | None = None) -> None:
+        """A film is not published because of `findings`. When it took `seconds`, the film of another seed follows."""
+        film = self.films[job_id]
+        task = film.entry.task
+        self.found(job_id, findings)
+        self._note(
+            film,
+            EventKind.FILM_REJECTED,
+            f"the film of seed {task.plan.job.seed} is not published",
+            seed=task.plan.job.seed,
+            findings=list(findings),
+        )
+        if seconds is not None:
+            film.entry = replace(film.entry, task=task.after(findings, seconds))
+            self.log.add(f"continues with seed {film.entry.task.plan.job.seed}", job_id=job_id)
 
     def ended(self, job_id: str, state: State, *, error_class: str, message: str, attempts: int) -> None:
         """A film reached its last state."""
@@ -361,7 +378,7 @@ class RunProgress:
         rows = {}
         for job_id in taken:
             film = self.films[job_id]
-            key = film.entry.task.plan.render_key
+            key = film.entry.task.render_key
             rows[job_id] = row_of(
                 film.result, render_key=key, segments_done=film.segments_done, before=known.get(job_id)
             )

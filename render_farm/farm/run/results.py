@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("reused_segments", pa.int32()),
         ("findings", pa.list_(pa.string())),
         ("drift", pa.float64()),
+        ("seeds_tried", pa.list_(pa.int64())),
     ]
 )
 
@@ -64,6 +65,8 @@ class Result:
     """What the checks found in its pictures, also where that is why it failed."""
     drift: float | None = None
     """How far the colours of its segments drift (`media/checks.py`)."""
+    seeds_tried: tuple[int, ...] | None = None
+    """Seeds that were rendered until there was a film without findings, the published one last."""
 
 
 def write_results(store: Store, run_id: str, results: Iterable[Result]) -> None:

@@ -22,6 +22,7 @@ _SAME = (
     "reused_segments",
     "findings",
     "drift",
+    "seeds_tried",
 )
 
 

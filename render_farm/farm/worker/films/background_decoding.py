@@ -98,7 +98,8 @@ def _pictures(task: FilmTask) -> dict[str, np.ndarray]:
     """The pictures that a film is to begin and end with, to compare. One that cannot be read now is left out: its
     segments are stored, and the film is right without it."""
     job, pictures = task.plan.job, dict[str, np.ndarray]()
-    for name in ("image", "last_image"):
+    names = ("image",) if task.plan.cuts else ("image", "last_image")  # which ends the take that it is of
+    for name in names:
         if name in job.inputs:
             try:
                 pictures[name] = load_image(

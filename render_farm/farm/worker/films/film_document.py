@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import render_farm
-from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.film_task import FilmTask, TriedSeed
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.media.seam_score import worst
 from render_farm.planning.shots import image_name
@@ -50,6 +50,7 @@ def film_document(
         "seam_score": worst(unwanted),
         "seams": [asdict(seam) for seam in rendered.seams],
         "findings": list(rendered.findings),
+        "seeds_tried": [asdict(one) for one in _tried(task, rendered)],
         "drift": rendered.checked.drift,
         "segment_colours": [asdict(colours) for colours in rendered.checked.colours],
         "segments": [record.to_dict() for record in state.segments],
@@ -59,6 +60,14 @@ def film_document(
         "attempts": attempts,
         "provenance": {"marked": task.provenance.mark, "signed_by": signer},
     }
+
+
+def _tried(task: FilmTask, rendered: RenderedFilm) -> tuple[TriedSeed, ...]:
+    """The films of the row, the published one last. None when there was only the row's own."""
+    if not task.tried:
+        return ()
+    published = TriedSeed(seed=task.plan.job.seed, findings=rendered.findings)
+    return (*(one for one in task.tried if one.seed != published.seed), published)
 
 
 def _shown_parameters(task: FilmTask) -> dict[str, Any]:

@@ -31,6 +31,11 @@ function openFilm(place) {
     ["deadline", jobs.due[index] === null ? null : clock(jobs.due[index], true)], ["owner and tags", jobs.label[index]], ["message", jobs.message[index]],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
   clear(by("film-facts")).append(...facts.map(([name, value]) => make("div", {}, make("dt", { text: name }), make("dd", { text: String(value) }))));
+  clear(by("film-rejected")).append(...(data.rejected[index] || []).map(([seed, found]) => {
+    const image = make("img", { src: mediaOf(index, `rejected-${seed}.jpg`), alt: "", loading: "lazy" });
+    image.addEventListener("error", () => image.remove(), { once: true });
+    return make("figure", {}, image, make("figcaption", { text: `Not published: seed ${seed}, ${found}` }));
+  }));
   by("film-previous").disabled = place === 0;
   by("film-next").disabled = place >= shown.length - 1;
   if (!by("film").open) by("film").showModal();
