@@ -53,6 +53,13 @@ class FilmPlan:
         return len(self.windows)
 
     @property
+    def draft_note(self) -> str:
+        """What a draft is, in words. Empty for a film."""
+        if not self.job.first_segments:
+            return ""
+        return f"a draft: {self.num_segments} of the film's {len(windows_of(self.job, self.spec))} segments"
+
+    @property
     def segment_keys(self) -> tuple[str, ...]:
         """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
@@ -149,13 +156,16 @@ def plan_film(
     *,
     input_digests: Mapping[str, str] | None = None,
     length_of: LengthOf = estimated_length,
+    first_segments: int = 0,
 ) -> FilmPlan:
     """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered.
 
     `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
-    `with_inputs_read` for a plan that was made before they were read.
+    `with_inputs_read` for a plan that was made before they were read. `first_segments` plans a draft of so many
+    segments.
     """
     resolved = with_input_digests(resolve_job(job, spec), input_digests or {})
+    resolved = replace(resolved, first_segments=first_segments)
     problems = check(resolved, spec)
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
@@ -163,7 +173,7 @@ def plan_film(
     plan = FilmPlan(
         job=resolved,
         spec=spec,
-        windows=windows,
+        windows=windows[: first_segments or None],
         warnings=tuple(_warnings(job, resolved, windows, spec)),
         render_key=render_key(resolved, spec),
     )

@@ -96,6 +96,8 @@ class RunContext:
     """The manifest's name; None for a prompt."""
     replace: bool = False
     """Films that runs of other manifests made are replaced."""
+    first_segments: int = 0
+    """Only so many segments of each film, as drafts. 0: all."""
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
@@ -278,7 +280,15 @@ class _Planner:
             if model != settings.model:  # that one is the operator's choice
                 check_model_uri(model, settings.inputs)
             spec = self._checked_spec(model)
-            plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
+            plan = with_notes(
+                plan_film(
+                    job,
+                    spec,
+                    length_of=self._context.length_of(model),
+                    first_segments=self._context.first_segments,
+                ),
+                row.warnings,
+            )
             return _PreparedRow(
                 number=row.number,
                 label=row.label,
