@@ -65,6 +65,13 @@ class FilmPlan:
         return tuple(segment_keys(self.job, self.spec, self.windows))
 
     @property
+    def beginnings(self) -> tuple[tuple[str, int], ...]:
+        """Prompt and seed with which its takes start. Films that have none in common share no segment."""
+        starts = [window.index for window in self.windows if window.starts_take] if self.job.shots else [0]
+        jobs = [segment_job(self.job, start) for start in starts]
+        return tuple((job.prompts[0], job.seed) for job in jobs)
+
+    @property
     def num_latent_frames(self) -> int:
         """Latent frames of the whole film."""
         return self.windows[-1].end
