@@ -12,6 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from render_farm.check_mode import CheckAction, parse_checks
 from render_farm.errors import InvalidJobError
 from render_farm.job import JOB_ID, default_seed
 from render_farm.manifest.rows import Row
@@ -36,7 +37,7 @@ def draft_run_id(run_id: str, num_segments: int) -> str:
 
 def draft_row(row: Row) -> Row:
     """The row of a job as that of its draft. One whose id becomes too long is a bad row."""
-    return _renamed(row) if row.job is None else seeded(_renamed(row))
+    return as_draft(_renamed(row))
 
 
 def _renamed(row: Row) -> Row:
@@ -49,11 +50,14 @@ def _renamed(row: Row) -> Row:
         return replace(row, job=None, problems=error.problems)
 
 
-def seeded(row: Row) -> Row:
-    """The row of a draft, with the seed that its film has by default."""
-    if row.job is None or row.job.seed is not None:
+def as_draft(row: Row) -> Row:
+    """A row with the id of a draft: with the seed that its film has by default, and never with another one."""
+    if row.job is None:
         return row
-    return replace(row, job=replace(row.job, seed=default_seed(original_id(row.job.job_id))))
+    seed = default_seed(original_id(row.job.job_id)) if row.job.seed is None else row.job.seed
+    retries = row.job.checks and parse_checks(row.job.checks).action is CheckAction.RETRY
+    checks = str(CheckAction.MARK) if retries else row.job.checks
+    return replace(row, job=replace(row.job, seed=seed, checks=checks))
 
 
 def draft_manifest(manifest: bytes) -> bytes:

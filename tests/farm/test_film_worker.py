@@ -276,6 +276,7 @@ def finish_with_small_files(output: str, limit_bytes: int) -> subprocess.Complet
     )
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_nothing_under_a_final_name_and_a_clear_message(engine, tmp_path):
     import pickle
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from PIL import Image
 
 from render_farm.farm.driver import prepare
@@ -12,6 +13,7 @@ from render_farm.farm.run.request import RunRequest
 from tests.helpers import films
 
 
+@pytest.mark.long
 def test_films_are_rendered_while_a_picture_is_still_read(tmp_path, monkeypatch):
     """The picture takes as long as it takes until another film is rendered."""
     monkeypatch.setattr(driver, "_BATCH_S", 0.2)

@@ -23,6 +23,7 @@ def _run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_a_submitted_run_is_rendered_with_the_credentials_that_came_along(ray_head, s3_uri, tmp_path):
     server = ray_head.job_server
     manifest = films.manifest(tmp_path, [films.job("a")])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -26,20 +27,19 @@ class RankPool:
     """`num_ranks` processes, each with a folder of state (`Rank`) that its calls share."""
 
     def __init__(self, num_ranks: int) -> None:
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
-        )
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tests.helpers.preload"])
         self.processes = []
         self._pipes = []
-        for rank in range(num_ranks):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, there), daemon=True)
-            process.start()
-            there.close()
-            self.processes.append(process)
-            self._pipes.append(here)
+        found_by = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        with patch.dict(os.environ, PYTHONPATH=found_by):
+            for rank in range(num_ranks):
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(rank, there), daemon=True)
+                process.start()
+                there.close()
+                self.processes.append(process)
+                self._pipes.append(here)
 
     def send(self, rank: int, function: Callable[..., Any], arguments: tuple) -> None:
         """Have one rank call `function(*arguments)`."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch.distributed as dist
 
 from render_farm.farm.run.settings import load_settings
@@ -42,6 +43,7 @@ def result(shape: GroupShape, machine: GroupMachine | None = None) -> GroupResul
     )
 
 
+@pytest.mark.long
 def test_it_needs_neither_ray_nor_typer_nor_rich(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
     arguments = ["--degrees", "1x2x1", "--num-frames", "5", "--steps", "2", "--device", "cpu", "--json"]

@@ -72,6 +72,7 @@ for wanted in map(int, sys.argv[1:]):
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_film() -> None:
     """2,000 frames at 128x128 peak within 20 % of the first 200."""
     root = Path(__file__).parents[2]

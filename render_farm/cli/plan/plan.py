@@ -349,7 +349,8 @@ def _priced(costs: list[ChoicePrice]) -> Iterable[str]:
             number = "under 0.01" if price.gpu_s < 0.01 else number
             seconds = f", {number} GPU seconds (predicted)"
         name = "cost" if price is costs[0] else f"  {price.name}"
-        yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"
+        most = "at most " if price.at_most else ""
+        yield f"{name}: {most}{plural(price.num_forwards, 'forward')}{seconds}"
 
 
 def _prompts(film: FilmPlan) -> Iterable[tuple[str, str]]:

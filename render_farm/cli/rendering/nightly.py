@@ -28,6 +28,7 @@ from render_farm.planning import nights
 if TYPE_CHECKING:
     from render_farm.cli.watch.notify import NightHeartbeat
     from render_farm.farm.run.outcome import RunOutcome
+    from render_farm.manifest.limits import ManifestLimits
 
 TIMED_OUT = 13
 _STOPPED = (12, TIMED_OUT, INTERRUPTED)
@@ -107,6 +108,7 @@ class Night:
     run_id: str
     manifest: str
     output: str
+    limits: ManifestLimits
 
 
 @app.command(cls=FarmCommand, context_settings=_HELP)
@@ -178,7 +180,8 @@ def _night(flags: Mapping[str, Any], day: date) -> Night:
     from render_farm.farm.run.settings import load_settings
     from render_farm.storage.layout import check_id
 
-    output = load_settings(file=flags["config"], output=flags["output"]).output
+    settings = load_settings(file=flags["config"], output=flags["output"])
+    output = settings.output
     if not output:
         raise UsageError("--output is missing", advice="give a folder or a URI like s3://bucket/films/{date}")
     try:
@@ -187,6 +190,7 @@ def _night(flags: Mapping[str, Any], day: date) -> Night:
             run_id=check_id(f"{flags['name']}-{day.isoformat()}", "--name"),
             manifest=nights.fill_in(flags["manifest"], day),
             output=nights.fill_in(output, day),
+            limits=settings.manifest,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -324,7 +328,7 @@ def _over(night: Night) -> RunOutcome | None:
     store, keys = open_store(night.output), RunKeys(run_id=night.run_id)
     try:
         rendered, folder = store.read_bytes(keys.manifest), RunFolderReader(store, night.run_id).read(with_events=False)
-        with open_manifest(night.manifest) as file:
+        with open_manifest(night.manifest, night.limits) as file:
             if file.read() != rendered:
                 return None
     except (NotFoundError, ManifestError):

@@ -166,11 +166,14 @@ def as_on_the_cluster(
             files[path.name] = path.read_bytes()
     elif request.manifest is not None and holds_secret(request.manifest):
         given |= {"manifest": "manifest.parquet", "relative_to": folder_of(place_of(request.manifest))}
-        with open_manifest(request.manifest) as parts:
+        with open_manifest(request.manifest, request.settings.manifest) as parts:
             files["manifest.parquet"] = parts.read()
     elif request.manifest is not None and "://" not in request.manifest:
         path = Path(request.manifest).expanduser().absolute()
         files[path.name] = str(path)
+        if path.is_dir():  # its parts as one file
+            with open_manifest(request.manifest, request.settings.manifest) as parts:
+                files[path.name] = parts.read()
         given["manifest"] = path.name
         given["relative_to"] = _everywhere(request.relative_to or str(path if path.is_dir() else path.parent))
     if settings_file(flags["config"]):

@@ -38,9 +38,13 @@ class LiveControl:
 
     def answer(self, run: OwnedRun, request: Request) -> Answer:
         """Carry a request out."""
-        known = {*run.progress.films, *run.progress.ended_before}
-        if (refusal := check(request, run.run_id, known.__contains__)) is not None:
+        progress = run.progress
+        known = {*progress.films, *progress.ended_before}
+        coming = [job_id for job_id in request.jobs if progress.is_untold(job_id)]
+        if (refusal := check(request, run.run_id, {*known, *coming}.__contains__)) is not None:
             return refusal
+        if coming and request.verb is not Verb.EXPLAIN:
+            return refused(f"job {coming[0]!r} is still being prepared", advice="try again when its inputs are read")
         if not run.started and not (request.verb is Verb.CANCEL and not request.jobs):
             return refused(f"run {run.run_id} is just starting", advice="try again in a few seconds")
         if request.verb not in (Verb.EXPLAIN, Verb.HOSTS):
@@ -86,24 +90,27 @@ class LiveControl:
     def _change_jobs(self, run: OwnedRun, request: Request, rule: JobRule) -> Answer:
         if request.verb is Verb.RETRY and self._machine.is_ending(run.key):
             return refused(f"run {run.run_id} is just ending", advice="try again in a few seconds")
-        films = run.progress.films
-        jobs = rule.jobs(
-            request,
-            rule.live,
-            films,
-            lambda job_id: self._machine.state_of(ev.JobKey(run.key, job_id)) if job_id in films else None,
-        )
+        films, before = run.progress.films, run.progress.ended_before
+
+        def state_of(job_id: str) -> str | None:
+            return self._machine.state_of(ev.JobKey(run.key, job_id)) if job_id in films else before[job_id].state
+
+        # What was over before this start is not the machine's to change.
+        jobs = rule.jobs(request, rule.live, films, lambda job_id: state_of(job_id) if job_id in films else None)
         for job_id in jobs:
             run.change(job_id, lambda row: rule.change(row, request))
             if request.verb is Verb.RETRY and State(films[job_id].result.state).ended:
                 run.progress.requeue(job_id)
         self._apply(_event(run.key, request, tuple(jobs)))
-        return rule.done(request, jobs)
+        return rule.done(request, jobs, state_of)
 
     def _waiting(self, run: OwnedRun) -> list[str]:
         return [job_id for job_id, film in run.progress.films.items() if film.result.state == State.WAITING]
 
     def _view(self, run: OwnedRun, job_id: str) -> dict[str, object]:
+        if run.progress.is_untold(job_id):
+            state = str(State.WAITING)
+            return {"job_id": job_id, "state": state, "text": f"{job_id}: waiting: its inputs are still being prepared"}
         film = run.progress.films.get(job_id)
         if film is None:
             result = run.progress.ended_before[job_id]

@@ -77,8 +77,13 @@ def _change_jobs(
 ) -> tuple[dict[str, JobRow], Answer]:
     # A job without a row waits, and only the manifest names it.
     every = sorted(read_jobs()) if not request.jobs and State.WAITING in rule.unnamed else list(state.jobs)
-    jobs = rule.jobs(request, rule.stored, every, lambda job_id: _row(state, job_id).state)
-    return {job_id: rule.change(_row(state, job_id), request) for job_id in jobs}, rule.done(request, sorted(jobs))
+
+    def state_of(job_id: str) -> str:
+        return _row(state, job_id).state
+
+    jobs = rule.jobs(request, rule.stored, every, state_of)
+    rows = {job_id: rule.change(_row(state, job_id), request) for job_id in jobs}
+    return rows, rule.done(request, sorted(jobs), state_of)
 
 
 def explained(store: Store, run_id: str, request: Request, lease: Lease | None) -> Answer:

@@ -14,6 +14,7 @@ from render_farm.storage.mailbox import Answer, Request, Verb
 from render_farm.storage.run_state import JobRow, RunControl
 
 _LEFT = (State.WAITING, State.RUNNING)
+_OTHERS_SHOWN = 5
 MOST_EXPLAINED = 100
 """Of the jobs that wait, where none is named."""
 
@@ -38,9 +39,13 @@ class JobRule:
         states = allowed if request.jobs else self.unnamed
         return [job_id for job_id in dict.fromkeys(request.jobs or every) if state_of(job_id) in states]
 
-    def done(self, request: Request, jobs: list[str]) -> Answer:
+    def done(self, request: Request, jobs: list[str], state_of: Callable[[str], str | None]) -> Answer:
+        """The answer, which says of named jobs that did not change what they are."""
         number = "1 job is" if len(jobs) == 1 else f"{len(jobs) or 'no'} jobs are"
-        return done(self.sentence.format(jobs=number, priority=request.priority), jobs=jobs)
+        others = [f"{job_id} is {state_of(job_id)}" for job_id in dict.fromkeys(request.jobs) if job_id not in jobs]
+        more = f" and {len(others) - _OTHERS_SHOWN} more" if len(others) > _OTHERS_SHOWN else ""
+        why = f" ({', '.join(others[:_OTHERS_SHOWN])}{more})" if others else ""
+        return done(self.sentence.format(jobs=number, priority=request.priority) + why, jobs=jobs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ import render_farm
 from render_farm.errors import UsageError
 from render_farm.farm.driver import handover
 from render_farm.farm.driver.connection import use_token_at_hand
-from render_farm.manifest.parts import open_manifest
 from render_farm.uris import shown_uri
 
 PYTHON = ("python", "-m", "render_farm.cli")
@@ -174,12 +173,8 @@ def _working_dir(submission: Submission) -> Iterator[str | None]:
         for name, source in submission.files.items():
             if isinstance(source, bytes):
                 Path(folder, name).write_bytes(source)
-                continue
-            if not Path(source).is_dir():
+            else:
                 shutil.copyfile(source, Path(folder, name))
-                continue
-            with open_manifest(source) as parts, open(Path(folder, name), "wb") as whole:  # as one file
-                shutil.copyfileobj(parts, whole)
         yield folder
 
 

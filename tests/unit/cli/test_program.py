@@ -81,6 +81,7 @@ def test_every_json_object_names_its_form(cli, rendered, manifest, tmp_path, ver
     assert json.loads(said.stdout)["schema"] == f"render_farm.{verb.replace(' ', '_')}/1", said.output
 
 
+@pytest.mark.slow
 def test_every_verb_has_an_example():
     known = {path for path, _ in verbs()}
     assert known <= EXAMPLES.keys()

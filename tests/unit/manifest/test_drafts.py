@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.job import RenderJob, default_seed
-from render_farm.manifest.drafts import draft_manifest, draft_row, original_id, seeded
+from render_farm.manifest.drafts import as_draft, draft_manifest, draft_row, original_id
 from render_farm.manifest.rows import make_row
 
 
@@ -16,9 +16,16 @@ def test_a_draft_has_an_id_of_its_own_and_the_seed_of_its_film():
     row = draft_row(make_row(1, {"job_id": "a", "prompt": "x"}))
     assert row.job == RenderJob(job_id="a.draft", prompt="x", seed=default_seed("a"))
     assert (row.job_id, original_id(row.job_id)) == ("a.draft", "a")
-    assert seeded(make_row(1, {"job_id": "a.draft", "prompt": "x"})).job == row.job, "of a run that is continued"
+    assert as_draft(make_row(1, {"job_id": "a.draft", "prompt": "x"})).job == row.job, "of a run that is continued"
     given = draft_row(make_row(1, {"job_id": "a", "prompt": "x", "seed": 3})).job
     assert given is not None and given.seed == 3
+
+
+def test_checks_of_a_draft_try_no_other_seed():
+    """The film would start again from the row's own."""
+    for given, expected in (("retry:3", "mark"), ("fail", "fail"), (None, None)):
+        job = draft_row(make_row(1, {"job_id": "a", "prompt": "x", "checks": given})).job
+        assert job is not None and job.checks == expected
 
 
 def test_a_bad_row_stays_one():

@@ -28,6 +28,7 @@ def check(wild: Wild, read) -> None:
     assert wild.said in "; ".join(opened.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures(tmp_path, name):
     wild = PICTURES[name]

@@ -188,6 +188,7 @@ TAKES_NO_CODE = {
 """diffusers' model classes have no `trust_remote_code`. The last call gets it from its callers, which are checked."""
 
 
+@pytest.mark.slow
 def test_no_loader_runs_the_code_of_a_model():
     """transformers asks on stdin otherwise, and `y` runs it."""
     package, unsafe, num_loaders = Path(render_farm.__file__).parent, [], 0

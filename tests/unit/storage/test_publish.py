@@ -91,6 +91,7 @@ for verb in ("write_bytes", "put_file", "create", "delete", "copy", "delete_tree
     setattr(DyingStore, verb, _counted(verb))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "other-pixels"])
 def test_whatever_write_a_publisher_dies_before_the_next_one_finishes(tmp_path, rendered, before):
     """Every state of the store that a death can leave is visited; at each, what is under the final names is whole."""

@@ -50,6 +50,7 @@ def test_what_a_run_has_cost_is_read_where_it_is_a_number(store, spent):
         RunControl.from_dict({"paused": False, "quarantined": [], "spent": spent})
 
 
+@pytest.mark.slow
 def test_snapshots_bound_what_is_read_and_hold_everything(store):
     many = writer(store)
     for number in range(5 * SNAPSHOT_EVERY):
@@ -90,6 +91,7 @@ def test_a_torn_last_write_is_recognised_and_what_came_before_counts(store, dama
     assert sorted(load_run_state(store, "night").jobs) == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_a_torn_snapshot_falls_back_on_the_one_before(store):
     many = writer(store)
     for number in range(3 * SNAPSHOT_EVERY):

@@ -63,6 +63,16 @@ def test_a_local_manifest_goes_along_and_its_inputs_keep_their_place(sent, tmp_p
     assert "render-farm watch" in done.stderr
 
 
+def test_a_folder_of_parts_goes_along_as_one_file(sent, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for number in range(2):
+        write_manifest(str(folder / f"part-{number}.parquet"), [RenderJob(job_id=f"a{number}", prompt="p")])
+    assert call(str(folder), "--output", str(tmp_path / "out")).exit_code == 0
+    (path := tmp_path / "joined.parquet").write_bytes(sent[0][0].files["films"])
+    assert [row.job_id for row in load_manifest(str(path))] == ["a0", "a1"]
+
+
 def test_rays_own_commands_are_told_of_a_token_that_was_found_here(sent, tmp_path, monkeypatch):
     def with_token(submission, address):
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -24,8 +24,8 @@ BAD = Failure(fault=Fault.JOB, error_class="InputError", message="no such file")
 
 @pytest.fixture
 def run(tmp_path):
-    """Run `night` with the films a and b, of which a has failed."""
-    spec = RunSpec(run_id="night", output=str(tmp_path))
+    """Run `night` with the films a and b, of which a has failed, and a row that is still being prepared."""
+    spec = RunSpec(run_id="night", output=str(tmp_path), order=("a", "b", "coming"))
     held = acquire_run(spec, this_holder(), LeaseTiming(), on_lost=lambda error: None)
     held.machine = FarmMachine()
     for name in "ab":
@@ -56,6 +56,15 @@ def test_what_failed_waits_again(run):
     assert run.progress.films["a"].result.state == run.machine.state_of((run.key, "a")) == State.WAITING
 
 
+def test_a_row_that_is_still_being_prepared_is_said_to_be_one(run):
+    for verb in ("cancel", "retry", "priority"):
+        answer = ask(run, verb, "b", "coming", value="90")
+        assert not answer.ok and not answer.not_found and "'coming' is still being prepared" in answer.text
+    assert run.machine.state_of((run.key, "b")) != State.CANCELLED
+    assert "still being prepared" in ask(run, "explain", "coming").text
+    assert ask(run, "cancel", "unknown").not_found
+
+
 def test_a_job_that_is_named_twice_is_retried_once(run):
     before = run.progress.pace.work_left
     assert ask(run, "retry", "a", "a").data == {"jobs": ["a"]}
@@ -74,7 +83,8 @@ def test_pausing_and_quarantining_outlive_the_coordinator(run):
 def test_what_is_asked_of_jobs_outlives_the_coordinator(run):
     assert ask(run, "priority", "b", value="90").text == "1 job is now of priority 90"
     assert run.durable.state.jobs["b"].priority == 90
-    assert ask(run, "cancel", "a", "b").data == {"jobs": ["b"]}
+    answer = ask(run, "cancel", "a", "b")
+    assert answer.data == {"jobs": ["b"]} and answer.text == "1 job is cancelled (a is failed)"
     assert run.durable.state.jobs["b"].taken_out
     assert run.machine.state_of((run.key, "b")) == State.CANCELLED
 
