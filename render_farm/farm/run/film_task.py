@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.media.limits import InputLimits
 from render_farm.media.provenance_settings import ProvenanceSettings
@@ -35,6 +36,7 @@ class FilmTask:
     previews: bool = False
     """Whether its segments can be watched while it renders."""
     provenance: ProvenanceSettings = ProvenanceSettings()
+    hooks: HookSettings = HookSettings()
 
     @property
     def job_id(self) -> str:
