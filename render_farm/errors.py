@@ -166,6 +166,14 @@ class ProvenanceError(JobError):
     """A film that cannot be signed as the settings ask. It is not published unsigned."""
 
 
+class FilmRefusedError(JobError):
+    """The operator's hook says that this film is not to be published."""
+
+    def __init__(self, message: str, *, findings: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
 class FilmExistsError(JobError):
     """A film of this job id is done already, made by a run of another manifest."""
 
@@ -194,6 +202,10 @@ class WorkerDiedError(WorkerError):
 
 class HostMemoryError(WorkerError):
     """The machine ran out of its own memory, which is not the GPU's: moving weights there would need more of it."""
+
+
+class HookError(WorkerError):
+    """The operator's hook did not answer: it crashed, took too long, or said something else."""
 
 
 class HostUnfitError(WorkerError):

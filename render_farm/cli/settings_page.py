@@ -47,6 +47,7 @@ _PAGES = {
     "group": "several-gpus.md",
     "scheduling": "nightly.md#who-goes-first",
     "provenance": "provenance.md",
+    "hooks": "hooks.md",
     "notify": "notifications.md",
 }
 """The pages of the guide that tell more."""

@@ -1,6 +1,6 @@
 """Signatures of films and posters: C2PA manifests, made and read by `c2pa-python` (the extra `provenance`).
 
-A signature covers the whole file, the XMP marker too. It holds random ids and its time, so a film that is signed twice
+A signature covers pictures, tables and the XMP marker. It holds random ids and its time, so a film that is signed twice
 has two contents.
 """
 

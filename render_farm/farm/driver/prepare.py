@@ -372,6 +372,7 @@ def _entry(
             group_options=settings.group,
             previews=settings.previews,
             provenance=settings.provenance,
+            hooks=settings.hooks,
         ),
         segments_done=existing.segments_done,
         costs=costs.of(plan),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from render_farm.check_mode import parse_checks
+from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
@@ -57,6 +58,7 @@ class FilmTask:
     """The render key of the film's row, where `plan` has another seed."""
     tried: tuple[TriedSeed, ...] = ()
     """Earlier films of the row, which were not published."""
+    hooks: HookSettings = HookSettings()
 
     @property
     def job_id(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from render_farm.config import Table, load, setting
 from render_farm.engine.options import EngineOptions
+from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.limits import ManifestLimits
 from render_farm.media.check_limits import CheckLimits
@@ -90,6 +91,7 @@ class Settings(Table):
     engine: EngineOptions = field(default_factory=EngineOptions)
     group: GroupOptions = field(default_factory=GroupOptions)
     provenance: ProvenanceSettings = field(default_factory=ProvenanceSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
 

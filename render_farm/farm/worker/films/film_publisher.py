@@ -10,6 +10,7 @@ from render_farm.check_mode import CheckAction, parse_checks
 from render_farm.errors import Cancelled, FilmRejectedError, FindingsError
 from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.films.film_document import film_document
+from render_farm.farm.worker.films.film_hook import run_hook
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.farm.worker.resources import WorkerResources
 from render_farm.media.provenance import marker_of
@@ -131,6 +132,12 @@ class FilmPublisher:
                 self._judge(store, task, rendered, seconds)
             signer = _signed(task, rendered)
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device, signer=signer)
+            files = dict(rendered.files)
+            if task.hooks.on_film is not None:
+                answer = run_hook(task.hooks, files[VIDEO], document, files[VIDEO].parent / "hook", go_on)
+                document["findings"] = [*document.get("findings", ()), *answer.findings]
+                document["extra_files"] = sorted(answer.files)
+                files |= answer.files
             go_on()
             upload_began = time.monotonic()
             published = StoreRetry(task.timeouts.cluster_patience_s, stopped=lambda: call_id in self._stopped)(
@@ -138,7 +145,7 @@ class FilmPublisher:
                     store,
                     task.work_key,
                     attempt,
-                    rendered.files,
+                    files,
                     document,
                     create_only=task.create_only,
                     claim=claim,
