@@ -42,13 +42,14 @@ class CheckLimits(Table):
         limits=_NOT_NEGATIVE,
     )
     cut_ratio: float = setting(
-        6.0, "It is one when that is so many times the usual change around it.", limits=_NOT_NEGATIVE
+        2.0, "It is one when that is so many times the largest other change around it.", limits=_NOT_NEGATIVE
     )
     seam_ratio: float = setting(
-        3.0,
-        "A join between segments where the picture changes so many times as much as usual is a `seam`.",
+        1.6,
+        "A join between segments where the picture changes so many times as much as anywhere around it is a `seam`.",
         limits=_NOT_NEGATIVE,
     )
+    seam_score: float = setting(3.0, "So is one with this `seam_score`.", limits=_NOT_NEGATIVE)
     flash_lightness: float = setting(
         8.0,
         "All of the picture gets lighter or darker by this much, and back, in a `flash`.",
@@ -57,9 +58,9 @@ class CheckLimits(Table):
     )
     flash_frames: int = setting(24, "The longest flash.", unit="frames", limits=_FRAMES)
     drift_lightness: float = setting(
-        8.0,
-        "All of the picture is this much lighter, darker, or of another tint than in the first segment of the same "
-        "prompt, in a `drift`.",
+        12.0,
+        "All of the picture is this much lighter, darker, or of another tint than in the first segment after the last "
+        "change that was asked for, in a `drift`.",
         unit="lightness",
         limits=_NOT_NEGATIVE,
     )

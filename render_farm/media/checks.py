@@ -1,7 +1,8 @@
 """Checks of a film's pictures while they are decoded: black, flat, frozen, cut, seam, flash, drift, input.
 
 Frames are H W 3, uint8 RGB. Of each, some numbers are kept (about 100 bytes), and findings come from these numbers at
-the end. A change that was asked for, such as another prompt from a segment on, is no finding.
+the end. A change that was asked for, such as a cut or another prompt from a segment on, starts a *scene*, and is no
+finding.
 
 Brightness and tint are followed by quantiles of the picture: they shift all in one direction when the light changes,
 and not when something moves, grows, or comes into view.
@@ -28,10 +29,10 @@ _CHANGE_PIXELS, _COLOUR_PIXELS = 1 << 14, 1 << 10
 """Of a frame, about so many are looked at, evenly spaced."""
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 _MOST_CLIPPED = len(_QUANTILES) - 3
-_AROUND = 12
-"""Frames before and after one, which say how much the picture usually changes there."""
+_AROUND = 8
+"""Frames before and after one, which say how much the picture changes there."""
 _STILL = 1.0
-"""Levels, added to the usual change: a still picture has no cut where noise appears."""
+"""Levels, added to the largest change around: a still picture has no cut where noise appears."""
 _PERIOD = 4
 """Pixel frames of one latent frame. A change that was asked for may show in any of them, and a picture whose latents
 stand still flickers with this period."""
@@ -69,8 +70,8 @@ class CheckedFilm:
     colours: tuple[SegmentColours, ...] = ()
     """Of each segment."""
     drift: float | None = None
-    """How far the colours of any segment are from those of the first one of the same prompt: the distance in Lab of
-    means and spreads. None when no two segments can be compared."""
+    """How far the colours of any segment are from those of the first one of its scene: the distance in Lab of means and
+    spreads. None when no two segments can be compared."""
 
 
 @dataclass(kw_only=True)
@@ -137,6 +138,13 @@ class PictureChecks:
     def _parts(self) -> list[slice]:
         """The frames of each segment."""
         firsts = [segment.first for segment in self._segments] or [0]
+        return self._from(firsts)
+
+    def _scenes(self) -> list[slice]:
+        """The frames of each scene."""
+        return self._from([segment.first for segment in self._segments if segment.starts_scene] or [0])
+
+    def _from(self, firsts: Sequence[int]) -> list[slice]:
         return [slice(first, end) for first, end in zip(firsts, [*firsts[1:], len(self._changes)], strict=True)]
 
     def _references(self) -> Iterator[tuple[int, int]]:
@@ -162,29 +170,33 @@ class PictureChecks:
         flat = spreads.max(axis=1) < limits.flat_spread
         black = flat & (means[:, 0] < limits.black_lightness)
         spoilt = flat.copy()
-        """Frames whose changes say nothing of cuts."""
         yield from self._named("black", _runs(black))
         yield from self._named("flat", _runs(flat & ~black))
         frozen = np.array(self._changes_of_period) <= limits.frozen_levels
         stills = ((first - _PERIOD, last) for first, last in _runs(frozen))
         long = ((a, b) for a, b in stills if b - a + 1 >= limits.frozen_frames and not flat[a : b + 1].all())
         yield from self._named("frozen", long)
-        for first, last in _flashes(quantiles[:, 0], limits):
+        flashes = (
+            (scene.start + first, scene.start + last)
+            for scene in self._scenes()
+            for first, last in _flashes(quantiles[scene, 0], limits)
+        )
+        for first, last in flashes:
             if not flat[first : last + 1].any():
                 spoilt[first : last + 1] = True
                 yield from self._named("flash", [(first, last)])
         joins = {segment.first for segment in self._segments}
-        settling = {s.first + number for s in self._segments if s.starts_scene for number in range(_PERIOD)}
-        for at in np.flatnonzero(changes >= limits.cut_levels).tolist():
-            usual = float(np.median(changes[max(1, at - _AROUND) : at + _AROUND + 1]))
-            is_free = not (spoilt[at] or spoilt[at - 1]) and at not in joins | settling
-            if is_free and changes[at] >= limits.cut_ratio * (usual + _STILL):
+        settling = {scene.start + number for scene in self._scenes() for number in range(_PERIOD)}
+        unfit = spoilt | np.roll(spoilt, 1)  # their changes say nothing of jumps
+        unfit[0] = True
+        for at in np.flatnonzero(~unfit & (changes >= limits.cut_levels)).tolist():
+            if at not in joins | settling and _peak(changes, unfit, at) >= limits.cut_ratio:
                 yield from self._named("cut", [(at, at)])
         starts = {number for number, segment in enumerate(self._segments) if segment.starts_scene and number}
         for seam in seams:
             at = seam.frame - self._num_before
-            is_spoilt = at < len(spoilt) and (spoilt[at] or (at > 0 and spoilt[at - 1]))
-            if seam.segment not in starts and seam.score >= limits.seam_ratio and not is_spoilt:
+            is_visible = seam.score >= limits.seam_score or _peak(changes, unfit, at) >= limits.seam_ratio
+            if seam.segment not in starts and is_visible and not (at and unfit[at]):
                 yield from self._named("seam", [(at, at)])
         yield from self._drifted(quantiles)
 
@@ -227,6 +239,14 @@ def _statistics(frame: np.ndarray) -> np.ndarray:
     ranks = [round(quantile * (colours.shape[1] - 1)) for quantile in _QUANTILES]
     ordered = np.partition(colours, sorted(set(ranks)), axis=1)[:, ranks]
     return np.concatenate([colours.mean(axis=1)[:, None], colours.std(axis=1)[:, None], ordered], axis=1)
+
+
+def _peak(changes: np.ndarray, unfit: np.ndarray, at: int) -> float:
+    """The change at a frame, by the largest other one around it."""
+    around = slice(max(0, at - _AROUND), at + _AROUND + 1)
+    others = ~unfit[around]
+    others[at - around.start] = False
+    return float(changes[at] / (changes[around][others].max(initial=0.0) + _STILL))
 
 
 def _shift(now: np.ndarray, before: np.ndarray, *, low: float = -math.inf, high: float = math.inf) -> float:

@@ -21,7 +21,9 @@ from render_farm.storage.open import open_store
 from tests.helpers import films
 from tests.helpers.film_tasks import film_task
 
-ALL_FLAT = CheckLimits(flat_spread=1000.0, cut_levels=1000.0, seam_ratio=1000.0, drift_lightness=1000.0)
+ALL_FLAT = CheckLimits(
+    flat_spread=1000.0, cut_levels=1000.0, seam_ratio=1000.0, seam_score=1000.0, drift_lightness=1000.0
+)
 """Every film has one finding."""
 NOTHING = replace(ALL_FLAT, flat_spread=0.0, frozen_levels=0.0, flash_lightness=1000.0)
 """No film has one."""

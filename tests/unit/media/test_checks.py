@@ -16,11 +16,11 @@ _NOISE = np.random.default_rng(0).integers(-6, 7, (97, 64, 64, 3), dtype=np.int1
 
 
 def film(num_frames: int = 97, *, colour: tuple[int, int, int] = (40, 90, 160), speed: float = 0.8) -> Frames:
-    """A square that moves over a gradient, with the noise of a decoder."""
+    """A square that moves over a gradient, there and back, with the noise of a decoder."""
     frames = []
     for index in range(num_frames):
         frame = np.full((64, 64, 3), colour, np.int16) + np.arange(64, dtype=np.int16)[:, None, None]
-        left = int(index * speed) % 48
+        left = abs(int(index * speed) % 96 - 48)
         frame[20:36, left : left + 16] = (220, 200, 60)
         frames.append(np.clip(frame + _NOISE[index % 97], 0, 255).astype(np.uint8))
     return frames
@@ -80,6 +80,12 @@ def test_a_change_of_prompt_may_change_everything() -> None:
     assert checked(film(), other, scenes=(1,)).drift is None
 
 
+def test_short_scenes_are_no_flash() -> None:
+    frames, other = film(), brighter(film(), 60)
+    assert found(frames[:40], other[40:56], frames[56:], scenes=(1, 2)) == []
+    assert found([*frames[:40], *other[40:56], *frames[56:]]) == ["flash@40-55"]
+
+
 def test_a_jump_between_segments_of_one_prompt_is_a_seam() -> None:
     frames = film(177)
     assert found(frames[:97], [*brighter(frames[97:99], 20), *frames[99:]]) == ["seam@97"]
@@ -94,7 +100,7 @@ def test_light_that_comes_and_goes_is_a_flash(levels: int) -> None:
 
 def test_light_that_grows_over_the_segments_is_drift() -> None:
     frames = film(257)
-    lit = [brighter([frame], index // 4)[0] for index, frame in enumerate(frames)]
+    lit = [brighter([frame], index // 2)[0] for index, frame in enumerate(frames)]
     result = checked(lit[:97], lit[97:177], lit[177:])
     assert [str(finding) for finding in result.findings] == ["drift@97-256"]
     assert result.drift is not None and result.drift > 8
