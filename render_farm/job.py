@@ -18,6 +18,8 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from render_farm.check_mode import canonical_checks
+from render_farm.drift_mode import canonical_drift
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.memory_mode import canonical_memory
 from render_farm.models import CAUSAL, DISTILLED, FULL
@@ -146,10 +148,21 @@ class RenderJob:
         "approximations: `off`, `first_block:0.05`, `mag:0.06`, `guidance:0.5`; joined by +",
         canonical=canonical_cache,
     )
+    drift: str | None = _column(
+        ValueKind.TEXT,
+        "`adain:0.25` moves the colours of later windows toward those of the first; default `off`",
+        canonical=canonical_drift,
+    )
     memory: str | None = _column(
         ValueKind.TEXT,
         "where weights lie and how they are stored: `auto`, `offload_block`, `fp8_cast+vae_tiling`...",
         canonical=canonical_memory,
+        touches_pixels=False,
+    )
+    checks: str | None = _column(
+        ValueKind.TEXT,
+        "what happens to a film with findings: `mark`, `fail`, `retry:3` or `off`; default `mark`",
+        canonical=canonical_checks,
         touches_pixels=False,
     )
     shots: tuple[Shot, ...] | None = _column(

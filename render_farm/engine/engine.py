@@ -29,6 +29,7 @@ from render_farm.engine.decoding.tiles import FrameDecoder
 from render_farm.engine.decoding.turns import DecodingTurns
 from render_farm.engine.decoding.video import Video
 from render_farm.engine.denoising.cache_plan import CachePlan
+from render_farm.engine.denoising.drift import moved_toward
 from render_farm.engine.denoising.step_state import StepKeeper
 from render_farm.engine.denoising.window import AttentionPolicy, render_window, window_cache_plan
 from render_farm.engine.device import (
@@ -327,6 +328,7 @@ class Engine:
         history: Tensor | None,
         embeddings: Mapping[str, Tensor],
         conditioning: Conditioning | None = None,
+        first: Tensor | None = None,
         loras: Sequence[WeightedLora] = (),
         group: RenderGroup | None = None,
         keeper: StepKeeper | None = None,
@@ -334,22 +336,24 @@ class Engine:
     ) -> Tensor:
         """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
 
-        Only `plan`, `history`, `embeddings`, `conditioning` and `loras` decide the result, so a segment can be rendered
-        anywhere and at any time, bit-identically on like hardware.
+        Only `plan`, `history`, `embeddings`, `conditioning`, `first` and `loras` decide the result, so a segment can be
+        rendered anywhere and at any time, bit-identically on like hardware.
 
         Args:
             history: the film's last O latents so far (1 C O h w). None for the first segment and after a cut.
             embeddings: for `plan.texts`, from `encode_prompts`.
             conditioning: from `encode_conditioning` of the segment's take. The first segment of an i2v, flf2v or v2v
                 film or take needs it, and the last of a flf2v film.
+            first: the first segment of its take (1 C T h w), which later ones need where `plan.drift_share` is above 0.
             loras: those of the job, from `read_loras`. They stay attached until a segment has others.
             group: every rank makes this call with the same arguments and gets the same result.
             keeper: keeps the state between steps, to resume after a crash. Not with a group.
             on_step: called after each step, may raise `Cancelled`. The steps start again when a segment runs out of
                 memory and is rendered in a smaller mode (`memory: auto`, without a group).
 
-        Raises `UsageError` when `history`, `conditioning` or `loras` are missing or not those of the plan, `KeyError`
-        for a missing text, `OutOfMemoryError` or `DeviceError` for the device, `NotFiniteError` for NaN or infinity.
+        Raises `UsageError` when `history`, `conditioning`, `first` or `loras` are missing or not those of the plan,
+        `KeyError` for a missing text, `OutOfMemoryError` or `DeviceError` for the device, `NotFiniteError` for NaN or
+        infinity.
         """
         window = plan.windows[index]
         take, own_index = plan.take_of(index)
@@ -359,6 +363,9 @@ class Engine:
             if history is None or tuple(history.shape) != shape:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
+        share = plan.drift_share(index)
+        if share and first is None:
+            raise UsageError(f"segment {index} moves toward the film's first segment (drift), which is not given")
         check_loras(plan, loras)
         what = f"segment {index} of job {plan.job.job_id}"
 
@@ -384,7 +391,7 @@ class Engine:
             added = latents[:, :, window.num_dropped_frames :]
             if not added.isfinite().all():  # never stored, decoded or published
                 raise NotFiniteError(what)
-            return added.cpu()
+            return moved_toward(added, first, share) if share and first is not None else added.cpu()
 
         return self._run(plan, index, denoise, steps_down=group is None)
 
@@ -471,6 +478,7 @@ class Engine:
                     history=torch.cat(pieces, dim=2)[:, :, -num_history:] if num_history else None,
                     embeddings=embeddings,
                     conditioning=conditionings.get(window.take_start),
+                    first=pieces[window.take_start] if plan.drift_share(window.index) else None,
                     loras=loras,
                     on_step=on_progress,
                 )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from render_farm.drift_mode import parse_drift
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import parse_memory
@@ -29,6 +30,9 @@ from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of, within_take
 from render_farm.step_cache import OFF, guidance_share
 
+NUM_SEEDS = 2**63
+"""Of the column `seed`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilmPlan:
@@ -44,6 +48,7 @@ class FilmPlan:
     def approximations(self) -> tuple[str, ...]:
         """What makes this another film than the exact one: `column value`, for `job.json` and the results."""
         values = {"cache": "" if self.job.cache == OFF else self.job.cache}
+        values["drift"] = self.job.drift if any(map(self.drift_share, range(self.num_segments))) else ""
         values["memory"] = parse_memory(self.job.memory).what_changes_pixels
         engine = [f"attention {self.spec.approximation}"] if self.spec.approximation else []
         return (*(f"{column} {value}" for column, value in values.items() if value), *engine)
@@ -56,6 +61,15 @@ class FilmPlan:
     def segment_keys(self) -> tuple[str, ...]:
         """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
+
+    def drift_share(self, segment: int) -> float:
+        """How far the statistics of a segment's latents move toward those of its take's first one; 0: not at all."""
+        return 0.0 if self.windows[segment].starts_take else parse_drift(self.job.drift)
+
+    def starts_scene(self, segment: int) -> bool:
+        """Whether the picture is meant to change where a segment begins: at a cut, and with a new prompt or seed."""
+        is_new = self.windows[segment].stream_start == segment
+        return segment > 0 and (is_new or self.job.prompt_of(segment) != self.job.prompt_of(segment - 1))
 
     @property
     def num_latent_frames(self) -> int:
@@ -187,6 +201,16 @@ def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Itera
     to be said of them."""
     job = with_lora_digests(plan.job, lora_digests)
     return replace(plan, job=job, render_key=render_key(job, plan.spec), warnings=_with_fresh(plan, warnings))
+
+
+def with_seed(plan: FilmPlan, seed: int) -> FilmPlan:
+    """The plan of the same film with another seed. The seeds of its shots move by as much."""
+    moved = seed - plan.job.seed
+    shots = (
+        shot if shot.seed is None else replace(shot, seed=(shot.seed + moved) % NUM_SEEDS) for shot in plan.job.shots
+    )
+    job = replace(plan.job, seed=seed, shots=tuple(shots))
+    return replace(plan, job=job, render_key=render_key(job, plan.spec))
 
 
 def _with_fresh(plan: FilmPlan, warnings: Iterable[str]) -> tuple[str, ...]:

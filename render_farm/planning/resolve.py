@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from render_farm.drift_mode import parse_drift
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.memory_mode import parse_memory
 from render_farm.models import CAUSAL, DISTILLED, DISTILLED_DEFAULTS
@@ -62,7 +63,9 @@ class ResolvedJob:
     video: str | None = None
     loras: tuple[LoraRef, ...] = ()
     cache: str = "off"
+    drift: str = "off"
     memory: str = "auto"
+    checks: str = "mark"
     ulysses: int | None = None
     ring: int | None = None
     cfg_parallel: int | None = None
@@ -268,6 +271,8 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     read = dict(job.input_digests)
     shots = (replace(shot, image=None) if image_name(n) in read else shot for n, shot in enumerate(job.shots))
     job = replace(job, shots=tuple(shots))
+    if not parse_drift(job.drift):
+        skipped.add("drift")
     parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
     if changes := parse_memory(job.memory).what_changes_pixels:
         parameters["memory"] = changes

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from render_farm.drift_mode import parse_drift
 from render_farm.memory_mode import WeightForm, parse_memory
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob, segment_job
@@ -77,6 +78,7 @@ def _own(job: ResolvedJob, window: Window) -> dict[str, Any]:
         "prefix_noise": noise,
         "inputs": _inputs(job, window) if window.needs_inputs else {},
         **({"stream": window.num_draws_before} if restarted else {}),
+        **({} if window.starts_take or not parse_drift(job.drift) else {"drift": job.drift}),
     }
 
 

@@ -50,6 +50,7 @@ class Rule:
 
 POLICY: tuple[Rule, ...] = (
     Rule(fault=Fault.JOB, errors=("OutOfMemoryError",), then=Then.STEP_DOWN, counted=False, delayed=False),
+    Rule(fault=Fault.JOB, errors=("FilmRejectedError",), then=Then.AT_ONCE, counted=False, delayed=False),
     Rule(fault=Fault.JOB, errors=(), then=Then.FAIL, counted=False, delayed=False),
     Rule(
         fault=Fault.WORKER,

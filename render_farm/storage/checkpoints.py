@@ -110,10 +110,11 @@ def load_film_state(store: Store, film: str, keys: Sequence[str] | None = None) 
     return _followed(store, _opened(store, film, keys))
 
 
-def load_film(store: Store, film: str, keys: Sequence[str] | None = None) -> LoadedFilm:
+def load_film(store: Store, film: str, keys: Sequence[str] | None = None, *, with_earlier: bool = True) -> LoadedFilm:
     """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
-    corrupt (named in `state.problems`), where rendering continues. Otherwise as `load_film_state`."""
-    return continue_film(store, _opened(store, film, keys))
+    corrupt (named in `state.problems`), where rendering continues. Otherwise as `load_film_state`. Without
+    `with_earlier`, segments that an earlier version stored do not count."""
+    return continue_film(store, _opened(store, film, keys, with_earlier=with_earlier))
 
 
 def continue_film(store: Store, state: StoredFilm, latents: Sequence[np.ndarray] = ()) -> LoadedFilm:
@@ -184,7 +185,7 @@ def latents_of(store: Store, segment: str) -> str:
         return ""
 
 
-def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
+def _opened(store: Store, film: str, keys: Sequence[str] | None, *, with_earlier: bool = True) -> StoredFilm:
     """A film with the beginning that an earlier version stored of it, if one did."""
     problems: list[str] = []
     if keys is None:
@@ -192,7 +193,7 @@ def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
             keys = read_film_keys(store, film)
         except checked_json.DamagedDocument as error:
             keys, problems = (), [f"{store.uri(FilmKeys(film=film).manifest)} is skipped: {error}"]
-    segments, skipped = read_earlier_film(store, film)
+    segments, skipped = read_earlier_film(store, film) if with_earlier else ((), ())
     return StoredFilm(film=film, keys=tuple(keys), segments=segments, problems=(*problems, *skipped))
 
 

@@ -103,7 +103,12 @@ def _is_well_formed(content: dict[str, Any]) -> bool:
         and all(isinstance(file, dict) for file in files.values())
         and isinstance(segments, list)
         and all(isinstance(one, dict) and isinstance(one.get("seconds", 0), int | float) for one in segments)
-        and isinstance(content.get("seam_score"), int | float | None)
+        and all(isinstance(content.get(name), int | float | None) for name in ("seam_score", "drift"))
+        and isinstance(findings := content.get("findings", []), list)
+        and all(isinstance(finding, str) for finding in findings)
+        and isinstance(seeds := content.get("seeds_tried", []), list)
+        and all(isinstance(one, dict) and isinstance(one.get("seed"), int) for one in seeds)
+        and all(isinstance(one.get("seconds", 0), int | float) for one in seeds)
         and all(_is_count(content.get(name, 0)) for name in ("num_frames", "attempts", "reused_segments"))
     )
 

@@ -1,6 +1,7 @@
 """Every object key of the output tree, in one place. Pure: no I/O, keys are relative to OUTPUT.
 
     <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}     what a finished job leaves, and files of a hook
+    <job_id>/rejected-<seed>.jpg      posters of films in which the checks found something
     _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, live.json}
                    {logs/, embeddings/, attention/, lease/, state/, control/}      while it runs, and for the next time
     _work/<job_id>-<render_key>/{film.json, steps/, attempts/<attempt>/, commit.json}      while it renders
@@ -46,6 +47,7 @@ _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
 _PREVIEW = re.compile(r"preview\.m3u8|init\.mp4|preview\.mp4|sheet\.jpg|[0-9]{4,}\.m4s")
 _SEGMENT_KEY = re.compile(r"[0-9a-f]{32}")
 _SEGMENT_OBJECT = re.compile(rf"{SEGMENTS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})(?:\.json|-[^/]+\.safetensors)")
+_REJECTED = re.compile(r"rejected-[0-9]{1,19}\.jpg")
 _NUMBER = re.compile(r"([0-9]{8})\.json")
 
 
@@ -171,10 +173,22 @@ class JobKeys:
         """Written last: where it is, the job is done."""
         return self.final(JOB)
 
+    def rejected_poster(self, seed: int) -> str:
+        """The poster of a film of that seed, in which the checks found something, and which was not published."""
+        return f"{self.job_id}/{rejected_name(seed)}"
+
     def final(self, name: str) -> str:
         if not is_final_name(name):
             raise ValueError(f"{name!r} is not a final name; known: {', '.join(FINAL_NAMES)}")
         return f"{self.job_id}/{name}"
+
+
+def rejected_name(seed: int) -> str:
+    return f"rejected-{seed}.jpg"
+
+
+def is_rejected_name(name: str) -> bool:
+    return _REJECTED.fullmatch(name) is not None
 
 
 def segment_of(key: str) -> str | None:

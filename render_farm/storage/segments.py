@@ -95,6 +95,12 @@ def own_seconds(segments: Iterable[Mapping[str, Any]], film: str) -> float:
     return sum(worker_seconds(segment) for segment in segments if segment.get("film") in (None, "", film))
 
 
+def seconds_of_job(job: Mapping[str, Any], film: str) -> float:
+    """`own_seconds` of what `job.json` says, with those of the films of other seeds that were not published."""
+    rejected: float = sum(one.get("seconds", 0.0) for one in list(job.get("seeds_tried", ()))[:-1])
+    return own_seconds(job.get("segments", ()), film) + rejected
+
+
 def save_latents(
     store: Store, key: SegmentKeys, index: int, latents: np.ndarray, meta: SegmentMeta, *, film: str, previous: str
 ) -> SegmentRecord:

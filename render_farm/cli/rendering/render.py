@@ -309,7 +309,7 @@ def summary(outcome: RunOutcome) -> list[str]:
 
 
 def _about_films(outcome: RunOutcome) -> list[str]:
-    """Visible seams and warnings of the films, and last the path of the only film."""
+    """Visible seams, findings and warnings of the films, and last the path of the only film."""
     from render_farm.manifest.parquet_rows import read_rows
     from render_farm.media.seam_score import VISIBLE
     from render_farm.storage import open_store
@@ -319,11 +319,19 @@ def _about_films(outcome: RunOutcome) -> list[str]:
     try:
         store = open_store(outcome.output)
         rows = read_rows(
-            store.read_bytes(RunKeys(run_id=outcome.run_id).results), ["job_id", "state", "uri", "seam_score"]
+            store.read_bytes(RunKeys(run_id=outcome.run_id).results),
+            ["job_id", "state", "uri", "seam_score", "findings"],
         )
         done = [row for row in rows if row["state"] == "done"]
         seams = sum((row["seam_score"] or 0) >= VISIBLE for row in done)
         lines = [f"visible seams (a score of {VISIBLE:g} or more): {plural(seams, 'film')}"] if seams else []
+        found = [row for row in rows if row["findings"]]
+        for row in found[:_MOST_WARNED]:
+            lines.append(
+                printable(f"{row['job_id']} ({row['state']}): found in its pictures: {', '.join(row['findings'])}")
+            )
+        if len(found) > _MOST_WARNED:
+            lines.append(f"and in {plural(len(found) - _MOST_WARNED, 'more film')}")
         for row in done[:_MOST_WARNED]:
             warnings = (read_done(store, row["job_id"]) or {}).get("warnings", ())
             lines += [printable(f"{row['job_id']}: note: {warning}") for warning in warnings]

@@ -346,6 +346,7 @@ def _entry(
             keep_latents=context.keep_latents,
             create_only=context.create_only,
             limits=settings.inputs,
+            checks=settings.checks,
             timeouts=settings.timeouts,
             group_options=settings.group,
             previews=settings.previews,

@@ -14,6 +14,7 @@ from render_farm.engine.options import EngineOptions
 from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.limits import ManifestLimits
+from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
 from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.memory_mode import canonical_memory
@@ -86,6 +87,7 @@ class Settings(Table):
     timeouts: Timeouts = field(default_factory=Timeouts)
     inputs: InputLimits = field(default_factory=InputLimits)
     manifest: ManifestLimits = field(default_factory=ManifestLimits)
+    checks: CheckLimits = field(default_factory=CheckLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
     group: GroupOptions = field(default_factory=GroupOptions)
     provenance: ProvenanceSettings = field(default_factory=ProvenanceSettings)

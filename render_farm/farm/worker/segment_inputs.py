@@ -36,6 +36,15 @@ def history_of(film: CachedFilm, task: FilmTask, segment: int) -> Tensor | None:
     return torch.from_numpy(np.concatenate(needed, axis=2)[:, :, -num_frames:].copy())
 
 
+def first_of_take(film: CachedFilm, task: FilmTask, segment: int) -> Tensor | None:
+    """The first segment of a segment's take (1 C T H W), where the segment moves toward it."""
+    import torch
+
+    if not task.plan.drift_share(segment):
+        return None
+    return torch.from_numpy(film.latents[task.plan.windows[segment].take_start].copy())
+
+
 def conditioning_of(engine: Engine, task: FilmTask, film: CachedFilm, segment: int) -> Conditioning | None:
     """The inputs of the segment's take as latents, where the segment needs them."""
     window = task.plan.windows[segment]

@@ -19,7 +19,7 @@ from render_farm.farm.worker.group_decoding import SharedDecoding
 from render_farm.farm.worker.group_seat import GroupHost, GroupSeat, in_group
 from render_farm.farm.worker.preemption import LastStep, Preemption
 from render_farm.farm.worker.resources import WorkerResources
-from render_farm.farm.worker.segment_inputs import conditioning_of, history_of
+from render_farm.farm.worker.segment_inputs import conditioning_of, first_of_take, history_of
 from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
 from render_farm.farm.worker.step_gate import StepGate
 from render_farm.storage.checkpoints import SegmentMeta, record_segment, save_segment
@@ -147,7 +147,7 @@ class SegmentRenderer:
             task.work_key,
             segment,
             every_s=task.timeouts.step_checkpoint_s,
-            maker=environment_key(engine, task.plan, segment),
+            maker=environment_key(engine, task.plan, segment) + (f", {task.plan.render_key}" if task.tried else ""),
             is_last=last_step,
         )
         started = time.monotonic()
@@ -209,7 +209,7 @@ class SegmentRenderer:
         from render_farm.parallel import GroupError
 
         task, segment = call.task, call.segment
-        self._shared.keep_only(task.work_key)
+        self._shared.keep_only(task.pixels_key)
         history = history_of(film, task, segment)
         embeddings = self._resources.model.texts.embeddings(store, task, engine.spec.fingerprint, segment)
         conditioning = conditioning_of(engine, task, film, segment)
@@ -243,6 +243,7 @@ class SegmentRenderer:
                         history=history,
                         embeddings=embeddings,
                         conditioning=conditioning,
+                        first=first_of_take(film, task, segment),
                         loras=loras,
                         group=group,
                         keeper=keeper if group is None else None,

@@ -24,6 +24,8 @@ PACKAGES = [
         "extras",
         "memory_mode",
         "step_cache",
+        "check_mode",
+        "drift_mode",
         "shots",
         "job",
         "models",

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import render_farm
-from render_farm.farm.run.film_task import FilmTask
+from render_farm.farm.run.film_task import FilmTask, TriedSeed
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.media.seam_score import worst
 from render_farm.planning.shots import image_name
@@ -29,14 +29,7 @@ def film_document(
 ) -> dict[str, Any]:
     """`state` holds all its segments. `device` is that of the worker that finishes it. `signer` has signed it."""
     prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
-    windows = task.plan.windows
-
-    def is_meant(segment: int) -> bool:
-        """Whether the picture is meant to change there: at a cut, and with a new prompt or seed."""
-        new_noise = windows[segment].stream_start == segment
-        return segment > 0 and (new_noise or prompts[segment] != prompts[segment - 1])
-
-    unwanted = tuple(seam for seam in rendered.seams if not is_meant(seam.segment))
+    unwanted = tuple(seam for seam in rendered.seams if not task.plan.starts_scene(seam.segment))
     return {
         "parameters": _shown_parameters(task),
         "segment_prompts": prompts,
@@ -56,6 +49,10 @@ def film_document(
         "decode_s": rendered.decode_s,
         "seam_score": worst(unwanted),
         "seams": [asdict(seam) for seam in rendered.seams],
+        "findings": list(rendered.findings),
+        "seeds_tried": [asdict(one) for one in _tried(task, rendered)],
+        "drift": rendered.checked.drift,
+        "segment_colours": [asdict(colours) for colours in rendered.checked.colours],
         "segments": [record.to_dict() for record in state.segments],
         "reused_segments": state.num_reused,
         "approximations": list(task.plan.approximations),
@@ -63,6 +60,14 @@ def film_document(
         "attempts": attempts,
         "provenance": {"marked": task.provenance.mark, "signed_by": signer},
     }
+
+
+def _tried(task: FilmTask, rendered: RenderedFilm) -> tuple[TriedSeed, ...]:
+    """The films of the row, the published one last. None when there was only the row's own."""
+    if not task.tried:
+        return ()
+    published = TriedSeed(seed=task.plan.job.seed, findings=rendered.findings)
+    return (*(one for one in task.tried if one.seed != published.seed), published)
 
 
 def _shown_parameters(task: FilmTask) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from render_farm.errors import Cancelled
+from render_farm.check_mode import CheckAction, parse_checks
+from render_farm.errors import Cancelled, FilmRefusedError, FilmRejectedError, FindingsError
 from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.films.film_document import film_document
 from render_farm.farm.worker.films.film_hook import run_hook
@@ -17,8 +18,8 @@ from render_farm.storage.claims import Claim, claim_job
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
 from render_farm.storage.patience import StoreRetry
 from render_farm.storage.publish import clean_attempts, publish, resume_publish
-from render_farm.storage.segments import own_seconds
-from render_farm.storage.store import Store
+from render_farm.storage.segments import own_seconds, seconds_of_job
+from render_farm.storage.store import Store, content_type_for
 
 Phases = tuple[tuple[str, float], ...]
 
@@ -66,12 +67,42 @@ class FilmPublisher:
             sha256=job["sha256"],
             num_frames=int(job.get("num_frames", task.plan.num_frames)),
             video_bytes=int(job["files"][VIDEO]["num_bytes"]),
-            render_s=own_seconds(job.get("segments", ()), task.work_key),
+            render_s=seconds_of_job(job, task.work_key),
             seconds=time.monotonic() - started,
             engine_s=self._resources.clock.total_s,
             phases=phases,
             seam_score=job.get("seam_score"),
             reused_segments=int(job.get("reused_segments", 0)),
+            findings=tuple(job.get("findings", ())),
+            drift=job.get("drift"),
+            seeds_tried=tuple(one["seed"] for one in job.get("seeds_tried", ())),
+        )
+
+    def _judge(self, store: Store, task: FilmTask, rendered: RenderedFilm, seconds: float) -> None:
+        """Raises `FindingsError` for a film with findings, where its job asks not to publish it.
+        `seconds` is what its segments took.
+
+        Of films that all have findings, the one with the fewest is published, the first of several: a finding may be
+        wrong, or what the prompt asks for.
+        """
+        action, findings = parse_checks(task.plan.job.checks).action, rendered.findings
+        if action is CheckAction.RETRY:
+            is_best = task.ranked(findings)[0].seed == task.plan.job.seed
+            if task.seeds_left < 0 or (task.seeds_left == 0 and is_best):
+                return
+        elif action is not CheckAction.FAIL:
+            return
+        poster = _keep_poster(store, task, rendered)
+        found = f"found in its pictures: {', '.join(findings)} (frames counted from 0)"
+        if action is CheckAction.RETRY:
+            raise FilmRejectedError(
+                found, findings=findings, seconds=seconds, segments_done=0 if task.seeds_left else None
+            )
+        raise FindingsError(
+            found,
+            findings=findings,
+            advice=f"look at {poster}; another seed renders another film, checks: mark publishes this one, and "
+            "the thresholds are the settings [checks]",
         )
 
     def _publish(
@@ -95,12 +126,19 @@ class FilmPublisher:
                 output = self._resources.decoding.catch_up(model.engine(task), task, film)
             output.on_frame = go_on
             rendered = output.finish(film.latents if task.keep_latents else None)
+            if rendered.findings:
+                seconds = own_seconds((record.to_dict() for record in film.state.segments), task.work_key)
+                self._judge(store, task, rendered, seconds)
             signer = _signed(task, rendered)
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device, signer=signer)
             files = dict(rendered.files)
             if task.hooks.on_film is not None:
-                answer = run_hook(task.hooks, files[VIDEO], document, files[VIDEO].parent / "hook", go_on)
-                document["findings"] = [*document.get("findings", ()), *answer.findings]
+                try:
+                    answer = run_hook(task.hooks, files[VIDEO], document, files[VIDEO].parent / "hook", go_on)
+                except FilmRefusedError:
+                    _keep_poster(store, task, rendered)
+                    raise
+                document["findings"] += answer.findings
                 document["extra_files"] = sorted(answer.files)
                 files |= answer.files
             go_on()
@@ -119,6 +157,13 @@ class FilmPublisher:
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
             films.forget(task)
+
+
+def _keep_poster(store: Store, task: FilmTask, rendered: RenderedFilm) -> str:
+    """Store the poster of a film that is not published, for the report, and return where it is."""
+    key = JobKeys(job_id=task.job_id).rejected_poster(task.plan.job.seed)
+    store.put_file(rendered.files[POSTER], key, content_type_for(POSTER))
+    return store.uri(key)
 
 
 def _signed(task: FilmTask, rendered: RenderedFilm) -> str | None:

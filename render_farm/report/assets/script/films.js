@@ -1,7 +1,7 @@
 // The gallery: cards of films, found by words, states and order, more of them as one scrolls.
 
-const CHIPS = { seam: "visible seam", preview: "watchable" };
-const fits = (state, index, seamy) => state === "all" || (state === "seam" ? seamy.has(index) : state === "preview" ? index in data.previews : data.jobs.state[index] === state);
+const CHIPS = { seam: "visible seam", found: "with findings", preview: "watchable" };
+const fits = (state, index, seamy) => state === "all" || (state === "seam" ? seamy.has(index) : state === "found" ? data.jobs.findings[index].length > 0 : state === "preview" ? index in data.previews : data.jobs.state[index] === state);
 const filter = { text: "", state: "all", sort: "order" };
 let shown = [], numShown = 0, haystack = null;
 
@@ -9,7 +9,7 @@ function prepareFilms() {
   const jobs = data.jobs;
   haystack = null;
   const previews = Object.keys(data.previews).length;
-  const all = { all: jobs.id.length, ...data.totals.states, ...(previews ? { preview: previews } : {}), ...(data.seams.length ? { seam: data.seams.length } : {}) };
+  const all = { all: jobs.id.length, ...data.totals.states, ...(previews ? { preview: previews } : {}), ...(data.seams.length ? { seam: data.seams.length } : {}), ...(data.found.length ? { found: data.found.length } : {}) };
   clear(by("states")).append(...Object.entries(all).map(([state, count]) =>
     make("button", { type: "button", "data-state": state, "aria-pressed": String(filter.state === state),
       text: `${CHIPS[state] || state} ${number(count)}`, onclick: () => choose(state) })));
@@ -23,7 +23,7 @@ function showFilms() {
   const jobs = data.jobs, words = filter.text.toLowerCase().split(/\s+/).filter(Boolean), visible = new Set(data.seams);
   shown = [];
   if (words.length && !haystack)
-    haystack = jobs.id.map((id, index) => `${id} ${jobs.prompt[index]} ${jobs.label[index]} ${jobs.model[index] || ""} ${jobs.error[index] || ""}`.toLowerCase());
+    haystack = jobs.id.map((id, index) => `${id} ${jobs.prompt[index]} ${jobs.label[index]} ${jobs.model[index] || ""} ${jobs.error[index] || ""} ${jobs.findings[index].join(" ")}`.toLowerCase());
   for (let index = 0; index < jobs.id.length; index++) {
     if (!fits(filter.state, index, visible)) continue;
     if (words.every((word) => haystack[index].includes(word))) shown.push(index);
@@ -59,6 +59,7 @@ function card(index, place) {
   if (jobs.size[index]) meta.append(make("span", { text: jobs.size[index] }));
   if (jobs.gpu[index]) meta.append(make("span", { text: `${duration(jobs.gpu[index])} rendering` }));
   if (jobs.seam[index] !== null) meta.append(make("span", { class: jobs.seam[index] >= data.visible_seam ? "seamy" : "", text: `seam ${number(jobs.seam[index], 2)}` }));
+  if (jobs.findings[index].length) meta.append(make("span", { class: "seamy", text: jobs.findings[index].join(", ") }));
   const body = make("div", { class: "text" }, name, make("div", { class: "prompt", text: jobs.prompt[index] }),
     state === "failed" ? make("div", { class: "why", text: jobs.message[index] || jobs.error[index] || "failed" }) : null, meta);
   const film = make("li", { class: "film", "data-place": place, onclick: () => openFilm(place) }, shot, body);
