@@ -106,6 +106,7 @@ def _prepared(
         create_only=source.create_only,
         manifest=request.manifest_name or request.manifest,
         replace=request.replace,
+        first_segments=request.first_segments or 0,
         group=farm.named_degrees,
         patience_s=settings.timeouts.cluster_patience_s,
         length_of=farm.length_of,

@@ -54,11 +54,11 @@ class FilmTask:
     previews: bool = False
     """Whether its segments can be watched while it renders."""
     provenance: ProvenanceSettings = ProvenanceSettings()
-    hooks: HookSettings = HookSettings()
     row_key: str = ""
     """The render key of the film's row, where `plan` has another seed."""
     tried: tuple[TriedSeed, ...] = ()
     """Earlier films of the row, which were not published."""
+    hooks: HookSettings = HookSettings()
 
     @property
     def job_id(self) -> str:

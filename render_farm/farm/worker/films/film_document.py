@@ -45,6 +45,7 @@ def film_document(
         },
         "device": device,
         "run_id": task.run_id,
+        **({"draft": task.plan.draft_note} if task.plan.draft_note else {}),
         "num_frames": rendered.num_frames,
         "decode_s": rendered.decode_s,
         "seam_score": worst(unwanted),
@@ -79,7 +80,11 @@ def _shown_parameters(task: FilmTask) -> dict[str, Any]:
         {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
         for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
     ]
-    parameters = {name: value for name, value in asdict(job).items() if name not in ("lora_digests", "shots")}
+    parameters = {
+        name: value for name, value in asdict(job).items() if name not in ("lora_digests", "shots", "first_segments")
+    }
+    if job.first_segments:
+        parameters["first_segments"] = job.first_segments
     if job.shots:
         parameters["shots"] = [
             {"prompt": prompt, **asdict(shot), "image": shown.pop(image_name(index), None)}
