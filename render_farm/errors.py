@@ -166,12 +166,8 @@ class ProvenanceError(JobError):
     """A film that cannot be signed as the settings ask. It is not published unsigned."""
 
 
-class FilmRefusedError(JobError):
+class FilmRefusedError(FindingsError):
     """The operator's hook says that this film is not to be published."""
-
-    def __init__(self, message: str, *, findings: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.findings = findings
 
 
 class FilmExistsError(JobError):

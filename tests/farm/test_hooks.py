@@ -23,13 +23,14 @@ from tests.helpers.program import ROOT
 SCRIPT = """
 case "$(grep -o '"job_id": "[a-z]*"' "$2")" in
   *'"a"') echo "finding: logo@3-9"; echo 1 > video.srt ;;
-  *'"b"') echo "fail: a blocked word" ;;
+  *'"b"') echo "finding: words"; echo "fail: a blocked word" ;;
   *'"c"') echo broken >&2; exit 1 ;;
 esac
 """
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.server
 def test_a_run_with_films_that_pass_are_refused_and_break_the_hook(tmp_path):
     (tmp_path / "hook.sh").write_text(SCRIPT)
@@ -48,6 +49,7 @@ def test_a_run_with_films_that_pass_are_refused_and_break_the_hook(tmp_path):
         "FilmRefusedError",
         "refused by the hook: a blocked word",
     )
+    assert list(rows["b"]["findings"]) == ["words"]
     assert rows["c"]["error_class"] == "HookError" and "ended with 1: broken" in rows["c"]["message"]
     assert rows["c"]["attempts"] == 2
     assert not any((tmp_path / "out" / name / "job.json").exists() for name in "bc")
@@ -67,7 +69,7 @@ def test_a_worker_publishes_captions_and_keeps_a_refused_film_to_itself(tmp_path
         worker.render_segment(task, segment)
     with pytest.raises(FilmRefusedError, match="not tonight"):
         worker.finish_film(replace(task, hooks=HookSettings(on_film="echo fail: not tonight #")))
-    assert not (tmp_path / "a").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [f"rejected-{task.plan.job.seed}.jpg"]
     hooks = HookSettings(on_film=f"{sys.executable} {ROOT / 'jobs' / 'captions.py'}")
     worker.finish_film(replace(task, hooks=hooks))
     worker.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from render_farm.check_mode import CheckAction, parse_checks
-from render_farm.errors import Cancelled, FilmRejectedError, FindingsError
+from render_farm.errors import Cancelled, FilmRefusedError, FilmRejectedError, FindingsError
 from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.films.film_document import film_document
 from render_farm.farm.worker.films.film_hook import run_hook
@@ -92,8 +92,7 @@ class FilmPublisher:
                 return
         elif action is not CheckAction.FAIL:
             return
-        key = JobKeys(job_id=task.job_id).rejected_poster(task.plan.job.seed)
-        store.put_file(rendered.files[POSTER], key, content_type_for(POSTER))
+        poster = _keep_poster(store, task, rendered)
         found = f"found in its pictures: {', '.join(findings)} (frames counted from 0)"
         if action is CheckAction.RETRY:
             raise FilmRejectedError(
@@ -102,7 +101,7 @@ class FilmPublisher:
         raise FindingsError(
             found,
             findings=findings,
-            advice=f"look at {store.uri(key)}; another seed renders another film, checks: mark publishes this one, and "
+            advice=f"look at {poster}; another seed renders another film, checks: mark publishes this one, and "
             "the thresholds are the settings [checks]",
         )
 
@@ -134,8 +133,12 @@ class FilmPublisher:
             document = film_document(task, film.state, rendered, attempts=attempts, device=model.device, signer=signer)
             files = dict(rendered.files)
             if task.hooks.on_film is not None:
-                answer = run_hook(task.hooks, files[VIDEO], document, files[VIDEO].parent / "hook", go_on)
-                document["findings"] = [*document.get("findings", ()), *answer.findings]
+                try:
+                    answer = run_hook(task.hooks, files[VIDEO], document, files[VIDEO].parent / "hook", go_on)
+                except FilmRefusedError:
+                    _keep_poster(store, task, rendered)
+                    raise
+                document["findings"] += answer.findings
                 document["extra_files"] = sorted(answer.files)
                 files |= answer.files
             go_on()
@@ -154,6 +157,13 @@ class FilmPublisher:
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
             films.forget(task)
+
+
+def _keep_poster(store: Store, task: FilmTask, rendered: RenderedFilm) -> str:
+    """Store the poster of a film that is not published, for the report, and return where it is."""
+    key = JobKeys(job_id=task.job_id).rejected_poster(task.plan.job.seed)
+    store.put_file(rendered.files[POSTER], key, content_type_for(POSTER))
+    return store.uri(key)
 
 
 def _signed(task: FilmTask, rendered: RenderedFilm) -> str | None:
