@@ -36,6 +36,7 @@ from render_farm.engine.device import (
     device_errors,
     resolve_device,
     resolve_dtype,
+    set_precision,
     total_bytes,
     vae_precision,
 )
@@ -140,6 +141,7 @@ class Engine:
         limits: InputLimits | None = None,
     ) -> None:
         """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
+        set_precision()
         self.options = options or EngineOptions()
         spec = replace(checkpoint.spec, approximation=self.options.approximation)
         self.checkpoint = replace(checkpoint, spec=spec)
