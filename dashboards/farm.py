@@ -130,6 +130,12 @@ FARM = Page(
                     (quantile(0.95, m.SEAM_SCORE, over="30m"), "95 %"),
                 ),
                 lines(
+                    "Findings",
+                    "Films within half an hour, by what the checks found in their pictures.",
+                    (grown(m.FINDINGS, over="30m", by="kind"), "{{kind}}"),
+                    decimals=0,
+                ),
+                lines(
                     "Films that ended",
                     "Within half an hour, by state.",
                     (grown(m.JOBS_ENDED, over="30m", by="state"), "{{state}}"),

@@ -136,6 +136,44 @@ class InputError(JobError):
     """An input image, video or LoRA that is missing, unreadable or of the wrong kind."""
 
 
+class FindingsError(JobError):
+    """The checks found something in a film's pictures, and its job asks not to publish such a film."""
+
+    def __init__(self, message: str, *, findings: tuple[str, ...], advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.findings = findings
+
+
+class FilmRejectedError(FindingsError):
+    """The same, where the job asks for another seed. It took `seconds` of workers. Of the film that follows,
+    `segments_done` are known to be stored (None: all of them)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        findings: tuple[str, ...],
+        seconds: float,
+        segments_done: int | None = 0,
+        advice: str = "",
+    ) -> None:
+        super().__init__(message, findings=findings, advice=advice)
+        self.seconds = seconds
+        self.segments_done = segments_done
+
+
+class ProvenanceError(JobError):
+    """A film that cannot be signed as the settings ask. It is not published unsigned."""
+
+
+class FilmRefusedError(JobError):
+    """The operator's hook says that this film is not to be published."""
+
+    def __init__(self, message: str, *, findings: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
 class FilmExistsError(JobError):
     """A film of this job id is done already, made by a run of another manifest."""
 
@@ -164,6 +202,10 @@ class WorkerDiedError(WorkerError):
 
 class HostMemoryError(WorkerError):
     """The machine ran out of its own memory, which is not the GPU's: moving weights there would need more of it."""
+
+
+class HookError(WorkerError):
+    """The operator's hook did not answer: it crashed, took too long, or said something else."""
 
 
 class HostUnfitError(WorkerError):

@@ -11,16 +11,19 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from render_farm.check_mode import canonical_checks
+from render_farm.drift_mode import canonical_drift
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.memory_mode import canonical_memory
 from render_farm.models import CAUSAL, DISTILLED, FULL
+from render_farm.shots import SHOT_FIELDS, Shot, read_shots
 from render_farm.step_cache import canonical_cache
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -45,6 +48,7 @@ class ValueKind(StrEnum):
     TIMESTAMP = "timestamp"
     TAGS = "tags"
     LORAS = "loras"
+    SHOTS = "shots"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +87,10 @@ class RenderJob:
     job_id: str = field(
         metadata={"column": Column(kind=ValueKind.TEXT, doc="unique name; the folder of the film in the output")}
     )
-    prompt: str | tuple[str, ...] = field(
-        metadata={
-            "column": Column(
-                kind=ValueKind.TEXTS, doc="what to show; a list has one prompt per segment, and the last one repeats"
-            )
-        }
+    prompt: str | tuple[str, ...] = _column(
+        ValueKind.TEXTS, "what to show; a list has one prompt per segment, and the last one repeats"
     )
+    """With `shots`, theirs."""
     model: str | None = _column(ValueKind.TEXT, "a preset's name, or a folder or URI in diffusers format")
     task: str | None = _column(
         ValueKind.TEXT, "inferred from the inputs when null", choices=("t2v", "i2v", "flf2v", "v2v")
@@ -147,11 +148,25 @@ class RenderJob:
         "approximations: `off`, `first_block:0.05`, `mag:0.06`, `guidance:0.5`; joined by +",
         canonical=canonical_cache,
     )
+    drift: str | None = _column(
+        ValueKind.TEXT,
+        "`adain:0.25` moves the colours of later windows toward those of the first; default `off`",
+        canonical=canonical_drift,
+    )
     memory: str | None = _column(
         ValueKind.TEXT,
         "where weights lie and how they are stored: `auto`, `offload_block`, `fp8_cast+vae_tiling`...",
         canonical=canonical_memory,
         touches_pixels=False,
+    )
+    checks: str | None = _column(
+        ValueKind.TEXT,
+        "what happens to a film with findings: `mark`, `fail`, `retry:3` or `off`; default `mark`",
+        canonical=canonical_checks,
+        touches_pixels=False,
+    )
+    shots: tuple[Shot, ...] | None = _column(
+        ValueKind.SHOTS, "instead of prompt and num_frames: {prompt, num_frames, cut, seed, guidance_scale, image}"
     )
     ulysses: int | None = _column(
         ValueKind.INTEGER, "workers that share attention heads", low=1, high=1024, touches_pixels=False
@@ -195,6 +210,16 @@ def columns() -> dict[str, Column]:
     return {f.name: f.metadata["column"] for f in fields(RenderJob)}
 
 
+@cache
+def shot_columns() -> dict[str, Column]:
+    """The fields of a shot by name. Most go by the rules of the column of that name."""
+    own = {
+        "prompt": replace(columns()["prompt"], kind=ValueKind.TEXT),
+        "cut": Column(kind=ValueKind.BOOLEAN, doc="whether it starts without the frames before it"),
+    }
+    return {name: own.get(name) or columns()[name] for name in SHOT_FIELDS}
+
+
 REQUIRED = ("job_id", "prompt")
 
 
@@ -227,7 +252,7 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
     known = columns()
     for name, value in values.items():
         if value is None:
-            if name in REQUIRED:
+            if name in REQUIRED and not (name == "prompt" and values.get("shots") is not None):
                 problems.append(Problem(field=name, message="is required"))
             clean[name] = None
             continue
@@ -245,7 +270,26 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             problems.append(Problem(field=name, message=message))
         elif clean[name] is None and name in REQUIRED:
             problems.append(Problem(field=name, message="is required"))
+    if not problems and clean.get("shots"):
+        problems += _place_shots(clean)
     return clean, problems
+
+
+def _place_shots(clean: dict[str, Any]) -> list[Problem]:
+    """Give `prompt` the prompts of the shots. What a film of shots cannot have as well is a problem."""
+    prompts, given = tuple(shot.prompt for shot in clean["shots"]), clean.get("prompt")
+    problems = [
+        Problem(field=name, message=f"is given with shots, which have their own; leave it null{note}")
+        for name, there, note in (
+            ("prompt", given is not None and ((given,) if isinstance(given, str) else given) != prompts, ""),
+            ("num_frames", clean.get("num_frames") is not None, ", and give the shots num_frames"),
+            ("image", bool(clean.get("image") and clean["shots"][0].image), ", or leave out that of shot 1"),
+        )
+        if there
+    ]
+    if "prompt" in clean:
+        clean["prompt"] = prompts[0] if len(prompts) == 1 else prompts
+    return problems
 
 
 def _cut(message: str) -> str:
@@ -313,7 +357,7 @@ def _check_size(value: Any) -> str | None:
     elif isinstance(value, Mapping):
         texts = [*value, *value.values()]
     elif isinstance(value, tuple):
-        texts = [item.path if isinstance(item, LoraRef) else item for item in value]
+        texts = [item.path if isinstance(item, LoraRef) else item for item in value if not isinstance(item, Shot)]
     else:
         return None
     if not isinstance(value, str) and len(value) > MAX_ENTRIES:
@@ -448,6 +492,18 @@ def _lora(item: Any) -> LoraRef:
     return LoraRef(path=item["path"], weight=1.0 if weight is None else weight)
 
 
+def _shots(value: Any) -> tuple[Shot, ...] | None:
+    return None if _is_nan(value) else read_shots(value, _shot_field)
+
+
+def _shot_field(name: str, value: Any) -> Any:
+    column = shot_columns()[name]
+    clean = _READERS[column.kind](value)
+    if message := _check(name, clean, column):
+        raise ValueError(message)
+    return clean
+
+
 _READERS = {
     ValueKind.TEXT: _text,
     ValueKind.TEXTS: _texts,
@@ -458,4 +514,5 @@ _READERS = {
     ValueKind.TIMESTAMP: _timestamp,
     ValueKind.TAGS: _tags,
     ValueKind.LORAS: _loras,
+    ValueKind.SHOTS: _shots,
 }

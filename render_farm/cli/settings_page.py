@@ -42,9 +42,12 @@ _PAGES = {
     "timeouts": "failures.md",
     "inputs": "security.md#untrusted-manifests",
     "manifest": "security.md#untrusted-manifests",
+    "checks": "outputs.md#checks-of-pictures",
     "engine": "speed.md#settings",
     "group": "several-gpus.md",
     "scheduling": "nightly.md#who-goes-first",
+    "provenance": "provenance.md",
+    "hooks": "hooks.md",
     "notify": "notifications.md",
 }
 """The pages of the guide that tell more."""

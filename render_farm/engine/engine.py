@@ -22,13 +22,14 @@ from torch import Tensor
 from render_farm.config import load
 from render_farm.engine.conditioning.conditioning import Conditioning, Inputs, check_conditioning, encode_inputs
 from render_farm.engine.conditioning.image_encoder import encode_images
-from render_farm.engine.conditioning.inputs import given_inputs, read_inputs
+from render_farm.engine.conditioning.inputs import read_film_inputs
 from render_farm.engine.conditioning.text_encoder import encode_texts
 from render_farm.engine.decoding.streaming import StreamingDecoder
 from render_farm.engine.decoding.tiles import FrameDecoder
 from render_farm.engine.decoding.turns import DecodingTurns
 from render_farm.engine.decoding.video import Video
 from render_farm.engine.denoising.cache_plan import CachePlan
+from render_farm.engine.denoising.drift import moved_toward
 from render_farm.engine.denoising.step_state import StepKeeper
 from render_farm.engine.denoising.window import AttentionPolicy, render_window, window_cache_plan
 from render_farm.engine.device import (
@@ -296,6 +297,7 @@ class Engine:
 
     def encode_conditioning(self, plan: FilmPlan, inputs: Inputs) -> Conditioning:
         """The latents of a film's inputs, on the CPU: encode them once per film, and give them to `render_segment`.
+        Each take of a film with cuts has its own (`plan.take_of`).
 
         Raises `InputError` for pixels that are missing or of another size, or a video shorter than `overlap_history`.
         """
@@ -329,6 +331,7 @@ class Engine:
         history: Tensor | None,
         embeddings: Mapping[str, Tensor],
         conditioning: Conditioning | None = None,
+        first: Tensor | None = None,
         loras: Sequence[WeightedLora] = (),
         group: RenderGroup | None = None,
         keeper: StepKeeper | None = None,
@@ -336,44 +339,50 @@ class Engine:
     ) -> Tensor:
         """Denoise segment `index` of a film; returns what it adds, (1 C T h w) float32 on the CPU.
 
-        Only `plan`, `history`, `embeddings`, `conditioning` and `loras` decide the result, so a segment can be rendered
-        anywhere and at any time, bit-identically on like hardware.
+        Only `plan`, `history`, `embeddings`, `conditioning`, `first` and `loras` decide the result, so a segment can be
+        rendered anywhere and at any time, bit-identically on like hardware.
 
         Args:
-            history: the film's last O latents so far (1 C O h w). None for the first segment.
+            history: the film's last O latents so far (1 C O h w). None for the first segment and after a cut.
             embeddings: for `plan.texts`, from `encode_prompts`.
-            conditioning: from `encode_conditioning`. The first segment of an i2v, flf2v or v2v film needs it, and the
-                last of a flf2v film.
+            conditioning: from `encode_conditioning` of the segment's take. The first segment of an i2v, flf2v or v2v
+                film or take needs it, and the last of a flf2v film.
+            first: the first segment of its take (1 C T h w), which later ones need where `plan.drift_share` is above 0.
             loras: those of the job, from `read_loras`. They stay attached until a segment has others.
             group: every rank makes this call with the same arguments and gets the same result.
             keeper: keeps the state between steps, to resume after a crash. Not with a group.
             on_step: called after each step, may raise `Cancelled`. The steps start again when a segment runs out of
                 memory and is rendered in a smaller mode (`memory: auto`, without a group).
 
-        Raises `UsageError` when `history`, `conditioning` or `loras` are missing or not those of the plan, `KeyError`
-        for a missing text, `OutOfMemoryError` or `DeviceError` for the device, `NotFiniteError` for NaN or infinity.
+        Raises `UsageError` when `history`, `conditioning`, `first` or `loras` are missing or not those of the plan,
+        `KeyError` for a missing text, `OutOfMemoryError` or `DeviceError` for the device, `NotFiniteError` for NaN or
+        infinity.
         """
         window = plan.windows[index]
-        check_conditioning(plan, window, conditioning)
+        take, own_index = plan.take_of(index)
+        check_conditioning(take, take.windows[own_index], conditioning)
         if window.num_history_frames:
             shape = (1, self.spec.latent_channels, window.num_history_frames, plan.latent_height, plan.latent_width)
             if history is None or tuple(history.shape) != shape:
                 given = "none" if history is None else tuple(history.shape)
                 raise UsageError(f"segment {index} continues latents of shape {shape}, given {given}")
+        share = plan.drift_share(index)
+        if share and first is None:
+            raise UsageError(f"segment {index} moves toward the film's first segment (drift), which is not given")
         check_loras(plan, loras)
         what = f"segment {index} of job {plan.job.job_id}"
 
         def step(progress: StepProgress) -> None:
             self._num_skipped = progress.num_skipped
             if on_step is not None:
-                on_step(progress)
+                on_step(replace(progress, segment=index, num_segments=plan.num_segments))
 
         def denoise(transformer: FrameTransformer) -> Tensor:
             self.adapters.use(transformer, loras)
             latents = render_window(
                 transformer,
-                plan,
-                index,
+                take,
+                own_index,
                 history=history,
                 embeddings=embeddings,
                 attention=self.attention,
@@ -385,7 +394,7 @@ class Engine:
             added = latents[:, :, window.num_dropped_frames :]
             if not added.isfinite().all():  # never stored, decoded or published
                 raise NotFiniteError(what)
-            return added.cpu()
+            return moved_toward(added, first, share) if share and first is not None else added.cpu()
 
         return self._run(plan, index, denoise, steps_down=group is None)
 
@@ -436,6 +445,7 @@ class Engine:
         return StreamingDecoder(
             self.vae,
             num_skipped_frames=plan.num_repeated_frames,
+            starts=plan.cuts,
             tiling=parse_memory(plan.job.memory).vae_tiling,
             frame_decoder=frame_decoder,
             turns=self._turns,
@@ -447,34 +457,37 @@ class Engine:
         The job's LoRAs, image, last_image and video are read from their URIs, unless `inputs` gives the pixels. Raises
         `InputError` for one that cannot be used.
         """
-        plan, read = self.plan(job), None
+        plan = self.plan(job)
         _check_alone(plan)
-        if plan.job.inputs:
-            read = read_inputs(plan, self._input_limits()) if inputs is None else given_inputs(inputs)
-            plan = with_inputs_read(plan, read.digests)
-        elif inputs is not None:
+        if inputs is not None and not plan.job.film_inputs:
             raise UsageError(f"job {job.job_id} names no image or video, but its pixels are given")
+        reads = read_film_inputs(plan, self._input_limits(), inputs)
+        plan = with_inputs_read(plan, {name: sha for read in reads.values() for name, sha in read.digests.items()})
         loras = self.read_loras(plan, self._input_limits())
         if loras:
             warnings = [warning for weighted in loras for warning in weighted.lora.warnings]
             plan = with_loras_read(plan, [weighted.lora.sha256 for weighted in loras], warnings)
-        conditioning = self.encode_conditioning(plan, read.pixels) if read else None
+        conditionings = {
+            start: self.encode_conditioning(plan.take_of(start)[0], read.pixels) for start, read in reads.items()
+        }
         embeddings = self.encode_prompts(plan.texts)
         pieces: list[Tensor] = []
         for window in plan.windows:
-            history = torch.cat(pieces, dim=2)[:, :, -window.num_history_frames :] if pieces else None
+            num_history = window.num_history_frames
             pieces.append(
                 self.render_segment(
                     plan,
                     window.index,
-                    history=history,
+                    history=torch.cat(pieces, dim=2)[:, :, -num_history:] if num_history else None,
                     embeddings=embeddings,
-                    conditioning=conditioning,
+                    conditioning=conditionings.get(window.take_start),
+                    first=pieces[window.take_start] if plan.drift_share(window.index) else None,
                     loras=loras,
                     on_step=on_progress,
                 )
             )
-        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), read.lead_in if read else None)
+        lead_in = reads[0].lead_in if 0 in reads else None
+        return Video(torch.cat(pieces, dim=2), plan, lambda: self.decoder(plan), lead_in)
 
 
 def _check_alone(plan: FilmPlan) -> None:

@@ -106,7 +106,7 @@ def _job(row: Row) -> RenderJob:
 
 def _placed(job: RenderJob, source: str, manifest: str) -> RenderJob:
     """Inputs are written relative to the source; the manifest must find them from where it lies."""
-    if not (job.image or job.last_image or job.video or job.loras) or _folder(source) == _folder(manifest):
+    if not (job.image or job.last_image or job.video or job.loras or job.shots) or _folder(source) == _folder(manifest):
         return job
     return replace(
         job,
@@ -114,6 +114,8 @@ def _placed(job: RenderJob, source: str, manifest: str) -> RenderJob:
         last_image=job.last_image and resolve_uri(source, job.last_image),
         video=job.video and resolve_uri(source, job.video),
         loras=job.loras and tuple(replace(lora, path=resolve_uri(source, lora.path)) for lora in job.loras),
+        shots=job.shots
+        and tuple(replace(shot, image=shot.image and resolve_uri(source, shot.image)) for shot in job.shots),
     )
 
 

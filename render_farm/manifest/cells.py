@@ -55,7 +55,7 @@ def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
         return [value[0] if value is not None and len(value) == 1 else value for value in values]
     if kind is ValueKind.INTEGERS:
         return [value and [_from_decimal(item) for item in value] for value in values]
-    if kind is ValueKind.LORAS:
+    if kind in (ValueKind.LORAS, ValueKind.SHOTS):
         return [value and [_without_decimals(item) for item in value] for value in values]
     if types.is_decimal(stored):
         return [_from_decimal(value, kind) for value in values]

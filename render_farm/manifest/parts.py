@@ -154,7 +154,7 @@ def _values_of_path(root: str, part: str) -> dict[str, pa.Array]:
         if kind is None:
             continue
         value = None if text == _HIVE_NULL else from_cell(unquote(text), kind)
-        if isinstance(value, BadCell | list) or kind in (ValueKind.TAGS, ValueKind.LORAS):
+        if isinstance(value, BadCell | list) or kind in (ValueKind.TAGS, ValueKind.LORAS, ValueKind.SHOTS):
             reason = value.message if isinstance(value, BadCell) else "a folder's name cannot hold it"
             raise ManifestError(f"{shown_uri(part)}: {name}: {reason}")
         stored_as_text = kind in (ValueKind.TEXT, ValueKind.TIMESTAMP, ValueKind.TEXTS)

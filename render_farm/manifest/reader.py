@@ -88,6 +88,8 @@ def read_manifest(
                     values[name] = _resolved(place, values[name])
                 if "loras" in given:
                     values["loras"] = _with_resolved_paths(place, values["loras"])
+                if "shots" in given:
+                    values["shots"] = _with_resolved_paths(place, values["shots"], "image")
                 yield make_row(number, values)
         if not number:
             raise ManifestError(f"{shown_uri(uri)}: has no rows", advice="a manifest has one row per job")
@@ -226,7 +228,11 @@ def _resolved(uri: str, value: Any) -> Any:
     return resolve_uri(uri, value) if isinstance(value, str) and value else value
 
 
-def _with_resolved_paths(uri: str, loras: Any) -> Any:
-    if not isinstance(loras, list):
-        return loras
-    return [{**item, "path": _resolved(uri, item.get("path"))} if isinstance(item, dict) else item for item in loras]
+def _with_resolved_paths(uri: str, items: Any, field: str = "path") -> Any:
+    if not isinstance(items, list):
+        return items
+    return [{**item, field: _resolved(uri, item[field])} if _has(item, field) else item for item in items]
+
+
+def _has(item: Any, field: str) -> bool:
+    return isinstance(item, dict) and field in item

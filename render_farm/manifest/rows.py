@@ -91,7 +91,8 @@ def make_row(number: int, values: Mapping[str, Any], *, place: str = "row") -> R
             return Row(number=number, job_id=job_id, job=None, problems=error.problems, place=place)
     except OverflowError:
         pass  # a number or time outside what Python can convert: found field by field below
-    problems = [problem for name in columns() for problem in _field_problems(name, given.get(name))]
+    names = [name for name in columns() if name != "prompt" or given["prompt"] is not None or not given.get("shots")]
+    problems = [problem for name in names for problem in _field_problems(name, given.get(name))]
     assert problems, "a row that was refused has a problem"
     return Row(number=number, job_id=job_id, job=None, problems=tuple(problems), place=place)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.types as types
 
-from render_farm.job import REQUIRED, ValueKind, columns
+from render_farm.job import REQUIRED, ValueKind, columns, shot_columns
 
 _WRITTEN: dict[ValueKind, pa.DataType] = {
     ValueKind.TEXT: pa.string(),
@@ -26,6 +26,18 @@ _WRITTEN: dict[ValueKind, pa.DataType] = {
     ValueKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
     ValueKind.TAGS: pa.map_(pa.string(), pa.string()),
     ValueKind.LORAS: pa.list_(pa.struct([("path", pa.string()), ("weight", pa.float64())])),
+    ValueKind.SHOTS: pa.list_(
+        pa.struct(
+            [
+                ("prompt", pa.string()),
+                ("num_frames", pa.int64()),
+                ("cut", pa.bool_()),
+                ("seed", pa.int64()),
+                ("guidance_scale", pa.float64()),
+                ("image", pa.string()),
+            ]
+        )
+    ),
 }
 
 _WANTED: dict[ValueKind, str] = {
@@ -38,6 +50,8 @@ _WANTED: dict[ValueKind, str] = {
     ValueKind.TIMESTAMP: "timestamp in UTC, or text like 2030-01-31T06:00:00Z",
     ValueKind.TAGS: "map<string, string>",
     ValueKind.LORAS: "list<struct<path: string, weight: double>>",
+    ValueKind.SHOTS: "list<struct<prompt: string, num_frames: int64, cut: bool, seed: int64, guidance_scale: double, "
+    "image: string>>; only prompt is required",
 }
 
 
@@ -71,7 +85,8 @@ def check_schema(schema: pa.Schema, required: Iterable[str] = REQUIRED) -> tuple
                 problems.append(f"column {field.name}: has type {field.type}, but needs {wanted(field.name)}")
         elif field.name not in ignored:
             problems.append(unknown_column(field.name))
-    problems += [f"column {name}: is missing, and every job needs it" for name in required if name not in names]
+    missing = [name for name in required if name not in names and not (name == "prompt" and "shots" in names)]
+    problems += [f"column {name}: is missing, and every job needs it" for name in missing]
     return names, problems
 
 
@@ -164,6 +179,17 @@ def _is_loras(stored: pa.DataType) -> bool:
     return is_text(by_name["path"]) and (_is_numeric(weight) or types.is_null(weight))
 
 
+def _is_shots(stored: pa.DataType) -> bool:
+    if not is_list(stored):
+        return False
+    item = unwrap(stored.value_type)
+    if types.is_null(item):
+        return True
+    if not types.is_struct(item) or not {"prompt"} <= {field.name for field in item} <= shot_columns().keys():
+        return False
+    return all(accepts(shot_columns()[field.name].kind, field.type) for field in item)
+
+
 _LIST_TESTS = (
     types.is_list,
     types.is_large_list,
@@ -181,6 +207,7 @@ _ACCEPTS = {
     ValueKind.TIMESTAMP: _is_time,
     ValueKind.TAGS: _is_tags,
     ValueKind.LORAS: _is_loras,
+    ValueKind.SHOTS: _is_shots,
 }
 
 

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,6 +68,8 @@ def _stored(values: list[Any], kind: ValueKind, stored: pa.DataType) -> list[Any
             None if value is None else [{"path": lora.path, "weight": lora.weight} for lora in value]
             for value in values
         ]
+    if kind is ValueKind.SHOTS:
+        return [value and [asdict(shot) for shot in value] for value in values]
     return values
 
 

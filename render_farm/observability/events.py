@@ -29,6 +29,7 @@ class EventKind(StrEnum):
     PREVIEW_READY = "preview_ready"
     FINISH_STARTED = "finish_started"
     FILM_PUBLISHED = "film_published"
+    FILM_REJECTED = "film_rejected"
     WORK_FAILED = "work_failed"
     FILM_ENDED = "film_ended"
 
@@ -67,9 +68,9 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 _VALUES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("state", "error_class", "folder"), str),
-    **dict.fromkeys(("num_frames", "width", "height", "segments_done"), int),
+    **dict.fromkeys(("num_frames", "width", "height", "segments_done", "seed"), int),
     **dict.fromkeys(("seconds", "fps"), _NUMBER),
-    "helpers": list,
+    **dict.fromkeys(("helpers", "findings"), list),
 }
 """Of the values that are read again; others are for people."""
 
@@ -97,7 +98,7 @@ def _is_sound(line: LogLine) -> bool:
         return False
     named = ((line.values[name], kind) for name, kind in _VALUES.items() if name in line.values)
     return all(is_kind(value, kind) for value, kind in named) and all(
-        isinstance(helper, str) for helper in line.values.get("helpers", ())
+        isinstance(text, str) for name in ("helpers", "findings") for text in line.values.get(name, ())
     )
 
 

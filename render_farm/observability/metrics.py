@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from render_farm import errors
+from render_farm.check_mode import KINDS
 
 PREFIX = "render_farm_"
 OTHER = "other"
@@ -100,6 +101,7 @@ OPERATION = _label(
 )
 OUTCOME = _label("outcome", "of a request that failed: it is tried again, or given up", "tried_again", "given_up")
 PREPARED = _label("work", "that waits for it", "text", "segment")
+FINDING = _label("kind", "what the checks found", *KINDS)
 LEASE_CHANGE = _label("change", "of a run's lease", "taken", "taken_over", "given_back", "lost")
 MEMORY = _label("kind", "the host's memory, or the device's", "host", "device")
 
@@ -287,6 +289,14 @@ SEAM_SCORE = Metric(
     "join is called visible.",
 )
 
+FINDINGS = Metric(
+    name="render_farm_findings_total",
+    kind=MetricKind.COUNTER,
+    unit="1",
+    labels=(FINDING,),
+    help="What the checks found in the pictures of films, whether these were published or not.",
+)
+
 METRICS: tuple[Metric, ...] = (
     RUNS,
     RUN_AT_WORK,
@@ -315,4 +325,5 @@ METRICS: tuple[Metric, ...] = (
     DEADLINE_SLACK,
     LATE_JOBS,
     SEAM_SCORE,
+    FINDINGS,
 )

@@ -45,6 +45,8 @@ class Notice:
     """A sentence for a person."""
     jobs: dict[str, int] = field(default_factory=dict)
     """By state."""
+    findings: dict[str, int] = field(default_factory=dict)
+    """Films by what the checks found in their pictures."""
     report: str = ""
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -147,8 +149,10 @@ class RunNotices:
         eta_s: float | None,
         now_s: float,
         ended: Iterable[str] = (),
+        findings: Mapping[str, int] | None = None,
     ) -> list[Notice]:
-        """The notices that this picture of the run asks for. `ended`: jobs that have ended since the last one."""
+        """The notices that this picture of the run asks for. `ended`: jobs that have ended since the last one.
+        `findings`: films by what was found in their pictures."""
         for job_id in ended:
             self._deadlines.pop(job_id, None)
         done, failed = jobs.get("done", 0), jobs.get("failed", 0)
@@ -169,11 +173,23 @@ class RunNotices:
         if state in ("done", "failed", "cancelled"):
             others = ", ".join(f"{jobs[name]} {name}" for name in ("failed", "cancelled") if jobs.get(name))
             text = f"Run {run_id} ended: {done} of {num_jobs} films are done{', ' + others if others else ''}."
+            if findings:
+                found = ", ".join(f"{kind} in {number}" for kind, number in findings.items())
+                text += f" Found in their pictures: {found}."
             due = [(kind, said) for kind, said in due if kind is not NoticeKind.DEADLINE_RISK]
             due.append((NoticeKind.RUN_ENDED, text))
         new = [(kind, text) for kind, text in due if kind not in self._told]
         self._told.update(kind for kind, _ in new)
         return [
-            Notice(kind=kind, run_id=run_id, output=output, state=state, text=text, jobs=dict(jobs), report=report)
+            Notice(
+                kind=kind,
+                run_id=run_id,
+                output=output,
+                state=state,
+                text=text,
+                jobs=dict(jobs),
+                findings=dict(findings or {}),
+                report=report,
+            )
             for kind, text in new
         ]

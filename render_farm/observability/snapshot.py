@@ -69,6 +69,8 @@ class RunSnapshot:
     paused: bool = False
     quarantined: Mapping[str, str] = field(default_factory=dict)
     """Hosts, each with its reason."""
+    findings: Mapping[str, int] = field(default_factory=dict)
+    """Films by what the checks found in their pictures: `frozen`, `cut`..."""
     note: str = ""
     """What the run waits for, when it does (workers starting, text encoding)."""
     work: tuple[WorkSnapshot, ...] = ()

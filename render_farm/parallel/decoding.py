@@ -38,7 +38,7 @@ class RowDecoder:
         self.rank = rank
         self.num_ranks = num_ranks
         self.num_decoded = 0
-        """Latent frames so far."""
+        """Latent frames since the film's start or a cut."""
         self._vae = vae
         self._features = ParkedFeatures(vae)
         self._decoder: Any = None
@@ -86,6 +86,11 @@ class RowDecoder:
     def park(self) -> None:
         """See `engine.decoding.tiles.FrameDecoder`."""
         self._features.park()
+
+    def restart(self) -> None:
+        """See `engine.decoding.tiles.FrameDecoder`."""
+        self._features.clear()
+        self.num_decoded = 0
 
 
 def _sharded(vae: AutoencoderKLWan, ranks: Any) -> Any:

@@ -34,12 +34,29 @@ def draw_windows(plan: FilmPlan) -> list[str]:
         text = f"frames {first:>{digits}}-{last}" + (f", from {taken}-{first - 1}" if taken else "")
         if window.num_input_frames:
             given = num_pixel_frames(window.num_input_frames, plan.spec.temporal_factor)
-            bar = _bar([(first, last, NEW), (first, given, TAKEN_OVER)], total)
-            text += f", 1-{given} from video" if plan.job.task == "v2v" else ", 1 from image"
+            bar = _bar([(first, last, NEW), (first, first + given - 1, TAKEN_OVER)], total)
+            is_video = plan.job.task == "v2v" and not window.index
+            text += f", {first}-{first + given - 1} from video" if is_video else f", {first} from image"
+        text += ", after a cut" if window.starts_take and window.index else ""
         text += ", towards last_image" if window.num_last_image_frames else ""
         text += f", with {' and '.join(plan.job.inputs)}" if window.has_image_channels else ""
         lines.append(f"{f'segment {window.index + 1}':<{label}} │{bar}│ {text}")
     return _shortened(lines, _MOST_WINDOWS, "segments")
+
+
+def draw_shots(plan: FilmPlan) -> list[str]:
+    """One line per shot: its frames, its segments, what it sets, and its prompt. Empty for a film without shots."""
+    lines, first = [], 0
+    for number, (shot, prompt) in enumerate(zip(plan.job.shots, plan.job.prompts, strict=False), start=1):
+        own = plan.windows[first : first + shot.num_segments]
+        frames = f"{_pixels(plan, own[0])[0]}-{_pixels(plan, own[-1])[1]}"
+        facts = [f"frames {frames}", _names(own)]
+        facts += ["cut"] if shot.starts_take and first else []
+        facts += [f"seed {shot.seed}"] if shot.seed is not None else []
+        facts += [f"guidance {shot.guidance_scale:g}"] if shot.guidance_scale != plan.job.guidance_scale else []
+        lines.append(f"shot {number} ({', '.join(facts)}): {' '.join(prompt.split())}")
+        first += shot.num_segments
+    return _shortened(lines, _MOST_WINDOWS, "shots")
 
 
 def draw_timeline(plan: FilmPlan) -> list[str]:
@@ -65,10 +82,10 @@ def _pixels(plan: FilmPlan, window: Window) -> tuple[int, int, int]:
     The frames taken over are counted as `overlap_history` counts them: 5 latent frames are 17 frames.
     """
     factor = plan.spec.temporal_factor
-    done = num_pixel_frames(window.start + window.num_dropped_frames, factor)
-    last = num_pixel_frames(window.end, factor)
+    done = plan.num_pixel_frames_before(window.start + window.num_dropped_frames)
+    last = plan.num_pixel_frames_before(window.end)
     overlap = num_pixel_frames(window.num_dropped_frames, factor)
-    return (1 if window.index == 0 else done + 1), last, (done - overlap + 1 if overlap else 0)
+    return done + 1, last, (done - overlap + 1 if overlap else 0)
 
 
 def _bar(parts: Iterable[tuple[int, int, str]], total: int) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from render_farm.drift_mode import parse_drift
 from render_farm.errors import InvalidJobError
 from render_farm.job import RenderJob
 from render_farm.memory_mode import parse_memory
@@ -13,12 +16,22 @@ from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.prompt_length import LengthOf, estimated_length, too_long
 from render_farm.planning.refusals import check
-from render_farm.planning.resolve import ResolvedJob, render_key, resolve_job, with_input_digests, with_lora_digests
+from render_farm.planning.resolve import (
+    ResolvedJob,
+    render_key,
+    resolve_job,
+    segment_job,
+    with_input_digests,
+    with_lora_digests,
+)
 from render_farm.planning.schedule import StepSchedule, branches_by_row, make_schedule
 from render_farm.planning.segment_keys import segment_keys
 from render_farm.planning.tasks import IMAGE_TASKS
-from render_farm.planning.windows import Window, windows_of
+from render_farm.planning.windows import Window, windows_of, within_take
 from render_farm.step_cache import OFF, guidance_share
+
+NUM_SEEDS = 2**63
+"""Of the column `seed`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +48,7 @@ class FilmPlan:
     def approximations(self) -> tuple[str, ...]:
         """What makes this another film than the exact one: `column value`, for `job.json` and the results."""
         values = {"cache": "" if self.job.cache == OFF else self.job.cache}
+        values["drift"] = self.job.drift if any(map(self.drift_share, range(self.num_segments))) else ""
         values["memory"] = parse_memory(self.job.memory).what_changes_pixels
         engine = [f"attention {self.spec.approximation}"] if self.spec.approximation else []
         return (*(f"{column} {value}" for column, value in values.items() if value), *engine)
@@ -44,9 +58,32 @@ class FilmPlan:
         return len(self.windows)
 
     @property
+    def draft_note(self) -> str:
+        """What a draft is, in words. Empty for a film."""
+        if not self.job.first_segments:
+            return ""
+        return f"a draft: {self.num_segments} of the film's {len(windows_of(self.job, self.spec))} segments"
+
+    @property
     def segment_keys(self) -> tuple[str, ...]:
         """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
+
+    def drift_share(self, segment: int) -> float:
+        """How far the statistics of a segment's latents move toward those of its take's first one; 0: not at all."""
+        return 0.0 if self.windows[segment].starts_take else parse_drift(self.job.drift)
+
+    def starts_scene(self, segment: int) -> bool:
+        """Whether the picture is meant to change where a segment begins: at a cut, and with a new prompt or seed."""
+        is_new = self.windows[segment].stream_start == segment
+        return segment > 0 and (is_new or self.job.prompt_of(segment) != self.job.prompt_of(segment - 1))
+
+    @property
+    def beginnings(self) -> tuple[tuple[str, int], ...]:
+        """Prompt and seed with which its takes start. Films that have none in common share no segment."""
+        starts = [window.index for window in self.windows if window.starts_take] if self.job.shots else [0]
+        jobs = [segment_job(self.job, start) for start in starts]
+        return tuple((job.prompts[0], job.seed) for job in jobs)
 
     @property
     def num_latent_frames(self) -> int:
@@ -54,10 +91,28 @@ class FilmPlan:
         return self.windows[-1].end
 
     @property
+    def cuts(self) -> tuple[int, ...]:
+        """The latent frames at which a take starts, but for the first. Decoding starts again there."""
+        return tuple(window.start for window in self.windows if window.starts_take and window.index)
+
+    def num_pixel_frames_before(self, latent_frame: int) -> int:
+        """Pixel frames that the latent frames before `latent_frame` decode to."""
+        starts = [0, *(cut for cut in self.cuts if cut < latent_frame), latent_frame]
+        return sum(num_pixel_frames(end - start, self.spec.temporal_factor) for start, end in pairwise(starts))
+
+    @property
     def num_frames(self) -> int:
         """Pixel frames that the film's latents decode to; for v2v this counts neither the input video, which precedes
         them, nor what `num_repeated_frames` leaves out."""
-        return num_pixel_frames(self.num_latent_frames, self.spec.temporal_factor)
+        return self.num_pixel_frames_before(self.num_latent_frames)
+
+    def take_of(self, segment: int) -> tuple[FilmPlan, int]:
+        """The film that a segment's take is alone, with the seed, guidance and prompt of the segment's shot, and the
+        segment's number in it. This film itself where it has no shots."""
+        if not self.job.shots:
+            return self, segment
+        own = replace(self, job=segment_job(self.job, segment), windows=within_take(self.windows, segment), warnings=())
+        return own, segment - self.windows[segment].take_start
 
     @property
     def num_repeated_frames(self) -> int:
@@ -85,7 +140,7 @@ class FilmPlan:
             num_latent_frames=window.num_latent_frames,
             num_prefix_frames=window.num_prefix_frames,
             num_inference_steps=self.job.num_inference_steps,
-            flow_shift=self.job.flow_shift,
+            flow_shift=self.job.flow_shift_of(segment),
             ar_step=self.job.ar_step,
             causal_block_size=self.job.causal_block_size,
             block_attention=self.job.block_attention,
@@ -122,13 +177,16 @@ def plan_film(
     *,
     input_digests: Mapping[str, str] | None = None,
     length_of: LengthOf = estimated_length,
+    first_segments: int = 0,
 ) -> FilmPlan:
     """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered.
 
     `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
-    `with_inputs_read` for a plan that was made before they were read.
+    `with_inputs_read` for a plan that was made before they were read. `first_segments` plans a draft of so many
+    segments.
     """
     resolved = with_input_digests(resolve_job(job, spec), input_digests or {})
+    resolved = replace(resolved, first_segments=first_segments)
     problems = check(resolved, spec)
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
@@ -136,7 +194,7 @@ def plan_film(
     plan = FilmPlan(
         job=resolved,
         spec=spec,
-        windows=windows,
+        windows=windows[: first_segments or None],
         warnings=tuple(_warnings(job, resolved, windows, spec)),
         render_key=render_key(resolved, spec),
     )
@@ -162,6 +220,16 @@ def with_loras_read(plan: FilmPlan, lora_digests: Sequence[str], warnings: Itera
     return replace(plan, job=job, render_key=render_key(job, plan.spec), warnings=_with_fresh(plan, warnings))
 
 
+def with_seed(plan: FilmPlan, seed: int) -> FilmPlan:
+    """The plan of the same film with another seed. The seeds of its shots move by as much."""
+    moved = seed - plan.job.seed
+    shots = (
+        shot if shot.seed is None else replace(shot, seed=(shot.seed + moved) % NUM_SEEDS) for shot in plan.job.shots
+    )
+    job = replace(plan.job, seed=seed, shots=tuple(shots))
+    return replace(plan, job=job, render_key=render_key(job, plan.spec))
+
+
 def _with_fresh(plan: FilmPlan, warnings: Iterable[str]) -> tuple[str, ...]:
     return plan.warnings + tuple(warning for warning in dict.fromkeys(warnings) if warning not in plan.warnings)
 
@@ -171,7 +239,8 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
     warnings += _extensions(resolved, windows)
-    warnings += [*advice(resolved, spec), *on_length(resolved, len(windows))]
+    longest_take = max(Counter(window.take_start for window in windows).values())
+    warnings += [*advice(resolved, spec), *on_length(resolved, longest_take)]
     if not spec.renders_windows:
         warnings += _of_one_window(job, resolved, spec)
     cut = {window.num_given_frames - window.num_prefix_frames for window in windows} - {0}
@@ -181,7 +250,7 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
             f"frames, not a multiple of causal_block_size {resolved.causal_block_size}: each window takes over "
             f"{max(cut)} fewer, which may show at the seam"
         )
-    if len(resolved.prompts) > len(windows):
+    if not resolved.shots and len(resolved.prompts) > len(windows):
         warnings.append(f"{len(resolved.prompts)} prompts for {len(windows)} segments: the last ones are not used")
     return warnings
 

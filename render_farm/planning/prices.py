@@ -14,7 +14,7 @@ from render_farm.planning.film import FilmPlan, plan_film
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
 from render_farm.planning.seconds import segments_seconds
-from render_farm.step_cache import GUIDANCE, OFF
+from render_farm.step_cache import GUIDANCE, OFF, parse_cache
 
 _ONE_WORKER: dict[str, Any] = {"ulysses": None, "ring": None, "cfg_parallel": None}
 _HALF = f"{GUIDANCE}:0.5"
@@ -28,6 +28,8 @@ class ChoicePrice:
     """`as asked`, or the columns that make the relative."""
     num_forwards: int
     """Passes of the transformer, each guidance branch counted."""
+    at_most: bool
+    """Whether a step cache may skip some of them. How many depends on the film."""
     gpu_s: float | None
     """Predicted seconds of denoising on one GPU. None: the model's size is not known."""
 
@@ -66,6 +68,7 @@ def _price(name: str, plan: FilmPlan) -> ChoicePrice:
     return ChoicePrice(
         name=name,
         num_forwards=sum(sum(plan.num_branches(segment)) for segment in segments),
+        at_most=parse_cache(plan.job.cache) is not None,
         gpu_s=float(f"{sum(segments_seconds(plan, passes, 'cuda')):.4g}") if plan.spec.num_heads else None,
     )
 

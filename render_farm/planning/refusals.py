@@ -13,6 +13,7 @@ from render_farm.planning.groups import check_group
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import INPUT_COLUMNS, ResolvedJob
 from render_farm.planning.schedule import most_inference_steps
+from render_farm.planning.shot_refusals import check_shots
 from render_farm.planning.tasks import INPUTS
 from render_farm.planning.window_refusals import check_windows
 from render_farm.step_cache import CacheKind, parse_cache
@@ -26,7 +27,7 @@ def check(job: ResolvedJob, spec: ModelSpec) -> list[Problem]:
         *_check_size(job, spec),
         *_check_steps(job),
         *_check_inputs(job),
-        *check_windows(job, spec),
+        *(check_shots(job, spec) if job.shots else check_windows(job, spec)),
     ]
 
 
@@ -76,11 +77,12 @@ def _check_steps(job: ResolvedJob) -> Iterator[Problem]:
         return
     if job.step_list:
         yield Problem(field="step_list", message=f"is for sampler {DISTILLED}, and sampler is {job.sampler}")
-    most = most_inference_steps(job.flow_shift)
+    flow_shift = min((job.flow_shift, *(shot.flow_shift for shot in job.shots)), key=most_inference_steps)
+    most = most_inference_steps(flow_shift)
     if job.num_inference_steps > most:
         yield Problem(
             field="num_inference_steps",
-            message=f"{job.num_inference_steps} is too many for flow_shift {job.flow_shift:g}: two steps would get the "
+            message=f"{job.num_inference_steps} is too many for flow_shift {flow_shift:g}: two steps would get the "
             f"same integer timestep; the most is {most}",
         )
 

@@ -6,12 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
+from render_farm.drift_mode import parse_drift
 from render_farm.job import LoraRef, RenderJob, columns, default_seed
 from render_farm.memory_mode import parse_memory
 from render_farm.models import CAUSAL, DISTILLED, DISTILLED_DEFAULTS
-from render_farm.planning.frames import rounded_num_frames
+from render_farm.planning.frames import num_latent_frames, rounded_num_frames
 from render_farm.planning.model_spec import ModelSpec
+from render_farm.planning.shots import (
+    ResolvedShot,
+    WindowSize,
+    image_name,
+    is_prompt_list,
+    shot_of_segment,
+    takes,
+)
+from render_farm.shots import Shot
 from render_farm.step_cache import CacheKind, guidance_share, parse_cache
 
 INPUT_COLUMNS = ("image", "last_image", "video")
@@ -52,7 +63,9 @@ class ResolvedJob:
     video: str | None = None
     loras: tuple[LoraRef, ...] = ()
     cache: str = "off"
+    drift: str = "off"
     memory: str = "auto"
+    checks: str = "mark"
     ulysses: int | None = None
     ring: int | None = None
     cfg_parallel: int | None = None
@@ -63,6 +76,10 @@ class ResolvedJob:
     then knows an input by its content; while it is not read, by its URI."""
     lora_digests: tuple[str, ...] = ()
     """The same for the files of `loras`, in their order; empty while they are not read."""
+    shots: tuple[ResolvedShot, ...] = ()
+    """Empty for a film that a prompt list describes. Else `prompts` has one prompt for each shot."""
+    first_segments: int = 0
+    """Of a draft: how many of the film's segments are rendered. 0: all of them."""
 
     @property
     def guided(self) -> bool:
@@ -81,7 +98,17 @@ class ResolvedJob:
 
     def prompt_of(self, segment: int) -> str:
         """The prompt of a segment; the last of the list repeats."""
+        if self.shots:
+            return self.prompts[shot_of_segment(self.shots, segment)]
         return self.prompts[min(segment, len(self.prompts) - 1)]
+
+    def input_name(self, segment: int, column: str) -> str:
+        """What the input in `column` of the take that starts with `segment` is called among `inputs`."""
+        return image_name(shot_of_segment(self.shots, segment)) if segment else column
+
+    def flow_shift_of(self, segment: int) -> float:
+        """The flow shift of a segment: that of its take."""
+        return self.shots[shot_of_segment(self.shots, segment)].flow_shift if self.shots else self.flow_shift
 
     @property
     def adapters(self) -> tuple[tuple[str, float], ...]:
@@ -91,9 +118,16 @@ class ResolvedJob:
         return tuple((name, weight) for name, weight in pairs if weight)
 
     @property
-    def inputs(self) -> dict[str, str]:
+    def film_inputs(self) -> dict[str, str]:
         """The columns of inputs that are given, and their URIs."""
         return {name: uri for name in INPUT_COLUMNS if (uri := getattr(self, name))}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The same with the images of shots, which have names of their own."""
+        return self.film_inputs | {
+            image_name(index): shot.image for index, shot in enumerate(self.shots) if shot.image is not None
+        }
 
 
 def infer_task(job: RenderJob) -> str:
@@ -104,7 +138,7 @@ def infer_task(job: RenderJob) -> str:
         return "v2v"
     if job.last_image:
         return "flf2v"
-    return "i2v" if job.image else "t2v"
+    return "i2v" if job.image or (job.shots and job.shots[0].image) else "t2v"
 
 
 def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
@@ -112,7 +146,7 @@ def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
     task = infer_task(job)
     defaults = spec.defaults_for(task)
     values = {f.name: getattr(job, f.name) for f in fields(RenderJob) if getattr(job, f.name) is not None}
-    for name in ("job_id", "prompt", "model", "task", "seed", "num_frames", "deadline", "owner", "tags"):
+    for name in ("prompt", "deadline", "owner", "tags", "shots"):
         values.pop(name, None)
     if values.get("sampler") == DISTILLED:
         values = {**DISTILLED_DEFAULTS, **values}
@@ -121,20 +155,64 @@ def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
         values.setdefault(f.name, getattr(defaults, f.name))
     if values["causal_block_size"] is None:
         values["causal_block_size"] = spec.num_frame_per_block
-    num_frames = rounded_num_frames(
-        defaults.num_frames if job.num_frames is None else job.num_frames, spec.temporal_factor
-    )
+    values["num_frames"] = rounded_num_frames(values["num_frames"], spec.temporal_factor)
+    values |= {"model": spec.name, "task": task}
+    values.setdefault("seed", default_seed(job.job_id))
+    film = ResolvedJob(prompts=_without_repeats(job.prompts), **values)
+    if job.shots:
+        film = _with_shots(film, job.shots, resolve_shots(job, film, spec), spec)
     if not spec.renders_windows and job.base_num_frames is None:
-        values["base_num_frames"] = num_frames
-    return ResolvedJob(
-        job_id=job.job_id,
-        prompts=_without_repeats(job.prompts),
-        model=spec.name,
-        task=task,
-        seed=default_seed(job.job_id) if job.seed is None else job.seed,
-        num_frames=num_frames,
-        **{name: value for name, value in values.items() if name != "num_frames"},
+        film = replace(film, base_num_frames=film.num_frames)
+    return film
+
+
+def resolve_shots(job: RenderJob, film: ResolvedJob, spec: ModelSpec) -> tuple[ResolvedShot, ...]:
+    """The shots of `job`, whose other columns are resolved in `film`. A take has the values of its own task."""
+    size, take = _window_size(film, spec), film
+    shots: list[ResolvedShot] = []
+    for index, shot in enumerate(job.shots or ()):
+        starts_take = index == 0 or shot.cut
+        if index and shot.cut:
+            alone = replace(job, shots=None, task=None, image=shot.image, last_image=None, video=None)
+            take = resolve_job(alone, spec)
+        num_frames = size.num_frames(starts_take=starts_take) if shot.num_frames is None else shot.num_frames
+        shots.append(
+            ResolvedShot(
+                num_frames=num_frames,
+                num_segments=size.num_segments(num_frames, starts_take=starts_take),
+                starts_take=starts_take,
+                seed=shot.seed if index else None,
+                guidance_scale=take.guidance_scale if shot.guidance_scale is None else shot.guidance_scale,
+                flow_shift=take.flow_shift,
+                task=take.task,
+                image=shot.image if index else None,
+            )
+        )
+    return tuple(shots)
+
+
+def _with_shots(
+    film: ResolvedJob, given: Sequence[Shot], shots: tuple[ResolvedShot, ...], spec: ModelSpec
+) -> ResolvedJob:
+    """The film of these shots: that of a prompt list where there is one for it."""
+    first = given[0]
+    film = replace(
+        film,
+        prompts=tuple(shot.prompt for shot in given),
+        seed=film.seed if first.seed is None else first.seed,
+        guidance_scale=shots[0].guidance_scale,
+        image=film.image or first.image,
+        num_frames=sum(shot.num_frames for shot in shots),
     )
+    if not is_prompt_list(shots, _window_size(film, spec)):
+        return replace(film, shots=shots)
+    prompts = [prompt for prompt, shot in zip(film.prompts, shots, strict=True) for _ in range(shot.num_segments)]
+    return replace(film, prompts=_without_repeats(tuple(prompts)))
+
+
+def _window_size(job: ResolvedJob, spec: ModelSpec) -> WindowSize:
+    base, overlap = (num_latent_frames(n, spec.temporal_factor) for n in (job.base_num_frames, job.overlap_history))
+    return WindowSize(base=base, step=max(1, base - overlap), temporal_factor=spec.temporal_factor)
 
 
 def _without_repeats(prompts: tuple[str, ...]) -> tuple[str, ...]:
@@ -143,6 +221,34 @@ def _without_repeats(prompts: tuple[str, ...]) -> tuple[str, ...]:
     while end > 1 and prompts[end - 1] == prompts[end - 2]:
         end -= 1
     return prompts[:end]
+
+
+def segment_job(job: ResolvedJob, segment: int) -> ResolvedJob:
+    """The job of the film that the segment's take would be alone, with the prompt, seed and guidance of the segment's
+    shot. It has no shots. `job` itself where it has none."""
+    shots = job.shots
+    if not shots:
+        return job
+    index = shot_of_segment(shots, segment)
+    take = next(take for take in takes(shots) if index in take)
+    shot, first = shots[index], take.start
+    seeds = [one.seed for one in shots[: index + 1] if one.seed is not None]
+    own: dict[str, Any] = {
+        "prompts": (job.prompts[index],),
+        "seed": seeds[-1] if seeds else job.seed,
+        "guidance_scale": shot.guidance_scale,
+        "flow_shift": shot.flow_shift,
+        "task": shot.task,
+        "num_frames": sum(shots[number].num_frames for number in take),
+        "shots": (),
+    }
+    digests = dict(job.input_digests)
+    if first == 0:
+        kept = tuple((name, digests[name]) for name in job.film_inputs if name in digests)
+        return replace(job, **own, input_digests=kept)
+    name = image_name(first)
+    kept = (("image", digests[name]),) if name in digests else ()
+    return replace(job, **own, image=shots[first].image, last_image=None, video=None, input_digests=kept)
 
 
 def with_input_digests(job: ResolvedJob, digests: Mapping[str, str]) -> ResolvedJob:
@@ -163,7 +269,16 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
     if job.causal_block_size == 1 or job.block_attention == CAUSAL:
         skipped.add("block_attention")  # so that films from before it was a column keep their keys
-    skipped |= {name for name in ("input_digests", "lora_digests", "step_list") if not getattr(job, name)}
+    skipped |= {
+        name
+        for name in ("input_digests", "lora_digests", "step_list", "shots", "first_segments")
+        if not getattr(job, name)
+    }
+    read = dict(job.input_digests)
+    shots = (replace(shot, image=None) if image_name(n) in read else shot for n, shot in enumerate(job.shots))
+    job = replace(job, shots=tuple(shots))
+    if not parse_drift(job.drift):
+        skipped.add("drift")
     parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
     if changes := parse_memory(job.memory).what_changes_pixels:
         parameters["memory"] = changes
@@ -183,7 +298,7 @@ def render_key(job: ResolvedJob, spec: ModelSpec) -> str:
     if cache and cache.kind is CacheKind.MAG and spec.magnitudes:
         document["magnitudes"] = spec.magnitudes.to_dict()
     for name, _ in job.input_digests:
-        del document[name]
+        document.pop(name, None)
     document.pop("lora_digests", None)
     document["loras"] = job.adapters
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -12,9 +12,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from render_farm.drift_mode import parse_drift
 from render_farm.memory_mode import WeightForm, parse_memory
 from render_farm.planning.model_spec import ModelSpec
-from render_farm.planning.resolve import ResolvedJob
+from render_farm.planning.resolve import ResolvedJob, segment_job
 from render_farm.planning.windows import Window
 from render_farm.step_cache import CacheKind, parse_cache
 
@@ -26,11 +27,16 @@ _DIGITS = 32
 def segment_keys(job: ResolvedJob, spec: ModelSpec, windows: Iterable[Window]) -> Iterator[str]:
     """A key of 32 hex digits for each of `windows`, the windows of the film in order. Computed as they are asked for.
 
-    As in the render key, weights and inputs that were read count by their content, not by their names.
+    A take has the keys of its own film. As in the render key, weights and inputs that were read count by their content,
+    not by their names.
     """
-    shared, key = _digest(_shared(job, spec)), ""
+    key, shared, before = "", "", None
     for window in windows:
-        key = _digest([key, shared, _own(job, window)])[:_DIGITS]
+        own = segment_job(job, window.index)
+        varying = own.seed, own.guidance_scale, own.flow_shift
+        if varying != before:
+            shared, before = _digest(_shared(own, spec)), varying
+        key = _digest(["" if window.starts_take else key, shared, _own(own, window)])[:_DIGITS]
         yield key
 
 
@@ -65,11 +71,14 @@ _TRAINED_FPS = 16
 def _own(job: ResolvedJob, window: Window) -> dict[str, Any]:
     """What touches a segment and those after it."""
     noise = [job.addnoise_condition, job.prefix_noise] if window.num_prefix_frames and job.addnoise_condition else []
+    restarted = window.stream_start != window.take_start
     return {
         "prompt": job.prompt_of(window.index),
         "frames": [window.num_latent_frames, window.num_prefix_frames, window.num_dropped_frames],
         "prefix_noise": noise,
         "inputs": _inputs(job, window) if window.needs_inputs else {},
+        **({"stream": window.num_draws_before} if restarted else {}),
+        **({} if window.starts_take or not parse_drift(job.drift) else {"drift": job.drift}),
     }
 
 

@@ -10,12 +10,11 @@ from render_farm.models import PRESETS, Family
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
 from render_farm.planning.model_spec import ModelSpec
 from render_farm.planning.resolve import ResolvedJob
+from render_farm.planning.shots import MAX_SEGMENTS
 from render_farm.planning.tasks import IMAGE_TASKS, num_given_frames
 from render_farm.planning.windows import Window, windows_of
 
-MAX_SEGMENTS = 2_000
-"""Of one film. State, schedule and report hold a line for each; 100,000 frames in usual windows are 1,250."""
-_SEARCH_FRAMES = 400
+SEARCH_FRAMES = 400
 """How far, in pixel frames, a working frame count is looked for."""
 
 
@@ -31,7 +30,7 @@ def _check_single(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
         yield Problem(
             field="base_num_frames",
             message=f"{job.base_num_frames} is less than num_frames {job.num_frames}, but {spec.name} renders a film "
-            f"in one window; leave it null, or use a model that renders windows ({_windowed_models()})",
+            f"in one window; leave it null, or use a model that renders windows ({windowed_models()})",
         )
     if job.ar_step:
         yield Problem(field="ar_step", message=f"{job.ar_step} needs blocks that lag, {only} have them; 0 would work")
@@ -48,14 +47,14 @@ def _check_single(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
             message=f"{job.num_frames} has no room for image and last_image; the least is {spec.temporal_factor + 1}",
         )
     yield from _check_blocks(job, windows_of(job, spec), spec)
-    yield from _check_positions(job, windows_of(job, spec), spec)
+    yield from check_positions(job, windows_of(job, spec), spec)
 
 
-def _windowed_models() -> str:
+def windowed_models() -> str:
     return ", ".join(name for name, preset in PRESETS.items() if preset.family is Family.DIFFUSION_FORCING)
 
 
-def _check_positions(job: ResolvedJob, windows: Iterable[Window], spec: ModelSpec) -> Iterator[Problem]:
+def check_positions(job: ResolvedJob, windows: Iterable[Window], spec: ModelSpec) -> Iterator[Problem]:
     """Whether the model has rotary positions for the longest window and for the size; diffusers fails in the first
     step where it has not."""
     most, longest = spec.rope_max_len, max(windows, key=lambda window: window.num_seen_frames)
@@ -91,7 +90,7 @@ def _check_overlapping(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     if too_many := list(_check_count(job, spec)):
         yield from too_many
         return
-    room = list(_check_room(job, spec))
+    room = list(check_room(job, spec))
     yield from room
     if job.task in IMAGE_TASKS and job.causal_block_size > 1:
         yield Problem(
@@ -102,7 +101,7 @@ def _check_overlapping(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     elif not room:
         windows = windows_of(job, spec)
         yield from _check_blocks(job, windows, spec)
-        yield from _check_positions(job, windows, spec)
+        yield from check_positions(job, windows, spec)
 
 
 def _check_count(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
@@ -125,7 +124,7 @@ def _check_count(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     )
 
 
-def _check_room(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
+def check_room(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     """Whether the inputs' frames are whole, and leave something to render in the first window."""
     overlap, factor = job.overlap_history, spec.temporal_factor
     if job.task == "v2v" and (overlap - 1) % factor:
@@ -169,7 +168,7 @@ def _check_blocks(
 
 
 def _fits(job: ResolvedJob, spec: ModelSpec) -> bool:
-    if _leaves_nothing_new(job, spec) or any(_check_count(job, spec)) or any(_check_room(job, spec)):
+    if _leaves_nothing_new(job, spec) or any(_check_count(job, spec)) or any(check_room(job, spec)):
         return False
     return not any(_check_blocks(job, windows_of(job, spec), spec, explain=False))
 
@@ -201,7 +200,7 @@ def _nearest_counts(job: ResolvedJob, spec: ModelSpec, *, include_own: bool = Fa
     own, factor = job.num_frames, spec.temporal_factor
     if include_own and _fits(job, spec):
         return [own]
-    below = range(own - factor, max(0, own - _SEARCH_FRAMES), -factor)
-    above = range(own + factor, own + _SEARCH_FRAMES, factor)
+    below = range(own - factor, max(0, own - SEARCH_FRAMES), -factor)
+    above = range(own + factor, own + SEARCH_FRAMES, factor)
     found = (next((n for n in counts if _fits(replace(job, num_frames=n), spec)), None) for counts in (below, above))
     return [n for n in found if n]

@@ -34,6 +34,20 @@ class Window:
     has_image_channels: bool = False
     """Whether the job's images reach the model as further input channels of every frame, and as tokens (checkpoints
     without diffusion forcing)."""
+    take_start: int = 0
+    """The segment with which its take starts: the segments since the last cut."""
+    stream_start: int = 0
+    """The segment with which its stream of noise starts: that of its take, or of a shot with a seed."""
+
+    @property
+    def starts_take(self) -> bool:
+        """Whether it follows a cut, or is the film's first."""
+        return self.index == self.take_start
+
+    @property
+    def num_draws_before(self) -> int:
+        """How many windows of its stream of noise come before it."""
+        return self.index - self.stream_start
 
     @property
     def num_given_frames(self) -> int:
@@ -65,6 +79,17 @@ def windows_of(job: ResolvedJob, spec: ModelSpec) -> tuple[Window, ...]:
     """The windows of `job`'s film, by what its checkpoint is."""
     if not spec.renders_windows:
         return single_window(num_frames=job.num_frames, temporal_factor=spec.temporal_factor, task=job.task)
+    if job.shots:
+        return shot_windows(
+            spans=tuple(
+                (shot.num_frames, shot.starts_take, shot.seed is not None, shot.task if shot.starts_take else "t2v")
+                for shot in job.shots
+            ),
+            base_num_frames=job.base_num_frames,
+            overlap_history=job.overlap_history,
+            causal_block_size=job.causal_block_size,
+            temporal_factor=spec.temporal_factor,
+        )
     return plan_windows(
         num_frames=job.num_frames,
         base_num_frames=job.base_num_frames,
@@ -140,3 +165,85 @@ def plan_windows(
         )
     windows[-1] = replace(windows[-1], num_last_image_frames=num_last_image_frames(task))
     return tuple(windows)
+
+
+@lru_cache(maxsize=256)
+def shot_windows(
+    *,
+    spans: tuple[tuple[int, bool, bool, str], ...],
+    base_num_frames: int,
+    overlap_history: int,
+    causal_block_size: int = 1,
+    temporal_factor: int = 4,
+) -> tuple[Window, ...]:
+    """Windows of a film of shots. A span is a shot's pixel frames, whether it starts a take, whether it starts a stream
+    of noise, and the task of what it starts.
+
+    A shot that starts a take has the windows of a film of its own. Another one starts from the last frames before it,
+    and its last window is as short as its frames ask for. Requires what `plan_windows` requires, and before a shot that
+    continues at least latent(overlap_history) frames of its take.
+    """
+    base, overlap = (num_latent_frames(n, temporal_factor) for n in (base_num_frames, overlap_history))
+    windows: list[Window] = []
+    take_start = stream_start = 0
+    closes = spans[0][3] == "flf2v"
+    for num_frames, starts_take, starts_stream, task in spans:
+        first, end = len(windows), windows[-1].end if windows else 0
+        if starts_take:
+            take_start = first
+            own = plan_windows(
+                num_frames=num_frames,
+                base_num_frames=base_num_frames,
+                overlap_history=overlap_history,
+                causal_block_size=causal_block_size,
+                temporal_factor=temporal_factor,
+                task="i2v" if task == "flf2v" else task,
+            )
+        else:
+            own = _continuing(num_frames // temporal_factor, base, overlap, causal_block_size)
+        stream_start = first if starts_take or starts_stream else stream_start
+        windows += [
+            replace(
+                window,
+                index=first + window.index,
+                start=end + window.start,
+                take_start=take_start,
+                stream_start=stream_start,
+            )
+            for window in own
+        ]
+    if closes:
+        windows[-1] = replace(windows[-1], num_last_image_frames=num_last_image_frames("flf2v"))
+    return tuple(windows)
+
+
+def _continuing(num_new: int, base: int, overlap: int, block: int) -> tuple[Window, ...]:
+    """The windows of a shot that adds `num_new` latent frames, as if the film so far ended at 0."""
+    assert overlap < base, "refused by refusals.check"
+    return tuple(
+        Window(
+            index=index,
+            start=done - overlap,
+            num_latent_frames=min(num_new - done, base - overlap) + overlap,
+            num_history_frames=overlap,
+            num_prefix_frames=overlap - overlap % block,
+            num_dropped_frames=overlap,
+        )
+        for index, done in enumerate(range(0, num_new, base - overlap))
+    )
+
+
+def within_take(windows: tuple[Window, ...], segment: int) -> tuple[Window, ...]:
+    """The windows of a segment's take, as those of a film of its own."""
+    take_start = windows[segment].take_start
+    own = [window for window in windows if window.take_start == take_start]
+    return tuple(
+        replace(
+            window,
+            index=window.index - take_start,
+            start=window.start - own[0].start,
+            take_start=0,
+            stream_start=window.stream_start - take_start,
+        )
+        for window in own
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from render_farm.storage.layout import POSTER, PREVIEW_SHEET, PREVIEW_VIDEO, VIDEO, FilmKeys, JobKeys
+from render_farm.storage.layout import POSTER, PREVIEW_SHEET, PREVIEW_VIDEO, VIDEO, FilmKeys, JobKeys, rejected_name
 from render_farm.storage.store import Store
 
 _SHARE_BEFORE_RENEWAL = 0.25
@@ -31,6 +31,9 @@ class MediaLinks:
         for index, (work_key, *_) in data["previews"].items():
             for name in (PREVIEW_SHEET, PREVIEW_VIDEO):
                 keys[index, name] = FilmKeys(film=work_key).preview(name)
+        for index, rejected in data["rejected"].items():
+            for seed, _ in rejected:
+                keys[index, rejected_name(seed)] = JobKeys(job_id=data["jobs"]["id"][index]).rejected_poster(seed)
         self._sign(set(keys.values()))
         links: dict[int, dict[str, str]] = {}
         for (index, name), key in keys.items():

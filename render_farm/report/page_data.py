@@ -60,6 +60,7 @@ def page_data(
             "started": timeline.start_s or None,
             "written": now_s,
             "over": is_over,
+            "draft": bool(_continued(folder).get("first_segments")),
             "state": _state(totals["states"], is_over),
             "now": None if is_over else _now(folder, now_s),
         },
@@ -72,8 +73,15 @@ def page_data(
         "slowest": _largest(jobs, "wall", _SLOWEST),
         "seams": [index for index in _largest(jobs, "seam", _LISTED) if jobs["seam"][index] >= VISIBLE],
         "visible_seam": VISIBLE,
+        "found": [index for index, findings in enumerate(jobs["findings"]) if findings],
+        "rejected": _rejected(folder, jobs),
         "changes": _changes(folder, jobs, totals, previous),
     }
+
+
+def _continued(folder: RunFolder) -> dict[str, Any]:
+    kept = folder.document.get("continue_with")
+    return kept if isinstance(kept, dict) else {}
 
 
 def _now(folder: RunFolder, now_s: float) -> dict[str, Any] | None:
@@ -106,13 +114,15 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
         values = {
             "id": name,
             "state": result.get("state", "waiting"),
-            "prompt": _cut(_prompt(row.get("prompt"))),
-            "seed": row.get("seed") if row.get("seed") is not None else default_seed(name),
+            "prompt": _cut(_prompt(row.get("prompt") or _prompts_of_shots(row.get("shots")))),
+            "seed": _seed(name, row, result),
             "video": round(frames / fps, 2) if isinstance(frames, int) and fps else None,
             "size": f"{known['width']}x{known['height']}" if "width" in known else _size(row),
             "model": _cut(shown_uri(str(row["model"]))) if row.get("model") else None,
             "label": _label(row),
             "seam": result.get("seam_score"),
+            "drift": result.get("drift"),
+            "findings": [text for text in result.get("findings") or () if isinstance(text, str)],
             "wall": result.get("wall_s"),
             "gpu": result.get("gpu_s"),
             "attempts": result.get("attempts"),
@@ -141,8 +151,35 @@ def _previews(folder: RunFolder, jobs: dict[str, list[Any]]) -> dict[int, list[A
     return found
 
 
+def _rejected(folder: RunFolder, jobs: dict[str, list[Any]]) -> dict[int, list[list[Any]]]:
+    """Films that were not published, by the number of their job: seed and findings, each seed once."""
+    numbers = {name: index for index, name in enumerate(jobs["id"])}
+    found: dict[int, dict[int, list[Any]]] = {}
+    for line in folder.events:
+        seed = line.values.get("seed")
+        if line.kind == EventKind.FILM_REJECTED and line.job_id in numbers and isinstance(seed, int):
+            texts = ", ".join(line.values.get("findings", ()))
+            found.setdefault(numbers[line.job_id], {})[seed] = [seed, texts]
+    return {index: list(seeds.values()) for index, seeds in found.items()}
+
+
 _COLUMNS = (
-    *("id", "state", "prompt", "seed", "video", "size", "model", "label", "seam", "wall", "gpu", "attempts"),
+    *(
+        "id",
+        "state",
+        "prompt",
+        "seed",
+        "video",
+        "size",
+        "model",
+        "label",
+        "seam",
+        "drift",
+        "findings",
+        "wall",
+        "gpu",
+        "attempts",
+    ),
     *("segments", "finished", "message", "error", "due"),
 )
 
@@ -153,6 +190,18 @@ def _cut(text: str) -> str:
 
 def _prompt(value: Any) -> str:
     return " | ".join(map(str, value)) if isinstance(value, list | tuple) else str(value or "")
+
+
+def _prompts_of_shots(shots: Any) -> list[Any]:
+    return [shot.get("prompt") for shot in shots if isinstance(shot, dict)] if isinstance(shots, list) else []
+
+
+def _seed(name: str, row: dict[str, Any], result: dict[str, Any]) -> Any:
+    """That of the published film, where the checks have led to another one than the row's."""
+    tried = result.get("seeds_tried")
+    if tried:
+        return tried[-1]
+    return default_seed(name) if row.get("seed") is None else row["seed"]
 
 
 def _default(row: dict[str, Any], name: str) -> Any:

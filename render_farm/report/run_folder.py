@@ -34,13 +34,15 @@ _RESULT_KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("job_id", "state"), str),
     **dict.fromkeys(("error_class", "message", "uri", "sha256"), _TEXT),
     **dict.fromkeys(("attempts", "segments", "frames", "reused_segments"), _COUNT),
-    **dict.fromkeys(("wall_s", "gpu_s", "seam_score"), _NUMBER),
+    **dict.fromkeys(("wall_s", "gpu_s", "seam_score", "drift"), _NUMBER),
+    **dict.fromkeys(("findings", "seeds_tried"), (list, type(None))),
     **dict.fromkeys(("started_at", "finished_at"), _TIME),
 }
 _DOCUMENT_TEXTS = ("run_id", "manifest", "output", "device", "ray_dashboard", "started_at", "render_farm")
 _SHOWN_COLUMNS = (
     "job_id",
     "prompt",
+    "shots",
     "model",
     "seed",
     "fps",

@@ -3,6 +3,7 @@
     /                                     the runs
     /_runs/<run_id>/report.html           the page; it asks for report.json while the run goes on
     /<job_id>/video.mp4 | poster.jpg      with Range requests, so that players can seek
+    /<job_id>/rejected-<seed>.jpg         the poster of a film that the checks rejected
     /_work/<work_key>/preview/...         the preview of a film that is not done
 
 Nothing else is served, and nothing is written. An address that other machines reach needs a token. On the loopback
@@ -32,7 +33,17 @@ from render_farm.report.page import build_page, dump_data
 from render_farm.report.page_data import Price
 from render_farm.report.run_list import runs_page
 from render_farm.report.writer import ReportWriter
-from render_farm.storage.layout import POSTER, PREVIEW_LIST, RUNS, VIDEO, WORK, FilmKeys, JobKeys, check_id
+from render_farm.storage.layout import (
+    POSTER,
+    PREVIEW_LIST,
+    RUNS,
+    VIDEO,
+    WORK,
+    FilmKeys,
+    JobKeys,
+    check_id,
+    is_rejected_name,
+)
 from render_farm.storage.local import LocalStore
 from render_farm.storage.store import Store, content_type_for
 
@@ -169,6 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(dump_data(self.server.data(_checked(run_id))).encode(), "application/json")
             case [job_id, name] if name in (VIDEO, POSTER):
                 self._send_file(JobKeys(job_id=_checked(job_id)).final(name), name)
+            case [job_id, name] if is_rejected_name(name):
+                self._send_file(f"{JobKeys(job_id=_checked(job_id)).folder}/{name}", name)
             case [work, work_key, "preview", name] if work == WORK and name == PREVIEW_LIST:
                 # Whole, whatever range is asked for: players read it again and again while it grows.
                 self._send(self.server.store.read_bytes(_preview_key(work_key, name)), content_type_for(name))

@@ -50,6 +50,7 @@ class Rule:
 
 POLICY: tuple[Rule, ...] = (
     Rule(fault=Fault.JOB, errors=("OutOfMemoryError",), then=Then.STEP_DOWN, counted=False, delayed=False),
+    Rule(fault=Fault.JOB, errors=("FilmRejectedError",), then=Then.AT_ONCE, counted=False, delayed=False),
     Rule(fault=Fault.JOB, errors=(), then=Then.FAIL, counted=False, delayed=False),
     Rule(
         fault=Fault.WORKER,
@@ -68,6 +69,14 @@ POLICY: tuple[Rule, ...] = (
         ends_process=True,
         attempts=2,
         blames_host=False,  # most often it is the film's: its LoRAs, or its model
+    ),
+    Rule(
+        fault=Fault.WORKER,
+        errors=("HookError",),
+        then=Then.ELSEWHERE,
+        counted=True,
+        delayed=True,
+        blames_host=False,  # most often it is the hook's, on every machine
     ),
     Rule(fault=Fault.WORKER, errors=(), then=Then.ELSEWHERE, counted=True, delayed=True),
     Rule(

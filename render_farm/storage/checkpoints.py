@@ -5,8 +5,8 @@
     _work/<film>/film.json                                   which segments the film consists of
 
 Of several workers that render one segment, in one run or in two, one creates the record. The others are told so and
-continue from its latents. A record names the checksum of the segment before: a chain goes only as far as every segment
-continues the very bytes that are stored before it. Nobody has to wait for anybody.
+continue from its latents. A record names the checksum of the segment before, if it continues one: a chain goes only as
+far as every segment continues the very bytes that are stored before it. Nobody has to wait for anybody.
 
 The beginning of a film that an earlier version stored (`earlier_films.py`) is read. What follows it is stored as above.
 """
@@ -110,10 +110,11 @@ def load_film_state(store: Store, film: str, keys: Sequence[str] | None = None) 
     return _followed(store, _opened(store, film, keys))
 
 
-def load_film(store: Store, film: str, keys: Sequence[str] | None = None) -> LoadedFilm:
+def load_film(store: Store, film: str, keys: Sequence[str] | None = None, *, with_earlier: bool = True) -> LoadedFilm:
     """The longest usable beginning of a film: its state and latents, up to the first segment that is missing or
-    corrupt (named in `state.problems`), where rendering continues. Otherwise as `load_film_state`."""
-    return continue_film(store, _opened(store, film, keys))
+    corrupt (named in `state.problems`), where rendering continues. Otherwise as `load_film_state`. Without
+    `with_earlier`, segments that an earlier version stored do not count."""
+    return continue_film(store, _opened(store, film, keys, with_earlier=with_earlier))
 
 
 def continue_film(store: Store, state: StoredFilm, latents: Sequence[np.ndarray] = ()) -> LoadedFilm:
@@ -128,22 +129,25 @@ def continue_film(store: Store, state: StoredFilm, latents: Sequence[np.ndarray]
     return LoadedFilm(state=state, latents=tuple(found))
 
 
-def save_segment(store: Store, state: StoredFilm, latents: np.ndarray, meta: SegmentMeta) -> SegmentRecord:
+def save_segment(
+    store: Store, state: StoredFilm, latents: np.ndarray, meta: SegmentMeta, *, starts_take: bool = False
+) -> SegmentRecord:
     """Store the latents of the segment that follows `state`; see `segments.save_latents`. It is part of the film when
-    `record_segment` has recorded it."""
+    `record_segment` has recorded it. One that `starts_take` continues nothing, so that other films can start with it.
+    """
     index = len(state.segments)
-    key = SegmentKeys(key=state.keys[index])
-    return save_latents(store, key, index, latents, meta, film=state.film, previous=_last_sha256(state))
+    key, previous = SegmentKeys(key=state.keys[index]), "" if starts_take else _last_sha256(state)
+    return save_latents(store, key, index, latents, meta, film=state.film, previous=previous)
 
 
 def record_segment(store: Store, state: StoredFilm, record: SegmentRecord) -> StoredFilm:
     """Make a saved segment part of the film and of every film that has the same beginning; returns the new state.
 
-    `record` follows `state`, else ValueError. A record that is there already counts, unless it is damaged, or its
-    latents are, or it continues other latents than this film's: then it is replaced. LeaseHeldError when it counts: the
-    latents of `record` are removed, nothing else is changed, and the film goes on from the other's.
+    `record` follows `state`, or continues nothing, else ValueError. A record that is there already counts, unless it is
+    damaged, or its latents are, or it continues other latents than this film's: then it is replaced. LeaseHeldError
+    when it counts: the latents of `record` are removed, nothing else is changed, and the film goes on from the other's.
     """
-    if (record.index, record.previous) != (len(state.segments), _last_sha256(state)):
+    if record.index != len(state.segments) or record.previous not in ("", _last_sha256(state)):
         raise ValueError(f"segment {record.index} cannot follow {len(state.segments)} segments")
     key = SegmentKeys(key=state.keys[record.index])
     data = checked_json.dump({"segment": key.key, "record": record.to_dict()}, schema=SEGMENT_SCHEMA)
@@ -181,7 +185,7 @@ def latents_of(store: Store, segment: str) -> str:
         return ""
 
 
-def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
+def _opened(store: Store, film: str, keys: Sequence[str] | None, *, with_earlier: bool = True) -> StoredFilm:
     """A film with the beginning that an earlier version stored of it, if one did."""
     problems: list[str] = []
     if keys is None:
@@ -189,7 +193,7 @@ def _opened(store: Store, film: str, keys: Sequence[str] | None) -> StoredFilm:
             keys = read_film_keys(store, film)
         except checked_json.DamagedDocument as error:
             keys, problems = (), [f"{store.uri(FilmKeys(film=film).manifest)} is skipped: {error}"]
-    segments, skipped = read_earlier_film(store, film)
+    segments, skipped = read_earlier_film(store, film) if with_earlier else ((), ())
     return StoredFilm(film=film, keys=tuple(keys), segments=segments, problems=(*problems, *skipped))
 
 
@@ -215,7 +219,7 @@ def _next_record(store: Store, state: StoredFilm) -> SegmentRecord | None:
         record = _read_record(store.read_bytes(SegmentKeys(key=key).record), key, index)
     except NotFoundError:
         return None
-    if record.previous != _last_sha256(state):
+    if record.previous not in ("", _last_sha256(state)):  # its key says whether it continues anything
         raise ValueError("it continues other latents than those that are stored before it")
     return record
 

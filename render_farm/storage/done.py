@@ -10,7 +10,7 @@ from typing import Any
 from render_farm.errors import NotFoundError
 from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_file
-from render_farm.storage.layout import FINAL_NAMES, JobKeys, publishing_folder
+from render_farm.storage.layout import JobKeys, is_final_name, publishing_folder
 from render_farm.storage.store import Store
 
 SCHEMA = "render_farm.job/1"
@@ -51,7 +51,7 @@ def is_whole(store: Store, done: dict[str, Any]) -> bool:
     passes.
     """
     keys = JobKeys(job_id=str(done["job_id"]))
-    if not has_sizes(done, store.sizes(f"{keys.folder}/{name}" for name in set(done["files"]) & set(FINAL_NAMES))):
+    if not has_sizes(done, store.sizes(keys.final(name) for name in filter(is_final_name, done["files"]))):
         return False
     return not store.list(publishing_folder(keys.job_id)) or not verify_done(store, keys.job_id)
 
@@ -103,7 +103,12 @@ def _is_well_formed(content: dict[str, Any]) -> bool:
         and all(isinstance(file, dict) for file in files.values())
         and isinstance(segments, list)
         and all(isinstance(one, dict) and isinstance(one.get("seconds", 0), int | float) for one in segments)
-        and isinstance(content.get("seam_score"), int | float | None)
+        and all(isinstance(content.get(name), int | float | None) for name in ("seam_score", "drift"))
+        and isinstance(findings := content.get("findings", []), list)
+        and all(isinstance(finding, str) for finding in findings)
+        and isinstance(seeds := content.get("seeds_tried", []), list)
+        and all(isinstance(one, dict) and isinstance(one.get("seed"), int) for one in seeds)
+        and all(isinstance(one.get("seconds", 0), int | float) for one in seeds)
         and all(_is_count(content.get(name, 0)) for name in ("num_frames", "attempts", "reused_segments"))
     )
 

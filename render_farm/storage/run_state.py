@@ -52,6 +52,9 @@ class JobRow:
     """Size of the published video, which is compared when the run starts again. None: written by an earlier version."""
     seam_score: float | None = None
     reused_segments: int | None = None
+    findings: tuple[str, ...] | None = None
+    drift: float | None = None
+    seeds_tried: tuple[int, ...] | None = None
     started_at: str | None = None
     finished_at: str | None = None
     priority: int | None = None
@@ -75,16 +78,25 @@ class JobRow:
                 raise ValueError(f"a job's row with {name} {value!r}")
             if isinstance(value, int) and not 0 <= value < (2**63 if name == "video_bytes" else 2**31):
                 raise ValueError(f"a job's row with {name} {value!r:.40}")
-        return cls(**content)
+        lists = {name: tuple(content[name]) for name in _ENTRY_KINDS if name in content}
+        for name, entries in lists.items():
+            if not all(isinstance(entry, _ENTRY_KINDS[name]) for entry in entries):
+                raise ValueError(f"a job's row with {name} {entries!r:.80}")
+        return cls(**{**content, **lists})
 
 
 _ROW_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("state", "render_key", "error_class", "message", "sha256", "started_at", "finished_at"), (str,)),
     **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
     **dict.fromkeys(("video_bytes", "reused_segments"), (int,)),
-    **dict.fromkeys(("gpu_s", "wall_s", "seam_score"), (int, float)),
+    **dict.fromkeys(("gpu_s", "wall_s", "seam_score", "drift"), (int, float)),
+    **dict.fromkeys(("findings", "seeds_tried"), (list, tuple)),
     "taken_out": (bool,),
 }
+
+
+_ENTRY_KINDS: dict[str, type] = {"findings": str, "seeds_tried": int}
+"""Of columns that are lists."""
 
 
 @dataclass(frozen=True, kw_only=True)

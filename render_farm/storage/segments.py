@@ -51,7 +51,7 @@ class SegmentRecord:
     film: str = ""
     """Work folder's name of the film that it was rendered for. Empty: an earlier version did not say so."""
     previous: str = ""
-    """`sha256` of the segment before, whose latents it continues; empty for the first."""
+    """`sha256` of the segment before, whose latents it continues; empty for the first, and after a cut."""
 
     def to_dict(self) -> dict[str, Any]:
         content = {name: getattr(self, name) for name in _RECORDED}
@@ -93,6 +93,12 @@ def worker_seconds(segment: Mapping[str, Any]) -> float:
 def own_seconds(segments: Iterable[Mapping[str, Any]], film: str) -> float:
     """`worker_seconds` of those of a film's `segments` that were rendered for it, and not for another film."""
     return sum(worker_seconds(segment) for segment in segments if segment.get("film") in (None, "", film))
+
+
+def seconds_of_job(job: Mapping[str, Any], film: str) -> float:
+    """`own_seconds` of what `job.json` says, with those of the films of other seeds that were not published."""
+    rejected: float = sum(one.get("seconds", 0.0) for one in list(job.get("seeds_tried", ()))[:-1])
+    return own_seconds(job.get("segments", ()), film) + rejected
 
 
 def save_latents(

@@ -84,6 +84,7 @@ class Audit:
                 segment = line.job_id, line.segment
                 if line.kind == EventKind.SEGMENT_DONE:
                     stored.add(segment)
+                    begun[segment] -= line.values.get("seconds") == 0.0  # it was only read, see `RunProgress`
                 elif line.kind == EventKind.SEGMENT_STARTED and segment not in stored:
                     begun[segment] += 1
                 elif line.kind == EventKind.WORK_FAILED and "segments_done" in line.values:

@@ -56,6 +56,13 @@ def test_a_segment_lost_with_its_worker_counts_once(tmp_path):
     assert (audit.num_rendered_again(), audit.num_begun_again(), audit.num_again()) == (0, 1, 1)
 
 
+def test_a_stored_segment_that_a_killed_coordinator_did_not_log_does_not_count(tmp_path):
+    """The next one hands it out, and its worker only reads it."""
+    read = (EventKind.SEGMENT_DONE, 0, {"seconds": 0.0})
+    audit = audit_of(tmp_path, stored=[0, 1, 2], events=[begun(0), begun(0), read, begun(1), done(1)])
+    assert (audit.num_rendered_again(), audit.num_begun_again(), audit.num_again()) == (0, 0, 0)
+
+
 def test_a_segment_that_was_stored_and_not_recorded_counts_once(tmp_path):
     """Its object is there twice, and the log has it begun twice."""
     audit = audit_of(tmp_path, stored=[0, 1, 2], events=[begun(0), begun(0), done(0)])

@@ -198,6 +198,7 @@ def _night(
             result.frames, result.sha256 = 257, f"{random_.getrandbits(256):064x}"
             result.uri = str(output / job.job_id / "video.mp4")
             result.seam_score = round(4 + random_.random() * 3 if number % 9 == 4 else 0.8 + random_.random() * 0.6, 3)
+            result.findings = ("frozen@97-160",) if number % 9 == 4 else ()
         result.finished_at = datetime.fromtimestamp(clock, UTC)
         result.wall_s = round(clock - began, 3)
         results.append(result)

@@ -48,6 +48,7 @@ FILMS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 4,
         "cache": "guidance:0.5",
     },
+    "two windows, drift": {"num_frames": 57, **WINDOWS, "drift": "adain:0.5"},
     "lag without blocks": {"num_frames": 17, "ar_step": 1},
     "image": {"num_frames": 21, "task": "i2v"},
     "first and last image, two windows": {"num_frames": 53, **WINDOWS, "task": "flf2v"},
@@ -99,6 +100,7 @@ def render(engine: Engine, job: RenderJob, group: RenderGroup | None = None, on_
                     history=history,
                     embeddings=embeddings,
                     conditioning=conditioning,
+                    first=pieces[0] if pieces else None,
                     group=group,
                     on_step=on_step,
                 )

@@ -313,6 +313,7 @@ def _described(film: FilmPlan) -> dict[str, Any]:
                 "num_kept_frames": window.num_kept_frames,
                 "num_steps": film.schedule(window.index).num_rows,
                 "prompt": job.prompt_of(window.index),
+                **({"cut": True} if window.starts_take and window.index else {}),
             }
             for window in film.windows
         ],
@@ -321,7 +322,7 @@ def _described(film: FilmPlan) -> dict[str, Any]:
 
 
 def _drawn(film: FilmPlan) -> list[str]:
-    from render_farm.planning.drawing import draw_timeline, draw_windows
+    from render_farm.planning.drawing import draw_shots, draw_timeline, draw_windows
     from render_farm.uris import shown_uri
 
     job = film.job
@@ -335,6 +336,7 @@ def _drawn(film: FilmPlan) -> list[str]:
         f"  {plural(film.num_segments, 'segment')}, {plural(steps, 'step')}, {mode}, seed {job.seed}",
         *(f"  {line}" for line in draw_windows(film) + draw_timeline(film)),
         *(f"  LoRA {shown_uri(lora.path)}, weight {lora.weight:g}" for lora in job.loras),
+        *(f"  {one_line(line)}" for line in draw_shots(film)),
         *(f"  prompt {number}: {one_line(prompt)}" for number, prompt in _prompts(film) if len(job.prompts) > 1),
     ]
 
@@ -347,11 +349,12 @@ def _priced(costs: list[ChoicePrice]) -> Iterable[str]:
             number = "under 0.01" if price.gpu_s < 0.01 else number
             seconds = f", {number} GPU seconds (predicted)"
         name = "cost" if price is costs[0] else f"  {price.name}"
-        yield f"{name}: {plural(price.num_forwards, 'forward')}{seconds}"
+        most = "at most " if price.at_most else ""
+        yield f"{name}: {most}{plural(price.num_forwards, 'forward')}{seconds}"
 
 
 def _prompts(film: FilmPlan) -> Iterable[tuple[str, str]]:
-    prompts = film.job.prompts[: film.num_segments]
+    prompts = () if film.job.shots else film.job.prompts[: film.num_segments]
     for index, prompt in enumerate(prompts):
         repeats = index == len(prompts) - 1 and film.num_segments > len(prompts)
         yield (f"{index + 1}-{film.num_segments}" if repeats else f"{index + 1}"), prompt

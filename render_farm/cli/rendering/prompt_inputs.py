@@ -8,13 +8,16 @@ from typing import Any
 
 
 def input_columns(given: Mapping[str, Any]) -> dict[str, object]:
-    """Of `given`, `image`, `last_image`, `video` and `loras` (texts, each `URI` or `URI=WEIGHT`), with relative paths
-    resolved: they are meant from the current folder, and workers run in others. And `step_list`, as numbers."""
+    """Of `given`, `image`, `last_image`, `video`, `loras` (texts, each `URI` or `URI=WEIGHT`) and the images of
+    `shots`, with relative paths resolved: they are meant from the current folder, and workers run in others. And
+    `step_list`, as numbers."""
     columns: dict[str, object] = {
         name: _resolved(given[name]) for name in ("image", "last_image", "video") if name in given
     }
     if "step_list" in given:
         columns["step_list"] = _numbers(given["step_list"])
+    if isinstance(given.get("shots"), list):
+        columns["shots"] = [_shot(item) for item in given["shots"]]
     return columns | ({"loras": [_lora(text) for text in given["loras"]]} if given.get("loras") else {})
 
 
@@ -31,6 +34,11 @@ def _numbers(text: str) -> object:
         return [int(part) for part in text.split(",")]
     except ValueError:
         return text
+
+
+def _shot(item: object) -> object:
+    image = item.get("image") if isinstance(item, dict) else None
+    return {**item, "image": _resolved(image)} if isinstance(item, dict) and isinstance(image, str) else item
 
 
 def _lora(text: str) -> dict[str, object]:

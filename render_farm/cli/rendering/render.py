@@ -121,6 +121,15 @@ def _flags(
             "--canary", metavar="N", min=1, help="Render N films first, and pause the run when one of them fails."
         ),
     ] = None,
+    first_segments: Annotated[
+        int | None,
+        typer.Option(
+            "--first-segments",
+            metavar="N",
+            min=1,
+            help="Render drafts: the first N segments of each row, as JOB.draft.",
+        ),
+    ] = None,
     relative_to: Annotated[
         str | None, typer.Option("--relative-to", metavar="URI", help="Where relative inputs are. Default: MANIFEST's.")
     ] = None,
@@ -184,9 +193,13 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
     manifest, prompt, timeout_s = flags["manifest"], flags["prompt"], flags["timeout"]
     prompt = _one_or_several(prompt)
     overrides = columns_of_flags(flags)
+    if prompt is None and manifest is None and "shots" in overrides:
+        prompt = _prompts_of_shots(overrides["shots"])
     if (manifest is None) == (prompt is None):
         raise UsageError(
-            "give a MANIFEST or --prompt TEXT" if manifest is None else "a MANIFEST and --prompt do not go together",
+            "give a MANIFEST, --prompt TEXT or --shots JSON"
+            if manifest is None
+            else "a MANIFEST and --prompt do not go together",
             advice="render-farm render --help",
         )
     if manifest is not None and overrides:
@@ -223,6 +236,7 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         where=flags["where"],
         limit=flags["limit"],
         canary=flags["canary"],
+        first_segments=flags["first_segments"],
         replace=flags["replace"],
         run_id=flags["run_id"],
         address=flags["address"],
@@ -247,6 +261,16 @@ def _one_or_several(prompts: Sequence[str] | None) -> str | tuple[str, ...] | No
     if not prompts:
         return None
     return prompts[0] if len(prompts) == 1 else tuple(prompts)
+
+
+def _prompts_of_shots(shots: object) -> str | tuple[str, ...] | None:
+    from render_farm.job import normalise
+
+    clean, problems = normalise({"prompt": None, "shots": shots})
+    if problems:
+        raise UsageError(f"--{problems[0]}")
+    prompts: str | tuple[str, ...] | None = clean["prompt"]
+    return prompts
 
 
 def _time(text: str | None) -> datetime | None:
@@ -295,7 +319,7 @@ def summary(outcome: RunOutcome) -> list[str]:
 
 
 def _about_films(outcome: RunOutcome) -> list[str]:
-    """Visible seams and warnings of the films, and last the path of the only film."""
+    """Visible seams, findings and warnings of the films, and last the path of the only film."""
     from render_farm.manifest.parquet_rows import read_rows
     from render_farm.media.seam_score import VISIBLE
     from render_farm.storage import open_store
@@ -305,11 +329,19 @@ def _about_films(outcome: RunOutcome) -> list[str]:
     try:
         store = open_store(outcome.output)
         rows = read_rows(
-            store.read_bytes(RunKeys(run_id=outcome.run_id).results), ["job_id", "state", "uri", "seam_score"]
+            store.read_bytes(RunKeys(run_id=outcome.run_id).results),
+            ["job_id", "state", "uri", "seam_score", "findings"],
         )
         done = [row for row in rows if row["state"] == "done"]
         seams = sum((row["seam_score"] or 0) >= VISIBLE for row in done)
         lines = [f"visible seams (a score of {VISIBLE:g} or more): {plural(seams, 'film')}"] if seams else []
+        found = [row for row in rows if row["findings"]]
+        for row in found[:_MOST_WARNED]:
+            lines.append(
+                printable(f"{row['job_id']} ({row['state']}): found in its pictures: {', '.join(row['findings'])}")
+            )
+        if len(found) > _MOST_WARNED:
+            lines.append(f"and in {plural(len(found) - _MOST_WARNED, 'more film')}")
         for row in done[:_MOST_WARNED]:
             warnings = (read_done(store, row["job_id"]) or {}).get("warnings", ())
             lines += [printable(f"{row['job_id']}: note: {warning}") for warning in warnings]

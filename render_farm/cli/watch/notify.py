@@ -97,6 +97,7 @@ class RunNotifier(Notifier):
             num_jobs=snapshot.num_jobs,
             eta_s=snapshot.eta_s,
             now_s=time.time(),
+            findings=snapshot.findings,
             ended=[line.job_id for line in snapshot.log if line.kind == EventKind.FILM_ENDED],
         ):
             self.tell(notice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,23 @@ def given_inputs(pixels: Inputs) -> ReadInputs:
     return ReadInputs(pixels=pixels, digests=pixels.digests(), lead_in=None if video is None else lambda: iter(video))
 
 
+def read_film_inputs(plan: FilmPlan, limits: InputLimits, pixels: Inputs | None = None) -> dict[int, ReadInputs]:
+    """The inputs of every take that has some, by the segment with which it starts. `pixels` are those of the film's
+    own. The digests have the names that the whole film's job gives its inputs. Raises `InputError`."""
+    found: dict[int, ReadInputs] = {}
+    for window in plan.windows:
+        take = plan.take_of(window.index)[0] if window.starts_take else None
+        if take is None or not take.job.inputs:
+            continue
+        read = given_inputs(pixels) if pixels is not None and not window.index else read_inputs(take, limits)
+        digests = {plan.job.input_name(window.index, column): sha256 for column, sha256 in read.digests.items()}
+        found[window.index] = replace(read, digests=digests)
+    return found
+
+
 def read_inputs(plan: FilmPlan, limits: InputLimits) -> ReadInputs:
-    """Read the plan's inputs from their URIs, at the job's size. Raises `InputError` for what cannot be used."""
+    """Read the inputs of a take (`FilmPlan.take_of`) from their URIs, at the job's size. Raises `InputError` for what
+    cannot be used."""
     from render_farm.media.inputs import fitted, open_image, open_video_tail
     from render_farm.media.whole_video import read_video
 

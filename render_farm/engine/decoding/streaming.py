@@ -2,7 +2,7 @@
 
 Bit-equal to one `AutoencoderKLWan.decode` of the whole film (its `_decode` loops in the same way, over a cache of the
 last frames' features). The cache is this decoder's own, so several films can be decoded in turn with one VAE; it is
-large (4.9 GB at 544x960), and decoding cannot start in the middle of a film.
+large (4.9 GB at 544x960), and decoding can start only where a film or a take does.
 
 Shapes: B batch (1), C channels, T latent frames, h w latent height and width; frames are (H, W, 3).
 """
@@ -10,7 +10,7 @@ Shapes: B batch (1), C channels, T latent frames, h w latent height and width; f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import torch
@@ -31,15 +31,19 @@ class StreamingDecoder:
         vae: AutoencoderKLWan,
         *,
         num_skipped_frames: int = 0,
+        starts: Collection[int] = (),
         tiling: bool = False,
         frame_decoder: FrameDecoder | None = None,
         turns: DecodingTurns | None = None,
     ) -> None:
-        """`num_skipped_frames` pixel frames at the film's start are decoded but not given out. `tiling` decodes in
+        """`num_skipped_frames` pixel frames at the film's start are decoded but not given out. At the latent frames
+        `starts` decoding starts again, as for the first frame of a film. `tiling` decodes in
         tiles, which takes less memory and gives other pixels (see `tiles`). `frame_decoder` is used instead: one
         that has decoded nothing yet. `turns` are shared with the other decoders on the device."""
         self._vae = vae
         self._num_skipped = num_skipped_frames
+        self._starts = frozenset(starts)
+        self._num_decoded = 0
         self._turns = turns or DecodingTurns(vae.device)
         self._tiling = tiling
         self._frame_decoder = frame_decoder
@@ -48,8 +52,8 @@ class StreamingDecoder:
     def push(self, latents: Tensor) -> Iterator[np.ndarray]:
         """Queue `latents` (1 C T h w), normalised as the denoiser leaves them; iterate over the frames that are due.
 
-        Frames are (H, W, 3) uint8, decoded as they are taken: 1 for the film's first latent frame, then 4 each. Frames
-        not taken come first from the next `push`.
+        Frames are (H, W, 3) uint8, decoded as they are taken: 1 for the first latent frame of the film and after each
+        cut, 4 for the others. Frames not taken come first from the next `push`.
         """
         self._waiting.extend(latents.split(1, dim=2))
         return self._frames()
@@ -69,6 +73,9 @@ class StreamingDecoder:
         if self._frame_decoder is None:
             height, width = latent.shape[3:]
             self._frame_decoder = frame_decoder(vae, height=height, width=width, tiling=self._tiling)
+        if self._num_decoded in self._starts:
+            self._frame_decoder.restart()
+        self._num_decoded += 1
         self._turns.take(self._frame_decoder)
         # As the pipeline's decoding: latents / (1 / std) + mean.
         mean, std = (

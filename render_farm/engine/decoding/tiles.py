@@ -30,6 +30,10 @@ class FrameDecoder(Protocol):
         """Leave the features in the host's memory until the next frame."""
         ...
 
+    def restart(self) -> None:
+        """Forget the features: the next latent frame is the first of a film."""
+        ...
+
 
 class ParkedFeatures:
     """The features of a decoder. On a GPU they can be left in pinned host memory, which is kept for the next time."""
@@ -45,6 +49,10 @@ class ParkedFeatures:
             if isinstance(feature, Tensor):
                 self._features[index] = feature.to(self._device, non_blocking=True)
         return self._features
+
+    def clear(self) -> None:
+        """As before the first frame."""
+        self._features = [None] * len(self._features)
 
     def park(self) -> None:
         """Copy to the host's memory what is on a GPU. The copies are in the order of the current stream."""
@@ -82,6 +90,10 @@ class Piece:
     def park(self) -> None:
         self._features.park()
 
+    def restart(self) -> None:
+        self._features.clear()
+        self._started = False
+
 
 class Tiles:
     """A picture in tiles of `vae.tile_sample_min_*` pixels, `vae.tile_sample_stride_*` apart.
@@ -111,6 +123,10 @@ class Tiles:
 
     def park(self) -> None:
         """They are parked already."""
+
+    def restart(self) -> None:
+        for piece in self._pieces.values():
+            piece.restart()
 
     def _joined(self, rows: list[list[Tensor]], height: int, width: int) -> Tensor:
         """Blend each tile into the one above and the one before it, in place, and cut what the next ones cover."""

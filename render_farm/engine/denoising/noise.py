@@ -16,11 +16,12 @@ from render_farm.planning import FilmPlan
 def window_noise(plan: FilmPlan, segment: int) -> Tensor:
     """The starting noise (B C F h w) float32 of a segment's whole window, prefix included, on the CPU.
 
-    One generator, seeded with the job's seed, draws the windows in order, as `prepare_latents` does; those before are
-    drawn again and dropped (a window takes milliseconds), which is what lets a segment be rendered by itself.
+    One generator, seeded with the job's seed, draws the windows of a stream in order, as `prepare_latents` does for the
+    one stream of a film; those before are drawn again and dropped (a window takes milliseconds), which is what lets a
+    segment be rendered by itself.
     """
     generator = torch.Generator(device="cpu").manual_seed(plan.job.seed)
-    for window in plan.windows[: segment + 1]:
+    for window in plan.windows[plan.windows[segment].stream_start : segment + 1]:
         shape = (1, plan.spec.latent_channels, window.num_latent_frames, plan.latent_height, plan.latent_width)
         noise = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     return noise

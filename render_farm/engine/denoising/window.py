@@ -61,7 +61,8 @@ def render_window(
     keeper: StepKeeper | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Denoise a segment; returns the latents (B C F h w) of its whole window, float32, on the transformer's device.
+    """Denoise a segment of a film that is one take (`FilmPlan.take_of`); returns the latents (B C F h w) of its whole
+    window, float32, on the transformer's device.
 
     Args:
         history: the film's last latents so far (B C F h w).
@@ -137,7 +138,7 @@ def _progress(plan: FilmPlan, segment: int, row: int, schedule: StepSchedule, co
 
 def _sampler(plan: FilmPlan, segment: int, latents: Tensor, schedule: StepSchedule, steps: Tensor) -> Sampler:
     if plan.job.sampler == DISTILLED:
-        noise = StepNoise(seed=plan.job.seed, segment=segment)
+        noise = StepNoise(seed=plan.job.seed, segment=plan.windows[segment].num_draws_before)
         return DistilledSampler(latents, sigmas=schedule.sigmas, steps=steps, noise=noise)
     return FrameSampler(latents, sigmas=schedule.sigmas, steps=steps, corrected=_is_corrected(plan))
 

@@ -89,7 +89,7 @@ def _prefix(plan: FilmPlan, window: Window, given: Tensor | None, like: Tensor) 
     noisy = count > 0 and job.addnoise_condition > 0
     return Prefix(
         latents=like[:, :, :0] if given is None else given[:, :, :count],
-        noise=PrefixNoise(seed=job.seed, segment=window.index) if noisy else None,
+        noise=PrefixNoise(seed=job.seed, segment=window.num_draws_before) if noisy else None,
         factor=_ADDNOISE_UNIT * job.addnoise_condition,
         timestep=int(job.addnoise_condition) if noisy else 0,
         per_step=job.prefix_noise == "per_step",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 
+from render_farm.check_mode import kinds_of
 from render_farm.farm.run.film_task import FilmReport, SegmentReport
 from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.worker.metrics import report_traffic
@@ -15,6 +16,7 @@ from render_farm.observability.metrics import (
     DEADLINE_SLACK,
     ETA,
     FAILURES,
+    FINDINGS,
     GROUP_SEGMENTS,
     JOBS,
     JOBS_ENDED,
@@ -105,6 +107,12 @@ class FarmMetrics:
         self._sink.add(VIDEO_SECONDS, report.num_frames / fps)
         if report.seam_score is not None:
             self._sink.observe(SEAM_SCORE, report.seam_score)
+        self.found(report.findings)
+
+    def found(self, findings: Iterable[str]) -> None:
+        """The checks found something in a film."""
+        for kind in sorted(kinds_of(findings)):
+            self._sink.add(FINDINGS, kind=kind)
 
     def _took(self, phases: Sequence[tuple[str, float]]) -> None:
         for phase, seconds in phases:

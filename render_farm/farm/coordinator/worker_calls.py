@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from render_farm.errors import Fault, StorageError
+from render_farm.errors import Fault, FilmRejectedError, FindingsError, StorageError
 from render_farm.farm.coordinator.failures import classify
 from render_farm.farm.coordinator.group_calls import LEAVE_S, GroupCalls
 from render_farm.farm.coordinator.hang_watch import HangWatch
@@ -221,6 +221,10 @@ class WorkerCalls:
         run = self._runs.get(film.run)
         if behind is not None and run is not None:
             run.progress.roll_back(film.job_id, str(cause), behind)
+        if isinstance(cause, FindingsError) and run is not None:
+            seconds = cause.seconds if isinstance(cause, FilmRejectedError) else None
+            run.progress.rejected(film.job_id, cause.findings, seconds)
+            self._metrics.found(cause.findings)
         if isinstance(cause, MissingEmbeddingError) and run is not None:
             self._on_prompt_missing(film.run, run.progress.films[film.job_id].entry.task.model)
         failure = await self._judged(classify(error, worker=blamed or worker), blamed or worker)

@@ -34,9 +34,10 @@ from render_farm.storage.layout import (
     JobKeys,
     RunKeys,
     film_key,
+    is_final_name,
 )
 from render_farm.storage.run_state import JobRow, StoredRun
-from render_farm.storage.segments import own_seconds
+from render_farm.storage.segments import seconds_of_job
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
@@ -145,6 +146,10 @@ class ExistingOutput:
         done = read_done(self._store, job_id)
         if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):
             return None
+        key = JobKeys(job_id=job_id)
+        others = {key.final(name) for name in filter(is_final_name, done["files"])} - set(sizes)
+        if others:  # latents that this run does not ask for, and files of a hook
+            sizes = {**sizes, **self._store.sizes(sorted(others))}
         if not has_sizes(done, sizes) or (job_id in self._unsure and verify_done(self._store, job_id)):
             return None  # its worker copies it again from what was committed, or decodes it
         if known is not None:
@@ -156,12 +161,15 @@ class ExistingOutput:
             segments=plan.num_segments,
             frames=done.get("num_frames"),
             attempts=int(done.get("attempts", 0)),
-            gpu_s=round(own_seconds(done.get("segments", ()), film_key(job_id, plan.render_key)), 3),
+            gpu_s=round(seconds_of_job(done, film_key(job_id, plan.render_key)), 3),
             uri=uri,
             sha256=done.get("sha256"),
             video_bytes=video_bytes,
             seam_score=done.get("seam_score"),
             reused_segments=done.get("reused_segments"),
+            findings=tuple(done["findings"]) if "findings" in done else None,
+            drift=done.get("drift"),
+            seeds_tried=tuple(one["seed"] for one in done.get("seeds_tried", ())) or None,
         )
 
 

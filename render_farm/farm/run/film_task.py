@@ -1,14 +1,33 @@
-"""`FilmTask`: everything that a worker must know about a film, and its reports."""
+"""`FilmTask`: everything that a worker must know about a film, and its reports.
+
+A film whose checks say `retry` may be rendered with several seeds, one after the other. All of them share the work
+folder and the claim of the row's own film: what is published is the row's film, whatever its seed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from render_farm.check_mode import parse_checks
+from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
+from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
+from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.planning import FilmPlan
+from render_farm.planning.film import NUM_SEEDS, with_seed
 from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.layout import film_key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TriedSeed:
+    """A film of a seed, in which the checks found something."""
+
+    seed: int
+    findings: tuple[str, ...]
+    seconds: float = 0.0
+    """`FilmReport.render_s` of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,20 +47,54 @@ class FilmTask:
     """Whether the output's store honours create-only writes."""
     limits: InputLimits = InputLimits()
     """Limits on the job's inputs, LoRAs and model."""
+    checks: CheckLimits = CheckLimits()
     timeouts: Timeouts = Timeouts()
     group_options: GroupOptions = GroupOptions()
     """Whether a render group decodes together."""
     previews: bool = False
     """Whether its segments can be watched while it renders."""
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    row_key: str = ""
+    """The render key of the film's row, where `plan` has another seed."""
+    tried: tuple[TriedSeed, ...] = ()
+    """Earlier films of the row, which were not published."""
+    hooks: HookSettings = HookSettings()
 
     @property
     def job_id(self) -> str:
         return self.plan.job.job_id
 
     @property
+    def render_key(self) -> str:
+        """Of the row."""
+        return self.row_key or self.plan.render_key
+
+    @property
     def work_key(self) -> str:
         """Name of the film's work folder."""
-        return film_key(self.job_id, self.plan.render_key)
+        return film_key(self.job_id, self.render_key)
+
+    @property
+    def pixels_key(self) -> str:
+        """Tells films apart in a worker's memory: those of several seeds share a work folder."""
+        return f"{self.work_key}/{self.plan.render_key}"
+
+    @property
+    def seeds_left(self) -> int:
+        """How many further seeds may be tried after this film."""
+        return parse_checks(self.plan.job.checks).num_retries - len(self.tried)
+
+    def ranked(self, findings: tuple[str, ...]) -> tuple[TriedSeed, ...]:
+        """The films tried so far, with this one, which has `findings`: those with the fewest first."""
+        tried = (*self.tried, TriedSeed(seed=self.plan.job.seed, findings=findings))
+        return tuple(sorted(tried, key=lambda one: len(one.findings)))
+
+    def after(self, findings: tuple[str, ...], seconds: float) -> FilmTask:
+        """The task that follows on this film, which took `seconds` and has `findings`: the next seed, or, when none is
+        left, the best film so far."""
+        tried = (*self.tried, TriedSeed(seed=self.plan.job.seed, findings=findings, seconds=round(seconds, 3)))
+        seed = (tried[0].seed + len(tried)) % NUM_SEEDS if self.seeds_left > 0 else self.ranked(findings)[0].seed
+        return replace(self, plan=with_seed(self.plan, seed), row_key=self.render_key, tried=tried)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +136,12 @@ class FilmReport:
     """Score of its most visible join (`media/seam_score.py`). None without a join."""
     reused_segments: int = 0
     """Segments that were rendered for other films."""
+    findings: tuple[str, ...] = ()
+    """What the checks found in its pictures: `frozen@97-160`."""
+    drift: float | None = None
+    """As `CheckedFilm.drift`."""
+    seeds_tried: tuple[int, ...] = ()
+    """In order, the published one last; empty when only the row's own was rendered."""
 
 
 @dataclass(frozen=True, kw_only=True)

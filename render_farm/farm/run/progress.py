@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from render_farm.check_mode import kinds_of
 from render_farm.farm.run.film_task import FilmReport, PreviewNews
 from render_farm.farm.run.log import RunLog
 from render_farm.farm.run.pace import Pace
@@ -89,6 +90,8 @@ class RunProgress:
         """Of films that have not ended."""
         self.deadlines: Counter[float] = Counter()
         """Films that have not ended by their deadline (Unix time), where they have one."""
+        self._findings = Counter(kind for result in spec.ended for kind in kinds_of(result.findings or ()))
+        """Films by what was found in them."""
         self._running: set[str] = set()
         self._dirty: set[str] = set()
         """Since the last rows that were taken to be made durable."""
@@ -114,6 +117,7 @@ class RunProgress:
         new = [result for result in results if result.job_id not in self.ended_before]
         self.ended_before.update({result.job_id: result for result in new})
         self._ended_states.update(str(result.state) for result in new)
+        self._findings.update(kind for result in new for kind in kinds_of(result.findings or ()))
         return new
 
     @property
@@ -268,6 +272,7 @@ class RunProgress:
         """A film that had ended is retried."""
         film = self.films[job_id]
         self._set_state(film, State.WAITING)
+        self._findings.subtract(kinds_of(film.result.findings or ()))
         film.result = Result(job_id=job_id, state=State.WAITING, segments=film.result.segments)
         film.started_s = None
         self.pace.work_left += film.work_left
@@ -293,7 +298,35 @@ class RunProgress:
         result.gpu_s = round(report.render_s, 3)
         result.seam_score = report.seam_score
         result.reused_segments = report.reused_segments
+        result.drift = report.drift
+        result.seeds_tried = report.seeds_tried or None
+        self.found(job_id, report.findings)
         result.message = None
+
+    def found(self, job_id: str, findings: tuple[str, ...]) -> None:
+        """The checks have looked at a film's pictures."""
+        result = self.films[job_id].result
+        self._findings.subtract(kinds_of(result.findings or ()))
+        self._findings.update(kinds_of(findings))
+        result.findings = findings
+        if findings:
+            self.log.add(f"found in its pictures: {', '.join(findings)}", level="warning", job_id=job_id)
+
+    def rejected(self, job_id: str, findings: tuple[str, ...], seconds: float | None = None) -> None:
+        """A film is not published because of `findings`. When it took `seconds`, the film of another seed follows."""
+        film = self.films[job_id]
+        task = film.entry.task
+        self.found(job_id, findings)
+        self._note(
+            film,
+            EventKind.FILM_REJECTED,
+            f"the film of seed {task.plan.job.seed} is not published",
+            seed=task.plan.job.seed,
+            findings=list(findings),
+        )
+        if seconds is not None:
+            film.entry = replace(film.entry, task=task.after(findings, seconds))
+            self.log.add(f"continues with seed {film.entry.task.plan.job.seed}", job_id=job_id)
 
     def ended(self, job_id: str, state: State, *, error_class: str, message: str, attempts: int) -> None:
         """A film reached its last state."""
@@ -301,8 +334,10 @@ class RunProgress:
         result = film.result
         self._set_state(film, state)
         result.attempts = attempts
-        if state is State.DONE and not message and film.entry.task.plan.approximations:
-            message = f"approximate: {', '.join(film.entry.task.plan.approximations)}"
+        if state is State.DONE and not message:
+            plan = film.entry.task.plan
+            notes = [plan.draft_note, f"approximate: {', '.join(plan.approximations)}" if plan.approximations else ""]
+            message = "; ".join(filter(None, notes))
         result.error_class, result.message = error_class or None, message or None
         result.finished_at = datetime.now(UTC)
         if film.started_s is not None:
@@ -345,7 +380,7 @@ class RunProgress:
         rows = {}
         for job_id in taken:
             film = self.films[job_id]
-            key = film.entry.task.plan.render_key
+            key = film.entry.task.render_key
             rows[job_id] = row_of(
                 film.result, render_key=key, segments_done=film.segments_done, before=known.get(job_id)
             )
@@ -388,6 +423,7 @@ class RunProgress:
             engine_s=round(sum(self._engine_s.values()), 3),
             paused=paused,
             quarantined=dict(quarantined or {}),
+            findings=dict(sorted((+self._findings).items())),
             note=self.note or (_still_prepared(self.num_untold) if is_coming else ""),
             work=tuple(self.films[job_id].snapshot() for job_id in sorted(self._running)[:_WORK_SHOWN]),
             log=() if after_line is None else self.log.after(after_line),

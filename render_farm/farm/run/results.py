@@ -32,6 +32,9 @@ SCHEMA = pa.schema(
         ("started_at", _TIME),
         ("finished_at", _TIME),
         ("reused_segments", pa.int32()),
+        ("findings", pa.list_(pa.string())),
+        ("drift", pa.float64()),
+        ("seeds_tried", pa.list_(pa.int64())),
     ]
 )
 
@@ -58,6 +61,12 @@ class Result:
     finished_at: datetime | None = None
     reused_segments: int | None = None
     """Segments that were rendered for other films, or for this one before its row changed."""
+    findings: tuple[str, ...] | None = None
+    """What the checks found in its pictures, also where that is why it failed."""
+    drift: float | None = None
+    """How far the colours of its segments drift (`media/checks.py`)."""
+    seeds_tried: tuple[int, ...] | None = None
+    """Seeds that were rendered until there was a film without findings, the published one last."""
 
 
 def write_results(store: Store, run_id: str, results: Iterable[Result]) -> None:

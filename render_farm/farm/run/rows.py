@@ -20,6 +20,9 @@ _SAME = (
     "video_bytes",
     "seam_score",
     "reused_segments",
+    "findings",
+    "drift",
+    "seeds_tried",
 )
 
 

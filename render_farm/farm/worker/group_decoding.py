@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 class _FilmDecoding:
     """The part of one rank in decoding a film."""
 
-    work_key: str
+    pixels_key: str
     rows: RowDecoder
     stream: StreamingDecoder
     num_segments: int = 0
 
-    def continues_in(self, group: ParallelGroup, work_key: str, num_segments: int) -> bool:
+    def continues_in(self, group: ParallelGroup, pixels_key: str, num_segments: int) -> bool:
         """Whether `group` can decode the segments after the first `num_segments` of a film."""
-        here = (self.work_key, self.num_segments, self.rows.rank, self.rows.num_ranks)
-        return here == (work_key, num_segments, group.rank, group.num_ranks)
+        here = (self.pixels_key, self.num_segments, self.rows.rank, self.rows.num_ranks)
+        return here == (pixels_key, num_segments, group.rank, group.num_ranks)
 
 
 class SharedDecoding:
@@ -47,9 +47,9 @@ class SharedDecoding:
     def __init__(self) -> None:
         self._film: _FilmDecoding | None = None
 
-    def keep_only(self, work_key: str) -> None:
+    def keep_only(self, pixels_key: str) -> None:
         """Free the features of another film."""
-        if self._film is not None and self._film.work_key != work_key:
+        if self._film is not None and self._film.pixels_key != pixels_key:
             self._film = None
 
     def decode(
@@ -71,7 +71,7 @@ class SharedDecoding:
         is_free = not leads or output is None or output.is_shared
         if not group.all_agree(is_free and _pays(group, engine, task)):
             return output
-        can_continue = film is not None and film.continues_in(group, task.work_key, num_before)
+        can_continue = film is not None and film.continues_in(group, task.pixels_key, num_before)
         if leads:
             can_continue = can_continue and output is not None and output.num_segments == num_before
         if not group.all_agree(can_continue) or film is None:
@@ -102,7 +102,7 @@ def _start(group: ParallelGroup, engine: Engine, task: FilmTask) -> _FilmDecodin
     from render_farm.parallel.decoding import RowDecoder
 
     rows = RowDecoder(engine.vae, rank=group.rank, num_ranks=group.num_ranks)
-    return _FilmDecoding(work_key=task.work_key, rows=rows, stream=engine.decoder(task.plan, rows))
+    return _FilmDecoding(pixels_key=task.pixels_key, rows=rows, stream=engine.decoder(task.plan, rows))
 
 
 def _decode(stream: StreamingDecoder, latents: np.ndarray, output: FilmOutput | None) -> None:

@@ -36,20 +36,31 @@ def history_of(film: CachedFilm, task: FilmTask, segment: int) -> Tensor | None:
     return torch.from_numpy(np.concatenate(needed, axis=2)[:, :, -num_frames:].copy())
 
 
-def conditioning_of(engine: Engine, task: FilmTask, film: CachedFilm, segment: int) -> Conditioning | None:
-    """The film's inputs as latents, where the segment needs them."""
-    if not task.plan.windows[segment].needs_inputs:
+def first_of_take(film: CachedFilm, task: FilmTask, segment: int) -> Tensor | None:
+    """The first segment of a segment's take (1 C T H W), where the segment moves toward it."""
+    import torch
+
+    if not task.plan.drift_share(segment):
         return None
-    if film.conditioning is None:
+    return torch.from_numpy(film.latents[task.plan.windows[segment].take_start].copy())
+
+
+def conditioning_of(engine: Engine, task: FilmTask, film: CachedFilm, segment: int) -> Conditioning | None:
+    """The inputs of the segment's take as latents, where the segment needs them."""
+    window = task.plan.windows[segment]
+    if not window.needs_inputs:
+        return None
+    if window.take_start not in film.conditioning:
         from render_farm.engine.conditioning.inputs import read_inputs
 
-        read = read_inputs(task.plan, task.limits)
-        if read.digests != dict(task.plan.job.input_digests):
+        take, _ = task.plan.take_of(segment)
+        read = read_inputs(take, task.limits)
+        if read.digests != dict(take.job.input_digests):
             raise InputError(
                 f"an input of job {task.job_id} has changed since the run began", advice="run the command again"
             )
-        film.conditioning = engine.encode_conditioning(task.plan, read.pixels)
-    return film.conditioning
+        film.conditioning[window.take_start] = engine.encode_conditioning(take, read.pixels)
+    return film.conditioning[window.take_start]
 
 
 class KnownTexts:

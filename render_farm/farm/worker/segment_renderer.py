@@ -19,7 +19,7 @@ from render_farm.farm.worker.group_decoding import SharedDecoding
 from render_farm.farm.worker.group_seat import GroupHost, GroupSeat, in_group
 from render_farm.farm.worker.preemption import LastStep, Preemption
 from render_farm.farm.worker.resources import WorkerResources
-from render_farm.farm.worker.segment_inputs import conditioning_of, history_of
+from render_farm.farm.worker.segment_inputs import conditioning_of, first_of_take, history_of
 from render_farm.farm.worker.step_checkpoints import StepCheckpoints, environment_key
 from render_farm.farm.worker.step_gate import StepGate
 from render_farm.storage.checkpoints import SegmentMeta, record_segment, save_segment
@@ -166,7 +166,7 @@ class SegmentRenderer:
             task.work_key,
             segment,
             every_s=task.timeouts.step_checkpoint_s,
-            maker=environment_key(engine, task.plan, segment),
+            maker=environment_key(engine, task.plan, segment) + (f", {task.plan.render_key}" if task.tried else ""),
             is_last=last_step,
         )
         started = time.monotonic()
@@ -209,7 +209,8 @@ class SegmentRenderer:
             group_shape=call.seat.shape.degrees if call.seat is not None else (1, 1, 1),
         )
         retried = StoreRetry(call.task.timeouts.cluster_patience_s, stopped=lambda: self._is_stopped(call))
-        record = retried(lambda: save_segment(store, film.state, latents, meta))
+        starts_take = call.task.plan.windows[call.segment].starts_take
+        record = retried(lambda: save_segment(store, film.state, latents, meta, starts_take=starts_take))
         film.state = retried(lambda: record_segment(store, film.state, record))
 
     def _denoise(
@@ -227,7 +228,7 @@ class SegmentRenderer:
         from render_farm.parallel import GroupError
 
         task, segment = call.task, call.segment
-        self._shared.keep_only(task.work_key)
+        self._shared.keep_only(task.pixels_key)
         history = history_of(film, task, segment)
         embeddings = self._resources.model.texts.embeddings(store, task, engine.spec.fingerprint, segment)
         conditioning = conditioning_of(engine, task, film, segment)
@@ -261,6 +262,7 @@ class SegmentRenderer:
                         history=history,
                         embeddings=embeddings,
                         conditioning=conditioning,
+                        first=first_of_take(film, task, segment),
                         loras=loras,
                         group=group,
                         keeper=keeper if group is None else None,

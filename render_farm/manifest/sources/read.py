@@ -46,7 +46,7 @@ def _id_of(values: dict[str, Any]) -> str:
     row = make_row(1, {**values, "job_id": "x"})
     given = {name: getattr(row.job, name) for name in columns()} if row.job else values
     content = {name: value for name, value in given.items() if name != "job_id" and value is not None}
-    return content_id(values.get("prompt"), json.dumps(content, sort_keys=True, default=_plain))
+    return content_id(given.get("prompt"), json.dumps(content, sort_keys=True, default=_plain))
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
-from render_farm.job import EXACT_FLOAT, ValueKind, columns, shown
+from render_farm.job import EXACT_FLOAT, ValueKind, columns, shot_columns, shown
 from render_farm.manifest.cells import BadCell
 from render_farm.manifest.files import open_binary
 from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
@@ -176,17 +176,24 @@ _CELL_READERS = {
     ValueKind.TIMESTAMP: lambda cell: cell,
     ValueKind.TAGS: _json_of('{"scene": "12"}'),
     ValueKind.LORAS: _json_of('[{"path": "style.safetensors", "weight": 0.8}]'),
+    ValueKind.SHOTS: _json_of('[{"prompt": "a cat"}, {"prompt": "a dog", "cut": true}]'),
 }
 _SCALARS = (ValueKind.INTEGER, ValueKind.NUMBER, ValueKind.BOOLEAN, ValueKind.TIMESTAMP)
 
 
 def from_document(name: str, value: Any) -> Any:
     """A value of a JSON or YAML document for column `name`: what was written, where the parser guessed otherwise."""
-    kind = columns()[name].kind
+    return _of_kind(columns()[name].kind, value)
+
+
+def _of_kind(kind: ValueKind, value: Any) -> Any:
     if isinstance(value, Written) and kind in _SCALARS:
         return _CELL_READERS[kind](value.text)
     if kind is ValueKind.LORAS and isinstance(value, list):
         return [_lora(item) if isinstance(item, dict) else _text(item) for item in value]
+    if kind is ValueKind.SHOTS and isinstance(value, list):
+        shots = [_shot(item) if isinstance(item, dict) else _text(item) for item in value]
+        return next((shot for shot in shots if isinstance(shot, BadCell)), shots)
     if kind is ValueKind.TAGS and isinstance(value, dict):
         tags = {key: _text(item) for key, item in value.items()}
         return next((BadCell(f"{key}: {tag.message}") for key, tag in tags.items() if isinstance(tag, BadCell)), tags)
@@ -206,6 +213,14 @@ def _lora(item: dict[Any, Any]) -> Any:
         return given["weight"].message
     path = _text(item.get("path"))
     return {**given, "path": path} if "path" in item and not isinstance(path, BadCell) else given
+
+
+def _shot(item: dict[Any, Any]) -> Any:
+    """A shot; a `BadCell` for a field that cannot be read. Unknown fields stay, to be refused with the known ones."""
+    fields = shot_columns()
+    shot = {name: _of_kind(fields[name].kind, given) if name in fields else None for name, given in item.items()}
+    bad = ((name, value) for name, value in shot.items() if isinstance(value, BadCell))
+    return next((BadCell(f"{name} of a shot: {value.message}") for name, value in bad), shot)
 
 
 def _text(value: Any) -> Any:

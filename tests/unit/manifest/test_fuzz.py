@@ -17,6 +17,7 @@ from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.rows import make_row
 from render_farm.manifest.schema import check_schema
 from render_farm.manifest.writer import write_manifest
+from render_farm.shots import Shot
 from tests.helpers.fuzzing import arrow_columns, num_examples
 
 QUICK = settings(max_examples=num_examples(300), deadline=None, suppress_health_check=list(HealthCheck))
@@ -71,6 +72,22 @@ times = st.datetimes(
 )
 paths = text.map(lambda name: f"/{name}")
 loras = st.lists(st.builds(LoraRef, path=paths, weight=st.floats(-10, 10)), max_size=3).map(tuple)
+fields_of_shots = st.fixed_dictionaries(
+    {
+        "prompt": text,
+        "num_frames": st.none() | st.integers(1, 100_000),
+        "cut": st.booleans(),
+        "seed": st.none() | st.integers(0, 2**63 - 1),
+        "guidance_scale": st.none() | st.floats(0, 100),
+    }
+)
+shots = st.lists(
+    fields_of_shots.flatmap(
+        lambda fields: st.just("/in/b.png" if fields["cut"] else None).map(lambda image: Shot(**fields, image=image))
+    ),
+    min_size=1,
+    max_size=4,
+).map(tuple)
 BY_KIND = {
     ValueKind.TEXT: text.filter(str.strip),
     ValueKind.INTEGERS: st.sets(st.integers(1, 1000), min_size=1).map(lambda steps: tuple(sorted(steps, reverse=True))),
@@ -78,6 +95,7 @@ BY_KIND = {
     ValueKind.TIMESTAMP: times,
     ValueKind.TAGS: st.dictionaries(text, text, max_size=3),
     ValueKind.LORAS: loras,
+    ValueKind.SHOTS: shots,
 }
 FIXED = {
     "job_id": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True),
@@ -107,8 +125,13 @@ def column_strategy(name):
     return strategy if name in ("job_id", "prompt") else st.none() | strategy
 
 
+def job_of(values):
+    """With shots, without what they have themselves."""
+    return RenderJob(**values | ({"prompt": None, "num_frames": None, "image": None} if values["shots"] else {}))
+
+
 jobs = st.lists(
-    st.fixed_dictionaries({name: column_strategy(name) for name in columns()}).map(lambda values: RenderJob(**values)),
+    st.fixed_dictionaries({name: column_strategy(name) for name in columns()}).map(job_of),
     min_size=1,
     max_size=5,
     unique_by=lambda job: job.job_id,

@@ -28,3 +28,18 @@ def test_each_thing_is_told_once():
     assert ended.text == "Run night ended: 6 of 10 films are done, 4 failed."
     assert ended.report == "s3://films/_runs/night/report.html"
     assert picture(notices, state="failed", failed=4, done=6) == []
+
+
+def test_findings_are_told_at_the_end():
+    (ended,) = RunNotices().due(
+        run_id="night",
+        output="s3://films",
+        state="done",
+        jobs={"done": 9},
+        num_jobs=9,
+        eta_s=None,
+        now_s=NOW,
+        findings={"cut": 1, "frozen": 2},
+    )
+    assert ended.text == "Run night ended: 9 of 9 films are done. Found in their pictures: cut in 1, frozen in 2."
+    assert ended.to_dict()["findings"] == {"cut": 1, "frozen": 2}

@@ -112,6 +112,14 @@ def test_what_concerns_the_prefix_leaves_the_first_segment(column):
     assert num_shared(plan(**LONG), plan(**{**LONG, column: 9})) == 1
 
 
+def test_drift_concerns_the_segments_after_the_first():
+    assert num_shared(plan(**LONG), plan(**LONG, drift="adain:0.25")) == 1
+    assert num_shared(plan(**LONG, drift="adain:0.5"), plan(**LONG, drift="adain:0.25")) == 1
+    assert plan(**LONG).render_key == plan(**LONG, drift="off").render_key != plan(**LONG, drift="adain:0.5").render_key
+    assert plan(**LONG, drift="adain:0.250").approximations == ("drift adain:0.25",)
+    assert plan(num_frames=97, drift="adain:0.25").approximations == ()
+
+
 def test_noise_that_is_not_added_can_be_drawn_in_any_way():
     assert num_shared(plan(**LONG), plan(**LONG, prefix_noise="once")) == 3
     noisy = {**LONG, "addnoise_condition": 20}

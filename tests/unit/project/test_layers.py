@@ -18,7 +18,21 @@ PACKAGE = Path(render_farm.__file__).parent
 
 # Each row may import the rows above it. Parts of one row may not import each other, except in the first row of a list.
 PACKAGES = [
-    {"errors", "backoff", "extras", "memory_mode", "step_cache", "job", "models", "config", "uris", "store_advice"},
+    {
+        "errors",
+        "backoff",
+        "extras",
+        "memory_mode",
+        "step_cache",
+        "check_mode",
+        "drift_mode",
+        "shots",
+        "job",
+        "models",
+        "config",
+        "uris",
+        "store_advice",
+    },
     {"planning", "scheduling"},
     {"manifest", "storage", "media", "observability", "tiny"},
     {"engine"},

@@ -33,6 +33,8 @@ def test_the_page_of_a_night(tmp_path):
         "shot-0022",
         "shot-0004",
     ]
+    assert sorted(data["found"]) == sorted(data["seams"])
+    assert data["jobs"]["findings"][data["found"][0]] == ["frozen@97-160"]
     assert data["changes"]["run"] == "before"
     assert data["changes"]["rows"][0] == ["films", 38, 40]
     assert sum(data["throughput"]["films"]) == 38

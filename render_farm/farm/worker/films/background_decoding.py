@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,18 +10,23 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from render_farm.errors import RenderFarmError
 from render_farm.farm.run.film_task import FilmTask, PreviewNews
 from render_farm.farm.worker.busy_clock import BusyClock
 from render_farm.farm.worker.films.film_cache import CachedFilm
 from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.farm.worker.films.film_preview import FilmPreview
 from render_farm.media.fitting import Fit
+from render_farm.media.inputs import load_image
+from render_farm.media.provenance import marker_of, xmp_packet
 from render_farm.media.whole_video import read_video
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.open import open_store
 
 if TYPE_CHECKING:
     from render_farm.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 class BackgroundDecoding:
@@ -47,7 +53,18 @@ class BackgroundDecoding:
     def new_output(self, engine: Engine, task: FilmTask, *, is_shared: bool = False) -> FilmOutput:
         """An empty output of a film. With `is_shared` a render group decodes it."""
         preview = self._preview(task) if task.previews and task.plan.num_segments > 1 else None
-        return FilmOutput(engine, task.plan, self._decoding, self._clock, _lead_in(task), preview, is_shared=is_shared)
+        return FilmOutput(
+            engine,
+            task.plan,
+            self._decoding,
+            self._clock,
+            _lead_in(task),
+            preview,
+            limits=task.checks,
+            pictures=partial(_pictures, task),
+            is_shared=is_shared,
+            xmp=_xmp(task),
+        )
 
     def close(self) -> None:
         """Wait for what is queued."""
@@ -70,7 +87,27 @@ class BackgroundDecoding:
                 )
 
         store = open_store(task.output, meter=self._meter)
-        return FilmPreview(store, task.work_key, task.plan, self._previewing, report)
+        return FilmPreview(store, task.work_key, task.plan, self._previewing, report, xmp=_xmp(task))
+
+
+def _xmp(task: FilmTask) -> bytes:
+    return xmp_packet(marker_of(task.plan)) if task.provenance.mark else b""
+
+
+def _pictures(task: FilmTask) -> dict[str, np.ndarray]:
+    """The pictures that a film is to begin and end with, to compare. One that cannot be read now is left out: its
+    segments are stored, and the film is right without it."""
+    job, pictures = task.plan.job, dict[str, np.ndarray]()
+    names = ("image",) if task.plan.cuts else ("image", "last_image")  # which ends the take that it is of
+    for name in names:
+        if name in job.inputs:
+            try:
+                pictures[name] = load_image(
+                    job.inputs[name], width=job.width, height=job.height, fit=cast(Fit, job.fit), limits=task.limits
+                )
+            except RenderFarmError as error:
+                log.warning("film %s is not compared with its %s: %s", task.work_key, name, error)
+    return pictures
 
 
 def _lead_in(task: FilmTask) -> Callable[[], Iterator[np.ndarray]] | None:

@@ -25,7 +25,7 @@ _Key = tuple[str, str]
 
 
 def _key(task: FilmTask) -> _Key:
-    return task.output, task.work_key
+    return task.output, task.pixels_key
 
 
 class CheckpointBehindError(ClusterError):
@@ -45,8 +45,8 @@ class CachedFilm:
     output: FilmOutput | None = None
     is_finishing: bool = False
     """It is being decoded and published: it must not be dropped to make room."""
-    conditioning: Conditioning | None = None
-    """Its inputs as latents, once a segment needed them."""
+    conditioning: dict[int, Conditioning] = field(default_factory=dict)
+    """The inputs of its takes as latents, once a segment needed them, by the segment with which the take starts."""
 
 
 class FilmCache:
@@ -65,7 +65,8 @@ class FilmCache:
                 return film
         keys = task.plan.segment_keys
         begin_film(store, task.work_key, keys)  # from here on `gc` keeps what is found
-        loaded = load_film(store, task.work_key, keys)
+        is_rows_own = task.plan.render_key == task.render_key  # an earlier version rendered no other seeds
+        loaded = load_film(store, task.work_key, keys, with_earlier=is_rows_own)
         film = CachedFilm(state=loaded.state, latents=list(loaded.latents))
         with self._lock:
             self._films[_key(task)] = film

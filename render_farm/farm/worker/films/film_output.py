@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from render_farm.check_mode import CheckAction
 from render_farm.errors import MediaError
 from render_farm.farm.worker.busy_clock import BusyClock
 from render_farm.farm.worker.films.film_preview import FilmPreview
+from render_farm.media.check_limits import CheckLimits
+from render_farm.media.checks import CheckedFilm, PictureChecks
 from render_farm.media.mp4 import Mp4Writer
 from render_farm.media.poster import write_poster
 from render_farm.media.seam_score import Seam, SeamMeter
@@ -28,6 +31,8 @@ from render_farm.storage.scratch import make_folder
 if TYPE_CHECKING:
     from render_farm.engine import Engine
     from render_farm.planning import FilmPlan
+
+_LIMITS = CheckLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,12 @@ class RenderedFilm:
     phases: tuple[tuple[str, float], ...] = ()
     """Seconds of `decode` and `encode` of each segment."""
     seams: tuple[Seam, ...] = ()
+    checked: CheckedFilm = field(default_factory=CheckedFilm)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(map(str, self.checked.findings))
 
 
 class FilmOutput:
@@ -54,11 +65,19 @@ class FilmOutput:
         lead_in: Callable[[], Iterator[np.ndarray]] | None = None,
         preview: FilmPreview | None = None,
         *,
+        limits: CheckLimits = _LIMITS,
+        pictures: Callable[[], Mapping[str, np.ndarray]] = dict,
         is_shared: bool = False,
+        xmp: bytes = b"",
     ) -> None:
         """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends. `preview`
-        gets only the film's own. With `is_shared` a render group decodes the film, and `take` gets its frames."""
+        and the checks get only the film's own. `pictures` reads its `image` and `last_image`, as far as it has them.
+        With `is_shared` a render group decodes the film, and `take` gets its frames. Video and poster carry the packet
+        `xmp`."""
+        self._xmp = xmp
         self._preview = preview
+        self._plan = plan
+        self._pictures = pictures
         self._poster_at = plan.num_frames // 2
         self._clock = clock
         self._thread = decoding_thread
@@ -67,11 +86,12 @@ class FilmOutput:
         job = plan.job
         try:
             self._decoder = None if is_shared else engine.decoder(plan)
-            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality)
+            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality, xmp=xmp)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)  # nobody could call `remove`
             raise
         self._seams = SeamMeter()
+        self._checks = PictureChecks(limits)
         self._pending: list[Future[None]] = []
         self._closed = False
         self.num_segments = 0
@@ -115,6 +135,7 @@ class FilmOutput:
         self._writer.close()
         if self._preview is not None:
             self._preview.finish()
+        seams = self._seams.seams()
         files = {VIDEO: self._folder / VIDEO, POSTER: self._folder / POSTER}
         if latents is not None:
             files[LATENTS] = self._folder / LATENTS
@@ -124,8 +145,14 @@ class FilmOutput:
             num_frames=self._writer.num_frames,
             decode_s=round(self.decode_s, 3),
             phases=tuple(self._phases),
-            seams=self._seams.seams(),
+            seams=seams,
+            checked=self._checked(seams),
         )
+
+    def _checked(self, seams: tuple[Seam, ...]) -> CheckedFilm:
+        if self._plan.job.checks == CheckAction.OFF:
+            return replace(self._checks.checked(seams), findings=())
+        return self._checks.checked(seams, **self._pictures())
 
     def remove(self) -> None:
         """Drop the remaining work and remove the temporary folder."""
@@ -141,7 +168,7 @@ class FilmOutput:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write_lead_in(self, make_frames: Callable[[], Iterator[np.ndarray]]) -> None:
-        self._write_all(make_frames)
+        self._write_all(make_frames, is_lead_in=True)
         self._num_expected += self._writer.num_frames
 
     def _decode(self, latents: np.ndarray, segment: int) -> None:
@@ -150,11 +177,12 @@ class FilmOutput:
         decoder = self._decoder
         assert decoder is not None, "a group decodes this film"
         self._start(segment)
-        self._write_all(lambda: decoder.push(torch.from_numpy(latents)), self._preview)
+        self._write_all(lambda: decoder.push(torch.from_numpy(latents)))
         self._end()
 
     def _start(self, segment: int) -> None:
         self._seams.begin(segment)
+        self._checks.begin(starts_scene=self._plan.starts_scene(segment))
         if self._preview is not None:
             self._preview.start(segment)
 
@@ -165,9 +193,9 @@ class FilmOutput:
     def _write_decoded(self, frames: Sequence[np.ndarray], decode_s: float) -> None:
         self.decode_s += decode_s
         self._phases.append(("decode", decode_s))
-        self._write_all(lambda: iter(frames), self._preview)
+        self._write_all(lambda: iter(frames))
 
-    def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]], preview: FilmPreview | None = None) -> None:
+    def _write_all(self, make_frames: Callable[[], Iterator[np.ndarray]], *, is_lead_in: bool = False) -> None:
         begun = started = time.monotonic()
         decode_s = encode_s = 0.0
         with self._clock.busy():
@@ -177,11 +205,15 @@ class FilmOutput:
                 if self._closed:
                     raise MediaError("the film was dropped while it was being decoded")
                 if self._writer.num_frames == self._poster_at:
-                    write_poster(frame, self._folder / POSTER)
+                    write_poster(frame, self._folder / POSTER, xmp=self._xmp)
                 self._writer.append(frame)
                 self._seams.add(frame)
-                if preview is not None:
-                    preview.add(frame)
+                if is_lead_in:
+                    self._checks.skip()
+                else:
+                    self._checks.add(frame)
+                if self._preview is not None and not is_lead_in:
+                    self._preview.add(frame)
                 if self.on_frame is not None:
                     self.on_frame()
                 started = time.monotonic()

@@ -27,17 +27,22 @@ function openFilm(place) {
     ["state", jobs.state[index]], ["to watch so far", watch && watch.segments ? partText(index, watch) : null], ["seed", jobs.seed[index]], ["length", jobs.video[index] === null ? null : duration(jobs.video[index])],
     ["size", jobs.size[index]], ["model", jobs.model[index]], ["segments", jobs.segments[index]], ["attempts", jobs.attempts[index]],
     ["rendering", jobs.gpu[index] === null ? null : duration(jobs.gpu[index])], ["from start to end", jobs.wall[index] === null ? null : duration(jobs.wall[index])],
-    ["seam score", jobs.seam[index] === null ? null : number(jobs.seam[index], 2)], ["ended", jobs.finished[index] === null ? null : clock(jobs.finished[index], true)],
+    ["seam score", jobs.seam[index] === null ? null : number(jobs.seam[index], 2)], ["drift", jobs.drift[index]], ["found in its pictures", jobs.findings[index].join(", ")], ["ended", jobs.finished[index] === null ? null : clock(jobs.finished[index], true)],
     ["deadline", jobs.due[index] === null ? null : clock(jobs.due[index], true)], ["owner and tags", jobs.label[index]], ["message", jobs.message[index]],
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
   clear(by("film-facts")).append(...facts.map(([name, value]) => make("div", {}, make("dt", { text: name }), make("dd", { text: String(value) }))));
+  clear(by("film-rejected")).append(...(data.rejected[index] || []).map(([seed, found]) => {
+    const image = make("img", { src: mediaOf(index, `rejected-${seed}.jpg`), alt: "", loading: "lazy" });
+    image.addEventListener("error", () => image.remove(), { once: true });
+    return make("figure", {}, image, make("figcaption", { text: `Not published: seed ${seed}, ${found}` }));
+  }));
   by("film-previous").disabled = place === 0;
   by("film-next").disabled = place >= shown.length - 1;
   if (!by("film").open) by("film").showModal();
 }
 by("film").addEventListener("close", () => {
   clear(by("film-media"));
-  const back = by("gallery").children[opened], name = back && back.querySelector(".name");
+  const back = cards()[opened], name = back && back.querySelector(".name");
   const to = opener && opener.isConnected ? opener : name;
   if (to) to.focus({ preventScroll: false });
   opened = -1;

@@ -44,10 +44,11 @@ function stateText() {
 function verdict() {
   const { run, totals } = data, failed = totals.states.failed || 0, seams = data.seams.length;
   const seamy = seams ? ` ${number(seams)} ${seams === 1 ? "film has" : "films have"} a visible seam.` : "";
-  if (!run.over) return `Running: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done${failed ? `, ${number(failed)} failed` : ""}.${seamy}`;
-  if (!failed && totals.states.done === totals.jobs) return `${totals.jobs === 1 ? "The film is" : `All ${number(totals.jobs)} films are`} done.${seamy}`;
+  const found = data.found.length ? ` The checks found something in ${plural(data.found.length, "film")}.` : "";
+  if (!run.over) return `Running: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done${failed ? `, ${number(failed)} failed` : ""}.${seamy}${found}`;
+  if (!failed && totals.states.done === totals.jobs) return `${totals.jobs === 1 ? "The film is" : `All ${number(totals.jobs)} films are`} done.${seamy}${found}`;
   const causes = data.failures.length;
   const why = failed ? `${number(failed)} of ${plural(totals.jobs, "film")} failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.` : "";
-  if (failed && !totals.states.cancelled) return why + seamy;
-  return `Stopped: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done. ${why}${seamy}`;
+  if (failed && !totals.states.cancelled) return why + seamy + found;
+  return `Stopped: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done. ${why}${seamy}${found}`;
 }

@@ -1,4 +1,4 @@
-// Tables: the slowest films, visible seams, what changed since the run before.
+// Tables: the slowest films, visible seams, findings, what changed since the run before.
 
 function table(head, rows, numeric = []) {
   const kind = (column) => (numeric.includes(column) ? "n" : "long");
@@ -15,6 +15,8 @@ function showTables() {
     data.slowest.map((index) => [filmLink(index), duration(jobs.wall[index]), duration(jobs.gpu[index]), jobs.segments[index] ?? "–", jobs.attempts[index] ?? "–"]), [1, 2, 3, 4]));
   by("seams-section").hidden = !data.seams.length;
   clear(by("seams")).append(table(["Film", "Seam score", "Prompt"], data.seams.map((index) => [filmLink(index), number(jobs.seam[index], 2), jobs.prompt[index].slice(0, 120)]), [1]));
+  by("found-section").hidden = !data.found.length;
+  clear(by("found")).append(table(["Film", "Found", "State", "Prompt"], data.found.map((index) => [filmLink(index), jobs.findings[index].join(", "), jobs.state[index], jobs.prompt[index].slice(0, 120)])));
   const changes = data.changes;
   by("changes-section").hidden = !changes;
   if (!changes) return;

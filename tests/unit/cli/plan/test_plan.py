@@ -48,14 +48,16 @@ def test_plan_prices_what_a_row_asks_for_and_its_cheaper_relatives(cli, tmp_path
     jobs = [
         RenderJob(job_id="full", prompt="a", model="df-14b-540p", num_frames=97, **blocks),
         RenderJob(job_id="few", prompt="a", model="t2v-14b-540p", sampler="distilled"),
+        RenderJob(job_id="cached", prompt="a", model="t2v-14b-540p", cache="first_block:0.05"),
     ]
     write_manifest(path, jobs)
     text = cli("plan", path).stdout
+    assert "  cost: at most 100 forwards, " in text
     assert "  cost: 140 forwards, " in text  # 50 steps, and 5 more for each of 4 blocks that lag
     assert "    synchronous: ar_step 0, causal_block_size 1: 100 forwards, " in text
     assert "    guidance for half of the steps: cache guidance:0.5: 115 forwards, " in text
     assert "    few steps: sampler distilled and a LoRA for it: 20 forwards, " in text
-    full, few = (job["prices"] for job in json.loads(cli("plan", path, "--json").stdout)["jobs"])
+    full, few, _ = (job["prices"] for job in json.loads(cli("plan", path, "--json").stdout)["jobs"])
     assert [price["num_forwards"] for price in full] == [140, 115, 100, 20]
     assert full[2]["gpu_s"] == pytest.approx(full[0]["gpu_s"] * 100 / 140, rel=1e-3)
     assert [(price["name"], price["num_forwards"]) for price in few] == [("as asked", 4)]

@@ -83,7 +83,7 @@ def test_a_prompt_with_images_and_loras(cli, rendered, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "out"], "give a MANIFEST or --prompt TEXT"),
+        (["-o", "out"], "give a MANIFEST, --prompt TEXT or --shots JSON"),
         (["m.parquet", "--prompt", "x", "-o", "out"], "a MANIFEST and --prompt do not go together"),
         (["m.parquet"], "--output is missing"),
         (["m.parquet", "-o", "out", "--steps", "3"], "--num-inference-steps is for --prompt"),
@@ -153,7 +153,11 @@ def test_render_says_why_jobs_failed(cli, rendered, manifest, tmp_path):
 
 def test_the_last_line_of_one_film_is_its_path(cli, rendered, tmp_path):
     output = str(tmp_path / "out")
-    result = Result(job_id="a", state="done", uri=f"{output}/a/video.mp4", seam_score=4.0)
+    result = Result(job_id="a", state="done", uri=f"{output}/a/video.mp4", seam_score=4.0, findings=("cut@9",))
     write_results(open_store(output), "run-1", [result])
     lines = cli("render", "--prompt", "a cat", "-o", output).stdout.splitlines()
-    assert lines[-2:] == ["visible seams (a score of 3 or more): 1 film", f"{output}/a/video.mp4"]
+    assert lines[-3:] == [
+        "visible seams (a score of 3 or more): 1 film",
+        "a (done): found in its pictures: cut@9",
+        f"{output}/a/video.mp4",
+    ]

@@ -82,6 +82,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
             seconds=1.0,
             phases=(("upload", 1.0),),
             seam_score=4,
+            findings=("cut@3", "cut@9", "frozen@20-60"),
         ),
         fps=24,
     )
@@ -90,6 +91,7 @@ def test_the_coordinator_tells_what_happens_and_how_things_stand(farm):
     assert observed == {"text": [3.0], "denoise": [2.0], "upload": [1.0]}
     assert sink.of(m.WORK_SECONDS, "text") == 3.0
     assert sink.observed[m.SEAM_SCORE.name,] == [4]
+    assert (sink.of(m.FINDINGS, "cut"), sink.of(m.FINDINGS, "frozen")) == (1, 1)
 
     surprise = ev.WorkFailed(
         worker="worker-0.1",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 
 from render_farm.farm.run.film_task import FilmReport
 from render_farm.farm.run.progress import RunProgress
-from render_farm.farm.run.results import dump_results
+from render_farm.farm.run.results import Result, dump_results
 from render_farm.farm.run.rows import result_of, row_of
 from render_farm.farm.run.spec import RunSpec
 from render_farm.manifest.parquet_rows import read_rows
 from render_farm.scheduling.states import MOVES, State
 from render_farm.storage.open import open_store
+from render_farm.storage.run_state import JobRow
 from tests.helpers.film_entries import entry
 
 ENDS = [state for state in State if state.ended]
@@ -64,3 +66,21 @@ def test_a_segment_that_is_found_takes_no_time_of_the_run(tmp_path):
     [row] = read_rows(dump_results([film.result]))
     assert row["reused_segments"] == 1
     assert result_of("a", row_of(film.result, render_key="k", segments_done=2), "u").reused_segments == 1
+
+
+def test_findings_are_counted_by_film_and_kept_with_the_result(tmp_path):
+    before = Result(job_id="z", state="done", findings=("cut@3",))
+    record = RunProgress(RunSpec(run_id="r", output=str(tmp_path), ended=(before,)), open_store(tmp_path))
+    film = record.add(entry("a", tmp_path))
+    record.found("a", ("frozen@97-160", "frozen@3-40", "cut@5"))
+    assert record.snapshot().findings == {"cut": 2, "frozen": 1}
+    assert "frozen@97-160" in record.log.after(0)[-1].message
+    record.found("a", ("cut@5",))
+    assert record.snapshot().findings == {"cut": 2}
+    [row] = read_rows(dump_results([film.result]))
+    assert row["findings"] == ["cut@5"]
+    stored = JobRow.from_dict(json.loads(json.dumps(row_of(film.result, render_key="k", segments_done=2).to_dict())))
+    assert result_of("a", stored, "u").findings == ("cut@5",)
+    record.ended("a", State.FAILED, error_class="FindingsError", message="m", attempts=1)
+    record.requeue("a")
+    assert record.snapshot().findings == {"cut": 1}
