@@ -326,6 +326,7 @@ LONG_FILM = {"num_frames": 293, "base_num_frames": 21, "overlap_history": 5, "se
 """Eighteen segments."""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_film_of_18_segments_whose_prompt_13_changes_renders_6_again_bit_for_bit(engine, tmp_path):
     prompts = ["a red circle moving right", *["a blue square"] * 11, "a green circle", *["a blue square"] * 5]

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import render_farm
 from tests.helpers import films
 
@@ -24,6 +26,7 @@ NAMES = (
 )
 
 
+@pytest.mark.long
 def test_workers_and_children_import_the_libraries_and_not_what_is_named_so(tmp_path):
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was taken from the working directory')\n")

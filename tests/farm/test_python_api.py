@@ -32,6 +32,7 @@ shown = video._repr_html_()
 SMALL = {"num_frames": 17, "height": 32, "width": 32, "num_inference_steps": 2}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_notebook_renders_a_run_looks_at_it_and_shows_a_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells: dict = {"OUTPUT": str(tmp_path / "films"), "SMALL": SMALL}

@@ -60,6 +60,7 @@ def form_and_dissolve(rank: int, rounds: list[tuple[GroupShape, Any]]) -> tuple[
     return first, held(), slowest
 
 
+@pytest.mark.long
 def test_fifty_groups_of_changing_degrees_leave_nothing_behind(pool: RankPool) -> None:
     hosts = [RendezvousHost() for _ in range(50)]
     rounds = [(CHANGING[number % len(CHANGING)], host.rendezvous) for number, host in enumerate(hosts)]
