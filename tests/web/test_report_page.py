@@ -91,6 +91,24 @@ def test_the_gallery_its_filters_and_a_film_that_plays(chromium, output, screens
         wait(page, "!document.querySelector('.shot video')")
 
 
+def test_variants_of_a_prompt_stand_together_and_films_are_picked(chromium, output):
+    with opened(chromium, url_of(output)) as page:
+        page.locator("#sort").select_option("prompt")
+        prompts = page.locator(".film .prompt").all_text_contents()
+        changes = [prompt for before, prompt in zip([None, *prompts], prompts, strict=False) if prompt != before]
+        assert len(changes) == len(set(prompts)) < 24
+        assert page.locator(".gallery .variants").all_text_contents() == changes
+        assert not page.locator("#picked").is_visible()
+        for name in ("shot-0005", "shot-0001"):
+            page.locator(".film", has_text=name).locator(".pick").click()
+        assert not page.locator("#film").is_visible(), "a pick opens no film"
+        command = page.locator("#picked code").inner_text()
+        assert command.startswith("render-farm pick ")
+        assert command.endswith("/_runs/night shot-0001 shot-0005 -o chosen.parquet")
+        page.locator(".film", has_text="shot-0005").locator(".pick").click()
+        assert "shot-0005" not in page.locator("#picked code").inner_text()
+
+
 def test_keys_open_a_film_and_lead_on(chromium, output, screenshots):
     with opened(chromium, url_of(output)) as page:
         page.keyboard.press("ArrowRight")

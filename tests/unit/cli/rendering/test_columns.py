@@ -43,6 +43,17 @@ def test_repeated_prompts_are_one_per_segment(cli, rendered):
     assert [request.prompt for request in rendered.requests] == [("A", "B"), "A"]
 
 
+def test_shots_take_the_place_of_a_prompt(cli, rendered):
+    shots = '[{"prompt": "A"}, {"prompt": "B", "cut": true, "image": "/in/b.png"}]'
+    assert cli("render", "--shots", shots, "-o", "out", "--first-segments", 2).exit_code == 0
+    [request] = rendered.requests
+    assert (request.prompt, request.first_segments) == (("A", "B"), 2)
+    assert request.overrides["shots"] == [{"prompt": "A"}, {"prompt": "B", "cut": True, "image": "/in/b.png"}]
+    said = cli("render", "--shots", '[{"prompt": "A", "num_frames": 0}]', "-o", "out")
+    assert (said.exit_code, "shot 1: num_frames: 0 is less than 1" in said.stderr) == (2, True)
+    assert cli("render", "--shots", shots, "--prompt", "other", "-o", "out").exit_code == 2
+
+
 def test_flags_go_through_a_command_line_unchanged():
     values = {name: parameter.default for name, parameter in inspect.signature(render).parameters.items()}
     given = {"prompt": ["A", "B"], "keep_overlap": False, "tags": ["a=b", "c=d"], "where": "seed > 3", "replace": True}
