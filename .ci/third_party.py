@@ -79,7 +79,7 @@ def licence(package: metadata.Distribution) -> str:
 
 
 def main() -> None:
-    packages = needed("render_farm")
+    packages = needed("render_farm", frozenset({"all"}))
     del packages["render-farm"]
     print(HEAD)
     for name, package in sorted(packages.items()):

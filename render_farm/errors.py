@@ -162,6 +162,14 @@ class FilmRejectedError(FindingsError):
         self.segments_done = segments_done
 
 
+class ProvenanceError(JobError):
+    """A film that cannot be signed as the settings ask. It is not published unsigned."""
+
+
+class FilmRefusedError(FindingsError):
+    """The operator's hook says that this film is not to be published."""
+
+
 class FilmExistsError(JobError):
     """A film of this job id is done already, made by a run of another manifest."""
 
@@ -190,6 +198,10 @@ class WorkerDiedError(WorkerError):
 
 class HostMemoryError(WorkerError):
     """The machine ran out of its own memory, which is not the GPU's: moving weights there would need more of it."""
+
+
+class HookError(WorkerError):
+    """The operator's hook did not answer: it crashed, took too long, or said something else."""
 
 
 class HostUnfitError(WorkerError):

@@ -18,6 +18,7 @@ EXTRAS = {
     "torchao": ("torchao",),
     "gcs": ("gcsfs",),
     "azure": ("adlfs",),
+    "provenance": ("c2pa", "cryptography"),
 }
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
 

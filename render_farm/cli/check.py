@@ -1,17 +1,18 @@
-"""`render-farm check`: whether films are what their `job.json` says."""
+"""`render-farm check`: whether films are what their `job.json` says, and what they say of themselves."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from render_farm.cli.runs import Output, find_run, open_output
-from render_farm.cli.terminal import Json, plural, print_json, say
+from render_farm.cli.terminal import Json, hint, plural, print_json, say
 from render_farm.errors import NotFoundError, RenderFarmError
+from render_farm.extras import install_advice
 
 if TYPE_CHECKING:
     from render_farm.storage import Store
@@ -21,12 +22,36 @@ _AT_ONCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class MarkedFile:
+    """What a file says of its origin."""
+
+    name: str
+    marker: dict[str, str] | None
+    signed_by: str | None = None
+    """None: it has no signature, or nobody could look."""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """The same for people."""
+        marker = self.marker
+        said = [f"{self.name}: no marker says who made it"]
+        if marker is not None:
+            kind = marker["source_type"].rpartition("/")[2]
+            model = f"{marker['model']} {marker['model_version'][:12]}".strip()
+            said = [f"{self.name}: {kind}, job {marker['job_id']}, model {model}, {marker['software']}"]
+        return [*said, f"{self.name}: signed by {self.signed_by}"] if self.signed_by is not None else said
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckedFilm:
     """One film."""
 
     job_id: str
     uri: str
     problems: tuple[str, ...] = ()
+    files: tuple[MarkedFile, ...] = ()
+    """What its video and poster say of themselves, where their bytes are right."""
 
 
 def check(
@@ -40,25 +65,48 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every video too, and count its frames.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare films with their job.json: sizes, sha256, and the marker itself. Every file is read.
+    """Compare films with their job.json: sizes, sha256, the marker that names the model, and the signature.
 
-    For a run, every film that it reports as done is checked. Exit codes: 0 all are right, 10 none is, 11 some are not,
-    14 there is nothing to check.
+    Every file is read. For a run, every film that it reports as done is checked. Of a file without a job.json, marker
+    and signature are read. Exit codes: 0 all are right, 10 none is, 11 some are not, 14 there is nothing to check.
     """
-    store, job_ids, expected = _films_of(target, output)
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
-        films = list(pool.map(lambda job_id: _checked(store, job_id, expected.get(job_id), decode), job_ids))
+    alone = _alone(target)
+    if alone is not None:
+        films, place = [alone], ""
+    else:
+        store, job_ids, expected = _films_of(target, output)
+        place = store.root_uri
+        with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+            films = list(pool.map(lambda job_id: _checked(store, job_id, expected.get(job_id), decode), job_ids))
     wrong = [film for film in films if film.problems]
     if as_json:
-        document = {"output": store.root_uri, "num_films": len(films), "num_wrong": len(wrong), "decoded": decode}
+        document = {"output": place, "num_films": len(films), "num_wrong": len(wrong), "decoded": decode}
         print_json({**document, "ok": not wrong, "films": [asdict(film) for film in films]})
     else:
         for film in wrong:
             say("\n".join(f"{film.job_id}: {problem}" for problem in film.problems))
+        if len(films) == 1:
+            say("\n".join(line for file in films[0].files for line in file.lines))
         good = len(films) - len(wrong)
-        say(f"{good:,} of {plural(len(films), 'film')} {'is' if good == 1 else 'are'} as job.json says")
+        if alone is None:
+            say(f"{good:,} of {plural(len(films), 'film')} {'is' if good == 1 else 'are'} as job.json says")
     if wrong:
         raise typer.Exit(SOME_FAILED if len(wrong) < len(films) else ALL_FAILED)
+
+
+def _alone(target: str | None) -> CheckedFilm | None:
+    """A file of this machine without a `job.json` beside it, where it says something of itself."""
+    from render_farm.storage.layout import JOB
+
+    path = Path(target or "")
+    if not path.is_file() or path.with_name(JOB).exists():
+        return None
+    file = _marked(path.name, path, {})
+    if file.marker is None and file.signed_by is None and not file.problems:
+        raise NotFoundError(f"{path} has no marker, no signature and no {JOB}, so nothing says what it should be")
+    return CheckedFilm(
+        job_id=(file.marker or {}).get("job_id", ""), uri=str(path), problems=file.problems, files=(file,)
+    )
 
 
 def _films_of(target: str | None, output: str | None) -> tuple[Store, list[str], dict[str, str]]:
@@ -130,17 +178,49 @@ def _done_in(store: Store) -> list[str]:
 
 def _checked(store: Store, job_id: str, sha256: str | None, decode: bool) -> CheckedFilm:
     from render_farm.storage.done import read_done, verify_done
-    from render_farm.storage.layout import VIDEO, JobKeys
+    from render_farm.storage.layout import POSTER, VIDEO, JobKeys
 
     done = read_done(store, job_id) or {}
+    files = []
 
     def look_at(name: str, path: Path) -> str:
-        return _decoded(path, done.get("num_frames")) if decode and name == VIDEO else ""
+        if name not in (VIDEO, POSTER):
+            return ""
+        files.append(_marked(name, path, done))
+        decoded = _decoded(path, done.get("num_frames")) if decode and name == VIDEO else ""
+        return "; ".join(filter(None, [*files[-1].problems, decoded]))
 
     problems = list(verify_done(store, job_id, look_at=look_at))
     if sha256 and done and done["sha256"] != sha256:
         problems.append(f"it is another film than this run made: run {done.get('run_id') or '?'} replaced it")
-    return CheckedFilm(job_id=job_id, uri=store.uri(JobKeys(job_id=job_id).video), problems=tuple(problems))
+    return CheckedFilm(
+        job_id=job_id, uri=store.uri(JobKeys(job_id=job_id).video), problems=tuple(problems), files=tuple(files)
+    )
+
+
+def _marked(name: str, path: Path, done: dict[str, Any]) -> MarkedFile:
+    """What the file says, compared with `done`, its `job.json`. Films of earlier versions say nothing."""
+    from render_farm.media.provenance import read_marker
+    from render_farm.media.signing import read_signature
+
+    expected = done.get("provenance") or {}
+    marker, problems = read_marker(path), []
+    if expected.get("marked") and (marker is None or marker.job_id != done["job_id"]):
+        problems.append("its marker is missing, or another job's")
+    signed_by = None
+    try:
+        signature = read_signature(path)
+        if signature is not None:
+            signed_by = signature.signer
+            problems += [f"its signature does not hold: {problem}" for problem in signature.problems]
+        elif expected.get("signed_by"):
+            problems.append(f"the signature of {expected['signed_by']} is missing")
+    except ModuleNotFoundError as error:
+        if expected.get("signed_by"):
+            hint(f"{name}: its signature is not checked ({install_advice(error.name)})")
+    return MarkedFile(
+        name=name, marker=asdict(marker) if marker else None, signed_by=signed_by, problems=tuple(problems)
+    )
 
 
 def _decoded(path: Path, num_frames: int | None) -> str:

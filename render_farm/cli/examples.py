@@ -27,6 +27,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "pause": ("render-farm pause my-jobs-0a1b2c3d -o films",),
     "resume": ("render-farm resume my-jobs-0a1b2c3d -o films",),
     "cancel": ("render-farm cancel my-jobs-0a1b2c3d red-circle -o films --yes",),
+    "pick": ("render-farm pick drafts-0a1b2c3d shot-2 shot-5 -o chosen.parquet --output films",),
     "retry": ("render-farm retry my-jobs-0a1b2c3d --failed -o films",),
     "priority": ("render-farm priority my-jobs-0a1b2c3d red-circle 90 -o films",),
     "hosts list": ("render-farm hosts list my-jobs-0a1b2c3d -o films",),

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from render_farm import __version__
-from render_farm.cli import bench, check, config, control, gc, manifest, models, preview, report, runs, simulate, verify
+from render_farm.cli import (
+    bench,
+    check,
+    config,
+    control,
+    gc,
+    manifest,
+    models,
+    pick,
+    preview,
+    report,
+    runs,
+    simulate,
+    verify,
+)
 from render_farm.cli.doctor import doctor
 from render_farm.cli.plan import plan
 from render_farm.cli.program import MOST_COLUMNS, FarmCommand, FarmGroup, run_app
@@ -61,6 +75,7 @@ def _add(section: str, **verbs: object) -> None:
 
 
 _add(_RENDER, render=render.render, submit=submit.submit, continue_=continue_run.continue_run)
+_add(_RENDER, pick=pick.pick)
 _add(_RENDER, nightly=nightly.nightly, demo=demo.demo)
 _add(_LOOK, runs=runs.runs, status=status.status, watch=status.watch, logs=status.logs)
 _add(_LOOK, explain=control.explain, preview=preview.preview, report=report.report)

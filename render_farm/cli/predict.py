@@ -11,7 +11,7 @@ from render_farm.memory_mode import MemoryMode
 from render_farm.models import FULL, PRESETS, Preset
 from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.decoding import decoding_work
-from render_farm.planning.memory import estimate_memory
+from render_farm.planning.memory import estimate_memory, usable_bytes
 from render_farm.planning.memory_modes import device_bytes
 from render_farm.planning.model_sizes import sizes_of_preset
 from render_farm.planning.roofline import GPUS, Gpu, predicted_step, segment_work, variants
@@ -31,7 +31,7 @@ def predict(gpu_name: str, shape: str, mode: str, steps: int | None) -> dict[str
     gpu, preset = _gpu(gpu_name), _preset(shape)
     job = RenderJob(job_id="predict", prompt="any", num_inference_steps=steps, **_columns(preset, mode))
     plan, sizes = plan_film(job, spec_of_preset(preset.name)), sizes_of_preset(preset)
-    keeps = estimate_memory(plan, sizes).full_bytes <= gpu.memory_bytes
+    keeps = estimate_memory(plan, sizes).full_bytes <= usable_bytes(gpu.memory_bytes)
     rows: list[dict[str, Any]] = []
     for name, (that_gpu, group) in variants(plan, sizes, gpu).items():
         work = segment_work(plan, 0, sizes, group, with_cache=keeps)

@@ -46,6 +46,8 @@ _PAGES = {
     "engine": "speed.md#settings",
     "group": "several-gpus.md",
     "scheduling": "nightly.md#who-goes-first",
+    "provenance": "provenance.md",
+    "hooks": "hooks.md",
     "notify": "notifications.md",
 }
 """The pages of the guide that tell more."""

@@ -34,11 +34,15 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
     return resolved
 
 
-def vae_precision(device: torch.device) -> str:
-    """What the VAE's convolutions multiply in: `tf32` (10 bits of mantissa) or `float32`; their sums are float32.
+def set_precision() -> None:
+    """Choose what float32 is multiplied in on CUDA, whatever the environment or other libraries say: TF32 in
+    convolutions, for its speed, and float32 in matrix products, of which only small ones are float32."""
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
 
-    On CUDA it is TF32, as torch and diffusers have it: it is chosen for its speed.
-    """
+
+def vae_precision(device: torch.device) -> str:
+    """What the VAE's convolutions multiply in: `tf32` (10 bits of mantissa) or `float32`; their sums are float32."""
     return "tf32" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
 
 

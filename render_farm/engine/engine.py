@@ -37,6 +37,7 @@ from render_farm.engine.device import (
     device_errors,
     resolve_device,
     resolve_dtype,
+    set_precision,
     total_bytes,
     vae_precision,
 )
@@ -71,6 +72,7 @@ from render_farm.media.limits import InputLimits, InputSettings
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, with_inputs_read, with_loras_read
 from render_farm.planning.groups import GroupShape, group_of
+from render_farm.planning.memory import usable_bytes
 from render_farm.planning.memory_modes import device_bytes
 
 T = TypeVar("T")
@@ -141,6 +143,7 @@ class Engine:
         limits: InputLimits | None = None,
     ) -> None:
         """`self_attention` and `cross_attention` replace what `options` choose (see `attention`)."""
+        set_precision()
         self.options = options or EngineOptions()
         spec = replace(checkpoint.spec, approximation=self.options.approximation)
         self.checkpoint = replace(checkpoint, spec=spec)
@@ -431,7 +434,7 @@ class Engine:
             sizes = read_sizes(self.checkpoint.folder)
         except ModelError:
             return True
-        return device_bytes(plan, sizes, mode) <= total_bytes(self.device)
+        return device_bytes(plan, sizes, mode) <= usable_bytes(total_bytes(self.device))
 
     def decoder(self, plan: FilmPlan, frame_decoder: FrameDecoder | None = None) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.

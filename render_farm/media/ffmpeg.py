@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import signal
 import subprocess
 import threading
 import weakref
 from collections import deque
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
-from render_farm.errors import MediaError, RenderFarmError, StorageFullError
+from render_farm.errors import MediaError, RenderFarmError, StorageError, StorageFullError
 from render_farm.extras import install_advice
 
 _FULL = ("no space left on device", "disk quota exceeded", "file too large")
+
+
+def is_full(said: str) -> bool:
+    """Whether the message of a program says that a disk is full."""
+    return any(sign in said.lower() for sign in _FULL)
+
+
+def write_failure(path: Path, error: OSError) -> StorageError:
+    """The error for a file that this process could not write."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (StorageFullError if full else StorageError)(f"cannot write {path}: {error}")
 
 
 class Ffmpeg:
@@ -86,7 +99,7 @@ class Ffmpeg:
     def failure(self, doing: str, status: int) -> RenderFarmError:
         """The error for an exit `status` other than 0: StorageFullError when the disk is full, else MediaError."""
         said = "; ".join(self._said)
-        full = any(sign in said.lower() for sign in _FULL) or status == -signal.SIGXFSZ
+        full = is_full(said) or status == -signal.SIGXFSZ
         ended = f"ffmpeg was ended by {signal.Signals(-status).name}" if status < 0 else f"ffmpeg ended with {status}"
         message = f"cannot {doing}: {ended}: {said or 'it said nothing'}"
         if full:

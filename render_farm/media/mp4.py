@@ -14,7 +14,8 @@ from types import TracebackType
 import numpy as np
 
 from render_farm.errors import InputError
-from render_farm.media.ffmpeg import Ffmpeg
+from render_farm.media.ffmpeg import Ffmpeg, write_failure
+from render_farm.media.provenance import xmp_box
 
 _FINISH_TIMEOUT_S = 600.0
 # x264's output depends on its number of threads, and its default on the machine's: fixed, so that the same frames
@@ -57,7 +58,10 @@ class Mp4Writer:
         height: int,
         fps: float | Fraction,
         quality: float = 8.0,
+        *,
+        xmp: bytes = b"",
     ) -> None:
+        """`xmp` is the packet that the file carries (`provenance.xmp_packet`); none by default."""
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise ValueError(f"{width}x{height}: H.264 needs an even width and height")
         if not 0 <= quality <= 10:
@@ -67,6 +71,7 @@ class Mp4Writer:
             raise ValueError(f"fps {fps}: a positive number is needed")
         self.path = Path(path)
         self.num_frames = 0
+        self._xmp = xmp
         self._shape = (height, width, 3)
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +105,11 @@ class Mp4Writer:
             status = ffmpeg.finish(_FINISH_TIMEOUT_S)
             if status != 0:
                 raise ffmpeg.failure(f"write {self.path}", status)
+            with open(self._part, "ab") as file:
+                file.write(xmp_box(self._xmp))
             self._part.replace(self.path)
+        except OSError as error:
+            raise write_failure(self.path, error) from error
         finally:
             self.abort()
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from render_farm.errors import StorageError, StorageFullError
+from render_farm.media.ffmpeg import write_failure
 from render_farm.media.mp4 import probe_mp4, read_frames
 
 
-def write_poster(frame: np.ndarray, path: str | os.PathLike[str], *, quality: int = 90) -> None:
-    """Write one frame as a JPEG, whole or not at all. StorageFullError or StorageError when it cannot be written."""
-    _save(Image.fromarray(_checked(frame), "RGB"), Path(path), "JPEG", quality=quality, optimize=True)
+def write_poster(frame: np.ndarray, path: str | os.PathLike[str], *, quality: int = 90, xmp: bytes = b"") -> None:
+    """Write one frame as a JPEG that carries the packet `xmp` (`provenance.xmp_packet`), whole or not at all.
+    StorageFullError or StorageError when it cannot be written."""
+    _save(Image.fromarray(_checked(frame), "RGB"), Path(path), "JPEG", quality=quality, optimize=True, xmp=xmp)
 
 
 def evenly_spaced_frames(video: str | os.PathLike[str], num_frames: int) -> list[np.ndarray]:
@@ -91,8 +92,7 @@ def _save(image: Image.Image, path: Path, kind: str, **options: object) -> None:
         image.save(part, kind, **options)
         part.replace(path)
     except OSError as error:
-        full = error.errno in (28, 122, 27)  # ENOSPC, EDQUOT, EFBIG
-        raise (StorageFullError if full else StorageError)(f"cannot write {path}: {error}") from error
+        raise write_failure(path, error) from error
     finally:
         with suppress(OSError):
             part.unlink()

@@ -25,6 +25,7 @@ from render_farm.errors import MediaError
 from render_farm.media.ffmpeg import Ffmpeg
 from render_farm.media.mp4 import BT709
 from render_farm.media.poster import sheet_of
+from render_farm.media.provenance import xmp_box
 
 SHEET_FRAMES = 9
 _LONGEST_SIDE = 480
@@ -54,8 +55,11 @@ def small_frame(frame: np.ndarray) -> np.ndarray:
     return small[: small.shape[0] // 2 * 2, : small.shape[1] // 2 * 2]
 
 
-def encode_part(frames: Sequence[np.ndarray], *, fps: float | Fraction, first_frame: int, number: int) -> PreviewPart:
-    """Encode frames of one size that begin at frame `first_frame` of the film, as its part `number` (from 0).
+def encode_part(
+    frames: Sequence[np.ndarray], *, fps: float | Fraction, first_frame: int, number: int, xmp: bytes = b""
+) -> PreviewPart:
+    """Encode frames of one size that begin at frame `first_frame` of the film, as its part `number` (from 0). The
+    initialisation section carries the packet `xmp` (`provenance.xmp_packet`).
 
     Runs at low priority. MediaError when ffmpeg fails, StorageFullError when the disk is full.
     """
@@ -83,7 +87,7 @@ def encode_part(frames: Sequence[np.ndarray], *, fps: float | Fraction, first_fr
         alarm.cancel()
         ffmpeg.kill()
     boxes = _boxes(data)
-    init = b"".join(box for kind, box in boxes if kind in (b"ftyp", b"moov"))
+    init = b"".join(box for kind, box in boxes if kind in (b"ftyp", b"moov")) + xmp_box(xmp)
     media = b"".join(
         _moved(box, by_ticks=first_frame * ticks_a_frame, by_fragments=number << 16) if kind == b"moof" else box
         for kind, box in boxes
@@ -112,11 +116,12 @@ def read_playlist(text: str) -> list[tuple[str, float]]:
     return [(name, float(seconds)) for seconds, name in _ENTRY.findall(text)]
 
 
-def contact_sheet(frames: Sequence[np.ndarray]) -> bytes:
-    """Nine frames of `frames` at even distances (all of them when there are no more), three a row, as a JPEG."""
+def contact_sheet(frames: Sequence[np.ndarray], *, xmp: bytes = b"") -> bytes:
+    """Nine frames of `frames` at even distances (all of them when there are no more), three a row, as a JPEG that
+    carries the packet `xmp`."""
     wanted = np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int)
     data = io.BytesIO()
-    sheet_of([frames[index] for index in wanted], num_columns=3).save(data, "JPEG", quality=85)
+    sheet_of([frames[index] for index in wanted], num_columns=3).save(data, "JPEG", quality=85, xmp=xmp)
     return data.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 xfuser numbers ranks with Ulysses fastest: rank = (cfg_rank * ring + ring_rank) * ulysses + ulysses_rank.
 One process is in one group at a time; it may form another, of other degrees, after it has dissolved the one before.
+A group may be kept between segments: forming it, and NCCL's first exchanges, take seconds on a GPU.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -45,19 +46,53 @@ class Seat:
 class ProcessGroups:
     """The groups of a seat, formed on construction. Use it as a context, or call `dissolve`."""
 
+    _kept: ClassVar[ProcessGroups | None] = None
+    """The group that this process has left open for its next meeting."""
+
+    @classmethod
+    def again(cls, seat: Seat, meeting: int, *, timeout_s: float) -> ProcessGroups | None:
+        """The group of `seat` that this process has kept, if it has, once all ranks are at its meeting `meeting`.
+
+        `timeout_s` bounds that, and every exchange. Raises `GroupError` when a rank does not come in time.
+        """
+        groups = cls._kept
+        if groups is None or groups.seat != seat:
+            return None
+        cls._kept = None
+        within = timedelta(seconds=timeout_s)
+        try:
+            assert groups._store is not None
+            _wait_for_all(groups._store, seat, within, meeting)
+            _set_timeouts(within)
+        except (RuntimeError, ValueError, OSError) as error:
+            groups._leave(aborts=True)
+            raise GroupError(groups._message("could not meet again", error)) from error
+        return groups
+
+    @classmethod
+    def leave_kept(cls, *, unless: Seat | None = None) -> None:
+        """Leave the group that was kept, if it is not that of `unless`. The other ranks are not waited for."""
+        groups = cls._kept
+        if groups is not None and groups.seat != unless:
+            cls._kept = None
+            groups._leave(aborts=True)
+
     def __init__(self, seat: Seat, *, device: torch.device, timeout_s: float) -> None:
         """Every rank calls this; returns when all have. `timeout_s` bounds that, and every exchange.
 
         Raises `GroupError` when a rank does not come in time (`BrokenGroupError` when it is lost after it came),
         `UsageError` when this process is in a group already.
         """
+        self.leave_kept()
         if dist.is_initialized():
             raise UsageError("this process is in a group already", advice="dissolve that one first")
         self.seat = seat
         self._device = device
         self._open = True
+        self._is_kept = False
+        self._store: TCPStore | None = None
         try:
-            store = _meet(seat, timedelta(seconds=timeout_s))
+            store = self._store = _meet(seat, timedelta(seconds=timeout_s))
         except (RuntimeError, ValueError, OSError) as error:  # torch's DistError is a RuntimeError
             raise GroupError(self._message("could not join", error)) from error
         try:
@@ -70,6 +105,10 @@ class ProcessGroups:
     def world(self) -> Any:
         """xfuser's group of all ranks."""
         return xfuser().state.get_world_group()
+
+    def keep(self) -> None:
+        """Do not dissolve when the context ends without an error. See `again`."""
+        self._is_kept = True
 
     def dissolve(self) -> None:
         """Leave the group and free all it holds: groups, threads, sockets. Safe to call twice, and after a failure."""
@@ -88,6 +127,7 @@ class ProcessGroups:
     def _leave(self, *, aborts: bool) -> None:
         if self._open:
             self._open = False
+            self._store = None
             _dissolve(aborts=aborts)
 
     def __enter__(self) -> ProcessGroups:
@@ -95,6 +135,9 @@ class ProcessGroups:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Dissolve; an exchange that failed is raised as `GroupError`, whichever library it failed in."""
+        if self._is_kept and error is None:
+            ProcessGroups._kept = self
+            return
         self._leave(aborts=error is not None)
         if isinstance(error, RuntimeError) and _is_of_an_exchange(error):
             raise self._failed("lost an exchange", error) from error
@@ -122,9 +165,14 @@ def _meet(seat: Seat, within: timedelta) -> TCPStore:
     store = TCPStore(
         where.host, where.port, seat.shape.size, is_master=False, timeout=connecting, wait_for_workers=False
     )
-    store.set(f"{where.name}/here/{seat.rank}", "")
-    store.wait([f"{where.name}/here/{rank}" for rank in range(seat.shape.size)], within)
+    _wait_for_all(store, seat, within, 0)
     return store
+
+
+def _wait_for_all(store: TCPStore, seat: Seat, within: timedelta, meeting: int) -> None:
+    here = f"{seat.rendezvous.name}/here/{meeting}"
+    store.set(f"{here}/{seat.rank}", "")
+    store.wait([f"{here}/{rank}" for rank in range(seat.shape.size)], within)
 
 
 def _form(seat: Seat, store: TCPStore, device: torch.device, timeout: timedelta) -> None:

@@ -58,6 +58,13 @@ class FilmPlan:
         return len(self.windows)
 
     @property
+    def draft_note(self) -> str:
+        """What a draft is, in words. Empty for a film."""
+        if not self.job.first_segments:
+            return ""
+        return f"a draft: {self.num_segments} of the film's {len(windows_of(self.job, self.spec))} segments"
+
+    @property
     def segment_keys(self) -> tuple[str, ...]:
         """What each segment is stored under. Computed each time."""
         return tuple(segment_keys(self.job, self.spec, self.windows))
@@ -68,8 +75,15 @@ class FilmPlan:
 
     def starts_scene(self, segment: int) -> bool:
         """Whether the picture is meant to change where a segment begins: at a cut, and with a new prompt or seed."""
-        new_noise = self.windows[segment].stream_start == segment
-        return segment > 0 and (new_noise or self.job.prompt_of(segment) != self.job.prompt_of(segment - 1))
+        is_new = self.windows[segment].stream_start == segment
+        return segment > 0 and (is_new or self.job.prompt_of(segment) != self.job.prompt_of(segment - 1))
+
+    @property
+    def beginnings(self) -> tuple[tuple[str, int], ...]:
+        """Prompt and seed with which its takes start. Films that have none in common share no segment."""
+        starts = [window.index for window in self.windows if window.starts_take] if self.job.shots else [0]
+        jobs = [segment_job(self.job, start) for start in starts]
+        return tuple((job.prompts[0], job.seed) for job in jobs)
 
     @property
     def num_latent_frames(self) -> int:
@@ -163,13 +177,16 @@ def plan_film(
     *,
     input_digests: Mapping[str, str] | None = None,
     length_of: LengthOf = estimated_length,
+    first_segments: int = 0,
 ) -> FilmPlan:
     """Plan `job` for a checkpoint. Raises `InvalidJobError`, which lists every reason, when it cannot be rendered.
 
     `input_digests` (column to sha256 in hex of the input's bytes) make the render key follow the inputs' content; see
-    `with_inputs_read` for a plan that was made before they were read.
+    `with_inputs_read` for a plan that was made before they were read. `first_segments` plans a draft of so many
+    segments.
     """
     resolved = with_input_digests(resolve_job(job, spec), input_digests or {})
+    resolved = replace(resolved, first_segments=first_segments)
     problems = check(resolved, spec)
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
@@ -177,7 +194,7 @@ def plan_film(
     plan = FilmPlan(
         job=resolved,
         spec=spec,
-        windows=windows,
+        windows=windows[: first_segments or None],
         warnings=tuple(_warnings(job, resolved, windows, spec)),
         render_key=render_key(resolved, spec),
     )

@@ -23,7 +23,10 @@ from render_farm.planning.vae_memory import decoding_memory, encoding_memory
 FLOAT32_BYTES = 4
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 RUNTIME_BYTES = 3 << 29
-"""The device's runtime, libraries' workspaces and fragmentation: an allowance, not a measurement."""
+"""The device's runtime and libraries' workspaces: an allowance, not a measurement."""
+_USABLE_SHARE = 0.94
+"""Of a device's memory. The rest is for fragmentation, and for workspaces that are larger than allowed for: cuDNN's of
+a float32 convolution take 1 to 4 GB, and NCCL's buffers 0.3 to 0.5 GB per communicator."""
 FILMS_AT_ONCE = 3
 """The number of decoders that a worker of the farm may hold: of the film it renders, and of those it finishes at the
 same time. One of them is on the device, the others' features are in the host's memory."""
@@ -31,6 +34,11 @@ _TEXT_TOKENS = 512
 _IMAGE_TOKENS = 257
 _LATENT_COPIES = 8
 """Float32 tensors of the window's latents: the sampler's history, predictions, inputs."""
+
+
+def usable_bytes(total_bytes: int) -> int:
+    """What estimates may take of a device that has so much."""
+    return int(_USABLE_SHARE * total_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +154,9 @@ def pass_bytes(
     streams = 2 * num_branches * element_bytes
     attention_states = 5 * element_bytes  # normed, query, key, value, output
     gated_sum = streams + attention_states + copies + FLOAT32_BYTES
-    # In the feed-forward each branch also has its self-attention's output, and the last its cross-attention's and what
-    # that was made of: a compiled region holds its arguments until it returns.
-    feed_forward = streams + num_branches * element_bytes + 3 * element_bytes
+    # The feed-forward also has the outputs of self-attention, of cross-attention and of both together, and the normed
+    # states: a compiled region holds its arguments until it returns.
+    feed_forward = streams + 4 * element_bytes
     wide = 2 * element_bytes * sizes.ffn_dim / sizes.dim
     attending = streams + attention_states
     joined = 0

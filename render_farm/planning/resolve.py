@@ -78,6 +78,8 @@ class ResolvedJob:
     """The same for the files of `loras`, in their order; empty while they are not read."""
     shots: tuple[ResolvedShot, ...] = ()
     """Empty for a film that a prompt list describes. Else `prompts` has one prompt for each shot."""
+    first_segments: int = 0
+    """Of a draft: how many of the film's segments are rendered. 0: all of them."""
 
     @property
     def guided(self) -> bool:
@@ -267,7 +269,11 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
     skipped = {"job_id", "model"} | {name for name, column in known.items() if not column.touches_pixels}
     if job.causal_block_size == 1 or job.block_attention == CAUSAL:
         skipped.add("block_attention")  # so that films from before it was a column keep their keys
-    skipped |= {name for name in ("input_digests", "lora_digests", "step_list", "shots") if not getattr(job, name)}
+    skipped |= {
+        name
+        for name in ("input_digests", "lora_digests", "step_list", "shots", "first_segments")
+        if not getattr(job, name)
+    }
     read = dict(job.input_digests)
     shots = (replace(shot, image=None) if image_name(n) in read else shot for n, shot in enumerate(job.shots))
     job = replace(job, shots=tuple(shots))

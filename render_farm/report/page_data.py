@@ -60,6 +60,7 @@ def page_data(
             "started": timeline.start_s or None,
             "written": now_s,
             "over": is_over,
+            "draft": bool(_continued(folder).get("first_segments")),
             "state": _state(totals["states"], is_over),
             "now": None if is_over else _now(folder, now_s),
         },
@@ -76,6 +77,11 @@ def page_data(
         "rejected": _rejected(folder, jobs),
         "changes": _changes(folder, jobs, totals, previous),
     }
+
+
+def _continued(folder: RunFolder) -> dict[str, Any]:
+    kept = folder.document.get("continue_with")
+    return kept if isinstance(kept, dict) else {}
 
 
 def _now(folder: RunFolder, now_s: float) -> dict[str, Any] | None:
@@ -108,7 +114,7 @@ def _jobs(folder: RunFolder) -> dict[str, list[Any]]:
         values = {
             "id": name,
             "state": result.get("state", "waiting"),
-            "prompt": _cut(_prompt(row.get("prompt"))),
+            "prompt": _cut(_prompt(row.get("prompt") or _prompts_of_shots(row.get("shots")))),
             "seed": _seed(name, row, result),
             "video": round(frames / fps, 2) if isinstance(frames, int) and fps else None,
             "size": f"{known['width']}x{known['height']}" if "width" in known else _size(row),
@@ -184,6 +190,10 @@ def _cut(text: str) -> str:
 
 def _prompt(value: Any) -> str:
     return " | ".join(map(str, value)) if isinstance(value, list | tuple) else str(value or "")
+
+
+def _prompts_of_shots(shots: Any) -> list[Any]:
+    return [shot.get("prompt") for shot in shots if isinstance(shot, dict)] if isinstance(shots, list) else []
 
 
 def _seed(name: str, row: dict[str, Any], result: dict[str, Any]) -> Any:

@@ -42,6 +42,7 @@ _DOCUMENT_TEXTS = ("run_id", "manifest", "output", "device", "ray_dashboard", "s
 _SHOWN_COLUMNS = (
     "job_id",
     "prompt",
+    "shots",
     "model",
     "seed",
     "fps",

@@ -48,6 +48,8 @@ class QueuedFilm:
     """What each of its segments should take in a group of `group_size`, by arithmetic; (): not known."""
     cost_class: tuple[str, ...] = ()
     """What `costs.CostModel` learns by, coarse to fine."""
+    segment_keys: tuple[str, ...] = ()
+    """What each of its segments is stored under; (): no other film has any of them."""
     num_memory_modes: int = 1
     """Modes that can be tried, the first included, each of which needs less memory than the one before."""
 

@@ -66,6 +66,8 @@ class WorkInHand:
     """When it should be done."""
     charged_s: float
     """Worker-seconds that its share was charged for it."""
+    segment_key: str = ""
+    """Empty when no other film has the segment."""
 
     @property
     def size(self) -> int:

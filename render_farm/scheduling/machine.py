@@ -25,6 +25,7 @@ from render_farm.scheduling.reasons import why_waiting
 from render_farm.scheduling.rendering import Rendering
 from render_farm.scheduling.requests import Requests
 from render_farm.scheduling.retry import RetryPolicy
+from render_farm.scheduling.shared_segments import SharedSegments
 from render_farm.scheduling.states import State
 from render_farm.scheduling.worker_index import WorkerIndex
 
@@ -48,7 +49,8 @@ class FarmMachine:
         self.hosts = self._worker_index.hosts
         self._lifecycle = FilmLifecycle(self._state, self._dispatcher, scheduling.aging_s)
         self._requests = Requests(self._state, self._dispatcher, self._lifecycle, scheduling.aging_s)
-        self._rendering = Rendering(self._state, self._dispatcher, self._worker_index)
+        self._shared = SharedSegments(self._state)
+        self._rendering = Rendering(self._state, self._dispatcher, self._worker_index, self._shared, self._lifecycle)
         self._failures = Failures(self._state, self._lifecycle, self._rendering, self._worker_index, policy)
 
     # --- questions ---
@@ -125,6 +127,13 @@ class FarmMachine:
         try_s = self._failures.try_of(key)
         if try_s is not None and try_s > now:
             return f"its last try failed; it is tried again in {try_s - now:.0f} s"
+        renderer = self._state.films.get(self._shared.renderer_of(key) or key, film)
+        if renderer is not film:
+            of_run = f" of run {renderer.spec.run_id}" if renderer.spec.run_id != film.spec.run_id else ""
+            return (
+                f"its segment {film.segments_done + 1} is also segment {renderer.segments_done + 1} of "
+                f"{renderer.spec.job_id}{of_run}, which is being rendered; it continues from there"
+            )
         if key not in self._queue:
             return "its prompts are not encoded yet"
         return why_waiting(key, now, state=self._state, dispatcher=self._dispatcher, hosts=self.hosts)
@@ -191,6 +200,10 @@ class FarmMachine:
 
     def _dispatch(self, now: float, actions: list[Action]) -> None:
         while (choice := self._dispatcher.next_choice(now)) is not None:
+            if self._shared.renderer_of(choice.film) is not None:
+                self._queue.discard(choice.film)
+                self._shared.wait(choice.film)
+                continue
             self._queue.take(choice.film)
             self._hand_out(choice.workers, choice.film, now, actions)
         if len(self._queue) and len(self._idle_workers) and self._worker_index.is_idle:
@@ -253,14 +266,17 @@ class FarmMachine:
         if film.is_rendered:
             self._hand_out((event.worker,), event.film, now, actions)
             return
-        may_continue = not self._state.runs[film.spec.run_id].holds(event.film) and not self.hosts.is_quarantined(
-            worker.host
+        is_free = self._shared.renderer_of(event.film) is None
+        may_continue = (
+            is_free
+            and not self._state.runs[film.spec.run_id].holds(event.film)
+            and not self.hosts.is_quarantined(worker.host)
         )
         workers = self._dispatcher.next_workers(event.film, event.worker, now) if may_continue else None
         if workers is None:
             film.worker = None
             self._state.move(event.film, State.WAITING)
-            self._lifecycle.enqueue(event.film)
+            self._lifecycle.enqueue(event.film)  # `_dispatch` sees whether another film renders its next segment
             return
         self._hand_out(workers, event.film, now, actions)
 

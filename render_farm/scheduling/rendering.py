@@ -5,13 +5,24 @@ from __future__ import annotations
 from render_farm.scheduling.dispatch import Dispatcher
 from render_farm.scheduling.events import JobKey
 from render_farm.scheduling.farm_state import FarmState, WorkInHand
+from render_farm.scheduling.film_lifecycle import FilmLifecycle
+from render_farm.scheduling.shared_segments import SharedSegments
 from render_farm.scheduling.worker_index import WorkerIndex
 
 
 class Rendering:
     """See the module. A share is charged the expected time at the start, and the difference at the end."""
 
-    def __init__(self, state: FarmState, dispatcher: Dispatcher, worker_index: WorkerIndex) -> None:
+    def __init__(
+        self,
+        state: FarmState,
+        dispatcher: Dispatcher,
+        worker_index: WorkerIndex,
+        shared: SharedSegments,
+        lifecycle: FilmLifecycle,
+    ) -> None:
+        self._shared = shared
+        self._lifecycle = lifecycle
         self._state = state
         self._dispatcher = dispatcher
         self._worker_index = worker_index
@@ -27,6 +38,7 @@ class Rendering:
             begun_s=now,
             ends_s=now + segment_s,
             charged_s=segment_s * size,
+            segment_key=self._shared.start(key),
         )
         self._dispatcher.shares.charge(spec.share, work.charged_s)
         self._dispatcher.quotas.took(spec.run_id, spec.share, size)
@@ -42,9 +54,11 @@ class Rendering:
         self.settle(self._worker_index.end(worker, staying), now)
 
     def settle(self, work: WorkInHand, now: float) -> None:
-        """Charge the share of a segment that is over what it really used."""
+        """Charge the share of a segment that is over what it really used. Films that waited for it come back."""
         spec = work.spec
         self._dispatcher.shares.charge(spec.share, (now - work.begun_s) * work.size - work.charged_s)
         self._dispatcher.quotas.took(spec.run_id, spec.share, -work.size)
         self._state.num_wanted -= spec.group_size
         self._state.num_rendering -= 1
+        for waiting in self._shared.end(work.film, work.segment_key):
+            self._lifecycle.enqueue(waiting)

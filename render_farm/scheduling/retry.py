@@ -70,6 +70,14 @@ POLICY: tuple[Rule, ...] = (
         attempts=2,
         blames_host=False,  # most often it is the film's: its LoRAs, or its model
     ),
+    Rule(
+        fault=Fault.WORKER,
+        errors=("HookError",),
+        then=Then.ELSEWHERE,
+        counted=True,
+        delayed=True,
+        blames_host=False,  # most often it is the hook's, on every machine
+    ),
     Rule(fault=Fault.WORKER, errors=(), then=Then.ELSEWHERE, counted=True, delayed=True),
     Rule(
         fault=Fault.CLUSTER,

@@ -10,7 +10,7 @@ from typing import Any
 from render_farm.errors import NotFoundError
 from render_farm.storage import checked_json
 from render_farm.storage.hashing import sha256_file
-from render_farm.storage.layout import FINAL_NAMES, JobKeys, publishing_folder
+from render_farm.storage.layout import JobKeys, is_final_name, publishing_folder
 from render_farm.storage.store import Store
 
 SCHEMA = "render_farm.job/1"
@@ -51,7 +51,7 @@ def is_whole(store: Store, done: dict[str, Any]) -> bool:
     passes.
     """
     keys = JobKeys(job_id=str(done["job_id"]))
-    if not has_sizes(done, store.sizes(f"{keys.folder}/{name}" for name in set(done["files"]) & set(FINAL_NAMES))):
+    if not has_sizes(done, store.sizes(keys.final(name) for name in filter(is_final_name, done["files"]))):
         return False
     return not store.list(publishing_folder(keys.job_id)) or not verify_done(store, keys.job_id)
 

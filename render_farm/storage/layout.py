@@ -1,6 +1,6 @@
 """Every object key of the output tree, in one place. Pure: no I/O, keys are relative to OUTPUT.
 
-    <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}      what a finished job leaves
+    <job_id>/{video.mp4, poster.jpg, job.json, latents.safetensors}     what a finished job leaves, and files of a hook
     <job_id>/rejected-<seed>.jpg      posters of films in which the checks found something
     _runs/<run_id>/{manifest.parquet, results.parquet, report.html, run.json, live.json}
                    {logs/, embeddings/, attention/, lease/, state/, control/}      while it runs, and for the next time
@@ -24,7 +24,7 @@ POSTER = "poster.jpg"
 JOB = "job.json"
 LATENTS = "latents.safetensors"
 FINAL_NAMES = (VIDEO, POSTER, LATENTS, JOB)
-"""Everything that publishing may put into a job's folder; `job.json` last, as it is written."""
+"""Everything of the farm's own that publishing may put into a job's folder; `job.json` last, as it is written."""
 
 PREVIEW_LIST = "preview.m3u8"
 PREVIEW_INIT = "init.mp4"
@@ -39,6 +39,9 @@ PUBLISHING = f"{WORK}/_publishing"
 SEGMENTS = f"{WORK}/_segments"
 COSTS = "_costs"
 
+_EXTRA = re.compile(r"(?!rejected-)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_ACTIVE = re.compile(r".*\.(?:[sx]?html?|svg|js|xml)", re.IGNORECASE)
+"""Browsers would run what such files say, with the rights of whoever serves the output."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RENDER_KEY = re.compile(r"[0-9a-f]{12}")
 _PREVIEW = re.compile(r"preview\.m3u8|init\.mp4|preview\.mp4|sheet\.jpg|[0-9]{4,}\.m4s")
@@ -56,6 +59,16 @@ def check_id(value: str, what: str = "job_id") -> str:
             "the first a letter or a digit"
         )
     return value
+
+
+def is_extra_name(name: str) -> bool:
+    """Whether a file that is published beside a film, and is none of the farm's own, can have this name."""
+    return bool(_EXTRA.fullmatch(name)) and not _ACTIVE.fullmatch(name) and name.lower() not in FINAL_NAMES
+
+
+def is_final_name(name: str) -> bool:
+    """Whether publishing may put a file of this name into a job's folder."""
+    return name in FINAL_NAMES or is_extra_name(name)
 
 
 def film_key(job_id: str, render_key: str) -> str:
@@ -165,7 +178,7 @@ class JobKeys:
         return f"{self.job_id}/{rejected_name(seed)}"
 
     def final(self, name: str) -> str:
-        if name not in FINAL_NAMES:
+        if not is_final_name(name):
             raise ValueError(f"{name!r} is not a final name; known: {', '.join(FINAL_NAMES)}")
         return f"{self.job_id}/{name}"
 
@@ -266,7 +279,7 @@ class FilmKeys:
         return f"{self.attempts}/{check_id(attempt, 'attempt')}"
 
     def attempt_file(self, attempt: str, name: str) -> str:
-        if name not in FINAL_NAMES:
+        if not is_final_name(name):
             raise ValueError(f"{name!r} is not a final name; known: {', '.join(FINAL_NAMES)}")
         return f"{self.attempt(attempt)}/{name}"
 

@@ -35,6 +35,7 @@ from render_farm.storage.layout import (
     FilmKeys,
     JobKeys,
     check_id,
+    is_final_name,
     publishing_folder,
     publishing_key,
     replaced_key,
@@ -117,7 +118,7 @@ def stage(
     """Upload an attempt's files to its own folder. Nothing of it is visible under a final name."""
     job_id, render_key = split_film_key(film)
     keys = FilmKeys(film=film)
-    unknown = sorted(set(files) - set(FINAL_NAMES) | ({JOB} & set(files)))
+    unknown = sorted(name for name in files if name == JOB or not is_final_name(name))
     if unknown or VIDEO not in files:
         raise ValueError(f"files must hold {VIDEO} and only final names besides job.json; wrong: {unknown}")
     staged: list[StagedFile] = []
@@ -187,7 +188,7 @@ def pending_commit(store: Store, film: str) -> Attempt | None:
 def _staged_file(content: dict[str, Any]) -> StagedFile:
     """ValueError, KeyError or TypeError for anything that `commit` did not write."""
     file = StagedFile(**content)
-    if file.name not in FINAL_NAMES or not isinstance(file.sha256, str) or not isinstance(file.num_bytes, int):
+    if not is_final_name(file.name) or not isinstance(file.sha256, str) or not isinstance(file.num_bytes, int):
         raise ValueError(f"it lists {content!r:.120}")
     return file
 
@@ -326,7 +327,8 @@ def _copy_to_final(store: Store, winner: Attempt, is_there: bool, done: dict[str
     if is_there:
         store.delete(final.job)  # from here until the copy of the new one, the job is not done
     names = [file.name for file in winner.files]
-    for stale in set(FINAL_NAMES) - set(names):
+    before = filter(is_final_name, done["files"] if done is not None else ())
+    for stale in {*FINAL_NAMES, *before} - set(names):
         store.delete(final.final(stale))
     for name in names:
         source = work.attempt_file(winner.attempt, name)

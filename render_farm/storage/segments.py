@@ -97,7 +97,7 @@ def own_seconds(segments: Iterable[Mapping[str, Any]], film: str) -> float:
 
 def seconds_of_job(job: Mapping[str, Any], film: str) -> float:
     """`own_seconds` of what `job.json` says, with those of the films of other seeds that were not published."""
-    rejected = sum(float(one.get("seconds", 0.0)) for one in list(job.get("seeds_tried", ()))[:-1])
+    rejected: float = sum(one.get("seconds", 0.0) for one in list(job.get("seeds_tried", ()))[:-1])
     return own_seconds(job.get("segments", ()), film) + rejected
 
 

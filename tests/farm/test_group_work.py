@@ -29,7 +29,7 @@ from render_farm.planning.groups import GroupShape, group_of
 from render_farm.storage.checkpoints import load_film
 from render_farm.storage.open import open_store
 from tests.helpers.film_tasks import film_task
-from tests.helpers.group_work import open_group, render_alone, stored, together, worker_of
+from tests.helpers.group_work import new_seat, open_group, render_alone, stored, together, worker_of
 from tests.helpers.ranks import RankFailed, RankPool, rank_pool
 
 
@@ -154,6 +154,44 @@ def test_a_stopped_group_stops_at_one_step_on_all_ranks(engine, pool, tmp_path: 
     led, helped = together(pool, task, 0, 0, 1, lead=stop_soon)
     assert "Cancelled" in str(led) and "stopped at step 1" in str(led)
     assert "GroupError" in str(helped) and "stopped at step 1" in str(helped)
+
+
+def count_formed() -> None:
+    formed, form = [], dist.init_process_group
+    dist.init_process_group = lambda *given, **named: (formed.append(1), form(*given, **named))  # type: ignore[assignment]
+    dist.num_formed = lambda: len(formed)  # type: ignore[attr-defined]
+
+
+def state_of_groups(rank: int) -> tuple[int, bool]:
+    """How often this process formed a group, and whether it is in one."""
+    return dist.num_formed(), dist.is_initialized()  # type: ignore[attr-defined]
+
+
+def test_a_group_is_formed_once_for_the_segments_of_a_film_and_left_when_its_workers_do_anything_else(
+    engine, pool, tmp_path: Path
+) -> None:
+    calm = film_task(engine, tmp_path / "calm", ulysses=2, height=64, width=64)
+    for segment in range(3):
+        together(pool, calm, segment, 0, 1)
+    task = film_task(engine, tmp_path / "kept", ulysses=2, height=64, width=64)
+    seat = new_seat(pool, task, 0)
+    assert isinstance(together(pool, task, 0, 0, 1, kept=seat, strike=count_formed)[0], tuple)
+    assert isinstance(together(pool, task, 1, 0, 1, kept=replace(seat, meeting=1))[0], tuple)
+    pool.send(1, state_of_groups, (1,))
+    assert pool.result(1) == (1, True)
+    led, helped = together(pool, task, 2, 0, 1, kept=replace(seat, meeting=2), strike=run_out_of_memory)
+    assert "GroupError" in str(led) and "OutOfMemoryError" in str(helped)
+    pool.send(1, state_of_groups, (1,))
+    assert pool.result(1) == (1, False)
+    led, helped = together(pool, task, 2, 0, 1, kept=replace(seat, meeting=3))
+    assert "failed before it started" in str(led) and "has left the group" in str(helped)
+    assert isinstance(together(pool, task, 2, 0, 1)[0], tuple)
+    assert np.array_equal(stored(task), stored(calm))
+    alone_again = film_task(engine, tmp_path / "alone", height=64, width=64)
+    pool.send(1, render_alone, (1, alone_again, 0))
+    pool.result(1)
+    pool.send(1, state_of_groups, (1,))
+    assert pool.result(1) == (2, False)
 
 
 def lead_alone(rank: int, task: FilmTask, seat: GroupSeat) -> None:

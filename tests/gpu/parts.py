@@ -187,18 +187,80 @@ def _latents(here: Machine, count: int) -> Tensor:
 
 
 def decoding(here: Machine) -> Found:
-    vae, films, found = _vae(here), {}, {}
-    for name in ("tf32", "float32"):
-        torch.backends.cudnn.allow_tf32 = name == "tf32"
+    """In float32, in TF32, and in what would be faster but gives other pixels."""
+    found: Found = {}
+    exact: Tensor | None = None
+    for name in ("float32", "tf32", "tf32 tuned", "tf32 channels last", "bfloat16"):
+        vae = _vae(here)
+        torch.backends.cudnn.allow_tf32 = name != "float32"
+        torch.backends.cudnn.benchmark = name == "tf32 tuned"
+        if name == "bfloat16":
+            vae = vae.bfloat16()
+        if name == "tf32 channels last":
+            for weight in (parameter for parameter in vae.parameters() if parameter.dim() == 5):
+                weight.data = weight.contiguous(memory_format=torch.channels_last_3d)
+        if here.is_gpu:
+            torch.cuda.reset_peak_memory_stats()
         decoder, seconds, frames = StreamingDecoder(vae), [], []
         for latent in _latents(here, 3).split(1, dim=2):
             started = time.perf_counter()
             frames += list(decoder.push(latent))
             seconds.append(time.perf_counter() - started)
-        films[name] = torch.stack([torch.from_numpy(frame).int() for frame in frames])
-        found[f"{name}_s_a_latent_frame"] = statistics.median(seconds[1:])
-    torch.backends.cudnn.allow_tf32 = True
-    return {**found, "levels_apart": int((films["tf32"] - films["float32"]).abs().max())}
+        film = torch.stack([torch.from_numpy(frame).int() for frame in frames])
+        exact = film if exact is None else exact
+        found[name] = {
+            "s_a_latent_frame": statistics.median(seconds[1:]),
+            "levels_apart": int((film - exact).abs().max()),
+            **({"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if here.is_gpu else {}),
+        }
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, False
+    return found
+
+
+def parking(here: Machine) -> Found:
+    """Two films in turns. The features of the one that waits are in the host's memory."""
+    vae, latents = _vae(here), _latents(here, 4).split(1, dim=2)
+    alone, turns = StreamingDecoder(vae), DecodingTurns(here.device)
+    taking_turns = [StreamingDecoder(vae, turns=turns) for _ in range(2)]
+    same, seconds = True, {"alone": [0.0], "in_turns": [0.0]}
+    for latent in latents:
+        started = time.perf_counter()
+        expected = list(alone.push(latent))
+        seconds["alone"].append(time.perf_counter() - started)
+        for decoder in taking_turns:
+            started = time.perf_counter()
+            frames = list(decoder.push(latent))
+            seconds["in_turns"].append(time.perf_counter() - started)
+            same &= all((one == other).all() for one, other in zip(frames, expected, strict=True))
+    found = {f"{name}_s_a_latent_frame": statistics.median(times[2:]) for name, times in seconds.items()}
+    return {**found, "same_frames": bool(same), **_pinned()}
+
+
+def _pinned() -> Found:
+    """Pinned host memory: what is in use, and what was taken for it."""
+    if not torch.cuda.is_available():
+        return {}
+    stats = torch.cuda.host_memory_stats()
+    names = {"pinned_gb": "active_bytes.current", "pinned_taken_gb": "allocated_bytes.current"}
+    return {name: stats.get(key, 0) / 1e9 for name, key in names.items()}
+
+
+def fp8(here: Machine) -> Found:
+    """Whether products of float8 with a scale per row are worth a memory mode that computes in it."""
+    if not here.is_gpu or torch.cuda.get_device_capability() < (9, 0):
+        return {"skipped": "Hopper or later"}
+    tokens, width, times = 51_000, 5120, 10
+    states, weight = (torch.randn(size, width, device=here.device) for size in (tokens, width))
+    given = [part.to(torch.float8_e4m3fn) for part in (states, weight)]
+    scales = [torch.ones((size, 1), device=here.device) for size in (tokens, width)]
+
+    def product() -> None:
+        for _ in range(times):
+            torch._scaled_mm(given[0], given[1].T, scales[0], scales[1].T, out_dtype=torch.bfloat16)
+
+    product()
+    rate = 2 * tokens * width**2 * times / measured(product, here.device).seconds
+    return {"fp8_tflops": _tera(rate), "bfloat16_tflops": _tera(matrix_rate(here.device, here.dtype))}
 
 
 def decoding_next_to_a_step(here: Machine) -> Found:
@@ -231,7 +293,7 @@ def offloading(here: Machine) -> Found:
     film, found = _Film(here, steps=2, compiles="off"), {}
     for memory in ("resident", "offload_block", "offload_leaf"):
         step_s, peak_bytes = film.step_s(memory)
-        found[memory] = {"s_a_step": step_s, "peak_gb": (peak_bytes or 0) / 1e9}
+        found[memory] = {"s_a_step": step_s, "peak_gb": (peak_bytes or 0) / 1e9, **_pinned()}
     return found
 
 
@@ -278,7 +340,9 @@ PARTS: dict[str, Callable[[Machine], Found]] = {
     "decoding": decoding,
     "decoding_next_to_a_step": decoding_next_to_a_step,
     "film": film,
+    "parking": parking,
     "offloading": offloading,
+    "fp8": fp8,
     "large": large,
     "async": against_diffusers("async"),
     "full": against_diffusers("full"),

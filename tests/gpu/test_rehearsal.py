@@ -31,7 +31,9 @@ def test_every_part_runs_on_a_cpu(
         assert found[mode]["largest_difference"] < 1e-3
         assert found[mode]["predicted_s_a_step"] > 0
     assert found["attention"]["torch_flash"]["error"] < 1e-4 > found["attention"]["torch_flash"]["lse_error"]
-    assert found["decoding"]["levels_apart"] == 0, "a CPU has no TF32"
+    assert found["decoding"]["tf32"]["levels_apart"] == 0, "a CPU has no TF32"
+    assert found["decoding"]["bfloat16"]["levels_apart"] > 0
+    assert found["parking"]["same_frames"]
     assert found["film"]["state"] == "done"
     [page] = tmp_path.glob("*-gpu.md")
     assert "| sync |" in page.read_text()

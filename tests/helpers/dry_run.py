@@ -1,14 +1,23 @@
-"""The engine on torch's `meta` device: shapes and dtypes are real. Nothing is computed, and everything is counted."""
+"""The engine on a fake GPU (torch's fake tensors): shapes, dtypes and devices are real. Nothing is computed, and
+everything is counted. An operator that is given tensors of two devices fails, as on a GPU."""
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers import SkyReelsV2Transformer3DModel
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
@@ -18,31 +27,18 @@ from render_farm.engine.transformer.attention import BlockCausalAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.engine.transformer.group import RenderGroup
 from render_farm.engine.transformer.transformer import EAGER, FrameTransformer, Regions
+from render_farm.engine.weights.transformer_loading import restore_positions
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan
 from render_farm.planning.frames import num_latent_frames
 from tests.helpers.live_memory import LiveMemory
-
-_VIEWS = (
-    "view",
-    "reshape",
-    "transpose",
-    "permute",
-    "expand",
-    "slice",
-    "select",
-    "split",
-    "unbind",
-    "squeeze",
-    "detach",
-)
 
 
 class DryRun(LiveMemory):
     """Counts operations by kind, bytes that kernels move and that ranks send, and the memory of the device."""
 
     def __init__(self) -> None:
-        super().__init__("meta")
+        super().__init__("cuda")
         self.operations: Counter[str] = Counter()
         self.moved_bytes: Counter[str] = Counter()
         self.num_kernels = 0
@@ -52,13 +48,13 @@ class DryRun(LiveMemory):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = super().__torch_dispatch__(func, types, args, kwargs)
         name = func._overloadpacket.__name__
-        given = [
-            leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.device.type == "meta"
-        ]
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.device.type == "meta"]
+        given, made = (
+            [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.device.type == "cuda"]
+            for values in ((args, kwargs), out)
+        )
         if func.namespace in ("c10d", "_c10d_functional"):
             self.sent[name] += min((tensor.nbytes for tensor in given), default=0)
-        elif given and not any(view in name for view in _VIEWS):
+        elif given and func.namespace == "aten" and not func.is_view:
             kind = "elementwise"
             if func._overloadpacket in flop_registry:
                 kind = "attention" if "attention" in name else "matrix"
@@ -68,19 +64,49 @@ class DryRun(LiveMemory):
         return out
 
 
-def meta_transformer(name: str, *, num_layers: int) -> FrameTransformer:
+def fake_transformer(name: str, *, num_layers: int, device: str = "cuda") -> FrameTransformer:
     """That of a published checkpoint with fewer layers, in bfloat16. Its regions hold their arguments
     until they return, as compiled ones do."""
+    allow_fake_gpus()
     config = {key: value for key, value in PRESETS[name].transformer_config().items() if key[0] != "_"}
     with torch.device("meta"):
         model = SkyReelsV2Transformer3DModel(**{**config, "num_layers": num_layers}).eval().requires_grad_(False)
     kept = set(model._keep_in_fp32_modules or ())
-    for path, parameter in model.named_parameters():
-        if not kept.intersection(path.split(".")):
-            parameter.data = parameter.data.to(torch.bfloat16)
+    with FAKE:
+        for path, parameter in model.named_parameters():
+            dtype = torch.float32 if kept.intersection(path.split(".")) else torch.bfloat16
+            fake = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device), requires_grad=False)
+            owner, _, name = path.rpartition(".")
+            setattr(model.get_submodule(owner), name, fake)
+    restore_positions(model)
     transformer = FrameTransformer.wrap(model)
     transformer.run_regions(Regions(**{name: _holding(region) for name, region in vars(EAGER).items()}))
     return transformer
+
+
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+_GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA>);
+"""
+
+
+@cache
+def allow_fake_gpus() -> None:
+    """Have a CPU build of torch take part: indexing asks for a guard of the device, which only a CUDA build has. Skips
+    the test where there is no compiler."""
+    compiler = shutil.which("g++")
+    if torch.version.cuda is not None:
+        return
+    if compiler is None:
+        pytest.skip("g++ is needed for a fake GPU")
+    root = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")
+        source.write_text(_GUARD)
+        command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-I{root / 'include'}", str(source), "-o", str(library)]
+        subprocess.run([*command, f"-L{root / 'lib'}", "-lc10"], check=True)
+        ctypes.CDLL(str(library))
 
 
 def _holding(region: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,12 +123,11 @@ def dry_run(
 ) -> DryRun:
     """The denoising of a segment, from inputs that lie on the CPU."""
     backend, window = BACKENDS["torch_flash"].make(), plan.windows[segment]
-    history = None
-    if window.num_history_frames:
-        history = torch.empty((1, 16, window.num_history_frames, plan.latent_height, plan.latent_width))
-    embeddings = {text: torch.empty((512, 4096), dtype=torch.bfloat16) for text in plan.texts}
-    conditioning = _conditioning(plan)
-    with DryRun() as counted:
+    with FAKE, DryRun() as counted:
+        history = None
+        if window.num_history_frames:
+            history = torch.empty((1, 16, window.num_history_frames, plan.latent_height, plan.latent_width))
+        embeddings = {text: torch.empty((512, 4096), dtype=torch.bfloat16) for text in plan.texts}
         latents = render_window(
             transformer,
             plan,
@@ -112,10 +137,10 @@ def dry_run(
             attention=AttentionPolicy(
                 own=BlockCausalAttention(backend), cross=backend, cache_budget_bytes=(1 << 62) * keeps
             ),
-            conditioning=conditioning,
+            conditioning=_conditioning(plan),
             group=group,
         )
-    assert (latents.device.type, latents.dtype) == ("meta", torch.float32)
+    assert (latents.device.type, latents.dtype) == ("cuda", torch.float32)
     return counted
 
 

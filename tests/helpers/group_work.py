@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -47,6 +48,13 @@ def help_out(rank: int, task: FilmTask, segment: int, seat: GroupSeat, strike: C
     return id(here._model.engine(task).transformer)
 
 
+def new_seat(pool: RankPool, task: FilmTask, leader: int, *, shape: GroupShape | None = None) -> GroupSeat:
+    """The leader's in a group that is to be formed."""
+    pool.send(leader, open_group, (leader, task))
+    shape = shape or group_of(task.plan.job)
+    return GroupSeat(shape=shape, rank=0, rendezvous=pool.result(leader), timeout_s=30.0)
+
+
 def together(
     pool: RankPool,
     task: FilmTask,
@@ -55,13 +63,14 @@ def together(
     shape: GroupShape | None = None,
     lead: Callable[..., Any] = render,
     strike: Callable[[], None] | None = None,
+    kept: GroupSeat | None = None,
 ) -> list[Any]:
-    """Have workers render a segment, led by the first; what each returned or raised. The last of them is struck."""
+    """Have workers render a segment, led by the first; what each returned or raised. The last of them is struck. In the
+    group of `kept`, or in a new one."""
     leader = ranks[0]
-    pool.send(leader, open_group, (leader, task))
-    rendezvous, shape = pool.result(leader), shape or group_of(task.plan.job)
+    led = kept or new_seat(pool, task, leader, shape=shape)
     for number, rank in enumerate(ranks):
-        seat = GroupSeat(shape=shape, rank=number, rendezvous=rendezvous, timeout_s=30.0)
+        seat = replace(led, rank=number)
         if rank == leader:
             pool.send(leader, lead, (leader, task, segment, seat))
         else:

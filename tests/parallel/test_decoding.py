@@ -34,6 +34,15 @@ def vae() -> Any:
     return AutoencoderKLWan(base_dim=8, dim_mult=[1, 2, 2, 2], num_res_blocks=1).eval()
 
 
+@cache
+def tiled_vae() -> Any:
+    """With tiles that are smaller than the film's pictures."""
+    found = vae()
+    found.tile_sample_min_height = found.tile_sample_min_width = 32
+    found.tile_sample_stride_height = found.tile_sample_stride_width = 24
+    return found
+
+
 def film(height: int = 7, width: int = 6) -> torch.Tensor:
     shape = (1, 16, sum(PIECES), height, width)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -77,11 +86,33 @@ def frames_of(group: ParallelGroup, latents: torch.Tensor) -> np.ndarray:
         return np.stack(list(StreamingDecoder(vae(), num_skipped_frames=2, frame_decoder=rows).push(latents)))
 
 
+def frames_of_take(group: ParallelGroup, latents: torch.Tensor, starts: tuple[int, ...] = ()) -> np.ndarray:
+    rows = RowDecoder(vae(), rank=group.rank, num_ranks=group.num_ranks)
+    with rows.joined(group):
+        return np.stack(list(StreamingDecoder(vae(), starts=starts, frame_decoder=rows).push(latents)))
+
+
 def test_frames_differ_by_one_level_at_most(pool: RankPool) -> None:
     expected = np.stack(list(StreamingDecoder(vae(), num_skipped_frames=2).push(film())))
     frames = pool.in_group(GroupShape(ulysses=2), frames_of, film())[0]
     assert frames.dtype == np.uint8 and frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected.astype(int)).max() <= 1
+
+
+def frames_with_cut(group: ParallelGroup, latents: torch.Tensor) -> np.ndarray:
+    return frames_of_take(group, latents, starts=(2,))
+
+
+def test_decoding_starts_again_at_a_cut(pool: RankPool) -> None:
+    """The same bits as two films, by one rank, in tiles and by a group."""
+    takes = film()[:, :, :2], film()[:, :, 2:]
+    for options in ({}, {"tiling": True}):
+        expected = [frame for take in takes for frame in StreamingDecoder(tiled_vae(), **options).push(take)]
+        found = list(StreamingDecoder(tiled_vae(), starts=[2], **options).push(film()))
+        assert len(found) == 5 + 13 and np.array_equal(np.stack(found), np.stack(expected))
+    pair = GroupShape(ulysses=2)
+    apart = [pool.in_group(pair, frames_of_take, take)[0] for take in takes]
+    assert np.array_equal(pool.in_group(pair, frames_with_cut, film())[0], np.concatenate(apart))
 
 
 def held_after(group: ParallelGroup) -> int:

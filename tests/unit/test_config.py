@@ -73,6 +73,10 @@ def test_without_sources_every_setting_has_its_default() -> None:
         ("[scheduling]\nshares = [3]", "scheduling.shares must be a list of NAME=WEIGHT, got [3]"),
         ("[engine]\ncompile = 'maybe'", "engine.compile must be one of auto, on, off, got 'maybe'"),
         ("[notify]\nsmtp_port = 70000", "notify.smtp_port must be at least 1 and at most 65535, got 70000"),
+        (
+            "[provenance]\nprivate_key = 'keys/planted.pem'",
+            "provenance.private_key: write the whole path of a file, or a URI such as s3://bucket/key.pem",
+        ),
         ("engine = 'fast'", "engine must be a table: write [engine] and its fields below"),
         ("lease_s = 3", "unknown setting 'lease_s'; the nearest is timeouts.lease_s"),
         ("[timeouts]\nlees_s = 3", "unknown setting 'timeouts.lees_s'; the nearest is timeouts.lease_s"),
@@ -117,9 +121,16 @@ def test_messages_hold_no_secrets(tmp_path: Path) -> None:
         "[notify]\nwebhook_secret = ['planted']",
         "[notify]\nsmtp_password = {a = 'planted'}",
         "[timeouts]\nlease_s = 's3://key:planted@bucket'",
+        "[provenance]\nprivate_key = 's3:planted'",
         "output = ['s3://key:planted@bucket']",
     ):
         assert "planted" not in refusal(tmp_path, line), line
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    (tmp_path / "farm.toml").write_text("[provenance]\ncertificate = '/etc/films.pem'\n")
+    with pytest.raises(UsageError, match="need each other"):
+        load_settings(file=str(tmp_path / "farm.toml"), environment={})
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------

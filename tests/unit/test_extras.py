@@ -13,6 +13,7 @@ from tests.helpers.program import ROOT
 
 def test_modules_of_known_packages_have_an_extra() -> None:
     assert install_advice("ray.job_submission") == "pip install 'render_farm[worker]'"
+    assert install_advice("c2pa") == "pip install 'render_farm[provenance]'"
     assert install_advice("xfuser") == "pip install 'render_farm[groups]'"
     assert install_advice("colorama") == install_advice(None) == ""
 

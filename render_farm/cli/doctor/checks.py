@@ -14,10 +14,13 @@ import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from render_farm.errors import RenderFarmError
 from render_farm.extras import EXTRAS, install_advice
+
+if TYPE_CHECKING:
+    from render_farm.media.provenance_settings import ProvenanceSettings
 
 GIB = 1 << 30
 _ENOUGH_MEMORY_BYTES = 2 * GIB
@@ -252,6 +255,19 @@ def check_ffmpeg() -> Finding:
     if "libx264" not in encoders:
         return broken("ffmpeg", f"{program} has no libx264 encoder", advice)
     return ok("ffmpeg", f"{imageio_ffmpeg.get_ffmpeg_version()}, libx264")
+
+
+def check_signing(settings: ProvenanceSettings) -> list[Finding]:
+    """Whether films can be signed as the settings ask. A small picture is signed to find out."""
+    if not settings.signs:
+        return []
+    from render_farm.media.signing import read_keys, try_signing
+
+    try:
+        signer = try_signing(read_keys(settings))
+    except RenderFarmError as error:
+        return [broken("signing", error.message, error.advice)]
+    return [ok("signing", f"as {signer}")]
 
 
 def check_model() -> Finding:

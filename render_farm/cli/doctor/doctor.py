@@ -40,8 +40,8 @@ def doctor(
 ) -> None:
     """Check this machine and say what to do.
 
-    Python, packages, torch, GPUs, Ray, xfuser, ffmpeg, storage, memory, disk; with --address the machines of a Ray
-    cluster. Exit code 1 when something is broken.
+    Python, packages, torch, GPUs, Ray, xfuser, ffmpeg, signing, storage, memory, disk; with --address the machines of
+    a Ray cluster. Exit code 1 when something is broken.
     """
     from render_farm.cli.doctor import checks, fit
     from render_farm.farm.run.settings import load_settings
@@ -61,7 +61,8 @@ def doctor(
         raise UsageError(f"--{next(iter(job)).replace('_', '-')} is for --model", advice="render-farm doctor --help")
     # The heavy imports run beside each other, and beside the other checks.
     torch, ray = checks.Probe(checks.TORCH_PROBE), checks.Probe(checks.RAY_PROBE)
-    place = load_settings(output=output).output
+    settings = load_settings(output=output)
+    place = settings.output
     before = [checks.check_python(), checks.check_packages()]
     after = [
         *checks.check_address(address),
@@ -71,6 +72,7 @@ def doctor(
         *checks.check_credentials(),
         checks.check_xfuser(),
         checks.check_ffmpeg(),
+        *checks.check_signing(settings.provenance),
         checks.check_model(),
         *checks.check_storage(place),
         checks.check_memory(),

@@ -10,7 +10,7 @@ from render_farm.errors import RenderFarmError
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS
 from render_farm.planning import FilmPlan, ModelSpec, plan_film, spec_of_preset
-from render_farm.planning.memory import MemoryEstimate, estimate_memory
+from render_farm.planning.memory import MemoryEstimate, estimate_memory, usable_bytes
 from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
 
 _ADVICE = (
@@ -77,9 +77,11 @@ def _described(plan: FilmPlan, estimate: MemoryEstimate) -> str:
 
 def _on_gpu(name: str, estimate: MemoryEstimate, gpu: dict[str, Any]) -> Finding:
     total = int(gpu["total"])
-    if estimate.least_bytes > total:
-        return broken(name, f"{gpu['name']} has {gib(total)}, {gib(estimate.least_bytes)} are needed", _ADVICE)
-    if estimate.full_bytes > total:
+    usable = usable_bytes(total)
+    if estimate.least_bytes > usable:
+        has = f"{gpu['name']} has {gib(total)}, of which {gib(usable)} are planned with"
+        return broken(name, f"{has}, {gib(estimate.least_bytes)} are needed", _ADVICE)
+    if estimate.full_bytes > usable:
         advice = "finished blocks are recomputed at every step; a render group or a smaller window makes room"
         return note(name, f"fits {gpu['name']} ({gib(total)}), without room to keep finished blocks", advice)
     return ok(name, f"fits {gpu['name']} ({gib(total)})")

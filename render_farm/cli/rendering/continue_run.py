@@ -12,7 +12,7 @@ from render_farm.cli.rendering.render import run as render_request
 from render_farm.cli.runs import Output, Run, find_run
 from render_farm.errors import NotFoundError
 
-_NOT_HERE = ("manifest", "prompt", "run_id", "where", "limit", "canary", "relative_to", *COLUMN_FLAGS)
+_NOT_HERE = ("manifest", "prompt", "run_id", "where", "limit", "canary", "first_segments", "relative_to", *COLUMN_FLAGS)
 
 
 def _own_flags(run: Run, output: Output = None) -> None:
@@ -24,8 +24,8 @@ def continue_run(**flags: Any) -> None:
     """Restart a run that nobody renders, from its stored manifest. Finished films stay.
 
     It takes the flags of `render` that say where to render and when to stop. The other flags of its first start
-    (--keep-latents, --replace, --deadline, the base of relative inputs) are remembered. Exit codes are those of
-    `render`.
+    (--keep-latents, --replace, --first-segments, --deadline, the base of relative inputs) are remembered. Exit codes
+    are those of `render`.
     """
     from render_farm.report.run_folder import RunFolderReader
     from render_farm.storage.layout import RunKeys
@@ -48,10 +48,12 @@ def continue_run(**flags: Any) -> None:
             "run_id": place.run_id,
             "relative_to": kept.get("relative_to"),
             "keep_latents": flags["keep_latents"] or kept.get("keep_latents") is True,
+            "first_segments": first if isinstance(first := kept.get("first_segments"), int) else None,
             "replace": flags["replace"] or kept.get("replace") is True,
             "deadline": flags["deadline"] or kept.get("deadline"),
         }
     )
     name = document.get("manifest")
-    outcome = render_request(replace(request, manifest_name=name if isinstance(name, str) else None))
+    name = name if isinstance(name, str) else None
+    outcome = render_request(replace(request, manifest_name=name, is_draft_manifest=bool(request.first_segments)))
     finish(outcome, as_json=flags["as_json"])

@@ -121,6 +121,15 @@ def _flags(
             "--canary", metavar="N", min=1, help="Render N films first, and pause the run when one of them fails."
         ),
     ] = None,
+    first_segments: Annotated[
+        int | None,
+        typer.Option(
+            "--first-segments",
+            metavar="N",
+            min=1,
+            help="Render drafts: the first N segments of each row, as JOB.draft.",
+        ),
+    ] = None,
     relative_to: Annotated[
         str | None, typer.Option("--relative-to", metavar="URI", help="Where relative inputs are. Default: MANIFEST's.")
     ] = None,
@@ -227,6 +236,7 @@ def request_of(flags: Mapping[str, Any]) -> RunRequest:
         where=flags["where"],
         limit=flags["limit"],
         canary=flags["canary"],
+        first_segments=flags["first_segments"],
         replace=flags["replace"],
         run_id=flags["run_id"],
         address=flags["address"],

@@ -118,20 +118,24 @@ def follow_ups(uri: str, job_id: str, dashboard: str, *, token: bool = False) ->
 
 def checked_run_id(request: RunRequest) -> str:
     """The run's id. Whatever `render` would refuse before it renders is refused here."""
+    from render_farm.manifest.drafts import draft_run_id
     from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
     from render_farm.manifest.reader import load_manifest
     from render_farm.manifest.run_id import default_run_id
     from render_farm.manifest.selection import select
     from render_farm.storage.layout import check_id
 
+    def default(run_id: str) -> str:
+        return draft_run_id(run_id, request.first_segments) if request.first_segments else run_id
+
     if request.manifest is None:
-        return request.run_id or run_id_of_prompt(job_of_prompt(request.prompt or "", request.overrides))
+        return request.run_id or default(run_id_of_prompt(job_of_prompt(request.prompt or "", request.overrides)))
     rows = load_manifest(
         request.manifest, strict=request.strict, base=request.relative_to, limits=request.settings.manifest
     )
     if not select(rows, where=request.where, limit=request.limit):
         raise UsageError(f"--where {request.where!r}: holds for no row of {request.manifest}")
-    run_id = request.run_id or default_run_id(request.manifest)
+    run_id = request.run_id or default(default_run_id(request.manifest))
     try:
         return check_id(run_id, "--run-id")
     except ValueError as error:

@@ -58,12 +58,13 @@ class Video:
         decoded = self._new_decoder().push(self.latents)
         return chain(self._lead_in(), decoded) if self._lead_in else decoded
 
-    def save(self, path: str | Path) -> None:
-        """Write an MP4 with the job's frame rate and quality."""
+    def save(self, path: str | Path, *, mark: bool = True) -> None:
+        """Write an MP4 with the job's frame rate and quality. With `mark` it says that a model made it."""
         from render_farm.media.mp4 import Mp4Writer
+        from render_farm.media.provenance import marker_of, xmp_packet
 
-        job = self.plan.job
-        with Mp4Writer(path, width=job.width, height=job.height, fps=job.fps, quality=job.quality) as writer:
+        job, xmp = self.plan.job, xmp_packet(marker_of(self.plan)) if mark else b""
+        with Mp4Writer(path, width=job.width, height=job.height, fps=job.fps, quality=job.quality, xmp=xmp) as writer:
             for frame in self.frames:
                 writer.append(frame)
 

@@ -126,6 +126,11 @@ class GroupCalls:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    @property
+    def went_well(self) -> bool:
+        """Whether all helpers have rendered their share."""
+        return not self._errors and all(call.done() for call in self._calls.values())
+
     def cause(self, error: BaseException) -> tuple[str, BaseException]:
         """The worker whose failure the leader reports as `error`, and that failure. "" for the leader itself.
 

@@ -11,6 +11,7 @@ from render_farm.errors import Fault, FilmRejectedError, FindingsError, StorageE
 from render_farm.farm.coordinator.failures import classify
 from render_farm.farm.coordinator.group_calls import LEAVE_S, GroupCalls
 from render_farm.farm.coordinator.hang_watch import HangWatch
+from render_farm.farm.coordinator.kept_groups import KeptGroups
 from render_farm.farm.coordinator.metrics import FarmMetrics
 from render_farm.farm.coordinator.worker_pool import WorkerPool
 from render_farm.farm.ray_cluster.deaths import is_death
@@ -20,7 +21,6 @@ from render_farm.farm.run.memory_steps import with_memory_fallback
 from render_farm.farm.run.owned_run import OwnedRun
 from render_farm.farm.run.spec import FilmEntry
 from render_farm.farm.worker.embeddings import MissingEmbeddingError
-from render_farm.farm.worker.group_seat import GroupSeat
 from render_farm.planning.groups import GroupShape
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.retry import Failure, rule_for
@@ -48,6 +48,7 @@ class WorkerCalls:
         self._runs = runs
         self._watch = watch
         self._group_timeout_s = group_timeout_s
+        self._kept_groups = KeptGroups()
         self._metrics = metrics
         self._names = names
         self._apply = apply
@@ -80,6 +81,7 @@ class WorkerCalls:
         if action.helpers:
             await self._render_together(action, call_id, task, shape)
             return
+        self._kept_groups.end(action.worker)
         report = await self._call(
             action, call_id, "render_segment", _name_of(action, task), task, action.segment, call_id
         )
@@ -162,7 +164,7 @@ class WorkerCalls:
 
     async def _render_together(self, action: ev.RenderSegment, call_id: int, task: FilmTask, shape: GroupShape) -> None:
         """Have a segment rendered by a group."""
-        leader, timeout_s = action.worker, self._group_timeout_s
+        leader, timeout_s, workers = action.worker, self._group_timeout_s, (action.worker, *action.helpers)
         progress = self._runs[action.film.run].progress
         report: SegmentReport | None = None
         failed: BaseException | None = None
@@ -178,8 +180,9 @@ class WorkerCalls:
         try:
             if self._pool.has(leader):
                 handle = self._pool.handle(leader)
-                rendezvous = await handle.open_group.remote()
-                seat = GroupSeat(shape=shape, rank=0, rendezvous=rendezvous, timeout_s=timeout_s)
+                seat = await self._kept_groups.seat(
+                    workers, shape, timeout_s=timeout_s, open_group=handle.open_group.remote
+                )
                 group.call(seat, task, action.segment, call_id)
                 called = self._names.named(handle.render_segment, _name_of(action, task))
                 report = await called.remote(task, action.segment, call_id, seat)
@@ -190,6 +193,8 @@ class WorkerCalls:
         loading_s = task.timeouts.first_step_floor_s
         staying = await group.over(LEAVE_S if had_met else loading_s + timeout_s, failed=failed is not None)
         if report is not None:
+            if group.went_well and not report.is_found:
+                self._kept_groups.keep(workers, seat)
             self._rendered(action, report, staying)
         elif failed is not None:
             blamed, cause = group.cause(failed)

@@ -34,6 +34,7 @@ from render_farm.storage.layout import (
     JobKeys,
     RunKeys,
     film_key,
+    is_final_name,
 )
 from render_farm.storage.run_state import JobRow, StoredRun
 from render_farm.storage.segments import seconds_of_job
@@ -145,6 +146,10 @@ class ExistingOutput:
         done = read_done(self._store, job_id)
         if done is None or done["render_key"] != plan.render_key or not set(self._files) <= set(done["files"]):
             return None
+        key = JobKeys(job_id=job_id)
+        others = {key.final(name) for name in filter(is_final_name, done["files"])} - set(sizes)
+        if others:  # latents that this run does not ask for, and files of a hook
+            sizes = {**sizes, **self._store.sizes(sorted(others))}
         if not has_sizes(done, sizes) or (job_id in self._unsure and verify_done(self._store, job_id)):
             return None  # its worker copies it again from what was committed, or decodes it
         if known is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -96,6 +97,8 @@ class RunContext:
     """The manifest's name; None for a prompt."""
     replace: bool = False
     """Films that runs of other manifests made are replaced."""
+    first_segments: int = 0
+    """Only so many segments of each film, as drafts. 0: all."""
     group: dict[str, int]
     """Group degrees from the command line, for jobs that name none."""
     patience_s: float = Timeouts().cluster_patience_s
@@ -144,6 +147,9 @@ class Preparation:
         except BaseException:
             self._over.set()
             raise
+        self._beginnings = Counter(
+            beginning for item in planned if isinstance(item, _PreparedRow) for beginning in item.plan.beginnings
+        )
         self._bad = [item for item in planned if isinstance(item, Result)]
         films = [item for item in planned if not isinstance(item, Result)]
         self._films = dict(enumerate(sorted(films, key=_urgency)))
@@ -231,7 +237,8 @@ class Preparation:
         return self._context.state.jobs.get(film.plan.job.job_id, JobRow())
 
     def _entry(self, film: _PreparedRow, existing: ExistingFilm) -> FilmEntry | Result:
-        work = partial(_entry, film, self._row(film), existing, self._context, self._costs)
+        is_shared = any(self._beginnings[beginning] > 1 for beginning in film.plan.beginnings)
+        work = partial(_entry, film, self._row(film), existing, self._context, self._costs, is_shared=is_shared)
         return _guarded(film.label, film.plan.job.job_id, work)
 
 
@@ -278,7 +285,15 @@ class _Planner:
             if model != settings.model:  # that one is the operator's choice
                 check_model_uri(model, settings.inputs)
             spec = self._checked_spec(model)
-            plan = with_notes(plan_film(job, spec, length_of=self._context.length_of(model)), row.warnings)
+            plan = with_notes(
+                plan_film(
+                    job,
+                    spec,
+                    length_of=self._context.length_of(model),
+                    first_segments=self._context.first_segments,
+                ),
+                row.warnings,
+            )
             return _PreparedRow(
                 number=row.number,
                 label=row.label,
@@ -333,7 +348,13 @@ def _excluded(plan: FilmPlan, row: JobRow) -> Result:
 
 
 def _entry(
-    film: _PreparedRow, row: JobRow, existing: ExistingFilm, context: RunContext, costs: TokenPasses
+    film: _PreparedRow,
+    row: JobRow,
+    existing: ExistingFilm,
+    context: RunContext,
+    costs: TokenPasses,
+    *,
+    is_shared: bool,
 ) -> FilmEntry:
     plan, groups, settings = film.plan, context.groups_of(film.plan), context.settings
     return FilmEntry(
@@ -350,6 +371,8 @@ def _entry(
             timeouts=settings.timeouts,
             group_options=settings.group,
             previews=settings.previews,
+            provenance=settings.provenance,
+            hooks=settings.hooks,
         ),
         segments_done=existing.segments_done,
         costs=costs.of(plan),
@@ -360,6 +383,7 @@ def _entry(
         group=groups.group,
         joined=groups.joined,
         joined_speeds=groups.joined_speeds,
+        segment_keys=plan.segment_keys if is_shared else (),
     )
 
 

@@ -61,9 +61,13 @@ def render_run(request: RunRequest, *, on_snapshot: OnSnapshot = lambda snapshot
         ManifestError: the manifest cannot be read, or with `strict` has a bad row.
         LeaseHeldError: another coordinator renders this run.
         TimeLimitError: the run's time was over before its manifest was read.
-        ModuleNotFoundError: what rendering needs is not installed (the extra `worker`).
+        ModuleNotFoundError: what rendering needs is not installed (the extra `worker`), or what signing needs.
     """
     check_installed()
+    if request.settings.provenance.signs:
+        from render_farm.media.signing import check_installed as check_signing
+
+        check_signing()
     interrupts = Interrupts(RunClock(request.timeout_s))
     source: RunSource | None = None
     watch: RunWatch | RunOutcome | None = None
@@ -102,6 +106,7 @@ def _prepared(
         create_only=source.create_only,
         manifest=request.manifest_name or request.manifest,
         replace=request.replace,
+        first_segments=request.first_segments or 0,
         group=farm.named_degrees,
         patience_s=settings.timeouts.cluster_patience_s,
         length_of=farm.length_of,

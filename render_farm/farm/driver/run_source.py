@@ -21,6 +21,7 @@ from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
 from render_farm.farm.run.spec import FilmEntry, RunSpec
+from render_farm.manifest.drafts import as_draft, draft_manifest, draft_row, draft_run_id
 from render_farm.manifest.files import folder_of
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
 from render_farm.manifest.parts import open_manifest, place_of
@@ -124,6 +125,7 @@ class RunSource:
             "relative_to": shown_uri(base) if base else None,
             "keep_latents": request.keep_latents,
             "replace": request.replace,
+            "first_segments": request.first_segments,
             "deadline": request.deadline.isoformat() if request.deadline else None,
         }
 
@@ -137,7 +139,7 @@ def read_source(request: RunRequest) -> RunSource:
     """Raises `UsageError` and its kin for a manifest that cannot be read, an output that cannot be written to, and
     limits that cannot be kept."""
     refuse_for_farm(request.output)
-    run_id, rows, manifest = _read_manifest(request)
+    run_id, rows, manifest = _with_drafts(request, *_read_manifest(request))
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
     if not rows and (request.where or request.limit):
@@ -194,6 +196,16 @@ def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
         write_manifest(str(path), [job])
         rows = [Row(number=1, job_id=job.job_id, job=job)]
         return request.run_id or run_id_of_prompt(job), rows, path.read_bytes()
+
+
+def _with_drafts(request: RunRequest, run_id: str, rows: list[Row], manifest: bytes) -> tuple[str, list[Row], bytes]:
+    """The run of drafts, where the request asks for the first segments only."""
+    if not request.first_segments:
+        return run_id, rows, manifest
+    if request.is_draft_manifest:
+        return run_id, [as_draft(row) for row in rows], manifest
+    run_id = request.run_id or draft_run_id(run_id, request.first_segments)
+    return run_id, [draft_row(row) for row in rows], draft_manifest(manifest)
 
 
 def _due(row: Row, deadline: datetime) -> Row:

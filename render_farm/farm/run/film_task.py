@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from render_farm.check_mode import parse_checks
+from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
+from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.planning import FilmPlan
 from render_farm.planning.film import NUM_SEEDS, with_seed
 from render_farm.planning.group_options import GroupOptions
@@ -51,10 +53,12 @@ class FilmTask:
     """Whether a render group decodes together."""
     previews: bool = False
     """Whether its segments can be watched while it renders."""
+    provenance: ProvenanceSettings = ProvenanceSettings()
     row_key: str = ""
     """The render key of the film's row, where `plan` has another seed."""
     tried: tuple[TriedSeed, ...] = ()
     """Earlier films of the row, which were not published."""
+    hooks: HookSettings = HookSettings()
 
     @property
     def job_id(self) -> str:

@@ -334,8 +334,10 @@ class RunProgress:
         result = film.result
         self._set_state(film, state)
         result.attempts = attempts
-        if state is State.DONE and not message and film.entry.task.plan.approximations:
-            message = f"approximate: {', '.join(film.entry.task.plan.approximations)}"
+        if state is State.DONE and not message:
+            plan = film.entry.task.plan
+            notes = [plan.draft_note, f"approximate: {', '.join(plan.approximations)}" if plan.approximations else ""]
+            message = "; ".join(filter(None, notes))
         result.error_class, result.message = error_class or None, message or None
         result.finished_at = datetime.now(UTC)
         if film.started_s is not None:

@@ -31,6 +31,10 @@ class RunRequest:
     """Only rows for which this expression over columns holds (`manifest.selection`)."""
     limit: int | None = None
     """Only the first so many of these rows."""
+    first_segments: int | None = None
+    """Only so many segments of each film, as drafts. None: whole films."""
+    is_draft_manifest: bool = False
+    """The manifest's rows have the ids of drafts already: it is that of the run."""
     canary: int | None = None
     """So many films are rendered first, and the run is paused when one of them fails."""
     replace: bool = False

@@ -28,6 +28,7 @@ def scheduled(run_id: str, entry: FilmEntry, device: str, *, clock_ahead_s: floa
         joined_speeds=entry.joined_speeds,
         segments_s=segments_seconds(plan, entry.costs, device),
         cost_class=cost_class(plan),
+        segment_keys=entry.segment_keys,
         num_memory_modes=len(memory_modes(plan, device, in_groups=entry.in_groups)),
     )
 

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Literal
 
 from render_farm.config import Table, load, setting
 from render_farm.engine.options import EngineOptions
+from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.manifest.limits import ManifestLimits
 from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
+from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.memory_mode import canonical_memory
 from render_farm.observability.settings import NotifySettings
 from render_farm.planning.group_options import GroupOptions
@@ -88,6 +90,8 @@ class Settings(Table):
     checks: CheckLimits = field(default_factory=CheckLimits)
     engine: EngineOptions = field(default_factory=EngineOptions)
     group: GroupOptions = field(default_factory=GroupOptions)
+    provenance: ProvenanceSettings = field(default_factory=ProvenanceSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
 
@@ -97,4 +101,6 @@ def load_settings(*, file: str | None = None, environment: Mapping[str, str] | N
 
     Raises `UsageError` for a file that cannot be read, an unknown setting or an impossible value.
     """
-    return load(Settings, file=file, environment=environment, flags=flags).settings
+    settings = load(Settings, file=file, environment=environment, flags=flags).settings
+    settings.provenance.check()
+    return settings

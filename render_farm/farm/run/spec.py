@@ -124,6 +124,8 @@ class FilmEntry:
     """Larger ones that it takes when workers would be idle otherwise, one per size. Empty: its degrees are pinned."""
     joined_speeds: tuple[float, ...] = ()
     """How many times as fast as `group` each of them should be."""
+    segment_keys: tuple[str, ...] = ()
+    """Of its segments, where another film of the run may have some of them; else empty."""
 
     @property
     def most_workers(self) -> int:

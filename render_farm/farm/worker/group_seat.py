@@ -24,10 +24,12 @@ class GroupSeat:
     rendezvous: Rendezvous
     timeout_s: float
     """Of every exchange."""
+    meeting: int = 0
+    """Segments that this group has rendered before. It is formed for the first one, and kept."""
 
 
 class GroupHost:
-    """Hosts the group of a worker's next segment, of which it is rank 0, and knows the group that it is in."""
+    """Hosts the group of a worker's next segments, of which it is rank 0, and knows the group that it is in."""
 
     def __init__(self) -> None:
         self._host: RendezvousHost | None = None
@@ -73,23 +75,32 @@ def in_group(
     before the others wait.
 
     `first_step_s` is how long the others may take to come, and for an exchange until the group is told another limit.
-    Raises `GroupError` when one does not come, fails or hangs.
+    Afterwards the group is kept for its next meeting, unless there was an error. Raises `GroupError` when one does not
+    come, fails or hangs.
     """
-    if seat is None:
-        yield None
-        return
     import torch
 
-    from render_farm.parallel import ParallelGroup, ProcessGroups, Seat
+    from render_farm.parallel import GroupError, ParallelGroup, ProcessGroups, Seat
+
+    if seat is None:
+        ProcessGroups.leave_kept()
+        yield None
+        return
     from render_farm.parallel.xfuser_modules import xfuser
 
     xfuser()
+    taken = Seat(shape=seat.shape, rank=seat.rank, rendezvous=seat.rendezvous)
+    timeout_s = max(first_step_s, seat.timeout_s)
+    ProcessGroups.leave_kept(unless=taken)  # it holds memory of the device
     with torch.inference_mode():
         engine.warm_up(plan, segment, seat.shape)
-    taken = Seat(shape=seat.shape, rank=seat.rank, rendezvous=seat.rendezvous)
+    joined = ProcessGroups.again(taken, seat.meeting, timeout_s=timeout_s)
+    if joined is None and seat.meeting:
+        raise GroupError(f"rank {seat.rank} has left the group of {seat.shape.size}")
     try:
-        with ProcessGroups(taken, device=engine.device, timeout_s=max(first_step_s, seat.timeout_s)) as groups:
+        with joined or ProcessGroups(taken, device=engine.device, timeout_s=timeout_s) as groups:
             host.joined = groups
             yield ParallelGroup(groups)
+            groups.keep()
     finally:
         host.joined = None

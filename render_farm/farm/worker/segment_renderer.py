@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from render_farm.engine import Engine
     from render_farm.engine.progress import StepProgress
     from render_farm.parallel import ParallelGroup
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +71,30 @@ class SegmentRenderer:
 
     def render(self, call: SegmentCall) -> SegmentReport:
         """See `FilmWorker.render_segment`."""
-        return self._thread.submit(self._render_or_forget, call).result()
+        return self._thread.submit(self._or_leave, self._render_or_forget, call).result()
 
     def help(self, call: SegmentCall) -> float:
         """See `FilmWorker.help_segment`."""
-        return self._thread.submit(self._help, call).result()
+        return self._thread.submit(self._or_leave, self._help, call).result()
 
     def close(self) -> None:
         """Nothing is rendered afterwards."""
+        self._thread.submit(self._leave_group).result()
         self._thread.shutdown(wait=True)
+
+    def _or_leave(self, work: Callable[[SegmentCall], T], call: SegmentCall) -> T:
+        """A group is kept between segments that are rendered by it, and by nothing else."""
+        try:
+            return work(call)
+        except BaseException:
+            self._leave_group()
+            raise
+
+    def _leave_group(self) -> None:
+        from render_farm.parallel import ProcessGroups
+
+        self.groups.close()
+        ProcessGroups.leave_kept()
 
     def _render_or_forget(self, call: SegmentCall) -> SegmentReport:
         try:
@@ -87,7 +104,8 @@ class SegmentRenderer:
             raise
         finally:
             self._forget(call)
-            self.groups.close()
+            if call.seat is None:
+                self.groups.close()
             self._stopped.discard(call.call_id)
 
     def _help(self, call: SegmentCall) -> float:
@@ -139,6 +157,7 @@ class SegmentRenderer:
         claim_job(store, task.run_id, task.work_key, self._resources.holders)
         film = films.with_segments(store, task, segment)
         if len(film.latents) > segment:
+            self._leave_group()  # nobody waits for this worker there
             self._resources.decoding.catch_up(engine, task, film)
             return SegmentReport(segment=segment, seconds=0.0, is_found=True, engine_s=self._resources.clock.total_s)
         last_step = self._last_step(call)

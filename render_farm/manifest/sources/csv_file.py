@@ -72,7 +72,7 @@ def _header(uri: str, cells: list[str]) -> list[str]:
     # A column without a name is what pandas' to_csv writes for the index.
     problems = [unknown_column(name) for name in names if name and name not in columns()]
     problems += [f"column {name}: appears twice" for name in columns() if names.count(name) > 1]
-    if "prompt" not in names:
+    if not {"prompt", "shots"} & set(names):
         problems.append("column prompt: is missing, and every job needs it")
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from render_farm.farm.run.results import Result, write_results
+from render_farm.media import signing
 from render_farm.media.mp4 import Mp4Writer
+from render_farm.media.poster import write_poster
+from render_farm.media.provenance import Marker, xmp_packet
+from render_farm.media.provenance_settings import ProvenanceSettings
+from render_farm.media.signing import read_keys, sign
 from render_farm.storage.layout import RunKeys, film_key
 from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
+from tests.helpers.signing_keys import write_signing_keys
+
+MARKER = Marker(job_id="m", model="tiny", model_version="0a1b" * 16, software="render_farm 1.2")
 
 
 @pytest.fixture
@@ -91,3 +100,77 @@ def test_nothing_to_check_is_14(cli, output, tmp_path):
     (tmp_path / "x" / "video.mp4").write_bytes(b"x")
     for target in ([tmp_path / "empty"], [tmp_path / "x" / "video.mp4"], ["none", "-o", output]):
         assert cli("check", *target).exit_code == 14, target
+
+
+def publish_marked(output, tmp_path, marker, *, signer=None, keys=None):
+    """Film `m`, whose job.json says that it is marked."""
+    with Mp4Writer(tmp_path / "m.mp4", width=32, height=32, fps=8, xmp=xmp_packet(marker)) as writer:
+        writer.append(np.zeros((32, 32, 3), np.uint8))
+    write_poster(np.zeros((32, 32, 3), np.uint8), tmp_path / "m.jpg", xmp=xmp_packet(marker))
+    files = {"video.mp4": tmp_path / "m.mp4", "poster.jpg": tmp_path / "m.jpg"}
+    if keys is not None:
+        for path in files.values():
+            sign(path, marker, keys)
+    job = {"provenance": {"marked": True, "signed_by": signer}}
+    publish(open_store(output), film_key("m", "0" * 12), "x", files, job)
+    return output / "m" / "video.mp4"
+
+
+def test_a_film_says_who_made_it(cli, output, tmp_path):
+    video = publish_marked(output, tmp_path, MARKER)
+    said = cli("check", video)
+    assert said.exit_code == 0, said.output
+    assert "video.mp4: trainedAlgorithmicMedia, job m, model tiny 0a1b0a1b0a1b, render_farm 1.2" in said.stdout
+    found = json.loads(cli("check", video, "--json").stdout)
+    assert [(file["name"], file["marker"]["job_id"], file["signed_by"]) for file in found["films"][0]["files"]] == [
+        ("poster.jpg", "m", None),
+        ("video.mp4", "m", None),
+    ]
+
+
+def test_a_marker_of_another_job_is_found(cli, output, tmp_path):
+    publish_marked(output, tmp_path, replace(MARKER, job_id="other"))
+    said = cli("check", output / "m")
+    assert (said.exit_code, "its marker is missing, or another job's" in said.stdout) == (10, True)
+
+
+def test_a_film_that_left_its_folder_still_says_who_made_it(cli, output, tmp_path):
+    (tmp_path / "mail").mkdir()
+    copy = publish_marked(output, tmp_path, MARKER).rename(tmp_path / "mail" / "holiday.mp4")
+    said = cli("check", copy)
+    assert said.exit_code == 0, said.output
+    assert said.stdout.strip() == (
+        "holiday.mp4: trainedAlgorithmicMedia, job m, model tiny 0a1b0a1b0a1b, render_farm 1.2"
+    )
+
+
+def test_signatures_are_read_and_checked(cli, output, tmp_path):
+    pytest.importorskip("c2pa", reason="it comes with the extra `provenance`")
+    chain, key = write_signing_keys(tmp_path)
+    keys = read_keys(ProvenanceSettings(certificate=str(chain), private_key=str(key)))
+    video = publish_marked(output, tmp_path, MARKER, signer="Example Signer", keys=keys)
+    said = cli("check", video)
+    assert said.exit_code == 0, said.output
+    assert "video.mp4: signed by Example Signer" in said.stdout
+    (tmp_path / "mail").mkdir()
+    data = bytearray(video.read_bytes())
+    data[data.index(b"mdat") + 40] ^= 1
+    (tmp_path / "mail" / "copy.mp4").write_bytes(data)
+    said = cli("check", tmp_path / "mail" / "copy.mp4", "--json")
+    assert (said.exit_code, json.loads(said.stdout)["num_wrong"]) == (10, 1)
+    video.write_bytes(data)
+    assert "its sha256 is not the one in job.json" in cli("check", video).stdout
+
+
+def test_a_signature_that_was_taken_out_is_missed(cli, output, tmp_path):
+    pytest.importorskip("c2pa", reason="it comes with the extra `provenance`")
+    publish_marked(output, tmp_path, MARKER, signer="Example Signer")
+    said = cli("check", output / "m")
+    assert (said.exit_code, "the signature of Example Signer is missing" in said.stdout) == (10, True)
+
+
+def test_without_the_package_the_signature_is_said_to_be_unchecked(cli, output, tmp_path, monkeypatch):
+    monkeypatch.setattr(signing.importlib.util, "find_spec", lambda name: None)
+    said = cli("check", publish_marked(output, tmp_path, MARKER, signer="Example Signer"))
+    assert said.exit_code == 0, said.output
+    assert "its signature is not checked (pip install 'render_farm[provenance]')" in said.stderr

@@ -36,6 +36,7 @@ WITH_JSON = {
     "preview": _RUN,
     "report": _RUN,
     "check": ("OUT/film",),
+    "pick": ("night", "a", "-o", "OUT/chosen.parquet", "--output", "OUT"),
     "gc": ("-o", "OUT"),
     "plan": ("MANIFEST",),
     "simulate": ("MANIFEST", "--gpus", "8"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from render_farm.engine import load_engine
-from render_farm.engine.device import device_errors
+from render_farm.engine.device import device_errors, vae_precision
 from render_farm.errors import (
     Cancelled,
     DeviceError,
@@ -54,3 +54,11 @@ def test_a_broken_context_is_found_whatever_the_error_is_called(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     with pytest.raises(RuntimeError, match="a bug"), device_errors("segment 1"):
         raise RuntimeError("a bug")
+
+
+def test_an_engine_chooses_tf32_for_convolutions_alone() -> None:
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = False, True
+    load_engine("tiny", device="cpu")
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (True, False)
+    assert vae_precision(torch.device("cuda")) == "tf32"
+    assert vae_precision(torch.device("cpu")) == "float32"

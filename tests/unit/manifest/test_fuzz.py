@@ -107,6 +107,8 @@ FIXED = {
     "video": st.just("https://host/v.mp4"),
     "memory": st.sampled_from(["auto", "resident", "offload_block+fp8_cast", "offload_leaf+vae_tiling"]),
     "cache": st.sampled_from(["off", "first_block:0.1", "mag:0.06"]),
+    "drift": st.sampled_from(["off", "adain:0.25"]),
+    "checks": st.sampled_from(["mark", "fail", "retry:3", "off"]),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from render_farm.planning.group_cost import (
 )
 from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import MOST_WORKERS, GroupShape, check_group, nearest_shape, possible_shapes
-from render_farm.planning.memory import Shares, estimate_memory
+from render_farm.planning.memory import Shares, estimate_memory, usable_bytes
 from render_farm.planning.model_sizes import sizes_of_preset
 
 GIB = 1 << 30
@@ -59,7 +60,9 @@ def test_a_film_takes_one_worker_and_more_when_they_would_be_idle() -> None:
 def test_a_film_that_is_too_large_for_one_worker_gets_the_smallest_group_that_it_fits() -> None:
     plan, sizes = film(), sizes_of_preset(PRESETS["df-14b-540p"])
     needs = {
-        tokens: estimate_memory(plan, sizes, shares=Shares(tokens=tokens, branches=2)).least_bytes
+        tokens: ceil(
+            estimate_memory(plan, sizes, shares=Shares(tokens=tokens, branches=2)).least_bytes / usable_bytes(100) * 100
+        )
         for tokens in (1, 2, 4)
     }
     assert needs[1] > needs[2] > needs[4]

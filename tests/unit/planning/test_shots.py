@@ -233,3 +233,34 @@ def test_shots_are_drawn():
         "frames 30-50, after a cut",
         "frames 51-66, from 46-50",
     ]
+
+
+def draft(number: int, **values) -> FilmPlan:
+    job = RenderJob(**{"job_id": "a", "prompt": "x", "seed": 1, "num_frames": 69, **WINDOWS, **values})
+    return plan_film(job, SPEC, first_segments=number)
+
+
+def test_a_draft_is_the_beginning_of_its_film():
+    whole = draft(0)
+    assert (whole.num_segments, whole.draft_note) == (4, "")
+    for number in (1, 2, 4, 9):
+        part = draft(number)
+        assert part.segment_keys == whole.segment_keys[:number]
+        assert part.num_frames == (21, 37, 69, 69)[(1, 2, 4, 9).index(number)]
+        assert part.draft_note == f"a draft: {min(number, 4)} of the film's 4 segments"
+        assert part.render_key != whole.render_key
+    assert len({draft(number).render_key for number in range(5)}) == 5
+
+
+def test_a_draft_with_a_cut_ends_in_any_take():
+    shots = [shot("x"), shot("y", cut=True, num_frames=37)]
+    whole = plan(shots)
+    for number in (1, 2):
+        part = draft(number, prompt=None, num_frames=None, shots=shots)
+        assert part.segment_keys == whole.segment_keys[:number]
+        assert part.take_of(number - 1)[0].windows[0].num_latent_frames == 6
+
+
+def test_a_draft_does_not_see_the_last_image():
+    film = draft(1, image="a.png", last_image="b.png")
+    assert [window.num_last_image_frames for window in film.windows] == [0]

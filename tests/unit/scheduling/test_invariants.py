@@ -40,6 +40,7 @@ class World:
                 adapters=self.random.choice(((), (("a", 1.0),), (("a", 1.0), ("b", 0.5)))),
                 priority=40 + n,
                 joined_sizes=tuple(range(2, self.groups[name][1] + 1)),
+                segment_keys=self.keys_of(name),
             )
             for name, n in self.segments.items()
         )
@@ -49,6 +50,13 @@ class World:
         self.send(ev.TextReady(run_id="r", model="n"))
         for worker in sorted(self.alive):
             self.send(ev.WorkerUp(worker=worker))
+
+    def keys_of(self, name: str) -> tuple[str, ...]:
+        """Two of three films start alike, and every second one of these differs from its second segment on."""
+        number = int(name[1:])
+        if number % 3 == 2:
+            return ()
+        return tuple(f"{number % 2 if index else ''}-{index}" for index in range(self.segments[name]))
 
     def send(self, event) -> None:
         for action in self.machine.apply(event, self.now):
@@ -62,6 +70,10 @@ class World:
                 assert action.worker not in self.rendering, "two segments on one worker"
                 assert action.segment == self.stored[action.film], "a segment out of order"
                 assert action.film not in {work.film for work in self.rendering.values()}, "a film twice"
+                keys = self.keys_of(action.film[1])
+                twins = [work for work in self.rendering.values() if self.keys_of(work.film[1])]
+                at_work = {self.keys_of(work.film[1])[work.segment] for work in twins}
+                assert not keys or keys[action.segment] not in at_work, "a shared segment twice at once"
                 self.rendering[action.worker] = action
             case ev.FinishFilm():
                 assert self.stored[action.film] == self.segments[action.film[1]], "finished too early"

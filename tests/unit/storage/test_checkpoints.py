@@ -249,3 +249,23 @@ def test_any_json_in_a_record_is_refused_not_crashed_on(value):
         except ValueError:
             continue
         assert json.loads(json.dumps(record.to_dict()))[name] == json.loads(json.dumps(value))
+
+
+def test_a_segment_after_a_cut_continues_nothing_and_starts_other_films(store, three):
+    """Film 0, 1, 2, and after a cut 3, 4. Another film consists of 3 and 4 alone."""
+    meta = SegmentMeta(attempt="cut")
+    after = record_segment(store, three, save_segment(store, three, latents_of(3), meta, starts_take=True))
+    assert after.segments[3].previous == ""
+    whole = extend(store, after)
+    assert load_film_state(store, FILM).segments == whole.segments
+    begin_film(store, SIBLING, SEGMENTS[3:])
+    sibling = load_film(store, SIBLING)
+    assert [record.key for record in sibling.state.segments] == [record.key for record in whole.segments[3:]]
+    assert [record.index for record in sibling.state.segments] == [0, 1]
+    assert np.array_equal(sibling.latents[0], latents_of(3))
+
+
+def test_a_cut_film_takes_what_the_film_of_its_take_has_stored(store, three):
+    begin_film(store, SIBLING, SEGMENTS[3:])
+    extended(store, SIBLING, 2, SEGMENTS[3:])
+    assert len(load_film(store, FILM).latents) == 5

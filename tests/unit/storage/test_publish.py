@@ -7,7 +7,7 @@ import pytest
 
 from render_farm.errors import CorruptCheckpointError, NotFoundError
 from render_farm.storage import open_store, publish
-from render_farm.storage.done import read_done, verify_done
+from render_farm.storage.done import is_whole, read_done, verify_done
 from render_farm.storage.layout import FilmKeys, film_key
 from render_farm.storage.local import LocalStore
 
@@ -243,3 +243,22 @@ def test_a_changed_byte_is_found_by_verify(store, rendered):
     assert ["sha256" in line for line in verify_done(store, "job")] == [True]
     store.write_bytes("job/video.mp4", whole[:2])
     assert ["has 2 bytes" in line for line in verify_done(store, "job")] == [True]
+
+
+def test_files_of_a_hook_are_published_and_go_when_another_film_takes_their_place(store, rendered):
+    files = rendered("a1", "video.mp4", "poster.jpg", "video.srt")
+    publish.publish(store, OLD, "a1", files, JOB)
+    assert_published(store, "a1", names=("poster.jpg", "video.mp4", "video.srt"))
+    assert is_whole(store, read_done(store, "job"))
+    store.write_bytes("job/video.srt", b"cut")
+    assert not is_whole(store, read_done(store, "job"))
+    publish.publish(store, NEW, "a2", rendered("a2"), JOB)
+    assert_published(store, "a2", render_key="bbbbbbbbbbbb")
+    assert not store.exists("job/video.srt")
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", ".x", "Video.mp4", "rejected-1.jpg", "job.json", "page.HTML", ""])
+def test_other_names_are_not_published(store, rendered, tmp_path, name):
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(ValueError, match="final names"):
+        publish.publish(store, OLD, "a1", {**rendered("a1"), name: tmp_path / "file"}, JOB)

@@ -18,6 +18,7 @@ from render_farm.farm.worker.films.film_output import FilmOutput
 from render_farm.farm.worker.films.film_preview import FilmPreview
 from render_farm.media.fitting import Fit
 from render_farm.media.inputs import load_image
+from render_farm.media.provenance import marker_of, xmp_packet
 from render_farm.media.whole_video import read_video
 from render_farm.storage.meter import StorageMeter
 from render_farm.storage.open import open_store
@@ -62,6 +63,7 @@ class BackgroundDecoding:
             limits=task.checks,
             pictures=partial(_pictures, task),
             is_shared=is_shared,
+            xmp=_xmp(task),
         )
 
     def close(self) -> None:
@@ -85,7 +87,11 @@ class BackgroundDecoding:
                 )
 
         store = open_store(task.output, meter=self._meter)
-        return FilmPreview(store, task.work_key, task.plan, self._previewing, report)
+        return FilmPreview(store, task.work_key, task.plan, self._previewing, report, xmp=_xmp(task))
+
+
+def _xmp(task: FilmTask) -> bytes:
+    return xmp_packet(marker_of(task.plan)) if task.provenance.mark else b""
 
 
 def _pictures(task: FilmTask) -> dict[str, np.ndarray]:

@@ -19,9 +19,15 @@ _SOFTWARE = ("torch", "diffusers", "transformers")
 
 
 def film_document(
-    task: FilmTask, state: StoredFilm, rendered: RenderedFilm, *, attempts: int, device: str
+    task: FilmTask,
+    state: StoredFilm,
+    rendered: RenderedFilm,
+    *,
+    attempts: int,
+    device: str,
+    signer: str | None = None,
 ) -> dict[str, Any]:
-    """`state` holds all its segments. `device` is that of the worker that finishes it."""
+    """`state` holds all its segments. `device` is that of the worker that finishes it. `signer` has signed it."""
     prompts = [task.plan.job.prompt_of(index) for index in range(task.plan.num_segments)]
     unwanted = tuple(seam for seam in rendered.seams if not task.plan.starts_scene(seam.segment))
     return {
@@ -39,6 +45,7 @@ def film_document(
         },
         "device": device,
         "run_id": task.run_id,
+        **({"draft": task.plan.draft_note} if task.plan.draft_note else {}),
         "num_frames": rendered.num_frames,
         "decode_s": rendered.decode_s,
         "seam_score": worst(unwanted),
@@ -52,6 +59,7 @@ def film_document(
         "approximations": list(task.plan.approximations),
         "warnings": list(task.plan.warnings),
         "attempts": attempts,
+        "provenance": {"marked": task.provenance.mark, "signed_by": signer},
     }
 
 
@@ -72,7 +80,11 @@ def _shown_parameters(task: FilmTask) -> dict[str, Any]:
         {"path": shown_uri(lora.path), "weight": lora.weight, "sha256": sha256}
         for lora, sha256 in zip(job.loras, job.lora_digests, strict=True)
     ]
-    parameters = {name: value for name, value in asdict(job).items() if name not in ("lora_digests", "shots")}
+    parameters = {
+        name: value for name, value in asdict(job).items() if name not in ("lora_digests", "shots", "first_segments")
+    }
+    if job.first_segments:
+        parameters["first_segments"] = job.first_segments
     if job.shots:
         parameters["shots"] = [
             {"prompt": prompt, **asdict(shot), "image": shown.pop(image_name(index), None)}

@@ -68,10 +68,13 @@ class FilmOutput:
         limits: CheckLimits = _LIMITS,
         pictures: Callable[[], Mapping[str, np.ndarray]] = dict,
         is_shared: bool = False,
+        xmp: bytes = b"",
     ) -> None:
         """`lead_in` makes the frames (H W 3 uint8) that precede the film's own: the video that it extends. `preview`
         and the checks get only the film's own. `pictures` reads its `image` and `last_image`, as far as it has them.
-        With `is_shared` a render group decodes the film, and `take` gets its frames."""
+        With `is_shared` a render group decodes the film, and `take` gets its frames. Video and poster carry the packet
+        `xmp`."""
+        self._xmp = xmp
         self._preview = preview
         self._plan = plan
         self._pictures = pictures
@@ -83,7 +86,7 @@ class FilmOutput:
         job = plan.job
         try:
             self._decoder = None if is_shared else engine.decoder(plan)
-            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality)
+            self._writer = Mp4Writer(self._folder / VIDEO, job.width, job.height, job.fps, job.quality, xmp=xmp)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)  # nobody could call `remove`
             raise
@@ -202,7 +205,7 @@ class FilmOutput:
                 if self._closed:
                     raise MediaError("the film was dropped while it was being decoded")
                 if self._writer.num_frames == self._poster_at:
-                    write_poster(frame, self._folder / POSTER)
+                    write_poster(frame, self._folder / POSTER, xmp=self._xmp)
                 self._writer.append(frame)
                 self._seams.add(frame)
                 if is_lead_in:

@@ -58,9 +58,12 @@ class FilmPreview:
         plan: FilmPlan,
         thread: ThreadPoolExecutor,
         report: Callable[[int, int, str], None],
+        *,
+        xmp: bytes = b"",
     ) -> None:
         """`thread` runs one task at a time. `report` gets the segments and frames that can be watched, and the problem
-        that ended the preview."""
+        that ended the preview. Its files carry the packet `xmp`."""
+        self._xmp = xmp
         self._store = store
         self._keys = FilmKeys(film=work_key)
         self._plan = plan
@@ -155,9 +158,9 @@ class FilmPreview:
 
     def _append(self, segment: int, frames: list[np.ndarray]) -> None:
         fps, name = self._plan.job.fps, preview_part(segment)
-        part = encode_part(frames, fps=fps, first_frame=self._num_frames, number=segment)
+        part = encode_part(frames, fps=fps, first_frame=self._num_frames, number=segment, xmp=self._xmp)
         if self._init not in (b"", part.init):
-            self._stop("another version of ffmpeg started it")
+            self._stop("another version of ffmpeg or of this program started it")
             return
         self._store.write_bytes(self._keys.preview(name), part.media)
         if not self._init:
@@ -171,7 +174,7 @@ class FilmPreview:
         if num_bytes >= self._num_joined_bytes * _GROWTH:
             self._store.write_bytes(self._keys.preview(PREVIEW_VIDEO), b"".join([self._init, *self._parts]))
             self._num_joined_bytes = num_bytes
-        self._store.write_bytes(self._keys.preview(PREVIEW_SHEET), contact_sheet(self._samples.frames))
+        self._store.write_bytes(self._keys.preview(PREVIEW_SHEET), contact_sheet(self._samples.frames, xmp=self._xmp))
         self._report(len(self._parts), self._num_frames, "")
 
     def _write_playlist(self, *, ended: bool) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from render_farm.check_mode import CheckAction, parse_checks
-from render_farm.errors import Cancelled, FilmRejectedError, FindingsError
+from render_farm.errors import Cancelled, FilmRefusedError, FilmRejectedError, FindingsError
 from render_farm.farm.run.film_task import FilmReport, FilmTask
 from render_farm.farm.worker.films.film_document import film_document
+from render_farm.farm.worker.films.film_hook import run_hook
 from render_farm.farm.worker.films.film_output import RenderedFilm
 from render_farm.farm.worker.resources import WorkerResources
+from render_farm.media.provenance import marker_of
 from render_farm.storage.claims import Claim, claim_job
 from render_farm.storage.layout import LATENTS, POSTER, VIDEO, JobKeys
 from render_farm.storage.patience import StoreRetry
@@ -90,8 +92,7 @@ class FilmPublisher:
                 return
         elif action is not CheckAction.FAIL:
             return
-        key = JobKeys(job_id=task.job_id).rejected_poster(task.plan.job.seed)
-        store.put_file(rendered.files[POSTER], key, content_type_for(POSTER))
+        poster = _keep_poster(store, task, rendered)
         found = f"found in its pictures: {', '.join(findings)} (frames counted from 0)"
         if action is CheckAction.RETRY:
             raise FilmRejectedError(
@@ -100,7 +101,7 @@ class FilmPublisher:
         raise FindingsError(
             found,
             findings=findings,
-            advice=f"look at {store.uri(key)}; another seed renders another film, checks: mark publishes this one, and "
+            advice=f"look at {poster}; another seed renders another film, checks: mark publishes this one, and "
             "the thresholds are the settings [checks]",
         )
 
@@ -128,7 +129,18 @@ class FilmPublisher:
             if rendered.findings:
                 seconds = own_seconds((record.to_dict() for record in film.state.segments), task.work_key)
                 self._judge(store, task, rendered, seconds)
-            document = film_document(task, film.state, rendered, attempts=attempts, device=model.device)
+            signer = _signed(task, rendered)
+            document = film_document(task, film.state, rendered, attempts=attempts, device=model.device, signer=signer)
+            files = dict(rendered.files)
+            if task.hooks.on_film is not None:
+                try:
+                    answer = run_hook(task.hooks, files[VIDEO], document, files[VIDEO].parent / "hook", go_on)
+                except FilmRefusedError:
+                    _keep_poster(store, task, rendered)
+                    raise
+                document["findings"] += answer.findings
+                document["extra_files"] = sorted(answer.files)
+                files |= answer.files
             go_on()
             upload_began = time.monotonic()
             published = StoreRetry(task.timeouts.cluster_patience_s, stopped=lambda: call_id in self._stopped)(
@@ -136,7 +148,7 @@ class FilmPublisher:
                     store,
                     task.work_key,
                     attempt,
-                    rendered.files,
+                    files,
                     document,
                     create_only=task.create_only,
                     claim=claim,
@@ -145,3 +157,21 @@ class FilmPublisher:
             return published.job, (*rendered.phases, ("upload", time.monotonic() - upload_began))
         finally:
             films.forget(task)
+
+
+def _keep_poster(store: Store, task: FilmTask, rendered: RenderedFilm) -> str:
+    """Store the poster of a film that is not published, for the report, and return where it is."""
+    key = JobKeys(job_id=task.job_id).rejected_poster(task.plan.job.seed)
+    store.put_file(rendered.files[POSTER], key, content_type_for(POSTER))
+    return store.uri(key)
+
+
+def _signed(task: FilmTask, rendered: RenderedFilm) -> str | None:
+    """Sign the film and its poster where the settings ask for it, and return who signs."""
+    if not task.provenance.signs:
+        return None
+    from render_farm.media.signing import read_keys, sign
+
+    keys, marker = read_keys(task.provenance), marker_of(task.plan)
+    sign(rendered.files[POSTER], marker, keys)
+    return sign(rendered.files[VIDEO], marker, keys)

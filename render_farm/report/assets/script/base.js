@@ -18,6 +18,14 @@ function make(tag, options = {}, ...children) {
   return element;
 }
 const clear = (element) => { element.replaceChildren(); return element; };
+// A command to paste into a shell, and the button that copies it.
+function commandToCopy(command) {
+  const copy = make("button", { type: "button", text: "Copy", onclick: () => {
+    const told = () => { copy.textContent = "Copied"; setTimeout(() => { copy.textContent = "Copy"; }, 1500); };
+    if (navigator.clipboard) navigator.clipboard.writeText(command).then(told, () => {});
+  } });
+  return [make("code", { text: command }), copy];
+}
 const number = (value, digits = 0) => Number(value).toLocaleString("en", { maximumFractionDigits: digits });
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 function duration(seconds) {

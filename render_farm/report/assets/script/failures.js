@@ -8,13 +8,7 @@ function showFailures() {
       make("p", { class: "what", text: `${plural(count, "film")}: ${group.error_class}` }),
       make("p", { text: group.message }),
       make("p", { class: "dim", text: group.advice }));
-    if (group.retry) {
-      const copy = make("button", { type: "button", text: "Copy", onclick: () => {
-        const told = () => { copy.textContent = "Copied"; setTimeout(() => { copy.textContent = "Copy"; }, 1500); };
-        if (navigator.clipboard) navigator.clipboard.writeText(group.retry).then(told, () => {});
-      } });
-      card.append(make("div", { class: "command" }, make("code", { text: group.retry }), copy));
-    }
+    if (group.retry) card.append(make("div", { class: "command" }, ...commandToCopy(group.retry)));
     const listed = make("details", {}, make("summary", { text: count === 1 ? "Which one" : "Which ones" }));
     listed.addEventListener("toggle", () => {
       if (listed.open && listed.childElementCount === 1) listed.append(make("p", { class: "jobs", text: group.job_ids.join(", ") }));

@@ -42,7 +42,7 @@ function openFilm(place) {
 }
 by("film").addEventListener("close", () => {
   clear(by("film-media"));
-  const back = by("gallery").children[opened], name = back && back.querySelector(".name");
+  const back = cards()[opened], name = back && back.querySelector(".name");
   const to = opener && opener.isConnected ? opener : name;
   if (to) to.focus({ preventScroll: false });
   opened = -1;

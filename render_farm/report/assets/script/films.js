@@ -4,6 +4,8 @@ const CHIPS = { seam: "visible seam", found: "with findings", preview: "watchabl
 const fits = (state, index, seamy) => state === "all" || (state === "seam" ? seamy.has(index) : state === "found" ? data.jobs.findings[index].length > 0 : state === "preview" ? index in data.previews : data.jobs.state[index] === state);
 const filter = { text: "", state: "all", sort: "order" };
 let shown = [], numShown = 0, haystack = null;
+const picked = new Set();
+const cards = () => [...by("gallery").querySelectorAll(".film")];
 
 function prepareFilms() {
   const jobs = data.jobs;
@@ -28,7 +30,11 @@ function showFilms() {
     if (!fits(filter.state, index, visible)) continue;
     if (words.every((word) => haystack[index].includes(word))) shown.push(index);
   }
-  if (filter.sort === "id") shown.sort((a, b) => (jobs.id[a] < jobs.id[b] ? -1 : 1));
+  if (filter.sort === "prompt") {
+    const first = new Map();
+    jobs.prompt.forEach((prompt, index) => { if (!first.has(prompt)) first.set(prompt, index); });
+    shown.sort((a, b) => first.get(jobs.prompt[a]) - first.get(jobs.prompt[b]) || a - b);
+  } else if (filter.sort === "id") shown.sort((a, b) => (jobs.id[a] < jobs.id[b] ? -1 : 1));
   else if (filter.sort !== "order") shown.sort((a, b) => (jobs[filter.sort][b] ?? -1) - (jobs[filter.sort][a] ?? -1));
   clear(by("gallery"));
   numShown = 0;
@@ -38,7 +44,12 @@ function showFilms() {
 }
 function showMore() {
   const next = shown.slice(numShown, numShown + PAGE);
-  by("gallery").append(...next.map((index, place) => card(index, numShown + place)));
+  next.forEach((index, place) => {
+    const before = shown[numShown + place - 1];
+    if (filter.sort === "prompt" && (before === undefined || data.jobs.prompt[before] !== data.jobs.prompt[index]))
+      by("gallery").append(make("li", { class: "variants", text: data.jobs.prompt[index] }));
+    by("gallery").append(card(index, numShown + place));
+  });
   numShown += next.length;
   const left = shown.length - numShown;
   by("more").hidden = left === 0;
@@ -60,6 +71,8 @@ function card(index, place) {
   if (jobs.gpu[index]) meta.append(make("span", { text: `${duration(jobs.gpu[index])} rendering` }));
   if (jobs.seam[index] !== null) meta.append(make("span", { class: jobs.seam[index] >= data.visible_seam ? "seamy" : "", text: `seam ${number(jobs.seam[index], 2)}` }));
   if (jobs.findings[index].length) meta.append(make("span", { class: "seamy", text: jobs.findings[index].join(", ") }));
+  meta.append(make("button", { class: "pick link", type: "button", "aria-pressed": String(picked.has(jobs.id[index])),
+    text: picked.has(jobs.id[index]) ? "picked" : "pick", onclick: (event) => { event.stopPropagation(); pick(jobs.id[index], event.target); } }));
   const body = make("div", { class: "text" }, name, make("div", { class: "prompt", text: jobs.prompt[index] }),
     state === "failed" ? make("div", { class: "why", text: jobs.message[index] || jobs.error[index] || "failed" }) : null, meta);
   const film = make("li", { class: "film", "data-place": place, onclick: () => openFilm(place) }, shot, body);
@@ -81,4 +94,19 @@ function card(index, place) {
     name.addEventListener("blur", stop);
   }
   return film;
+}
+
+// The command that writes the rows of the films that were picked as a manifest.
+function pick(id, button) {
+  if (!picked.delete(id)) picked.add(id);
+  button.setAttribute("aria-pressed", String(picked.has(id)));
+  button.textContent = picked.has(id) ? "picked" : "pick";
+  showPicked();
+}
+const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+function showPicked() {
+  const names = data.jobs.id.filter((id) => picked.has(id));
+  const command = `render-farm pick ${[`${data.run.output.replace(/\/+$/, "")}/_runs/${data.run.id}`, ...names].map(quoted).join(" ")} -o chosen.parquet`;
+  by("picked").hidden = !names.length;
+  clear(by("picked")).append(...commandToCopy(command));
 }

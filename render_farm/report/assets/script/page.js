@@ -34,7 +34,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key.startsWith("Arrow")) moveFocus(event);
 });
 function moveFocus(event) {
-  const films = [...by("gallery").children];
+  const films = cards();
   if (!films.length) return;
   const now = document.activeElement && document.activeElement.closest(".film");
   if (!now) { if (event.key === "ArrowRight") { event.preventDefault(); films[0].querySelector(".name").focus(); } return; }
@@ -43,14 +43,14 @@ function moveFocus(event) {
   const place = films.indexOf(now) + step;
   event.preventDefault();
   if (place >= films.length) showMore();
-  const next = by("gallery").children[place];
+  const next = cards()[place];
   if (next) next.querySelector(".name").focus();
 }
 
 by("more").addEventListener("click", () => {
   const first = numShown;
   showMore();
-  by("gallery").children[first].querySelector(".name").focus();
+  cards()[first].querySelector(".name").focus();
 });
 
 // Links to what there is on this page.
@@ -84,5 +84,6 @@ async function refresh() {
 }
 document.documentElement.dataset.theme = preferred();
 by("theme").textContent = document.documentElement.dataset.theme === "dark" ? "☀ Light" : "☾ Dark";
+if (data.run.draft) filter.sort = by("sort").value = "prompt";
 showAll(() => { document.documentElement.dataset.ready = "1"; });
 if (data.live && !data.run.over) setTimeout(refresh, 5000);

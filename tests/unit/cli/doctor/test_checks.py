@@ -8,6 +8,8 @@ import pytest
 
 from render_farm.cli.doctor import checks
 from render_farm.cli.doctor.checks import Probe, Status
+from render_farm.media.provenance_settings import ProvenanceSettings
+from tests.helpers.signing_keys import write_signing_keys
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,16 @@ def test_a_home_that_cannot_be_written_and_a_token_that_expires_are_told(monkeyp
     (home,), (token,) = checks.check_home(), checks.check_credentials()
     assert home.detail.endswith("missing cannot be written to")
     assert "expire" in token.detail and "secret" not in token.detail
+
+
+def test_a_certificate_is_tried_before_a_night_needs_it(monkeypatch, tmp_path):
+    pytest.importorskip("c2pa", reason="it comes with the extra `provenance`")
+    chain, key = map(str, write_signing_keys(tmp_path))
+    assert checks.check_signing(ProvenanceSettings()) == []
+    (good,) = checks.check_signing(ProvenanceSettings(certificate=chain, private_key=key))
+    assert (good.status, good.detail) == (Status.OK, "as Example Signer")
+    (bad,) = checks.check_signing(ProvenanceSettings(certificate=chain, private_key=chain))
+    assert (bad.status, bad.detail) == (Status.BROKEN, "[provenance] private_key holds no private key in PEM")
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
+    (missing,) = checks.check_signing(ProvenanceSettings(certificate=chain, private_key=key))
+    assert (missing.status, missing.advice) == (Status.BROKEN, "pip install 'render_farm[provenance]'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from render_farm.cli.doctor import fit
 from render_farm.cli.doctor.checks import GIB, Status
 from render_farm.cli.doctor.fit import check_fit
 from render_farm.cli.main import app
+from render_farm.planning.memory import usable_bytes
 
 
 def gpu(size_gib: float) -> dict[str, Any]:
@@ -40,9 +42,10 @@ def test_each_gpu_is_held_against_what_the_job_needs(
 def test_the_exact_size_decides() -> None:
     estimate = check_fit("df-1.3b-540p", {}, [gpu(80)]).estimate
     assert estimate is not None
-    enough = {"name": "enough", "total": estimate.least_bytes}
+    total = ceil(estimate.least_bytes / usable_bytes(100) * 100)
+    enough = {"name": "enough", "total": total}
     assert statuses("df-1.3b-540p", [enough])[1] is Status.OK
-    assert statuses("df-1.3b-540p", [enough | {"total": estimate.least_bytes - 1}])[1] is Status.BROKEN
+    assert statuses("df-1.3b-540p", [enough | {"total": total - 2}])[1] is Status.BROKEN
 
 
 def test_blocks_that_cannot_be_kept_are_a_note() -> None:

@@ -150,3 +150,17 @@ def test_the_same_film_of_another_manifest_is_done(tmp_path):
     store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
     film_of(store, tmp_path, plan, "theirs-1")
     assert found(store, plan).done is not None
+
+
+def test_a_done_film_with_more_files_than_this_run_asks_for_is_done(tmp_path):
+    store, plan = open_store(tmp_path / "out"), entry("a", tmp_path).task.plan
+    (tmp_path / "file").write_bytes(b"some film")
+    names = ("video.mp4", "poster.jpg", "latents.safetensors", "video.srt")
+    publish(store, film_key("a", plan.render_key), "a1", dict.fromkeys(names, tmp_path / "file"), {"prompt": "p"})
+
+    def found():
+        return ExistingOutput(store, StoredRun(), keep_latents=False).look_up([plan])[0].done
+
+    assert found() is not None
+    store.write_bytes("a/video.srt", b"x")
+    assert found() is None

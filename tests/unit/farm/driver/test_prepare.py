@@ -75,6 +75,26 @@ def test_ids_that_differ_in_case_are_refused_where_the_output_folds_it(tmp_path,
     assert failed.job_id == "shot" and "does not tell them apart" in str(failed.message)
 
 
+def test_films_that_may_share_segments_have_their_keys(tmp_path):
+    """By prompt and seed, with which what they share begins."""
+    films = {
+        "whole": {"shots": [{"prompt": "x"}, {"prompt": "y", "cut": True, "seed": 5}]},
+        "take": {"prompt": "y", "seed": 5},
+        "other": {"prompt": "y", "seed": 6},
+    }
+    rows = [make_row(n, {"job_id": name, **columns}) for n, (name, columns) in enumerate(films.items(), start=1)]
+    keys = {entry.task.job_id: entry.segment_keys for entry in sorted_rows(tmp_path, *rows).entries}
+    assert keys["whole"][1:] == keys["take"] and len(keys["whole"]) == 2
+    assert keys["other"] == ()
+
+
+def test_drafts_are_planned_as_drafts(tmp_path):
+    rows = [make_row(1, {"job_id": "a", "prompt": "p", "num_frames": 257})]
+    context = context_of(tmp_path, first_segments=2)
+    [entry] = prepare(rows, context, lambda model: spec_of_preset("tiny", fingerprint="f")).entries
+    assert (entry.task.plan.num_segments, len(entry.costs)) == (2, 2)
+
+
 def test_a_portrait_picture_in_a_landscape_film_is_said(tmp_path):
     Image.new("RGB", (48, 64)).save(tmp_path / "tall.png")
     [entry] = prepared(tmp_path, image=str(tmp_path / "tall.png"), height=64, width=96).entries

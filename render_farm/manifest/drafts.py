@@ -1,0 +1,70 @@
+"""Drafts: the rows of a manifest of which a run renders the first segments only.
+
+A draft is a job of its own, named `<job_id>.draft`. So its film, its state and its run are never those of the whole
+film, and both can be in one output. It has the seed of its film, whose segments it shares.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from render_farm.check_mode import CheckAction, parse_checks
+from render_farm.errors import InvalidJobError
+from render_farm.job import JOB_ID, default_seed
+from render_farm.manifest.rows import Row
+
+SUFFIX = ".draft"
+
+
+def draft_id(job_id: str) -> str:
+    """The id of a job's draft."""
+    return job_id + SUFFIX
+
+
+def original_id(job_id: str) -> str:
+    """The id of the job that a draft is of."""
+    return job_id.removesuffix(SUFFIX)
+
+
+def draft_run_id(run_id: str, num_segments: int) -> str:
+    """The default id of the run that renders the first segments, where `run_id` is that of the whole films."""
+    return f"{run_id}-first-{num_segments}"
+
+
+def draft_row(row: Row) -> Row:
+    """The row of a job as that of its draft. One whose id becomes too long is a bad row."""
+    return as_draft(_renamed(row))
+
+
+def _renamed(row: Row) -> Row:
+    name = draft_id(row.job_id)
+    if row.job is None:
+        return replace(row, job_id=name) if JOB_ID.fullmatch(name) else row
+    try:
+        return replace(row, job_id=name, job=replace(row.job, job_id=name))
+    except InvalidJobError as error:
+        return replace(row, job=None, problems=error.problems)
+
+
+def as_draft(row: Row) -> Row:
+    """A row with the id of a draft: with the seed that its film has by default, and never with another one."""
+    if row.job is None:
+        return row
+    seed = default_seed(original_id(row.job.job_id)) if row.job.seed is None else row.job.seed
+    retries = row.job.checks and parse_checks(row.job.checks).action is CheckAction.RETRY
+    checks = str(CheckAction.MARK) if retries else row.job.checks
+    return replace(row, job=replace(row.job, seed=seed, checks=checks))
+
+
+def draft_manifest(manifest: bytes) -> bytes:
+    """A manifest with the ids of drafts, for the run that renders them. All else stays, bad rows too."""
+    table = pq.ParquetFile(io.BytesIO(manifest), pre_buffer=False).read(use_threads=False)
+    ids = [draft_id(job_id) if isinstance(job_id, str) else job_id for job_id in table["job_id"].to_pylist()]
+    index = table.schema.get_field_index("job_id")
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(index, "job_id", pa.array(ids, pa.string())), sink)
+    return sink.getvalue()
