@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from render_farm import RenderJob
 from render_farm.models import FULL, PRESETS
@@ -66,7 +67,9 @@ def test_a_window_takes_the_operations_and_the_memory_that_are_planned(name: str
     check(plan, sizes, counted)
     if mode == "synchronous":  # 180 for 1.3B, whose feed-forward is wider
         traffic = counted.moved_bytes["elementwise"] / work_bytes(plan, sizes)
-        assert traffic == pytest.approx(EAGER_TRAFFIC, rel=0.15)
+        # The RMS norm is one operation in a CUDA build of torch, and a CPU build's fake GPU counts its parts.
+        wanted = EAGER_TRAFFIC if torch.version.cuda is None else 128
+        assert traffic == pytest.approx(wanted, rel=0.15)
     print(
         f"{name} {task} {mode}: {counted.operations['matrix'] / 1e15:.3g} + "
         f"{counted.operations['attention'] / 1e15:.3g} PFLOP, {counted.num_kernels} kernels, "

@@ -93,11 +93,11 @@ C10_REGISTER_GUARD_IMPL(CUDA, c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CU
 
 @cache
 def allow_fake_gpus() -> None:
-    """Have a CPU build of torch take part: indexing asks for a guard of the device, which only a CUDA build has. Skips
-    the test where there is no compiler."""
-    compiler = shutil.which("g++")
-    if torch.version.cuda is not None:
+    """Have torch take part without a GPU: indexing asks for a guard of the device. A CPU build has none, and that of a
+    CUDA build asks for the driver. Skips the test where there is no compiler."""
+    if torch.cuda.is_available():
         return
+    compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is needed for a fake GPU")
     root = Path(torch.__file__).parent
