@@ -36,7 +36,7 @@ class Gpu:
     """Of its memory."""
     layer_traffic: int = 29
     """How many times the tokens of a layer and branch (bfloat16) cross the memory between matrix products and
-    attention: 29 in compiled blocks, 177 where every operation is a kernel."""
+    attention: 29 in compiled blocks, 128 where every operation is a kernel."""
     link: float = 2.5e11
     """To other GPUs of the node."""
     exchange_s: float = 3.5e-5
@@ -59,7 +59,7 @@ class Gpu:
 H100 = Gpu(name="h100", memory_bytes=84_900_000_000)
 GPUS = {"h100": H100, "h200": Gpu(name="h200", memory_bytes=150_000_000_000, bandwidth=3.7e12)}
 FLASH_2 = 3.7e14
-EAGER_TRAFFIC = 177
+EAGER_TRAFFIC = 128
 """A third of it changes dtypes. A test counts it at full size."""
 
 

@@ -65,10 +65,10 @@ def test_a_window_takes_the_operations_and_the_memory_that_are_planned(name: str
     plan, sizes = film(name, task, mode)
     counted = dry_run(fake_transformer(name, num_layers=LAYERS), plan)
     check(plan, sizes, counted)
-    if mode == "synchronous":  # 180 for 1.3B, whose feed-forward is wider
+    if mode == "synchronous":  # a little more for 1.3B, whose feed-forward is wider
         traffic = counted.moved_bytes["elementwise"] / work_bytes(plan, sizes)
-        # The RMS norm is one operation in a CUDA build of torch, and a CPU build's fake GPU counts its parts.
-        wanted = EAGER_TRAFFIC if torch.version.cuda is None else 128
+        # A CPU build of torch does not have the RMS norm as one operation, and its parts count.
+        wanted = EAGER_TRAFFIC if torch.version.cuda else 177
         assert traffic == pytest.approx(wanted, rel=0.15)
     print(
         f"{name} {task} {mode}: {counted.operations['matrix'] / 1e15:.3g} + "
