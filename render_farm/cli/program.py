@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import logging
@@ -13,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -219,7 +220,7 @@ def run_app(app: typer.Typer) -> None:
         app()
     except SystemExit as ended:
         if ended.code in (INTERRUPTED, TimeLimitError.exit_code):
-            _leave_within(_LEAVES_WITHIN_S, ended.code)
+            _leave(ended.code)
         raise
     # The only place that catches everything: whatever comes here is a defect, and its user needs a sentence.
     except Exception as error:
@@ -234,12 +235,17 @@ class _PrintableFormatter(logging.Formatter):
         return terminal.printable(super().format(record))
 
 
-def _leave_within(seconds: float, exit_code: int) -> None:
-    """End this process by then at the latest. Python waits at its end for threads of libraries, such as the hub's,
-    which may be in the middle of a large download."""
-    alarm = threading.Timer(seconds, os._exit, [exit_code])
+def _leave(exit_code: int) -> NoReturn:
+    """End this process as it is. Python would wait for threads of libraries, such as the hub's, which may be in the
+    middle of a large download. And those of a Ray that was interrupted while it started can crash as Python ends."""
+    alarm = threading.Timer(_LEAVES_WITHIN_S, os._exit, [exit_code])
     alarm.daemon = True
     alarm.start()
+    atexit._run_exitfuncs()  # Ray's ends its processes
+    with contextlib.suppress(OSError, ValueError):  # who reads them may have left
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _open_standard_streams() -> None:

@@ -131,3 +131,27 @@ def test_results_on_a_full_disk_and_a_pipe_that_is_closed(tmp_path):
 def test_a_shell_can_complete():
     said = CliRunner().invoke(app, [], prog_name="render-farm", env={"_RENDER_FARM_COMPLETE": "source_bash"})
     assert "complete -o" in said.stdout
+
+
+CRASHES_AS_PYTHON_ENDS = """
+import os, signal, typer
+from render_farm.cli.program import run_app
+
+class Library:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGSEGV):
+        kill(pid, number)
+
+library, app = Library(), typer.Typer()
+
+@app.command()
+def verb():
+    print("cancelled")
+    raise SystemExit(13)
+
+run_app(app)
+"""
+
+
+def test_an_interrupted_command_has_its_exit_code_also_where_a_library_crashes_as_python_ends():
+    done = subprocess.run([sys.executable, "-c", CRASHES_AS_PYTHON_ENDS], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (13, "cancelled\n"), done.stderr
