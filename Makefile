@@ -21,7 +21,7 @@ SEED ?= 0
 
 help:
 	@echo "make demo   render the example films to demo-output/ (no GPU, no download of models)"
-	@echo "make unit   the quick tests: no Ray, no server, no training; a minute or two on two cores"
+	@echo "make unit   the quick tests: no Ray, no server, no training; a minute on two cores"
 	@echo "make check  make lint and make unit: before every commit"
 	@echo "make test   run the tests (no GPU is needed)"
 	@echo "make test-latest  the tests on the newest versions that pyproject.toml allows, in .venv-latest/"

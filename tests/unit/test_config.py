@@ -196,6 +196,7 @@ def test_unknown_variables_are_warned_of_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "render_farm.cli", "gc", "-o", str(tmp_path)]
     environment = {**os.environ, "RENDER_FARM_ATEMPTS": "3"}

@@ -144,6 +144,7 @@ def test_a_film_that_left_its_folder_still_says_who_made_it(cli, output, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_signatures_are_read_and_checked(cli, output, tmp_path):
     pytest.importorskip("c2pa", reason="it comes with the extra `provenance`")
     chain, key = write_signing_keys(tmp_path)

@@ -91,6 +91,7 @@ def test_init_writes_another_file(tmp_path: Path) -> None:
     assert run("init", tmp_path / "file" / "farm.toml").exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_template_has_every_setting_with_its_default(tmp_path: Path) -> None:
     file = tmp_path / "farm.toml"
     for text in (template(), re.sub(r"^#(?=\w+ = \S)", "", template(), flags=re.MULTILINE)):

@@ -21,6 +21,7 @@ def invoke(*arguments: str):
     return CliRunner().invoke(app, [*arguments])
 
 
+@pytest.mark.slow
 def test_the_verbs_read_a_run_by_its_uri_or_by_its_id_and_output(store, monkeypatch):
     done = invoke("pause", f"{store.root_uri}/_runs/night", "--json")
     assert json.loads(done.stdout)["applied"] == "stored"
@@ -42,6 +43,7 @@ def test_a_run_without_an_output_is_a_usage_error(monkeypatch, tmp_path):
     assert invoke("pause", "../x", "--output", str(tmp_path)).exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_priority_comes_last(store, monkeypatch):
     monkeypatch.setenv("RENDER_FARM_OUTPUT", store.root_uri)
     assert invoke("priority", "night", "c", "90").exit_code == 0
@@ -54,6 +56,7 @@ def test_the_priority_comes_last(store, monkeypatch):
         assert invoke("priority", "night", *wrong).exit_code == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_renders_names_the_command_that_starts_it(store, monkeypatch):
     monkeypatch.setenv("RENDER_FARM_OUTPUT", store.root_uri)
     command = f"render-farm continue night --output {store.root_uri}"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from render_farm.media.mp4 import probe_mp4
 from render_farm.storage.open import open_store
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
 from tests.helpers.synthetic_run import write_preview, write_run
 
 
+@pytest.mark.slow
 def test_preview_lists_saves_and_says_what_is_missing(cli, tmp_path):
     store = open_store(tmp_path)
     write_run(tmp_path, num_jobs=9, num_films=1, still_running=True)

@@ -62,6 +62,7 @@ def test_a_manifest_that_is_cut_short_is_refused(tmp_path):
     assert refusal(str(path)).startswith(f"{path}: a Parquet file that is damaged or cut short (")
 
 
+@pytest.mark.slow
 def test_flipped_bytes_never_crash(tmp_path):
     """Wherever a manifest is damaged, reading it gives a report; never another exception."""
     path = tmp_path / "m.parquet"

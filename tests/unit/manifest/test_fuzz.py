@@ -243,6 +243,7 @@ def test_any_yaml_is_built_or_refused(folder, given_columns, in_flow):
     builds_or_refuses(folder, "p.yaml", content)
 
 
+@pytest.mark.slow
 @FEW
 @given(st.lists(st.tuples(st.sampled_from(list(columns())), spelt), max_size=5), st.booleans())
 def test_any_csv_is_built_or_refused(folder, cells, quoted):

@@ -72,6 +72,7 @@ def test_the_file_is_h264_yuv420p_with_its_index_first(tmp_path):
     assert b"Lavf" not in data  # no version of the muxer: bytes depend on frames and settings only
 
 
+@pytest.mark.slow
 def test_the_same_frames_give_the_same_bytes(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 128, 128, 3), np.uint8)
     one, two = (write(tmp_path / name, noise).read_bytes() for name in ("a.mp4", "b.mp4"))
@@ -133,6 +134,7 @@ except StorageFullError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path):
     """A limit on the size of files makes ffmpeg's writes fail in the middle, as a full disk does."""
     said = subprocess.run(

@@ -43,6 +43,7 @@ def test_sixteen_bit_grey_of_the_largest_size_stays_out_of_this_process(tmp_path
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
+@pytest.mark.slow
 def test_a_picture_that_needs_more_memory_than_it_may_is_refused_and_the_next_one_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(picture_process, "_BYTES_PER_PIXEL", 0)
     monkeypatch.setattr(picture_process, "_FIXED_BYTES", 32 << 20)
@@ -53,6 +54,7 @@ def test_a_picture_that_needs_more_memory_than_it_may_is_refused_and_the_next_on
     assert open_image(str(tmp_path / "small.png")).pixels.shape == (8, 8, 3)
 
 
+@pytest.mark.slow
 def test_a_picture_that_takes_too_long_is_given_up_and_the_next_one_is_read(tmp_path):
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (3000, 3000, 3), dtype=np.uint8))
     image.save(tmp_path / "slow.jpg", progressive=True)

@@ -51,6 +51,7 @@ def test_what_cannot_be_delivered_is_said_once_and_given_up(answers, num_sent):
     assert "run ended was not delivered" in failures[0]
 
 
+@pytest.mark.slow
 def test_sending_a_notice_never_blocks():
     class Slow:
         def send(self, notice):

@@ -69,6 +69,7 @@ def meta_transformer(name: str, dtype: torch.dtype, num_layers: int | None = Non
 # --- weights --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_of_the_published_checkpoints(name: str) -> None:
     model = meta_transformer(name, torch.bfloat16)
@@ -98,6 +99,7 @@ def test_weights_of_the_encoders_and_the_vae() -> None:
     assert ImageEncoderSizes.from_config(clip.to_dict()) == ImageEncoderSizes()
 
 
+@pytest.mark.slow
 def test_sizes_of_a_folder_are_those_of_its_weights() -> None:
     sizes, engine = read_sizes(MODEL_DIR), load_engine("tiny", device="cpu")
     assert sizes.transformer.num_parameters == sum(p.numel() for p in engine.transformer.parameters())
@@ -150,6 +152,7 @@ def test_denoising_at_full_size(case: str) -> None:
     assert 0.99 < estimate / memory.peak_bytes < 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{}, {"causal_block_size": 5}])
 def test_denoising_on_the_cpu(parameters: dict[str, Any]) -> None:
     engine = load_engine("tiny", device="cpu", dtype="bfloat16")  # in float32 the CPU shortens prompts' keys
@@ -189,6 +192,7 @@ def test_decoding_at_full_size(height: int, width: int, known: float) -> None:
     assert 0.99 < estimate.total_bytes / memory.peak_bytes < 1.05
 
 
+@pytest.mark.slow
 def test_decoding_on_the_cpu() -> None:
     engine = load_engine("tiny", device="cpu")
     plan = engine.plan(RenderJob(job_id="a", prompt="x", num_frames=17, height=64, width=96))

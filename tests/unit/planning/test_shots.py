@@ -83,6 +83,7 @@ def test_a_film_with_cuts_has_the_segments_of_the_films_of_its_takes(film, seed,
     assert (whole.num_frames, whole.cuts, whole.num_latent_frames) == (num_frames, tuple(cuts[:-1]), cuts[-1])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(takes, st.data())
 def test_a_change_touches_its_take_from_its_segment_on_and_no_other(film, data):

@@ -116,6 +116,7 @@ def look(store) -> None:
         assert str(error)
 
 
+@pytest.mark.slow
 @QUICK
 @given(data=st.data())
 def test_whatever_a_runs_folder_holds_looking_at_it_ends_well(data, whole):

@@ -80,6 +80,7 @@ def test_the_server_gives_pages_and_ranges_and_nothing_else(tmp_path):
         assert ask(server, "/", Host="evil.example")[0] == 403
 
 
+@pytest.mark.slow
 def test_the_server_gives_what_can_be_watched_so_far(tmp_path):
     write_run(tmp_path, num_jobs=9, num_films=0, still_running=True)
     folder = f"/_work/{write_preview(tmp_path, 'shot-0007', num_parts=2)}/preview"

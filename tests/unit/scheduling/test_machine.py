@@ -343,6 +343,7 @@ def test_each_worker_goes_on_with_its_own_adapters():
     assert adapters == {"w0": [0] * 4, "w1": [1] * 4}
 
 
+@pytest.mark.slow
 def test_adapters_of_their_own_cost_films_little():
     def seconds(*films: ev.QueuedFilm) -> float:
         started = time.process_time()

@@ -230,6 +230,7 @@ def test_a_film_that_began_before_segments_had_keys_goes_on(store):
     assert load_film_state(store, SIBLING, SEGMENTS).segments == (), "no other film knows what it began with"
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.recursive(

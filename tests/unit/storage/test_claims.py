@@ -61,6 +61,7 @@ def test_another_film_under_a_held_run_is_refused_and_told_who_holds_it(store, m
     assert is_current(store, first)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_or_gone_silent_holds_nothing(store):
     handle = held(store, "night")
     claim_job(store, "night", A)

@@ -123,6 +123,7 @@ def read_everything(store, value: str) -> None:
         apply_to_state(copy.deepcopy(state), "night", Request(verb=verb, value=value), lambda: {"job"})
 
 
+@pytest.mark.slow
 @QUICK
 @given(data=st.data())
 def test_whatever_the_state_files_hold_reading_them_ends_well(data, whole):

@@ -180,6 +180,7 @@ def test_without_hard_links_create_and_copy_still_hold(tmp_path, monkeypatch):
     assert not parts_below(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_removed_while_someone_writes_into_it_comes_back(tmp_path):
     store = open_store(tmp_path)
     for n in range(50):

@@ -95,6 +95,7 @@ def test_outlined_shapes_are_hollow() -> None:
     assert np.array_equal(filled[32, 22], outlined[32, 22])
 
 
+@pytest.mark.slow
 def test_a_change_of_prompt_does_not_make_the_shape_jump() -> None:
     for i in range(12):
         rng = np.random.default_rng([2, i])

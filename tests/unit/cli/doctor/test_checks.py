@@ -12,6 +12,7 @@ from render_farm.media.provenance_settings import ProvenanceSettings
 from tests.helpers.signing_keys import write_signing_keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "why"),
     [

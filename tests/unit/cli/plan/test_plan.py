@@ -63,6 +63,7 @@ def test_plan_prices_what_a_row_asks_for_and_its_cheaper_relatives(cli, tmp_path
     assert [(price["name"], price["num_forwards"]) for price in few] == [("as asked", 4)]
 
 
+@pytest.mark.slow
 def test_plan_says_what_an_output_holds_already(cli, tmp_path):
     """A film of three segments whose last prompt changes, one that is done, and one that is new."""
     store = open_store(tmp_path / "out")

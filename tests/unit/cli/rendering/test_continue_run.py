@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from render_farm.storage.layout import RunKeys
 from tests.helpers.stored_run import stored_run
 
@@ -36,6 +38,7 @@ def test_a_run_of_an_earlier_version_is_continued_with_what_is_known(cli, render
     assert (rendered.requests[0].relative_to, rendered.requests[0].keep_latents) == (None, False)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_14(cli, rendered, tmp_path):
     store = stored_run(tmp_path)
     store.delete(RunKeys(run_id="night").manifest)

@@ -151,6 +151,7 @@ def test_render_says_why_jobs_failed(cli, rendered, manifest, tmp_path):
     assert result.stdout.endswith(f"why: {output}/_runs/run-1/results.parquet\n")
 
 
+@pytest.mark.slow
 def test_the_last_line_of_one_film_is_its_path(cli, rendered, tmp_path):
     output = str(tmp_path / "out")
     result = Result(job_id="a", state="done", uri=f"{output}/a/video.mp4", seam_score=4.0, findings=("cut@9",))

@@ -131,6 +131,7 @@ def test_the_settings_know_the_backends() -> None:
         load_settings(environment={"RENDER_FARM_ENGINE_ATTENTION": "flashy"})
 
 
+@pytest.mark.slow
 def test_the_settings_reach_the_engine() -> None:
     settings = load_settings(environment={"RENDER_FARM_ENGINE_ATTENTION": "torch_math"})
     engine = load_engine("tiny", device="cpu", dtype="float32", options=settings.engine)

@@ -61,6 +61,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGES)
 def test_refused_while_weights_are_loaded(name: str, model: Path) -> None:
     damage, said = DAMAGES[name]

@@ -114,6 +114,7 @@ def a_watch():
     return HolderWatch(1.5, poll_every_s=0.1)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_run_that_is_being_rendered_goes(store):
     held = keeper(store)
     assert find_garbage(store, a_watch()) == []

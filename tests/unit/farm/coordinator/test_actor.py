@@ -113,6 +113,7 @@ def test_a_worker_that_was_asked_to_end_goes_when_it_has_no_work(monkeypatch):
     asyncio.run(ask())
 
 
+@pytest.mark.slow
 def test_a_run_whose_command_died_while_it_added_it_is_given_up_and_may_be_added_again(tmp_path):
     spec, impatient = RunSpec(run_id="night", output=str(tmp_path)), replace(SHAPE, timeouts=Timeouts(lease_s=0.4))
 

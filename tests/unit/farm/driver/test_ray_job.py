@@ -96,6 +96,7 @@ class _WithAToken(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_token_that_the_cluster_refuses_is_a_usage_error(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     submission = farm_submit.Submission(run_id="r", output="s3://b", manifest=None, arguments=("render",))
@@ -107,6 +108,7 @@ def test_a_token_that_the_cluster_refuses_is_a_usage_error(monkeypatch):
     assert "RAY_AUTH_TOKEN" in str(refused.value.advice)
 
 
+@pytest.mark.slow
 def test_a_cluster_that_has_only_just_started_is_waited_for(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _StartingJobServer)
     Thread(target=server.serve_forever, daemon=True).start()

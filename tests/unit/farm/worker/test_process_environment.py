@@ -21,6 +21,7 @@ def test_what_is_set_already_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "0"
 
 
+@pytest.mark.slow
 def test_nothing_that_a_worker_is_made_of_imports_torch_before() -> None:
     code = "import sys, render_farm.farm.worker.actor; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -79,6 +79,7 @@ def test_a_hook_that_cannot_be_started_is_a_fault(tmp_path, on_film):
         run_hook(HookSettings(on_film=on_film), tmp_path / "video.mp4", {}, tmp_path / "hook", lambda: None)
 
 
+@pytest.mark.slow
 def test_a_hook_that_takes_too_long_ends_with_all_that_it_started(hook, tmp_path):
     started = time.monotonic()
     with pytest.raises(HookError, match=r"took more than 0\.5 s"):
@@ -101,6 +102,7 @@ def test_a_film_that_is_stopped_ends_its_hook(hook):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_signs_of_life_are_given_while_it_runs(hook):
     signs = []
     hook("sleep 0.5", go_on=lambda: signs.append(time.monotonic()))
