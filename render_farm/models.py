@@ -160,19 +160,19 @@ def _checkpoint(kind: str, size: str, resolution: str, num_parameters: int, *, s
     )
 
 
-_TINY_DEFAULTS = Defaults(height=64, width=64, num_inference_steps=16, guidance_scale=3.0, flow_shift=3.0)
+_TINY_DEFAULTS = Defaults(height=64, width=64, num_inference_steps=16, guidance_scale=1.5, flow_shift=3.0)
 
 TINY = Preset(
     name="tiny",
     hub_id=None,
     family=Family.DIFFUSION_FORCING,
     tasks=DIFFUSION_FORCING_TASKS,
-    num_parameters=5_461_312,
+    num_parameters=3_222_208,
     num_heads=4,
-    num_layers=4,
+    num_layers=5,
     ffn_dim=576,
-    head_dim=72,
-    patch=4,
+    head_dim=48,
+    patch=2,
     text_dim=64,
     freq_dim=128,
     sample_info=True,

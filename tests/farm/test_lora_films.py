@@ -94,7 +94,7 @@ def test_one_worker_renders_films_with_different_loras(engine, folder, tmp_path)
 
 def test_a_lora_that_cannot_be_used_fails_its_job_before_a_worker_is_taken(engine, folder, tmp_path):
     bad = {
-        "wide": r"for a layer of 1536 x 1536; the model's is 288 x 288",
+        "wide": r"for a layer of 1536 x 1536; the model's is 192 x 192",
         "other": "none of its 1 tensors fits a layer of tiny",
         "renamed": "it is a pickle",
         "absent": "there is no such file",

@@ -50,7 +50,7 @@ OLD_KEYS = {
 @pytest.mark.parametrize("known", OLD_KEYS)
 def test_films_from_before_a_column_was_there_keep_their_keys(known):
     spec = spec_of_preset("tiny", dtype="float32", fingerprint="f" * 12)
-    assert plan_film(RenderJob(job_id="a", prompt="x", **OLD_KEYS[known]), spec).render_key == known
+    assert plan_film(RenderJob(job_id="a", prompt="x", guidance_scale=3, **OLD_KEYS[known]), spec).render_key == known
 
 
 def test_block_attention_is_in_the_key_where_it_matters():
@@ -111,10 +111,10 @@ def test_asynchronous_work_counts_only_the_blocks_that_run():
     sync = plan_film(RenderJob(job_id="a", prompt="x", num_frames=97), FACTS)
     late_job = RenderJob(job_id="a", prompt="x", num_frames=97, ar_step=4, causal_block_size=5)
     late = plan_film(late_job, FACTS)
-    assert segment_token_passes(sync, 0) == 16 * 25 * 4 * 2
+    assert segment_token_passes(sync, 0) == 16 * 25 * 16 * 2
     assert segment_token_passes(late, 0) == segment_token_passes(sync, 0)
     full = plan_film(replace(late_job, block_attention="full"), FACTS)
-    assert segment_token_passes(full, 0) == full.schedule(0).num_rows * 25 * 4 * 2
+    assert segment_token_passes(full, 0) == full.schedule(0).num_rows * 25 * 16 * 2
     assert full.schedule(0).num_rows == 16 + 4 * 4
     noisy = plan_film(
         RenderJob(job_id="a", prompt="x", num_frames=257, addnoise_condition=20, ar_step=4, causal_block_size=5), FACTS
