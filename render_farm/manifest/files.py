@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.extras import missing_package
 from render_farm.store_advice import diagnose
-from render_farm.uris import Address, AddressError, holds_secret, read_address, shown_uri
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+from render_farm.uris import Address, AddressError, holds_secret, is_relative, read_address, shown_uri
 
 
 def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -75,7 +72,7 @@ def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
 
 def resolve_uri(manifest_uri: str, value: str) -> str:
     """`value` as an absolute path or URI: relative ones are meant from the folder of the manifest."""
-    if _SCHEME.match(value) or value.startswith(("/", "~")):
+    if not is_relative(value):
         return value
     address = address_of(manifest_uri)
     folder = _folder(address)

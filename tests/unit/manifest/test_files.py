@@ -127,6 +127,13 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
         ("s3://bucket/x/jobs.parquet", "../../../a.png", "s3://bucket/a.png"),
         ("memory://x/jobs.parquet", "in/a.png", "memory://x/in/a.png"),
         ("s3://bucket/x/jobs.parquet", "gs://other/a.png", "gs://other/a.png"),
+        ("/m/jobs.parquet", "night:1.png", "/m/night:1.png"),
+        ("/m/jobs.parquet", "a b: c.png", "/m/a b: c.png"),
+        ("s3://bucket/jobs.parquet", "take#2.png", "s3://bucket/take#2.png"),
+        ("/m/jobs.parquet", " s3://bucket/a.png", " s3://bucket/a.png"),
+        ("/m/jobs.parquet", "s3:bucket/a.png", "s3:bucket/a.png"),
+        ("/m/jobs.parquet", "dbfs:/a.png", "dbfs:/a.png"),
+        ("/m/jobs.parquet", "$HOME/a.png", "$HOME/a.png"),
     ],
 )
 def test_inputs_are_resolved_against_their_manifest(manifest, value, expected):
