@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,10 +43,18 @@ def open_binary(uri: str) -> Iterator[IO[bytes]]:
     """The object at `uri`, open for reading in binary. Raises `ManifestError`."""
     fs, path = file_system(uri)
     with clear_errors(uri):
-        if is_local(fs) and os.path.isdir(path):  # noqa: PTH112
-            raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the file in it")
+        if is_local(fs):
+            _check_kind(uri, os.stat(path).st_mode)  # noqa: PTH116
         with fs.open(path, "rb") as handle:
             yield handle
+
+
+def _check_kind(uri: str, mode: int) -> None:
+    """ManifestError for what is no file. Opening a pipe would wait for its writer, and it can be read only once."""
+    if stat.S_ISDIR(mode):
+        raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the file in it")
+    if not stat.S_ISREG(mode):
+        raise ManifestError(f"{shown_uri(uri)} is not a regular file", advice="write it to a file, and give that")
 
 
 @contextmanager

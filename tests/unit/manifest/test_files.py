@@ -40,6 +40,12 @@ def test_a_folder_without_parquet_files_is_no_manifest(tmp_path):
     assert refusal(str(tmp_path)) == f"{tmp_path} is a folder without Parquet files (give the manifest file)"
 
 
+def test_a_pipe_or_a_device_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "m.parquet")
+    for path in (str(tmp_path / "m.parquet"), "/dev/zero"):
+        assert refusal(path) == f"{path} is not a regular file (write it to a file, and give that)"
+
+
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     path = tmp_path / "jobs.csv"
     path.write_text("job_id,prompt\na,b\n")
