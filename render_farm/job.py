@@ -221,6 +221,7 @@ def shot_columns() -> dict[str, Column]:
 
 
 REQUIRED = ("job_id", "prompt")
+_INPUTS = ("image", "last_image", "video")
 
 
 def default_seed(job_id: str) -> int:
@@ -257,7 +258,7 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             clean[name] = None
             continue
         try:
-            clean[name] = _READERS[known[name].kind](value)
+            clean[name] = _read(name, value, known[name])
             canonical = known[name].canonical
             if canonical is not None and clean[name] is not None and _check_size(clean[name]) is None:
                 clean[name] = canonical(clean[name])
@@ -317,6 +318,8 @@ def _check(name: str, value: Any, column: Column) -> str | None:
         return f"{value} is not a multiple of 16; the nearest are {value // 16 * 16} and {value // 16 * 16 + 16}"
     if name == "model" and not value.strip():
         return "is empty; give a preset's name, a folder or a URI, or leave it null"
+    if name in _INPUTS and not value.strip():
+        return "is blank; give a path or a URI, or leave it null"
     return None
 
 
@@ -496,9 +499,15 @@ def _shots(value: Any) -> tuple[Shot, ...] | None:
     return None if _is_nan(value) else read_shots(value, _shot_field)
 
 
+def _read(name: str, value: Any, column: Column) -> Any:
+    """The clean value. An empty text for an input is null, as an empty cell of CSV is."""
+    clean = _READERS[column.kind](value)
+    return None if clean == "" and name in _INPUTS else clean
+
+
 def _shot_field(name: str, value: Any) -> Any:
     column = shot_columns()[name]
-    clean = _READERS[column.kind](value)
+    clean = _read(name, value, column)
     if message := _check(name, clean, column):
         raise ValueError(message)
     return clean

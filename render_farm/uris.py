@@ -15,6 +15,12 @@ from urllib.parse import unquote, urlsplit
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _COLON = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?!:)")
 _CHAIN = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]+:[:/])")
+_INSIDE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)\s*(://[^\s'\"<>]+)")
+_NO_COLON = re.compile(r"(s3|gs|gcs|az|abfs|https?)//", re.IGNORECASE)
+_WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
+_OF_NIGHT = re.compile(r"\{(?:date|year|month|day)\}")
+_ABSOLUTE = re.compile(r"[/~$]|(?:file|local):|[\w+.-]+:/", re.IGNORECASE)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _ALIASES = {"local": "file", "s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs"}
 _REMOTE = frozenset(
@@ -84,14 +90,18 @@ def read_address(text: str, environment: Mapping[str, str] | None = None) -> Add
         raise AddressError(
             text, "chained addresses (with ::) are not allowed", "give the address of the file or folder itself"
         )
+    _check_placeholders(text)
     found = _PROTOCOL.match(text)
     if found is None:
+        _check_path(text)
         found = _COLON.match(text)
         protocol = canonical(found[1]) if found else ""
         if protocol == "data":
             raise AddressError(text[:40], "addresses that hold the data itself are not read", "save it as a file")
         if found and protocol in _REMOTE:
             raise AddressError(text, f"{protocol}: must be followed by //", f"write {protocol}://...")
+        if found and protocol != "file" and text[found.end() :].startswith("/"):
+            raise AddressError(text, f"{protocol}: is no known protocol", f"if it is a folder's name, write ./{text}")
         path = text[found.end() :] if found and protocol == "file" else text
         return Address(protocol="file", place=_expanded(text, path))
     protocol, place = canonical(found[1]), text[found.end() :]
@@ -105,6 +115,35 @@ def read_address(text: str, environment: Mapping[str, str] | None = None) -> Add
     if not place.strip("/") or (place.startswith("/") and protocol in ("s3", "gs", "https", "http")):
         raise AddressError(text, "no bucket or host is named", f"write {protocol}://bucket/folder")
     return Address(protocol=protocol, place=place)
+
+
+def _check_placeholders(text: str) -> None:
+    """AddressError for what only a shell or `nightly` fills in: taken as written, films would go to a folder of that
+    name."""
+    if found := _OF_NIGHT.search(text):
+        raise AddressError(
+            text, f"it holds {found[0]}, which only `render-farm nightly` fills in", "write the date itself"
+        )
+    found = _VARIABLE.search(text)
+    if found and not os.path.lexists(text[: (text + "/").index("/", found.end())]):
+        name = found[0]
+        raise AddressError(
+            text,
+            f"it holds the variable {name}, which only a shell fills in",
+            f"write its value, or make the folder first if it is called {name}",
+        )
+
+
+def _check_path(text: str) -> None:
+    """AddressError for a path that is an address with something before or within its protocol."""
+    if "://" in text:
+        inside = _INSIDE.search(text)
+        advice = f"did you mean {shown_uri(inside[1] + inside[2])}?" if inside else "remove ://, or what is before it"
+        raise AddressError(text, "a path with :// in it", advice)
+    if found := _NO_COLON.match(text):
+        raise AddressError(text, "a colon is missing", f"did you mean {found[1]}://{text[found.end() :]}?")
+    if _WINDOWS.match(text):
+        raise AddressError(text, "a path of Windows", "give the path on this machine, such as /mnt/c/films")
 
 
 def _path_of_uri(text: str, place: str) -> str:
@@ -136,6 +175,12 @@ def _expanded(text: str, path: str) -> str:
         user = path.partition("/")[0]
         raise AddressError(text, f"there is no user {user[1:]!r}, or it has no folder", "write the path without ~")
     return expanded
+
+
+def is_relative(text: str) -> bool:
+    """Whether `text` is a path that is meant from some folder. An address that cannot be read is none, so that
+    `read_address` sees it as it was written."""
+    return "://" not in text and protocol_of(text) == "file" and not _ABSOLUTE.match(text)
 
 
 def check_s3_endpoint(environment: Mapping[str, str]) -> None:
@@ -206,9 +251,11 @@ def _without_secrets(uri: str) -> str:
 
 def _is_malformed(uri: str) -> bool:
     """Whether it names no place, so that sign-in data may be anywhere in it. A port that is no number is most likely
-    the beginning of a password with unescaped characters."""
+    the beginning of a password with unescaped characters. S3's access points are named by an `arn:` with colons."""
     if "://" not in uri:
         return any(character in uri for character in "@?")
+    if protocol_of(uri) == "s3" and _host(uri).startswith("arn:"):
+        return False
     return re.search(r":(?!\d*$)(?![^\[]*\])", _host(uri)) is not None
 
 
@@ -220,6 +267,9 @@ def _host(uri: str) -> str:
 
 def _parts(uri: str) -> tuple[str, str, str]:
     """Authority, path with its slash, and query with its question mark."""
-    place, question, query = uri.partition("://")[2].partition("#")[0].partition("?")
+    place = uri.partition("://")[2]
+    if protocol_of(uri) in ("http", "https"):  # elsewhere a # is a part of a name
+        place = place.partition("#")[0]
+    place, question, query = place.partition("?")
     authority, slash, path = place.partition("/")
     return authority, f"{slash}{path}", f"{question}{query}"

@@ -13,6 +13,7 @@ import typer
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 """Terminal control characters, including C1 codes, and those that change the direction of text."""
+_PLAIN_DRAWING = str.maketrans("█░·│▁▂▃▄▅▆▇─►", "#=.|_.:-=+*->")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -45,7 +46,16 @@ def hint(message: str) -> None:
 
 def say(text: str) -> None:
     """A result, on stdout."""
-    print(printable(text), flush=True)
+    print(_drawn(printable(text), getattr(sys.stdout, "encoding", None) or "utf-8"), flush=True)
+
+
+def _drawn(text: str, encoding: str) -> str:
+    """`text` as a terminal of that encoding can show it: drawings in ASCII where it has no blocks and lines."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN_DRAWING)
+    return text
 
 
 def _to_stderr(line: str) -> None:

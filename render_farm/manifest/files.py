@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.extras import missing_package
 from render_farm.store_advice import diagnose
-from render_farm.uris import Address, AddressError, holds_secret, read_address, shown_uri
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+from render_farm.uris import Address, AddressError, holds_secret, is_relative, read_address, shown_uri
 
 
 def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -45,10 +43,18 @@ def open_binary(uri: str) -> Iterator[IO[bytes]]:
     """The object at `uri`, open for reading in binary. Raises `ManifestError`."""
     fs, path = file_system(uri)
     with clear_errors(uri):
-        if is_local(fs) and os.path.isdir(path):  # noqa: PTH112
-            raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the file in it")
+        if is_local(fs):
+            _check_kind(uri, os.stat(path).st_mode)  # noqa: PTH116
         with fs.open(path, "rb") as handle:
             yield handle
+
+
+def _check_kind(uri: str, mode: int) -> None:
+    """ManifestError for what is no file. Opening a pipe would wait for its writer, and it can be read only once."""
+    if stat.S_ISDIR(mode):
+        raise ManifestError(f"{shown_uri(uri)} is a folder", advice="give the file in it")
+    if not stat.S_ISREG(mode):
+        raise ManifestError(f"{shown_uri(uri)} is not a regular file", advice="write it to a file, and give that")
 
 
 @contextmanager
@@ -75,7 +81,7 @@ def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
 
 def resolve_uri(manifest_uri: str, value: str) -> str:
     """`value` as an absolute path or URI: relative ones are meant from the folder of the manifest."""
-    if _SCHEME.match(value) or value.startswith(("/", "~")):
+    if not is_relative(value):
         return value
     address = address_of(manifest_uri)
     folder = _folder(address)

@@ -28,6 +28,8 @@ from render_farm.uris import shown_uri
 
 _DEEPEST = 10
 _SUFFIXES = (".parquet", ".parq", ".pq")
+_TABLES = {"_delta_log": "a Delta Lake table", ".hoodie": "a Hudi table"}
+"""What such a table has in its folder."""
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -59,6 +61,7 @@ def part_files(uri: str, limits: ManifestLimits = LIMITS) -> list[str] | None:
     with clear_errors(uri):
         if not _is_folder(uri, fs, path):
             return None
+        _refuse_tables(uri, {posixpath.basename(entry.rstrip("/")) for entry in fs.ls(path, detail=False)})
         found = sorted(_parts_in(fs, path, limits.max_parts, _DEEPEST))
     if not found:
         raise ManifestError(f"{shown_uri(uri)} is a folder without Parquet files", advice="give the manifest file")
@@ -68,6 +71,22 @@ def part_files(uri: str, limits: ManifestLimits = LIMITS) -> list[str] | None:
             advice=f"join them, for example with pyarrow.dataset, {raising('max_parts')}",
         )
     return found if is_local(fs) else [f"{address_of(uri).protocol}://{part}" for part in found]
+
+
+def _refuse_tables(uri: str, names: set[str]) -> None:
+    """ManifestError for a folder whose files are not all rows: of a table with a history of its own, or half-written.
+    `names` are those of its entries."""
+    for name, kind in _TABLES.items():
+        if name in names:
+            raise ManifestError(
+                f"{shown_uri(uri)} is {kind}: some of its files may hold rows that were deleted or replaced",
+                advice="write its rows as one Parquet file with the program that made it",
+            )
+    if "_temporary" in names:
+        raise ManifestError(
+            f"{shown_uri(uri)} is still being written, or its writer failed: it holds _temporary",
+            advice="wait for its writer or run it again; when it has ended, remove _temporary",
+        )
 
 
 def _is_folder(uri: str, fs: Any, path: str) -> bool:

@@ -225,7 +225,7 @@ def _batches(
 
 
 def _resolved(uri: str, value: Any) -> Any:
-    return resolve_uri(uri, value) if isinstance(value, str) and value else value
+    return resolve_uri(uri, value) if isinstance(value, str) and value.strip() else value
 
 
 def _with_resolved_paths(uri: str, items: Any, field: str = "path") -> Any:

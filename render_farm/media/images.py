@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.kinds import kind_of
@@ -35,7 +35,8 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
     decoded.
 
     Transparent parts show black, as in `fit="pad"`. Of an animation, the first picture. 16-bit grey keeps its
-    brightness. Pictures with another colour profile are converted to sRGB. HDR pictures are refused.
+    brightness. Pictures with another colour profile are converted to sRGB. Those that name another colour space
+    without a profile are taken for sRGB, with a note. HDR pictures are refused.
     """
     name = _format(data)
     if not name:
@@ -53,7 +54,7 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
                 raise refusal(uri, f"it is an HDR image ({curve})", "save it as an ordinary (SDR) PNG or JPEG")
             is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
             image.load()
-            converted, notes = _in_srgb(image)
+            converted, notes = _in_srgb(image) if image.info.get("icc_profile") else (image, _other_space(image, data))
             if is_animated:
                 notes += ("it is an animation: its first picture is taken",)
             return _upright(_rgb(converted)), notes
@@ -83,9 +84,28 @@ def _format(data: bytes) -> str:
 
 def _hdr_curve(data: bytes) -> str:
     """The HDR transfer function that a PNG names (chunk cICP, PNG's third edition); "" where it names none."""
+    return {16: "PQ", 18: "HLG"}.get(_cicp(data)[1], "")
+
+
+def _cicp(data: bytes) -> tuple[int, int]:
+    """Primaries and transfer function that a PNG's cICP chunk names, as in ITU-T H.273; 2 is "unspecified"."""
     at = data.find(b"cICP", 0, data.find(b"IDAT"))
-    code = data[at + 5] if at >= 0 else 0
-    return {16: "PQ", 18: "HLG"}.get(code, "")
+    return (data[at + 4], data[at + 5]) if at >= 0 else (2, 2)
+
+
+def _other_space(image: Image.Image, data: bytes) -> tuple[str, ...]:
+    """A note on a picture without a profile that says in another way that its colours are not those of sRGB."""
+    if image.format == "PNG":
+        if name := {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}.get(_cicp(data)[0], ""):
+            return (f"its {name} colours are taken for sRGB",)
+        gamma = image.info.get("gamma")
+        if gamma and "srgb" not in image.info and not 0.4 < gamma < 0.5:
+            return (f"its gamma of {1 / gamma:.3g} is taken for that of sRGB",)
+    try:
+        is_adobe_rgb = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except _BROKEN:
+        return ()
+    return ("its Adobe RGB colours are taken for sRGB",) if is_adobe_rgb else ()
 
 
 def _with_info(image: Image.Image, source: Image.Image) -> Image.Image:
@@ -102,11 +122,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture with its colours in sRGB, and a note when they were in another space. Unreadable profiles are
-    ignored, as every viewer ignores them."""
-    data = image.info.get("icc_profile")
-    if not data:
-        return image, ()
+    """A picture with a profile with its colours in sRGB, and a note when they were in another space. Unreadable
+    profiles are ignored, as every viewer ignores them."""
+    data = image.info["icc_profile"]
     if image.mode in ("P", "PA"):
         image = _with_info(image.convert("RGBA" if image.has_transparency_data else "RGB"), image)
     try:

@@ -21,6 +21,8 @@ def advice(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
             "attention, and users report broken pictures; full is what they publish, and ar_step 0 with "
             "causal_block_size 1 is faster than full"
         )
+    if not all(prompt.strip() for prompt in job.prompts):
+        yield "prompt is blank: nothing says what the film should show"
     step_cache = parse_cache(job.cache)
     if step_cache and spec.renders_windows and spec.name != TINY.name:
         yield (

@@ -104,6 +104,13 @@ def _turned(path: Path) -> None:
     Image.new("RGB", SIZE, GREEN).save(path, "JPEG", exif=exif, quality=98)
 
 
+def _camera_adobe_rgb(path: Path) -> None:
+    """As cameras write Adobe RGB: no profile, but the index of the Exif standard."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
+    Image.new("RGB", SIZE, GREEN).save(path, "JPEG", exif=exif, quality=98)
+
+
 def _half_transparent(path: Path) -> None:
     Image.new("RGBA", SIZE, (*GREEN, 128)).save(path)
 
@@ -144,6 +151,16 @@ PICTURES: dict[str, Wild] = {
     "png in PQ": Wild(make=_cicp(9, 16), refused="an HDR image (PQ)"),
     "png in HLG": Wild(make=_cicp(9, 18), refused="HDR image (HLG)"),
     "png with cICP of sRGB": Wild(make=_cicp(1, 13), colour=GREEN),
+    "png with cICP of Display P3": Wild(make=_cicp(12, 13), colour=GREEN, said="Display P3 colours are taken for sRGB"),
+    "png with cICP of BT.2020": Wild(make=_cicp(9, 1), colour=GREEN, said="BT.2020 colours are taken for sRGB"),
+    "png of linear light": Wild(
+        make=_bytes_of(_saved(), _with_chunk(b"gAMA", struct.pack(">I", 100_000))),
+        colour=GREEN,
+        said="its gamma of 1 is taken for that of sRGB",
+    ),
+    "png with the gamma of sRGB": Wild(
+        make=_bytes_of(_saved(), _with_chunk(b"gAMA", struct.pack(">I", 45_455))), colour=GREEN
+    ),
     "apng": Wild(make=_animation("PNG"), colour=GREEN, said="is an animation"),
     "png cut in half": Wild(make=_bytes_of(_saved(colour=(1, 2, 3)), _half), refused="damaged PNG"),
     "png without its end": Wild(make=_bytes_of(_saved(), lambda data: data[:-12]), colour=GREEN),
@@ -162,6 +179,9 @@ PICTURES: dict[str, Wild] = {
         said="Adobe RGB",
         suffix=".jpg",
         within=12,
+    ),
+    "jpeg with Adobe RGB by its camera": Wild(
+        make=_camera_adobe_rgb, colour=GREEN, said="Adobe RGB colours are taken for sRGB", suffix=".jpg"
     ),
     "jpeg cut in half": Wild(
         make=_bytes_of(_noise, _half),
@@ -185,6 +205,10 @@ PICTURES: dict[str, Wild] = {
     "gif animated": Wild(make=_animation("GIF"), refused="a GIF", suffix=".gif"),
     "bmp": Wild(make=_saved(kind="BMP"), refused="a BMP image", suffix=".bmp"),
     "tiff": Wild(make=_saved(kind="TIFF"), refused="a TIFF image", suffix=".tif"),
+    "jpeg xl": Wild(make=_raw(b"\xff\x0a" + bytes(50)), refused="a JPEG XL image", suffix=".jxl"),
+    "jpeg xl in a box": Wild(make=_raw(b"\0\0\0\x0cJXL \r\n\x87\n"), refused="a JPEG XL image", suffix=".jxl"),
+    "photoshop": Wild(make=_raw(b"8BPS\0\1" + bytes(20)), refused="a Photoshop document", suffix=".psd"),
+    "openexr": Wild(make=_raw(b"v/1\x01" + bytes(20)), refused="an OpenEXR image", suffix=".exr"),
     "an empty file": Wild(make=_raw(b""), refused="empty"),
     "a web page": Wild(make=_raw(b" \n<!DOCTYPE html><p>Sign in"), refused="a web page"),
     "svg": Wild(make=_raw(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), refused="SVG"),

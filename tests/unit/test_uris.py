@@ -32,6 +32,9 @@ from render_farm.uris import AddressError, check_s3_endpoint, read_address, show
         ("night:1.parquet", "night:1.parquet"),
         ("C:/data", "C:/data"),
         ("100% good", "100% good"),
+        ("take $2", "take $2"),
+        ("./dbfs:/films", "./dbfs:/films"),
+        ("a{b}", "a{b}"),
         ("~/films", str(Path("~/films").expanduser())),
     ],
 )
@@ -82,6 +85,22 @@ def test_remote_addresses(text, canonical):
         ("/data/a\nb", "control character"),
         ("/data/a\0b", "control character"),
         ("~nosuchuser/x", "there is no user 'nosuchuser'"),
+        (" s3://bucket/x", r"did you mean s3://bucket/x\?"),
+        ("\N{NO-BREAK SPACE}s3://bucket/x", r"did you mean s3://bucket/x\?"),
+        ("'s3://bucket/x'", r"did you mean s3://bucket/x\?"),
+        ("<https://host/x>", r"did you mean https://host/x\?"),
+        ("films/s3://bucket/x", r"did you mean s3://bucket/x\?"),
+        ("s3 ://bucket/x", r"did you mean s3://bucket/x\?"),
+        ("s3//bucket/x", r"did you mean s3://bucket/x\?"),
+        ("https//host/x", r"did you mean https://host/x\?"),
+        ("dbfs:/mnt/films", r"dbfs: is no known protocol.*\./dbfs:/mnt/films"),
+        ("C:\\films\\x", "a path of Windows"),
+        (r"\\host\share", "a path of Windows"),
+        ("$HOME/films", r"holds the variable \$HOME"),
+        ("/data/${USER}/films", r"holds the variable \$\{USER\}"),
+        ("s3://$BUCKET/x", r"holds the variable \$BUCKET"),
+        ("films/{date}", r"holds \{date\}, which only .* nightly"),
+        ("s3://bucket/{year}/x", r"holds \{year\}"),
     ],
 )
 def test_what_cannot_be_an_address_is_refused_everywhere(text, words):
@@ -132,8 +151,20 @@ def test_endpoints_of_the_wild(endpoint):
         ("abfs://box:secret@account/a.png", "abfs://..."),
         ("s3://bucket/a::https://u:secret@host/a?sig=secret", "s3://bucket/a::https://host/a?..."),
         ("night:1.parquet", "night:1.parquet"),
+        ("s3://bucket/take#2/x", "s3://bucket/take#2/x"),
+        ("s3://bucket/take#2?X-Amz-Signature=secret", "s3://bucket/take#2?..."),
+        ("gs://bucket/x#123", "gs://bucket/x#123"),
+        ("s3://u:sec#ret@bucket/x", "s3://bucket/x"),
         ("/a\nb?c", "/a\N{REPLACEMENT CHARACTER}b?c"),
     ],
 )
 def test_secrets_in_uris_are_not_shown(uri, shown):
     assert shown_uri(uri) == shown
+
+
+def test_a_folder_whose_name_looks_like_a_variable_can_be_used(tmp_path):
+    folder = tmp_path / "$HOME"
+    with pytest.raises(AddressError, match=r"holds the variable \$HOME"):
+        read_address(f"{folder}/films")
+    folder.mkdir()
+    assert read_address(f"{folder}/films").place == f"{folder}/films"

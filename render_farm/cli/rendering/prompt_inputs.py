@@ -51,6 +51,9 @@ def _lora(text: str) -> dict[str, object]:
 
 
 def _resolved(value: str) -> str:
+    from render_farm.errors import UsageError
     from render_farm.manifest.files import resolve_uri
 
+    if not value.strip():  # a variable of the shell that is not set
+        raise UsageError("an input's address is empty", advice="give a path or a URI, or leave the flag out")
     return resolve_uri(str(Path.cwd() / "here"), value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from render_farm.errors import RenderFarmError, UsageError
+from render_farm.errors import UsageError
 from render_farm.farm.driver.handover import received
 from render_farm.farm.driver.private_ray import OnlyTheCode, own_token, temporary_folder
 from render_farm.farm.ray_cluster.environment import WorkerEnvironment, worker_environment
@@ -283,7 +283,7 @@ def _start(**options: Any) -> None:
             if "timed out during startup" not in str(error):
                 raise
             if number == _START_TRIES:
-                raise RenderFarmError(
+                raise UsageError(
                     f"a private Ray did not start in {_START_TRIES} tries: {error}",
                     advice="this machine is very busy, or short of memory; run the same command again later",
                 ) from error

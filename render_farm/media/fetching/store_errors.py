@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -33,8 +34,12 @@ def open_place(protocol: str, place: str) -> tuple[Any, str]:
     if protocol != "s3":
         return fsspec.url_to_fs(place, **store_options(protocol))  # type: ignore[no-any-return]
     variables = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    fs = _s3_of(os.getpid(), variables)
+    with _one_at_a_time:  # the first inputs are read by many threads at once
+        fs = _s3_of(os.getpid(), variables)
     return fs, fs._strip_protocol(place)
+
+
+_one_at_a_time = threading.Lock()
 
 
 @lru_cache(maxsize=4)

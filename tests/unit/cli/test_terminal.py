@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import logging
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 import render_farm.cli
 from render_farm.cli import program, terminal
-from render_farm.cli.terminal import duration, plural
+from render_farm.cli.terminal import duration, plural, say
 from render_farm.farm.run.results import Result, write_results
 from render_farm.observability.events import EventKind, LogLine, dump_lines
 from render_farm.storage.layout import RunKeys
@@ -102,3 +103,11 @@ def test_warnings_of_libraries_and_of_the_farm_are_printable_too(capsys):
     terminal.say(HOSTILE)
     said = capsys.readouterr()
     assert not OBEYED & set(said.out + said.err)
+
+
+def test_drawings_are_seen_where_the_terminal_has_no_blocks(monkeypatch):
+    for encoding, right in (("ascii", b"1 |##=..| caf?\n"), ("utf-8", "1 │██░··│ café\n".encode())):
+        shown = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding=encoding, errors="replace"))
+        say("1 │██░··│ café")
+        assert shown.getvalue() == right

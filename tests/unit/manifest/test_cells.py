@@ -17,6 +17,7 @@ from render_farm.job import LoraRef
 from render_farm.manifest.build import build_manifest
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.sources.records import from_cell
+from render_farm.shots import Shot
 
 BIG = 2**53 + 1
 
@@ -71,6 +72,10 @@ STORED = [
     ("list of prompts", "prompt", pa.array([["x", "y"]]), ("x", "y")),
     ("map with a key twice", "tags", TWICE, refused("key that appears twice")),
     ("map", "tags", pa.array([[("a", "1")]], pa.map_(pa.string(), pa.string())), {"a": "1"}),
+    ("empty image", "image", pa.array([""]), None),
+    ("blank image", "image", pa.array([" "]), refused("is blank; give a path or a URI, or leave it null")),
+    ("empty image of a shot", "shots", pa.array([[{"prompt": "p", "image": ""}]]), (Shot(prompt="p"),)),
+    ("blank image of a shot", "shots", pa.array([[{"prompt": "p", "image": " "}]]), refused("image: is blank")),
     ("too long a text", "owner", pa.array(["x" * 20_001]), refused("has 20,001 characters; the most is 20,000")),
     ("too long a model", "memory", pa.array(["x" * 50_000]), refused("has 50,000 characters")),
     ("too many prompts", "prompt", pa.array([["x"] * 1001]), refused("has 1,001 entries; the most is 1,000")),

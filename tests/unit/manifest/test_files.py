@@ -40,6 +40,12 @@ def test_a_folder_without_parquet_files_is_no_manifest(tmp_path):
     assert refusal(str(tmp_path)) == f"{tmp_path} is a folder without Parquet files (give the manifest file)"
 
 
+def test_a_pipe_or_a_device_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "m.parquet")
+    for path in (str(tmp_path / "m.parquet"), "/dev/zero"):
+        assert refusal(path) == f"{path} is not a regular file (write it to a file, and give that)"
+
+
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     path = tmp_path / "jobs.csv"
     path.write_text("job_id,prompt\na,b\n")
@@ -128,6 +134,13 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
         ("s3://bucket/x/jobs.parquet", "../../../a.png", "s3://bucket/a.png"),
         ("memory://x/jobs.parquet", "in/a.png", "memory://x/in/a.png"),
         ("s3://bucket/x/jobs.parquet", "gs://other/a.png", "gs://other/a.png"),
+        ("/m/jobs.parquet", "night:1.png", "/m/night:1.png"),
+        ("/m/jobs.parquet", "a b: c.png", "/m/a b: c.png"),
+        ("s3://bucket/jobs.parquet", "take#2.png", "s3://bucket/take#2.png"),
+        ("/m/jobs.parquet", " s3://bucket/a.png", " s3://bucket/a.png"),
+        ("/m/jobs.parquet", "s3:bucket/a.png", "s3:bucket/a.png"),
+        ("/m/jobs.parquet", "dbfs:/a.png", "dbfs:/a.png"),
+        ("/m/jobs.parquet", "$HOME/a.png", "$HOME/a.png"),
     ],
 )
 def test_inputs_are_resolved_against_their_manifest(manifest, value, expected):

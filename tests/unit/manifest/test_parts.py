@@ -43,6 +43,22 @@ def test_parts_are_read_in_the_order_of_their_names(spark):
     assert check_manifest(str(spark)).num_rows == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("_delta_log", "is a Delta Lake table: some of its files may hold rows that were deleted"),
+        (".hoodie", "is a Hudi table"),
+        ("_temporary", "is still being written, or its writer failed"),
+    ],
+)
+def test_a_folder_whose_files_are_not_all_rows_is_refused(spark, name, words):
+    (spark / name).mkdir()
+    (spark / name / "0").write_bytes(b"")
+    with pytest.raises(ManifestError, match=words):
+        load_manifest(str(spark))
+    assert words in check_manifest(str(spark)).fatal[0]
+
+
 def test_the_manifest_of_a_run_is_one_file(spark, tmp_path):
     with open_manifest(str(spark)) as handle:
         (tmp_path / "one.parquet").write_bytes(handle.read())

@@ -12,7 +12,13 @@ BLOCKS = {"causal_block_size": 5, "ar_step": 5}
 
 
 def warnings(model: str, **columns) -> str:
-    return "\n".join(plan_film(RenderJob(job_id="a", prompt="x", **columns), spec_of_preset(model)).warnings)
+    job = RenderJob(**{"job_id": "a", "prompt": "x", **columns})
+    return "\n".join(plan_film(job, spec_of_preset(model)).warnings)
+
+
+def test_a_blank_prompt():
+    assert "prompt is blank: nothing says what the film should show" in warnings("tiny", prompt=["x", " "])
+    assert warnings("tiny", prompt="") and not warnings("tiny", prompt="x")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from render_farm.errors import UsageError
-from render_farm.farm.driver.connection import connect, resolve_address
+from render_farm.farm.driver.connection import _start, connect, resolve_address
 from tests.helpers.fixtures_s3 import free_port
 
 
@@ -35,3 +35,18 @@ def test_auto_means_a_cluster_that_was_started_as_one(monkeypatch, tmp_path):
     monkeypatch.setattr("ray._private.utils.read_ray_address", lambda folder=None: None)
     with pytest.raises(UsageError, match="no shared Ray cluster was started"), connect("auto", num_workers=None):
         pass
+
+
+def test_a_machine_on_which_ray_does_not_start_in_time_is_no_internal_error(monkeypatch):
+    """Ray's limit for a start is fixed at 30 s, so a busy machine is played here."""
+    ray = pytest.importorskip("ray")
+    tries = []
+
+    def too_slow(**options):
+        tries.append(options)
+        raise Exception("The current node timed out during startup.")  # as Ray raises it
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    with pytest.raises(UsageError, match=r"did not start in 3 tries.*timed out.*very busy") as caught:
+        _start(address="local")
+    assert len(tries) == 3 and caught.value.exit_code == 2
