@@ -11,14 +11,13 @@ from render_farm.memory_mode import MemoryMode
 from render_farm.models import FULL, PRESETS, Preset
 from render_farm.planning import plan_film, spec_of_preset
 from render_farm.planning.decoding import decoding_work
+from render_farm.planning.group_cost import NVLINK_NODE
 from render_farm.planning.memory import estimate_memory, usable_bytes
 from render_farm.planning.memory_modes import device_bytes
 from render_farm.planning.model_sizes import sizes_of_preset
 from render_farm.planning.roofline import GPUS, Gpu, predicted_step, segment_work, variants
 
 SCHEMA = "render_farm.prediction.v1"
-_DECODING = 1e14
-"""Operations a second of the VAE's convolutions in TF32."""
 _BLOCKS: dict[str, dict[str, Any]] = {
     "sync": {"ar_step": 0, "causal_block_size": 1},
     "async": {"ar_step": 5, "causal_block_size": 5, "block_attention": "causal"},
@@ -46,11 +45,14 @@ def predict(gpu_name: str, shape: str, mode: str, steps: int | None) -> dict[str
                 "elementwise_s": step.elementwise_s,
                 "exchange_s": step.exchange_s,
                 "teraflops": work.operations / work.num_steps / step.total_s / 1e12,
-                "segment_s": step.total_s * work.num_steps,
+                "segment_s": step.total_s * work.num_steps + (that_gpu.forming_s if group.size > 1 else 0.0),
             }
         )
     window = plan.windows[0]
-    decoding = decoding_work(sizes.vae, height=plan.job.height, width=plan.job.width).operations / _DECODING
+    decoding = (
+        decoding_work(sizes.vae, height=plan.job.height, width=plan.job.width).operations
+        / NVLINK_NODE.decoding_operations_per_s
+    )
     return {
         "schema": SCHEMA,
         "gpu": gpu.name,

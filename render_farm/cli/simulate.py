@@ -66,6 +66,7 @@ def simulate(
     """
     from render_farm.farm.run.cost_store import load_costs
     from render_farm.farm.run.settings import load_settings
+    from render_farm.planning.group_cost import machine_of
     from render_farm.scheduling.simulator import SimulatedFarm
     from render_farm.scheduling.simulator import simulate as run_simulation
     from render_farm.scheduling.simulator.search import fewest_gpus
@@ -92,6 +93,9 @@ def simulate(
         seed=seed,
     )
     costs = load_costs(open_store(output), "cuda") if output is not None else None
+    known = costs.num_observed() if costs is not None else 0
+    if not known:  # a learned time contains it
+        farm = replace(farm, forming_s=machine_of(settings.group, "cuda").forming_s)
     policy = replace(settings.scheduling.policy, elastic=elastic)
 
     def simulated(tried: SimulatedFarm) -> Outcome:
@@ -108,7 +112,6 @@ def simulate(
             error_line(f"{plural(gpus, 'GPU')} are too few to finish within {duration(within_s)}; try more with --gpus")
             raise typer.Exit(NOT_IN_TIME)
         outcome = found
-    known = costs.num_observed() if costs is not None else 0
     nothing = "nothing was learned (--output)" if output is None else f"no GPU has rendered to {output} yet"
     times = f"learned from {plural(known, 'segment')}" if known else f"by arithmetic, {nothing}"
     lines = _lines(outcome, len(films), farm, settings.gpu_price_per_hour, settings.currency, times)

@@ -396,15 +396,17 @@ class Engine:
                 raise NotFiniteError(what)
             return moved_toward(added, first, share) if share and first is not None else added.cpu()
 
-        return self._run(plan, index, denoise, steps_down=group is None)
+        return self._run(plan, index, denoise, loras, steps_down=group is None)
 
-    def warm_up(self, plan: FilmPlan, index: int, shape: GroupShape) -> None:
+    def warm_up(self, plan: FilmPlan, index: int, shape: GroupShape, loras: Sequence[WeightedLora] = ()) -> None:
         """Do what makes the first step of segment `index` slow: load the weights, choose attention, compile.
 
-        In a render group of `shape`, the other ranks would wait for that in an exchange. Raises as `render_segment`.
+        In a render group of `shape`, the other ranks would wait for that in an exchange. With `loras` blocks have
+        another form, which is compiled for itself. Raises as `render_segment`.
         """
 
         def warm(transformer: FrameTransformer) -> None:
+            self.adapters.use(transformer, loras)
             backend = self.attention_choice.backend
             if self.compile_plan.compiles:
                 run_regions_once(
@@ -416,25 +418,34 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
 
-        self._run(plan, index, warm, steps_down=False)
+        self._run(plan, index, warm, loras, steps_down=False)
 
-    def _run(self, plan: FilmPlan, index: int, work: Callable[[FrameTransformer], T], *, steps_down: bool) -> T:
+    def _run(
+        self,
+        plan: FilmPlan,
+        index: int,
+        work: Callable[[FrameTransformer], T],
+        loras: Sequence[WeightedLora],
+        *,
+        steps_down: bool,
+    ) -> T:
         return self._denoiser.run(
             parse_memory(plan.job.memory),
             work,
             what=f"segment {index} of job {plan.job.job_id}",
             num_tokens=plan.windows[index].num_seen_frames * plan.tokens_per_frame,
             steps_down=steps_down,
-            fits=partial(self._fits, plan),
+            fits=partial(self._fits, plan, loras),
         )
 
-    def _fits(self, plan: FilmPlan, mode: MemoryMode) -> bool:
+    def _fits(self, plan: FilmPlan, loras: Sequence[WeightedLora], mode: MemoryMode) -> bool:
         """Whether `plan` fits this device in `mode`, by the estimate; yes where the model's sizes are not known."""
         try:
             sizes = read_sizes(self.checkpoint.folder)
         except ModelError:
             return True
-        return device_bytes(plan, sizes, mode) <= usable_bytes(total_bytes(self.device))
+        adapters = sum(weighted.lora.num_parameters for weighted in loras if weighted.weight) * self.dtype.itemsize
+        return device_bytes(plan, sizes, mode) + adapters <= usable_bytes(total_bytes(self.device))
 
     def decoder(self, plan: FilmPlan, frame_decoder: FrameDecoder | None = None) -> StreamingDecoder:
         """A decoder for a film, from its first latent frame on; several may be used in turn.

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from render_farm.engine import Engine
@@ -77,6 +78,7 @@ class GroupResult:
     largest_difference: float
     """Between its latents and one rank's."""
     forming_s: float
+    """With a first exchange in each of its parts."""
     sent_bytes: dict[str, int]
     """By rank 0 in the first step, by exchange, as counted at torch's operators."""
     expected_bytes: dict[str, int]
@@ -163,6 +165,7 @@ def _result(shape: GroupShape, own: _Measured, alone: _Measured) -> GroupResult:
             bytes_per_s=own.exchanges.bytes_per_s,
             exchange_s=own.exchanges.exchange_s,
             decoding_operations_per_s=decoding.operations_per_s if decoding else 0.0,
+            forming_s=own.forming_s,
         )
     return GroupResult(
         shape=shape,
@@ -264,6 +267,7 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
             group = ParallelGroup(
                 stack.enter_context(ProcessGroups(seat, device=engine.device, timeout_s=request.timeout_s))
             )
+            _exchange_once(group, engine.device)
             forming_s = time.perf_counter() - started
             with GroupTraffic() as traffic:
                 engine.render_segment(brief, 0, **common, group=group)
@@ -286,6 +290,18 @@ def _measured(engine: Engine, seat: Seat, request: GroupBenchRequest) -> _Measur
         exchanges=exchanges,
         decoding=decoding,
     )
+
+
+def _exchange_once(group: ParallelGroup, device: torch.device) -> None:
+    """In each part of the group. NCCL connects the ranks of a part when they first exchange something."""
+    parts = [group.ranks, xfuser().sequence_groups.ULYSSES_PG, xfuser().sequence_groups.RING_PG]
+    if group.shape.cfg > 1:
+        parts.append(xfuser().state.get_cfg_group().device_group)
+    for part in parts:
+        if part is not None:
+            dist.all_reduce(torch.zeros(1, device=device), group=part)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def expected_bytes(engine: Engine, plan: FilmPlan, shape: GroupShape) -> dict[str, int]:

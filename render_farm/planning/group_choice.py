@@ -3,7 +3,7 @@
 A group uses its workers less efficiently than as many separate films do. So a film is rendered by the fewest workers
 that it fits on, usually one. It may have larger groups while workers would otherwise be idle, as the scheduler decides.
 Of every size the fastest shape is taken, and no size that is no faster than a smaller one, or wastes its workers. A
-group stays on one host.
+group stays on one host. It may change between any two segments, so it must be worth it in a segment for which it forms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 from render_farm.planning.film import FilmPlan
-from render_farm.planning.group_cost import GroupMachine, StepWork, step_seconds, step_work
+from render_farm.planning.group_cost import GroupMachine, StepWork, segment_seconds, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, group_of, possible_shapes
 from render_farm.planning.memory import Shares, estimate_memory, usable_bytes
 from render_farm.planning.model_sizes import ModelSizes
@@ -65,29 +65,32 @@ def choose_groups(
     work: StepWork,
     machine: GroupMachine,
     *,
+    num_steps: int,
     fits: Callable[[GroupShape], bool] = lambda shape: True,
 ) -> FilmGroups:
-    """From the `shapes` (never none) that a film could have on a host.
+    """From the `shapes` (never none) that a film with segments of `num_steps` could have on a host.
 
     Where none fits, all are considered, because a smaller memory mode makes it fit. Between equally fast shapes of a
     size the first is taken.
     """
+
+    def seconds(shape: GroupShape) -> float:
+        return segment_seconds(work, shape, machine, num_steps=num_steps)
+
     fitting = [shape for shape in shapes if fits(shape)] or list(shapes)
     fastest: dict[int, GroupShape] = {}
     for shape in fitting:
         best = fastest.setdefault(shape.size, shape)
-        if step_seconds(work, shape, machine) < step_seconds(work, best, machine):
+        if seconds(shape) < seconds(best):
             fastest[shape.size] = shape
     sizes = sorted(fastest)
     group = fastest[sizes[0]]
     joined: list[GroupShape] = []
     for size in sizes[1:]:
         shape, below = fastest[size], joined[-1] if joined else group
-        is_faster = step_seconds(work, shape, machine) < step_seconds(work, below, machine)
-        if is_faster and efficiency(work, shape, machine) >= WORTH:
+        if seconds(shape) < seconds(below) and seconds(GroupShape()) / shape.size / seconds(shape) >= WORTH:
             joined.append(shape)
-    alone_s = step_seconds(work, group, machine)
-    speeds = tuple(alone_s / step_seconds(work, shape, machine) for shape in joined)
+    speeds = tuple(seconds(group) / seconds(shape) for shape in joined)
     return FilmGroups(group=group, joined=tuple(joined), joined_speeds=speeds)
 
 
@@ -122,4 +125,5 @@ def film_groups(
         estimate = estimate_memory(plan, sizes, shares=shares)
         return memory_bytes is None or estimate.least_bytes <= usable_bytes(memory_bytes)
 
-    return choose_groups(possible or [group_of(job)], step_work(plan, sizes.transformer), machine, fits=fits)
+    work, num_steps = step_work(plan, sizes.transformer), plan.schedule(0).num_rows
+    return choose_groups(possible or [group_of(job)], work, machine, num_steps=num_steps, fits=fits)

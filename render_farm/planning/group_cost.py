@@ -11,6 +11,8 @@ predicted a token, b bytes an element, G guidance branches, and a group of P = U
   the rank: 4 (U-1)/U * T/P * E * b;
 - the ring sends keys and values on R-1 times: 2 (R-1) * T/P * E * b a self-attention;
 - the exchange of predictions sends them to the other cfg * P - 1 ranks, once: (cfg * P - 1) * G/cfg * T/P * C * b.
+
+A group takes seconds to form. It does so for the first of the segments that its workers render together.
 """
 
 from __future__ import annotations
@@ -66,15 +68,19 @@ class GroupMachine:
     """Between ranks of one node, per rank and direction."""
     exchange_s: float
     """Of an exchange that sends next to nothing."""
-    decoding_operations_per_s: float = 4e13
-    """Of one rank, in the VAE's decoder (float32)."""
+    decoding_operations_per_s: float = 1e14
+    """Of one rank, in the VAE's decoder (float32, on a GPU multiplied in TF32)."""
+    forming_s: float = 2.0
+    """Until the ranks of a new group have exchanged something. A group that is kept does not form again."""
 
 
 NVLINK_NODE = GroupMachine(operations_per_s=4e14, bytes_per_s=2e11, exchange_s=4e-5)
 """A guess for 8 H100 on NVLink, to be replaced by a measurement: 40 % of the peak in bfloat16, 200 GB/s."""
 PCIE_NODE = replace(NVLINK_NODE, bytes_per_s=1.5e10)
 """A guess for GPUs that meet on PCIe."""
-CPU_NODE = GroupMachine(operations_per_s=4e10, bytes_per_s=1e9, exchange_s=1e-3, decoding_operations_per_s=4e10)
+CPU_NODE = GroupMachine(
+    operations_per_s=4e10, bytes_per_s=1e9, exchange_s=1e-3, decoding_operations_per_s=4e10, forming_s=0.1
+)
 """A guess for one-thread ranks on gloo."""
 
 
@@ -83,7 +89,7 @@ def machine_of(options: GroupOptions, device: str) -> GroupMachine:
     base = CPU_NODE if device == "cpu" else {"nvlink": NVLINK_NODE, "pcie": PCIE_NODE}[options.interconnect]
     given = {
         name: getattr(options, name)
-        for name in ("operations_per_s", "bytes_per_s", "exchange_s", "decoding_operations_per_s")
+        for name in ("operations_per_s", "bytes_per_s", "exchange_s", "decoding_operations_per_s", "forming_s")
     }
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
@@ -152,3 +158,8 @@ def step_seconds(work: StepWork, shape: GroupShape, machine: GroupMachine) -> fl
     passes = work.num_layers * work.num_branches / shape.cfg
     waits = passes * (2 * (shape.ulysses > 1) + 2 * (shape.ring - 1)) + (shape.cfg == 2) + (shape.size > 1)
     return operations + sum(sent.values()) / machine.bytes_per_s + waits * machine.exchange_s
+
+
+def segment_seconds(work: StepWork, shape: GroupShape, machine: GroupMachine, *, num_steps: int) -> float:
+    """An estimate of a segment's time in a group that forms for it."""
+    return num_steps * step_seconds(work, shape, machine) + (machine.forming_s if shape.size > 1 else 0.0)

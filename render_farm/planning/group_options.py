@@ -14,7 +14,7 @@ _MORE_THAN_0 = {"gt": 0}
 class GroupOptions(Table):
     """How `auto` degrees are chosen, and who decodes.
 
-    `render-farm bench parallel` measures the four numbers on a machine and prints them as such a table. Unset, they are
+    `render-farm bench parallel` measures the five numbers on a machine and prints them as such a table. Unset, they are
     guesses.
     """
 
@@ -54,6 +54,12 @@ class GroupOptions(Table):
     )
     decoding_operations_per_s: float | None = setting(
         None, "Speed of one worker in the VAE's decoder.", unit="operations per second", limits=_MORE_THAN_0
+    )
+    forming_s: float | None = setting(
+        None,
+        "How long a group takes to form. It does so when its workers first render together.",
+        unit="seconds",
+        limits={"ge": 0},
     )
     decode: Literal["auto", "on", "off"] = setting(
         "auto",

@@ -63,7 +63,8 @@ class MemoryEstimate:
     decoding_bytes: int
     """The VAE's feature cache and its work on one latent frame, at the same time as a pass."""
     parked_bytes: int
-    """Of the host's memory: the feature caches of the other films that are being decoded."""
+    """Of the host's memory: a place for the feature caches of all films that are being decoded. It is kept while one of
+    them is on the device."""
     runtime_bytes: int = RUNTIME_BYTES
 
     @property
@@ -113,7 +114,7 @@ def estimate_memory(plan: FilmPlan, sizes: ModelSizes, *, shares: Shares | None 
         cache_bytes=max(window_cache_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
         encoding_bytes=_encoding_bytes(plan, sizes),
         decoding_bytes=decoding.total_bytes,
-        parked_bytes=(FILMS_AT_ONCE - 1) * decoding.cache_bytes,
+        parked_bytes=FILMS_AT_ONCE * decoding.cache_bytes,
     )
 
 

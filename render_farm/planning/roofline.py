@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from render_farm.planning.film import FilmPlan
-from render_farm.planning.group_cost import TEXT_TOKENS, attention_passes, rank_bytes, step_work
+from render_farm.planning.group_cost import NVLINK_NODE, TEXT_TOKENS, attention_passes, rank_bytes, step_work
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.model_sizes import ModelSizes
 from render_farm.planning.passes import Pass, passes
@@ -40,6 +40,7 @@ class Gpu:
     link: float = 2.5e11
     """To other GPUs of the node."""
     exchange_s: float = 3.5e-5
+    forming_s: float = NVLINK_NODE.forming_s
     exchange_traffic: int = 32
     """The same as `layer_traffic` for packing what a group exchanges."""
 

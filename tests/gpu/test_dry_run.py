@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import torch
 
-from render_farm import RenderJob
-from render_farm.models import FULL, PRESETS
-from render_farm.planning import FilmPlan, plan_film, spec_of_preset
+from render_farm.models import PRESETS
+from render_farm.planning import FilmPlan
 from render_farm.planning.memory import activation_bytes, window_cache_bytes
-from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
+from render_farm.planning.model_sizes import ModelSizes
 from render_farm.planning.roofline import EAGER_TRAFFIC, segment_work
-from tests.helpers.dry_run import DryRun, dry_run, fake_transformer
+from tests.helpers.dry_run import LAYERS, MODES, DryRun, dry_run, fake_transformer, film
 
-INPUTS: dict[str, dict[str, Any]] = {
-    "t2v": {},
-    "i2v": {"image": "a.png"},
-    "flf2v": {"image": "a.png", "last_image": "b.png"},
-    "v2v": {"video": "a.mp4"},
-}
-BLOCKS: dict[str, Any] = {"num_frames": 97, "base_num_frames": 97, "ar_step": 2, "causal_block_size": 5}
-MODES: dict[str, dict[str, Any]] = {
-    "synchronous": {},
-    "causal blocks": BLOCKS | {"block_attention": "causal"},
-    "full blocks": BLOCKS | {"block_attention": FULL},
-}
 CASES = [
     (name, task, mode)
     for name, preset in PRESETS.items()
@@ -36,16 +20,6 @@ CASES = [
     if preset.hub_id
 ]
 QUICK = [("df-1.3b-540p", "t2v", "synchronous"), ("df-14b-720p", "t2v", "causal blocks")]
-LAYERS = 3
-"""Enough to tell the first, the last and the others, which are alike."""
-
-
-def film(name: str, task: str, mode: str, **columns: Any) -> tuple[FilmPlan, ModelSizes]:
-    job = RenderJob(job_id="a", prompt="x", num_inference_steps=2, **{**INPUTS[task], **MODES[mode], **columns})
-    sizes = sizes_of_preset(PRESETS[name])
-    return plan_film(job, spec_of_preset(name)), replace(
-        sizes, transformer=replace(sizes.transformer, num_layers=LAYERS)
-    )
 
 
 def check(plan: FilmPlan, sizes: ModelSizes, counted: DryRun, *, keeps: bool = True) -> None:

@@ -24,7 +24,9 @@ import sys
 
 sys.modules.update(dict.fromkeys(("ray", "typer", "rich")))  # as if they were not installed
 """
-MACHINE = GroupMachine(operations_per_s=5e10, bytes_per_s=9e8, exchange_s=2.4e-3, decoding_operations_per_s=0.0)
+MACHINE = GroupMachine(
+    operations_per_s=5e10, bytes_per_s=9e8, exchange_s=2.4e-3, decoding_operations_per_s=0.0, forming_s=0.3
+)
 
 
 def result(shape: GroupShape, machine: GroupMachine | None = None) -> GroupResult:
@@ -62,7 +64,7 @@ def test_it_needs_neither_ray_nor_typer_nor_rich(tmp_path: Path) -> None:
     assert two["largest_difference"] <= 1e-4
     assert two["sent_bytes"] == two["expected_bytes"] and two["sent_bytes"]["ulysses"] > 0
     assert two["predicted_s"] > 0 and two["step_cpu_s"] > 0
-    assert min(printed["machine"][name] for name in ("operations_per_s", "bytes_per_s", "exchange_s")) > 0
+    assert min(printed["machine"][name] for name in ("operations_per_s", "bytes_per_s", "exchange_s", "forming_s")) > 0
 
 
 def test_the_machine_it_prints_is_a_table_of_the_settings(tmp_path: Path) -> None:
@@ -71,7 +73,12 @@ def test_the_machine_it_prints_is_a_table_of_the_settings(tmp_path: Path) -> Non
     settings = tmp_path / "farm.toml"
     settings.write_text("\n".join(printed[printed.index("[group]") :]))
     machine = machine_of(load_settings(file=str(settings), environment={}).group, "cpu")
-    assert (machine.operations_per_s, machine.bytes_per_s, machine.exchange_s) == (5e10, 9e8, 2.4e-3)
+    assert (machine.operations_per_s, machine.bytes_per_s, machine.exchange_s, machine.forming_s) == (
+        5e10,
+        9e8,
+        2.4e-3,
+        0.3,
+    )
     assert document([result(GroupShape())])["machine"] is None
 
 

@@ -47,6 +47,7 @@ class GroupPlanner:
             if sizes is not None:
                 step_s, efficiency = self._cost(film, shape, sizes)
                 entry |= {"predicted_step_s": step_s, "predicted_efficiency": efficiency}
+                entry |= {"predicted_forming_s": self._machine.forming_s} if shape.size > 1 else {}
             described.append(entry)
         return described
 
@@ -64,7 +65,8 @@ class GroupPlanner:
         if sizes is None:
             return text
         step_s, efficiency = self._cost(film, shape, sizes)
-        return f"{text}, {step_s:.3g} s a step, efficiency {efficiency:.0%} (predicted)"
+        forms = f", {self._machine.forming_s:.3g} s to form" if shape.size > 1 else ""
+        return f"{text}, {step_s:.3g} s a step, efficiency {efficiency:.0%}{forms} (predicted)"
 
     def _cost(self, film: FilmPlan, shape: GroupShape, sizes: ModelSizes) -> tuple[float, float]:
         from render_farm.planning.group_choice import efficiency

@@ -44,10 +44,18 @@ class Lora:
     """A warning about the part that is not applied."""
 
     @property
+    def num_parameters(self) -> int:
+        """Of all layers."""
+        return sum(tensor.numel() for tensor in self._tensors)
+
+    @property
     def num_bytes(self) -> int:
         """Memory its tensors take as they are here."""
-        tensors = [t for layer in self.layers.values() for t in (layer.down, layer.up, layer.bias) if t is not None]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors)
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [t for layer in self.layers.values() for t in (layer.down, layer.up, layer.bias) if t is not None]
 
 
 def read_lora(uri: str, shapes: Mapping[str, LinearShape], *, model: str, limits: InputLimits | None = None) -> Lora:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from render_farm.planning.groups import GroupShape
 
 if TYPE_CHECKING:
     from render_farm.engine import Engine
+    from render_farm.engine.lora.branches import WeightedLora
     from render_farm.parallel import ParallelGroup, ProcessGroups, Rendezvous, RendezvousHost
     from render_farm.planning import FilmPlan
 
@@ -69,7 +70,14 @@ class GroupHost:
 
 @contextmanager
 def in_group(
-    seat: GroupSeat | None, engine: Engine, plan: FilmPlan, segment: int, host: GroupHost, *, first_step_s: float
+    seat: GroupSeat | None,
+    engine: Engine,
+    plan: FilmPlan,
+    segment: int,
+    host: GroupHost,
+    *,
+    loras: Sequence[WeightedLora],
+    first_step_s: float,
 ) -> Iterator[ParallelGroup | None]:
     """Be in the group for the length of a block. None without a seat. What takes long (weights, compiling) is done
     before the others wait.
@@ -93,7 +101,7 @@ def in_group(
     timeout_s = max(first_step_s, seat.timeout_s)
     ProcessGroups.leave_kept(unless=taken)  # it holds memory of the device
     with torch.inference_mode():
-        engine.warm_up(plan, segment, seat.shape)
+        engine.warm_up(plan, segment, seat.shape, loras)
     joined = ProcessGroups.again(taken, seat.meeting, timeout_s=timeout_s)
     if joined is None and seat.meeting:
         raise GroupError(f"rank {seat.rank} has left the group of {seat.shape.size}")

@@ -236,7 +236,9 @@ class SegmentRenderer:
         if call.seat is not None and call.seat.rank == 0 and not self.groups.is_open:
             raise GroupError(f"film {task.work_key}: another worker of the group failed before it started")
         first_step_s = task.timeouts.first_step_floor_s
-        with in_group(call.seat, engine, task.plan, segment, self.groups, first_step_s=first_step_s) as group:
+        with in_group(
+            call.seat, engine, task.plan, segment, self.groups, loras=loras, first_step_s=first_step_s
+        ) as group:
             last_step.start()
             gate = StepGate(
                 task.work_key,

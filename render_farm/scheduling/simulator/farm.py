@@ -24,6 +24,8 @@ class SimulatedFarm:
     """Loading a model."""
     adapters_s: float = 2.0
     """Changing LoRAs of a model that is loaded."""
+    forming_s: float = 0.0
+    """Forming a group. One whose workers rendered their last segment together is kept."""
     finish_s: float = 20.0
     """Decoding and publishing what is left of a film after its last segment, alongside other work."""
     hand_over_s: float = 0.1

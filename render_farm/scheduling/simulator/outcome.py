@@ -20,7 +20,7 @@ class Span:
     begin_s: float
     end_s: float
     loading_s: float = 0.0
-    """Of that, loading a model."""
+    """Of that, loading a model and forming a group."""
     is_lost: bool = False
     """It failed, or its node went away: it was rendered again."""
 

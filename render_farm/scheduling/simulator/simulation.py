@@ -41,6 +41,8 @@ class _Gpu:
     down_since_s: float = 0.0
     films: set[ev.JobKey] = field(default_factory=set)
     """What it finishes."""
+    group: tuple[str, ...] = ()
+    """The workers, itself included, with which it rendered its last segment."""
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class _Work:
     begin_s: float
     seconds: float
     loading_s: float
+    forming_s: float
 
 
 class Simulation:
@@ -165,12 +168,16 @@ class Simulation:
         gpus = tuple(self._by_worker[worker] for worker in (action.worker, *action.helpers))
         needed = Setting(model=film.model, adapters=film.adapters)
         loading_s = max(self._loading_s(gpu, needed) for gpu in gpus)
+        group = tuple(gpu.worker for gpu in gpus)
+        forming_s = 0.0 if all(gpu.group == group for gpu in gpus) or len(gpus) == 1 else self._farm.forming_s
         for gpu in gpus:
-            gpu.setting = needed
+            gpu.setting, gpu.group = needed, group
         seconds = self._segment_s(film, action.segment, len(gpus))
-        work = _Work(action=action, gpus=gpus, begin_s=self._now, seconds=seconds, loading_s=loading_s)
+        work = _Work(
+            action=action, gpus=gpus, begin_s=self._now, seconds=seconds, loading_s=loading_s, forming_s=forming_s
+        )
         is_fault = self._random.random() < self._farm.faults_per_segment
-        taken_s = self._farm.hand_over_s + loading_s + (seconds / 2 if is_fault else seconds)
+        taken_s = self._farm.hand_over_s + loading_s + forming_s + (seconds / 2 if is_fault else seconds)
         self._work[action.worker] = work
         self._later(taken_s, partial(self._fails if is_fault else self._succeeds, work))
 
@@ -219,7 +226,7 @@ class Simulation:
                 workers=tuple(gpu.number for gpu in work.gpus),
                 begin_s=work.begin_s,
                 end_s=self._now,
-                loading_s=min(work.loading_s + self._farm.hand_over_s, self._now - work.begin_s),
+                loading_s=min(work.loading_s + work.forming_s + self._farm.hand_over_s, self._now - work.begin_s),
                 is_lost=is_lost,
             )
         )
@@ -259,6 +266,8 @@ class Simulation:
         if not self._take(work):
             return
         self._counters["faults"] += 1
+        for gpu in work.gpus:
+            gpu.group = ()
         self._note(work, is_lost=True)
         self._send(ev.WorkFailed(worker=work.action.worker, film=work.action.film, failure=_FAULT))
 

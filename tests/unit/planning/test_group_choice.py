@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_a_slow_interconnect_makes_smaller_groups() -> None:
     assert groups(film("df-1.3b-540p", guidance_scale=1.0), slow).joined == ()
 
 
+def test_a_group_must_be_worth_its_forming_in_every_segment() -> None:
+    plan, steps = film("df-1.3b-540p", num_inference_steps=30), 30
+    quick, slow = (replace(NVLINK_NODE, forming_s=seconds) for seconds in (0.0, 1e4))
+    assert groups(plan, slow).joined == ()
+    work = step_work(plan, sizes_of_preset(PRESETS["df-1.3b-540p"]).transformer)
+    group_s = steps * step_seconds(work, GroupShape(cfg=2, ulysses=4), NVLINK_NODE)
+    ratio = groups(plan, quick).joined_speeds[-1] / groups(plan).joined_speeds[-1]
+    assert ratio == pytest.approx(1 + NVLINK_NODE.forming_s / group_s)
+    assert ratio > 1.1, "a tenth of a segment of the small model"
+
+
 def test_the_machine_is_measured_or_guessed() -> None:
     assert machine_of(GroupOptions(), "cpu") == CPU_NODE
     assert machine_of(GroupOptions(), "cuda") == NVLINK_NODE
@@ -100,6 +112,7 @@ def test_the_machine_is_measured_or_guessed() -> None:
     )
     machine = machine_of(settings.group, "cuda")
     assert (machine.bytes_per_s, machine.exchange_s) == (3e10, 1e-4)
+    assert machine_of(GroupOptions(forming_s=0.0), "cuda").forming_s == 0.0
     assert machine.operations_per_s == NVLINK_NODE.operations_per_s
     for name, value in (("BYTES_PER_S", "0"), ("EXCHANGE_S", "fast"), ("INTERCONNECT", "wire"), ("DECODE", "maybe")):
         with pytest.raises(UsageError, match=name.lower()):
@@ -131,17 +144,19 @@ MACHINES = st.builds(
     operations_per_s=st.floats(1e8, 1e16),
     bytes_per_s=st.floats(1e6, 1e13),
     exchange_s=st.floats(1e-7, 1.0),
+    forming_s=st.floats(0.0, 100.0),
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(WORKS, MACHINES, st.integers(1, 64), st.integers(1, 5000), st.integers(1, 40), st.data())
+@given(WORKS, MACHINES, st.integers(1, 64), st.integers(1, 5000), st.integers(1, 40), st.integers(1, 100), st.data())
 def test_what_is_chosen_is_possible(
     work: StepWork,
     machine: GroupMachine,
     heads: int,
     tokens: int,
     num_workers: int,
+    num_steps: int,
     data: st.DataObject,
 ) -> None:
     guided = work.num_branches == 2
@@ -155,7 +170,7 @@ def test_what_is_chosen_is_possible(
         for shape in shapes
     )
     fitting = data.draw(st.sets(st.sampled_from(shapes)))
-    found = choose_groups(shapes, work, machine, fits=fitting.__contains__)
+    found = choose_groups(shapes, work, machine, num_steps=num_steps, fits=fitting.__contains__)
     allowed = fitting or set(shapes)
     assert {found.group, *found.joined} <= allowed
     assert found.group.size == min(shape.size for shape in allowed)

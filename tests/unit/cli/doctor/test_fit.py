@@ -31,7 +31,7 @@ def test_each_gpu_is_held_against_what_the_job_needs(
     found = check_fit("df-14b-720p", {}, [gpu(24), gpu(80), gpu(140)])
     assert [finding.status for finding in found.findings] == [Status.OK, Status.BROKEN, Status.OK, Status.OK, host]
     need, small, *_, parked = found.findings
-    assert "48.7 GiB for the films that 3 workers finish while they render" in parked.detail
+    assert "73.1 GiB for the films that 3 workers finish while they render" in parked.detail
     assert "t2v 1280x720, windows of 121 frames, bfloat16" in need.detail
     assert "a GPU of 24 has 24.0 GiB" in small.detail
     assert "column memory" in small.advice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor
 
 from render_farm.engine import Engine, load_engine
+from render_farm.engine.lora.branches import WeightedLora
+from render_farm.engine.lora.linear_layers import linear_shapes
+from render_farm.engine.lora.weights import Lora, LowRank
 from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.attention import TorchAttention
 from render_farm.engine.transformer.compilation import compile_blocks, plan_compilation, run_regions_once
 from render_farm.engine.transformer.transformer import EAGER
 from render_farm.errors import UsageError
 from render_farm.farm.run.settings import load_settings
+from render_farm.job import LoraRef
 from render_farm.memory_mode import MemoryMode, parse_memory
 from render_farm.planning.groups import GroupShape
 from tests.helpers.film_rounding import rounding_of_film
@@ -83,18 +88,38 @@ def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_seg
 
 
 @pytest.mark.slow
-def test_a_warm_up_leaves_nothing_to_compile_for_the_first_step_of_a_group(engine: Engine, graphs: list[int]) -> None:
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_warm_up_leaves_nothing_to_compile_for_the_first_step_of_a_group(
+    adapted: bool, engine: Engine, graphs: list[int]
+) -> None:
     plan = engine.plan(make_job(**FILMS[0]))
+    loras: list[WeightedLora] = []
+    if adapted:
+        loras.append(WeightedLora(lora=lora_of(engine), weight=0.5))
+        refs = (LoraRef(path="a.safetensors", weight=0.5),)
+        plan = replace(plan, job=replace(plan.job, loras=refs, lora_digests=("a",)))
     engine.options = EngineOptions(compile="on")
     embeddings = engine.encode_prompts(plan.texts)
     with torch.inference_mode():  # as in a worker
-        engine.warm_up(plan, 0, GroupShape())
+        engine.warm_up(plan, 0, GroupShape(), loras)
         before = graphs[0]
         assert before >= 3
-        engine.render_segment(plan, 0, history=None, embeddings=embeddings)
+        engine.render_segment(plan, 0, history=None, embeddings=embeddings, loras=loras)
     assert graphs[0] == before
+    assert len(engine.adapters.attached) == adapted
+    engine.adapters.remove()
     engine.options = EngineOptions()
     engine.transformer.run_regions(EAGER)
+
+
+def lora_of(engine: Engine) -> Lora:
+    """On the queries of all layers."""
+    layers = {
+        name: LowRank(down=torch.ones(2, inputs), up=torch.ones(outputs, 2), scale=0.1)
+        for name, (outputs, inputs) in linear_shapes(engine.transformer).items()
+        if name.endswith("attn1.to_q")
+    }
+    return Lora(sha256="a", layers=layers)
 
 
 @pytest.mark.slow

@@ -90,8 +90,7 @@ def test_plan_shows_the_groups(tmp_path) -> None:
     assert plain.count("group: ") == 1
     assert "group: cfg 1 x ulysses 5 x ring 1, 5 workers, " in plain
     auto = CliRunner().invoke(app, ["plan", manifest, "--ulysses", "auto", "--workers", "2"]).output
-    assert (
-        "with idle workers: cfg 2 x ulysses 1 x ring 1, 2 workers, 8.36 s a step, efficiency 100% (predicted)" in auto
-    )
+    joined = "with idle workers: cfg 2 x ulysses 1 x ring 1, 2 workers, 8.36 s a step, efficiency 100%"
+    assert f"{joined}, 2 s to form (predicted)" in auto
     given = CliRunner().invoke(app, ["plan", manifest, "--cfg-parallel", "2"]).output
     assert "group: cfg 2 x ulysses 1 x ring 1" in given and "group: cfg 2 x ulysses 5 x ring 1" in given

@@ -75,6 +75,16 @@ def test_a_tail_of_few_films_is_shorter_with_elastic_groups():
     assert simulate(tail, farm).makespan_s < fixed.makespan_s / 2
 
 
+def test_a_group_forms_when_its_workers_first_render_together():
+    farm = replace(EXACT, num_gpus=2, gpus_per_node=2, forming_s=5.0)
+    assert simulate(films(1, group_size=2), farm).makespan_s == 3 * 60.0 + 5.0
+    assert simulate(films(2, group_size=1), farm).makespan_s == 3 * 60.0
+    faulty = simulate(films(1, 30, group_size=2), replace(farm, faults_per_segment=0.1))
+    assert faulty.num_faults and faulty.counts == {"done": 1}
+    formed = sum(span.loading_s >= 5.0 for span in faulty.spans)
+    assert formed == 1 + faulty.num_faults
+
+
 def test_a_run_keeps_to_its_quota_beside_another():
     mine = films(12)
     others = [replace(film, run_id="q") for film in films(4)]

@@ -1,0 +1,36 @@
+"""Every rank of a group of eight on a fake GPU, with exchanges that go nowhere: memory and bytes are as planned."""
+
+from __future__ import annotations
+
+import pytest
+
+from render_farm.planning.group_cost import rank_bytes, step_work
+from render_farm.planning.groups import GroupShape
+from render_farm.planning.memory import Shares, activation_bytes, window_cache_bytes
+from tests.helpers.dry_run import LAYERS, dry_run, fake_group, fake_transformer, film
+
+EIGHT = GroupShape(cfg=2, ulysses=4)
+CASES = [
+    ("df-1.3b-540p", "t2v", "synchronous"),
+    ("df-14b-720p", "t2v", "causal blocks"),
+    ("i2v-14b-720p", "i2v", "synchronous"),
+]
+RANKS = [pytest.param(*case, rank, marks=pytest.mark.slow) for case in CASES for rank in range(EIGHT.size)]
+
+
+@pytest.mark.parametrize(("name", "task", "mode", "rank"), RANKS)
+def test_a_rank_of_a_group(name: str, task: str, mode: str, rank: int) -> None:
+    plan, sizes = film(name, task, mode)
+    with fake_group(EIGHT, rank) as group:
+        counted = dry_run(fake_transformer(name, num_layers=LAYERS), plan, group=group)
+    shares = Shares(tokens=EIGHT.sequence, branches=EIGHT.cfg)
+    expected = activation_bytes(plan, 0, sizes.transformer, shares=shares)
+    expected += window_cache_bytes(plan, 0, sizes.transformer, shares=shares)
+    print(f"{name} {mode} rank {rank}: peak {counted.peak_bytes / 1e9:.2f} GB, expected {expected / 1e9:.2f}")
+    assert expected == pytest.approx(counted.peak_bytes, rel=0.05)
+    if mode == "synchronous":
+        sent, num_steps = rank_bytes(step_work(plan, sizes.transformer), EIGHT), plan.schedule(0).num_rows
+        others = EIGHT.ulysses - 1
+        assert counted.sent["all_to_all_single"] * others == num_steps * sent["ulysses"] * EIGHT.ulysses
+        assert counted.sent["all_gather_into_tensor"] == num_steps * sent["first_layer"]
+        assert counted.sent["_allgather_base_"] * (EIGHT.size - 1) == num_steps * sent["predictions"]
