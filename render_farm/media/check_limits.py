@@ -50,6 +50,13 @@ class CheckLimits(Table):
         limits=_NOT_NEGATIVE,
     )
     seam_score: float = setting(3.0, "So is one with this `seam_score`.", limits=_NOT_NEGATIVE)
+    seam_lightness: float = setting(
+        1.5,
+        "So is one where all of the picture gets lighter, darker, or of another tint by this much, and `seam_ratio` "
+        "times as much as between any two frames around it.",
+        unit="lightness",
+        limits=_NOT_NEGATIVE,
+    )
     flash_lightness: float = setting(
         8.0,
         "All of the picture gets lighter or darker by this much, and back, in a `flash`.",

@@ -195,8 +195,10 @@ class PictureChecks:
         starts = {number for number, segment in enumerate(self._segments) if segment.starts_scene and number}
         for seam in seams:
             at = seam.frame - self._num_before
+            if seam.segment in starts or (at and unfit[at]):
+                continue
             is_visible = seam.score >= limits.seam_score or _peak(changes, unfit, at) >= limits.seam_ratio
-            if seam.segment not in starts and is_visible and not (at and unfit[at]):
+            if is_visible or _is_jump_of_light(quantiles, unfit, at, limits):
                 yield from self._named("seam", [(at, at)])
         yield from self._drifted(quantiles)
 
@@ -206,9 +208,7 @@ class PictureChecks:
         of_segments = np.array([quantiles[part].mean(axis=0) for part in parts])
         drifted = np.zeros(len(parts), bool)
         for index, first in self._references():
-            now, before = of_segments[index], of_segments[first]
-            shifts = [_shift(now[0], before[0], low=2, high=98), _shift(now[1], before[1]), _shift(now[2], before[2])]
-            drifted[index] = max(map(abs, shifts)) >= self._limits.drift_lightness
+            drifted[index] = _shift_of_light(of_segments[index], of_segments[first]) >= self._limits.drift_lightness
         yield from self._named("drift", ((parts[a].start, parts[b].stop - 1) for a, b in _runs(drifted)))
 
     def _unlike(self, image: np.ndarray | None, last_image: np.ndarray | None) -> Iterator[Finding]:
@@ -259,6 +259,21 @@ def _shift(now: np.ndarray, before: np.ndarray, *, low: float = -math.inf, high:
         return 0.0
     moved = (now - before)[~stuck]
     return float(max(moved.min(), 0.0) or min(moved.max(), 0.0))
+
+
+def _shift_of_light(now: np.ndarray, before: np.ndarray) -> float:
+    """How far all quantiles (3, 5) of lightness, or of one of both tints, have shifted at least."""
+    shifts = (_shift(now[0], before[0], low=2, high=98), _shift(now[1], before[1]), _shift(now[2], before[2]))
+    return max(map(abs, shifts))
+
+
+def _is_jump_of_light(quantiles: np.ndarray, unfit: np.ndarray, at: int, limits: CheckLimits) -> bool:
+    """Whether the light (frames, 3, 5) changes at a frame, and not around it: movement hides that from `_peak`."""
+    if not at or (jump := _shift_of_light(quantiles[at], quantiles[at - 1])) < limits.seam_lightness:
+        return False
+    around = range(max(1, at - _AROUND), min(len(quantiles), at + _AROUND + 1))
+    others = (_shift_of_light(quantiles[n], quantiles[n - 1]) for n in around if n != at and not unfit[n])
+    return jump >= limits.seam_ratio * max(others, default=0.0)
 
 
 def _flashes(lightness: np.ndarray, limits: CheckLimits) -> Iterator[tuple[int, int]]:

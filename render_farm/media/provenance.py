@@ -22,6 +22,8 @@ from render_farm.planning import FilmPlan
 from render_farm.uris import shown_uri
 
 TRAINED_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+EXTENDED_BY_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""Of a film that continues a video: some of its frames are the video's."""
 SOFTWARE = "render_farm"
 _BOX = UUID("BE7ACFCB-97A9-42E8-9C71-999491E3AFAC")
 _MOST_BYTES = 1 << 20
@@ -61,6 +63,7 @@ def marker_of(plan: FilmPlan) -> Marker:
         model=name,
         model_version=plan.spec.fingerprint,
         software=f"{SOFTWARE} {render_farm.__version__}",
+        source_type=EXTENDED_BY_MODEL if plan.job.task == "v2v" else TRAINED_MODEL,
     )
 
 

@@ -55,6 +55,9 @@ class JobRow:
     findings: tuple[str, ...] | None = None
     drift: float | None = None
     seeds_tried: tuple[int, ...] | None = None
+    rejected: tuple[dict[str, Any], ...] | None = None
+    """Films of a job with `checks: retry:N` that were not published, in order: `seed`, `findings`, `seconds`, and the
+    `limits` by which they were judged."""
     started_at: str | None = None
     finished_at: str | None = None
     priority: int | None = None
@@ -80,7 +83,9 @@ class JobRow:
                 raise ValueError(f"a job's row with {name} {value!r:.40}")
         lists = {name: tuple(content[name]) for name in _ENTRY_KINDS if name in content}
         for name, entries in lists.items():
-            if not all(isinstance(entry, _ENTRY_KINDS[name]) for entry in entries):
+            if not all(isinstance(entry, _ENTRY_KINDS[name]) for entry in entries) or not (
+                name != "rejected" or all(map(_is_rejected_film, entries))
+            ):
                 raise ValueError(f"a job's row with {name} {entries!r:.80}")
         return cls(**{**content, **lists})
 
@@ -90,13 +95,20 @@ _ROW_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("segments_done", "segments", "attempts", "frames", "priority"), (int,)),
     **dict.fromkeys(("video_bytes", "reused_segments"), (int,)),
     **dict.fromkeys(("gpu_s", "wall_s", "seam_score", "drift"), (int, float)),
-    **dict.fromkeys(("findings", "seeds_tried"), (list, tuple)),
+    **dict.fromkeys(("findings", "seeds_tried", "rejected"), (list, tuple)),
     "taken_out": (bool,),
 }
 
 
-_ENTRY_KINDS: dict[str, type] = {"findings": str, "seeds_tried": int}
+_ENTRY_KINDS: dict[str, type] = {"findings": str, "seeds_tried": int, "rejected": dict}
 """Of columns that are lists."""
+
+
+def _is_rejected_film(entry: Mapping[str, Any]) -> bool:
+    match entry:
+        case {"seed": int(), "findings": list(findings), "seconds": int() | float(), "limits": str()}:
+            return len(entry) == 4 and all(isinstance(finding, str) for finding in findings)
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)

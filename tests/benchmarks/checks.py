@@ -1,6 +1,7 @@
 """Checks of pictures: faults that are found, films without a fault that are marked, and the cost per frame.
 
     python -m tests.benchmarks.checks                    # 40 made films of each fault, 200 clean ones
+    python -m tests.benchmarks.checks --seed 1 --pictures leaves     # other films than those that thresholds come from
     python -m tests.benchmarks.checks --drift            # 18 segments of a model that drifts, with and without adain
 
 Faults are put into clips of the built-in model's world and into pans over soft pictures, at random places and
@@ -88,6 +89,26 @@ def soft_picture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     return picture
 
 
+def fallen_leaves(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Discs of all sizes and colours that cover one another, as things do in front of a camera, (H, W, 3) levels."""
+    picture = np.full((height, width, 3), rng.uniform(0, 255, 3), np.float32)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    for _ in range(height * width // 400):
+        radius = 4 / np.sqrt(rng.uniform(0.003, 1))  # the density of sizes falls with their cube
+        y, x, shade = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(-30, 30)
+        top, left = max(0, int(y - radius)), max(0, int(x - radius))
+        part = np.s_[top : int(y + radius) + 2, left : int(x + radius) + 2]
+        inside = (rows[part] - y) ** 2 + (columns[part] - x) ** 2 < radius**2
+        lit = rng.uniform(0, 255, 3) + shade * (rows[part] - y)[..., None] / radius
+        picture[part][inside] = np.clip(lit, 0, 255)[inside]
+    return picture
+
+
+PICTURES = {"soft": soft_picture, "leaves": fallen_leaves}
+_made = {"pictures": soft_picture}
+"""What cameras move over."""
+
+
 def _sampled(picture: np.ndarray, at: np.ndarray, *, axis: int = 0) -> np.ndarray:
     """Rows (or columns) of a picture at places between its own."""
     whole = at.astype(int)
@@ -99,7 +120,7 @@ def _sampled(picture: np.ndarray, at: np.ndarray, *, axis: int = 0) -> np.ndarra
 def pan(rng: np.random.Generator, num_frames: int, *, zooms: bool = False) -> Frames:
     """A camera that moves over a picture, up to 3 pixels a frame, or moves toward it."""
     height, width, speed = 72, 128, rng.uniform(0.2, 3.0)
-    picture = soft_picture(rng, height * 3, width * 2 + int(speed * num_frames)).astype(np.float32)
+    picture = _made["pictures"](rng, height * 3, width * 2 + int(speed * num_frames)).astype(np.float32)
     frames = []
     for index in range(num_frames):
         if zooms:
@@ -219,24 +240,30 @@ def clean(rng: np.random.Generator, kind: str) -> Film:
     raise ValueError(kind)
 
 
-def clean_films(kind: str, number: int) -> Iterator[Film]:
-    rng = np.random.default_rng([8, list(_CLEAN).index(kind)])
+def _rng(what: int, kind: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([what, kind, *([seed] if seed else [])])
+
+
+def clean_films(kind: str, number: int, seed: int) -> Iterator[Film]:
+    rng = _rng(8, list(_CLEAN).index(kind), seed)
     for _ in range(number):
         yield clean(rng, kind)
 
 
-def model_films(number: int, *, num_steps: int = 8) -> Iterator[Film]:
+def model_films(number: int, seed: int, *, num_steps: int = 8) -> Iterator[Film]:
     """Films of the built-in model; every fourth has three segments."""
+    if not number:
+        return
     from render_farm import RenderJob, load_engine
 
     engine, scenes = load_engine("tiny", device="cpu", dtype="float32"), held_out_scenes()
-    for index, place in enumerate(np.random.default_rng(1).permutation(len(scenes))[:number]):
+    for index, place in enumerate(np.random.default_rng(1 + seed).permutation(len(scenes))[:number]):
         num_frames = 177 if index % 4 == 0 else 97
         job = RenderJob(
             job_id=f"f{index}",
             prompt=scenes[place].caption(),
             num_frames=num_frames,
-            seed=index,
+            seed=index + 1000 * seed,
             num_inference_steps=num_steps,
         )
         frames = np.stack(list(engine.render(job).frames))
@@ -273,11 +300,13 @@ class Costs:
         return [(one.kind, one.first, one.last) for one in found]
 
 
-def measure_faults(number: int, limits: CheckLimits, costs: Costs) -> None:
+def measure_faults(number: int, seed: int, only: str, limits: CheckLimits, costs: Costs) -> None:
     print("| made fault | films | found | findings of another kind |")
     print("|---|---|---|---|")
     for name, (make, kinds) in FAULTS.items():
-        rng, num_found, others = np.random.default_rng([7, list(FAULTS).index(name)]), 0, Counter[str]()
+        if only not in name:
+            continue
+        rng, num_found, others = _rng(7, list(FAULTS).index(name), seed), 0, Counter[str]()
         for _ in range(number):
             film, where = make(rng)
             found = costs.check(film, limits)
@@ -286,12 +315,12 @@ def measure_faults(number: int, limits: CheckLimits, costs: Costs) -> None:
         print(f"| {name} | {number} | {num_found} | {_counted(others)} |", flush=True)
 
 
-def measure_clean(num_model_films: int, limits: CheckLimits, costs: Costs) -> None:
+def measure_clean(num_model_films: int, share: float, seed: int, limits: CheckLimits, costs: Costs) -> None:
     print("\n| clean films | films | marked | findings |")
     print("|---|---|---|---|")
     total, marked, kinds = 0, 0, Counter[str]()
-    groups = {kind: clean_films(kind, number) for kind, number in _CLEAN.items()}
-    groups["built-in model"] = model_films(num_model_films)
+    groups = {kind: clean_films(kind, round(number * share), seed) for kind, number in _CLEAN.items()}
+    groups["built-in model"] = model_films(num_model_films, seed)
     for name, films in groups.items():
         found = [{kind for kind, _, _ in costs.check(film, limits)} for film in films]
         own = Counter(kind for one in found for kind in one)
@@ -360,6 +389,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--films", type=int, default=40, help="of each fault")
     parser.add_argument("--model-films", type=int, default=12)
+    parser.add_argument("--only", default="", help="faults whose names hold this text")
+    parser.add_argument("--clean", type=float, default=1.0, help="share of the clean films")
+    parser.add_argument("--seed", type=int, default=0, help="0: the films that the thresholds were chosen on")
+    parser.add_argument("--pictures", choices=PICTURES, default="soft", help="what cameras move over")
     parser.add_argument("--drift", action="store_true")
     parser.add_argument("--bias", type=float, default=0.05)
     parser.add_argument("--steps", type=int, default=8)
@@ -371,8 +404,9 @@ def main() -> None:
         measure_drift(given.bias, given.steps)
         return
     costs, limits = Costs(), CheckLimits()
-    measure_faults(given.films, limits, costs)
-    measure_clean(given.model_films, limits, costs)
+    _made["pictures"] = PICTURES[given.pictures]
+    measure_faults(given.films, given.seed, given.only, limits, costs)
+    measure_clean(given.model_films, given.clean, given.seed, limits, costs)
     print("\n| frames | checked | CPU per frame |")
     print("|---|---|---|")
     for size, seconds in sorted(costs.seconds.items()):

@@ -271,12 +271,8 @@ class WorkerPool:
     async def encode(self, spec: RunSpec, *, model: str, texts: list[str]) -> TextReport:
         """Encode prompts of a run in a process that ends afterwards, and the encoder with it."""
         config = self._config
-        # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
-        actor = TextWorker.options(  # type: ignore[attr-defined]
-            num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
-        ).remote()
+        actor = await self._ready_encoder()
         try:
-            await actor.ready.remote(self.environment)  # for as long as it takes: its machine may have to come first
             self.texts.begin(time.monotonic())
             call = asyncio.ensure_future(
                 actor.encode.remote(
@@ -301,6 +297,27 @@ class WorkerPool:
             return report
         finally:
             ray.kill(actor)
+
+    async def _ready_encoder(self) -> Any:
+        """A process that encodes prompts, which the caller kills. It may take any number of them: Ray does not say
+        whether one hangs or its machine has yet to come."""
+        config = self._config
+        while True:
+            # No CPU is reserved: the workers may hold them all, and wait for what this one makes.
+            actor = TextWorker.options(  # type: ignore[attr-defined]
+                num_cpus=0, num_gpus=config.gpus_per_worker, **self._placement.spare(tuple(self._slots))
+            ).remote()
+            is_ready = False
+            try:
+                await asyncio.wait_for(actor.ready.remote(self.environment), config.timeouts.worker_start_s)
+                is_ready = True
+                return actor
+            except TimeoutError:
+                seconds = config.timeouts.worker_start_s
+                self._on_start_failed("", f"the one that encodes the prompts gave no answer in {seconds:g} s")
+            finally:
+                if not is_ready:
+                    ray.kill(actor)
 
 
 def _host_of(node_id: str) -> str:

@@ -6,9 +6,11 @@ folder and the claim of the row's own film: what is published is the row's film,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from render_farm.check_mode import parse_checks
+from render_farm.check_mode import CheckAction, parse_checks
 from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
 from render_farm.media.check_limits import CheckLimits
@@ -17,6 +19,7 @@ from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.planning import FilmPlan
 from render_farm.planning.film import NUM_SEEDS, with_seed
 from render_farm.planning.group_options import GroupOptions
+from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.layout import film_key
 
 
@@ -84,6 +87,11 @@ class FilmTask:
         """How many further seeds may be tried after this film."""
         return parse_checks(self.plan.job.checks).num_retries - len(self.tried)
 
+    @property
+    def limits_key(self) -> str:
+        """Tells thresholds apart: a film that some have rejected may be clean by others."""
+        return sha256_bytes(repr(self.checks).encode())[:12]
+
     def ranked(self, findings: tuple[str, ...]) -> tuple[TriedSeed, ...]:
         """The films tried so far, with this one, which has `findings`: those with the fewest first."""
         tried = (*self.tried, TriedSeed(seed=self.plan.job.seed, findings=findings))
@@ -95,6 +103,21 @@ class FilmTask:
         tried = (*self.tried, TriedSeed(seed=self.plan.job.seed, findings=findings, seconds=round(seconds, 3)))
         seed = (tried[0].seed + len(tried)) % NUM_SEEDS if self.seeds_left > 0 else self.ranked(findings)[0].seed
         return replace(self, plan=with_seed(self.plan, seed), row_key=self.render_key, tried=tried)
+
+    def rejected_films(self) -> tuple[dict[str, Any], ...] | None:
+        """`tried` for the run's durable state (`JobRow.rejected`)."""
+        films = [asdict(one) | {"findings": list(one.findings), "limits": self.limits_key} for one in self.tried]
+        return tuple(films) or None
+
+    def continued(self, rejected: Iterable[Mapping[str, Any]]) -> FilmTask:
+        """The task of a row that starts again, after the films that its checks would reject again."""
+        task, is_retried = self, parse_checks(self.plan.job.checks).action is CheckAction.RETRY
+        for one in rejected:
+            is_next = (one["seed"], one["limits"]) == (task.plan.job.seed, task.limits_key)
+            if not is_retried or not is_next or task.seeds_left < 0:
+                break
+            task = task.after(tuple(one["findings"]), one["seconds"])
+        return task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -327,6 +327,7 @@ class RunProgress:
         if seconds is not None:
             film.entry = replace(film.entry, task=task.after(findings, seconds))
             self.log.add(f"continues with seed {film.entry.task.plan.job.seed}", job_id=job_id)
+            self._touch(film)
 
     def ended(self, job_id: str, state: State, *, error_class: str, message: str, attempts: int) -> None:
         """A film reached its last state."""
@@ -380,10 +381,11 @@ class RunProgress:
         rows = {}
         for job_id in taken:
             film = self.films[job_id]
-            key = film.entry.task.render_key
-            rows[job_id] = row_of(
-                film.result, render_key=key, segments_done=film.segments_done, before=known.get(job_id)
+            task = film.entry.task
+            row = row_of(
+                film.result, render_key=task.render_key, segments_done=film.segments_done, before=known.get(job_id)
             )
+            rows[job_id] = replace(row, rejected=task.rejected_films())
         return rows
 
     def mark_dirty(self, job_ids: Iterable[str]) -> None:

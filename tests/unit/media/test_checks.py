@@ -92,6 +92,17 @@ def test_a_jump_between_segments_of_one_prompt_is_a_seam() -> None:
     assert found(frames[:97], brighter(frames[97:], 20), scenes=(1,)) == []
 
 
+def test_a_jump_of_light_between_segments_shows_however_much_moves() -> None:
+    picture = np.random.default_rng(1).integers(40, 200, (64, 64, 3), dtype=np.uint8)
+    frames = [np.roll(picture, 3 * index, axis=1) for index in range(177)]
+    assert found(frames[:97], frames[97:]) == []
+    assert found(frames[:97], brighter(frames[97:], 8)) == ["seam@97"]
+    redder = [frame + np.array((8, 0, 0), np.uint8) for frame in frames[97:]]
+    assert found(frames[:97], redder) == ["seam@97"]
+    assert found(frames[:97], brighter(frames[97:], 8), scenes=(1,)) == []
+    assert found(frames[:97], brighter(frames[97:], 8), limits=CheckLimits(seam_lightness=5.0)) == []
+
+
 @pytest.mark.parametrize("levels", [60, -35])
 def test_light_that_comes_and_goes_is_a_flash(levels: int) -> None:
     frames = film()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from render_farm import RenderJob
 from render_farm.media.ffmpeg import ffmpeg_path
 from render_farm.media.mp4 import Mp4Writer, probe_mp4, read_frames
 from render_farm.media.poster import write_poster
@@ -90,6 +91,23 @@ def test_a_film_names_its_model_without_its_place():
         spec = spec_of_preset("tiny", fingerprint="f00")
         marker = marker_of(plan_film(job, type(spec)(**{**vars(spec), "name": name})))
         assert (marker.model, marker.job_id, marker.model_version) == (shown, "a", "f00")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "source"),
+    [
+        ({}, "trainedAlgorithmicMedia"),
+        ({"image": "a.png"}, "trainedAlgorithmicMedia"),
+        ({"video": "a.mp4"}, "compositeWithTrainedAlgorithmicMedia"),
+    ],
+)
+def test_a_film_that_extends_a_video_says_so(inputs, source):
+    """https://cv.iptc.org/newscodes/digitalsourcetype: the second is for media that a model has added to."""
+    spec = spec_of_preset("tiny", fingerprint="f00")
+    marker = marker_of(
+        plan_film(RenderJob(job_id="a", prompt="a circle", num_frames=33, overlap_history=17, **inputs), spec)
+    )
+    assert marker.source_type == f"http://cv.iptc.org/newscodes/digitalsourcetype/{source}"
 
 
 @pytest.mark.parametrize(

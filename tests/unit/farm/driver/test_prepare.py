@@ -10,12 +10,16 @@ from PIL import Image
 
 from render_farm.errors import StorageError
 from render_farm.farm.driver.prepare import Preparation, PreparedRun, RunContext, prepare
+from render_farm.farm.run.film_task import FilmTask, TriedSeed
+from render_farm.farm.run.progress import RunProgress
+from render_farm.farm.run.spec import FilmEntry, RunSpec
 from render_farm.job import RenderJob
 from render_farm.manifest.rows import Row, make_row
 from render_farm.planning import FilmPlan, ModelSpec, spec_of_preset
 from render_farm.planning.group_choice import FilmGroups
 from render_farm.planning.groups import group_of
 from render_farm.storage import open_store
+from render_farm.storage.run_state import StoredRun
 
 
 def context_of(folder, **values) -> RunContext:
@@ -86,6 +90,25 @@ def test_films_that_may_share_segments_have_their_keys(tmp_path):
     keys = {entry.task.job_id: entry.segment_keys for entry in sorted_rows(tmp_path, *rows).entries}
     assert keys["whole"][1:] == keys["take"] and len(keys["whole"]) == 2
     assert keys["other"] == ()
+
+
+def test_a_run_that_continues_does_not_make_the_films_again_that_its_checks_rejected(tmp_path):
+    rows = [make_row(1, {"job_id": "a", "prompt": "p", "seed": 7, "checks": "retry:2"})]
+
+    def task(state: StoredRun) -> FilmTask:
+        context = context_of(tmp_path, state=state)
+        return prepare(rows, context, lambda model: spec_of_preset("tiny", fingerprint="f")).entries[0].task
+
+    first = task(StoredRun())
+    progress = RunProgress(RunSpec(run_id="night", output=str(tmp_path)), open_store(tmp_path))
+    progress.add(FilmEntry(task=first, costs=(10,)))
+    progress.rejected("a", ("cut@3",), 2.0)
+    durable = progress.pop_dirty({})
+    second = task(StoredRun(number=1, jobs=durable))
+    assert (second.plan.job.seed, second.render_key) == (8, first.render_key)
+    assert second.tried == (TriedSeed(seed=7, findings=("cut@3",), seconds=2.0),)
+    changed = {"a": replace(durable["a"], render_key="of another film")}
+    assert task(StoredRun(number=1, jobs=changed)) == first
 
 
 def test_drafts_are_planned_as_drafts(tmp_path):

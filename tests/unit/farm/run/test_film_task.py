@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from render_farm.farm.run.film_task import FilmTask
 from render_farm.job import RenderJob
+from render_farm.media.check_limits import CheckLimits
 from render_farm.planning import plan_film, spec_of_preset
+from render_farm.storage.run_state import JobRow
 
 
 def task(seed: int, checks: str = "retry:2") -> FilmTask:
@@ -40,6 +44,30 @@ def test_when_no_seed_is_left_the_film_with_the_fewest_findings_follows(numbers:
     assert one.plan.job.seed == best
     assert one.seeds_left < 0
     assert one.pixels_key.startswith(one.work_key)
+
+
+def test_a_row_that_starts_again_continues_after_the_films_that_were_rejected() -> None:
+    third = task(7).after(("cut@3", "cut@9"), 2.0).after(("cut@3",), 3.0)
+    films = third.rejected_films()
+    assert films is not None
+    assert JobRow.from_dict(json.loads(json.dumps(JobRow(rejected=films).to_dict()))).rejected == films
+    assert task(7).continued(films) == third
+    assert task(7, "retry:5").continued(films).plan.job.seed == 9
+    assert task(7, "retry:1").continued(films).plan.job.seed == 8, "no seed is left, and this one is the best"
+    assert task(7, "mark").continued(films) == task(7, "mark")
+    assert task(6).continued(films) == task(6), "they are another film's"
+    milder = replace(task(7), checks=CheckLimits(cut_levels=50.0))
+    assert milder.continued(films) == milder, "it may be clean now"
+    fourth = third.after(("cut@3",), 1.0)
+    assert task(7).continued(fourth.rejected_films() or ()) == fourth
+
+
+@pytest.mark.parametrize("broken", [{"seed": "7"}, {"findings": [1]}, {"limits": None}, {"more": 1}])
+def test_a_row_with_a_malformed_rejected_film_is_refused(broken: dict[str, object]) -> None:
+    [film] = task(7).after(("cut@3",), 2.0).rejected_films() or ()
+    assert JobRow.from_dict({"rejected": [film]}).rejected == (film,)
+    with pytest.raises(ValueError, match="rejected"):
+        JobRow.from_dict({"rejected": [film | broken]})
 
 
 def test_the_last_seed_is_followed_by_the_first() -> None:
