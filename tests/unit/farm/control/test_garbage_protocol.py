@@ -173,7 +173,7 @@ class Ends:
 
 
 def explore(*runs: Run, before, shown_before: bool = True, **faults) -> Counter[int]:
-    """`gc` and `runs`. With `shown_before` it has looked and shown what it found before they act. `faults` strike `gc`."""
+    """`gc` and `runs`. With `shown_before` it has looked before they act, and shown what it found. `faults` are its."""
     live = ModelStore(objects={})
     for number, act in enumerate(before):
         run_alone(f"before{number}", act, live)
