@@ -260,3 +260,16 @@ def test_no_segment_goes_while_a_run_is_held(chains):
 def test_no_segment_goes_when_a_films_list_cannot_be_read(chains):
     chains.write_bytes(FilmKeys(film=key("begun")).manifest, b"{")
     assert found_segments(chains) == frozenset()
+
+
+def test_segments_of_a_seed_that_was_rejected_are_of_no_use_and_go(store, tmp_path):
+    """`checks: retry:N` renders another seed into the same work folder. Nothing of the first one is taken for its."""
+    film, first, second = key("retried"), segments(1, 2), segments(3, 4)
+    assert render(store, film, first, 2).num_reused == 0
+    assert load_film(store, film, second, with_earlier=False).latents == ()
+    render(store, film, second, 1)
+    assert {segment_of(name) for name in found_segments(store)} == set(first), "another start renders them again"
+    finish(store, tmp_path, "retried", "a", render(store, film, second, 2))
+    remove(store, find_garbage(store))
+    assert stored_segments(store) == set(second)
+    assert len(load_film(store, film, second, with_earlier=False).latents) == 2
