@@ -31,6 +31,7 @@ from render_farm.storage.claims import claim_job
 from render_farm.storage.done import verify_done
 from render_farm.storage.layout import SEGMENTS, FilmKeys, RunKeys, film_key, publishing_key, segment_of
 from render_farm.storage.lease import Holder, HolderWatch, LeaseKeeper, LeaseTiming, acquire, this_holder
+from render_farm.storage.local import LocalStore
 from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.process import ProcessId
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
@@ -83,6 +84,17 @@ def test_what_is_published_goes_and_what_can_go_on_stays(store):
     assert verify_done(store, "published") == verify_done(store, "changed") == ()
     assert store.exists(work_object(key("begun")))
     assert store.exists(work_object(key("stranger")))
+
+
+def test_the_commit_of_a_work_folder_goes_last_and_no_folder_stays(store, tmp_path, monkeypatch):
+    """A late attempt still meets it."""
+    deleted, delete = [], LocalStore.delete
+    monkeypatch.setattr(LocalStore, "delete", lambda self, key: (deleted.append(key), delete(self, key)))
+    folder = FilmKeys(film=key("published")).folder
+    remove(store, find_garbage(store))
+    own = [name for name in deleted if name.startswith(f"{folder}/")]
+    assert len(own) > 1 and own[-1] == FilmKeys(film=key("published")).commit
+    assert not (tmp_path / "out" / folder).exists()
 
 
 def test_what_was_published_before_its_row_changed_goes(store, tmp_path):
