@@ -207,7 +207,7 @@ def test_a_row_that_is_changed_back_during_gc_keeps_what_it_found_and_what_it_st
 
 @pytest.mark.slow
 def test_a_run_that_ends_during_gc_keeps_its_segments():
-    assert explore(END, before=[of_no_film, about_to_end])[1]
+    assert explore(END, before=[of_no_film, about_to_end], shown_before=False)[1]
 
 
 @pytest.mark.long
@@ -249,13 +249,19 @@ def _remove_what_was_created_since(patch) -> None:
     patch.setattr(garbage, "_look", look_and_forget)
 
 
+def _do_not_read_what_is_done(patch) -> None:
+    patch.setattr(garbage, "_latents_of_done", lambda store, job_id: set())
+
+
 NO_FILM = partial(explore, replace(START, is_interrupted=True), before=[of_no_film])
 CHANGED = partial(explore, replace(START, segments=(1, 2), is_interrupted=True), before=[of_a_changed_row])
+ENDING = partial(explore, END, before=[of_no_film, about_to_end], shown_before=False)
 WITHOUT = {
     "records are not taken away before gc looks again": (_take_nothing_away, NO_FILM),
     "what is needed by then is not put back": (_put_nothing_back, NO_FILM),
     "lists of films are removed with their folders": (_remove_lists_with_their_folders, CHANGED),
     "a record that was created since is removed": (_remove_what_was_created_since, NO_FILM),
+    "films that are done keep no segments": (_do_not_read_what_is_done, ENDING),
 }
 
 
