@@ -217,8 +217,7 @@ def test_one_run_starts_and_another_ends_during_gc():
     assert found[2]
 
 
-@pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.slow
 def test_gc_puts_back_what_it_has_taken_when_a_request_fails():
     found = explore(replace(START, is_interrupted=True), before=[of_no_film], num_faults=1, faults=(FAIL, LOSE))
     assert found[2]
