@@ -7,13 +7,14 @@ film, and both can be in one output. It has the seed of its film, whose segments
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.check_mode import CheckAction, parse_checks
-from render_farm.errors import InvalidJobError
+from render_farm.errors import InvalidJobError, Problem
 from render_farm.job import JOB_ID, default_seed
 from render_farm.manifest.rows import Row
 
@@ -35,9 +36,23 @@ def draft_run_id(run_id: str, num_segments: int) -> str:
     return f"{run_id}-first-{num_segments}"
 
 
-def draft_row(row: Row) -> Row:
-    """The row of a job as that of its draft. One whose id becomes too long is a bad row."""
-    return as_draft(_renamed(row))
+def draft_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of jobs as those of their drafts. One whose id becomes too long, or is that of another row, is a bad
+    row."""
+    jobs = {row.job_id: row for row in rows}
+    drafts = [as_draft(_renamed(row)) for row in rows]
+    return [_refused(draft, jobs[draft.job_id]) if draft.job_id in jobs else draft for draft in drafts]
+
+
+def _refused(draft: Row, other: Row) -> Row:
+    """A draft with the folder of another job's film."""
+    if draft.job is None:
+        return draft
+    problem = (
+        f"{draft.job_id} is the job of {other.place} {other.number} too, and its film would take this draft's place. "
+        "Another id for that job would work"
+    )
+    return replace(draft, job=None, problems=(Problem(field="job_id", message=problem),))
 
 
 def _renamed(row: Row) -> Row:

@@ -195,6 +195,8 @@ class WorkFailed:
     """As in `SegmentDone`."""
     ending: tuple[str, ...] = ()
     """Workers of its group whose processes are to end."""
+    is_rejected: bool = False
+    """Another seed follows, whose segments no other film is known to have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from itertools import count
 
 from render_farm.scheduling import events as ev
@@ -65,6 +66,8 @@ class Failures:
         if film is not None and film.worker == event.worker and not film.state.ended:
             if event.segments_done is not None and event.segments_done < film.segments_done:
                 self._state.stored(event.film, event.segments_done)
+            if event.is_rejected:
+                film.spec = replace(film.spec, segment_keys=())
             self._failed_once(event.film, blamed, failure, now, actions)
         rule = rule_for(failure)
         # A member that failed its group must come back as a fresh process, or the group could never form again.

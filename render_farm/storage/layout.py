@@ -23,6 +23,7 @@ VIDEO = "video.mp4"
 POSTER = "poster.jpg"
 JOB = "job.json"
 LATENTS = "latents.safetensors"
+COMMIT = "commit.json"
 FINAL_NAMES = (VIDEO, POSTER, LATENTS, JOB)
 """Everything of the farm's own that publishing may put into a job's folder; `job.json` last, as it is written."""
 
@@ -92,6 +93,12 @@ def is_film(name: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def film_of_manifest(key: str) -> str | None:
+    """The film whose list of segments the object `key` is; None for any other object."""
+    film = key.removeprefix(f"{WORK}/").removesuffix("/film.json")
+    return film if is_film(film) and key == FilmKeys(film=film).manifest else None
 
 
 def is_job(name: str) -> bool:
@@ -256,7 +263,7 @@ class FilmKeys:
 
     @property
     def commit(self) -> str:
-        return f"{self.folder}/commit.json"
+        return f"{self.folder}/{COMMIT}"
 
     @property
     def steps(self) -> str:

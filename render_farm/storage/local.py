@@ -102,6 +102,12 @@ class LocalStore(Store):
                     return
             shutil.rmtree(folder)
 
+    def prune(self, prefix: str) -> None:
+        with self._translated_errors("delete", prefix):
+            for parent, _, _ in os.walk(self._path(prefix), topdown=False):
+                with suppress(OSError):  # it holds something, or somebody else removed it
+                    Path(parent).rmdir()
+
     def list(self, prefix: str = "") -> Keys:
         folder = self._root / check_prefix(prefix)
         keys: Keys = []

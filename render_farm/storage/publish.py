@@ -272,15 +272,6 @@ def clean_attempts(store: Store, film: str, publisher: str) -> None:
         store.delete_tree(FilmKeys(film=film).attempt(attempt))
 
 
-def clean_work(store: Store, film: str) -> None:
-    """Remove a published film's work folder. `commit.json` goes last, so that a late attempt still meets it; repeat
-    after a crash."""
-    keys = FilmKeys(film=film)
-    for folder in (keys.attempts, keys.steps, keys.segments, keys.states):
-        store.delete_tree(folder)
-    store.delete_tree(keys.folder)
-
-
 def _leave(store: Store, winner: Attempt, word: str) -> None:
     """After a copy of `winner` that failed: no file of it stays under the `job.json` of another film. The word stays
     where the store fails again."""

@@ -133,6 +133,9 @@ class Store(ABC):
     def delete_tree(self, prefix: str) -> None:
         """Remove every object below the folder `prefix`; fine when there is none. Not atomic."""
 
+    def prune(self, prefix: str) -> None:  # noqa: B027  (most stores know no folders)
+        """Remove the folder `prefix` and those below it that hold nothing, where a store has folders."""
+
     @abstractmethod
     def list(self, prefix: str = "") -> Keys:
         """Keys of all objects below the folder `prefix`, at any depth, sorted; [] when there is no such folder."""

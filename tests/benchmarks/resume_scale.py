@@ -80,7 +80,7 @@ def build(store: Store, rows: list[Row]) -> None:
         keys, key = JobKeys(job_id=row.job_id), plan.render_key
         if row.number < len(rows) // 3:
             job = {"job_id": row.job_id, "render_key": key, "attempt": "x", "sha256": "0" * 64, "segments": [],
-                   "files": {"video.mp4": {}, "poster.jpg": {}}}  # fmt: skip
+                   "files": {name: {"num_bytes": 1} for name in ("video.mp4", "poster.jpg")}}  # fmt: skip
             store.write_bytes(keys.video, b"v")
             store.write_bytes(keys.poster, b"p")
             store.write_bytes(keys.job, dump_job(job))

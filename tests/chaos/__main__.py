@@ -1,13 +1,16 @@
 """`make chaos`: seeded runs of every fault, one after another; each leaves a line in today's results file at once.
 
     python -m tests.chaos [--runs 20] [--seed 0] [--faults acdefFghijklmnop] [--minutes M] [--results FILE]
-                          [--keep DIR] [--summary]
+                          [--keep DIR] [--shared] [--summary]
 
 A fault has had its share when `--runs` of its runs, of all dated files beside the results file, were struck; the one
 that has struck least often is next. A run with violations leaves logs and output in `--keep` (build/chaos) below
-`<fault>-<seed>`. `--summary` only counts. Where it may, this process moves into namespaces of its own first, so that it
-can mount a small disk and sees only its own processes, ports and shared memory. Several of them, each with faults of
-its own, may then run beside each other and write to one results file.
+`<fault>-<seed>`. `--summary` only counts. With `--shared` films begin alike. Those runs have results files of their
+own, and count by themselves.
+
+Where it may, this process moves into namespaces of its own first, so that it can mount a small disk and sees only its
+own processes, ports and shared memory. Several of them, each with faults of its own, may then run beside each other and
+write to one results file.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tempfile
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +30,7 @@ from tests.chaos.faults import BY_LETTER
 from tests.chaos.namespaces import has_namespaces, move_into_namespaces
 from tests.chaos.one_run import Undisturbed, one_run
 from tests.chaos.processes import reap
-from tests.chaos.records import Record, append, next_run, no_run, read, summary
+from tests.chaos.records import Record, append, next_run, no_run, read, results_files, summary
 from tests.chaos.scene import Fault
 from tests.chaos.world import Place, World, world
 
@@ -37,12 +41,12 @@ _BROKEN_RUNS = 5
 def main() -> int:
     options = _options()
     path = Path(options.results)
-    faults = [BY_LETTER[letter] for letter in options.faults]
+    faults = [replace(BY_LETTER[letter], is_shared=options.shared) for letter in options.faults]
     made: list[Record] = []
     if not options.summary:
         move_into_namespaces()
         _run(options, path, [fault for fault in faults if _can(fault)], made)
-    print("\n".join(summary(read(sorted(path.parent.glob("*.jsonl"))), faults)))
+    print("\n".join(summary(read(results_files(path.parent, shared=options.shared)), faults)))
     return 1 if any(record.violations for record in made) else 0
 
 
@@ -51,11 +55,11 @@ def _run(options: argparse.Namespace, path: Path, faults: list[Fault], made: lis
     undisturbed, broken, num_futile, num_broken = Undisturbed(), list[Record](), 0, 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, _Worlds(Path(folder)) as worlds:
         while time.monotonic() < ends_s:
-            records = read(sorted(path.parent.glob("*.jsonl"))) if path.parent.exists() else []
+            records = read(results_files(path.parent, shared=options.shared))
             letter, seed = next_run([*records, *broken], faults, options.seed, options.runs)
             if not letter:
                 return
-            fault = BY_LETTER[letter]
+            fault = next(fault for fault in faults if fault.letter == letter)
             try:
                 record = one_run(worlds.at(fault.place), fault, seed, undisturbed, keep=Path(options.keep))
             except Exception:  # noqa: BLE001  (of the suite's own: no run, and no reason to end a long sitting)
@@ -121,10 +125,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", default="".join(BY_LETTER))
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--results", default=str(Path(__file__).with_name("results") / f"{today}.jsonl"))
+    parser.add_argument("--results", help="tests/chaos/results/<date>.jsonl, or <date>-shared.jsonl")
     parser.add_argument("--keep", default="build/chaos", help="where runs with violations leave logs and output")
+    parser.add_argument("--shared", action="store_true", help="films begin alike, so that they share segments")
     parser.add_argument("--summary", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.results is None:
+        name = f"{today}-shared.jsonl" if options.shared else f"{today}.jsonl"
+        options.results = str(Path(__file__).with_name("results") / name)
+    return options
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,23 @@ class Audit:
         return self._begun_again().total()
 
     def _rendered_again(self) -> Counter[_Segment]:
-        again = Counter[_Segment]()
         stored = Counter(segment_of(key) for key in self.store.list(SEGMENTS) if key.endswith(".safetensors"))
-        for job_id in self.expected:
-            film = self._film(job_id)
-            for index, key in enumerate(read_film_keys(self.store, film) if film else ()):
-                again[job_id, index] = stored[key] - 1
-        return +again
+        return +Counter({segment: stored[key] - 1 for key, segment in self._first_with.items()})
+
+    @cached_property
+    def _keys(self) -> dict[_Segment, str]:
+        """Keys of segments, as far as films are done."""
+        films = {job_id: self._film(job_id) for job_id in self.expected}
+        return {
+            (job_id, index): key
+            for job_id, film in films.items()
+            for index, key in enumerate(read_film_keys(self.store, film) if film else ())
+        }
+
+    @cached_property
+    def _first_with(self) -> dict[str, _Segment]:
+        """For the key of each segment, the first film's that has it: films that begin alike share segments."""
+        return {key: segment for segment, key in reversed(self._keys.items())}
 
     def _begun_again(self) -> Counter[_Segment]:
         """A killed coordinator leaves out of the log what it had not written yet. A stored segment that is handed out
@@ -89,6 +100,9 @@ class Audit:
                     begun[segment] += 1
                 elif line.kind == EventKind.WORK_FAILED and "segments_done" in line.values:
                     begun[segment] -= segment not in stored
+        by_film, begun = begun, Counter()
+        for segment, number in by_film.items():
+            begun[self._first_with.get(self._keys.get(segment, ""), segment)] += number
         return begun - Counter(dict.fromkeys(begun, 1))
 
     def counted_attempts(self) -> list[str]:

@@ -35,6 +35,9 @@ NUM_FRAMES = 53
 _JOBS = ("a", "b", "c")
 _NUM_PIECES = 4 * len(_JOBS)
 """Three segments and a published film of each job."""
+_NUM_SHARED = 3
+"""So many of the segments are other films' too, where films begin alike."""
+_PROMPTS = ("a red circle moving right", "a blue square")
 _STARTS = 4
 _DRIVER_S = 900
 _STRIKE_WITHIN_S = 300
@@ -51,7 +54,7 @@ class Undisturbed:
 
     def latents(self, world: World, fault: Fault, seed: int) -> dict[str, np.ndarray]:
         """By job, of the films of the run `seed`: of one engine, or of groups of the shape that the fault asks for."""
-        name = f"{seed % 3} {fault.film} {fault.options}"
+        name = f"{seed % 3} {fault.film} {fault.options} {fault.is_shared}"
         if name not in self._latents:
             make = _of_a_farm if fault.options else _of_an_engine
             self._latents[name] = make(world, fault, seed)
@@ -80,12 +83,16 @@ def _of_a_farm(world: World, fault: Fault, seed: int) -> dict[str, np.ndarray]:
 
 
 def _jobs(fault: Fault, seed: int, world: World) -> list[RenderJob]:
+    """Films that begin alike differ by the prompt of their last segment, of their last two, and so on."""
     values = {**films.THREE_SEGMENTS, "num_inference_steps": 6, **fault.film}
     models = [""] * (len(_JOBS) - 1) + [_broken_model(world.folder / "broken") if fault.is_broken else ""]
-    return [
-        films.job(name, **values, seed=1000 * (seed % 3) + number, **({"model": model} if model else {}))
-        for number, (name, model) in enumerate(zip(_JOBS, models, strict=True))
-    ]
+    jobs = []
+    for number, (name, model) in enumerate(zip(_JOBS, models, strict=True)):
+        own: dict[str, object] = {"seed": 1000 * (seed % 3) + (0 if fault.is_shared else number)}
+        if fault.is_shared:
+            own["prompt"] = (_PROMPTS[0],) * (len(_JOBS) - number) + (_PROMPTS[1],) * number
+        jobs.append(films.job(name, **values, **own, **({"model": model} if model else {})))
+    return jobs
 
 
 def _broken_model(folder: Path) -> str:
@@ -126,7 +133,8 @@ def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed, *, 
         world.set_clock(0)
     before = Machine.now(world)
     world.driver = world.start_driver(scene.manifest, output, **command)
-    at_least, after_s = draw.randint(0, _NUM_PIECES - 5), draw.uniform(0, 1.0)
+    num_pieces = _NUM_PIECES - (_NUM_SHARED if fault.is_shared else 0)
+    at_least, after_s = draw.randint(0, num_pieces - 5), draw.uniform(0, 1.0)
     if not fault.is_early:
         _wait_for_progress(store, world, at_least=at_least)
         time.sleep(after_s)

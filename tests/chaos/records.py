@@ -44,6 +44,11 @@ def read(paths: Iterable[Path]) -> list[Record]:
     ]
 
 
+def results_files(folder: Path, *, shared: bool) -> list[Path]:
+    """The dated files of runs whose films begin alike, or of all others."""
+    return [path for path in sorted(folder.glob("*.jsonl")) if path.stem.endswith("-shared") == shared]
+
+
 def no_run(fault: str, seed: int) -> Record:
     """Of a run that could not be made: it is not tried again in this sitting."""
     return Record(

@@ -65,3 +65,5 @@ class Fault:
     """More flags of `render`."""
     film: dict[str, object] = field(default_factory=dict)
     """Columns of the films that are not as in other runs."""
+    is_shared: bool = False
+    """Its films begin alike."""

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.audit import INVARIANTS
 from tests.chaos.faults import BY_LETTER, FAULTS, SHORT
 from tests.chaos.one_run import Undisturbed, one_run
-from tests.chaos.records import Record, next_run
+from tests.chaos.records import Record, next_run, results_files
 from tests.chaos.world import Place, world
 
 
@@ -45,3 +45,11 @@ def test_every_fault_gets_its_share_of_the_runs():
     records.append(record("c", 1, "x"))
     assert next_run(records, faults, 0, 1) == ("", 0)
     assert next_run(records, faults, 5, 2) == ("a", 5)
+
+
+def test_films_that_begin_alike_count_by_themselves(tmp_path):
+    for name in ("2026-11-30.jsonl", "2026-11-30-shared.jsonl"):
+        (tmp_path / name).touch()
+    names = [[path.name for path in results_files(tmp_path, shared=shared)] for shared in (False, True)]
+    assert names == [["2026-11-30.jsonl"], ["2026-11-30-shared.jsonl"]]
+    assert results_files(tmp_path / "absent", shared=False) == []

@@ -20,7 +20,7 @@ from render_farm.storage.checkpoints import (
     stored_segments,
 )
 from render_farm.storage.done import verify_done
-from render_farm.storage.layout import SEGMENTS, RunKeys, film_key
+from render_farm.storage.layout import SEGMENTS, FilmKeys, RunKeys, film_key
 from render_farm.storage.lease import acquire, read_lease, this_holder
 from render_farm.storage.probe import check_access, create_only_honoured
 
@@ -184,7 +184,7 @@ def test_checkpoints_publishing_and_lease_work_on_s3(store, tmp_path, s3_env):
     files = {name: tmp_path / name for name in ("video.mp4", "poster.jpg")}
     assert publish.publish(store, FILM, "a1", files, {"prompt": "a fox"}).won
     assert not publish.publish(store, FILM, "a2", files, {"prompt": "a fox"}).won
-    publish.clean_work(store, FILM)
+    store.delete_tree(FilmKeys(film=FILM).folder)
     assert stored_segments(store) == {f"{number:032x}" for number in range(3)}
     store.delete_tree(SEGMENTS)
     assert store.list() == ["job/job.json", "job/poster.jpg", "job/video.mp4"]

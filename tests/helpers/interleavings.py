@@ -123,13 +123,13 @@ class ModelStore(Store):
         return list(self._ask("list", prefix))
 
     def list_folders(self, prefix=""):
-        raise NotImplementedError
+        return list(self._ask("folders", prefix))
 
     def copy(self, source_key, target_key, content_type=None):
         self._ask("copy", source_key, target_key)
 
     def sweep(self, prefix, older_than_s=86_400.0, *, only=lambda folder: True):
-        raise NotImplementedError
+        return 0  # nothing is ever half written here
 
 
 def answer(objects: Objects, request: Request) -> tuple[Objects, Any]:
@@ -148,6 +148,9 @@ def answer(objects: Objects, request: Request) -> tuple[Objects, Any]:
             return {name: data for name, data in objects.items() if name != key}, None
         case "list", (prefix,):
             return objects, tuple(sorted(key for key in objects if not prefix or key.startswith(f"{prefix}/")))
+        case "folders", (prefix,):
+            below = (key.removeprefix(f"{prefix}/") for key in objects if not prefix or key.startswith(f"{prefix}/"))
+            return objects, tuple(sorted({key.partition("/")[0] for key in below if "/" in key}))
         case "copy", (source, target):
             return ({**objects, target: objects[source]}, None) if source in objects else (objects, _MISSING)
     raise AssertionError(request)

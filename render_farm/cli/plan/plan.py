@@ -37,7 +37,9 @@ class Totals:
     video_s: float = 0.0
     refused: int = 0
     stored_segments: int = 0
-    """Segments that need not be rendered (`--output`)."""
+    """Segments that are stored and will be used (`--output`)."""
+    shared_segments: int = 0
+    """Segments that are rendered for another film of the manifest."""
     done: int = 0
     """Films that need not be."""
     work: int = 0
@@ -57,6 +59,7 @@ class Totals:
     def add_stored(self, film: FilmPlan, share: StoredShare) -> None:
         """Count what is stored of the film that was added last."""
         self.stored_segments += film.num_segments if share.is_done else share.num_segments
+        self.shared_segments += share.num_shared
         self.done += share.is_done
         self.work += StoredShare().work_left(film)
         self.work_left += share.work_left(film)
@@ -135,7 +138,8 @@ def plan(
     problems = [line for entry in refused for line in entry["problems"]]
     exit_code = 2 if strict and refused else totals.exit_code
     if as_json:
-        left_out = {"models"} if output is not None else {"models", "stored_segments", "done", "work", "work_left"}
+        of_output = {"stored_segments", "shared_segments", "done", "work", "work_left"}
+        left_out = {"models"} if output is not None else {"models"} | of_output
         sums = {name: value for name, value in vars(totals).items() if name not in left_out}
         print_json(
             {
@@ -149,8 +153,9 @@ def plan(
         _print_totals(totals, jobs)
         if output is not None:
             share_left = f"{totals.work_left / totals.work:.0%} of the work is" if totals.work else "nothing is"
+            shared = f"{totals.shared_segments} shared by films, " if totals.shared_segments else ""
             say(
-                f"stored there: {totals.stored_segments} of {plural(totals.segments, 'segment')}, "
+                f"stored there: {totals.stored_segments} of {plural(totals.segments, 'segment')}, {shared}"
                 f"{plural(totals.done, 'film')} done; {share_left} left"
             )
         _print_notes([*spec.notes, *problems])

@@ -8,14 +8,18 @@ keeps nobody from cleaning up.
 
 Segments are shared by films. One is kept as long as a film that is done, or one whose work folder stays, consists of
 it. None goes while a run is held, which may be about to find it.
+
+A run may start or end at any moment. It holds its lease before it looks for anything. So `remove` takes away first what
+says that segments are there: the lists of films, and the records. Then it looks again and puts back what is needed by
+now. A run that starts later finds only what stays, and the rest can go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from render_farm.errors import NotFoundError, StorageError
 from render_farm.farm.control.stored import job_ids
@@ -24,6 +28,7 @@ from render_farm.storage.checkpoints import latents_of, read_film_keys
 from render_farm.storage.done import is_whole, read_done
 from render_farm.storage.layout import (
     CLAIMS,
+    COMMIT,
     PUBLISHING,
     RUNS,
     SEGMENTS,
@@ -32,6 +37,7 @@ from render_farm.storage.layout import (
     FilmKeys,
     RunKeys,
     film_key,
+    film_of_manifest,
     is_film,
     is_job,
     is_output_folder,
@@ -41,22 +47,23 @@ from render_farm.storage.layout import (
 )
 from render_farm.storage.lease import HolderWatch
 from render_farm.storage.probe import is_old_probe
-from render_farm.storage.publish import clean_work
 from render_farm.storage.run_state import load_run_state
 from render_farm.storage.store import Store
 
-_READS_AT_ONCE = 16
+_REQUESTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """One folder that can be removed, or some objects of it."""
+    """Objects of one folder that can be removed."""
 
     folder: str
     why: str
-    num_objects: int
-    keys: frozenset[str] = field(default=frozenset(), repr=False)
-    """Only these objects; empty: all."""
+    keys: frozenset[str]
+
+    @property
+    def num_objects(self) -> int:
+        return len(self.keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +90,69 @@ def find_garbage(store: Store, watch: HolderWatch | None = None, *, of_done: boo
     """What can be removed, in the order of the tree. Nothing is changed. `watch` tells runs that are held from those
     whose holder died. With `of_done` films that are done keep no segment: when their rows change, everything is
     rendered. StorageError passes."""
-    runs = _look_at_runs(store, watch or HolderWatch())
+    return _look(store, watch or HolderWatch(), {}, of_done=of_done)
+
+
+def remove(store: Store, garbage: Iterable[Garbage], watch: HolderWatch | None = None, *, of_done: bool = False) -> int:
+    """Remove what `find_garbage` found, and what dead writers left; the number of objects removed. A run that has
+    started in the meantime, or starts now, keeps what it needs. Give the same `watch`, or silent holders are waited for
+    again, and the same `of_done`."""
+    watch = watch or HolderWatch()
+    garbage = list(garbage)
+    wanted = _keys(garbage) & _keys(_look(store, watch, {}, of_done=of_done))
+    taken: dict[str, bytes] = {}
+
+    def take(key: str) -> None:
+        with suppress(NotFoundError):
+            taken[key] = store.read_bytes(key)
+            store.delete(key)
+
+    try:
+        _all_at_once(take, filter(_says_what_is_there, wanted))
+        still = _keys(_look(store, watch, taken, of_done=of_done))
+    except BaseException:
+        _put_back(store, taken, lambda key: True)
+        raise
+    # What is there again under such a name was created since.
+    going = {key for key in wanted & still if not _says_what_is_there(key)}
+    commits = {key for key in going if key.endswith(f"/{COMMIT}")}
+    _all_at_once(store.delete, going - commits)
+    _all_at_once(store.delete, commits)  # last: a late attempt still meets the commit
+    for item in garbage:
+        store.prune(item.folder)
+    return len(taken) + len(going) + store.sweep("", only=is_output_folder)
+
+
+def _all_at_once(change: Callable[[str], None], keys: Iterable[str]) -> None:
+    with ThreadPoolExecutor(max_workers=_REQUESTS_AT_ONCE) as pool:
+        list(pool.map(change, sorted(keys)))
+
+
+def _keys(garbage: Iterable[Garbage]) -> frozenset[str]:
+    return frozenset(key for item in garbage for key in item.keys)
+
+
+def _says_what_is_there(key: str) -> bool:
+    return film_of_manifest(key) is not None or (segment_of(key) is not None and key.endswith(".json"))
+
+
+def _put_back(store: Store, taken: dict[str, bytes], is_needed: Callable[[str], bool]) -> None:
+    for key in [key for key in taken if is_needed(key)]:
+        store.create(key, taken[key])
+        del taken[key]
+
+
+def _look(store: Store, watch: HolderWatch, taken: dict[str, bytes], *, of_done: bool) -> list[Garbage]:
+    """What can be removed now. `taken` are objects that have been taken away: those that are needed now are put back,
+    and leave it."""
+    runs = _look_at_runs(store, watch)
     folders = store.list_folders(WORK)
-    films = [name for name in folders if is_film(name)]
+    films = sorted({name for name in folders if is_film(name)} | {film_of_manifest(key) or "" for key in taken} - {""})
     publishing = {key.split("/")[-2] for key in store.list(PUBLISHING)}
-    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(max_workers=_REQUESTS_AT_ONCE) as pool:
         reasons = list(pool.map(lambda film: _why_film_can_go(store, film, runs, publishing), films))
+    staying = {film for film, why in zip(films, reasons, strict=True) if not why}
+    _put_back(store, taken, lambda key: film_of_manifest(key) in staying)
     found = [(f"{WORK}/{film}", why) for film, why in zip(films, reasons, strict=True) if why]
     found += [(f"{WORK}/{name}", "left by a probe of the store") for name in folders if is_old_probe(name)]
     found += [
@@ -105,53 +169,10 @@ def find_garbage(store: Store, watch: HolderWatch | None = None, *, of_done: boo
         keys = RunKeys(run_id=run_id)
         found.append((keys.embeddings, "prompts of a run that is complete"))
         found.append((keys.control, "requests to a run that is complete"))
-    counted = [Garbage(folder=folder, why=why, num_objects=len(store.list(folder))) for folder, why in found]
-    going = {film for film, why in zip(films, reasons, strict=True) if why}
-    unneeded = _unneeded_segments(store, runs, set(films) - going, of_done=of_done)
-    if unneeded:
-        why = "segments of films that are done, or of none" if of_done else "segments that no film consists of"
-        counted.append(Garbage(folder=SEGMENTS, why=why, num_objects=len(unneeded), keys=unneeded))
-    return [item for item in counted if item.num_objects]
-
-
-def remove(store: Store, garbage: Iterable[Garbage], watch: HolderWatch | None = None, *, of_done: bool = False) -> int:
-    """Remove what `find_garbage` found, and what dead writers left; the number of objects removed. A run that has
-    started in the meantime keeps what it needs, because it is checked again. Give the same `watch`, or silent holders
-    are waited for again, and the same `of_done`."""
-    watch = watch or HolderWatch()
-    wanted, removed = {item.folder: item for item in find_garbage(store, watch, of_done=of_done)}, 0
-    for item in garbage:
-        if item.folder not in wanted:
-            continue
-        name = item.folder.removeprefix(f"{WORK}/")
-        if item.keys:
-            removed += _remove_segments(store, item.keys & wanted[item.folder].keys, watch, of_done=of_done)
-            continue
-        if is_film(name):
-            clean_work(store, name)
-        else:
-            store.delete_tree(item.folder)
-        removed += item.num_objects
-    return removed + store.sweep("", only=is_output_folder)
-
-
-def _remove_segments(store: Store, keys: frozenset[str], watch: HolderWatch, *, of_done: bool) -> int:
-    """Records go first. A run that began before they went may have found them: it holds its lease by then, and they are
-    put back. One that begins later finds none."""
-    records = {}
-    for key in sorted(keys):
-        if key.endswith(".json"):
-            with suppress(NotFoundError):
-                records[key] = store.read_bytes(key)
-                store.delete(key)
-    found = find_garbage(store, watch, of_done=of_done)
-    going = keys & next((item.keys for item in found if item.folder == SEGMENTS), frozenset())
-    needed = {segment_of(key) for key in keys - going - set(records)}
-    for key in [key for key in records if segment_of(key) in needed]:
-        store.create(key, records.pop(key))
-    for key in going:
-        store.delete(key)
-    return len(records) + len(going)
+    listed = [Garbage(folder=folder, why=why, keys=frozenset(store.list(folder))) for folder, why in found]
+    unneeded = _unneeded_segments(store, runs, staying, taken, of_done=of_done)
+    why = "segments of films that are done, or of none" if of_done else "segments that no film consists of"
+    return [item for item in (*listed, Garbage(folder=SEGMENTS, why=why, keys=unneeded)) if item.keys]
 
 
 def left_by(store: Store, run_id: str, garbage: Iterable[Garbage]) -> list[Garbage]:
@@ -168,7 +189,7 @@ def left_by(store: Store, run_id: str, garbage: Iterable[Garbage]) -> list[Garba
 def _look_at_runs(store: Store, watch: HolderWatch) -> _Runs:
     ids = [run_id for run_id in store.list_folders(RUNS) if _is_run(run_id)]
     live = watch.held(store, ids)
-    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(max_workers=_REQUESTS_AT_ONCE) as pool:
         states = dict(zip(ids, pool.map(lambda run_id: load_run_state(store, run_id), ids), strict=True))
     needed, known, complete = set(), set(), set()
     for run_id, state in states.items():
@@ -196,25 +217,28 @@ def _jobs_of(store: Store, live: Iterable[str]) -> frozenset[str] | None:
         return None
 
 
-def _unneeded_segments(store: Store, runs: _Runs, films: Collection[str], *, of_done: bool) -> frozenset[str]:
+def _unneeded_segments(
+    store: Store, runs: _Runs, films: Collection[str], taken: dict[str, bytes], *, of_done: bool
+) -> frozenset[str]:
     """Objects of segments that none of `films`, whose work folders stay, and no finished job consists of; and latents
-    that their segment's record does not name."""
-    if runs.live:
-        return frozenset()
+    that their segment's record does not name. For `taken` see `_look`."""
     there: dict[str, set[str]] = {}
-    for key in store.list(SEGMENTS):
+    for key in () if runs.live else (*store.list(SEGMENTS), *taken):
         if (segment := segment_of(key)) is not None:
             there.setdefault(segment, set()).add(key)
-    if not there:
-        return frozenset()
-    jobs = [] if of_done else [name for name in store.list_folders("") if not name.startswith("_")]
-    with ThreadPoolExecutor(max_workers=_READS_AT_ONCE) as pool:
+    jobs = store.list_folders("") if there and not of_done else []
+    with ThreadPoolExecutor(max_workers=_REQUESTS_AT_ONCE) as pool:
         try:
-            chains = list(pool.map(lambda film: read_film_keys(store, film), films))
+            chains = list(pool.map(lambda film: read_film_keys(store, film), films)) if there else []
         except DamagedDocument:
-            return frozenset()  # nobody can tell what that film needs
+            there = {}  # nobody can tell what that film needs
+        if not there:
+            _put_back(store, taken, lambda key: segment_of(key) is not None)
+            return frozenset()
         named = {key for keys in pool.map(lambda job_id: _latents_of_done(store, job_id), jobs) for key in keys}
         needed = {segment for chain in chains for segment in chain} | {segment_of(key) for key in named}
+        needed.discard(None)
+        _put_back(store, taken, lambda key: segment_of(key) in needed)
         doubtful = [segment for segment in there if segment in needed and len(there[segment]) != 2]
         named |= set(pool.map(lambda segment: latents_of(store, segment), doubtful))
     unneeded = {key for segment, keys in there.items() if segment not in needed for key in keys}

@@ -237,6 +237,7 @@ class WorkerCalls:
                 blamed=blamed,
                 staying=staying,
                 ending=ending,
+                is_rejected=isinstance(cause, FilmRejectedError),
             )
         )
 

@@ -51,7 +51,7 @@ class ExistingFilm:
     done: Result | None = None
     """It is complete and unchanged."""
     refused: str = ""
-    """Why it is not rendered: a run of another manifest made the film that is there."""
+    """Why it is not rendered: the film that is there is of another manifest, or one of the two is a draft."""
     segments_done: int = 0
 
 
@@ -130,7 +130,15 @@ class ExistingOutput:
         """Why the film that is there must not be replaced; "" when it may be, or is this very one."""
         job_id = plan.job.job_id
         done = read_done(self._store, job_id)
-        if done is None or done["render_key"] == plan.render_key or self._manifests.is_ours(done.get("run_id")):
+        if done is None or done["render_key"] == plan.render_key:
+            return ""
+        if bool(done.get("draft")) != bool(plan.draft_note):
+            there, this = ("a draft", "film") if done.get("draft") else ("a film", "draft")
+            return (
+                f"job_id {job_id}: {self._store.uri(job_id)} holds {there} of that name, and this is a {this}. Another "
+                "job_id or --output keeps both, and --replace renders this one in its place"
+            )
+        if self._manifests.is_ours(done.get("run_id")):
             return ""
         return (
             f"{self._store.uri(job_id)} holds a film of {self._manifests.described(str(done['run_id']))}, which was "

@@ -21,7 +21,7 @@ from render_farm.farm.driver.prepare import PreparedRun
 from render_farm.farm.driver.scale_limits import scale_limits
 from render_farm.farm.run.request import RunRequest
 from render_farm.farm.run.spec import FilmEntry, RunSpec
-from render_farm.manifest.drafts import as_draft, draft_manifest, draft_row, draft_run_id
+from render_farm.manifest.drafts import as_draft, draft_manifest, draft_rows, draft_run_id
 from render_farm.manifest.files import folder_of
 from render_farm.manifest.one_prompt import job_of_prompt, run_id_of_prompt
 from render_farm.manifest.parts import open_manifest, place_of
@@ -205,7 +205,7 @@ def _with_drafts(request: RunRequest, run_id: str, rows: list[Row], manifest: by
     if request.is_draft_manifest:
         return run_id, [as_draft(row) for row in rows], manifest
     run_id = request.run_id or draft_run_id(run_id, request.first_segments)
-    return run_id, [draft_row(row) for row in rows], draft_manifest(manifest)
+    return run_id, draft_rows(rows), draft_manifest(manifest)
 
 
 def _due(row: Row, deadline: datetime) -> Row:

@@ -8,8 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.job import RenderJob, default_seed
-from render_farm.manifest.drafts import as_draft, draft_manifest, draft_row, original_id
+from render_farm.manifest.drafts import as_draft, draft_manifest, draft_rows, original_id
 from render_farm.manifest.rows import make_row
+
+
+def draft_row(row):
+    return draft_rows([row])[0]
 
 
 def test_a_draft_has_an_id_of_its_own_and_the_seed_of_its_film():
@@ -44,3 +48,15 @@ def test_the_manifest_of_drafts_differs_in_its_ids_only():
     found = pq.read_table(io.BytesIO(draft_manifest(sink.getvalue())))
     assert found["job_id"].to_pylist() == ["a.draft", "b.draft", None]
     assert found.column_names == table.column_names and found.drop_columns("job_id") == table.drop_columns("job_id")
+
+
+def test_a_draft_with_the_name_of_another_job_is_refused():
+    rows = draft_rows(
+        [make_row(number, {"job_id": name, "prompt": "x"}) for number, name in ((1, "a"), (4, "a.draft"))]
+    )
+    assert rows[0].job is None and rows[1].job is not None
+    assert rows[0].lines == (
+        "row 1 (job_id=a.draft): job_id: a.draft is the job of row 4 too, and its film would take this draft's place. "
+        "Another id for that job would work",
+    )
+    assert rows[1].job_id == "a.draft.draft"

@@ -15,6 +15,7 @@ ABOUT_A_PACKAGE = {
     "engine/lora/test_forms.py",
     "engine/lora/test_fuzz.py",
     "engine/test_finite.py",
+    "farm/control/test_garbage_protocol.py",
     "farm/driver/test_costly_rows.py",
     "engine/weights/test_fuzz.py",
     "manifest/test_fuzz.py",

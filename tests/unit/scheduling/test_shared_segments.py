@@ -51,6 +51,17 @@ def test_who_waits_renders_it_when_the_first_one_does_not(how):
     assert len(renders(actions)) == 1
 
 
+def test_a_film_that_is_rendered_with_another_seed_shares_nothing_any_more():
+    """Its first seed's segments are stored, and what it renders now is of no use to others."""
+    farm = Farm(film("a", 1, segment_keys=KEYS[:1]), film("b", 1, segment_keys=KEYS[:1]), workers=2)
+    first = only(farm.first, ev.RenderSegment)
+    farm.apply(ev.PauseRun(run_id="r"))
+    finish = only(farm.done(first), ev.FinishFilm)
+    rejected = Failure(fault=Fault.JOB, error_class="FilmRejectedError", message="frozen")
+    farm.failed(finish, rejected, segments_done=0, is_rejected=True)
+    assert sorted(films_at(farm.apply(ev.ResumeRun(run_id="r")))) == [("a", 0), ("b", 0)]
+
+
 def test_a_run_that_is_paused_while_its_film_waits_starts_nothing():
     farm = Farm(film("a", 1, segment_keys=KEYS[:1]), film("b", 1, segment_keys=KEYS[:1]), workers=2)
     first = only(farm.first, ev.RenderSegment)

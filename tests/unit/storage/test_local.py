@@ -188,3 +188,14 @@ def test_a_folder_removed_while_someone_writes_into_it_comes_back(tmp_path):
         store.delete_tree("a")
     store.write_bytes("a/b/last", b"")
     assert store.list() == ["a/b/last"]
+
+
+def test_pruning_removes_only_folders_that_hold_nothing(tmp_path):
+    store = open_store(tmp_path)
+    for key in ("a/b/x", "a/c/y", "d/z"):
+        store.write_bytes(key, b"")
+    for key in ("a/b/x", "d/z"):
+        store.delete(key)
+    store.prune("a")
+    store.prune("absent")
+    assert (store.list_folders("a"), store.list_folders()) == (["c"], ["a", "d"])

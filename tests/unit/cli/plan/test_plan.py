@@ -12,7 +12,9 @@ from render_farm.engine.weights.checkpoint import read_checkpoint
 from render_farm.job import RenderJob
 from render_farm.manifest.writer import write_manifest
 from render_farm.planning import plan_film
+from render_farm.shots import Shot
 from render_farm.storage.checkpoints import SegmentMeta, StoredFilm, record_segment, save_segment
+from render_farm.storage.layout import SegmentKeys
 from render_farm.storage.open import open_store
 from render_farm.storage.publish import publish
 from render_farm.tiny import MODEL_DIR
@@ -94,6 +96,31 @@ def test_plan_says_what_an_output_holds_already(cli, tmp_path):
     assert [job["stored"]["num_segments"] for job in found["jobs"]] == [2, 0, 0]
     assert (found["totals"]["stored_segments"], found["totals"]["done"]) == (3, 1)
     assert "stored_segments" not in json.loads(cli("plan", path, "--json").stdout)["totals"]
+
+
+def test_plan_counts_what_is_stored_behind_a_cut_and_what_films_share_once(cli, tmp_path):
+    """Of two films only the second takes are stored. A segment that follows a missing one continues what is gone."""
+    store = open_store(tmp_path / "out")
+    spec = read_checkpoint(MODEL_DIR, name="tiny", dtype="float32").spec
+    size = {"model": "tiny", "base_num_frames": 97, "overlap_history": 17, "seed": 1}
+    take = plan_film(RenderJob(job_id="take", prompt="y", num_frames=257, **size), spec)
+    state = StoredFilm(film="take-" + take.render_key, keys=take.segment_keys)
+    for index in range(3):
+        latents = np.full((1, 1, 1, 1, 1), index, np.float32)
+        state = record_segment(store, state, save_segment(store, state, latents, SegmentMeta(attempt="w")))
+    store.delete(SegmentKeys(key=take.segment_keys[1]).record)
+    path = str(tmp_path / "m.parquet")
+    shots = (Shot(prompt="x"), Shot(prompt="y", num_frames=257, cut=True))
+    write_manifest(path, [RenderJob(job_id=name, shots=shots, **size) for name in ("a", "b")])
+    text = cli("plan", path, "--output", tmp_path / "out").stdout
+    assert [line.strip().partition(";")[0] for line in text.splitlines() if "stored" in line] == [
+        "stored: 1 of 4 segments",
+        "stored: 1 of 4 segments, 3 shared with other films",
+        "stored there: 2 of 8 segments, 3 shared by films, 0 films done",
+    ]
+    found = json.loads(cli("plan", path, "--output", tmp_path / "out", "--json").stdout)
+    assert [job["stored"]["left"] for job in found["jobs"]] == [[0, 2, 3], []]
+    assert 0 < found["totals"]["work_left"] < found["totals"]["work"] / 2
 
 
 def test_plan_refuses_rows_with_reasons(cli, tmp_path):

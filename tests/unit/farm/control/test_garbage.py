@@ -31,6 +31,7 @@ from render_farm.storage.claims import claim_job
 from render_farm.storage.done import verify_done
 from render_farm.storage.layout import SEGMENTS, FilmKeys, RunKeys, film_key, publishing_key, segment_of
 from render_farm.storage.lease import Holder, HolderWatch, LeaseKeeper, LeaseTiming, acquire, this_holder
+from render_farm.storage.local import LocalStore
 from render_farm.storage.probe import create_only_honoured
 from render_farm.storage.process import ProcessId
 from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
@@ -83,6 +84,17 @@ def test_what_is_published_goes_and_what_can_go_on_stays(store):
     assert verify_done(store, "published") == verify_done(store, "changed") == ()
     assert store.exists(work_object(key("begun")))
     assert store.exists(work_object(key("stranger")))
+
+
+def test_the_commit_of_a_work_folder_goes_last_and_no_folder_stays(store, tmp_path, monkeypatch):
+    """A late attempt still meets it."""
+    deleted, delete = [], LocalStore.delete
+    monkeypatch.setattr(LocalStore, "delete", lambda self, key: (deleted.append(key), delete(self, key)))
+    folder = FilmKeys(film=key("published")).folder
+    remove(store, find_garbage(store))
+    own = [name for name in deleted if name.startswith(f"{folder}/")]
+    assert len(own) > 1 and own[-1] == FilmKeys(film=key("published")).commit
+    assert not (tmp_path / "out" / folder).exists()
 
 
 def test_what_was_published_before_its_row_changed_goes(store, tmp_path):
@@ -263,60 +275,14 @@ def test_no_segment_goes_when_a_films_list_cannot_be_read(chains):
     assert found_segments(chains) == frozenset()
 
 
-class Impatient(HolderWatch):
-    """Believes every holder that did not release its lease."""
-
-    def held(self, store, run_ids) -> set[str]:
-        return {run_id for run_id in run_ids if self._sign(store, run_id) is not None}
-
-
-class Interrupted:
-    """A store that lets somebody else act before its request number `at`."""
-
-    def __init__(self, store, at: int, act) -> None:
-        self._store, self._left, self._act = store, at, act
-
-    def __getattr__(self, name: str):
-        found = getattr(self._store, name)
-        if name not in ("read_bytes", "list", "list_folders", "delete", "delete_tree", "create", "exists", "sizes"):
-            return found
-
-        def request(*arguments, **options):
-            if self._left == 0:
-                self._act()
-            self._left -= 1
-            return found(*arguments, **options)
-
-        return request
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ends", [False, True])
-@pytest.mark.parametrize("order", [(1, 2, 3), (2, 1, 3)])
-def test_whenever_a_run_starts_or_ends_during_gc_it_keeps_the_segments_that_it_found(tmp_path, ends, order):
-    """It holds its lease before it looks. What it has seen to be there is there when `gc` is over. Records go in the
-    order of their keys, which may be that of the film's segments or not."""
-    num_kept, num_gone, at, keys = 0, 0, 0, segments(*order)
-    while True:
-        store, seen, held = open_store(tmp_path / f"out-{at}-{ends}"), [], []
-        (tmp_path / "video.mp4").write_bytes(b"video")
-        render(store, key("gone"), keys[:2], 2)
-        store.delete_tree(FilmKeys(film=key("gone")).folder)
-
-        def start(store=store, seen=seen, held=held) -> None:
-            lease = acquire(store, "starting", this_holder())
-            held.append(lease)
-            state = render(store, key("new"), keys, 0)
-            seen.extend(state.segments)
-            if ends:
-                finish(store, tmp_path, "new", "a", render(store, key("new"), keys, 3, attempt="b"))
-                lease.release()
-
-        interrupted = Interrupted(store, at, start)
-        remove(interrupted, find_garbage(interrupted, Impatient()), Impatient())
-        if not held:
-            break
-        found = load_film(store, key("new"), keys)
-        assert len(found.latents) >= len(seen), f"request {at}: {found.state.problems}"
-        num_kept, num_gone, at = num_kept + bool(seen), num_gone + (not seen), at + 1
-    assert num_kept and num_gone
+def test_segments_of_a_seed_that_was_rejected_are_of_no_use_and_go(store, tmp_path):
+    """`checks: retry:N` renders another seed into the same work folder. Nothing of the first one is taken for its."""
+    film, first, second = key("retried"), segments(1, 2), segments(3, 4)
+    assert render(store, film, first, 2).num_reused == 0
+    assert load_film(store, film, second, with_earlier=False).latents == ()
+    render(store, film, second, 1)
+    assert {segment_of(name) for name in found_segments(store)} == set(first), "another start renders them again"
+    finish(store, tmp_path, "retried", "a", render(store, film, second, 2))
+    remove(store, find_garbage(store))
+    assert stored_segments(store) == set(second)
+    assert len(load_film(store, film, second, with_earlier=False).latents) == 2

@@ -103,10 +103,11 @@ def test_a_film_that_began_before_segments_had_keys_has_its_own(tmp_path):
     assert found(store, plan).segments_done == 1
 
 
-def film_of(store, tmp_path, plan, run_id, *, key=None):
+def film_of(store, tmp_path, plan, run_id, *, key=None, draft=""):
     (tmp_path / "file").write_bytes(b"some film")
     files = {"video.mp4": tmp_path / "file", "poster.jpg": tmp_path / "file"}
-    publish(store, film_key("a", key or plan.render_key), "x", files, {"run_id": run_id})
+    document = {"run_id": run_id, **({"draft": draft} if draft else {})}
+    publish(store, film_key("a", key or plan.render_key), "x", files, document)
 
 
 def run_of(store, run_id, manifest):
@@ -144,6 +145,21 @@ def test_a_film_of_another_manifest_is_not_replaced_without_being_asked(tmp_path
         assert "--replace" in refused
         assert manifest in (None, "gone") or f"({manifest}, 2026-11-28T22:00:00+00:00)" in refused
     assert not found(store, plan, replace=True).refused
+
+
+def test_a_draft_takes_the_place_of_no_film_and_a_film_of_no_draft(tmp_path):
+    """A job may have the name of another one's draft."""
+    film = entry("a", tmp_path).task.plan
+    draft = plan_film(RenderJob(job_id="a", prompt="a red circle", **SIZE), film.spec, first_segments=1)
+    for there, kept in (("", film), ("a draft: 1 of 2", draft)):
+        store = open_store(tmp_path / f"out{there}")
+        film_of(store, tmp_path, film, "mine-2", key="0123456789ab", draft=there)
+        for plan in (film, draft):
+            refused = found(store, plan).refused
+            assert bool(refused) is (plan is not kept), (there, plan)
+            assert not refused or refused.startswith("job_id a: ")
+            assert not refused or "Another job_id or --output keeps both" in refused
+            assert not found(store, plan, replace=True).refused
 
 
 def test_the_same_film_of_another_manifest_is_done(tmp_path):
