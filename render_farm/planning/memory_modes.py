@@ -25,12 +25,14 @@ def device_bytes(plan: FilmPlan, sizes: ModelSizes, mode: MemoryMode) -> int:
 
 
 def _tiled_decoding_bytes(plan: FilmPlan, sizes: ModelSizes) -> int:
-    """One tile with its features (on a GPU those of the others lie in the host's memory), and a latent frame's pixels:
-    in tiles, in rows, joined, and as they are given out."""
+    """One tile with its features (on a GPU those of the others lie in the host's memory) and the tiles before it.
+
+    Tiles overlap by a quarter of each side, so their pixels are less than twice a latent frame's.
+    """
     height, width = plan.job.height, plan.job.width
     tile = decoding_memory(sizes.vae, height=min(height, _TILE), width=min(width, _TILE))
     pixels = plan.spec.temporal_factor * 3 * height * width * FLOAT32_BYTES
-    return tile.total_bytes + 5 * pixels
+    return tile.total_bytes + 2 * pixels
 
 
 def transformer_bytes(sizes: TransformerSizes, mode: MemoryMode, element_bytes: int) -> int:

@@ -18,7 +18,10 @@ NUM_LATENT_FRAMES = 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "tiling"), [("df-1.3b-540p", False), ("df-1.3b-540p", True), ("df-14b-720p", False)])
+@pytest.mark.parametrize(
+    ("name", "tiling"),
+    [("df-1.3b-540p", False), pytest.param("df-1.3b-540p", True, marks=pytest.mark.long), ("df-14b-720p", False)],
+)
 def test_films_in_turn(name: str, tiling: bool) -> None:
     plan, sizes = film(name, "t2v", "synchronous")
     estimate = estimate_memory(plan, sizes)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from diffusers import SkyReelsV2DiffusionForcingPipeline
 from transformers import AutoTokenizer
 
-from render_farm.tiny import MODEL_DIR
-from render_farm.tiny.captions import all_scenes, vocabulary
+from render_farm import RenderJob, load_engine
+from render_farm.job import LoraRef
+from render_farm.tiny import LORA_DIR, MODEL_DIR
+from render_farm.tiny.captions import all_scenes, held_out_scenes, vocabulary
+from render_farm.tiny.detect import detect
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,15 @@ def test_every_caption_is_known(tokenizer: object) -> None:
         ids, mask = encode(tokenizer, scene.caption())
         assert 2 not in ids[: sum(mask)]
     assert len(vocabulary()) == len(set(vocabulary()))
+
+
+@pytest.mark.slow
+def test_with_its_lora_four_steps_without_guidance_give_what_the_prompt_says() -> None:
+    engine = load_engine("tiny", device="cpu", dtype="float32")
+    for seed, scene in enumerate(held_out_scenes()[::62]):
+        loras = (LoraRef(path=str(LORA_DIR / "distilled.safetensors")),)
+        job = RenderJob(job_id="a", prompt=scene.caption(), num_frames=97, seed=seed, sampler="distilled", loras=loras)
+        film, subject = engine.render(job), scene.subjects[0]
+        assert film.plan.job.num_inference_steps == 4
+        found = detect(np.stack(list(film.frames)))
+        assert (found.colour, found.shape, found.motion) == (subject.colour, subject.shape, subject.motion)
