@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -34,8 +35,9 @@ class RunClock:
 
 class Interrupts:
     """Ctrl-C, SIGTERM and SIGHUP (a terminal that closes) raise KeyboardInterrupt and are remembered: one that is
-    raised where Python ignores exceptions (a callback of a library) is still seen by the next `check`. The end of the
-    run's time raises it once, too, whatever blocks then."""
+    raised where Python ignores exceptions (a callback of a library) is still seen by the next `check`. So is one that a
+    library's own handler got, as Ray's does while Ray starts. The end of the run's time raises it once, too, whatever
+    blocks then."""
 
     def __init__(self, clock: RunClock) -> None:
         self._clock = clock
@@ -45,6 +47,8 @@ class Interrupts:
         self._rings = False
         """The signal that comes next is the alarm's."""
         self._is_time_told = False
+        self._arrived: int | None = None
+        """The pipe into which Python writes the number of each signal, whoever handles it."""
 
     @property
     def exit_code(self) -> int:
@@ -60,6 +64,7 @@ class Interrupts:
 
     def check(self) -> None:
         """Raises KeyboardInterrupt when the run is to end."""
+        self._is_signalled |= self._has_arrived()
         if self._is_signalled or self._clock.is_over:
             self._is_time_told |= threading.get_ident() == self._thread
             raise KeyboardInterrupt
@@ -71,6 +76,8 @@ class Interrupts:
             yield
             return
         previous, self._thread = self.handle_again(), threading.get_ident()
+        self._arrived, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        previous_pipe = signal.set_wakeup_fd(into, warn_on_full_buffer=False)
         alarm = threading.Timer(min(self._clock.left_s, threading.TIMEOUT_MAX), self._ring, [self._thread])
         alarm.daemon = True
         if self._clock.left_s < math.inf:
@@ -81,6 +88,20 @@ class Interrupts:
             alarm.cancel()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(previous_pipe)
+            self._is_signalled |= self._has_arrived()
+            pipe, self._arrived = self._arrived, None
+            os.close(pipe)
+            os.close(into)
+
+    def _has_arrived(self) -> bool:
+        """Whether a signal came that ends the run. SIGINT may be the alarm's, and no library handles it."""
+        pipe = self._arrived
+        if pipe is None:
+            return False
+        with contextlib.suppress(OSError):  # nothing came, or another thread has just closed it
+            return not {signal.SIGTERM, signal.SIGHUP}.isdisjoint(os.read(pipe, 4096))
+        return False
 
     def handle_again(self) -> dict[int, Any]:
         """Set the handlers, after a library has set its own. Returns those that were set."""

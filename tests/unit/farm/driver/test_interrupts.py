@@ -53,6 +53,19 @@ def test_a_signal_is_remembered_even_where_python_ignores_its_exception(number, 
     assert interrupts.exit_code == 130
 
 
+def test_a_signal_that_a_librarys_handler_got_is_remembered():
+    """Ray sets its own while it starts. What that raises is lost where Python ignores exceptions."""
+    interrupts = Interrupts(RunClock(None))
+    with interrupts.handled():
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        interrupts.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert interrupts.exit_code == 130
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_a_second_signal_after_the_time_was_over_leaves_at_once():
     interrupts = Interrupts(RunClock(0.05))
     with interrupts.handled():
