@@ -219,13 +219,13 @@ class Dispatcher:
 
     def _place(self, film: FilmState, now: float) -> tuple[str, ...] | None:
         """Idle workers for a film's next work, in the best group there is room for."""
-        if film.is_rendered:
-            return self.idle_workers.find_worker(film.setting, film.level, film.avoid)
-        for size in self._sizes(film, now):
+        for size in [1] if film.is_rendered else self._sizes(film, now):
             if size == 1:
-                workers = self.idle_workers.find_worker(film.setting, film.level, film.avoid)
+                workers = self.idle_workers.find_worker(film.setting, film.level, film.avoid, alone=film.is_suspect)
             else:
-                workers = self.idle_workers.find_group(film.setting, size, film.level, film.avoid)
+                workers = self.idle_workers.find_group(
+                    film.setting, size, film.level, film.avoid, alone=film.is_suspect
+                )
             if workers is not None:
                 return workers
         return None
@@ -233,8 +233,8 @@ class Dispatcher:
     def _sizes(self, film: FilmState, now: float) -> list[int]:
         """The groups to try, the best first."""
         smallest = film.spec.group_size
-        if not film.spec.joined_sizes or not self.policy.elastic or film.counted > 1:
-            return [smallest]  # what failed twice is tried in the safest way
+        if not film.spec.joined_sizes or not self.policy.elastic or film.is_suspect:
+            return [smallest]
         spec, left_s = film.spec, self._state.left_s(film)
         is_its_turn = film.worker is not None  # then it is neither in the queue nor at work
         if self.num_wanted + is_its_turn * smallest <= self.idle_workers.num_workers:

@@ -11,7 +11,7 @@ from render_farm.scheduling.events import Action, JobKey
 from render_farm.scheduling.farm_state import FarmState, WorkerRecord
 from render_farm.scheduling.film_lifecycle import FilmLifecycle
 from render_farm.scheduling.rendering import Rendering
-from render_farm.scheduling.retry import Failure, RetryPolicy, Then, judge, rule_for
+from render_farm.scheduling.retry import Failure, RetryPolicy, Then, beside, judge, rule_for
 from render_farm.scheduling.states import State
 from render_farm.scheduling.worker_index import WorkerIndex
 
@@ -76,7 +76,7 @@ class Failures:
             self._worker_index.count_against_host(workers[blamed].host, failure, now, actions, event.film)
         for worker in dict.fromkeys([*([blamed] if ends_process else []), *event.ending]):
             if worker in workers:
-                self._worker_gone(worker, failure, now, actions)
+                self._worker_gone(worker, beside(worker, failure), now, actions)
                 actions.append(ev.ReplaceWorker(worker=worker, reason=failure.message))
 
     def worker_lost(self, event: ev.WorkerLost, now: float, actions: list[Action]) -> None:
@@ -126,14 +126,14 @@ class Failures:
             film.waiting_since_s = now
         verdict = judge(
             failure,
-            counted_before=film.counted,
+            faults_before=film.faults,
             waits_before=film.waits,
             waiting_for_s=now - film.waiting_since_s,
             policy=self._policy,
             memory_modes_left=film.spec.num_memory_modes - 1 - film.fallback_level,
             seed="/".join(key),
         )
-        film.counted += verdict.counted
+        film.faults += (failure.error_class,) * verdict.counted
         film.waits += waits
         film.fallback_level += verdict.step_down
         if verdict.avoid_worker and worker not in film.avoid:

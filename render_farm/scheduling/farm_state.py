@@ -33,8 +33,8 @@ class FilmState:
     finishing: bool = False
     attempts: int = 0
     """Tries that failed and count, plus one for the work in hand or done."""
-    counted: int = 0
-    """Failures of its present work by workers' fault."""
+    faults: tuple[str, ...] = ()
+    """Error classes of the failures of its present work by workers' fault."""
     waits: int = 0
     waiting_since_s: float = 0.0
     avoid: tuple[str, ...] = ()
@@ -42,6 +42,11 @@ class FilmState:
     fallback_level: int = 0
     cancelled_for: str = ""
     """Why it is to be cancelled once its worker has stopped finishing it. It is done when it was published before."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """What failed twice is tried in the safest way: in the smallest group, and alone in its process."""
+        return len(self.faults) > 1
 
     @property
     def is_rendered(self) -> bool:

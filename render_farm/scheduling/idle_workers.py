@@ -143,10 +143,17 @@ class IdleWorkers:
 
     # --- placing ---
 
-    def find_worker(self, needed: Setting, level: int, avoid: Collection[str]) -> tuple[str, ...] | None:
-        """The idle worker that suits a film best, on a host with few idle ones. None when there is none."""
+    def find_worker(
+        self, needed: Setting, level: int, avoid: Collection[str], *, alone: bool = False
+    ) -> tuple[str, ...] | None:
+        """The idle worker that suits a film best, on a host with few idle ones. None when there is none. `alone`: one
+        that finishes no other film."""
         for alike in self._from_best_match(needed):
-            able = (self._idle[worker] for worker in alike if self._may(worker, level, 1, avoid))
+            able = (
+                self._idle[worker]
+                for worker in alike
+                if self._may(worker, level, 1, avoid) and not (alone and self._idle[worker].num_finishing)
+            )
             found = min(
                 islice(able, _LOOKED_AT),
                 key=lambda idle: (idle.num_finishing, len(self._hosts[idle.host].idle)),
@@ -167,23 +174,27 @@ class IdleWorkers:
                 yield self._by_setting[other]
 
     def find_group(
-        self, needed: Setting, size: int, level: int, avoid: Collection[str], *, least_idle: int = 0
+        self, needed: Setting, size: int, level: int, avoid: Collection[str], *, alone: bool = False
     ) -> tuple[str, ...] | None:
         """Idle workers of one host for a group, the leader first. None when no host has as many."""
-        for num_idle in sorted(number for number in self._by_num_idle if number >= max(size, least_idle)):
+        for num_idle in sorted(number for number in self._by_num_idle if number >= size):
             for host in islice(self._by_num_idle[num_idle], _LOOKED_AT):
-                found = self.on_host(host, needed, size, level, avoid)
+                found = self.on_host(host, needed, size, level, avoid, alone=alone)
                 if found is not None:
                     return found
         return None
 
     def on_host(
-        self, host: str, needed: Setting, size: int, level: int, avoid: Collection[str]
+        self, host: str, needed: Setting, size: int, level: int, avoid: Collection[str], *, alone: bool = False
     ) -> tuple[str, ...] | None:
         """The same on a given host."""
         if not self._is_open(host, level, size) or host not in self._hosts:
             return None
-        able = [idle for worker, idle in self._hosts[host].idle.items() if worker not in avoid]
+        able = [
+            idle
+            for worker, idle in self._hosts[host].idle.items()
+            if worker not in avoid and not (alone and idle.num_finishing)
+        ]
         if len(able) < size:
             return None
         able.sort(key=lambda idle: (match(idle.setting, needed), idle.num_finishing, idle.worker))

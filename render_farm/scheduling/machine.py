@@ -261,7 +261,7 @@ class FarmMachine:
         if event.seconds is not None:
             self._state.observe(film, event.segment, size, event.seconds)
         self._state.stored(event.film, film.segments_done + 1)
-        film.counted = film.waits = 0
+        film.faults, film.waits = (), 0
         film.attempts -= 1
         if film.is_rendered:
             self._hand_out((event.worker,), event.film, now, actions)

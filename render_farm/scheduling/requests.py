@@ -38,8 +38,8 @@ class Requests:
             film.cancelled_for = ""
             if film.state not in (State.FAILED, State.CANCELLED):
                 continue
-            film.counted = film.waits = film.attempts = film.fallback_level = 0
-            film.avoid = ()
+            film.waits = film.attempts = film.fallback_level = 0
+            film.avoid = film.faults = ()
             self._state.move(key, State.WAITING)
             self._dispatcher.shares.arrived(film.spec.share)
             self._films.enqueue(key)

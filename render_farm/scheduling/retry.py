@@ -7,6 +7,7 @@ exception is.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,11 +42,16 @@ class Rule:
     ends_process: bool = False
     """The worker's process ends, and a fresh one takes its place."""
     attempts: int | None = None
-    """At most that many tries, whatever the settings say."""
+    """At most that many tries with these errors, whatever the settings say."""
     blames_host: bool = True
     """Whether a counted failure counts against the worker's host, too."""
     suspects_host: bool = False
     """It counts against the worker's host while no other host has it."""
+
+    @property
+    def is_of_process(self) -> bool:
+        """Whether any film of the process may have been the cause."""
+        return self.ends_process and self.blames_host
 
 
 POLICY: tuple[Rule, ...] = (
@@ -128,6 +134,14 @@ class Failure:
     """The worker's process must end (a CUDA error, a corrupted state), whatever the table says."""
 
 
+def beside(worker: str, failure: Failure) -> Failure:
+    """What happened to the other films of a worker whose process ends because of one film's failure."""
+    if failure.poisons_process or rule_for(failure).is_of_process:
+        return failure
+    message = f"{worker} was ended because of another film beside it: {failure.message}"
+    return Failure(fault=Fault.CLUSTER, error_class="PreemptedError", message=message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What follows from a failure."""
@@ -152,25 +166,26 @@ def rule_for(failure: Failure) -> Rule:
 def judge(
     failure: Failure,
     *,
-    counted_before: int,
+    faults_before: Sequence[str],
     waits_before: int,
     waiting_for_s: float,
     policy: RetryPolicy,
     memory_modes_left: int = 0,
     seed: str = "",
 ) -> Verdict:
-    """Decide on a failure of work that failed `counted_before` times by its workers' fault.
+    """Decide on a failure of work that failed with the error classes `faults_before` by its workers' fault.
 
     The cluster failed it `waits_before` times in a row, for `waiting_for_s` seconds so far. `seed` varies the delay.
     """
     rule = rule_for(failure)
-    before = counted_before if rule.counted else waits_before
+    before = len(faults_before) if rule.counted else waits_before
     delay_s = _delay_s(before, policy.jitter, f"{seed}/{before}") if rule.delayed else 0.0
     match rule.then:
         case Then.STEP_DOWN:
             return Verdict(retry=memory_modes_left > 0, step_down=memory_modes_left > 0)
         case Then.ELSEWHERE:
-            retry = counted_before + 1 < min(policy.attempts, rule.attempts or policy.attempts)
+            alike = faults_before.count(failure.error_class)
+            retry = before + 1 < policy.attempts and (rule.attempts is None or alike + 1 < rule.attempts)
             return Verdict(retry=retry, delay_s=delay_s, counted=True, avoid_worker=True)
         case Then.ANYWHERE:
             return Verdict(retry=waiting_for_s < policy.patience_s, delay_s=delay_s)

@@ -96,7 +96,9 @@ class WorkerIndex:
             self._idle_workers.discard(worker)
             return
         self._idle.setdefault(worker)
-        if len(record.finishing) >= MOST_FINISHING or self.hosts.is_quarantined(record.host):
+        films = [self._state.films.get(key) for key in record.finishing]
+        takes_no_more = len(films) >= MOST_FINISHING or any(film is not None and film.is_suspect for film in films)
+        if takes_no_more or self.hosts.is_quarantined(record.host):
             self._idle_workers.discard(worker)
         else:
             idle = IdleWorker(

@@ -41,13 +41,14 @@ class TextStage:
         if self._turn.locked():
             progress.note = "waiting for the prompts of another run to be encoded"
         async with self._turn:
-            counted = waits = num_missing = 0
+            waits = num_missing = 0
+            faults: list[str] = []
             waiting_since_s = 0.0
             while True:
                 try:
                     missing = await asyncio.to_thread(stored.missing, texts)
                     if len(missing) < num_missing:  # the last try made some: its failure begins a new row
-                        counted = waits = 0
+                        faults, waits = [], 0
                     num_missing = len(missing)
                     if not missing:
                         return None
@@ -66,14 +67,14 @@ class TextStage:
                         waiting_since_s = now
                     verdict = judge(
                         failure,
-                        counted_before=counted,
+                        faults_before=faults,
                         waits_before=waits,
                         waiting_for_s=now - waiting_since_s,
                         policy=self._policy,
                     )
                     if not verdict.retry:
                         return failure
-                    counted += verdict.counted
+                    faults += [failure.error_class] * verdict.counted
                     waits += is_waited_out
                     progress.log.add(f"encoding the prompts again: {failure.message}", level="warning")
                     await asyncio.sleep(verdict.delay_s)

@@ -175,6 +175,71 @@ def test_a_poisoned_process_is_replaced():
     assert farm.machine.workers == ()
 
 
+NOT_FINITE = Failure(fault=Fault.WORKER, error_class="NotFiniteError", message="NaN")
+DIED = Failure(fault=Fault.WORKER, error_class="WorkerDiedError", message="segmentation fault")
+
+
+def test_a_film_that_was_finished_beside_one_with_nan_is_not_blamed_for_it():
+    farm = Farm(film("a", 1), film("b", 1))
+    finish = only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)
+    for worker in ("w1", "w2"):
+        actions = farm.apply(ev.WorkFailed(worker=finish.worker, film=ev.JobKey("r", "b"), failure=NOT_FINITE))
+        ended = [action.film for action in actions if isinstance(action, ev.FilmEnded)]
+        assert ended == ([] if worker == "w1" else [("r", "b")])
+        delayed = [action for action in actions if isinstance(action, ev.FilmDelayed) and action.film == finish.film]
+        assert "beside it" in only(delayed, ev.FilmDelayed).message
+        farm.tick(1.0)
+        finish = only(farm.apply(ev.WorkerUp(worker=worker)), ev.FinishFilm)
+        assert (finish.film, finish.attempt) == (("r", "a"), 1)
+    assert only(farm.published(finish), ev.FilmEnded).state is State.DONE
+
+
+def test_a_film_that_kills_its_process_takes_no_other_one_along_for_good():
+    """Both are tried together twice. The last try has a process for itself, which tells who it was."""
+    farm = Farm(film("a", 1), film("b", 1), film("c", 1))
+    finish = only(farm.done(only(farm.first, ev.RenderSegment)), ev.FinishFilm)
+    for worker in ("w1", "w2"):
+        farm.apply(ev.WorkerLost(worker=finish.worker, failure=DIED))
+        farm.tick(60.0)
+        actions = farm.apply(ev.WorkerUp(worker=worker))
+        finish = only(actions, ev.FinishFilm)
+        assert finish.film == ("r", "a")
+    none(actions, ev.RenderSegment)
+    actions = farm.published(finish)
+    assert only(actions, ev.FilmEnded).state is State.DONE
+    lethal = only(actions, ev.RenderSegment)
+    assert lethal.film == ("r", "b")
+    assert only(farm.apply(ev.WorkerLost(worker="w2", failure=DIED)), ev.FilmEnded).film == ("r", "b")
+    assert only(farm.apply(ev.WorkerUp(worker="w3")), ev.RenderSegment).film == ("r", "c")
+
+
+def test_a_film_in_its_last_try_begins_on_no_worker_that_finishes_another_one():
+    farm = Farm(film("a", 1), seal=False)
+    for worker in ("w0", "w1"):
+        farm.apply(ev.WorkerLost(worker=worker, failure=DIED))
+        if worker == "w0":
+            farm.tick(1.0)
+            only(farm.apply(ev.WorkerUp(worker="w1")), ev.RenderSegment)
+    farm.add(film("b", 1))
+    other = only(farm.apply(ev.WorkerUp(worker="w2")), ev.RenderSegment)
+    assert other.film == ("r", "b")
+    farm.tick(3.0)
+    actions = farm.done(other)
+    none(actions, ev.RenderSegment)
+    assert only(farm.published(only(actions, ev.FinishFilm)), ev.RenderSegment).film == ("r", "a")
+
+
+def test_a_death_before_does_not_make_the_first_nan_the_last():
+    farm = Farm(film("a", 1))
+    farm.apply(ev.WorkerLost(worker="w0", failure=DIED))
+    farm.tick(1.0)
+    work = only(farm.apply(ev.WorkerUp(worker="w1")), ev.RenderSegment)
+    none(farm.failed(work, NOT_FINITE), ev.FilmEnded)
+    farm.tick(2.0)
+    work = only(farm.apply(ev.WorkerUp(worker="w2")), ev.RenderSegment)
+    assert only(farm.failed(work, NOT_FINITE), ev.FilmEnded).state is State.FAILED
+
+
 def test_a_damaged_checkpoint_sets_the_film_back():
     farm = Farm(film(segments=3, segments_done=2))
     farm.failed(only(farm.first, ev.RenderSegment), CLUSTER_FAULT, segments_done=1)
@@ -510,7 +575,7 @@ def test_delays_are_jittered_by_a_quarter_at_most_and_the_same_for_the_same_film
     def delays(seed: str) -> list[float]:
         return [
             judge(
-                CLUSTER_FAULT, counted_before=0, waits_before=n, waiting_for_s=0, policy=RetryPolicy(), seed=seed
+                CLUSTER_FAULT, faults_before=(), waits_before=n, waiting_for_s=0, policy=RetryPolicy(), seed=seed
             ).delay_s
             for n in range(8)
         ]
@@ -526,11 +591,12 @@ def test_every_failure_has_a_row_in_the_policy(fault):
 
 
 def test_numbers_that_are_not_finite_fail_a_film_at_the_second_worker_and_blame_no_host():
-    not_finite = Failure(fault=Fault.WORKER, error_class="NotFiniteError", message="NaN")
-    first = judge(not_finite, counted_before=0, waits_before=0, waiting_for_s=0.0, policy=RetryPolicy(attempts=9))
-    second = judge(not_finite, counted_before=1, waits_before=0, waiting_for_s=0.0, policy=RetryPolicy(attempts=9))
+    first, second = (
+        judge(NOT_FINITE, faults_before=before, waits_before=0, waiting_for_s=0.0, policy=RetryPolicy(attempts=9))
+        for before in ((), ("NotFiniteError",))
+    )
     assert first.retry and first.avoid_worker and not second.retry
-    rule = rule_for(not_finite)
+    rule = rule_for(NOT_FINITE)
     assert rule.ends_process and not rule.blames_host
 
 
