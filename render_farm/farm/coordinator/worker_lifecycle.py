@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 from render_farm.errors import Fault
 from render_farm.farm.coordinator.event_loop import EventLoop
@@ -44,6 +46,8 @@ class WorkerLifecycle:
         self._metrics = metrics
         self._idle_since_s = 0.0
         """When the last run ended."""
+        self._emptied: set[str] = set()
+        """Workers that have dropped their films since then."""
 
     def _use(self, config: FarmConfig) -> None:
         self.config = config
@@ -128,24 +132,34 @@ class WorkerLifecycle:
     async def on_idle(self) -> None:
         """Nothing is left to render: give the devices back, now or after a while. The next run starts new workers."""
         self._idle_since_s = time.monotonic()
+        self._emptied.clear()
         if self.config.timeouts.keep_workers_s > 0:
-            await asyncio.gather(*(self.pool.drop_films(worker) for worker in self._machine.idle_workers))
-            return  # `release_unneeded` sees to it
+            await asyncio.gather(*self._empty_idle())
+            return  # `release_unneeded` sees to the rest
         if self.scaler is not None:
             await self.scaler.ask_for_nothing()
         await asyncio.gather(*(self.release(worker) for worker in self._machine.idle_workers))
         self.start()  # for a run that was added in between
 
     def release_unneeded(self, now: float) -> None:
-        """Release the workers that have become idle since nothing is left to render: a run that was cancelled ends
-        before those of its workers that are within a step."""
-        if self._active.anything_left or now < self.kept_until_s:
+        """Release the workers that have become idle since nothing is left to render, or have them drop their films: a
+        run that was cancelled ends before those of its workers that are within a step."""
+        if self._active.anything_left:
+            return
+        if now < self.kept_until_s:
+            for dropping in self._empty_idle():
+                self._events.spawn(dropping)
             return
         if self.scaler is not None and self.scaler.num_asked:
             self._events.spawn(self.scaler.ask_for_nothing())
         self.pool.stop_starting()
         for worker in self._machine.idle_workers:
             self._events.spawn(self.release(worker))
+
+    def _empty_idle(self) -> list[Coroutine[Any, Any, None]]:
+        workers = [worker for worker in self._machine.idle_workers if worker not in self._emptied]
+        self._emptied.update(workers)
+        return [self.pool.drop_films(worker) for worker in workers]
 
     @property
     def kept_until_s(self) -> float:

@@ -11,6 +11,7 @@ import pytest
 
 from render_farm.errors import UsageError
 from render_farm.farm.coordinator.actor import Coordinator
+from render_farm.farm.coordinator.worker_pool import WorkerPool
 from render_farm.farm.run.results import Result
 from render_farm.farm.run.spec import FarmConfig, RunSpec
 from render_farm.farm.run.timeouts import Timeouts
@@ -163,6 +164,29 @@ def test_a_worker_that_becomes_idle_after_the_last_run_ended_is_released(tmp_pat
         assert coordinator._machine.workers == ()
 
     asyncio.run(idle())
+
+
+def test_a_kept_worker_that_becomes_idle_after_the_last_run_ended_drops_its_films_once(monkeypatch):
+    dropped: list[str] = []
+
+    async def drop_films(pool: WorkerPool, worker: str) -> None:
+        dropped.append(worker)
+
+    monkeypatch.setattr(WorkerPool, "drop_films", drop_films)
+
+    async def idle() -> None:
+        coordinator = new_coordinator(replace(SHAPE, timeouts=Timeouts(keep_workers_s=60.0)))
+        for _ in range(2):
+            await coordinator._lifecycle.on_idle()
+            for worker in ("w", "late"):
+                if worker not in coordinator._machine.workers:
+                    coordinator._machine.apply(ev.WorkerUp(worker=worker, host="h"), 0.0)
+                coordinator._lifecycle.release_unneeded(time.monotonic())
+            await asyncio.sleep(0)
+        assert coordinator._machine.workers == ("w", "late")
+
+    asyncio.run(idle())
+    assert dropped == ["w", "late"] * 2
 
 
 def test_a_run_that_stands_still_says_for_what(tmp_path):
