@@ -5,7 +5,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 port=${PROMETHEUS_PORT:-9090}
 data=${MONITORING_DATA:-$here/.monitoring}
-found=/tmp/ray/prom_metrics_service_discovery.json
+ray=${RAY_TMPDIR:-${TMPDIR:-/tmp}}/ray # where `ray start` of the same shell keeps its files
+found=$ray/prom_metrics_service_discovery.json
 
 if ! command -v prometheus >/dev/null; then
   echo "prometheus is not installed: apt-get install prometheus, or https://prometheus.io/download" >&2
@@ -13,9 +14,11 @@ if ! command -v prometheus >/dev/null; then
 fi
 [ -e "$found" ] || echo "no Ray with a dashboard runs here yet (ray start --head); Prometheus looks for it every 10 s" >&2
 mkdir -p "$data"
+cp "$here/dashboards/prometheus/alerts.yml" "$data/"
+sed "s|/tmp/ray/|$ray/|" "$here/dashboards/prometheus/prometheus.yml" >"$data/prometheus.yml"
 trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
 
-prometheus --config.file="$here/dashboards/prometheus/prometheus.yml" --storage.tsdb.path="$data/prometheus" \
+prometheus --config.file="$data/prometheus.yml" --storage.tsdb.path="$data/prometheus" \
   --web.listen-address="127.0.0.1:$port" --log.level=warn &
 echo "Prometheus: http://127.0.0.1:$port (alerts: /alerts, in Debian's build /classic/alerts)"
 

@@ -16,6 +16,11 @@ ADVICE = {
     "InvalidJobError": "Correct these rows and render the manifest again: films that are done stay as they are.",
     "ModelError": "Check the model's name or address (`render-farm models list`), and that the workers can read it.",
     "InputError": "Check the input file that the message names, then retry.",
+    "FindingsError": "Look at the film's poster. Another seed renders another film, and `checks: mark` publishes this one.",
+    "FilmRefusedError": "Your hook refused these films: change the rows or the hook, then retry.",
+    "FilmExistsError": "Render the manifest again with `--replace`, or with another job_id or --output.",
+    "ProvenanceError": "Check the certificate and its key (`render-farm doctor`), then retry: finished segments are kept.",
+    "HookError": "Your hook failed: look at the run's log for what it said, then retry. Finished segments are kept.",
     "OutOfMemoryError": "Ask for a smaller height, width or base_num_frames, or for larger GPUs.",
     "HostMemoryError": "The machine ran out of memory (not the GPU's): stop what else uses it, or use fewer workers.",
     "WorkerDiedError": "The process ended under its work: look for the kernel's out-of-memory killer on that host.",
@@ -27,7 +32,7 @@ ADVICE = {
     "MediaError": "ffmpeg failed: check the temporary folder's space on the workers, then retry.",
 }
 _ELSE = "Look at the run's log for this job, then retry; if it repeats, it is the job's own."
-_NOT_BY_RETRYING = {"InvalidJobError"}
+_NOT_BY_RETRYING = {"InvalidJobError", "FindingsError", "FilmExistsError"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ def runs_page(store: Store) -> bytes:
         counts = list(pool.map(lambda run: _counts(store, run["run_id"]), runs[:_LOOKED_INTO]))
     counts += [Counter()] * (len(runs) - len(counts))
     rows = "".join(_row(run, count) for run, count in zip(runs, counts, strict=True))
-    head = "<tr><th>Run</th><th>Films</th><th></th><th>Began (UTC)</th><th>Manifest</th></tr>"
+    head = "<tr><th>Run</th><th>Films</th><th></th><th>Started (UTC)</th><th>Manifest</th></tr>"
     table = f'<div class="card scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
     body = f'<p class="dim">{html.escape(store.root_uri)}</p>{table if rows else "<p>None yet.</p>"}'
     return plain_page("Runs", body)

@@ -19,7 +19,7 @@ _ENDS = {EventKind.SEGMENT_DONE, EventKind.FILM_PUBLISHED, EventKind.WORK_FAILED
 TEXT = "waiting for the prompts to be encoded"
 PAUSED = "the run was paused"
 RETRY = "waiting to try again"
-TAIL = "no film left to begin"
+TAIL = "no film left to start"
 BETWEEN = "between segments"
 
 

@@ -51,6 +51,11 @@ class Prometheus:
         with urllib.request.urlopen(f"{self.address}/api/v1/rules", timeout=30) as answer:
             return [rule for group in json.load(answer)["data"]["groups"] for rule in group["rules"]]
 
+    def targets(self) -> list[str]:
+        """The addresses that it scrapes, host:port."""
+        with urllib.request.urlopen(f"{self.address}/api/v1/targets", timeout=30) as answer:
+            return [target["labels"]["instance"] for target in json.load(answer)["data"]["activeTargets"]]
+
 
 @contextmanager
 def running(config: Path) -> Iterator[Prometheus]:

@@ -136,7 +136,7 @@ def test_failures_workers_seams_and_changes_are_told(chromium, output, screensho
         page.locator("#gantt").scroll_into_view_if_needed()
         page.locator("#gantt").hover(position={"x": box["width"] / 2, "y": 33})
         assert "shot-" in page.locator("#tip").inner_text()
-        assert "no film left to begin" in page.locator("#idle").inner_text()
+        assert "no film left to start" in page.locator("#idle").inner_text()
         assert page.locator("#throughput rect").count() > 5
         assert "before" in page.locator("#changes").inner_text()
         page.locator("#gantt-section").screenshot(path=screenshots / "workers.png")

@@ -131,6 +131,14 @@ def test_what_is_needed_is_all_of_the_lock_that_the_extras_reach() -> None:
     assert not core & {"ray", "diffusers", "safetensors"} and not worker & {"xfuser", "triton", "pytest"}
 
 
+@pytest.mark.parametrize("file", [".ci/install", "cluster/Dockerfile"])
+def test_what_builds_the_package_is_installed_before_it(file: str) -> None:
+    """Without build isolation, setuptools leaves out a version that it has no package for, and it becomes 0.0.0."""
+    found = re.search(r"locked (pip [a-z -]+)", (ROOT / file).read_text())
+    assert found
+    assert {Requirement(line).name for line in PROJECT["build-system"]["requires"]} <= set(found[1].split())
+
+
 def test_every_extra_and_its_packages_are_known_to_error_messages() -> None:
     """`all` has no package of its own."""
     optional = {name: lines for name, lines in PROJECT["project"]["optional-dependencies"].items() if name != "all"}

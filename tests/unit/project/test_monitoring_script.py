@@ -33,18 +33,23 @@ def test_it_starts_prometheus_and_grafana_and_ends_them(tmp_path):
     program.write_text(GRAFANA)
     program.chmod(0o755)
     ports = free_port(), free_port()
+    found = tmp_path / "ray" / "prom_metrics_service_discovery.json"  # as `ray start` writes it below TMPDIR
+    found.parent.mkdir()
+    found.write_text('[{"labels": {"job": "ray"}, "targets": ["127.0.0.1:9"]}]')
     environment = {
         **os.environ,
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
         "PROMETHEUS_PORT": str(ports[0]),
         "GRAFANA_PORT": str(ports[1]),
         "MONITORING_DATA": str(tmp_path / "data"),
+        "TMPDIR": str(tmp_path),
     }
     server = prometheus.Prometheus(address=f"http://127.0.0.1:{ports[0]}")
     process = subprocess.Popen(["bash", SCRIPT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(server), what="Prometheus")
         assert {rule["name"] for rule in server.rules()} == {alert.name for alert in ALERTS}
+        wait_for(lambda: server.targets() == ["127.0.0.1:9"], what="the node of Ray's file")
         said = tmp_path / "data" / "grafana.said"
         wait_for(lambda: said.exists() and "GF_SERVER_HTTP_PORT" in said.read_text(), what="Grafana")
         arguments, *variables = said.read_text().splitlines()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from render_farm.report.failures import group_failures
 
 
@@ -23,3 +25,20 @@ def test_failures_that_differ_in_names_and_numbers_are_one_cause():
     assert first.retry == "render-farm retry night --failed --output 's3://b/it'\"'\"'s'"
     assert (second.message, second.retry) == ("num_frames: 0 is less than 1", "")
     assert "Correct these rows" in second.advice
+
+
+@pytest.mark.parametrize(
+    ("error_class", "word", "can_be_retried"),
+    [
+        ("FilmRefusedError", "hook", True),
+        ("HookError", "hook", True),
+        ("ProvenanceError", "certificate", True),
+        ("FindingsError", "Another seed", False),  # the same seed has the same findings
+        ("FilmExistsError", "--replace", False),
+    ],
+)
+def test_a_film_that_was_not_published_has_advice_of_its_own(error_class: str, word: str, can_be_retried: bool):
+    row = {"job_id": "a", "state": "failed", "error_class": error_class, "message": "not published"}
+    (group,) = group_failures([row], run_id="night", output="films")
+    assert word in group.advice
+    assert bool(group.retry) == can_be_retried

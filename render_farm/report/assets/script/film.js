@@ -34,7 +34,7 @@ function openFilm(place) {
   clear(by("film-rejected")).append(...(data.rejected[index] || []).map(([seed, found]) => {
     const image = make("img", { src: mediaOf(index, `rejected-${seed}.jpg`), alt: "", loading: "lazy" });
     image.addEventListener("error", () => image.remove(), { once: true });
-    return make("figure", {}, image, make("figcaption", { text: `Not published: seed ${seed}, ${found}` }));
+    return make("figure", {}, image, make("figcaption", { text: ["Not published: seed " + seed, found].filter(Boolean).join(", ") }));
   }));
   by("film-previous").disabled = place === 0;
   by("film-next").disabled = place >= shown.length - 1;

@@ -7,7 +7,7 @@ function showHead() {
   badge.textContent = !run.over ? "running" : states.failed && states.failed < totals.jobs ? `${number(states.failed)} failed` : run.state;
   badge.className = `badge s-${SAFE_STATES.includes(run.state) ? run.state : "waiting"}`;
   const parts = [run.output];
-  if (run.started) parts.push(`began ${clock(run.started, true)}`);
+  if (run.started) parts.push(`started ${clock(run.started, true)}`);
   parts.push(`written ${clock(run.written, true)}`);
   by("subtitle").textContent = parts.join("  ·  ");
   by("verdict").textContent = verdict();
