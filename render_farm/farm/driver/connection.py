@@ -121,11 +121,11 @@ def connect(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     private = address == "local"
     if not private:
+        use_token_at_hand()  # before Ray is imported, which reads it
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS") or "auto"
         address = _shared_cluster() if address == "auto" else address
         check_answers(address)
-        use_token_at_hand()
     with contextlib.ExitStack() as stack:
         folder: dict[str, Any] = {}
         if private:

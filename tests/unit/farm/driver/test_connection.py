@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from render_farm.errors import UsageError
@@ -35,6 +37,24 @@ def test_auto_means_a_cluster_that_was_started_as_one(monkeypatch, tmp_path):
     monkeypatch.setattr("ray._private.utils.read_ray_address", lambda folder=None: None)
     with pytest.raises(UsageError, match="no shared Ray cluster was started"), connect("auto", num_workers=None):
         pass
+
+
+def test_the_token_at_hand_is_found_before_auto_imports_ray(monkeypatch, tmp_path):
+    """Ray reads its mode when it is imported, which looking for the shared cluster does."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that what is set here is undone
+    del os.environ["RAY_AUTH_MODE"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    modes = []
+    monkeypatch.setattr(
+        "ray._private.utils.read_ray_address", lambda folder=None: modes.append(os.environ.get("RAY_AUTH_MODE"))
+    )
+    with pytest.raises(UsageError, match="no shared Ray cluster"), connect("auto", num_workers=None):
+        pass
+    assert modes == ["token"]
 
 
 def test_a_machine_on_which_ray_does_not_start_in_time_is_no_internal_error(monkeypatch):
