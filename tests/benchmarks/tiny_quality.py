@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from render_farm import RenderJob, load_engine
 from render_farm.engine import Engine
 from render_farm.job import LoraRef
+from render_farm.media.checks import PictureChecks
 from render_farm.tiny import MODEL_DIR
 from render_farm.tiny.captions import Scene, held_out_scenes
 from render_farm.tiny.clips import render_clip
@@ -81,6 +82,18 @@ def seam_ratio(film: NDArray[np.uint8], boundaries: tuple[int, ...] = BOUNDARIES
     return float(steps[[b - 1 for b in boundaries]].mean() / max(float(np.median(inside)), 1e-6))
 
 
+def drift(film: NDArray[np.uint8]) -> float:
+    """How far the colours of a later segment are from the first one's at most, as `results.parquet` says it (Lab)."""
+    checks = PictureChecks()
+    for number, frame in enumerate(film):
+        if number in (0, *BOUNDARIES):
+            checks.begin()
+        checks.add(frame)
+    found = checks.checked().drift
+    assert found is not None
+    return found
+
+
 def column(text: str) -> tuple[str, object]:
     """Parse `name=value`: a number or a text, and for `loras` a file."""
     name, _, value = text.partition("=")
@@ -106,12 +119,12 @@ def render(engine: Engine, prompt: str, seed: int, num_frames: int, args: argpar
 
 
 def measure_films(engine: Engine, args: argparse.Namespace) -> dict[str, object]:
-    """Render held-out prompts and return shares of right attributes, and seam ratios."""
+    """Render held-out prompts and return shares of right attributes, seam ratios and drift."""
     scenes = held_out_scenes()
     chosen = [scenes[i * len(scenes) // args.films] for i in range(args.films)]
     right: dict[str, Counter[str]] = {"segment_1": Counter(), "segment_3": Counter()}
     wrong_motions: Counter[str] = Counter()
-    seams, contrasts, seconds, cpu_seconds = [], [], [], []
+    seams, drifts, contrasts, seconds, cpu_seconds = [], [], [], [], []
     for seed, scene in enumerate(chosen):
         started, cpu_started = time.perf_counter(), time.process_time()
         film = render(engine, scene.caption(), seed, 257, args)
@@ -123,6 +136,7 @@ def measure_films(engine: Engine, args: argparse.Namespace) -> dict[str, object]
             right[name].update(key for key, is_right in verdict.items() if is_right)
             if not verdict["motion"]:
                 wrong_motions[f"{name}: {scene.subjects[0].motion} seen as {found.motion}"] += 1
+        drifts.append(drift(film))
         if scene.subjects[0].motion != "still":  # its median difference is next to nothing
             seams.append(seam_ratio(film))
         if seed % 8 == 0 and not args.films_only and scene.subjects[0].motion != "still":
@@ -134,6 +148,7 @@ def measure_films(engine: Engine, args: argparse.Namespace) -> dict[str, object]
         **{name: {key: round(count[key] / len(chosen), 3) for key in ATTRIBUTES} for name, count in right.items()},
         "seam_ratio_mean": round(float(np.mean(seams)), 3),
         "seam_ratio_median": round(float(np.median(seams)), 3),
+        "drift_mean": round(float(np.mean(drifts)), 2),
         **({"seam_ratio_without_overlap": round(float(np.mean(contrasts)), 3)} if contrasts else {}),
         "seconds_per_film_of_257_frames": round(float(np.median(seconds)), 2),
         "cpu_seconds_per_film": round(float(np.median(cpu_seconds)), 2),
