@@ -69,7 +69,7 @@ class DryRun(LiveMemory):
         )
         if func.namespace in ("c10d", "_c10d_functional"):
             self.sent[name] += min((tensor.nbytes for tensor in given), default=0)
-        elif given and func.namespace == "aten" and not func.is_view:
+        elif given and func.namespace == "aten" and not func.is_view and name != "_unsafe_view":
             kind = "elementwise"
             if func._overloadpacket in flop_registry:
                 kind = "attention" if "attention" in name else "matrix"
