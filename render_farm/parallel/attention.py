@@ -2,8 +2,8 @@
 
 Ulysses: exchanges give each rank all tokens of its own heads. There the attention of one rank runs as it is, with its
 causal blocks and its cache of these heads. Another exchange gives the tokens back. Its own code, because `USP` copies
-each tensor about four times, which takes as long as the exchange. Here a tensor is copied once before it is sent. What
-arrives is put in the order of frames only where that matters.
+each tensor about four times, which takes as long as the exchange. Here a tensor is copied once before it is sent and
+once after it has arrived.
 
 Ring: each rank keeps its tokens, and keys and values go round; what a rank attends to in each step is joined by
 log-sum-exp. Every rank holds the same slice of every frame, so causal blocks, blocks left out and blocks that are
@@ -72,20 +72,14 @@ class GroupAttention:
         return out.transpose(1, 2)
 
     def _by_heads(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
-        """Without blocks every token sees every token, so they stay in the order in which they arrive."""
-        slices, ranks = self._slices, self._shape.ulysses
-        exchange = _Exchange(slices=slices, ulysses=ranks, call=call)
-        in_any_order = isinstance(self._alone, BlockCausalAttention) and call.span.block_size == 1
-        is_ordered = not in_any_order or slices.num_tokens < ranks * slices.width
+        ranks, num_queries = self._shape.ulysses, query.shape[1]
+        exchange = _Exchange(slices=self._slices, ulysses=ranks, call=call)
         parts = [_sent(tokens.unflatten(2, (ranks, -1)).permute(2, 0, 1, 3, 4)) for tokens in (query, key, value)]
-        arrived = [_arrived(part).transpose(0, 1).flatten(1, 2) for part in parts]
-        if is_ordered:
-            arrived = [exchange.whole(tokens, 0) for tokens in arrived]
+        query, key, value = (exchange.whole(_arrived(part).transpose(0, 1).flatten(1, 2), 0) for part in parts)
         del parts
-        out = self._alone.attend(*arrived, replace(call, tokens_per_frame=slices.num_tokens))
-        if is_ordered:
-            out = exchange.parted(out, 0, query.shape[1])
-        heads = _arrived(_sent(out.unflatten(1, (ranks, -1)).transpose(0, 1)))  # P B S h D
+        out = self._alone.attend(query, key, value, replace(call, tokens_per_frame=self._slices.num_tokens))
+        own = exchange.parted(out, 0, num_queries).unflatten(1, (ranks, -1)).transpose(0, 1)
+        heads = _arrived(_sent(own))  # P B S h D
         return heads.permute(1, 2, 0, 3, 4).flatten(2, 3)
 
 

@@ -41,16 +41,15 @@ def test_a_rank_of_a_group(name: str, task: str, mode: str, rank: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("block_size", "times"), [(1, 8), (25, 16)], ids=["any order", "order of frames"])
-def test_an_exchange_copies_each_tensor_once_and_once_more_for_the_order_of_frames(block_size: int, times: int) -> None:
+def test_an_exchange_copies_each_tensor_before_and_after_it() -> None:
     allow_fake_gpus()
     shape = GroupShape(ulysses=4)
     alone = BlockCausalAttention(BACKENDS["torch_flash"].make())
-    span, width = FrameSpan(start=0, stop=25, output_start=0, block_size=block_size), 510
+    span, width = FrameSpan(start=0, stop=25, output_start=0), 510
     call = AttentionCall(span=span, tokens_per_frame=width, cache=None, slot=(1, 0))
     with fake_group(shape, 0) as group, FAKE:
         states = torch.empty((1, 25 * width, 40, 128), dtype=torch.bfloat16, device="cuda")
         with DryRun() as counted:
             out = group.attention(alone, 4 * width).attend(states, states, states, call)
     assert out.shape == states.shape
-    assert counted.moved_bytes["elementwise"] == times * states.nbytes
+    assert counted.moved_bytes["elementwise"] == 4 * 2 * 2 * states.nbytes, "four tensors, each read and written twice"

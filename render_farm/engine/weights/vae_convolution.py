@@ -15,7 +15,7 @@ class OneCopyConvolution(WanCausalConv3d):
 
     def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
         """`x` (B C F H W) and the frames before it, (B C 1 H W) or (B C 2 H W)."""
-        left, right, top, bottom, before, _ = self._padding
+        left, right, top, bottom, before, _ = (int(side) for side in self._padding)
         if cache_x is None or not before:
             whole: Tensor = super().forward(x, cache_x)
             return whole
