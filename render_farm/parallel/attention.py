@@ -1,8 +1,9 @@
-"""Self-attention of a render group, through xfuser's `USP`: Ulysses, ring, and both.
+"""Self-attention of a render group: Ulysses, and through xfuser's `USP` ring, and both.
 
-Ulysses: one all-to-all gives each rank all tokens of its own heads; there the attention of one rank runs as it is, with
-its causal blocks and its cache of these heads; a second all-to-all gives the tokens back. Where queries are fewer than
-keys (the last layer of a pass that only reads some frames) they travel in exchanges of their own.
+Ulysses: exchanges give each rank all tokens of its own heads. There the attention of one rank runs as it is, with its
+causal blocks and its cache of these heads. Another exchange gives the tokens back. Its own code, because `USP` copies
+each tensor about four times, which takes as long as the exchange. Here a tensor is copied once before it is sent and
+once after it has arrived.
 
 Ring: each rank keeps its tokens, and keys and values go round; what a rank attends to in each step is joined by
 log-sum-exp. Every rank holds the same slice of every frame, so causal blocks, blocks left out and blocks that are
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._functional_collectives import AsyncCollectiveTensor, all_to_all_single
 
 from render_farm.engine.transformer.attention import (
     AttentionCall,
@@ -52,15 +54,13 @@ class GroupAttention:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
         assert call.tokens_per_frame == self._slices.width
-        exchange = _Exchange(slices=self._slices, ulysses=self._shape.ulysses, call=call)
-        inner: _UlyssesCall | _RingCall
         if self._shape.ring == 1:
-            inner = _UlyssesCall(alone=self._alone, exchange=exchange)
-        else:
-            assert isinstance(self._alone, BlockCausalAttention)
-            kernel: Any = self._alone.backend
-            backend = require_log_sum_exp(kernel, device=query.device, dtype=query.dtype, head_dim=query.shape[-1])
-            inner = _RingCall(backend=backend, exchange=exchange, ring=self._shape.ring, ring_rank=self._ring_rank)
+            return self._by_heads(query, key, value, call)
+        assert isinstance(self._alone, BlockCausalAttention)
+        kernel: Any = self._alone.backend
+        backend = require_log_sum_exp(kernel, device=query.device, dtype=query.dtype, head_dim=query.shape[-1])
+        exchange = _Exchange(slices=self._slices, ulysses=self._shape.ulysses, call=call)
+        inner = _RingCall(backend=backend, exchange=exchange, ring=self._shape.ring, ring_rank=self._ring_rank)
         out: Tensor = xfuser().usp.USP(
             query.transpose(1, 2),
             key.transpose(1, 2),
@@ -71,6 +71,28 @@ class GroupAttention:
         )
         return out.transpose(1, 2)
 
+    def _by_heads(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
+        ranks, num_queries = self._shape.ulysses, query.shape[1]
+        exchange = _Exchange(slices=self._slices, ulysses=ranks, call=call)
+        parts = [_sent(tokens.unflatten(2, (ranks, -1)).permute(2, 0, 1, 3, 4)) for tokens in (query, key, value)]
+        query, key, value = (exchange.whole(_arrived(part).transpose(0, 1).flatten(1, 2), 0) for part in parts)
+        del parts
+        out = self._alone.attend(query, key, value, replace(call, tokens_per_frame=self._slices.num_tokens))
+        own = exchange.parted(out, 0, num_queries).unflatten(1, (ranks, -1)).transpose(0, 1)
+        heads = _arrived(_sent(own))  # P B S h D
+        return heads.permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+
+def _sent(parts: Tensor) -> Tensor:
+    """Give part p of `parts` to rank p. The same shape comes back, of parts from all ranks, once it has `_arrived`."""
+    out: Tensor = all_to_all_single(parts.contiguous(), None, None, xfuser().sequence_groups.ULYSSES_PG)
+    return out
+
+
+def _arrived(parts: Tensor) -> Tensor:
+    out: Tensor = parts.wait() if isinstance(parts, AsyncCollectiveTensor) else parts
+    return out
+
 
 def _attend(
     query: Tensor,
@@ -79,56 +101,40 @@ def _attend(
     dropout_p: float,
     is_causal: bool,
     attention_kwargs: dict[str, Any] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """What `USP` calls after its exchange, on (B H S D): once, or once for every rank of the ring."""
+) -> tuple[Tensor, Tensor]:
+    """What `USP` calls after its exchange, on (B H S D): once for every rank of the ring."""
     assert attention_kwargs is not None and dropout_p == 0.0 and not is_causal
-    inner: _UlyssesCall | _RingCall = attention_kwargs[_BACKEND]
-    return inner(query, key, value)
+    inner: _RingCall = attention_kwargs[_BACKEND]
+    out, lse = inner(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return out.transpose(1, 2), lse.transpose(1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Exchange:
-    """What one call of `USP` is about, and how its tensors are ordered."""
+    """What one call is about, and how its tensors are ordered. `tokens` are (B S H D)."""
 
     slices: Slices
     ulysses: int
     call: AttentionCall
 
     def whole(self, tokens: Tensor, ring_rank: int) -> Tensor:
-        """Frames (B S H D) of the tokens (B H S D) that ring rank `ring_rank` brought together."""
+        """Frames of the tokens that ring rank `ring_rank` brought together."""
         num_real = self.num_tokens_of(ring_rank)
         return to_frames(tokens, num_ranks=self.ulysses, width=self.slices.width, num_real=num_real)
 
-    def parted(self, tokens: Tensor, ring_rank: int, like: Tensor) -> Tensor:
-        """The inverse of `whole`, with zeros for padding; of as many frames as `like` (B H S D)."""
+    def parted(self, tokens: Tensor, ring_rank: int, num_tokens: int) -> Tensor:
+        """The inverse of `whole`, with zeros for padding. `num_tokens` of its tokens are on each rank."""
         width = self.slices.width
         return from_frames(
             tokens,
             num_ranks=self.ulysses,
             width=width,
             num_real=self.num_tokens_of(ring_rank),
-            num_frames=like.shape[2] // (self.ulysses * width),
+            num_frames=num_tokens // width,
         )
 
     def num_tokens_of(self, ring_rank: int) -> int:
         return self.slices.num_real(ring_rank * self.ulysses, self.ulysses)
-
-
-@dataclass(kw_only=True)
-class _UlyssesCall:
-    """All tokens of some heads, and the attention of one rank for them."""
-
-    alone: SelfAttention
-    exchange: _Exchange
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
-        out = self.alone.attend(
-            self.exchange.whole(query, 0),
-            self.exchange.whole(key, 0),
-            self.exchange.whole(value, 0),
-            replace(self.exchange.call, tokens_per_frame=self.exchange.slices.num_tokens),
-        )
-        return self.exchange.parted(out, 0, query), None
 
 
 @dataclass(kw_only=True)
@@ -156,8 +162,9 @@ class _RingCall:
             out, lse = self._attend(
                 own, self.exchange.whole(key, source), self.exchange.whole(value, source), source, num_tokens
             )
-        parted = self.exchange.parted
-        return parted(out, self.ring_rank, query), parted(lse, self.ring_rank, query).squeeze(-1)
+        own_tokens = query.shape[1] // self.exchange.ulysses
+        out, lse = (self.exchange.parted(part, self.ring_rank, own_tokens) for part in (out, lse))
+        return out, lse.squeeze(-1)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, source: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The output (B Sq H D) and log-sum-exp (B Sq H 1) for the tokens of one ring rank; blocks as in

@@ -1,7 +1,7 @@
 """Measures the cost of a group's path on one rank, and the exactness of the attention backends on this machine.
 
-One worker renders without a group. Here it is made one of a single rank: xfuser's attention and groups, with nobody to
-exchange with. The extra time over the plain path is what every rank of a larger group pays before it sends anything.
+One worker renders without a group. Here it is made one of a single rank: a group's attention and exchanges, with nobody
+to exchange with. The extra time over the plain path is what every rank of a larger group pays before it sends anything.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def one_rank_lines(result: OneRankResult) -> Iterator[str]:
     yield f"{result.machine}, {result.dtype}, attention {result.attention}; {result.num_rounds} rounds in turns"
     yield f"{'without a group':<24} {result.plain_s:9.4f} s/step"
     yield (
-        f"{'group of one, by xfuser':<24} {result.group_s:9.4f} s/step: {result.lost:+.1%} "
+        f"{'group of one':<24} {result.group_s:9.4f} s/step: {result.lost:+.1%} "
         f"(bar: less than +{MOST_LOST:.0%}, {holds}), CPU time {result.cpu_lost:+.1%}; "
         f"difference {result.largest_difference:.1e}"
     )

@@ -42,8 +42,8 @@ class Slices:
 
 
 def to_frames(tokens: Tensor, *, num_ranks: int, width: int, num_real: int) -> Tensor:
-    """From (B, H, P * F * N, D), ordered (rank, frame, token), to whole frames (B, F * num_real, H, D)."""
-    parts: Tensor = tokens.unflatten(2, (num_ranks, -1, width)).permute(0, 3, 2, 4, 1, 5)  # B F P N H D
+    """From (B, P * F * N, H, D), ordered (rank, frame, token), to whole frames (B, F * num_real, H, D)."""
+    parts: Tensor = tokens.unflatten(1, (num_ranks, -1, width)).transpose(1, 2)  # B F P N H D
     return parts.flatten(2, 3)[:, :, :num_real].flatten(1, 2)
 
 
@@ -53,5 +53,5 @@ def from_frames(tokens: Tensor, *, num_ranks: int, width: int, num_real: int, nu
     missing = num_ranks * width - num_real
     if missing:
         frames = torch.cat((frames, frames.new_zeros((*frames.shape[:2], missing, *frames.shape[3:]))), dim=2)
-    parts: Tensor = frames.unflatten(2, (num_ranks, width))  # B F P N H D
-    return parts.permute(0, 4, 2, 1, 3, 5).flatten(2, 4)
+    parts: Tensor = frames.unflatten(2, (num_ranks, width)).transpose(1, 2)  # B P F N H D
+    return parts.flatten(1, 3)

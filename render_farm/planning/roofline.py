@@ -41,8 +41,8 @@ class Gpu:
     """To other GPUs of the node."""
     exchange_s: float = 3.5e-5
     forming_s: float = NVLINK_NODE.forming_s
-    exchange_traffic: int = 32
-    """The same as `layer_traffic` for packing what a group exchanges."""
+    exchange_traffic: int = 16
+    """The same as `layer_traffic` for packing what Ulysses exchanges. A test counts it."""
 
     def matrix_rate(self, width: int) -> float:
         return self.matrix if width >= _WIDE else self.narrow_matrix

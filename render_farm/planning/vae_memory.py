@@ -42,7 +42,7 @@ class _Block:
     num_held: int
     """Tensors of its input's size that are alive all through: its shortcut, and in the decoder its level's input."""
     has_history: bool = True
-    """Whether frames were cached before this call; the first call pads with zeros instead."""
+    """Whether frames were cached before this call."""
 
     @property
     def cache_bytes(self) -> int:
@@ -50,9 +50,8 @@ class _Block:
 
     @property
     def working_bytes(self) -> int:
-        """A convolution's input, its new cache entry, the input with the cached frames before it, and that padded."""
-        padded = self.num_frames + _KEPT_FRAMES
-        copies = self.num_frames + self._num_kept + padded + (padded if self.has_history else 0)
+        """A convolution's input, its new cache entry, the padded input with the cached frames before it, its output."""
+        copies = (3 if self.has_history else 2) * self.num_frames + self._num_kept + _KEPT_FRAMES
         held = self.num_held * max(self.inputs, self.outputs) * self.num_frames
         return (held + max(self.inputs, self.outputs) * copies) * self.num_pixels * _FLOAT32
 

@@ -1,9 +1,11 @@
-"""Fetching a model's files from S3, by fsspec as the project does it, and by obstore: CPU seconds of the client per GB.
+"""Fetching a model's files from S3, by fsspec as the project does it, by obstore, and by runai-model-streamer: CPU
+seconds of the client per GB.
 
-    python -m tests.benchmarks.model_fetch [--gb 0.5] [--rounds 3] [--obstore PYTHON]
+    python -m tests.benchmarks.model_fetch [--gb 4] [--files 40] [--rounds 3] [--others PYTHON]
 
-The server is a process of its own, whose CPU time is not counted. It is slow, so wall seconds say little. `--obstore`
-is a Python that has the package obstore, on which the project does not depend.
+The server is a process of its own, whose CPU time is not counted. It is slow, and reads a whole file for each part of
+it, so wall seconds say little. `--others` is a Python that has obstore, runai-model-streamer and
+runai-model-streamer-s3, on which the project does not depend.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-_NUM_FILES = 4
+_AT_ONCE = 4
+_PATIENCE_S = 900.0
 _BLOCK_BYTES = 32 << 20
 Sizes = dict[str, int]
 
@@ -51,11 +54,40 @@ def by_obstore(bucket: str, sizes: Sizes, folder: Path) -> None:
                 handle.write(block)
                 digest.update(block)
 
-    with ThreadPoolExecutor(max_workers=_NUM_FILES) as threads:
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as threads:
         list(threads.map(fetch, sizes))
 
 
-CLIENTS: dict[str, Callable[[str, Sizes, Path], None]] = {"fsspec": by_fsspec, "obstore": by_obstore}
+def by_runai(bucket: str, sizes: Sizes, folder: Path) -> None:
+    """The same blocks. They come in any order, so a file is hashed when it is whole."""
+    os.environ |= {
+        "RUNAI_STREAMER_CONCURRENCY": str(_AT_ONCE),
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+        "RUNAI_STREAMER_S3_REQUEST_TIMEOUT_MS": "300000",  # else it gives up on a server as slow as this one
+    }
+    from runai_model_streamer import FileStreamer  # type: ignore[import-not-found]
+    from runai_model_streamer.file_streamer import FileChunks  # type: ignore[import-not-found]
+
+    paths, requests = list(sizes), []
+    for number, path in enumerate(paths):
+        starts = range(0, sizes[path], _BLOCK_BYTES)
+        blocks = [min(_BLOCK_BYTES, sizes[path] - start) for start in starts]
+        requests.append(FileChunks(number, f"s3://{bucket}/{path}", list(starts), blocks))
+    files = [os.open(folder / path, os.O_RDWR | os.O_CREAT) for path in paths]
+    with FileStreamer() as streamer:
+        streamer.stream_files(requests, memory_limit=2 * _AT_ONCE * _BLOCK_BYTES, owned=False)
+        for number, block, content in streamer.get_chunks():
+            os.pwrite(files[number], content.numpy(), block * _BLOCK_BYTES)
+    for descriptor in files:
+        with open(descriptor, "rb") as file:
+            hashlib.file_digest(file, "sha256")
+
+
+CLIENTS: dict[str, Callable[[str, Sizes, Path], None]] = {
+    "fsspec": by_fsspec,
+    "obstore": by_obstore,
+    "runai-model-streamer": by_runai,
+}
 
 
 def fetch_once(client: str, bucket: str, sizes: Sizes) -> dict[str, float]:
@@ -63,6 +95,7 @@ def fetch_once(client: str, bucket: str, sizes: Sizes) -> dict[str, float]:
     first = min(sizes, key=sizes.__getitem__)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         CLIENTS[client](bucket, {first: sizes.pop(first)}, Path(folder))
+        assert [path.stat().st_size for path in Path(folder).iterdir()] == [1]
         started, cpu_s = time.perf_counter(), time.process_time()
         CLIENTS[client](bucket, sizes, Path(folder))
         return {"cpu_s": time.process_time() - cpu_s, "wall_s": time.perf_counter() - started}
@@ -71,8 +104,10 @@ def fetch_once(client: str, bucket: str, sizes: Sizes) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=0.5)
+    parser.add_argument("--files", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--obstore", default=sys.executable, help="a Python that has obstore")
+    parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
+    parser.add_argument("--others", default=sys.executable, help="a Python that has the other clients")
     parser.add_argument("--fetch", nargs=3, metavar=("CLIENT", "BUCKET", "SIZES"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.fetch:
@@ -82,18 +117,21 @@ def main() -> None:
     from tests.helpers.fixtures_s3 import start_s3_server
 
     server = start_s3_server()
-    bucket, size = server.new_bucket(), int(given.gb * 1e9) // _NUM_FILES
-    sizes = {f"{number}.safetensors": size for number in range(_NUM_FILES)} | {"first": 1}
+    bucket, size = server.new_bucket(), int(given.gb * 1e9) // given.files
+    sizes = {f"{number}.safetensors": size for number in range(given.files)} | {"first": 1}
+    s3, content = server.client(), os.urandom(size)
     for name, num_bytes in sizes.items():
-        server.client().put_object(Bucket=bucket, Key=name, Body=os.urandom(num_bytes))
-    found: dict[str, list[dict[str, Any]]] = {client: [] for client in CLIENTS}
-    pythons = {"fsspec": sys.executable, "obstore": shutil.which(given.obstore) or given.obstore}
+        s3.put_object(Bucket=bucket, Key=name, Body=content[:num_bytes])
+    found: dict[str, list[dict[str, Any]]] = {client: [] for client in given.clients}
+    others = shutil.which(given.others) or given.others
     for _ in range(given.rounds):
         for client, runs in found.items():
-            command = [pythons[client], "-m", "tests.benchmarks.model_fetch"]
+            command = [sys.executable if client == "fsspec" else others, "-m", "tests.benchmarks.model_fetch"]
             command += ["--fetch", client, bucket, json.dumps(sizes)]
-            done = subprocess.run(command, env={**os.environ, **server.env}, check=True, capture_output=True, text=True)
-            runs.append(json.loads(done.stdout))
+            environment = {**os.environ, **server.env}
+            done = subprocess.check_output(command, env=environment, text=True, timeout=_PATIENCE_S)
+            runs.append(json.loads(done))
+            print(client, done.strip(), file=sys.stderr, flush=True)
     server.process.kill()
     print(f"| client | CPU seconds per GB | wall seconds of {given.gb:g} GB | rounds |\n|---|---|---|---|")
     for client, runs in found.items():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from render_farm.engine.transformer.attention import AttentionCall, BlockCausalAttention
+from render_farm.engine.transformer.attention_backends import BACKENDS
+from render_farm.engine.transformer.span import FrameSpan
 from render_farm.planning.group_cost import rank_bytes, step_work
 from render_farm.planning.groups import GroupShape
 from render_farm.planning.memory import Shares, activation_bytes, window_cache_bytes
-from tests.helpers.dry_run import LAYERS, dry_run, fake_group, fake_transformer, film
+from tests.helpers.dry_run import FAKE, LAYERS, DryRun, allow_fake_gpus, dry_run, fake_group, fake_transformer, film
 
 EIGHT = GroupShape(cfg=2, ulysses=4)
 CASES = [
@@ -34,3 +38,18 @@ def test_a_rank_of_a_group(name: str, task: str, mode: str, rank: int) -> None:
         assert counted.sent["all_to_all_single"] * others == num_steps * sent["ulysses"] * EIGHT.ulysses
         assert counted.sent["all_gather_into_tensor"] == num_steps * sent["first_layer"]
         assert counted.sent["_allgather_base_"] * (EIGHT.size - 1) == num_steps * sent["predictions"]
+
+
+@pytest.mark.slow
+def test_an_exchange_copies_each_tensor_before_and_after_it() -> None:
+    allow_fake_gpus()
+    shape = GroupShape(ulysses=4)
+    alone = BlockCausalAttention(BACKENDS["torch_flash"].make())
+    span, width = FrameSpan(start=0, stop=25, output_start=0), 510
+    call = AttentionCall(span=span, tokens_per_frame=width, cache=None, slot=(1, 0))
+    with fake_group(shape, 0) as group, FAKE:
+        states = torch.empty((1, 25 * width, 40, 128), dtype=torch.bfloat16, device="cuda")
+        with DryRun() as counted:
+            out = group.attention(alone, 4 * width).attend(states, states, states, call)
+    assert out.shape == states.shape
+    assert counted.moved_bytes["elementwise"] == 4 * 2 * 2 * states.nbytes, "four tensors, each read and written twice"

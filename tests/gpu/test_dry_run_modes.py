@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -13,69 +11,45 @@ from render_farm.engine.lora.weights import Lora, LowRank
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.offloading import convert_weights, place
 from render_farm.memory_mode import parse_memory
-from render_farm.planning import FilmPlan
 from render_farm.planning.memory import activation_bytes
 from render_farm.planning.memory_modes import transformer_bytes
-from render_farm.planning.model_sizes import ModelSizes
-from tests.helpers.dry_run import LAYERS, DryRun, dry_run, fake_transfers, fake_transformer, film
+from tests.helpers.dry_run import LAYERS, dry_run, fake_transfers, fake_transformer, film
 
 GPU = torch.device("cuda", 0)
 """A fake GPU knows no present device, so one without a number is another one, and tensors are copied to it."""
 PLACEMENTS = ("resident", "offload_block", "offload_leaf", "offload_disk")
-LORA_MODES, RANK = ("resident", "offload_block", "offload_leaf", "resident+fp8_cast"), 64
 MODES = [*PLACEMENTS, *(f"{placement}+fp8_cast" for placement in PLACEMENTS)]
+LORA_MODES, RANK = ("resident", "offload_block", "offload_leaf", "resident+fp8_cast"), 64
 
 
-def placed(memory: str) -> Callable[[FrameTransformer], None]:
-    """As the engine brings weights, which lie on the CPU, into a mode."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("memory", "rank"),
+    [*((mode, 0) for mode in MODES), *(pytest.param(mode, RANK, id=f"{mode}, lora") for mode in LORA_MODES)],
+)
+@pytest.mark.parametrize("name", ["df-1.3b-540p", "i2v-14b-720p"])
+def test_a_window_in_a_memory_mode(name: str, memory: str, rank: int) -> None:
+    plan, sizes = film(name, "t2v" if name[0] == "d" else "i2v", "synchronous")
+    mode, adapters = parse_memory(memory), Adapters(device=GPU, dtype=torch.bfloat16)
 
     def prepare(model: FrameTransformer) -> None:
-        mode = parse_memory(memory)
+        """As the engine brings weights, which lie on the CPU, into a mode."""
         convert_weights(model, mode.weights, device=GPU)
         place(model, mode.placement, device=GPU)
-
-    return prepare
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("memory", MODES)
-@pytest.mark.parametrize("name", ["df-1.3b-540p", "i2v-14b-720p"])
-def test_a_window_in_a_memory_mode(name: str, memory: str) -> None:
-    plan, sizes = film(name, "t2v" if name[0] == "d" else "i2v", "synchronous")
-    with fake_transfers():
-        counted = dry_run(fake_transformer(name, num_layers=LAYERS, device="cpu"), plan, prepare=placed(memory))
-    check(plan, sizes, memory, counted, adapter_bytes=0)
-
-
-def adapters(model: FrameTransformer, num_ranks: int) -> Adapters:
-    """A LoRA on each linear layer of `model`."""
-    layers = {
-        name: LowRank(down=torch.empty(num_ranks, inputs), up=torch.empty(outputs, num_ranks), scale=1.0)
-        for name, (outputs, inputs) in linear_shapes(model).items()
-    }
-    found = Adapters(device=GPU, dtype=torch.bfloat16)
-    found.use(model, [WeightedLora(lora=Lora(sha256="a", layers=layers), weight=1.0)])
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("memory", LORA_MODES)
-@pytest.mark.parametrize("name", ["df-1.3b-540p", "i2v-14b-720p"])
-def test_a_window_with_loras(name: str, memory: str) -> None:
-    plan, sizes = film(name, "t2v" if name[0] == "d" else "i2v", "synchronous")
-    attached: list[Adapters] = []
-
-    def prepare(model: FrameTransformer) -> None:
-        placed(memory)(model)
-        attached.append(adapters(model, RANK))
+        if rank:
+            adapters.use(model, [WeightedLora(lora=lora_on_every_layer(model, rank), weight=1.0)])
 
     with fake_transfers():
         counted = dry_run(fake_transformer(name, num_layers=LAYERS, device="cpu"), plan, prepare=prepare)
-    check(plan, sizes, memory, counted, adapter_bytes=attached[0].num_bytes)
-
-
-def check(plan: FilmPlan, sizes: ModelSizes, memory: str, counted: DryRun, *, adapter_bytes: int) -> None:
-    expected = transformer_bytes(sizes.transformer, parse_memory(memory), 2) + adapter_bytes
-    expected += activation_bytes(plan, 0, sizes.transformer)
-    print(f"{plan.spec.name} {memory}: peak {counted.peak_bytes / 1e9:.3f} GB, expected {expected / 1e9:.3f}")
+    expected = transformer_bytes(sizes.transformer, mode, 2) + activation_bytes(plan, 0, sizes.transformer)
+    expected += adapters.num_bytes
+    print(f"{name} {memory}: peak {counted.peak_bytes / 1e9:.3f} GB, expected {expected / 1e9:.3f}")
     assert expected == pytest.approx(counted.peak_bytes, rel=0.05)
+
+
+def lora_on_every_layer(model: FrameTransformer, rank: int) -> Lora:
+    layers = {
+        name: LowRank(down=torch.empty(rank, inputs), up=torch.empty(outputs, rank), scale=1.0)
+        for name, (outputs, inputs) in linear_shapes(model).items()
+    }
+    return Lora(sha256="a", layers=layers)

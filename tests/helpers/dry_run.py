@@ -37,6 +37,7 @@ from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.engine.transformer.group import RenderGroup
 from render_farm.engine.transformer.transformer import EAGER, FrameTransformer, Regions
 from render_farm.engine.weights.transformer_loading import restore_positions
+from render_farm.engine.weights.vae_convolution import copy_once
 from render_farm.models import FULL, PRESETS
 from render_farm.parallel import GroupShape, ParallelGroup, ProcessGroups, Rendezvous, Seat, process_group
 from render_farm.planning import FilmPlan, plan_film, spec_of_preset
@@ -69,7 +70,7 @@ class DryRun(LiveMemory):
         )
         if func.namespace in ("c10d", "_c10d_functional"):
             self.sent[name] += min((tensor.nbytes for tensor in given), default=0)
-        elif given and func.namespace == "aten" and not func.is_view:
+        elif given and func.namespace == "aten" and not func.is_view and name != "_unsafe_view":
             kind = "elementwise"
             if func._overloadpacket in flop_registry:
                 kind = "attention" if "attention" in name else "matrix"
@@ -99,6 +100,7 @@ def fake_vae() -> AutoencoderKLWan:
     with torch.device("meta"):
         vae = AutoencoderKLWan().eval().requires_grad_(False)
     _make_fake(vae, torch.float32, "cuda")
+    copy_once(vae)
     return vae
 
 

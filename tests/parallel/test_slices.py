@@ -26,8 +26,8 @@ def test_slices_hold_every_token_once(num_tokens: int, num_ranks: int) -> None:
 def test_frames_are_put_together_and_taken_apart(num_tokens: int, num_ranks: int) -> None:
     slices = Slices(num_tokens=num_tokens, num_ranks=num_ranks)
     frames = torch.randn(1, 5, num_tokens, 2, 3)  # B F S H D
-    parts = [slices.take(frames, rank, 2).flatten(1, 2).transpose(1, 2) for rank in range(num_ranks)]
-    arrived = torch.cat(parts, dim=2)  # B H (P F N) D, as an exchange leaves it
+    parts = [slices.take(frames, rank, 2).flatten(1, 2) for rank in range(num_ranks)]
+    arrived = torch.cat(parts, dim=1)  # B (P F N) H D, as an exchange leaves it
     ordering = {"num_ranks": num_ranks, "width": slices.width, "num_real": num_tokens}
     whole = to_frames(arrived, **ordering)
     assert torch.equal(whole, frames.flatten(1, 2))

@@ -48,11 +48,12 @@ def plan_compilation(asked: str, device: torch.device, mode: MemoryMode) -> Comp
     """The decision for `asked` (`auto`, `on` or `off`) and weights in `mode`.
 
     `auto` compiles on CUDA only: on a CPU matrix products and attention are nine tenths of the time. Weights that are
-    fetched or cast as they are used have hooks around their modules, which are left alone.
+    fetched as they are used have hooks around their modules, which are left alone, as are torchao's.
     """
     if asked == "off":
         return CompilePlan(compiles=False, reason="as asked")
-    if mode.placement not in (Placement.AUTO, Placement.RESIDENT) or mode.weights is not WeightForm.FULL:
+    is_plain = mode.weights in (WeightForm.FULL, WeightForm.FP8_CAST)
+    if mode.placement not in (Placement.AUTO, Placement.RESIDENT) or not is_plain:
         return CompilePlan(compiles=False, reason=f"weights are {mode}")
     if asked == "on":
         return CompilePlan(compiles=True, reason="as asked")

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.transformer_loading import read_transformer
+from render_farm.engine.weights.vae_convolution import copy_once
 from render_farm.errors import ModelError
 
 
@@ -36,6 +37,7 @@ def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) 
 def load_vae(folder: Path, *, device: torch.device) -> AutoencoderKLWan:
     """The video autoencoder, always float32."""
     vae: AutoencoderKLWan = _load(AutoencoderKLWan, folder, "vae", device, torch_dtype=torch.float32)
+    copy_once(vae)
     return vae
 
 

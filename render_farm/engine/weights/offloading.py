@@ -1,7 +1,7 @@
 """The denoiser's weights in a memory mode: what form they have, and where they lie between their uses.
 
-Offloading and casting are diffusers' hooks on the model's own modules (`apply_group_offloading`,
-`enable_layerwise_casting`), quantised matrices are torchao's; none of them knows our forward, nor it them.
+Offloading, and casting outside the blocks, are diffusers' hooks on the model's own modules (`apply_group_offloading`,
+`enable_layerwise_casting`). Quantised matrices are torchao's. None of them knows our forward, nor it them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 from diffusers.hooks import HookRegistry
-from torch import nn
+from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.errors import MemoryModeError
@@ -25,7 +27,20 @@ _TYPES = {
     Placement.OFFLOAD_LEAF: "leaf_level",
     Placement.OFFLOAD_DISK: "block_level",
 }
+_FLOAT8 = torch.float8_e4m3fn
 _OFFLOADING_HOOKS = ("group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker")
+
+
+class CastLinear(nn.Linear):
+    """A layer stored as float8, multiplied in the dtype of its input.
+
+    The numbers of diffusers' hook, which a compiled region could not hold: it casts parameters to and fro.
+    """
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`states` (... I) to (... O)."""
+        bias = None if self.bias is None else self.bias.to(states.dtype)
+        return linear(states, self.weight.to(states.dtype), bias)
 
 
 def check_mode(mode: MemoryMode) -> None:
@@ -43,7 +58,11 @@ def convert_weights(model: FrameTransformer, form: WeightForm, *, device: torch.
     Layers that diffusers keeps out of casting (embeddings, norms) stay as they are.
     """
     if form is WeightForm.FP8_CAST:
-        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=model.dtype)
+        outside = (*DEFAULT_SKIP_MODULES_PATTERN, "blocks")
+        model.enable_layerwise_casting(_FLOAT8, compute_dtype=model.dtype, skip_modules_pattern=outside)
+        for layer in model.blocks.modules():
+            if type(layer) is nn.Linear:
+                layer.to(_FLOAT8).__class__ = CastLinear
     elif form is not WeightForm.FULL:
         _quantise(model, form, device)
 

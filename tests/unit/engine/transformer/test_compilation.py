@@ -56,6 +56,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture
 def graphs(engine: Engine) -> list[int]:
+    return compiled_graphs(engine)
+
+
+def compiled_graphs(engine: Engine) -> list[int]:
     """How often a graph of the engine's blocks is handed to the compiler; captured as always, then run as it is."""
     count = [0]
 
@@ -85,6 +89,19 @@ def test_the_film_is_the_same_and_nothing_is_compiled_anew_for_another_layer_seg
     for film, video in zip(FILMS, compiled, strict=True):
         eager = engine.render(make_job(**film)).latents
         assert (eager - video.latents).abs().max() <= rounding_of_film(engine, video)
+
+
+@pytest.mark.slow
+def test_weights_that_are_cast_as_they_are_used_are_part_of_what_is_compiled(tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path)
+    engine = load_engine(tmp_path, device="cpu", dtype="bfloat16", options=EngineOptions(compile="off"))
+    job = make_job(**FILMS[2], memory="resident+fp8_cast")
+    eager = engine.render(job).latents
+    graphs = compiled_graphs(engine)
+    with torch.inference_mode():
+        assert torch.equal(engine.render(job).latents, eager)
+    assert graphs[0] == 3
+    assert engine.transformer.blocks[0].attn1.to_q.weight.dtype == torch.float8_e4m3fn
 
 
 @pytest.mark.slow
@@ -162,8 +179,9 @@ def test_auto_is_off_on_the_cpu_and_on_on_a_gpu() -> None:
     mode, names = MemoryMode(), ("auto", "on", "off")
     assert [plan_compilation(asked, cpu, mode).compiles for asked in names] == [False, True, False]
     assert [plan_compilation(asked, gpu, mode).compiles for asked in names] == [True, True, False]
-    offloaded = parse_memory("offload_block")
-    assert not any(plan_compilation(asked, gpu, offloaded).compiles for asked in names)
+    assert plan_compilation("auto", gpu, parse_memory("fp8_cast")).compiles
+    for memory in ("offload_block", "offload_block+fp8_cast", "fp8", "int8"):
+        assert not any(plan_compilation(asked, gpu, parse_memory(memory)).compiles for asked in names)
     with pytest.raises(UsageError, match="compile must be one of auto, on, off, got 'maybe'"):
         load_settings(environment={"RENDER_FARM_ENGINE_COMPILE": "maybe"})
 
