@@ -54,7 +54,7 @@ def submit(
         with_code: whether this render_farm travels with the job, for a cluster that has another version or none.
 
     Returns:
-        The job's id, the job server's address, and whether the job was there already.
+        The ids of the run and of its job, the job server's address, and whether the job was there already.
 
     Raises:
         UsageError: no job server answers, or it refuses the job.

@@ -64,8 +64,7 @@ def test_a_run_is_submitted_and_watched_from_python(ray_head, tmp_path: Path) ->
 
     output = str(tmp_path / "films")
     request = RunRequest(output=output, prompt="a red circle", overrides=SMALL, device="cpu", num_workers=1)
-    done = submit(request, address=ray_head.job_server)
-    run_id = done.job_id.rpartition("-")[0]
+    run_id = submit(request, address=ray_head.job_server).run_id
     films.wait_for(lambda: (tmp_path / "films/_runs" / run_id).exists(), timeout_s=200, what="the run's folder")
     films.wait_for(lambda: run_status(run_id, output=output).is_over, timeout_s=200, what="the run's end")
     assert run_status(run_id, output=output).jobs == {"done": 1}

@@ -62,7 +62,7 @@ def test_a_submitted_prompt_travels_as_a_manifest_with_every_column(
         file.write_bytes(submission.files["farm.toml"])
         settings = load_settings(file=str(file), environment=dict(submission.environment))
         sent.append((submission, address, (job, settings)))
-        return Submitted(job_id="a-1", dashboard="http://head:8265", joined=False)
+        return Submitted(run_id="a", job_id="a-1", dashboard="http://head:8265", joined=False)
 
     monkeypatch.setattr(api.ray_job, "submit", take)
     request = RunRequest(

@@ -61,7 +61,10 @@ class Submission:
 class Submitted:
     """The job that renders the run."""
 
+    run_id: str
+    """The run's, for `run_status` and the verbs."""
     job_id: str
+    """The Ray Job's."""
     dashboard: str
     """Of the cluster's job server."""
     joined: bool
@@ -89,7 +92,7 @@ def submit(submission: Submission, address: str | None) -> Submitted:
             jobs = _jobs_of(client, submission.run_id)
         for job in jobs.values():
             if not job.status.is_terminal() and (job.metadata or {}).get("output") == submission.output:
-                return Submitted(job_id=job.submission_id, dashboard=dashboard, joined=True)
+                return Submitted(run_id=submission.run_id, job_id=job.submission_id, dashboard=dashboard, joined=True)
         number = max(jobs, default=0) + 1
         job_id = f"{submission.run_id}-{number}"
         with _working_dir(submission) as folder, _translated_errors(dashboard):
@@ -111,7 +114,7 @@ def submit(submission: Submission, address: str | None) -> Submitted:
                 else:  # someone else submitted it in this moment: look again
                     tries -= 1
             else:
-                return Submitted(job_id=job_id, dashboard=dashboard, joined=False)
+                return Submitted(run_id=submission.run_id, job_id=job_id, dashboard=dashboard, joined=False)
     raise UsageError(f"the job server at {dashboard} does not take run {submission.run_id}: {refused[-400:]}")
 
 

@@ -28,7 +28,7 @@ def sent(monkeypatch):
 
     def take(submission, address):
         found.append((submission, address))
-        return farm_submit.Submitted(job_id="a-1", dashboard="http://head:8265", joined=False)
+        return farm_submit.Submitted(run_id="a", job_id="a-1", dashboard="http://head:8265", joined=False)
 
     monkeypatch.setattr(farm_submit, "submit", take)
     for name in ("RENDER_FARM_OUTPUT", "RENDER_FARM_CONFIG"):
@@ -76,7 +76,7 @@ def test_a_folder_of_parts_goes_along_as_one_file(sent, tmp_path):
 def test_rays_own_commands_are_told_of_a_token_that_was_found_here(sent, tmp_path, monkeypatch):
     def with_token(submission, address):
         os.environ["RAY_AUTH_MODE"] = "token"
-        return farm_submit.Submitted(job_id="a-1", dashboard="http://head:8265", joined=False)
+        return farm_submit.Submitted(run_id="a", job_id="a-1", dashboard="http://head:8265", joined=False)
 
     path = tmp_path / "films.parquet"
     write_manifest(str(path), [RenderJob(job_id="a", prompt="p")])

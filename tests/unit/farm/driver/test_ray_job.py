@@ -117,7 +117,8 @@ def test_a_cluster_that_has_only_just_started_is_waited_for(monkeypatch):
     submission = farm_submit.Submission(run_id="r", output="s3://b", manifest=None, arguments=("render",))
     _StartingJobServer.refusals += ["No available agent to submit job, please try again later."] * 3
     try:
-        assert farm_submit.submit(submission, address).job_id == "r-1"
+        done = farm_submit.submit(submission, address)
+        assert (done.run_id, done.job_id) == (submission.run_id, "r-1")
         _StartingJobServer.refusals += ["the disk is full"]
         with pytest.raises(UsageError, match="the disk is full"):
             farm_submit.submit(submission, address)
