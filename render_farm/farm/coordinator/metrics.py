@@ -57,8 +57,8 @@ class FarmMetrics:
         """When the films were added that no worker has started yet."""
         self._steps: dict[str, int] = {}
         """Steps that are counted already, by run."""
-        self._named: dict[str, bool] = {}
-        """Whether a run is at work, by address, as far as it was reported."""
+        self._named: set[str] = set()
+        """Addresses of the runs that were reported by name."""
         self._sampled_s = -_SAMPLE_EVERY_S
 
     # --- what happens ---
@@ -157,11 +157,10 @@ class FarmMetrics:
 
     def _name_runs(self, going_on: Sequence[OwnedRun]) -> None:
         at_work = {f"{run.progress.spec.output}/{RunKeys(run_id=run.progress.spec.run_id).folder}" for run in going_on}
-        for run in [*self._named, *sorted(at_work - self._named.keys())]:
-            is_known, is_at_work = run in self._named, run in at_work
-            if (is_known or len(self._named) < MOST_RUNS_NAMED) and self._named.get(run) is not is_at_work:
-                self._named[run] = is_at_work
-                self._sink.set(RUN_AT_WORK, int(is_at_work), run=run)
+        unnamed = sorted(at_work - self._named)
+        self._named.update(unnamed[: MOST_RUNS_NAMED - len(self._named)])
+        for run in self._named:  # each time, because Ray may lose what was set before its exporter was there
+            self._sink.set(RUN_AT_WORK, int(run in at_work), run=run)
 
     def _report_runs(self, going_on: Sequence[OwnedRun], snapshots: Sequence[RunSnapshot]) -> None:
         states = Counter("paused" if run.control.paused else str(run.progress.state) for run in going_on)
