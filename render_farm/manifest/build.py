@@ -10,7 +10,7 @@ from render_farm.errors import InvalidJobError, ManifestError, UsageError
 from render_farm.job import RenderJob, default_seed
 from render_farm.manifest.duplicates import DuplicateFinder
 from render_farm.manifest.files import resolve_uri
-from render_farm.manifest.limits import LIMITS, ManifestLimits
+from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.manifest.reader import duplicate_line, problems_error
 from render_farm.manifest.rows import Row
 from render_farm.manifest.sources.read import read_source
@@ -68,6 +68,11 @@ def _check(source: str, num_seeds: int | None, limits: ManifestLimits) -> tuple[
     num_jobs, prompt_lists, place = 0, False, "line"
     for row in read_source(source, limits):
         num_jobs += 1
+        if num_jobs * (num_seeds or 1) > limits.max_rows:
+            raise ManifestError(
+                f"{shown_uri(source)}: has jobs for more than {limits.max_rows:,} rows",
+                advice=f"split it, give fewer --seeds, {raising('max_rows')}",
+            )
         problems += row.lines
         place = row.place
         if row.job_id:
@@ -75,10 +80,10 @@ def _check(source: str, num_seeds: int | None, limits: ManifestLimits) -> tuple[
         if row.job is not None:
             prompt_lists |= not isinstance(row.job.prompt, str)
             problems += _variant_problems(row, num_seeds)
-    repeated = finder.find(lambda: _ids(source))
+    repeated = finder.find(lambda: _ids(source, limits))
     problems += [duplicate_line(number, earlier, job_id, place) for number, earlier, job_id in repeated]
     if problems:
-        raise problems_error(source, problems)
+        raise problems_error(source, problems, limits)
     if not num_jobs:
         raise ManifestError(f"{shown_uri(source)}: has no jobs")
     return num_jobs, prompt_lists
@@ -94,8 +99,8 @@ def _variant_problems(row: Row, num_seeds: int | None) -> list[str]:
     return []
 
 
-def _ids(source: str) -> Iterator[tuple[int, str]]:
-    return ((row.number, row.job_id) for row in read_source(source) if row.job_id)
+def _ids(source: str, limits: ManifestLimits) -> Iterator[tuple[int, str]]:
+    return ((row.number, row.job_id) for row in read_source(source, limits) if row.job_id)
 
 
 def _job(row: Row) -> RenderJob:

@@ -32,7 +32,7 @@ class ManifestLimits(Table):
     )
     max_cell_bytes: int = setting(64 << 20, "Size of a cell of a CSV file.", unit="bytes", limits=_POSITIVE)
     max_document_bytes: int = setting(
-        32 << 20, "Size of a JSON or YAML document, which is read whole.", unit="bytes", limits=_POSITIVE
+        32 << 20, "Size of a JSON or YAML document, or of a line of other text.", unit="bytes", limits=_POSITIVE
     )
     max_document_values: int = setting(
         500_000, "Texts, numbers, lists and mappings in a YAML document.", limits=_POSITIVE

@@ -9,7 +9,7 @@ Three ways in:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,10 +57,10 @@ class ManifestReport:
         return self.fatal + self.row_problems
 
 
-def problems_error(uri: str, problems: Iterable[str]) -> ManifestError:
+def problems_error(uri: str, problems: Sequence[str], limits: ManifestLimits = LIMITS) -> ManifestError:
     """The error that lists `problems` of the manifest or source at `uri`."""
-    lines = tuple(problems)
-    return ManifestError(f"{shown_uri(uri)}: {len(lines)} problem{'s' if len(lines) != 1 else ''}", problems=lines)
+    counted = f"{len(problems):,} problem{'s' if len(problems) != 1 else ''}"
+    return ManifestError(f"{shown_uri(uri)}: {counted}", problems=tuple(_cut(problems, limits)))
 
 
 def read_manifest(
@@ -109,7 +109,7 @@ def load_manifest(
     repeated = list(finder.find(lambda: ((row.number, row.job_id) for row in rows if row.job_id)))
     bad = [line for row in rows for line in row.lines] if strict else []
     if repeated or bad:
-        raise problems_error(uri, _cut([duplicate_line(*found) for found in repeated] + bad, limits))
+        raise problems_error(uri, [duplicate_line(*found) for found in repeated] + bad, limits)
     for number, earlier in case_twins((row.number, row.job_id) for row in rows if row.job_id):
         rows[number - 1] = replace(rows[number - 1], case_twin=earlier)
     return rows
@@ -179,7 +179,7 @@ def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, s
                     yield number, job_id
 
 
-def _cut(lines: list[str], limits: ManifestLimits) -> list[str]:
+def _cut(lines: Sequence[str], limits: ManifestLimits) -> Sequence[str]:
     """`lines`, as many as anybody reads."""
     more = len(lines) - limits.max_problems
     return lines if more <= 0 else [*lines[: limits.max_problems], f"... and {more:,} more lines like these"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.types as types
@@ -75,6 +76,7 @@ def check_schema(schema: pa.Schema, required: Iterable[str] = REQUIRED) -> tuple
     ignored = _pandas_index_columns(schema)
     names: list[str] = []
     problems: list[str] = []
+    unknown: list[str] = []
     for field in schema:
         if field.name in columns():
             if field.name in names:
@@ -84,16 +86,25 @@ def check_schema(schema: pa.Schema, required: Iterable[str] = REQUIRED) -> tuple
             if not accepts(columns()[field.name].kind, field.type):
                 problems.append(f"column {field.name}: has type {field.type}, but needs {wanted(field.name)}")
         elif field.name not in ignored:
-            problems.append(unknown_column(field.name))
+            unknown.append(field.name)
+    problems += unknown_columns(unknown)
     missing = [name for name in required if name not in names and not (name == "prompt" and "shots" in names)]
     problems += [f"column {name}: is missing, and every job needs it" for name in missing]
     return names, problems
 
 
-def unknown_column(name: str) -> str:
-    """The line that refuses a column which no job has, with the nearest known one."""
-    shown = name if name.isprintable() and name else ascii(name)
-    return f"column {shown}: is not known; {_nearest(name, columns())}"
+def unknown_columns(names: Sequence[str]) -> list[str]:
+    """The lines that refuse columns which no job has, each with the nearest known one."""
+    more = len(names) - _SHOWN_COLUMNS
+    lines = [_unknown_column(name) for name in names[:_SHOWN_COLUMNS]]
+    return lines + ([f"... and {more:,} more columns that are not known"] if more > 0 else [])
+
+
+@lru_cache(maxsize=1024)
+def _unknown_column(name: str) -> str:
+    cut = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 3] + "..."
+    shown = cut if cut.isprintable() and cut else ascii(cut)
+    return f"column {shown}: is not known; {_nearest(cut, columns())}"
 
 
 def wanted(name: str) -> str:
@@ -101,6 +112,8 @@ def wanted(name: str) -> str:
     return _WANTED[columns()[name].kind]
 
 
+_SHOWN_COLUMNS, _LONGEST_NAME = 20, 80
+"""Kilobytes of Parquet can hold very many columns and very long names. Nobody reads a line for each."""
 _USUAL = {"steps": "num_inference_steps", "cfg": "guidance_scale", "frames": "num_frames", "id": "job_id"}
 """What other programs call a column."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import resource
 import signal
 import subprocess
 import threading
@@ -16,6 +17,8 @@ from typing import IO
 from render_farm.errors import MediaError, RenderFarmError, StorageError, StorageFullError
 from render_farm.extras import install_advice
 
+_WARNING = "[warning] "
+"""How lines begin, after who says them, with the verbosity `level+warning`."""
 _FULL = ("no space left on device", "disk quota exceeded", "file too large")
 
 
@@ -31,8 +34,9 @@ def write_failure(path: Path, error: OSError) -> StorageError:
 
 
 class Ffmpeg:
-    """A running ffmpeg. `stdin` or `stdout` is a pipe, as asked for; what it writes to stderr is kept, the last 40
-    lines of it, so that it can neither block ffmpeg nor fill the memory."""
+    """A running ffmpeg. `stdin` or `stdout` is a pipe, as asked for. What it writes to stderr is kept, the last
+    `most_lines` of it, so that it can neither block ffmpeg nor fill the memory. `memory_bytes` is the most address
+    space that it may use: some hundred bytes of a video's index can stand for gigabytes."""
 
     def __init__(
         self,
@@ -41,6 +45,8 @@ class Ffmpeg:
         reads_stdin: bool = False,
         writes_stdout: bool = False,
         verbosity: str = "error",
+        most_lines: int = 40,
+        memory_bytes: int | None = None,
     ) -> None:
         command = [ffmpeg_path(), "-hide_banner", "-nostdin", "-v", verbosity, *arguments]
         if reads_stdin:
@@ -55,8 +61,11 @@ class Ffmpeg:
             )
         except OSError as error:
             raise MediaError(f"cannot start ffmpeg ({command[0]}): {error}") from error
+        if memory_bytes is not None:
+            with suppress(OSError, ValueError):  # it has ended, or a lower limit is in force already
+                resource.prlimit(self._process.pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         _running.add(self)
-        self._said: deque[str] = deque(maxlen=40)
+        self._said: deque[str] = deque(maxlen=most_lines)
         self._listener = threading.Thread(target=self._listen, name="ffmpeg-stderr", daemon=True)
         self._listener.start()
 
@@ -98,7 +107,7 @@ class Ffmpeg:
 
     def failure(self, doing: str, status: int) -> RenderFarmError:
         """The error for an exit `status` other than 0: StorageFullError when the disk is full, else MediaError."""
-        said = "; ".join(self._said)
+        said = "; ".join(line.replace("[error] ", "") for line in self._said if _WARNING not in line)
         full = is_full(said) or status == -signal.SIGXFSZ
         ended = f"ffmpeg was ended by {signal.Signals(-status).name}" if status < 0 else f"ffmpeg ended with {status}"
         message = f"cannot {doing}: {ended}: {said or 'it said nothing'}"

@@ -82,12 +82,14 @@ def open_video_tail(
     fps: float | None = None,
     fit: Fit = "crop",
     limits: InputLimits = _LIMITS,
+    keep_pixels: bool = True,
 ) -> OpenedInput:
-    """`load_video_tail`, with the file's digest and what was done to its pixels."""
+    """`load_video_tail`, with the file's digest and what was done to its pixels. Without `keep_pixels` the video is
+    only checked, and `pixels` is empty."""
     assert num_frames > 0 and width > 0 and height > 0
     with fetched_file(uri, max_bytes=limits.max_video_bytes, limits=limits) as path:
         source = SourceVideo.describe(path, uri=uri, fps=fps, limits=limits)
-        frames = decode_tail(source, num_frames, width=width, height=height, fit=fit)
+        frames = decode_tail(source, num_frames, width=width, height=height, fit=fit, keep_pixels=keep_pixels)
         return OpenedInput(pixels=frames, sha256=_sha256(path), notes=source.notes)
 
 

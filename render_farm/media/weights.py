@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from render_farm.errors import InputError
 from render_farm.media.fetching.fetch import fetch, fetched_file
 from render_farm.media.fetching.uris import refusal
+from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
 
 _LIMITS = InputLimits()
@@ -114,31 +119,84 @@ class _HeaderReader:
         if length > self._max_header_bytes or self._kept[_LENGTH_BYTES : _LENGTH_BYTES + 1] != b"{":
             if self._kept.startswith(_PICKLE_MARKS):
                 raise refusal(self._uri, "it is a pickle, which can run code when loaded", _SAFE_ADVICE)
-            raise refusal(self._uri, "it is not a safetensors file", "give a LoRA as .safetensors")
+            raise self._not_safetensors()
         self._header_bytes = length
         del self._kept[_LENGTH_BYTES + length :]
+
+    def _not_safetensors(self) -> InputError:
+        start = bytes(self._kept[:512])
+        kind = "the index of a file in parts" if b'"weight_map"' in start else kind_of(start)
+        return refusal(
+            self._uri, f"it is not a safetensors file{f' but {kind}' if kind else ''}", "give a LoRA as .safetensors"
+        )
 
     def header(self) -> WeightsHeader:
         """What was read. InputError when it is damaged or cut off."""
         if self._header_bytes is None:
-            raise refusal(self._uri, "it is not a safetensors file", "give a LoRA as .safetensors")
+            raise self._not_safetensors()
         end = _LENGTH_BYTES + self._header_bytes
         try:
-            document = json.loads(self._kept[_LENGTH_BYTES:end])
+            document = json.loads(self._kept[_LENGTH_BYTES:end], object_pairs_hook=_unique)
             metadata = document.pop("__metadata__", None) or {}
-            tensors = {
-                name: TensorInfo(dtype=str(entry["dtype"]), shape=tuple(map(int, entry["shape"])))
-                for name, entry in document.items()
-            }
-            num_bytes = max((int(entry["data_offsets"][1]) for entry in document.values()), default=0)
-            metadata = {str(key): str(value) for key, value in metadata.items()}
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError):
+            tensors = {name: _tensor(entry) for name, entry in document.items()}
+            spans = sorted(tuple(entry["data_offsets"]) for entry in document.values())
+            if not all(isinstance(value, str) for value in metadata.values()):
+                raise TypeError("metadata that are not text")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             reason = "cut off" if self._num_bytes < end else "damaged"
-            raise refusal(self._uri, f"its safetensors header is {reason}", "copy it again") from None
+            more = f" ({error})" if isinstance(error, _RepeatedName) else ""
+            raise refusal(self._uri, f"its safetensors header is {reason}{more}", "copy it again") from None
+        if len(tensors) > _MOST_TENSORS or any(len(name) > _LONGEST_NAME for name in tensors):
+            raise refusal(
+                self._uri,
+                f"its header names {len(tensors):,} tensors, the longest of {max(map(len, tensors)):,} characters",
+                f"a LoRA has some thousands. The most are {_MOST_TENSORS:,}, of {_LONGEST_NAME} characters",
+            )
+        num_bytes = spans[-1][1] if spans else 0
         if end + num_bytes != self._num_bytes:
             raise refusal(
                 self._uri,
                 f"it has {self._num_bytes:,} bytes, but its header says {end + num_bytes:,}",
                 "it is cut off or damaged: copy it again",
             )
+        if [0, *(last for _, last in spans)] != [*(first for first, _ in spans), num_bytes]:
+            raise refusal(self._uri, "its tensors overlap or have gaps between them", "save it again")
         return WeightsHeader(sha256=self._hash.hexdigest(), tensors=tensors, metadata=metadata)
+
+
+def _tensor(entry: Any) -> TensorInfo:
+    """ValueError, KeyError or TypeError for what the safetensors library refuses, too."""
+    shape, (first, last), dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if not all(type(number) is int and 0 <= number < _MOST_BYTES for number in (*shape, first, last)):
+        raise ValueError("no whole number")
+    if (last - first) * 8 != math.prod(shape) * _BITS[dtype]:
+        raise ValueError("another size than its shape")
+    return TensorInfo(dtype=dtype, shape=tuple(shape))
+
+
+class _RepeatedName(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _RepeatedName(f"{repeated!r:.80} appears twice")
+    return found
+
+
+_MOST_BYTES = 1 << 48
+_MOST_TENSORS, _LONGEST_NAME = 50_000, 500
+"""Each name is compared with those of a model's layers."""
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64} | {
+    name: bits
+    for bits, names in {
+        8: "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ",
+        16: "I16 U16 F16 BF16",
+        32: "I32 U32 F32",
+        64: "I64 U64 F64",
+    }.items()
+    for name in names.split()
+}
+"""Of one number, by its dtype."""

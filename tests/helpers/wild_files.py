@@ -4,6 +4,7 @@ them all, to be looked at or rendered."""
 from __future__ import annotations
 
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from render_farm.media.ffmpeg import ffmpeg_path
 from tests.helpers.media_files import adobe_rgb_profile, hdr_video, make_video, png_header_of, slow_jpeg
 
 GREEN = (60, 200, 90)
@@ -125,6 +127,45 @@ def _dark() -> tuple[int, int, int]:
     return tuple(value * 128 // 255 for value in GREEN)  # type: ignore[return-value]
 
 
+def _png(depth: int, colour: int, row: bytes, **chunks: bytes) -> Callable[[Path], object]:
+    """A PNG of equal rows, `chunks` after its header."""
+
+    def make(path: Path) -> None:
+        data = png_header_of(*SIZE, depth=depth, colour=colour, data=(b"\0" + row) * SIZE[1])
+        for name, content in reversed(chunks.items()):
+            data = _with_chunk(name.encode(), content)(data)
+        path.write_bytes(data)
+
+    return make
+
+
+def _quarters(orientation: int) -> Callable[[Path], object]:
+    """Green at the upper left, once turned as EXIF's `orientation` says, and blue elsewhere."""
+
+    def make(path: Path) -> None:
+        upright = Image.new("RGB", SIZE, (0, 0, 200))
+        upright.paste(GREEN, (0, 0, SIZE[0] // 2, SIZE[1] // 2))
+        turns = Image.Transpose
+        back = {
+            2: turns.FLIP_LEFT_RIGHT,
+            3: turns.ROTATE_180,
+            4: turns.FLIP_TOP_BOTTOM,
+            5: turns.TRANSPOSE,
+            6: turns.ROTATE_90,
+            7: turns.TRANSVERSE,
+            8: turns.ROTATE_270,
+        }
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        (upright.transpose(back[orientation]) if orientation in back else upright).save(path, "PNG", exif=exif)
+
+    return make
+
+
+def _sixteen(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}H", *values)
+
+
 _JPEG = _saved(kind="JPEG", quality=98)
 _PROFILE = adobe_rgb_profile()
 _ADOBE = (0, 201, 83)
@@ -138,6 +179,45 @@ PICTURES: dict[str, Wild] = {
     "png 16-bit grey": Wild(make=_sixteen_bit_grey, colour=(156, 156, 156)),
     "png 16-bit rgb": Wild(make=_sixteen_bit_rgb, colour=GREEN),
     "png half transparent": Wild(make=_half_transparent, colour=_dark()),
+    "png of 2 bits": Wild(make=_png(2, 0, b"\xaa" * 12), colour=(170, 170, 170)),
+    "png of 2 bits, its grey transparent": Wild(make=_png(2, 0, b"\xaa" * 12, tRNS=_sixteen(2)), colour=(0, 0, 0)),
+    "png of 4 bits, its grey transparent": Wild(make=_png(4, 0, b"\x99" * 24, tRNS=_sixteen(9)), colour=(0, 0, 0)),
+    "png grey, its grey transparent": Wild(make=_png(8, 0, b"\x92" * 48, tRNS=_sixteen(0x92)), colour=(0, 0, 0)),
+    "png grey, another grey transparent": Wild(
+        make=_png(8, 0, b"\x92" * 48, tRNS=_sixteen(0x91)), colour=(0x92, 0x92, 0x92)
+    ),
+    "png rgb, its colour transparent": Wild(
+        make=_png(8, 2, bytes(GREEN) * 48, tRNS=_sixteen(*GREEN)), colour=(0, 0, 0)
+    ),
+    "png 16-bit grey, its grey transparent": Wild(
+        make=_png(16, 0, _sixteen(40_000) * 48, tRNS=_sixteen(40_000)), colour=(0, 0, 0)
+    ),
+    "png 16-bit rgb, its colour transparent": Wild(
+        make=_png(16, 2, _sixteen(*(v * 257 for v in GREEN)) * 48, tRNS=_sixteen(*(v * 257 for v in GREEN))),
+        colour=(0, 0, 0),
+    ),
+    "png 16-bit rgb half transparent": Wild(
+        make=_png(16, 6, _sixteen(*(v * 257 for v in GREEN), 0x8000) * 48), colour=_dark()
+    ),
+    "png 16-bit grey half transparent": Wild(make=_png(16, 4, _sixteen(40_000, 0x8000) * 48), colour=(78, 78, 78)),
+    "png palette half transparent": Wild(
+        make=_png(8, 3, b"\1" * 48, PLTE=bytes((0, 0, 0, *GREEN)), tRNS=b"\xff\x80"), colour=_dark()
+    ),
+    "png with a colour beyond its palette": Wild(
+        make=_png(8, 3, b"\5" * 48, PLTE=bytes((0, 0, 0, *GREEN))), colour=(0, 0, 0)
+    ),
+    "png palette without a palette": Wild(make=_png(8, 3, b"\1" * 48), refused="damaged PNG"),
+    "png of 3 bits": Wild(make=_png(3, 0, b"\1" * 18), refused="damaged PNG"),
+    "png grey with a profile for rgb": Wild(
+        make=_saved("L", icc_profile=_PROFILE), colour=(146, 146, 146), said="taken for sRGB"
+    ),
+    "png half transparent with Adobe RGB": Wild(
+        make=lambda path: Image.new("RGBA", SIZE, (*GREEN, 128)).save(path, icc_profile=_PROFILE),
+        colour=(0, 101, 40),
+        within=8,
+        said="Adobe RGB",
+    ),
+    **{f"png turned as EXIF {number} says": Wild(make=_quarters(number), colour=GREEN) for number in range(10)},
     "png with Adobe RGB": Wild(make=_saved(icc_profile=_PROFILE), colour=_ADOBE, said="Adobe RGB", within=12),
     "png palette with Adobe RGB": Wild(
         make=_saved("P", icc_profile=_PROFILE), colour=_ADOBE, said="Adobe RGB", within=40
@@ -209,6 +289,21 @@ PICTURES: dict[str, Wild] = {
     "jpeg xl in a box": Wild(make=_raw(b"\0\0\0\x0cJXL \r\n\x87\n"), refused="a JPEG XL image", suffix=".jxl"),
     "photoshop": Wild(make=_raw(b"8BPS\0\1" + bytes(20)), refused="a Photoshop document", suffix=".psd"),
     "openexr": Wild(make=_raw(b"v/1\x01" + bytes(20)), refused="an OpenEXR image", suffix=".exr"),
+    "jpeg 2000": Wild(make=_raw(b"\0\0\0\x0cjP  \r\n\x87\n"), refused="a JPEG 2000 image", suffix=".jp2"),
+    "big tiff": Wild(make=_raw(b"II+\0" + bytes(20)), refused="a TIFF image", suffix=".tif"),
+    "an icon": Wild(make=_raw(b"\0\0\1\0\1\0" + bytes(20)), refused="an icon", suffix=".ico"),
+    "a raw picture of Canon": Wild(
+        make=_raw(b"\0\0\0\x18ftypcrx " + bytes(20)), refused="a camera's raw picture", suffix=".cr3"
+    ),
+    "a raw picture of Fujifilm": Wild(
+        make=_raw(b"FUJIFILMCCD-RAW " + bytes(20)), refused="a camera's raw picture", suffix=".raf"
+    ),
+    "radiance": Wild(make=_raw(b"#?RADIANCE\n"), refused="an HDR image (Radiance)", suffix=".hdr"),
+    "ppm": Wild(make=_raw(b"P6\n1 1\n255\n\0\0\0"), refused="a PPM image", suffix=".ppm"),
+    "a video": Wild(make=_raw(b"\0\0\0\x18ftypisom" + bytes(20)), refused="an MP4 video", suffix=".mp4"),
+    "base64 of a png": Wild(make=_raw(b"iVBORw0KGgoAAAANSUhEUgAA"), refused="a PNG image in Base64"),
+    "a 7-zip archive": Wild(make=_raw(b"7z\xbc\xaf\x27\x1c" + bytes(9)), refused="a 7-Zip archive"),
+    "zeros": Wild(make=_raw(bytes(1000)), refused="full of zeros"),
     "an empty file": Wild(make=_raw(b""), refused="empty"),
     "a web page": Wild(make=_raw(b" \n<!DOCTYPE html><p>Sign in"), refused="a web page"),
     "svg": Wild(make=_raw(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), refused="SVG"),
@@ -230,6 +325,82 @@ def _video(*arguments: str, source: str = _FLAT) -> Callable[[Path], object]:
 
 def _sound(path: Path) -> None:
     make_video(path, source="sine=d=1")
+
+
+def _changed(first: Callable[[Path], object], *arguments: str, suffix: str = ".mp4") -> Callable[[Path], object]:
+    """What `first` writes, copied by ffmpeg with `arguments` before the input."""
+
+    def make(path: Path) -> None:
+        source = path.with_name(f"source{suffix}")
+        first(source)
+        command = [ffmpeg_path(), "-v", "error", *arguments, "-i", str(source), "-c", "copy", "-y", str(path)]
+        subprocess.run(command, check=True, timeout=60)
+
+    return make
+
+
+def _many_streams(path: Path) -> None:
+    """As mkvmerge writes a film with five languages: statistics in the metadata of each."""
+    names = ("BPS", "DURATION", "NUMBER_OF_FRAMES", "NUMBER_OF_BYTES", "_STATISTICS_WRITING_APP", "_STATISTICS_TAGS")
+    metadata = [
+        argument for stream in range(6) for name in names for argument in (f"-metadata:s:{stream}", f"{name}_=1")
+    ]
+    make_video(path, "-f", "lavfi", "-i", "sine=d=1", "-map", "0", *["-map", "1"] * 5, *metadata, source=_FLAT)
+
+
+def _index_bomb(path: Path, num_samples: int = 80_000_000) -> None:
+    """An MP4 of some 1,000 bytes whose index names very many samples of one byte."""
+    make_video(path, "-c:v", "mpeg4", source=_FLAT)
+    data = path.read_bytes()
+    for name, content in (
+        (b"stsz", struct.pack(">III", 0, 1, num_samples)),
+        (b"stts", struct.pack(">IIII", 0, 1, num_samples, 1)),
+        (b"stsc", struct.pack(">IIIII", 0, 1, 1, num_samples, 1)),
+        (b"stco", struct.pack(">III", 0, 1, 48)),
+    ):
+        at = data.index(name) - 4
+        end = at + int.from_bytes(data[at : at + 4], "big")
+        data = _with_box(data, at, end, struct.pack(">I", 8 + len(content)) + name + content)
+    path.write_bytes(data.replace(b"stss", b"free"))
+
+
+def _with_box(data: bytes, at: int, end: int, box: bytes, outside: tuple[bytes, ...] = ()) -> bytes:
+    """An MP4 with `box` in place of what stands from `at` to `end`; the boxes around it grow."""
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", *outside):
+        start = data.index(name) - 4
+        size = int.from_bytes(data[start : start + 4], "big") + len(box) - (end - at)
+        data = data[:start] + struct.pack(">I", size) + data[start + 4 :]
+    return data[:at] + box + data[end:]
+
+
+def _dolby_vision(path: Path, *, profile: int = 5, compatibility: int = 0) -> None:
+    """H.265 with the configuration of Dolby Vision (its specification for the ISO base media file format)."""
+    make_video(path, "-pix_fmt", "yuv420p10le", *_X265, "-tag:v", "hvc1", source=_FLAT)
+    data = path.read_bytes()
+    at = data.index(b"hvcC") - 4
+    at += int.from_bytes(data[at : at + 4], "big")
+    record = bytes((1, 0, profile << 1, 1 << 3 | 0b101, compatibility << 4)) + bytes(19)
+    box = struct.pack(">I", 8 + len(record)) + b"dvcC" + record
+    path.write_bytes(_with_box(data, at, at, box, (b"stsd", b"hvc1")))
+
+
+_X265 = ("-c:v", "libx265", "-x265-params", "log-level=none")
+_CLEAR = "color=c=0x3cc85a@0.0:s=64x32:r=24:d=1,format=rgba"
+_FIELDS = "interlace"
+
+
+def _tagged(matrix: str, primaries: str, transfer: str, pixels: str = "yuv420p10le") -> Callable[[Path], object]:
+    tags = f"format={pixels},setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv"
+    return _video("-vf", tags, *_X265)
+
+
+def _interlaced(codec: str, *arguments: str) -> Wild:
+    make = _video(
+        "-c:v", codec, "-vf", _FIELDS, "-flags", "+ildct+ilme", *arguments, source=_FLAT.replace("r=24", "r=48")
+    )
+    return Wild(
+        make=make, colour=GREEN, within=10, said="interlaced", suffix=".mkv" if codec != "prores_ks" else ".mov"
+    )
 
 
 _P3 = "setparams=color_primaries=smpte432:color_trc=bt709:colorspace=bt709:range=tv,format=yuv420p"
@@ -285,6 +456,138 @@ VIDEOS: dict[str, Wild] = {
         within=8,
         suffix=".mp4",
         said="interlaced",
+    ),
+    **{f"interlaced, {codec}": _interlaced(codec) for codec in ("libx264", "mpeg2video", "mpeg4", "ffv1", "prores_ks")},
+    "1000 frames a second": Wild(
+        make=_video(source=_FLAT.replace("r=24", "r=1000").replace("d=1", "d=0.5")),
+        colour=GREEN,
+        within=8,
+        suffix=".mp4",
+        said="1000 frames a second are resampled",
+    ),
+    "a rate that varies": Wild(
+        make=_video(
+            "-fps_mode", "vfr", "-vf", "select='lt(n,24)*not(mod(n,3))+gte(n,24)'", source=_FLAT.replace("d=1", "d=2")
+        ),
+        colour=GREEN,
+        within=8,
+        suffix=".mkv",
+        said="its frame rate varies",
+    ),
+    "a start at 10 s": Wild(make=_video("-output_ts_offset", "10"), colour=GREEN, within=8, suffix=".mp4"),
+    "an edit list": Wild(
+        make=_changed(_video(source=_FLAT.replace("d=1", "d=2")), "-ss", "0.5"), colour=GREEN, within=8, suffix=".mp4"
+    ),
+    "turned by a quarter": Wild(
+        make=_changed(_video(), "-display_rotation", "90"), colour=GREEN, within=8, suffix=".mp4"
+    ),
+    "mirrored": Wild(make=_changed(_video(), "-display_hflip"), colour=GREEN, within=8, suffix=".mp4"),
+    "turned, of wide pixels": Wild(
+        make=_changed(_video("-vf", "setsar=2"), "-display_rotation", "90"),
+        colour=GREEN,
+        within=8,
+        suffix=".mp4",
+        said="1:2",
+    ),
+    "pixels a hundred times as wide": Wild(
+        make=_video("-vf", "setsar=100", source=_FLAT.replace("64x32", "1920x1080").replace("d=1", "d=0.3")),
+        refused="with square ones it has 192000 x 1080",
+        suffix=".mp4",
+    ),
+    "five languages": Wild(make=_many_streams, colour=GREEN, within=8, suffix=".mkv"),
+    "a title like a stream": Wild(
+        make=_video("-metadata", "title=A: Video: h264, smpte2084, 12 fps, [SAR 2:1 DAR 1:1]"),
+        colour=GREEN,
+        within=8,
+        suffix=".mp4",
+    ),
+    "a comment like a stream": Wild(
+        make=_video("-metadata", "comment=x\nStream #0:0: Video: h264, smpte2084, 12 fps"),
+        colour=GREEN,
+        within=8,
+        suffix=".mkv",
+    ),
+    **{
+        f"transparent, {name}": Wild(
+            make=_video(*arguments, source=_CLEAR),
+            colour=(0, 0, 0),
+            suffix=suffix,
+            said="what is transparent shows black",
+        )
+        for name, arguments, suffix in (
+            ("prores", ("-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le"), ".mov"),
+            ("vp9", ("-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p"), ".webm"),
+            ("vp8", ("-c:v", "libvpx", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0"), ".webm"),
+            ("qtrle", ("-c:v", "qtrle", "-pix_fmt", "argb"), ".mov"),
+            ("apng", ("-f", "apng", "-pix_fmt", "rgba"), ".png"),
+        )
+    },
+    "hdr10 that names neither matrix nor primaries": Wild(
+        make=_tagged("unknown", "unknown", "smpte2084"), colour=(0, 251, 0), within=12, suffix=".mp4", said="HDR"
+    ),
+    "hlg that names no primaries": Wild(
+        make=_tagged("bt2020nc", "unknown", "arib-std-b67"), colour=(0, 227, 43), within=12, suffix=".mp4", said="HDR"
+    ),
+    "bt.2020 that names primaries alone": Wild(
+        make=_tagged("unknown", "bt2020", "unknown"), colour=(0, 195, 62), within=12, suffix=".mp4", said="BT.2020"
+    ),
+    "display p3 that names primaries alone": Wild(
+        make=_tagged("unknown", "smpte432", "unknown", "yuv420p"),
+        colour=(0, 183, 71),
+        within=12,
+        suffix=".mp4",
+        said="Display P3",
+    ),
+    "ycgco": Wild(
+        make=_video("-vf", "format=gbrp,zscale=matrix=ycgco:range=limited,format=yuv444p", "-colorspace", "ycgco"),
+        colour=GREEN,
+        within=8,
+        suffix=".mp4",
+        said="ycgco colours are converted",
+    ),
+    "colours that nothing converts": Wild(
+        make=_tagged("bt2020c", "bt2020", "smpte2084"),
+        refused="its colours cannot be converted to BT.709 (matrix bt2020c",
+        suffix=".mp4",
+    ),
+    "dolby vision 5": Wild(make=_dolby_vision, refused="it is Dolby Vision", suffix=".mp4"),
+    "dolby vision 8.1 over hdr10": Wild(
+        make=lambda path: _dolby_vision(path, profile=8, compatibility=1), colour=GREEN, within=8, suffix=".mp4"
+    ),
+    "encrypted": Wild(
+        make=_video(
+            *("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "76a6c65c5ea762046bd749a2e632ccbb"),
+            *("-encryption_kid", "a7e61c373e219033c21091fa607bf3b8"),
+            source=_TEST,
+        ),
+        refused="it is encrypted",
+        suffix=".mp4",
+    ),
+    "matroska cut in half": Wild(
+        make=_bytes_of(_video(source=_TEST), _half), refused="the file is cut short: ", suffix=".mkv"
+    ),
+    "webm cut in half": Wild(
+        make=_bytes_of(_video("-c:v", "libvpx", source=_TEST), _half), refused="the file is cut short: ", suffix=".webm"
+    ),
+    "flash cut in half": Wild(
+        make=_bytes_of(_video("-c:v", "flv", source=_TEST), _half), refused="damaged or cut short after", suffix=".flv"
+    ),
+    "an index that names 80 million frames": Wild(make=_index_bomb, refused="cannot be read as a video", suffix=".mp4"),
+    "a pause of a day": Wild(
+        make=_video("-vf", "setpts=if(gt(N\\,5)\\,PTS+100000/TB\\,PTS)", source=_FLAT.replace("r=24", "r=12")),
+        refused="far too few frames for it",
+        suffix=".mp4",
+    ),
+    "subtitles alone": Wild(
+        make=_raw(b"1\n00:00:00,000 --> 00:00:01,000\nhello\n"), refused="it is text", suffix=".mkv"
+    ),
+    "a still avif": Wild(
+        make=_video("-frames:v", "1", "-c:v", "libaom-av1", "-cpu-used", "8"),
+        refused="the video has 1 frame",
+        suffix=".avif",
+    ),
+    "a webp that stands still": Wild(
+        make=_saved(kind="WEBP"), refused="cannot be read as a video (it is a WebP image) (", suffix=".webp"
     ),
     "sound alone": Wild(make=_sound, refused="no pictures", suffix=".mp4"),
     "without its index": Wild(

@@ -1,9 +1,10 @@
 """Which layer of the transformer a tensor of a LoRA file belongs to, in every naming in use.
 
 A name is a prefix, a layer and a part. Prefixes: `transformer.` (diffusers), `diffusion_model.` (ComfyUI and the
-original Wan), `lora_unet_` (musubi, kohya; dots are underscores), `pipe.dit.` (DiffSynth), `lora_transformer_`
-(OneTrainer; underscores), `transformer.base_model.model.` (SimpleTuner), or none. Layers go by diffusers' names or by
-the original model's (`scripts/convert_skyreelsv2_to_diffusers.py` of diffusers relates them). Parts: `lora_A.weight` or
+original Wan), `lora_unet_` (musubi, kohya; dots are underscores), `lycoris_` (the same), `pipe.dit.` (DiffSynth),
+`lora_transformer_` (OneTrainer; underscores), `transformer.base_model.model.` (SimpleTuner), several of them, or none.
+Layers go by diffusers' names or by the original model's (`scripts/convert_skyreelsv2_to_diffusers.py` of diffusers
+relates them). Parts: `lora_A.weight` or
 `lora_down.weight`, `lora_B.weight` or `lora_up.weight`, each with the scale of its fp8 numbers in `scale_weight`;
 `alpha`; a bias: `lora_B.bias`, which alpha scales like the rest, or `diff_b`, which it does not; and `diff`, the whole
 difference of a weight.
@@ -67,15 +68,13 @@ _OUTSIDE = {
     "proj_out": "head.head",
 }
 _BLOCK = re.compile(r"(blocks[._])(\d+)([._].+)")
-_PREFIXES = (
-    "transformer.base_model.model.",
-    "transformer.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "pipe.dit.",
-    "lora_unet_",
-    "lora_transformer_",
+_PREFIXES = re.compile(
+    r"(?:transformer\.base_model\.model\.|(?:transformer|diffusion_model|model|module|unet|dit|pipe\.dit)\.)*"
+    r"(?:lora_unet__?|lora_transformer_|lycoris_)?"
 )
+"""Any of them, and several: some programs put their own before those of others."""
+_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch puts into the names of modules that are compiled, sharded or recomputed."""
 # An adapter's name, such as `default`, may stand before `weight`.
 _PARTS = (
     (re.compile(r"\.(lora_A|lora_down|lora\.down)(\.[\w.-]+)?\.weight$"), Part.DOWN),
@@ -121,7 +120,8 @@ class KeyReader:
         for start in range(1, len(parts)):
             if ".".join(parts[start:]) in self._layers:
                 return ".".join(parts[:start]) + "."
-        return ""
+        found = split and re.fullmatch(r"(.+_)(blocks_\d+_.+)", split[0])
+        return found[1] if found and found[2] in self._layers else ""
 
     def is_of_missing_block(self, name: str) -> bool:
         """Whether `name` means a layer that each block has, of a block that this transformer does not have."""
@@ -150,4 +150,6 @@ def _split(name: str) -> tuple[str, Part] | None:
 
 
 def _without_prefix(name: str) -> str:
-    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
+    name = _WRAPPERS.sub("", name)
+    found = _PREFIXES.match(name)
+    return name[found.end() :] if found else name

@@ -227,10 +227,8 @@ class _Metadata:
         self._alphas = dict(self._checked_alphas())
 
     def _number(self, text: str | None) -> float | None:
-        if text is None or text == "None":
-            return None
         try:
-            return float(text)
+            return None if text in (None, "None", "") else float(text) or None  # kohya's scripts take 0 for the rank
         except ValueError:
             raise refusal(self._uri, f"ss_network_alpha {text!r:.40} in its metadata is not a number") from None
 

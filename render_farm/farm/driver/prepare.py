@@ -410,7 +410,7 @@ def with_contents(plan: FilmPlan, limits: InputLimits, shelf: LoraShelf) -> Film
     for name, uri in job.inputs.items():
         if name == "video":
             size: dict[str, Any] = {"width": job.width, "height": job.height, "fit": job.fit}
-            opened = open_video_tail(uri, job.overlap_history, **size, fps=job.fps, limits=limits)
+            opened = open_video_tail(uri, job.overlap_history, **size, fps=job.fps, limits=limits, keep_pixels=False)
         else:
             opened = open_image(uri, limits, keep_pixels=False)
         digests[name] = opened.sha256

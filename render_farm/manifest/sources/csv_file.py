@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from render_farm.errors import ManifestError, Problem
 from render_farm.job import columns
 from render_farm.manifest.limits import LIMITS, ManifestLimits
-from render_farm.manifest.schema import unknown_column
-from render_farm.manifest.sources.records import Record, from_cell, open_text
+from render_farm.manifest.schema import unknown_columns
+from render_farm.manifest.sources.records import Record, from_cell, lines_of, open_text
 from render_farm.uris import shown_uri
 
 _SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?[,;\t]*', re.IGNORECASE)
@@ -23,7 +23,7 @@ def read_csv(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """
     csv.field_size_limit(limits.max_cell_bytes)  # a list of prompts is longer than the module's 128 KiB
     with open_text(uri, limits) as text:
-        lines = _Lines(iter(text))
+        lines = _Lines(line for _, line in lines_of(uri, text, limits))
         header_line = next((line for line in lines if line.strip()), "")
         named = _SEPARATOR.fullmatch(header_line.strip())
         if named:  # Excel's own first line
@@ -70,7 +70,7 @@ def _header(uri: str, cells: list[str]) -> list[str]:
             f"{shown_uri(uri)}: is empty", advice="the first line names the columns: job_id,prompt,num_frames"
         )
     # A column without a name is what pandas' to_csv writes for the index.
-    problems = [unknown_column(name) for name in names if name and name not in columns()]
+    problems = unknown_columns([name for name in names if name and name not in columns()])
     problems += [f"column {name}: appears twice" for name in columns() if names.count(name) > 1]
     if not {"prompt", "shots"} & set(names):
         problems.append("column prompt: is missing, and every job needs it")

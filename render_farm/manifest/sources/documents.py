@@ -6,7 +6,7 @@ from typing import Any
 
 from render_farm.errors import ManifestError, Problem
 from render_farm.job import columns, shown
-from render_farm.manifest.schema import unknown_column
+from render_farm.manifest.schema import unknown_columns
 from render_farm.manifest.sources.records import Record, from_document
 from render_farm.uris import shown_uri
 
@@ -37,5 +37,6 @@ def record_of(job: Any, number: int, place: str, defaults: dict[str, Any] | None
         return Record(number=number, values={}, problems=[Problem(field="", message=message)], place=place)
     given = {**(defaults or {}), **job}
     known = {name: from_document(name, value) for name, value in given.items() if name in columns()}
-    problems = [Problem(field="", message=unknown_column(str(name))) for name in given if name not in columns()]
+    unknown = unknown_columns([str(name) for name in given if name not in columns()])
+    problems = [Problem(field="", message=line) for line in unknown]
     return Record(number=number, values=known, problems=problems, place=place)

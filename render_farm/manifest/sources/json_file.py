@@ -9,14 +9,14 @@ from typing import Any
 from render_farm.errors import ManifestError, Problem
 from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
-from render_farm.manifest.sources.records import Record, RepeatedKeyError, Written, open_text, unique_pairs
+from render_farm.manifest.sources.records import Record, RepeatedKeyError, Written, lines_of, open_text, unique_pairs
 from render_farm.uris import shown_uri
 
 
 def read_jsonl(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every job of the JSON-lines file at `uri`, by line; blank lines are skipped. Raises `ManifestError`."""
     with open_text(uri, limits) as text:
-        for number, line in enumerate(text, start=1):
+        for number, line in lines_of(uri, text, limits):
             if not line.strip():
                 continue
             try:
@@ -39,7 +39,15 @@ def read_json(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=unique_pairs, parse_float=Written)
+    return json.loads(text, object_pairs_hook=unique_pairs, parse_float=Written, parse_int=_integer)
+
+
+def _integer(text: str) -> int | Written:
+    """Python refuses to convert a number of thousands of digits, with words about Python."""
+    return int(text) if len(text) <= _MOST_DIGITS else Written(text)
+
+
+_MOST_DIGITS = 4_000
 
 
 def _why(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from render_farm.manifest.naming import content_id
 from render_farm.manifest.rows import Row, make_row
 from render_farm.manifest.sources.csv_file import read_csv
 from render_farm.manifest.sources.json_file import read_json, read_jsonl
-from render_farm.manifest.sources.records import Record, open_text
+from render_farm.manifest.sources.records import Record, lines_of, open_text
 from render_farm.manifest.sources.yaml_file import read_yaml
 from render_farm.uris import shown_uri
 
@@ -28,12 +28,24 @@ def read_source(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Row]:
     Raises `ManifestError` for what makes the whole file unusable; what is wrong with one job comes in its row.
     """
     made: Counter[str] = Counter()
+    num_entries = num_characters = 0
     for ordinal, record in enumerate(_reader_of(uri)(uri, limits), start=1):
         if ordinal > limits.max_rows:
             raise ManifestError(
                 f"{shown_uri(uri)}: has more than {limits.max_rows:,} jobs", advice=f"split it, {raising('max_rows')}"
             )
         values = record.values
+        # A few bytes of JSON or YAML can repeat long lists and texts: `defaults`, and aliases of what stands elsewhere.
+        num_entries += sum(len(value) for value in values.values() if isinstance(value, list | dict))
+        num_characters += sum(len(value) for value in values.values() if isinstance(value, str))
+        for count, most, what, name in (
+            (num_entries, limits.max_values, "entries in its lists", "max_rows"),
+            (num_characters, limits.max_bytes, "characters in its texts", "max_bytes"),
+        ):
+            if count > most:
+                raise ManifestError(
+                    f"{shown_uri(uri)}: has more than {most:,} {what}", advice=f"split it, {raising(name)}"
+                )
         if values and values.get("job_id") is None:
             job_id = _id_of(values)
             made[job_id] += 1
@@ -65,7 +77,7 @@ def _row(record: Record, values: dict[str, Any]) -> Row:
 def read_prompts(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     """Every line of the text at `uri` as a prompt; blank lines and those that start with # are skipped."""
     with open_text(uri, limits) as text:
-        for number, line in enumerate(text, start=1):
+        for number, line in lines_of(uri, text, limits):
             prompt = line.strip()
             if prompt and not prompt.startswith("#"):
                 yield Record(number=number, values={"prompt": prompt})

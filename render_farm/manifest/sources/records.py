@@ -78,6 +78,18 @@ def open_text(uri: str, limits: ManifestLimits = LIMITS, limit: str = "max_bytes
             text.detach()
 
 
+def lines_of(uri: str, text: io.TextIOWrapper, limits: ManifestLimits) -> Iterator[tuple[int, str]]:
+    """Each line of `text` with its number. Raises `ManifestError` for one that is longer than a document may be."""
+    most = limits.max_document_bytes
+    for number, line in enumerate(iter(lambda: text.readline(most + 1), ""), start=1):
+        if len(line) > most:
+            raise ManifestError(
+                f"{shown_uri(uri)}: line {number} has more than {most:,} characters",
+                advice=f"break it up, {raising('max_document_bytes')}",
+            )
+        yield number, line
+
+
 def from_cell(cell: str, kind: ValueKind) -> Any:
     """The value of a CSV cell. An empty one is null; what cannot be read is a `BadCell`."""
     if kind is ValueKind.TEXT:

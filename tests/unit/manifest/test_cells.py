@@ -158,6 +158,7 @@ JSON = [
     ("number in a list", "prompt", '["x", 1]', refused(f"1 {QUOTES}")),
     ("text for a number", "seed", '"7"', refused("'7' is not a whole number")),
     ("huge integer", "seed", "9" * 4000, refused("is more than")),
+    ("integer that Python does not convert", "seed", "9" * 5000, refused("is far out of range")),
     ("weight of a LoRA", "loras", '[{"path": "/x", "weight": 0.8}]', (LoraRef(path="/x", weight=0.8),)),
     ("tag of a number", "tags", '{"a": 1}', refused(f"a: 1 {QUOTES}")),
 ]

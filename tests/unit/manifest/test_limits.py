@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +14,7 @@ import pytest
 
 from render_farm.errors import ManifestError
 from render_farm.job import RenderJob
+from render_farm.manifest.build import build_manifest
 from render_farm.manifest.limits import ManifestLimits
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.sources.read import read_source
@@ -138,3 +141,72 @@ def test_a_limit_of_lines_cuts_what_is_printed(tmp_path):
     report = check_manifest(str(path), limits=ManifestLimits(max_problems=3))
     assert len(report.row_problems) == 4
     assert report.row_problems[-1].startswith("... and 6 more lines")
+
+
+def list_of(text: str, count: int) -> str:
+    return f"[{', '.join([text] * count)}]"
+
+
+REPEATING = {
+    "a list of the defaults": ("json", json.dumps({"defaults": {"prompt": ["x"] * 9}, "jobs": [{}] * 99})),
+    "an alias of a list": ("yaml", f"- {{prompt: &p {list_of('x', 9)}}}\n" + "- {prompt: *p}\n" * 99),
+    "an alias of a job": ("yaml", f"- &j {{prompt: {list_of('x', 9)}}}\n" + "- *j\n" * 99),
+}
+
+
+@pytest.mark.parametrize("name", REPEATING)
+def test_what_a_source_repeats_is_counted_each_time(tmp_path, name):
+    suffix, text = REPEATING[name]
+    path = tmp_path / f"m.{suffix}"
+    path.write_text(text)
+    limits = ManifestLimits(max_rows=100)  # 800 entries in the lists of one column
+    with pytest.raises(ManifestError, match=r"has more than 800 entries in its lists \(split it, or raise max_rows"):
+        list(read_source(str(path), limits))
+
+
+def test_long_texts_that_a_source_repeats_are_counted_each_time(tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps({"defaults": {"prompt": "x" * 900}, "jobs": [{}] * 99}))
+    with pytest.raises(ManifestError, match=r"has more than 9,000 characters in its texts .* raise max_bytes"):
+        list(read_source(str(tmp_path / "m.json"), ManifestLimits(max_bytes=9_000)))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "txt"])
+def test_a_line_without_end_is_not_read_whole(tmp_path, suffix):
+    path = tmp_path / f"m.{suffix}"
+    path.write_text("prompt\n" + "x" * 2000)
+    with pytest.raises(ManifestError, match=r"line 2 has more than 1,000 characters .*max_document_bytes"):
+        list(read_source(str(path), ManifestLimits(max_document_bytes=1000)))
+
+
+def test_a_build_prints_no_more_lines_than_a_check(tmp_path):
+    (tmp_path / "m.csv").write_text("job_id,prompt\n" + "".join(f"bad {i},p\n" for i in range(9)))
+    with pytest.raises(ManifestError, match="9 problems") as refused:
+        build_manifest(str(tmp_path / "m.csv"), str(tmp_path / "m.parquet"), limits=ManifestLimits(max_problems=3))
+    assert len(refused.value.problems) == 4 and refused.value.problems[-1].startswith("... and 6 more lines")
+
+
+def test_seeds_make_no_more_rows_than_a_manifest_may_have(tmp_path):
+    (tmp_path / "m.csv").write_text("job_id,prompt\na,p\nb,p\n")
+    build = partial(build_manifest, str(tmp_path / "m.csv"), str(tmp_path / "m.parquet"))
+    assert build(num_seeds=5, limits=ManifestLimits(max_rows=10)).num_rows == 10
+    with pytest.raises(ManifestError, match="for more than 9 rows"):
+        build(num_seeds=5, limits=ManifestLimits(max_rows=9))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_very_many_unknown_columns_are_some_lines(tmp_path, suffix):
+    names = ["num_franum_fra" * 900, *(f"c{i}" for i in range(499))]
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({name: ["x"] for name in ("job_id", "prompt", *names)}), path)
+    elif suffix == "csv":
+        path.write_text(",".join(("prompt", *names)) + "\nx\n")
+    else:
+        path.write_text(json.dumps({"prompt": "x", **dict.fromkeys(names, 1)}))
+    try:
+        lines = [line for row in read_source(str(path)) for line in row.lines] if suffix != "parquet" else []
+        load_manifest(str(path)) if suffix == "parquet" else None
+    except ManifestError as refused:
+        lines = list(refused.problems)
+    assert len(lines) == 21 and "... and 480 more columns that are not known" in lines[-1]
+    assert max(map(len, lines)) < 1_000

@@ -13,7 +13,7 @@ import pytest
 from render_farm.errors import ManifestError
 from render_farm.job import LoraRef, RenderJob, columns
 from render_farm.manifest.reader import check_manifest, load_manifest, read_manifest
-from render_farm.manifest.schema import manifest_schema, unknown_column
+from render_farm.manifest.schema import manifest_schema, unknown_columns
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_unknown_columns_are_named_with_the_nearest(store):
     first, second, third = fatal(uri)
     assert first == "column num_frame: is not known; did you mean num_frames?"
     assert second == "column Guidance: is not known; did you mean guidance_scale?"
-    assert unknown_column("steps") == "column steps: is not known; did you mean num_inference_steps?"
+    assert unknown_columns(["steps"]) == ["column steps: is not known; did you mean num_inference_steps?"]
     assert third == f"column zzzz: is not known; known columns are {', '.join(columns())}"
 
 

@@ -51,6 +51,27 @@ def damaged(document: object) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+def in_header(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+def tensors_at(first, second, *, shape=(2, 3), dtype="F32", **others) -> bytes:
+    """A file of `a` (2 3) and `b` (4) at these places."""
+    header = {
+        "a": {"dtype": dtype, "shape": list(shape), "data_offsets": list(first)},
+        "b": {"dtype": "F16", "shape": [4], "data_offsets": list(second)},
+    }
+    return damaged({**header, **others}) + bytes(max(first[1], second[1]))
+
+
+def test_two_tensors_one_after_the_other_are_read(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(tensors_at((0, 24), (24, 32), __metadata__=None))
+    assert list(read_weights_header(str(tmp_path / "x.safetensors")).tensors) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -67,6 +88,23 @@ def damaged(document: object) -> bytes:
         ("x.safetensors", damaged({"a": 1}), "header is damaged"),
         ("x.safetensors", damaged({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 0]}}), "header is damaged"),
         ("x.safetensors", b"", "it is empty"),
+        ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
+        ("x.safetensors", b'{"metadata": {}, "weight_map": {"a": "x-1-of-2"}}', "the index of a file in parts"),
+        ("x.safetensors", b"GGUF\3\0\0\0" + bytes(50), "a GGUF model"),
+        ("x.safetensors", tensors_at((0, 24), (0, 8)), "its tensors overlap or have gaps"),
+        ("x.safetensors", tensors_at((0, 24), (32, 40)), "its tensors overlap or have gaps"),
+        ("x.safetensors", tensors_at((0, 20), (20, 28)), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[2.0, 3.0]), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[-2, -3]), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[10**400, 1]), "header is damaged"),
+        ("x.safetensors", tensors_at((False, 24), (24, 32)), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), dtype="Q7"), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), __metadata__={"a": 1}), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), __metadata__=[1]), "header is damaged"),
+        ("x.safetensors", in_header(b'{"a": 1, "a": 2}'), r"header is damaged \('a' appears twice\)"),
+        ("x.safetensors", in_header(b'{"a": ' + b"[" * 9999 + b"]" * 9999 + b"}"), "header is damaged"),
+        ("x.safetensors", damaged({".lora_A" * 99: EMPTY}), "the longest of 693 characters"),
+        ("x.safetensors", damaged({str(i): EMPTY for i in range(50_001)}), "names 50,001 tensors"),
     ],
 )
 def test_what_is_no_file_of_weights_is_refused(tmp_path, name, content, message):

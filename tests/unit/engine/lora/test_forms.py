@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
@@ -46,6 +48,16 @@ def added(lora: Lora, layer: str = LAYER) -> torch.Tensor:
         "transformer.base_model.model.blocks.1.attn1.to_q.lora_{}.weight",
         "diffusion_model.blocks.1.self_attn.q.lora_{}.my-adapter.v1.2.weight",
         "blocks.1.attn1.to_q.lora_{}.default_0.weight",
+        "transformer.transformer.blocks.1.attn1.to_q.lora_{}.weight",
+        "diffusion_model.model.blocks.1.self_attn.q.lora_{}.weight",
+        "module.blocks.1.self_attn.q.lora_{}.default.weight",
+        "unet.blocks.1.attn1.to_q.lora_{}.weight",
+        "dit.blocks.1.self_attn.q.lora_{}.weight",
+        "lycoris_blocks_1_self_attn_q.lora_{}.weight",
+        "lora_unet__blocks_1_self_attn_q.lora_{}.weight",
+        "transformer._orig_mod.blocks.1.attn1.to_q.lora_{}.weight",
+        "blocks.1._checkpoint_wrapped_module.attn1.to_q.lora_{}.default.weight",
+        "_fsdp_wrapped_module.blocks.1._fsdp_wrapped_module.self_attn.q.lora_{}.default.weight",
     ],
 )
 def test_names_of_the_wild(tmp_path, name):
@@ -53,10 +65,53 @@ def test_names_of_the_wild(tmp_path, name):
     assert torch.equal(added(lora), UP @ DOWN) and not lora.warnings
 
 
-def test_an_unknown_prefix_is_named(tmp_path):
-    name = "net.trunk.blocks.1.attn1.to_q.lora_{}.weight"
-    with pytest.raises(InputError, match=r"its names begin with 'net\.trunk\.', which is not known"):
+@pytest.mark.parametrize(
+    ("prefix", "layer"),
+    [
+        ("net.trunk.", "blocks.1.attn1.to_q"),
+        ("transformer_2.", "blocks.1.attn1.to_q"),
+        ("text_encoders.umt5xxl.", "blocks.1.self_attn.q"),
+        ("lora_dit_", "blocks_1_self_attn_q"),
+    ],
+)
+def test_an_unknown_prefix_is_named(tmp_path, prefix, layer):
+    name = f"{prefix}{layer}.lora_{{}}.weight"
+    with pytest.raises(InputError, match=re.escape(f"its names begin with {prefix!r}, which is not known")):
         read(tmp_path, {name.format("A"): DOWN, name.format("B"): UP})
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2"])
+def test_numbers_of_any_float_are_read(tmp_path, dtype):
+    name = "diffusion_model.blocks.1.self_attn.q.lora_{}.weight"
+    tensors = {name.format("down"): DOWN.to(getattr(torch, dtype)), name.format("up"): UP.to(getattr(torch, dtype))}
+    expected = UP @ DOWN
+    assert (added(read(tmp_path, tensors)) - expected).abs().max() < 0.35 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "dora_scale",
+        "lora_magnitude_vector.weight",
+        "scalar",
+        "a1.weight",
+        "on_input",
+        "vera_lambda_b",
+        "w_norm",
+        "set_weight",
+        "weight",
+        "modules_to_save.weight",
+        "lora_down.comfy_quant",
+        "lora_down.scale_input",
+        "lora_A.bias",
+        "lora_up.bias",
+    ],
+)
+def test_another_way_to_change_the_same_layer_is_refused(tmp_path, part):
+    name = "diffusion_model.blocks.1.self_attn.q"
+    tensors = {f"{name}.lora_down.weight": DOWN, f"{name}.lora_up.weight": UP, f"{name}.{part}": torch.ones(2)}
+    with pytest.raises(InputError, match=r"a part alone would be wrong|changes what is applied"):
+        read(tmp_path, tensors)
 
 
 @pytest.mark.parametrize("scale", ["scale_weight", "weight_scale"])
@@ -85,6 +140,8 @@ def test_alpha_in_the_metadata_of_kohya(tmp_path):
     assert torch.allclose(added(lora), 0.5 * UP @ DOWN)
     own = read(tmp_path, {**tensors, f"{name}.alpha": torch.tensor(6.0)}, {"ss_network_alpha": "1.5"})
     assert torch.allclose(added(own), 2 * UP @ DOWN)
+    for nothing in ("0", "None", ""):  # the script then takes the rank
+        assert torch.allclose(added(read(tmp_path, tensors, {"ss_network_alpha": nothing})), UP @ DOWN)
     with pytest.raises(InputError, match="ss_network_alpha 'much'"):
         read(tmp_path, tensors, {"ss_network_alpha": "much"})
 
