@@ -55,7 +55,8 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
                 raise refusal(uri, f"it is an HDR image ({curve})", "save it as an ordinary (SDR) PNG or JPEG")
             is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
             image.load()
-            if name == "PNG" and data[_PNG_DEPTH] in (2, 4) and isinstance(image.info.get("transparency"), int):
+            is_small_grey = name == "PNG" and data[_PNG_DEPTH] in (2, 4) and not data[_PNG_DEPTH + 1]
+            if is_small_grey and isinstance(image.info.get("transparency"), int):
                 # Pillow makes 8 bits of such a grey, and leaves the value that is transparent as it was.
                 image.info["transparency"] *= 255 // ((1 << data[_PNG_DEPTH]) - 1)
             converted, notes = _in_srgb(image) if image.info.get("icc_profile") else (image, _other_space(image, data))
@@ -76,7 +77,7 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
 
 _STRIP_PIXELS = 1 << 20
 _PNG_DEPTH = 24
-"""Where a PNG's header has its bits per channel."""
+"""Where a PNG's header has its bits per channel. Its kind of colour follows, 0 for grey."""
 _ADVICE = "give a complete PNG, JPEG or WebP file"
 
 

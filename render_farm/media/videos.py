@@ -58,8 +58,12 @@ _OTHER_CURVES = ("linear", "log100", "log316", "smpte428")
 _OTHER = {*_OTHER_MATRICES, *_OTHER_CURVES}
 """Matrices and transfer functions that ffmpeg's own conversion to RGB does not know, or leaves as they are."""
 _FROM_WIDE = ("zscale=primaries=bt709:transfer=bt709:matrix=gbr:range=full", "format=gbrp")
-_ON_BLACK = ("format=gbrap", "premultiply=inplace=1", "format=gbrp")
-"""As pictures show what is transparent in them."""
+_ON_BLACK = (
+    "format=gbrap",
+    "split[own][base];[base]lutrgb=r=0:g=0:b=0:a=maxval[black];[black][own]overlay=format=gbrp",
+    "format=gbrp",
+)
+"""As pictures show what is transparent in them. (`premultiply` is not exact where nothing is.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
