@@ -26,7 +26,6 @@ from grafana_foundation_sdk.models.dashboard import (
     ThresholdsMode,
 )
 
-WIDTH = 24
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 

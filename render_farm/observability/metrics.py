@@ -16,7 +16,6 @@ from enum import StrEnum
 from render_farm import errors
 from render_farm.check_mode import KINDS
 
-PREFIX = "render_farm_"
 OTHER = "other"
 _PLACE = re.compile(r"worker-[0-9]{1,5}")
 _RUN = re.compile(r"\S.{0,1000}/_runs/[A-Za-z0-9._-]{1,128}")

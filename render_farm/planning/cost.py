@@ -52,8 +52,3 @@ class TokenPasses:
         if shape not in self._known:
             self._known[shape] = tuple(segment_token_passes(plan, segment) for segment in range(plan.num_segments))
         return self._known[shape]
-
-
-def film_token_passes(plan: FilmPlan) -> int:
-    """The same for a whole film."""
-    return sum(segment_token_passes(plan, segment) for segment in range(plan.num_segments))

@@ -75,11 +75,7 @@ class Adapters:
         self._dtype = dtype
         self._branched: dict[str, BranchedLayer] = {}
         self._attached: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def attached(self) -> tuple[tuple[str, float], ...]:
-        """(sha256, weight) of what is attached, in order."""
-        return self._attached
+        """(sha256, weight), in order."""
 
     @property
     def num_bytes(self) -> int:

@@ -59,13 +59,9 @@ def rope_table(
     )
 
 
-def apply_rope(states: Tensor, table: RopeTable) -> Tensor:
-    """Rotate neighbouring channel pairs of `states` (B S H D); the products are float32, the result keeps the dtype."""
-    return rotated(states, table.cos, table.sin)
-
-
 def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`apply_rope` with the table's tensors.
+    """Rotate neighbouring channel pairs of `states` (B S H D) by a `RopeTable`'s tensors. The products are float32, the
+    result keeps the dtype.
 
     On the CPU a complex product does it in one pass over memory: six times faster, equal to the last bit or the next.
     A compiler makes one pass of the products by itself, and takes no complex numbers.

@@ -9,7 +9,7 @@ import pytest
 from render_farm.job import RenderJob
 from render_farm.models import PRESETS
 from render_farm.planning import plan_film, spec_of_preset
-from render_farm.planning.cost import film_token_passes, segment_token_passes
+from render_farm.planning.cost import segment_token_passes
 
 FACTS = spec_of_preset("tiny", fingerprint="f")
 
@@ -120,4 +120,4 @@ def test_asynchronous_work_counts_only_the_blocks_that_run():
         RenderJob(job_id="a", prompt="x", num_frames=257, addnoise_condition=20, ar_step=4, causal_block_size=5), FACTS
     )
     clean = plan_film(RenderJob(job_id="a", prompt="x", num_frames=257, ar_step=4, causal_block_size=5), FACTS)
-    assert film_token_passes(noisy) > film_token_passes(clean)
+    assert segment_token_passes(noisy, 1) > segment_token_passes(clean, 1)

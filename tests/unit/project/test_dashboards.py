@@ -17,11 +17,13 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 import dashboards
 from dashboards.alerts import ALERTS
 from dashboards.generate import PAGES, generated
-from dashboards.pages import WIDTH, Shows
+from dashboards.pages import Shows
 from render_farm.observability.metrics import METRICS, MetricKind
 from tests.helpers import prometheus
 
 FOLDER = Path(dashboards.__file__).parent
+WIDTH = 24
+"""Of a page, in Grafana's units."""
 OF_RAY = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_cpu_utilization", "ray_node_mem_used"}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2RotaryPosEmbed
 
-from render_farm.engine.transformer.rope import RopeTable, apply_rope, rope_table
+from render_farm.engine.transformer.rope import RopeTable, rope_table, rotated
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,10 +30,10 @@ def test_rope_equals_the_reference(dtype: torch.dtype) -> None:
     states = random(1, 5 * 6, 2, 24).to(dtype)
     expected = reference_rope(states, *module(torch.empty(1, 1, 5, 4, 6)))
     tolerance = 1e-6 if dtype is torch.float32 else 2**-8
-    assert torch.allclose(apply_rope(states, table), expected, rtol=tolerance, atol=1e-6)
-    assert torch.allclose(
-        apply_rope(states[:, 12:24], table.frames(2, 4)), expected[:, 12:24], rtol=tolerance, atol=1e-6
-    )
+    assert torch.allclose(rotated(states, table.cos, table.sin), expected, rtol=tolerance, atol=1e-6)
+    part = table.frames(2, 4)
+    later = rotated(states[:, 12:24], part.cos, part.sin)
+    assert torch.allclose(later, expected[:, 12:24], rtol=tolerance, atol=1e-6)
 
 
 def test_rope_on_other_devices_has_the_same_formula() -> None:
@@ -42,6 +42,6 @@ def test_rope_on_other_devices_has_the_same_formula() -> None:
     states = random(1, 6, 2, 8)
     even, odd = states.unflatten(-1, (-1, 2)).unbind(-1)
     pairs = torch.stack((even * table.cos - odd * table.sin, even * table.sin + odd * table.cos), dim=-1)
-    assert torch.allclose(apply_rope(states, table), pairs.flatten(-2), atol=1e-6)
+    assert torch.allclose(rotated(states, table.cos, table.sin), pairs.flatten(-2), atol=1e-6)
     meta = RopeTable(cos=table.cos.to("meta"), sin=table.sin.to("meta"), tokens_per_frame=3)
-    assert apply_rope(states.to("meta", torch.bfloat16), meta).shape == states.shape
+    assert rotated(states.to("meta", torch.bfloat16), meta.cos, meta.sin).shape == states.shape
