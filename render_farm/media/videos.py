@@ -149,18 +149,13 @@ def _to_bt709(matrix: str, primaries: str, transfer: str) -> tuple[tuple[str, ..
         "color_trc": "bt709",
     }
     guessed = {name: likely[name] for name, value in given.items() if value in ("unknown", "reserved")}
-    name = _WIDE.get(guessed.get("color_primaries", primaries), "")
-    if other := _OTHER & {matrix, transfer}:
-        name = name or " and ".join(sorted(other))
+    name = _WIDE.get(guessed.get("color_primaries", primaries), " and ".join(sorted(_OTHER & {matrix, transfer})))
     if not (is_hdr or name):
         return (), ""
     filters = (f"setparams={':'.join(f'{key}={value}' for key, value in guessed.items())}",) if guessed else ()
     if is_hdr:
         return filters + _FROM_HDR, "it is HDR: its brightness is tone-mapped to BT.709"
-    return (
-        filters + _FROM_WIDE,
-        f"its {name or ' and '.join(sorted(_OTHER & {matrix, transfer}))} colours are converted to BT.709",
-    )
+    return filters + _FROM_WIDE, f"its {name} colours are converted to BT.709"
 
 
 def decode_tail(
