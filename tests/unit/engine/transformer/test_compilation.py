@@ -123,7 +123,7 @@ def test_a_warm_up_leaves_nothing_to_compile_for_the_first_step_of_a_group(
         assert before >= 3
         engine.render_segment(plan, 0, history=None, embeddings=embeddings, loras=loras)
     assert graphs[0] == before
-    assert len(engine.adapters.attached) == adapted
+    assert (engine.adapters.num_bytes > 0) == adapted
     engine.adapters.remove()
     engine.options = EngineOptions()
     engine.transformer.run_regions(EAGER)
