@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,20 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torc
         dtype = str(dtype).removeprefix("torch.")
     resolved: torch.dtype = getattr(torch, canonical_dtype(dtype, device.type))
     return resolved
+
+
+KERNEL_FAILURES = (
+    RuntimeError,
+    ImportError,
+    OSError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    subprocess.SubprocessError,
+)
+"""What kernels and their packages raise where they cannot run (OSError: a library built for another machine,
+SubprocessError: a compiler that fails)."""
 
 
 def set_precision() -> None:

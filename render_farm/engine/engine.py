@@ -264,7 +264,7 @@ class Engine:
     def vae(self) -> AutoencoderKLWan:
         """The video autoencoder; loaded on first use."""
         with self._loading:
-            return load_vae(self.checkpoint.folder, device=self.device)
+            return load_vae(self.checkpoint.folder, device=self.device, fused=self.options.compile != "off")
 
     def plan(self, job: RenderJob) -> FilmPlan:
         """Everything known about a film before it is rendered. Raises `InvalidJobError`."""

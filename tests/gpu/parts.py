@@ -25,6 +25,8 @@ from render_farm.engine.bench.run import BenchRequest, _embeddings, _job, run_be
 from render_farm.engine.decoding.turns import DecodingTurns
 from render_farm.engine.options import EngineOptions
 from render_farm.engine.transformer.attention_backends import BACKENDS
+from render_farm.engine.weights.vae_convolution import copy_once
+from render_farm.engine.weights.vae_residual_block import fuse_blocks, kernel_works
 from render_farm.planning import FilmPlan
 from render_farm.planning.memory import activation_bytes, weight_bytes, window_cache_bytes
 from render_farm.planning.model_sizes import ModelSizes, TransformerSizes
@@ -190,12 +192,16 @@ def decoding(here: Machine) -> Found:
     """In float32, in TF32, and in what would be faster but gives other pixels."""
     found: Found = {}
     exact: Tensor | None = None
-    for name in ("float32", "tf32", "tf32 tuned", "tf32 channels last", "bfloat16"):
+    for name in ("float32", "tf32", "tf32 fused", "tf32 tuned", "tf32 channels last", "bfloat16"):
         vae = _vae(here)
         torch.backends.cudnn.allow_tf32 = name != "float32"
         torch.backends.cudnn.benchmark = name == "tf32 tuned"
         if name == "bfloat16":
             vae = vae.bfloat16()
+        fused = name == "tf32 fused" and kernel_works(torch.device(here.device))
+        if fused:
+            copy_once(vae)
+            fuse_blocks(vae)
         if name == "tf32 channels last":
             for weight in (parameter for parameter in vae.parameters() if parameter.dim() == 5):
                 weight.data = weight.contiguous(memory_format=torch.channels_last_3d)
@@ -211,6 +217,7 @@ def decoding(here: Machine) -> Found:
         found[name] = {
             "s_a_latent_frame": statistics.median(seconds[1:]),
             "levels_apart": int((film - exact).abs().max()),
+            **({"kernel_runs": fused} if name == "tf32 fused" else {}),
             **({"peak_gb": torch.cuda.max_memory_allocated() / 1e9} if here.is_gpu else {}),
         }
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = True, False

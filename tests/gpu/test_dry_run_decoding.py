@@ -7,6 +7,7 @@ import torch
 
 from render_farm.engine.decoding.tiles import frame_decoder
 from render_farm.engine.decoding.turns import DecodingTurns
+from render_farm.engine.weights.vae_residual_block import fuse_blocks
 from render_farm.memory_mode import parse_memory
 from render_farm.planning.memory import FILMS_AT_ONCE, estimate_memory
 from render_farm.planning.memory_modes import device_bytes
@@ -42,3 +43,22 @@ def test_films_in_turn(name: str, tiling: bool) -> None:
     assert expected == pytest.approx(peak, rel=0.05)
     if not tiling:
         assert estimate.parked_bytes == pytest.approx(host.live_bytes, rel=0.05)
+
+
+def test_fused_norms_move_less_and_hold_no_more() -> None:
+    pytest.importorskip("triton", reason="the kernel is written in Triton")
+    moved, peak = {}, {}
+    for fused in (False, True):
+        with fake_transfers(), FAKE:
+            vae = fake_vae()
+            if fused:
+                fuse_blocks(vae)
+            decoder = frame_decoder(vae, height=68, width=120, tiling=False)
+            for _ in range(NUM_LATENT_FRAMES):
+                with DryRun() as counted:
+                    decoder.decode(torch.empty(1, 16, 1, 68, 120, device="cuda"))
+        moved[fused], peak[fused] = counted.moved_bytes["elementwise"] / 1e9, counted.peak_bytes / 1e9
+    print(f"GB moved a latent frame: {moved}, GB at its fullest: {peak}")
+    assert moved[False] == pytest.approx(159, rel=0.02)
+    assert moved[True] == pytest.approx(68, rel=0.02)
+    assert peak[True] <= peak[False]

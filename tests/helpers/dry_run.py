@@ -45,6 +45,9 @@ from render_farm.planning.frames import num_latent_frames
 from render_farm.planning.model_sizes import ModelSizes, sizes_of_preset
 from tests.helpers.live_memory import LiveMemory
 
+_NO_KERNEL = ("_unsafe_view", "empty_like", "new_empty")
+_FIRST_IS_NOT_READ = ("copy_", "fill_", "zero_", "new_zeros", "new_full", "zeros_like", "ones_like", "full_like")
+
 
 class DryRun(LiveMemory):
     """Counts operations by kind, bytes that kernels move and that ranks send, and the memory of the device."""
@@ -68,14 +71,15 @@ class DryRun(LiveMemory):
             [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.device.type == "cuda"]
             for values in ((args, kwargs), out)
         )
+        read = given[name in _FIRST_IS_NOT_READ :]
         if func.namespace in ("c10d", "_c10d_functional"):
             self.sent[name] += min((tensor.nbytes for tensor in given), default=0)
-        elif given and func.namespace == "aten" and not func.is_view and name != "_unsafe_view":
+        elif given and func.namespace in ("aten", "render_farm") and not func.is_view and name not in _NO_KERNEL:
             kind = "elementwise"
             if func._overloadpacket in flop_registry:
                 kind = "attention" if "attention" in name else "matrix"
                 self.operations[kind] += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-            self.moved_bytes[kind] += sum(tensor.nbytes for tensor in (*given, *made))
+            self.moved_bytes[kind] += sum(tensor.nbytes for tensor in (*read, *made))
             self.num_kernels += 1
         return out
 

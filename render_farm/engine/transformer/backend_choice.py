@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from render_farm.engine.device import KERNEL_FAILURES
 from render_farm.engine.transformer.attention import LogSumExpBackend
 from render_farm.engine.transformer.attention_backends import BACKENDS, BackendSpec
 from render_farm.errors import DeviceError, UsageError
@@ -33,8 +34,6 @@ _MOST_ERROR_APPROXIMATE = 0.2
 _EQUALLY_FAST = 1.05
 """A backend within this factor of the fastest is taken when `BACKENDS` has it first, so that like machines choose alike
 and a segment has the same bits on each."""
-_FAILURES = (RuntimeError, ImportError, OSError, NotImplementedError, TypeError, ValueError, AttributeError)
-"""What kernels and their packages raise where they cannot run (OSError: a library built for another machine)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,7 @@ def _tried(spec: BackendSpec, device: torch.device, dtype: torch.dtype, head_dim
         backend = spec.make()
         with torch.no_grad():
             out = backend.attend(query, key, value).double().cpu()
-    except _FAILURES as error:
+    except KERNEL_FAILURES as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise _Unusable(reason if len(reason) <= 200 else f"{reason[:200]}...") from error
     largest = (out - exact).abs().max().item() if out.shape == exact.shape else float("nan")

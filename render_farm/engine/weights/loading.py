@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from render_farm.engine.transformer.transformer import FrameTransformer
 from render_farm.engine.weights.transformer_loading import read_transformer
 from render_farm.engine.weights.vae_convolution import copy_once
+from render_farm.engine.weights.vae_residual_block import fuse_blocks, kernel_works
 from render_farm.errors import ModelError
 
 
@@ -34,10 +35,12 @@ def load_transformer(folder: Path, *, device: torch.device, dtype: torch.dtype) 
     return wrapped
 
 
-def load_vae(folder: Path, *, device: torch.device) -> AutoencoderKLWan:
-    """The video autoencoder, always float32."""
+def load_vae(folder: Path, *, device: torch.device, fused: bool = False) -> AutoencoderKLWan:
+    """The video autoencoder, always float32. `fused`: with a kernel of our own, where that runs."""
     vae: AutoencoderKLWan = _load(AutoencoderKLWan, folder, "vae", device, torch_dtype=torch.float32)
     copy_once(vae)
+    if fused and kernel_works(device):
+        fuse_blocks(vae)
     return vae
 
 
