@@ -211,6 +211,7 @@ def dry_run(
 def fake_transfers() -> Iterator[None]:
     """Have fake weights and features move between fake devices: `tensor.data = other` would leave a fake tensor on its
     device. Memory is pinned by name only, streams do nothing, and the files of `offload_disk` are in memory."""
+    torch.utils._device._device_constructors()  # it remembers torch.empty, which is replaced below
     files: dict[str, dict[str, Tensor]] = {}
     storage_of, empty = torch._C.TensorBase.__dict__["data"], torch.empty
 
