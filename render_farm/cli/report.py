@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from render_farm.backoff import Backoff
 from render_farm.cli.runs import Output, Run, RunPlace, find_run
 from render_farm.cli.terminal import Json, hint, print_json, say
-from render_farm.errors import RenderFarmError, UsageError
+from render_farm.errors import RenderFarmError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from render_farm.farm.run.settings import Settings
     from render_farm.report.page_data import Price
+    from render_farm.report.writer import ReportWriter
     from render_farm.storage import Store
 
 _AS_WRITTEN_EVERY_S = 60.0
 _MOST_SHARE_OF_TIME = 0.02
+_LAST_TRIES_FOR_S = 60.0
+"""A store that answers nothing when a run ends may do so a moment later. What waits for the page waits no longer."""
 
 
 def report(
@@ -167,15 +171,21 @@ class RunReporter:
         assert self._run_id is not None
         writer = ReportWriter(self._store, self._run_id, self._price, links_for_s=self._links_for_s)
         pause_s = _AS_WRITTEN_EVERY_S
-        while True:
-            is_over = self._over.wait(pause_s)
+        while not self._over.wait(pause_s):
             started = time.monotonic()
-            try:
-                writer.write()
-            except RenderFarmError as error:
-                if not self._complained:
-                    self._on_failure(f"the report could not be written: {error}")
-                self._complained = True
-            if is_over:
-                return
+            self._write(writer)
             pause_s = max(_AS_WRITTEN_EVERY_S, (time.monotonic() - started) / _MOST_SHARE_OF_TIME)
+        stop, backoff = time.monotonic() + _LAST_TRIES_FOR_S, Backoff(1.0, 10.0)
+        while isinstance(error := self._write(writer), StorageError) and time.monotonic() < stop:
+            time.sleep(backoff.next_s(error))
+
+    def _write(self, writer: ReportWriter) -> RenderFarmError | None:
+        """Write the page. Gives what went wrong, which is reported once."""
+        try:
+            writer.write()
+        except RenderFarmError as error:
+            if not self._complained:
+                self._on_failure(f"the report could not be written: {error}")
+            self._complained = True
+            return error
+        return None
