@@ -76,7 +76,7 @@ class Failures:
             self._worker_index.count_against_host(workers[blamed].host, failure, now, actions, event.film)
         for worker in dict.fromkeys([*([blamed] if ends_process else []), *event.ending]):
             if worker in workers:
-                self._worker_gone(worker, beside(worker, failure), now, actions)
+                self._worker_gone(worker, beside(worker, failure, blamed=blamed), now, actions)
                 actions.append(ev.ReplaceWorker(worker=worker, reason=failure.message))
 
     def worker_lost(self, event: ev.WorkerLost, now: float, actions: list[Action]) -> None:

@@ -27,6 +27,8 @@ class FilmState:
     segments_done: int
     prior_left_s: float
     """Time of the segments that are not done, by arithmetic."""
+    suspect_after: int
+    """Faults after which it may be the film that breaks its workers."""
     state: State = State.WAITING
     worker: str | None = None
     """The worker that renders or finishes it now, the leader of a group."""
@@ -45,8 +47,8 @@ class FilmState:
 
     @property
     def is_suspect(self) -> bool:
-        """What failed twice is tried in the safest way: in the smallest group, and alone in its process."""
-        return len(self.faults) > 1
+        """A last try is made in the safest way: in the smallest group, and alone in its process."""
+        return len(self.faults) >= self.suspect_after
 
     @property
     def is_rendered(self) -> bool:

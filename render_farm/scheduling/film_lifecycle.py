@@ -15,10 +15,11 @@ from render_farm.scheduling.states import State, run_state
 class FilmLifecycle:
     """See the module. Films enter the queue here, and only here."""
 
-    def __init__(self, state: FarmState, dispatcher: Dispatcher, aging_s: float) -> None:
+    def __init__(self, state: FarmState, dispatcher: Dispatcher, aging_s: float, suspect_after: int) -> None:
         self._state = state
         self._dispatcher = dispatcher
         self._aging_s = aging_s
+        self._suspect_after = suspect_after
         self._unread_text: dict[tuple[str, str], list[JobKey]] = {}
         """Films that wait for `TextReady`, by run and model."""
         self._num_added = 0
@@ -37,6 +38,7 @@ class FilmLifecycle:
             level=level_of(spec.priority, now, self._aging_s),
             segments_done=spec.segments_done,
             prior_left_s=0.0,
+            suspect_after=self._suspect_after,
         )
         self._state.add(key, film)
         self._dispatcher.shares.arrived(spec.share)

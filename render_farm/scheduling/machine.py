@@ -47,7 +47,8 @@ class FarmMachine:
         self._queue, self._idle_workers = self._dispatcher.queue, self._dispatcher.idle_workers
         self._worker_index = WorkerIndex(self._state, self._idle_workers, policy)
         self.hosts = self._worker_index.hosts
-        self._lifecycle = FilmLifecycle(self._state, self._dispatcher, scheduling.aging_s)
+        suspect_after = max(1, min(2, policy.attempts - 1))
+        self._lifecycle = FilmLifecycle(self._state, self._dispatcher, scheduling.aging_s, suspect_after)
         self._requests = Requests(self._state, self._dispatcher, self._lifecycle, scheduling.aging_s)
         self._shared = SharedSegments(self._state)
         self._rendering = Rendering(self._state, self._dispatcher, self._worker_index, self._shared, self._lifecycle)

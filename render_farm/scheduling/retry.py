@@ -134,9 +134,11 @@ class Failure:
     """The worker's process must end (a CUDA error, a corrupted state), whatever the table says."""
 
 
-def beside(worker: str, failure: Failure) -> Failure:
-    """What happened to the other films of a worker whose process ends because of one film's failure."""
-    if failure.poisons_process or rule_for(failure).is_of_process:
+def beside(worker: str, failure: Failure, *, blamed: str) -> Failure:
+    """What happened to the other films of a worker whose process ends because of one film's failure, for which the
+    worker `blamed` is. They may be to blame for what their own process did, and not for a group's exchanges."""
+    of_process = failure.poisons_process or rule_for(failure).is_of_process
+    if of_process and worker == blamed and failure.error_class != "BrokenGroupError":
         return failure
     message = f"{worker} was ended because of another film beside it: {failure.message}"
     return Failure(fault=Fault.CLUSTER, error_class="PreemptedError", message=message)

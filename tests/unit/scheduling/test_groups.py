@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from render_farm.errors import Fault
 from render_farm.scheduling import events as ev
 from render_farm.scheduling.retry import Failure
@@ -87,6 +89,26 @@ def test_processes_that_a_failure_broke_end_and_a_whole_group_may_be_formed_of_f
     farm.apply(ev.WorkerUp(worker="w8", host="a"), 2.0)
     [again] = renders(farm.apply(ev.WorkerUp(worker="w9", host="a"), 2.0))
     assert {again.worker, *again.helpers} == {"w8", "w9"}
+
+
+@pytest.mark.parametrize("error_class", ["BrokenGroupError", "DeviceError"])
+def test_a_film_that_is_finished_on_a_member_of_a_group_that_breaks_is_not_blamed(error_class: str):
+    """A broken group's exchanges are nobody's films, and a helper's GPU is not the one that the film was finished on."""
+    farm = Farm(film("a", segments=1, size=1, priority=90), film("g", size=2), hosts="aa")
+    actions = farm.done(renders(farm.first)[0])
+    [finish] = [action for action in actions if isinstance(action, ev.FinishFilm)]
+    [group] = renders(actions)
+    members = (group.worker, *group.helpers)
+    assert finish.worker in members
+    [other] = [name for name in members if name != finish.worker]
+    failure = Failure(fault=Fault.WORKER, error_class=error_class, message="rank 1 is gone", poisons_process=True)
+    blamed = other if error_class == "DeviceError" else group.worker
+    actions = farm.failed(group, failure, ending=members, blamed=blamed)
+    assert replaced(actions) == set(members)
+    farm.tick(60.0)
+    actions = farm.apply(ev.WorkerUp(worker="w8", host="a"))
+    [again] = [action for action in actions if isinstance(action, ev.FinishFilm)]
+    assert (again.film, again.attempt) == (finish.film, 1)
 
 
 def test_a_group_that_failed_is_never_left_without_enough_workers_that_may_try_again():
