@@ -93,7 +93,7 @@ def test_processes_that_a_failure_broke_end_and_a_whole_group_may_be_formed_of_f
 
 @pytest.mark.parametrize("error_class", ["BrokenGroupError", "DeviceError"])
 def test_a_film_that_is_finished_on_a_member_of_a_group_that_breaks_is_not_blamed(error_class: str):
-    """A broken group's exchanges are nobody's films, and a helper's GPU is not the one that the film was finished on."""
+    """A broken group's exchanges are nobody's films, and a helper's GPU is not the one that finishes the film."""
     farm = Farm(film("a", segments=1, size=1, priority=90), film("g", size=2), hosts="aa")
     actions = farm.done(renders(farm.first)[0])
     [finish] = [action for action in actions if isinstance(action, ev.FinishFilm)]
