@@ -3,7 +3,7 @@
 Ulysses: exchanges give each rank all tokens of its own heads. There the attention of one rank runs as it is, with its
 causal blocks and its cache of these heads. Another exchange gives the tokens back. Its own code, because `USP` copies
 each tensor about four times, which takes as long as the exchange. Here a tensor is copied once before it is sent and
-once after it has arrived.
+once after it has arrived, and half of what is sent can be on its way while the other half is attended to.
 
 Ring: each rank keeps its tokens, and keys and values go round; what a rank attends to in each step is joined by
 log-sum-exp. Every rank holds the same slice of every frame, so causal blocks, blocks left out and blocks that are
@@ -72,15 +72,30 @@ class GroupAttention:
         return out.transpose(1, 2)
 
     def _by_heads(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
+        """Half of a rank's heads attend while the other half's tokens, or the first half's results, are on their way.
+        A head sees no other one, so the bits are those of all heads at once."""
         ranks, num_queries = self._shape.ulysses, query.shape[1]
         exchange = _Exchange(slices=self._slices, ulysses=ranks, call=call)
-        parts = [_sent(tokens.unflatten(2, (ranks, -1)).permute(2, 0, 1, 3, 4)) for tokens in (query, key, value)]
-        query, key, value = (exchange.whole(_arrived(part).transpose(0, 1).flatten(1, 2), 0) for part in parts)
-        del parts
-        out = self._alone.attend(query, key, value, replace(call, tokens_per_frame=self._slices.num_tokens))
-        own = exchange.parted(out, 0, num_queries).unflatten(1, (ranks, -1)).transpose(0, 1)
-        heads = _arrived(_sent(own))  # P B S h D
-        return heads.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        by_rank = [tokens.unflatten(2, (ranks, -1)) for tokens in (query, key, value)]  # B S P h D
+        result = torch.empty_like(by_rank[0])
+        size = -(-result.shape[3] // 2)
+        coming = [
+            [_sent(tokens.permute(2, 0, 1, 3, 4)) for tokens in half]
+            for half in zip(*(tokens.split(size, dim=3) for tokens in by_rank), strict=True)
+        ]
+        del by_rank
+        going = []
+        for half in range(len(coming)):
+            query, key, value = (
+                exchange.whole(_arrived(part).transpose(0, 1).flatten(1, 2), 0) for part in coming[half]
+            )
+            coming[half] = []
+            own = replace(call, tokens_per_frame=self._slices.num_tokens, slot=(*call.slot, half))
+            out = exchange.parted(self._alone.attend(query, key, value, own), 0, num_queries)
+            going.append(_sent(out.unflatten(1, (ranks, -1)).transpose(0, 1)))
+        for heads, part in zip(result.split(size, dim=3), going, strict=True):
+            heads.copy_(_arrived(part).permute(1, 2, 0, 3, 4))
+        return result.flatten(2, 3)
 
 
 def _sent(parts: Tensor) -> Tensor:

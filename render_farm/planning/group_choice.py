@@ -15,7 +15,7 @@ from math import prod
 from render_farm.planning.film import FilmPlan
 from render_farm.planning.group_cost import GroupMachine, StepWork, segment_seconds, step_seconds, step_work
 from render_farm.planning.groups import GroupShape, group_of, possible_shapes
-from render_farm.planning.memory import Shares, estimate_memory, usable_bytes
+from render_farm.planning.memory import estimate_memory, usable_bytes
 from render_farm.planning.model_sizes import ModelSizes
 
 WORTH = 0.5
@@ -121,8 +121,7 @@ def film_groups(
     ]
 
     def fits(shape: GroupShape) -> bool:
-        shares = Shares(tokens=shape.sequence, branches=shape.cfg)
-        estimate = estimate_memory(plan, sizes, shares=shares)
+        estimate = estimate_memory(plan, sizes, shape=shape)
         return memory_bytes is None or estimate.least_bytes <= usable_bytes(memory_bytes)
 
     work, num_steps = step_work(plan, sizes.transformer), plan.schedule(0).num_rows

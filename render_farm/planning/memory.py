@@ -15,6 +15,7 @@ from math import ceil
 
 from render_farm.models import Family
 from render_farm.planning.film import FilmPlan
+from render_farm.planning.groups import GroupShape
 from render_farm.planning.model_sizes import ModelSizes, TransformerSizes
 from render_farm.planning.passes import Pass, num_cacheable_frames, passes
 from render_farm.planning.tasks import IMAGE_TASKS
@@ -90,19 +91,9 @@ class MemoryEstimate:
         return max(self.text_stage_bytes, self.render_stage_bytes + self.cache_bytes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shares:
-    """How a render group divides a film; every rank has all of the weights."""
-
-    tokens: int = 1
-    """Ranks that share the tokens, and the heads of what is cached (Ulysses times ring)."""
-    branches: int = 1
-    """2 when the guidance branches are on two halves of the group."""
-
-
-def estimate_memory(plan: FilmPlan, sizes: ModelSizes, *, shares: Shares | None = None) -> MemoryEstimate:
+def estimate_memory(plan: FilmPlan, sizes: ModelSizes, *, shape: GroupShape = GroupShape()) -> MemoryEstimate:
     """What `plan` takes on one device, or on each of a group's, in the dtype of `plan.spec`."""
-    job, element, shares = plan.job, ELEMENT_BYTES[plan.spec.dtype], shares or Shares()
+    job, element = plan.job, ELEMENT_BYTES[plan.spec.dtype]
     decoding = decoding_memory(sizes.vae, height=job.height, width=job.width)
     segments = range(plan.num_segments)
     return MemoryEstimate(
@@ -110,8 +101,8 @@ def estimate_memory(plan: FilmPlan, sizes: ModelSizes, *, shares: Shares | None 
         vae_bytes=sizes.vae.num_parameters * FLOAT32_BYTES,
         text_encoder_bytes=sizes.text_encoder.num_parameters * element,
         image_encoder_bytes=_image_encoder_bytes(plan, sizes, element),
-        activation_bytes=max(activation_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
-        cache_bytes=max(window_cache_bytes(plan, index, sizes.transformer, shares=shares) for index in segments),
+        activation_bytes=max(activation_bytes(plan, index, sizes.transformer, shape=shape) for index in segments),
+        cache_bytes=max(window_cache_bytes(plan, index, sizes.transformer, shape=shape) for index in segments),
         encoding_bytes=_encoding_bytes(plan, sizes),
         decoding_bytes=decoding.total_bytes,
         parked_bytes=FILMS_AT_ONCE * decoding.cache_bytes,
@@ -125,12 +116,12 @@ def weight_bytes(sizes: TransformerSizes, element_bytes: float) -> int:
 
 
 def activation_bytes(
-    plan: FilmPlan, segment: int, sizes: TransformerSizes, *, with_cache: bool = True, shares: Shares = Shares()
+    plan: FilmPlan, segment: int, sizes: TransformerSizes, *, with_cache: bool = True, shape: GroupShape = GroupShape()
 ) -> int:
     """The largest pass of a segment; `with_cache` if finished blocks are read from their cache."""
     element, window = ELEMENT_BYTES[plan.spec.dtype], plan.windows[segment]
-    branches = _num_branches(plan, shares)
-    tokens_per_frame = ceil(plan.tokens_per_frame / shares.tokens)
+    branches = _num_branches(plan, shape)
+    tokens_per_frame = ceil(plan.tokens_per_frame / shape.sequence)
     rotary = window.num_seen_frames * tokens_per_frame * sizes.head_dim * FLOAT32_BYTES
     pixels = window.num_seen_frames * plan.latent_height * plan.latent_width
     latents = pixels * (_LATENT_COPIES * sizes.out_channels * FLOAT32_BYTES)
@@ -138,14 +129,27 @@ def activation_bytes(
     prompts = branches * _TEXT_TOKENS * (sizes.dim * (2 * sizes.num_layers + 2) + sizes.text_dim)
     images = (sizes.pos_embed_len or _IMAGE_TOKENS) * sizes.dim * 2 * sizes.num_layers if sizes.image_dim else 0
     largest = max(
-        pass_bytes(one, tokens_per_frame, sizes, num_branches=branches, element_bytes=element)
+        pass_bytes(
+            one,
+            tokens_per_frame,
+            sizes,
+            num_branches=branches,
+            element_bytes=element,
+            attended_at_once=_attended_at_once(shape, sizes.num_heads),
+        )
         for one in passes(plan, segment, with_cache=with_cache)
     )
     return rotary + latents + (prompts + images) * element + largest
 
 
 def pass_bytes(
-    one: Pass, tokens_per_frame: int, sizes: TransformerSizes, *, num_branches: int, element_bytes: int
+    one: Pass,
+    tokens_per_frame: int,
+    sizes: TransformerSizes,
+    *,
+    num_branches: int,
+    element_bytes: int,
+    attended_at_once: float = 1.0,
 ) -> int:
     """The fullest moment of a layer, in the last guidance branch of a pass: either its feed-forward, the gated sum
     after self-attention, or self-attention over the cached keys and values joined with its own."""
@@ -160,37 +164,53 @@ def pass_bytes(
     feed_forward = streams + 4 * element_bytes
     wide = 2 * element_bytes * sizes.ffn_dim / sizes.dim
     attending = streams + attention_states
-    joined = 0
+    joined = 0.0
     if one.num_cached_frames:
-        joined = 2 * element_bytes * one.stop * tokens_per_frame
+        joined = 2 * element_bytes * one.stop * tokens_per_frame * attended_at_once
         attending += element_bytes  # outputs of blocks, and joined
     per_token = max(gated_sum, feed_forward + wide, feed_forward + element_bytes + copies + FLOAT32_BYTES)
     return int(sizes.dim * max(per_token * tokens, attending * tokens + joined))
 
 
-def window_cache_bytes(plan: FilmPlan, segment: int, sizes: TransformerSizes, *, shares: Shares = Shares()) -> int:
+def window_cache_bytes(
+    plan: FilmPlan, segment: int, sizes: TransformerSizes, *, shape: GroupShape = GroupShape()
+) -> int:
     """Keys and values of a segment's finished blocks; 0 where nothing is final before the segment ends."""
-    tokens_per_frame = ceil(plan.tokens_per_frame / shares.tokens)
+    tokens_per_frame = ceil(plan.tokens_per_frame / shape.sequence)
     return cache_bytes(
         num_tokens=num_cacheable_frames(plan, segment) * tokens_per_frame,
         num_layers=sizes.num_layers,
-        num_branches=_num_branches(plan, shares),
+        num_branches=_num_branches(plan, shape),
         num_heads=sizes.num_heads,
         head_dim=sizes.head_dim,
         bytes_per_element=ELEMENT_BYTES[plan.spec.dtype],
+        first_layer_share=0.5 if shape.shares_first_layer(sizes.num_heads) else 1.0,
     )
 
 
 def cache_bytes(
-    *, num_tokens: int, num_layers: int, num_branches: int, num_heads: int, head_dim: int, bytes_per_element: int
+    *,
+    num_tokens: int,
+    num_layers: int,
+    num_branches: int,
+    num_heads: int,
+    head_dim: int,
+    bytes_per_element: int,
+    first_layer_share: float = 1.0,
 ) -> int:
     """Memory that caching `num_tokens` takes. The branches share the first layer (see `transformer.FrameBlock`)."""
-    num_slots = (num_layers - 1) * num_branches + 1
-    return 2 * num_tokens * num_slots * num_heads * head_dim * bytes_per_element
+    num_slots = (num_layers - 1) * num_branches + first_layer_share
+    return int(2 * num_tokens * num_slots * num_heads * head_dim * bytes_per_element)
 
 
-def _num_branches(plan: FilmPlan, shares: Shares) -> int:
-    return 2 // shares.branches if plan.job.guided else 1
+def _attended_at_once(shape: GroupShape, num_heads: int) -> float:
+    """The largest share of a rank's heads that attends at a time: Ulysses without a ring does so in two halves."""
+    heads = num_heads // shape.ulysses
+    return ceil(heads / 2) / heads if shape.ulysses > 1 and shape.ring == 1 and heads else 1.0
+
+
+def _num_branches(plan: FilmPlan, shape: GroupShape) -> int:
+    return 2 // shape.cfg if plan.job.guided else 1
 
 
 def _image_encoder_bytes(plan: FilmPlan, sizes: ModelSizes, element_bytes: int) -> int:

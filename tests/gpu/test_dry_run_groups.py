@@ -10,7 +10,7 @@ from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.engine.transformer.span import FrameSpan
 from render_farm.planning.group_cost import rank_bytes, step_work
 from render_farm.planning.groups import GroupShape
-from render_farm.planning.memory import Shares, activation_bytes, window_cache_bytes
+from render_farm.planning.memory import activation_bytes, window_cache_bytes
 from tests.helpers.dry_run import FAKE, LAYERS, DryRun, allow_fake_gpus, dry_run, fake_group, fake_transformer, film
 
 EIGHT = GroupShape(cfg=2, ulysses=4)
@@ -27,9 +27,8 @@ def test_a_rank_of_a_group(name: str, task: str, mode: str, rank: int) -> None:
     plan, sizes = film(name, task, mode)
     with fake_group(EIGHT, rank) as group:
         counted = dry_run(fake_transformer(name, num_layers=LAYERS), plan, group=group)
-    shares = Shares(tokens=EIGHT.sequence, branches=EIGHT.cfg)
-    expected = activation_bytes(plan, 0, sizes.transformer, shares=shares)
-    expected += window_cache_bytes(plan, 0, sizes.transformer, shares=shares)
+    expected = activation_bytes(plan, 0, sizes.transformer, shape=EIGHT)
+    expected += window_cache_bytes(plan, 0, sizes.transformer, shape=EIGHT)
     print(f"{name} {mode} rank {rank}: peak {counted.peak_bytes / 1e9:.2f} GB, expected {expected / 1e9:.2f}")
     assert expected == pytest.approx(counted.peak_bytes, rel=0.05)
     if mode == "synchronous":

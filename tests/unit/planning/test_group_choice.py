@@ -29,7 +29,7 @@ from render_farm.planning.group_cost import (
 )
 from render_farm.planning.group_options import GroupOptions
 from render_farm.planning.groups import MOST_WORKERS, GroupShape, check_group, nearest_shape, possible_shapes
-from render_farm.planning.memory import Shares, estimate_memory, usable_bytes
+from render_farm.planning.memory import estimate_memory, usable_bytes
 from render_farm.planning.model_sizes import sizes_of_preset
 
 GIB = 1 << 30
@@ -62,7 +62,7 @@ def test_a_film_that_is_too_large_for_one_worker_gets_the_smallest_group_that_it
     plan, sizes = film(), sizes_of_preset(PRESETS["df-14b-540p"])
     needs = {
         tokens: ceil(
-            estimate_memory(plan, sizes, shares=Shares(tokens=tokens, branches=2)).least_bytes / usable_bytes(100) * 100
+            estimate_memory(plan, sizes, shape=GroupShape(cfg=2, ulysses=tokens)).least_bytes / usable_bytes(100) * 100
         )
         for tokens in (1, 2, 4)
     }

@@ -21,9 +21,9 @@ from render_farm.engine.weights.vae_convolution import copy_once
 from render_farm.memory_mode import MemoryMode
 from render_farm.models import PRESETS
 from render_farm.planning import plan_film, spec_of_preset
+from render_farm.planning.groups import GroupShape
 from render_farm.planning.memory import (
     FILMS_AT_ONCE,
-    Shares,
     activation_bytes,
     cache_bytes,
     estimate_memory,
@@ -240,9 +240,9 @@ def test_the_image_encoder_at_full_size(num_images: int) -> None:
 # --- a job ----------------------------------------------------------------------------------------
 
 
-def estimate_of(name: str, *, shares: Shares | None = None, **parameters: Any):
+def estimate_of(name: str, *, shape: GroupShape = GroupShape(), **parameters: Any):
     plan = plan_film(RenderJob(job_id="a", prompt="x", **parameters), spec_of_preset(name))
-    return estimate_memory(plan, sizes_of_preset(PRESETS[name]), shares=shares)
+    return estimate_memory(plan, sizes_of_preset(PRESETS[name]), shape=shape)
 
 
 def test_a_job_adds_up() -> None:
@@ -291,7 +291,7 @@ def test_a_group_shares_all_but_the_weights() -> None:
         base_num_frames=97,
         causal_block_size=5,
         ar_step=5,
-        shares=Shares(tokens=4, branches=2),
+        shape=GroupShape(cfg=2, ulysses=4),
     )
     assert shared.transformer_bytes == alone.transformer_bytes
     assert shared.cache_bytes == pytest.approx(alone.cache_bytes / 8, rel=0.02)
