@@ -18,12 +18,15 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.tensor.experimental._attention import set_rotate_method
 
+from render_farm import __version__
 from render_farm.errors import UsageError, WorkerError
 from render_farm.parallel.rendezvous import Rendezvous
 from render_farm.parallel.xfuser_modules import xfuser
 from render_farm.planning.groups import GroupShape
 
 _CONNECT_S = 10.0
+_VERSIONS = f"render_farm {__version__} with torch {torch.__version__}"
+"""Of this process, whatever has been installed since it began."""
 
 
 class GroupError(WorkerError):
@@ -169,10 +172,14 @@ def _meet(seat: Seat, within: timedelta) -> TCPStore:
     return store
 
 
-def _wait_for_all(store: TCPStore, seat: Seat, within: timedelta, meeting: int) -> None:
-    here = f"{seat.rendezvous.name}/here/{meeting}"
-    store.set(f"{here}/{seat.rank}", "")
-    store.wait([f"{here}/{rank}" for rank in range(seat.shape.size)], within)
+def _wait_for_all(store: dist.Store, seat: Seat, within: timedelta, meeting: int) -> None:
+    """Raises `BrokenGroupError` when ranks run different versions, whose exchanges would not fit: fresh processes do
+    not."""
+    here = [f"{seat.rendezvous.name}/here/{meeting}/{rank}" for rank in range(seat.shape.size)]
+    store.set(here[seat.rank], _VERSIONS)
+    store.wait(here, within)
+    if len(found := {store.get(rank).decode() for rank in here}) > 1:
+        raise BrokenGroupError(f"the group's processes run {' and '.join(sorted(found))}; they are replaced")
 
 
 def _form(seat: Seat, store: TCPStore, device: torch.device, timeout: timedelta) -> None:

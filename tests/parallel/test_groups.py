@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ import torch.distributed as dist
 from render_farm.engine.transformer.attention import BlockCausalAttention, TorchAttention
 from render_farm.engine.transformer.attention_backends import BACKENDS
 from render_farm.errors import UsageError
-from render_farm.parallel import GroupError, GroupShape, ParallelGroup, ProcessGroups, RendezvousHost, Seat
+from render_farm.parallel import (
+    BrokenGroupError,
+    GroupError,
+    GroupShape,
+    ParallelGroup,
+    ProcessGroups,
+    Rendezvous,
+    RendezvousHost,
+    Seat,
+    process_group,
+)
 from render_farm.parallel.log_sum_exp import require_log_sum_exp
 from tests.helpers.ranks import RankFailed, RankPool, _in_group, rank_pool
 
@@ -156,3 +167,14 @@ def test_a_ring_refuses_self_attention_it_cannot_part() -> None:
 
     with pytest.raises(UsageError, match="Other cannot be used in a ring"):
         GroupAttention(Other(), Slices(num_tokens=4, num_ranks=2), shape=GroupShape(ring=2), ring_rank=0)
+
+
+def test_processes_of_two_versions_form_no_group() -> None:
+    """Such as after an upgrade below a running farm. All of them end, and fresh ones are of one version."""
+    seat = Seat(shape=GroupShape(ulysses=2), rank=0, rendezvous=Rendezvous(host="127.0.0.1", port=0, name="n"))
+    store, within = dist.HashStore(), timedelta(seconds=5)
+    for meeting, other in enumerate((process_group._VERSIONS, "render_farm 0.0 with torch 2.12")):
+        store.set(f"n/here/{meeting}/1", other)
+    process_group._wait_for_all(store, seat, within, 0)
+    with pytest.raises(BrokenGroupError, match=r"render_farm 0\.0 with torch 2\.12 and render_farm"):
+        process_group._wait_for_all(store, seat, within, 1)
