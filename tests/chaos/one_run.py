@@ -151,6 +151,8 @@ def one_run(world: World, fault: Fault, seed: int, undisturbed: Undisturbed, *, 
         exit_code = world.driver.poll()
         if exit_code is not None and starts < _STARTS and not _is_complete(store, fault, exit_code):
             starts, exit_code = starts + 1, None
+            while world.proxy.is_expired:  # nobody starts it again before there are new credentials
+                time.sleep(_LOOK_EVERY_S)
             world.driver = world.start_driver(scene.manifest, output, **command)
         if time.monotonic() - struck_s > _DRIVER_S:
             world.driver.kill()
