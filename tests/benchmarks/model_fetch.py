@@ -40,6 +40,14 @@ def by_fsspec(bucket: str, sizes: Sizes, folder: Path) -> None:
     fetch_files(fsspec.filesystem("s3"), bucket, sizes, folder, sha256={})
 
 
+def by_get_file(bucket: str, sizes: Sizes, folder: Path) -> None:
+    """As `models pull` once did it: one file after the other by fsspec's own `get_file`, and no hash."""
+    import fsspec
+
+    for path in sizes:
+        fsspec.filesystem("s3").get_file(f"{bucket}/{path}", str(folder / path))
+
+
 def by_obstore(bucket: str, sizes: Sizes, folder: Path) -> None:
     """The same blocks, files and hashes."""
     from obstore.store import S3Store  # type: ignore[import-not-found]
@@ -85,6 +93,7 @@ def by_runai(bucket: str, sizes: Sizes, folder: Path) -> None:
 
 CLIENTS: dict[str, Callable[[str, Sizes, Path], None]] = {
     "fsspec": by_fsspec,
+    "fsspec get_file": by_get_file,
     "obstore": by_obstore,
     "runai-model-streamer": by_runai,
 }
@@ -126,7 +135,7 @@ def main() -> None:
     others = shutil.which(given.others) or given.others
     for _ in range(given.rounds):
         for client, runs in found.items():
-            command = [sys.executable if client == "fsspec" else others, "-m", "tests.benchmarks.model_fetch"]
+            command = [sys.executable if client.startswith("fsspec") else others, "-m", "tests.benchmarks.model_fetch"]
             command += ["--fetch", client, bucket, json.dumps(sizes)]
             environment = {**os.environ, **server.env}
             done = subprocess.check_output(command, env=environment, text=True, timeout=_PATIENCE_S)
