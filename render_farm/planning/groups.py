@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import log
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def check_group(job: ResolvedJob, spec: ModelSpec) -> Iterator[Problem]:
     yield Problem(field=field, message=f"{why}; {_alternatives(asked, field, works)}")
 
 
-def _alternatives(asked: GroupShape, field: str, works: list[GroupShape]) -> str:
+def _alternatives(asked: GroupShape, field: str, works: Sequence[GroupShape]) -> str:
     """The next values of `field` that go with the other degrees; where none does, the nearest shape."""
     beside = " or ".join(map(str, nearest_degrees(asked, field, works)))
     if not beside:
@@ -117,7 +118,8 @@ def nearest_shape(asked: GroupShape, works: Iterable[GroupShape]) -> GroupShape:
     )
 
 
-def possible_shapes(*, num_heads: int, tokens_per_frame: int, guided: bool, num_workers: int) -> list[GroupShape]:
+@cache
+def possible_shapes(*, num_heads: int, tokens_per_frame: int, guided: bool, num_workers: int) -> tuple[GroupShape, ...]:
     """Every shape of at most `num_workers`, those that need no ring and split the branches first. `num_heads` 0 is a
     model whose heads are not known: any Ulysses degree may do."""
     shapes = [
@@ -129,4 +131,4 @@ def possible_shapes(*, num_heads: int, tokens_per_frame: int, guided: bool, num_
         and cfg * ulysses * ring <= min(num_workers, MOST_WORKERS)
         and ulysses * ring <= tokens_per_frame
     ]
-    return sorted(shapes, key=lambda shape: (shape.ring, -shape.cfg, shape.size))
+    return tuple(sorted(shapes, key=lambda shape: (shape.ring, -shape.cfg, shape.size)))

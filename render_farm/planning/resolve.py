@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from render_farm.drift_mode import parse_drift
@@ -274,15 +274,23 @@ def pixel_parameters(job: ResolvedJob) -> dict[str, object]:
         for name in ("input_digests", "lora_digests", "step_list", "shots", "first_segments")
         if not getattr(job, name)
     }
-    read = dict(job.input_digests)
-    shots = (replace(shot, image=None) if image_name(n) in read else shot for n, shot in enumerate(job.shots))
-    job = replace(job, shots=tuple(shots))
     if not parse_drift(job.drift):
         skipped.add("drift")
-    parameters = {name: value for name, value in asdict(job).items() if name not in skipped}
+    parameters = {f.name: _plain(getattr(job, f.name)) for f in fields(job) if f.name not in skipped}
+    if job.shots:
+        read = dict(job.input_digests)
+        shots = (replace(shot, image=None) if image_name(n) in read else shot for n, shot in enumerate(job.shots))
+        parameters["shots"] = _plain(tuple(shots))
     if changes := parse_memory(job.memory).what_changes_pixels:
         parameters["memory"] = changes
     return parameters
+
+
+def _plain(value: object) -> object:
+    """As `dataclasses.asdict` gives it, which copies what needs no copy and is slow with 10,000 jobs."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def render_key(job: ResolvedJob, spec: ModelSpec) -> str:
