@@ -55,12 +55,12 @@ class StubWorker:
         self._seconds = float(os.environ["STUB_SECONDS"])
         self._log = Path(os.environ["STUB_LOG"], f"{name}.jsonl")
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self, environment: Any, outputs: list[str]) -> dict[str, Any]:
         """As of `RenderWorker`: what every job needs is loaded."""
         open_store(tempfile.gettempdir())
-        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "unfit": None}
 
-    def render_segment(self, task: FilmTask, segment: int, work: int, place: Any = None) -> SegmentReport:
+    def render_segment(self, task: FilmTask, segment: int, call_id: int, seat: Any = None) -> SegmentReport:
         """Sleep, store the segment, record it."""
         began = time.time()
         time.sleep(self._seconds)
@@ -76,7 +76,7 @@ class StubWorker:
             log.write(json.dumps([task.job_id, segment, began, ended]) + "\n")
         return SegmentReport(segment=segment, seconds=self._seconds, engine_s=0.0)
 
-    def finish_film(self, task: FilmTask, attempts: int, work: int) -> FilmReport:
+    def finish_film(self, task: FilmTask, attempts: int, call_id: int) -> FilmReport:
         """Publish a file of a few bytes."""
         store = open_store(task.output)
         claim = claim_job(store, task.run_id, task.work_key)
@@ -90,7 +90,7 @@ class StubWorker:
     def drop_films(self) -> None:
         """Nothing is kept."""
 
-    def stop(self, work: int) -> None:
+    def stop(self, call_id: int, keep_steps: bool = False) -> None:
         """Nothing stops a sleep."""
 
     def close(self) -> None:
