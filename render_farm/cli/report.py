@@ -180,7 +180,7 @@ class RunReporter:
             time.sleep(backoff.next_s(error))
 
     def _write(self, writer: ReportWriter) -> RenderFarmError | None:
-        """Write the page. Gives what went wrong, which is reported once."""
+        """Write the page. Returns the error, which is reported once."""
         try:
             writer.write()
         except RenderFarmError as error:

@@ -38,7 +38,9 @@ class EngineOptions(Table):
         "Lets `auto` choose SageAttention too. Its films differ from the exact ones by more than rounding.",
     )
     compile: Switch = setting(
-        "auto", "`torch.compile` of the transformer's blocks, once per process. `auto` does it on GPUs."
+        "auto",
+        "`torch.compile` of the transformer's blocks, once per process. `auto` does it on GPUs. `off` also leaves out "
+        "the VAE's own kernel.",
     )
     kv_cache: Switch = setting(
         "auto",

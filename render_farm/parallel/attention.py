@@ -73,7 +73,7 @@ class GroupAttention:
 
     def _by_heads(self, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
         """Half of a rank's heads attend while the other half's tokens, or the first half's results, are on their way.
-        A head sees no other one, so the bits are those of all heads at once."""
+        A head sees no other one, so the result is that of all heads at once, on a CPU bit for bit."""
         ranks, num_queries = self._shape.ulysses, query.shape[1]
         exchange = _Exchange(slices=self._slices, ulysses=ranks, call=call)
         by_rank = [tokens.unflatten(2, (ranks, -1)) for tokens in (query, key, value)]  # B S P h D

@@ -173,8 +173,8 @@ def _meet(seat: Seat, within: timedelta) -> TCPStore:
 
 
 def _wait_for_all(store: dist.Store, seat: Seat, within: timedelta, meeting: int) -> None:
-    """Raises `BrokenGroupError` when ranks run different versions, whose exchanges would not fit: fresh processes do
-    not."""
+    """Raises `BrokenGroupError` when ranks run different versions, because their exchanges may not match. The processes
+    that take their place run the same one."""
     here = [f"{seat.rendezvous.name}/here/{meeting}/{rank}" for rank in range(seat.shape.size)]
     store.set(here[seat.rank], _VERSIONS)
     store.wait(here, within)

@@ -29,7 +29,7 @@ class FusedResidualBlock(WanResidualBlock):
     def forward(
         self, x: Tensor, feat_cache: list[Tensor | None] | None = None, feat_idx: list[int] | None = None
     ) -> Tensor:
-        """`x` (B C F H W), and the last two frames of each convolution's input, which it takes its place among."""
+        """`x` (B C F H W). `feat_cache` has the last frames of every convolution's input, `feat_idx` the next place."""
         if feat_cache is None or feat_idx is None or not isinstance(self.conv1, OneCopyConvolution):
             # DistVAE's convolutions exchange their borders.
             whole: Tensor = super().forward(x, feat_cache, [0] if feat_idx is None else feat_idx)
