@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from render_farm.backoff import Backoff
 from render_farm.cli.runs import Output, Run, RunPlace, find_run
 from render_farm.cli.terminal import Json, hint, print_json, say
-from render_farm.errors import RenderFarmError, StorageError, UsageError
+from render_farm.errors import RenderFarmError, UsageError
 
 if TYPE_CHECKING:
     from render_farm.farm.run.settings import Settings
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 _AS_WRITTEN_EVERY_S = 60.0
 _MOST_SHARE_OF_TIME = 0.02
 _LAST_TRIES_FOR_S = 60.0
-"""A store that answers nothing when a run ends may do so a moment later. What waits for the page waits no longer."""
+"""A store that answers nothing when a run ends may do so a moment later. What waits for the page waits no longer, and
+no longer than the run itself waits for its store."""
 
 
 def report(
@@ -142,12 +142,20 @@ class RunReporter:
     once and does not affect the run."""
 
     def __init__(
-        self, store: Store, price: Price, *, links_for_s: int | None = None, on_failure: Callable[[str], None]
+        self,
+        store: Store,
+        price: Price,
+        *,
+        links_for_s: int | None = None,
+        patience_s: float,
+        on_failure: Callable[[str], None],
     ) -> None:
+        """`patience_s` is the run's, for its store."""
         self._on_failure = on_failure
         self._store = store
         self._links_for_s = links_for_s
         self._price = price
+        self._last_tries_for_s = min(_LAST_TRIES_FOR_S, patience_s)
         self._run_id: str | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="report", daemon=True)
@@ -175,17 +183,14 @@ class RunReporter:
             started = time.monotonic()
             self._write(writer)
             pause_s = max(_AS_WRITTEN_EVERY_S, (time.monotonic() - started) / _MOST_SHARE_OF_TIME)
-        stop, backoff = time.monotonic() + _LAST_TRIES_FOR_S, Backoff(1.0, 10.0)
-        while isinstance(error := self._write(writer), StorageError) and time.monotonic() < stop:
-            time.sleep(backoff.next_s(error))
+        self._write(writer, patience_s=self._last_tries_for_s)
 
-    def _write(self, writer: ReportWriter) -> RenderFarmError | None:
-        """Write the page. Returns the error, which is reported once."""
+    def _write(self, writer: ReportWriter, *, patience_s: float = 0.0) -> None:
+        from render_farm.storage.patience import StoreRetry
+
         try:
-            writer.write()
+            StoreRetry(patience_s)(writer.write)
         except RenderFarmError as error:
             if not self._complained:
                 self._on_failure(f"the report could not be written: {error}")
             self._complained = True
-            return error
-        return None

@@ -212,6 +212,11 @@ class LeaseKeeper:
         """As of `LeaseHandle`."""
         return self._handle.holder
 
+    @property
+    def timing(self) -> LeaseTiming:
+        """As of `LeaseHandle`."""
+        return self._handle.timing
+
     def confirm(self) -> None:
         """As of `LeaseHandle`; from any thread."""
         with self._lock:

@@ -23,11 +23,14 @@ class ReportAndNotices:
     notify: NotifySettings
     price: Price
     links_for_s: int | None
+    patience_s: float
 
     def start(self, on_failure: Callable[[str], None]) -> _Observer:
         store = open_store(self.output)
         return _Observer(
-            RunReporter(store, self.price, links_for_s=self.links_for_s, on_failure=on_failure),
+            RunReporter(
+                store, self.price, links_for_s=self.links_for_s, patience_s=self.patience_s, on_failure=on_failure
+            ),
             RunNotifier(self.notify, store, on_failure=on_failure),
         )
 
@@ -56,4 +59,5 @@ def observer_of(settings: Settings, output: str) -> ReportAndNotices:
         notify=settings.notify,
         price=price_of(settings),
         links_for_s=link_seconds(settings.report_link_hours),
+        patience_s=settings.timeouts.cluster_patience_s,
     )

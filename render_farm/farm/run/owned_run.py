@@ -28,7 +28,8 @@ _RESULTS_AGAIN = 50
 _LIVE_EVERY_S = 5.0
 _SPENT_EVERY_S = 60.0
 _RELEASE_WITHIN_S = 60.0
-"""How long to try again to release a lease. The next start would have to wait until it has grown old."""
+"""How long to try again to release a lease, where the run is as patient with its store. The next start would have to
+wait until it has grown old."""
 
 
 @dataclass
@@ -172,7 +173,8 @@ class OwnedRun:
                 await asyncio.to_thread(self.progress.store.delete, RunKeys(run_id=self.run_id).live)
             elif not self.lease_lost:
                 await self.write(last=True)
-            await asyncio.to_thread(StoreRetry(_RELEASE_WITHIN_S), self.lease.stop)
+            release_within_s = min(_RELEASE_WITHIN_S, self.lease.timing.give_up_after_s)
+            await asyncio.to_thread(StoreRetry(release_within_s), self.lease.stop)
         except RenderFarmError as error:
             self.progress.log.add(f"the run's lease could not be given back: {error}", level="warning")
 
