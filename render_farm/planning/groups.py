@@ -18,7 +18,7 @@ MOST_WORKERS = 16
 """Of one group."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GroupShape:
     """Degrees of a group; their product is its number of workers."""
 
