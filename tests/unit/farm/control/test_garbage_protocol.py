@@ -172,12 +172,15 @@ class Ends:
             )
 
 
-def explore(*runs: Run, before, shown_before: bool = True, **faults) -> Counter[int]:
-    """`gc` and `runs`. With `shown_before` it has looked before they act, and shown what it found. `faults` are its."""
+def explore(*runs: Run, before, shown_before: bool = True, since=(), **faults) -> Counter[int]:
+    """`gc` and `runs`. With `shown_before` it has looked before they act, and shown what it found; what is `since` has
+    happened after that. `faults` are its."""
     live = ModelStore(objects={})
     for number, act in enumerate(before):
         run_alone(f"before{number}", act, live)
     shown = run_alone("shown", lambda store: find_garbage(store, Watch()), ModelStore(objects=live.objects))
+    for number, act in enumerate(since):
+        run_alone(f"since{number}", act, live)
 
     def collect(store) -> int:
         return remove(store, shown if shown_before else find_garbage(store, Watch()), Watch())
@@ -208,6 +211,15 @@ def test_a_row_that_is_changed_back_during_gc_keeps_what_it_found_and_what_it_st
 @pytest.mark.slow
 def test_a_run_that_ends_during_gc_keeps_its_segments():
     assert explore(END, before=[of_no_film, about_to_end], shown_before=False)[1]
+
+
+@pytest.mark.parametrize(
+    "is_interrupted", [pytest.param(False, marks=pytest.mark.long), pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_one_run_that_starts_and_one_that_ends_during_gc_keep_their_segments(is_interrupted):
+    start = replace(START, segments=(1, 2), is_interrupted=is_interrupted)
+    found = explore(start, END, before=[of_no_film], since=[about_to_end])
+    assert found[0] and found[2], "it begins early enough to find them, and too late"
 
 
 @pytest.mark.slow
