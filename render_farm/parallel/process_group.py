@@ -47,7 +47,7 @@ class Seat:
 
 
 class ProcessGroups:
-    """The groups of a seat, formed on construction. Use it as a context, or call `dissolve`."""
+    """The groups of a seat, formed on construction. It is a context, which frees all it holds when it ends."""
 
     _kept: ClassVar[ProcessGroups | None] = None
     """The group that this process has left open for its next meeting."""
@@ -112,10 +112,6 @@ class ProcessGroups:
     def keep(self) -> None:
         """Do not dissolve when the context ends without an error. See `again`."""
         self._is_kept = True
-
-    def dissolve(self) -> None:
-        """Leave the group and free all it holds: groups, threads, sockets. Safe to call twice, and after a failure."""
-        self._leave(aborts=False)
 
     def abort(self) -> None:
         """Have this rank's exchanges on a GPU fail, from any thread. gloo's fail by themselves, at their time-out at

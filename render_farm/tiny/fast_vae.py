@@ -1,7 +1,7 @@
-"""The video autoencoder over a whole clip at once: what diffusers computes frame group by frame group.
+"""The video decoder over a whole clip at once: what diffusers computes frame group by frame group.
 
 Streaming with a feature cache and one causal pass with zeros before the first frame give the same numbers, except that
-the two temporal resamplers treat the first frame apart. Training needs the second form; it also fuses what is slow on
+the temporal resamplers treat the first frame apart. Training needs the second form; it also fuses what is slow on
 a CPU (the norms, the spatial padding; measured 20 -> 12 ms a frame) and skips the temporal taps that see only zeros
 when a clip is one image.
 Shapes: clips B 3 T H W in [-1, 1] (T = 4n + 1), latents B C T' H/8 W/8 (T' = n + 1).
@@ -13,21 +13,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl_wan import (
-    AutoencoderKLWan,
-    WanResample,
-)
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
-
-
-def encode_moments(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
-    """Return mean and log-variance of the latents, on the channel axis: B 2C T' H/8 W/8, not normalised."""
-    encoder: Any = vae.encoder
-    x = _conv(encoder.conv_in, clips)
-    for layer in encoder.down_blocks:
-        x = _resample(layer, x) if isinstance(layer, WanResample) else _residual(layer, x)
-    x = _norm_silu(encoder.norm_out, _middle(encoder.mid_block, x))
-    return _conv(vae.quant_conv, _conv(encoder.conv_out, x))
 
 
 def decode_clips(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -75,10 +62,8 @@ def _resample(layer: Any, x: Tensor) -> Tensor:
         pairs = _conv_all_taps(layer.time_conv, x[:, :, 1:]).unflatten(1, (2, -1))  # B 2 C T H W
         x = torch.cat([x[:, :, :1], torch.stack([pairs[:, 0], pairs[:, 1]], dim=3).flatten(2, 3)], dim=2)
     batch, _, frames, _, _ = x.shape
-    x = layer.resample(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, frames)).transpose(1, 2)
-    if layer.mode == "downsample3d" and frames > 1:
-        x = torch.cat([x[:, :, :1], F.conv3d(x, layer.time_conv.weight, layer.time_conv.bias, stride=(2, 1, 1))], dim=2)
-    return x
+    resampled: Tensor = layer.resample(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, frames))
+    return resampled.transpose(1, 2)
 
 
 def _conv_all_taps(layer: Any, x: Tensor) -> Tensor:
