@@ -82,7 +82,7 @@ def priority(
 
 
 def explain(run: Run, jobs: Jobs = None, output: Output = None, as_json: Json = False) -> None:
-    """Explain why jobs wait or failed, and what they need. Without a JOB, explain all waiting jobs."""
+    """Explain why jobs wait or failed, and what they need. Without a JOB, explain all that wait and all that failed."""
     _ask(run, output, as_json, verb="explain", jobs=tuple(jobs or ()))
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from render_farm.errors import LeaseHeldError, NotFoundError, RenderFarmError
-from render_farm.farm.control.stored import apply_to_state, explained, job_ids
+from render_farm.farm.control.stored import apply_to_state, explained_stored, job_ids
 from render_farm.storage.layout import RunKeys
 from render_farm.storage.lease import Lease, LeaseTiming, acquire, read_lease, this_holder
 from render_farm.storage.mailbox import Answer, Request, Verb, post, wait_answer
@@ -50,7 +50,7 @@ def ask(
                 advice="try again; a coordinator with bad access to the output answers late",
             )
     if request.verb is Verb.EXPLAIN:
-        return RequestOutcome(answer=explained(store, run_id, request, read_lease(store, run_id)), live=False)
+        return RequestOutcome(answer=explained_stored(store, run_id, request, read_lease(store, run_id)), live=False)
     if request.verb is Verb.HOSTS:
         return RequestOutcome(answer=apply_to_state(load_run_state(store, run_id), run_id, request, set)[2], live=False)
     if _is_of_the_run(request):

@@ -8,12 +8,11 @@ from dataclasses import asdict
 
 from render_farm.farm.control.verbs import (
     JOB_RULES,
-    MOST_EXPLAINED,
     RUN_RULES,
     JobRule,
-    all_explained,
     check,
     done,
+    explained,
     reason_of,
     refused,
 )
@@ -68,10 +67,9 @@ class LiveControl:
             case Verb.CANCEL | Verb.RETRY | Verb.PRIORITY:
                 return self._change_jobs(run, request, JOB_RULES[verb])
             case Verb.EXPLAIN:
-                waiting = () if request.jobs else self._waiting(run)
-                views = [self._view(run, job_id) for job_id in request.jobs or waiting[:MOST_EXPLAINED]]
-                lines = [str(view["text"]) for view in views]
-                return done(all_explained(lines, len(waiting[MOST_EXPLAINED:]), run.run_id), jobs=views)
+                states = {job_id: result.state for job_id, result in run.progress.ended_before.items()}
+                states |= {job_id: film.result.state for job_id, film in run.progress.films.items()}
+                return explained(request, run.run_id, states, (State.WAITING,), lambda job_id: self._view(run, job_id))
             case Verb.HOSTS:
                 return self._hosts()
             case Verb.QUARANTINE:
@@ -103,9 +101,6 @@ class LiveControl:
                 run.progress.requeue(job_id)
         self._apply(_event(run.key, request, tuple(jobs)))
         return rule.done(request, jobs, state_of)
-
-    def _waiting(self, run: OwnedRun) -> list[str]:
-        return [job_id for job_id, film in run.progress.films.items() if film.result.state == State.WAITING]
 
     def _view(self, run: OwnedRun, job_id: str) -> dict[str, object]:
         if run.progress.is_untold(job_id):

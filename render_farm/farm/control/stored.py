@@ -10,13 +10,12 @@ from pyarrow import ArrowException
 from render_farm.errors import StorageError
 from render_farm.farm.control.verbs import (
     JOB_RULES,
-    MOST_EXPLAINED,
     RUN_RULES,
     JobRule,
-    all_explained,
     check,
     continue_command,
     done,
+    explained,
     refused,
 )
 from render_farm.manifest.parquet_rows import read_rows
@@ -86,18 +85,16 @@ def _change_jobs(
     return rows, rule.done(request, sorted(jobs), state_of)
 
 
-def explained(store: Store, run_id: str, request: Request, lease: Lease | None) -> Answer:
+def explained_stored(store: Store, run_id: str, request: Request, lease: Lease | None) -> Answer:
     """Why jobs of a run that nobody renders are as they are."""
     state = load_run_state(store, run_id)
     known = {*state.jobs, *job_ids(store, run_id)}
     if (refusal := check(request, run_id, known.__contains__)) is not None:
         return refusal
-    # A job without a row waits, and only the manifest names it.
-    waiting = () if request.jobs else [job_id for job_id in sorted(known) if _row(state, job_id).state in _LEFT]
     last = f"the last to hold it was {lease.holder}" if lease else "nobody has held it"
     again = continue_command(run_id, store.root_uri)
-    views: list[dict[str, object]] = []
-    for job_id in request.jobs or waiting[:MOST_EXPLAINED]:
+
+    def view(job_id: str) -> dict[str, object]:
         row = _row(state, job_id)
         progress = f"{row.segments_done} of {row.segments} segments are stored" if row.segments else "nothing is stored"
         message = f": {row.message}" if row.message else ""
@@ -108,9 +105,11 @@ def explained(store: Store, run_id: str, request: Request, lease: Lease | None) 
             text = f"cancelled by name{message}; `render-farm retry` puts it back"
         else:
             text = f"{row.state}{message}" + ("" if row.state == "done" else f"; {progress}; `{again}` tries it again")
-        views.append({"job_id": job_id, **row.to_dict(), "state": row.state, "text": f"{job_id}: {text}"})
-    lines = [str(view["text"]) for view in views]
-    return done(all_explained(lines, len(waiting[MOST_EXPLAINED:]), run_id), jobs=views)
+        return {"job_id": job_id, **row.to_dict(), "state": row.state, "text": f"{job_id}: {text}"}
+
+    # A job without a row waits, and only the manifest names it.
+    states = {job_id: _row(state, job_id).state for job_id in sorted(known)}
+    return explained(request, run_id, states, _LEFT, view)
 
 
 def _row(state: StoredRun, job_id: str) -> JobRow:

@@ -6,7 +6,7 @@ Two back ends carry requests out: `live.py` in a run that is being rendered, `st
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from render_farm.scheduling.states import State
@@ -16,7 +16,7 @@ from render_farm.storage.run_state import JobRow, RunControl
 _LEFT = (State.WAITING, State.RUNNING)
 _OTHERS_SHOWN = 5
 MOST_EXPLAINED = 100
-"""Of the jobs that wait, where none is named."""
+"""Jobs, where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +136,23 @@ def continue_command(run_id: str, output: str) -> str:
     return f"render-farm continue {run_id} --output {shlex.quote(output)}"
 
 
-def all_explained(lines: list[str], num_more: int, run_id: str) -> str:
-    """The answer about all jobs that wait."""
-    if not lines:
-        return f"no job of run {run_id} waits"
-    return "\n".join([*lines, *([f"... and {num_more:,} more wait"] if num_more else [])])
+def explained(
+    request: Request,
+    run_id: str,
+    states: Mapping[str, str],
+    waiting: Collection[State],
+    view: Callable[[str], dict[str, object]],
+) -> Answer:
+    """The answer of `explain`, a `view` of each job with its `text`. Where the request names none, it is about those
+    that wait and those that failed, by the state of each."""
+    jobs = list(request.jobs)
+    if not jobs:
+        jobs = [job_id for job_id, state in states.items() if state in waiting]
+        jobs += [job_id for job_id, state in states.items() if state == State.FAILED]
+    num_more = 0 if request.jobs else len(jobs[MOST_EXPLAINED:])
+    views = [view(job_id) for job_id in jobs[: len(jobs) - num_more]]
+    lines = [str(one["text"]) for one in views] or [f"no job of run {run_id} waits or has failed"]
+    return done("\n".join([*lines, *([f"... and {num_more:,} more"] if num_more else [])]), jobs=views)
 
 
 def done(text: str, **data: object) -> Answer:

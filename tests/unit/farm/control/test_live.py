@@ -65,6 +65,12 @@ def test_a_row_that_is_still_being_prepared_is_said_to_be_one(run):
     assert ask(run, "cancel", "unknown").not_found
 
 
+def test_without_a_job_what_waits_and_what_failed_is_explained(run):
+    answer = ask(run, "explain")
+    assert [job["job_id"] for job in answer.data["jobs"] if job["state"] == "failed"] == ["a"]
+    assert answer.text.endswith("a: failed after 1 attempts: no such file; 0 of 1 segments are stored")
+
+
 def test_a_job_that_is_named_twice_is_retried_once(run):
     before = run.progress.pace.work_left
     assert ask(run, "retry", "a", "a").data == {"jobs": ["a"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from render_farm.errors import NotFoundError
+from render_farm.farm.control import verbs
 from render_farm.farm.control.client import ask
 from render_farm.storage.lease import LeaseTiming
 from render_farm.storage.mailbox import Request, Verb
@@ -82,11 +83,17 @@ def test_explaining_jobs_of_a_run_that_nobody_renders(store):
     assert "c: nothing is stored; nobody renders run night" in text
 
 
-def test_without_a_job_all_that_wait_are_explained(store):
+def test_without_a_job_all_that_wait_and_then_all_that_failed_are_explained(store, monkeypatch):
     answer = stored(store, "explain")
-    assert [job["job_id"] for job in answer.data["jobs"]] == ["c"]
+    assert [job["job_id"] for job in answer.data["jobs"]] == ["c", "b"]
+    assert "b: failed: no memory" in answer.text
+    monkeypatch.setattr(verbs, "MOST_EXPLAINED", 1)
+    assert stored(store, "explain").text.endswith("\n... and 1 more")
+    assert len(stored(store, "explain", "a", "b", "c").data["jobs"]) == 3, "whoever names jobs gets them all"
     stored(store, "cancel", "c")
-    assert stored(store, "explain").text == "no job of run night waits"
+    stored(store, "retry", "b")
+    stored(store, "cancel", "b")
+    assert stored(store, "explain").text == "no job of run night waits or has failed"
 
 
 def test_resuming_a_run_that_nobody_renders_promises_nothing(store):
