@@ -31,6 +31,7 @@ MAX_PROMPT_CHARACTERS = 20_000
 """Of one prompt, and of any other text of a row."""
 MAX_ENTRIES = 1_000
 """Of a list of prompts or LoRAs, or of a map of tags."""
+NUM_SEEDS = 2**63
 _LONGEST_MESSAGE = 1_000
 EXACT_FLOAT = 2**53
 """From here on a float stands for several whole numbers."""
@@ -64,6 +65,13 @@ class Column:
     """False for what orders or labels work; such columns are not part of the render key."""
     canonical: Callable[[str], str] | None = None
     """Brings a text to its one spelling, or raises ValueError with what would work."""
+
+
+@dataclass(frozen=True)
+class BadCell:
+    """In place of a value that could not be read from a file, and why."""
+
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class RenderJob:
     width: int | None = _column(ValueKind.INTEGER, "pixels, a multiple of 16", low=16, high=8192)
     fps: int | None = _column(ValueKind.INTEGER, "frames per second of the video", low=1, high=240)
     seed: int | None = _column(
-        ValueKind.INTEGER, "null: the first 4 bytes of sha256(job_id), big-endian", low=0, high=2**63 - 1
+        ValueKind.INTEGER, "null: the first 4 bytes of sha256(job_id), big-endian", low=0, high=NUM_SEEDS - 1
     )
     num_inference_steps: int | None = _column(ValueKind.INTEGER, "denoising steps", low=1, high=1000)
     guidance_scale: float | None = _column(
@@ -252,13 +260,8 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
     problems: list[Problem] = []
     known = columns()
     for name, value in values.items():
-        if value is None:
-            if name in REQUIRED and not (name == "prompt" and values.get("shots") is not None):
-                problems.append(Problem(field=name, message="is required"))
-            clean[name] = None
-            continue
         try:
-            clean[name] = _read(name, value, known[name])
+            clean[name] = None if value is None else _read(name, value, known[name])
             canonical = known[name].canonical
             if canonical is not None and clean[name] is not None and _check_size(clean[name]) is None:
                 clean[name] = canonical(clean[name])
@@ -269,8 +272,13 @@ def normalise(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]
             message = "is far out of range"
         if message:
             problems.append(Problem(field=name, message=message))
-        elif clean[name] is None and name in REQUIRED:
-            problems.append(Problem(field=name, message="is required"))
+    wrong = {problem.field for problem in problems}
+    missing = [name for name in REQUIRED if name in values and name not in wrong and clean[name] is None]
+    if "prompt" in missing and ("shots" in wrong or clean.get("shots") is not None):
+        missing.remove("prompt")
+    if missing:
+        problems += [Problem(field=name, message="is required") for name in missing]
+        problems.sort(key=lambda problem: list(known).index(problem.field))
     if not problems and clean.get("shots"):
         problems += _place_shots(clean)
     return clean, problems
@@ -473,6 +481,8 @@ def _tags(value: Any) -> dict[str, str] | None:
         raise ValueError("is a map with a key or value that is not text")
     if len(pairs) < len(listed):
         raise ValueError("is a map with a key that appears twice")
+    for text in (*pairs, *pairs.values()):
+        _text(text)
     return pairs
 
 
@@ -491,6 +501,7 @@ def _lora(item: Any) -> LoraRef:
         raise ValueError(f"{shown(item)} is not {{path, weight}}")
     if not item["path"].strip():
         raise ValueError("has an empty path; give the URI of a safetensors file")
+    _text(item["path"])
     weight = None if item.get("weight") is None else _number(item["weight"])
     return LoraRef(path=item["path"], weight=1.0 if weight is None else weight)
 
@@ -501,6 +512,8 @@ def _shots(value: Any) -> tuple[Shot, ...] | None:
 
 def _read(name: str, value: Any, column: Column) -> Any:
     """The clean value. An empty text for an input is null, as an empty cell of CSV is."""
+    if isinstance(value, BadCell):
+        raise ValueError(value.message)
     clean = _READERS[column.kind](value)
     return None if clean == "" and name in _INPUTS else clean
 

@@ -32,36 +32,44 @@ SHOT_FIELDS = tuple(f.name for f in fields(Shot))
 
 def read_shots(value: Any, read: Callable[[str, Any], Any]) -> tuple[Shot, ...]:
     """The shots of a list of mappings or shots. `read` turns the value of a field into a clean one, None where it is
-    null, or raises ValueError with what would work. Raises ValueError for the first shot that cannot be used."""
+    null, or raises ValueError with what would work. Raises ValueError with everything that is wrong."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__iter__"):
         raise ValueError("is not a list of shots; a shot is {prompt, num_frames, cut, seed, guidance_scale, image}")
-    shots = tuple(_shot(number, item, read) for number, item in enumerate(value, start=1))
-    if not shots:
+    items = list(value)
+    if not items:
         raise ValueError("is an empty list; give at least one shot, or prompt instead")
-    if len(shots) > MAX_SHOTS:
-        raise ValueError(f"has {len(shots):,} entries; the most is {MAX_SHOTS:,}")
-    return shots
+    if len(items) > MAX_SHOTS:
+        raise ValueError(f"has {len(items):,} entries; the most is {MAX_SHOTS:,}")
+    shots, problems = [], []
+    for number, item in enumerate(items, start=1):
+        shot, wrong = _shot(item, read, is_first=number == 1)
+        shots.append(shot)
+        problems += [f"shot {number}{problem}" for problem in wrong]
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(shot for shot in shots if shot is not None)
 
 
-def _shot(number: int, item: Any, read: Callable[[str, Any], Any]) -> Shot:
+def _shot(item: Any, read: Callable[[str, Any], Any], *, is_first: bool) -> tuple[Shot | None, list[str]]:
+    """A shot, or everything that is wrong with it."""
     if isinstance(item, Shot):
         item = {name: getattr(item, name) for name in SHOT_FIELDS}
     if not isinstance(item, Mapping):
-        raise ValueError(f"shot {number} is not {{prompt, num_frames, cut, seed, guidance_scale, image}}")
-    unknown = [name for name in item if name not in SHOT_FIELDS]
-    if unknown:
-        raise ValueError(f"shot {number}: {unknown[0]!r:.80} is not known; it has {', '.join(SHOT_FIELDS)}")
+        return None, [" is not {prompt, num_frames, cut, seed, guidance_scale, image}"]
+    problems = [
+        f": {name!r:.80} is not known; it has {', '.join(SHOT_FIELDS)}" for name in item if name not in SHOT_FIELDS
+    ]
     clean: dict[str, Any] = {}
-    for name, given in item.items():
+    for name in SHOT_FIELDS:
+        given = item.get(name)
         try:
             clean[name] = None if given is None else read(name, given)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"shot {number}: {name}: {error}") from None
-    if clean.get("prompt") is None:
-        raise ValueError(f"shot {number}: prompt: is required")
-    shot = Shot(**{**clean, "cut": bool(clean.get("cut"))})
-    if shot.image and number > 1 and not shot.cut:
-        raise ValueError(
-            f"shot {number}: image: is the first frame of a shot that starts without history; cut true would work"
-        )
-    return shot
+            problems.append(f": {name}: {error}")
+        except OverflowError:
+            problems.append(f": {name}: is far out of range")
+    if "prompt" in clean and clean["prompt"] is None:
+        problems.append(": prompt: is required")
+    if clean.get("image") and not is_first and "cut" in clean and not clean["cut"]:
+        problems.append(": image: is the first frame of a shot that starts without history; cut true would work")
+    return None if problems else Shot(**{**clean, "cut": bool(clean["cut"])}), problems

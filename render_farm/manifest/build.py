@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from render_farm.errors import InvalidJobError, ManifestError, UsageError
-from render_farm.job import RenderJob, default_seed
+from render_farm.job import NUM_SEEDS, RenderJob, default_seed
 from render_farm.manifest.duplicates import DuplicateFinder
 from render_farm.manifest.files import resolve_uri
 from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
@@ -15,6 +15,7 @@ from render_farm.manifest.reader import duplicate_line, problems_error
 from render_farm.manifest.rows import Row
 from render_farm.manifest.sources.read import read_source
 from render_farm.manifest.writer import write_manifest
+from render_farm.shots import Shot
 from render_farm.uris import shown_uri
 
 MOST_SEEDS = 10_000
@@ -38,7 +39,8 @@ def build_manifest(
     """Build the Parquet manifest `manifest` from the jobs in `source`; both are paths or fsspec URIs.
 
     With `num_seeds`, each job becomes that many rows `<job_id>-seed1`, `-seed2`, ... with consecutive seeds, the first
-    being the job's own. Raises `ManifestError` with every problem of every job, and then writes nothing.
+    being the job's own. Seeds of shots move as well.
+    Raises `ManifestError` with every problem of every job, and then writes nothing.
     The source is read twice, so that it need not fit in memory.
     """
     if num_seeds is not None and not 1 <= num_seeds <= MOST_SEEDS:
@@ -58,7 +60,13 @@ def variants(job: RenderJob, num_seeds: int | None) -> Iterator[RenderJob]:
         return
     first = default_seed(job.job_id) if job.seed is None else job.seed
     for k in range(num_seeds):
-        yield replace(job, job_id=f"{job.job_id}-seed{k + 1}", seed=(first + k) % 2**63)
+        shots = job.shots and tuple(shot if shot.seed is None else _moved(shot, k) for shot in job.shots)
+        yield replace(job, job_id=f"{job.job_id}-seed{k + 1}", seed=(first + k) % NUM_SEEDS, shots=shots)
+
+
+def _moved(shot: Shot, by: int) -> Shot:
+    assert shot.seed is not None
+    return replace(shot, seed=(shot.seed + by) % NUM_SEEDS)
 
 
 def _check(source: str, num_seeds: int | None, limits: ManifestLimits) -> tuple[int, bool]:

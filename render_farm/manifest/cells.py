@@ -6,7 +6,6 @@ A cell that cannot be converted becomes a `BadCell`, so that one bad row does no
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice, pairwise
@@ -16,17 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
-from render_farm.job import ValueKind
+from render_farm.job import BadCell, ValueKind, shot_columns
 from render_farm.manifest.schema import is_list, is_text, unwrap
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class BadCell:
-    """A value that could not be read, and why."""
-
-    message: str
 
 
 class WrongColumnTypeError(ValueError):
@@ -43,9 +35,9 @@ def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     array = _storage(array)
     stored = unwrap(array.type)
     if types.is_floating(stored):
-        return _floats(_decoded(array), kind)
+        return _floats(decoded(array), kind)
     if kind is ValueKind.TIMESTAMP and not is_text(stored):
-        return _times(_decoded(array))
+        return _times(decoded(array))
     values = _to_pylist(array)
     if kind is ValueKind.TAGS and types.is_struct(array.type):
         # Writers that store a dictionary as a struct give every row every key: null means the key is not there.
@@ -56,7 +48,8 @@ def column_values(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     if kind is ValueKind.INTEGERS:
         return [value and [_from_decimal(item) for item in value] for value in values]
     if kind in (ValueKind.LORAS, ValueKind.SHOTS):
-        return [value and [_without_decimals(item) for item in value] for value in values]
+        fields = _fields(stored)
+        return [value and [_entry(item, fields) for item in value] for value in values]
     if types.is_decimal(stored):
         return [_from_decimal(value, kind) for value in values]
     return values
@@ -68,9 +61,10 @@ def _storage(array: pa.Array) -> pa.Array:
     return array
 
 
-def _decoded(array: pa.Array) -> pa.Array:
+def decoded(array: pa.Array) -> pa.Array:
+    """The values themselves, without extension names and dictionaries."""
     array = _storage(array)
-    return _decoded(array.dictionary_decode()) if types.is_dictionary(array.type) else array
+    return decoded(array.dictionary_decode()) if types.is_dictionary(array.type) else array
 
 
 _EXACT = {pa.float16(): (2**11, "16-bit"), pa.float32(): (2**24, "32-bit")}
@@ -79,19 +73,21 @@ _EXACT = {pa.float16(): (2**11, "16-bit"), pa.float32(): (2**24, "32-bit")}
 
 def _floats(array: pa.Array, kind: ValueKind) -> list[Any] | None:
     values: list[Any] = array.to_pylist()
-    if kind is ValueKind.INTEGER and array.type in _EXACT:
-        most, width = _EXACT[array.type]
-        return [
-            BadCell(f"{value!r} is a {width} float of {most:,} or more, which is not exact; store it as an integer")
-            if value is not None and most <= abs(value) < math.inf
-            else value
-            for value in values
-        ]
     if kind in (ValueKind.INTEGER, ValueKind.NUMBER):
-        return values
+        return [_exact(value, array.type, kind) for value in values]
     if all(value is None or math.isnan(value) for value in values):
         return None
     raise WrongColumnTypeError
+
+
+def _exact(value: Any, stored: pa.DataType, kind: ValueKind) -> Any:
+    """A number as it was stored, where its float holds whole numbers of that size exactly."""
+    if kind is not ValueKind.INTEGER or stored not in _EXACT or not isinstance(value, float):
+        return value
+    most, width = _EXACT[stored]
+    if not most <= abs(value) < math.inf:
+        return value
+    return BadCell(f"{value!r} is a {width} float of {most:,} or more, which is not exact; store it as an integer")
 
 
 def _times(array: pa.Array) -> list[Any]:
@@ -162,5 +158,18 @@ def _from_decimal(value: Any, kind: ValueKind = ValueKind.NUMBER) -> Any:
     return BadCell(f"{value} is not a whole number") if kind is ValueKind.INTEGER else float(value)
 
 
-def _without_decimals(item: Any) -> Any:
-    return {key: _from_decimal(value) for key, value in item.items()} if isinstance(item, dict) else item
+_Fields = dict[str, tuple[pa.DataType, ValueKind]]
+
+
+def _fields(stored: pa.DataType) -> _Fields:
+    """The numbers among the fields of a list of structs (shots, LoRAs): how they are stored, and their kinds."""
+    item = unwrap(stored.value_type) if is_list(stored) else stored
+    kinds = {name: column.kind for name, column in shot_columns().items()}
+    fields = list(item) if types.is_struct(item) else []
+    return {field.name: (unwrap(field.type), kinds.get(field.name, ValueKind.NUMBER)) for field in fields}
+
+
+def _entry(item: Any, fields: _Fields) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return {name: _from_decimal(_exact(value, *fields[name]), fields[name][1]) for name, value in item.items()}

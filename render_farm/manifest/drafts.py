@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from render_farm.check_mode import CheckAction, parse_checks
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.job import JOB_ID, default_seed
+from render_farm.manifest.cells import decoded
 from render_farm.manifest.rows import Row
+from render_farm.manifest.schema import is_text
 
 SUFFIX = ".draft"
 
@@ -36,10 +39,10 @@ def draft_run_id(run_id: str, num_segments: int) -> str:
     return f"{run_id}-first-{num_segments}"
 
 
-def draft_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows of jobs as those of their drafts. One whose id becomes too long, or is that of another row, is a bad
-    row."""
-    jobs = {row.job_id: row for row in rows}
+def draft_rows(rows: Sequence[Row], manifest: Sequence[Row]) -> list[Row]:
+    """The rows of jobs as those of their drafts. One whose id becomes too long, or is that of another row of their
+    `manifest`, is a bad row."""
+    jobs = {row.job_id: row for row in manifest}
     drafts = [as_draft(_renamed(row)) for row in rows]
     return [_refused(draft, jobs[draft.job_id]) if draft.job_id in jobs else draft for draft in drafts]
 
@@ -76,10 +79,21 @@ def as_draft(row: Row) -> Row:
 
 
 def draft_manifest(manifest: bytes) -> bytes:
-    """A manifest with the ids of drafts, for the run that renders them. All else stays, bad rows too."""
+    """A manifest with the ids of drafts, for the run that renders them. All else stays, bad rows too, and ids that
+    cannot be those of drafts."""
     table = pq.ParquetFile(io.BytesIO(manifest), pre_buffer=False).read(use_threads=False)
-    ids = [draft_id(job_id) if isinstance(job_id, str) else job_id for job_id in table["job_id"].to_pylist()]
     index = table.schema.get_field_index("job_id")
+    ids = table["job_id"].combine_chunks()
+    if not is_text(ids.type):
+        return manifest
+    texts = decoded(ids).cast(pa.large_binary()).to_pylist()  # a bad one is not even text
+    drafts = pa.array([text and _draft_text(text) for text in texts], pa.binary())
     sink = io.BytesIO()
-    pq.write_table(table.set_column(index, "job_id", pa.array(ids, pa.string())), sink)
+    options = pc.CastOptions(pa.string(), allow_invalid_utf8=True)
+    pq.write_table(table.set_column(index, "job_id", pc.cast(drafts, options=options)), sink)
     return sink.getvalue()
+
+
+def _draft_text(job_id: bytes) -> bytes:
+    draft = job_id + SUFFIX.encode()
+    return draft if JOB_ID.fullmatch(draft.decode(errors="replace")) else job_id

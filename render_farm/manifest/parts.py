@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
-from render_farm.job import ValueKind, columns
-from render_farm.manifest.cells import BadCell
+from render_farm.job import BadCell, ValueKind, columns
 from render_farm.manifest.files import address_of, clear_errors, file_system, is_local, open_binary
 from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once

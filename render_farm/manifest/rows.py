@@ -9,7 +9,6 @@ from typing import Any
 
 from render_farm.errors import InvalidJobError, Problem
 from render_farm.job import JOB_ID, REQUIRED, RenderJob, ValueKind, columns, normalise
-from render_farm.manifest.cells import BadCell
 
 LARGEST = 2**63 - 1
 """Of the integers that a manifest stores."""
@@ -87,8 +86,7 @@ def make_row(number: int, values: Mapping[str, Any], *, place: str = "row") -> R
         if all((getattr(job, name) or 0) <= LARGEST for name in _without_limit()):
             return Row(number=number, job_id=job_id, job=job, place=place)
     except InvalidJobError as error:
-        if not any(isinstance(value, BadCell) for value in given.values()):
-            return Row(number=number, job_id=job_id, job=None, problems=error.problems, place=place)
+        return Row(number=number, job_id=job_id, job=None, problems=error.problems, place=place)
     except OverflowError:
         pass  # a number or time outside what Python can convert: found field by field below
     names = [name for name in columns() if name != "prompt" or given["prompt"] is not None or not given.get("shots")]
@@ -106,8 +104,6 @@ def _without_limit() -> tuple[str, ...]:
 def _field_problems(name: str, value: Any) -> list[Problem]:
     if value is None and name not in REQUIRED:
         return []
-    if isinstance(value, BadCell):
-        return [Problem(field=name, message=value.message)]
     if name in _without_limit() and isinstance(value, int | float) and value > LARGEST:
         return [Problem(field=name, message="is far out of range")]
     try:

@@ -188,6 +188,8 @@ def _is_loras(stored: pa.DataType) -> bool:
     if not types.is_struct(item) or not {"path"} <= {field.name for field in item} <= {"path", "weight"}:
         return False
     by_name = {field.name: unwrap(field.type) for field in item}
+    if len(by_name) < item.num_fields:
+        return False
     weight = by_name.get("weight", pa.null())
     return is_text(by_name["path"]) and (_is_numeric(weight) or types.is_null(weight))
 
@@ -200,7 +202,8 @@ def _is_shots(stored: pa.DataType) -> bool:
         return True
     if not types.is_struct(item) or not {"prompt"} <= {field.name for field in item} <= shot_columns().keys():
         return False
-    return all(accepts(shot_columns()[field.name].kind, field.type) for field in item)
+    names = [field.name for field in item]
+    return len(set(names)) == len(names) and all(accepts(shot_columns()[f.name].kind, f.type) for f in item)
 
 
 _LIST_TESTS = (

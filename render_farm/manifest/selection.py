@@ -115,9 +115,9 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Where:
     a, b = _value(left, column), _value(right, column)
     match op:
         case ast.Eq() | ast.Is():
-            return lambda job: bool(a(job) == b(job))
+            return lambda job: _is_same(a(job), b(job))
         case ast.NotEq() | ast.IsNot():
-            return lambda job: bool(a(job) != b(job))
+            return lambda job: not _is_same(a(job), b(job))
         case ast.In():
             return lambda job: _is_in(a(job), b(job))
         case ast.NotIn():
@@ -135,6 +135,12 @@ def _comparison(left: ast.expr, op: ast.cmpop, right: ast.expr) -> Where:
             return False
 
     return ordered
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """A list is written as a list, and a job has it as a tuple."""
+    one, other = (tuple(side) if isinstance(side, list) else side for side in (one, other))
+    return bool(one == other)
 
 
 def _is_in(item: Any, container: Any) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from render_farm.drift_mode import parse_drift
-from render_farm.errors import InvalidJobError
-from render_farm.job import RenderJob
+from render_farm.errors import InvalidJobError, Problem
+from render_farm.job import NUM_SEEDS, RenderJob
 from render_farm.memory_mode import parse_memory
 from render_farm.planning.advice import advice, on_length
 from render_farm.planning.frames import num_latent_frames, num_pixel_frames
@@ -29,9 +29,6 @@ from render_farm.planning.segment_keys import segment_keys
 from render_farm.planning.tasks import IMAGE_TASKS
 from render_farm.planning.windows import Window, windows_of, within_take
 from render_farm.step_cache import OFF, guidance_share
-
-NUM_SEEDS = 2**63
-"""Of the column `seed`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,6 +185,9 @@ def plan_film(
     resolved = with_input_digests(resolve_job(job, spec), input_digests or {})
     resolved = replace(resolved, first_segments=first_segments)
     problems = check(resolved, spec)
+    if problems and job.shots:
+        problems = check(resolve_job(job, spec, keeps_shots=True), spec) or problems  # in the words of its row
+        problems = [_of_first_shot(problem, job) for problem in problems]
     if problems:
         raise InvalidJobError(problems, job_id=job.job_id)
     windows = windows_of(resolved, spec)
@@ -199,6 +199,12 @@ def plan_film(
         render_key=render_key(resolved, spec),
     )
     return with_notes(plan, too_long(plan.texts, resolved.negative_prompt, length_of))
+
+
+def _of_first_shot(problem: Problem, job: RenderJob) -> Problem:
+    if problem.field != "image" or job.image is not None:
+        return problem
+    return Problem(field="shots", message=f"shot 1: image: {problem.message}")
 
 
 def with_notes(plan: FilmPlan, notes: Iterable[str]) -> FilmPlan:

@@ -141,8 +141,11 @@ def infer_task(job: RenderJob) -> str:
     return "i2v" if job.image or (job.shots and job.shots[0].image) else "t2v"
 
 
-def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
-    """Fill a job's nulls from `spec`. The frame count is rounded as diffusers does; nothing is refused here."""
+def resolve_job(job: RenderJob, spec: ModelSpec, *, keeps_shots: bool = False) -> ResolvedJob:
+    """Fill a job's nulls from `spec`. The frame count is rounded as diffusers does; nothing is refused here.
+
+    With `keeps_shots`, a film of shots has them even where a prompt list describes it.
+    """
     task = infer_task(job)
     defaults = spec.defaults_for(task)
     values = {f.name: getattr(job, f.name) for f in fields(RenderJob) if getattr(job, f.name) is not None}
@@ -160,7 +163,7 @@ def resolve_job(job: RenderJob, spec: ModelSpec) -> ResolvedJob:
     values.setdefault("seed", default_seed(job.job_id))
     film = ResolvedJob(prompts=_without_repeats(job.prompts), **values)
     if job.shots:
-        film = _with_shots(film, job.shots, resolve_shots(job, film, spec), spec)
+        film = _with_shots(film, job.shots, resolve_shots(job, film, spec), spec, keeps_shots=keeps_shots)
     if not spec.renders_windows and job.base_num_frames is None:
         film = replace(film, base_num_frames=film.num_frames)
     return film
@@ -192,7 +195,7 @@ def resolve_shots(job: RenderJob, film: ResolvedJob, spec: ModelSpec) -> tuple[R
 
 
 def _with_shots(
-    film: ResolvedJob, given: Sequence[Shot], shots: tuple[ResolvedShot, ...], spec: ModelSpec
+    film: ResolvedJob, given: Sequence[Shot], shots: tuple[ResolvedShot, ...], spec: ModelSpec, *, keeps_shots: bool
 ) -> ResolvedJob:
     """The film of these shots: that of a prompt list where there is one for it."""
     first = given[0]
@@ -204,7 +207,8 @@ def _with_shots(
         image=film.image or first.image,
         num_frames=sum(shot.num_frames for shot in shots),
     )
-    if not is_prompt_list(shots, _window_size(film, spec)):
+    is_refused = len(shots) > 1 and not spec.renders_windows
+    if keeps_shots or is_refused or not is_prompt_list(shots, _window_size(film, spec)):
         return replace(film, shots=shots)
     prompts = [prompt for prompt, shot in zip(film.prompts, shots, strict=True) for _ in range(shot.num_segments)]
     return replace(film, prompts=_without_repeats(tuple(prompts)))

@@ -30,15 +30,15 @@ def check_shots(job: ResolvedJob, spec: ModelSpec) -> list[Problem]:
         return [Problem(field="shots", message=f"are {count:,} segments; the most is {MAX_SEGMENTS:,}")]
     problems = [*_check_film(job), *_check_overlap(job, spec)]
     for number, shot in enumerate(job.shots, start=1):
-        said = [*_check_served(shot, number, spec), *_check_guidance(job, shot), *_check_frames(job, shot, spec)]
+        said = [*_check_served(shot, number, spec), *_check_guidance(job, shot), *_check_frames(job, number, spec)]
         problems += [Problem(field="shots", message=f"shot {number}: {message}") for message in said]
     if problems:
         return problems
     problems += [Problem(field="shots", message=message) for message in _check_history(job, spec)]
     if problems:
         return problems
-    for number, shot in enumerate(job.shots, start=1):
-        said = list(_check_blocks(job, shot, spec))
+    for number in range(1, len(job.shots) + 1):
+        said = list(_check_blocks(job, number, spec))
         problems += [Problem(field="shots", message=f"shot {number}: {message}") for message in said]
     return problems or list(check_positions(job, windows_of(job, spec), spec))
 
@@ -82,51 +82,88 @@ def _check_guidance(job: ResolvedJob, shot: ResolvedShot) -> Iterator[str]:
         )
 
 
-def _check_frames(job: ResolvedJob, shot: ResolvedShot, spec: ModelSpec) -> Iterator[str]:
+def _check_frames(job: ResolvedJob, number: int, spec: ModelSpec) -> Iterator[str]:
     """Whether they are whole latent frames, and leave something to render after what the task's inputs give."""
-    factor, n = spec.temporal_factor, shot.num_frames
+    shot, factor = job.shots[number - 1], spec.temporal_factor
+    if not _is_whole(shot, factor):
+        form = f"{factor}n+1, as the first frame of a film is alone" if shot.starts_take else f"{factor}n"
+        yield f"num_frames {shot.num_frames} is not of the form {form}; {_what_works(job, number, spec)}"
+        return
+    for problem in _check_room(job, shot, spec):
+        what = problem.message.partition("; ")[0] if problem.field == "num_frames" else problem.message
+        works = f"; {_what_works(job, number, spec)}" if problem.field == "num_frames" else ""
+        yield f"{problem.field} {what}{works}"
+
+
+def _is_whole(shot: ResolvedShot, factor: int) -> bool:
+    return shot.num_frames > 0 and shot.num_frames % factor == (1 if shot.starts_take else 0)
+
+
+def _check_room(job: ResolvedJob, shot: ResolvedShot, spec: ModelSpec) -> list[Problem]:
+    if not shot.starts_take:
+        return []
+    return list(check_room(replace(job, task=shot.task, num_frames=shot.num_frames, shots=()), spec))
+
+
+def _what_works(job: ResolvedJob, number: int, spec: ModelSpec) -> str:
+    counts = _nearest(job, number, spec)
+    return f"{counts} would work" if counts else "no number near it would work"
+
+
+def _nearest(job: ResolvedJob, number: int, spec: ModelSpec) -> str:
+    """The nearest frame counts with which a shot can be rendered; empty when there are none."""
+    shot, factor = job.shots[number - 1], spec.temporal_factor
     rest = 1 if shot.starts_take else 0
-    if n % factor != rest or n == 0:
-        below = (n - rest) // factor * factor + rest
-        works = f"{below} or {below + factor}" if below > 0 else f"{below + factor}"
-        form = f"{factor}n+1, as the first frame of a film is alone" if rest else f"{factor}n"
-        yield f"num_frames {n} is not of the form {form}; {works} would work"
-    elif shot.starts_take:
-        alone = replace(job, task=shot.task, num_frames=n, shots=())
-        yield from (f"{problem.field} {problem.message}" for problem in check_room(alone, spec))
+    below = (shot.num_frames - rest) // factor * factor + rest
+    counts = (range(below, 0, -factor), range(below + factor, below + SEARCH_FRAMES, factor))
+    found = [next((n for n in some if _can_have(job, number, n, spec)), None) for some in counts]
+    return " or ".join(str(n) for n in found if n)
+
+
+def _can_have(job: ResolvedJob, number: int, num_frames: int, spec: ModelSpec) -> bool:
+    """Whether a shot could have that many frames."""
+    shot = replace(job.shots[number - 1], num_frames=num_frames)
+    is_right = num_frames != job.shots[number - 1].num_frames and _is_whole(shot, spec.temporal_factor)
+    if not is_right or _check_room(job, shot, spec):
+        return False
+    lends_history = shot.starts_take and number < len(job.shots) and not job.shots[number].starts_take
+    if lends_history and _is_short(job, shot, spec):
+        return False
+    return any(_check_overlap(job, spec)) or _all_fit(job, shot, spec)
+
+
+def _is_short(job: ResolvedJob, shot: ResolvedShot, spec: ModelSpec) -> bool:
+    """Whether it has fewer frames than the next shot takes over."""
+    factor = spec.temporal_factor
+    return num_latent_frames(shot.num_frames, factor) < num_latent_frames(job.overlap_history, factor)
 
 
 def _check_history(job: ResolvedJob, spec: ModelSpec) -> Iterator[str]:
     """Whether each shot that continues finds enough of its take."""
     factor, overlap = spec.temporal_factor, num_latent_frames(job.overlap_history, spec.temporal_factor)
     for take in takes(job.shots):
-        done = num_latent_frames(job.shots[take.start].num_frames, factor)
-        if len(take) > 1 and done < overlap:
+        shot, number = job.shots[take.start], take.start + 1
+        if len(take) > 1 and _is_short(job, shot, spec):
             yield (
-                f"shot {take.start + 1}: num_frames {job.shots[take.start].num_frames} is less than the "
-                f"{num_pixel_frames(overlap, factor)} frames of overlap_history {job.overlap_history} that shot "
-                f"{take.start + 2} takes over; {num_pixel_frames(overlap, factor)} would work, or cut true in shot "
-                f"{take.start + 2}"
+                f"shot {number}: num_frames {shot.num_frames} is less than the {num_pixel_frames(overlap, factor)} "
+                f"frames of overlap_history {job.overlap_history} that shot {number + 1} takes over; "
+                f"{_what_works(job, number, spec)}, or cut true in shot {number + 1}"
             )
 
 
-def _check_blocks(job: ResolvedJob, shot: ResolvedShot, spec: ModelSpec) -> Iterator[str]:
+def _check_blocks(job: ResolvedJob, number: int, spec: ModelSpec) -> Iterator[str]:
     """Whether the frames of its windows fall into causal blocks, and each has a block of its own."""
+    shot = job.shots[number - 1]
     windows = _windows_of(job, shot, spec)
     wrong = next((window for window in windows if not _fits(window, job.causal_block_size)), None)
     if wrong is None:
         return
-    n, factor = shot.num_frames, spec.temporal_factor
-    steps = range(factor, SEARCH_FRAMES, factor)
-    found = [
-        next((m for m in counts if m > 0 and _all_fit(job, replace(shot, num_frames=m), spec)), None)
-        for counts in ((n - step for step in steps), (n + step for step in steps))
-    ]
-    counts = " or ".join(str(m) for m in found if m)
+    counts = _nearest(job, number, spec)
     works = f"num_frames {counts} would work (or causal_block_size 1)" if counts else "causal_block_size 1 would work"
     yield (
-        f"num_frames {n} gives it a window of {wrong.num_latent_frames} latent frames, {wrong.num_prefix_frames} taken "
-        f"over, that does not fall into blocks of causal_block_size {job.causal_block_size}; {works}"
+        f"num_frames {shot.num_frames} gives it a window of {wrong.num_latent_frames} latent frames, "
+        f"{wrong.num_prefix_frames} taken over, that does not fall into blocks of causal_block_size "
+        f"{job.causal_block_size}; {works}"
     )
 
 

@@ -13,7 +13,7 @@ The beginning of a film that an earlier version stored (`earlier_films.py`) is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,23 +80,26 @@ class LoadedFilm:
     latents: tuple[np.ndarray, ...]
 
 
-def begin_film(store: Store, film: str, keys: Sequence[str]) -> None:
-    """Write which segments a film consists of. `gc` keeps those from here on; repeating it changes nothing."""
+def begin_film(store: Store, film: str, keys: Sequence[str], *, others: Iterable[str] = ()) -> None:
+    """Write which segments a film consists of, and which `others` it may come back to. `gc` keeps both from here on;
+    repeating it changes nothing."""
     content = {"film": film, "segments": list(keys)}
+    if kept := list(others):
+        content["others"] = kept
     store.write_bytes(FilmKeys(film=film).manifest, checked_json.dump(content, schema=FILM_SCHEMA))
 
 
-def read_film_keys(store: Store, film: str) -> tuple[str, ...]:
+def read_film_keys(store: Store, film: str, *, with_others: bool = False) -> tuple[str, ...]:
     """What `begin_film` wrote; empty when it did not. `DamagedDocument` when that cannot be told."""
     try:
         content = checked_json.load(store.read_bytes(FilmKeys(film=film).manifest), schema=FILM_SCHEMA)
     except NotFoundError:
         return ()
-    keys = content.get("segments")
-    if content.get("film") != film or not isinstance(keys, list):
+    keys, others = content.get("segments"), content.get("others", [])
+    if content.get("film") != film or not isinstance(keys, list) or not isinstance(others, list):
         raise checked_json.DamagedDocument(f"it belongs to {content.get('film')!r:.80}")
     try:
-        return tuple(SegmentKeys(key=key).key for key in keys)
+        return tuple(SegmentKeys(key=key).key for key in (*keys, *(others if with_others else ())))
     except (TypeError, ValueError) as error:
         raise checked_json.DamagedDocument(str(error)) from error
 

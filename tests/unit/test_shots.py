@@ -52,6 +52,12 @@ def test_null_fields_are_not_given():
         ([{"prompt": "x"}, {"prompt": "y", "image": "i"}], "shot 2: image: is the first frame of a shot that starts"),
         ([{"prompt": "x"}] * (MAX_SHOTS + 1), "has 1,001 entries; the most is 1,000"),
         ([{"prompt": "x" * 20_001}], "shot 1: prompt: has 20,001 characters"),
+        ([{"prompt": "x", "guidance_scale": 10**400}], "shot 1: guidance_scale: is far out of range"),
+        (
+            [{"prompt": "x", "num_frames": 0, "seed": -1}, {"prompt": 5}, 7],
+            "shot 1: num_frames: 0 is less than 1; shot 1: seed: -1 is less than 0; shot 2: prompt: 5 is not text; "
+            "shot 3 is not {",
+        ),
     ],
 )
 def test_what_is_no_shot_is_refused(shots, message):
@@ -64,3 +70,11 @@ def test_what_shots_have_themselves_is_refused_beside_them():
     assert refused(shots=shots, num_frames=97).startswith("num_frames: is given with shots")
     assert refused(shots=shots, image="j").startswith("image: is given with shots")
     assert refused() == "prompt: is required"
+
+
+def test_what_is_missing_is_judged_by_what_was_read():
+    """`RenderJob(**row)` of a data frame gives NaN for null."""
+    shots = [{"prompt": "x"}]
+    assert RenderJob(job_id="a", prompt=math.nan, shots=shots) == RenderJob(job_id="a", shots=shots)
+    assert refused(prompt=None, shots=math.nan) == "prompt: is required"
+    assert refused(prompt=math.nan, seed=-1) == "prompt: is required; seed: -1 is less than 0"

@@ -66,8 +66,8 @@ def columns_of_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
         kind = columns()[name].kind
         if kind is ValueKind.TAGS:
             given[name] = dict(_tag(text) for text in value)
-        elif kind not in _TYPES:
-            given[name] = _json(name, value)
+        elif kind is ValueKind.SHOTS:
+            given[name] = _shots(value)
     return given | input_columns(given)
 
 
@@ -86,8 +86,12 @@ def _tag(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text  # the column's own reader says what would work
+def _shots(text: str) -> Any:
+    from render_farm.job import normalise
+    from render_farm.manifest.sources.records import from_cell
+
+    shots = from_cell(text, ValueKind.SHOTS)
+    problems = normalise({"shots": "" if shots is None else shots})[1]  # whoever gives the flag means shots
+    if problems:
+        raise UsageError(f"--{problems[0]}")
+    return shots

@@ -29,9 +29,9 @@ def input_flags(columns: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _numbers(text: str) -> object:
-    """`1000,750` as a list; another text as it is, which the column then refuses."""
+    """`1000,750` and `[1000, 750]` as a list; another text as it is, which the column then refuses."""
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in text.strip("[]").split(",")]
     except ValueError:
         return text
 

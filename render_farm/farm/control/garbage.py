@@ -7,7 +7,7 @@ nothing of any film goes. A holder that shows no sign for half a minute holds no
 keeps nobody from cleaning up.
 
 Segments are shared by films. One is kept as long as a film that is done, or one whose work folder stays, consists of
-it. None goes while a run is held, which may be about to find it.
+it or may come back to it. None goes while a run is held, which may be about to find it.
 
 A run may start or end at any moment. It holds its lease before it looks for anything. So `remove` takes away first what
 says that segments are there: the lists of films, and the records. Then it looks again and puts back what is needed by
@@ -229,7 +229,7 @@ def _unneeded_segments(
     jobs = store.list_folders("") if there and not of_done else []
     with ThreadPoolExecutor(max_workers=_REQUESTS_AT_ONCE) as pool:
         try:
-            chains = list(pool.map(lambda film: read_film_keys(store, film), films)) if there else []
+            chains = list(pool.map(lambda film: read_film_keys(store, film, with_others=True), films)) if there else []
         except DamagedDocument:
             there = {}  # nobody can tell what that film needs
         if not there:

@@ -139,7 +139,7 @@ def read_source(request: RunRequest) -> RunSource:
     """Raises `UsageError` and its kin for a manifest that cannot be read, an output that cannot be written to, and
     limits that cannot be kept."""
     refuse_for_farm(request.output)
-    run_id, rows, manifest = _with_drafts(request, *_read_manifest(request))
+    run_id, rows, manifest = _read_manifest(request)
     if request.deadline is not None:
         rows = [_due(row, request.deadline) for row in rows]
     if not rows and (request.where or request.limit):
@@ -189,23 +189,26 @@ def _read_manifest(request: RunRequest) -> tuple[str, list[Row], bytes]:
         chosen = select(rows, where=request.where, limit=request.limit)
         if chosen and len(chosen) < len(rows):
             manifest = rows_of_parquet(manifest, [row.number for row in chosen])
-        return request.run_id or default_run_id(request.manifest, limits), chosen, manifest
+        return _with_drafts(request, default_run_id(request.manifest, limits), chosen, rows, manifest)
     job = job_of_prompt(request.prompt or "", request.overrides)
     with tempfile.TemporaryDirectory(prefix="render-farm-") as folder:
         path = Path(folder, "manifest.parquet")
         write_manifest(str(path), [job])
         rows = [Row(number=1, job_id=job.job_id, job=job)]
-        return request.run_id or run_id_of_prompt(job), rows, path.read_bytes()
+        return _with_drafts(request, run_id_of_prompt(job), rows, rows, path.read_bytes())
 
 
-def _with_drafts(request: RunRequest, run_id: str, rows: list[Row], manifest: bytes) -> tuple[str, list[Row], bytes]:
-    """The run of drafts, where the request asks for the first segments only."""
+def _with_drafts(
+    request: RunRequest, run_id: str, rows: list[Row], every: list[Row], manifest: bytes
+) -> tuple[str, list[Row], bytes]:
+    """The run of drafts, where the request asks for the first segments only. `rows` are those of `every` row that are
+    rendered, and `run_id` is what their run is called by default."""
     if not request.first_segments:
-        return run_id, rows, manifest
+        return request.run_id or run_id, rows, manifest
     if request.is_draft_manifest:
-        return run_id, [as_draft(row) for row in rows], manifest
+        return request.run_id or run_id, [as_draft(row) for row in rows], manifest
     run_id = request.run_id or draft_run_id(run_id, request.first_segments)
-    return run_id, draft_rows(rows), draft_manifest(manifest)
+    return run_id, draft_rows(rows, every), draft_manifest(manifest)
 
 
 def _due(row: Row, deadline: datetime) -> Row:

@@ -13,11 +13,12 @@ from typing import Any
 from render_farm.check_mode import CheckAction, parse_checks
 from render_farm.farm.run.hook_settings import HookSettings
 from render_farm.farm.run.timeouts import Timeouts
+from render_farm.job import NUM_SEEDS
 from render_farm.media.check_limits import CheckLimits
 from render_farm.media.limits import InputLimits
 from render_farm.media.provenance_settings import ProvenanceSettings
 from render_farm.planning import FilmPlan
-from render_farm.planning.film import NUM_SEEDS, with_seed
+from render_farm.planning.film import with_seed
 from render_farm.planning.group_options import GroupOptions
 from render_farm.storage.hashing import sha256_bytes
 from render_farm.storage.layout import film_key
@@ -86,6 +87,11 @@ class FilmTask:
     def seeds_left(self) -> int:
         """How many further seeds may be tried after this film."""
         return parse_checks(self.plan.job.checks).num_retries - len(self.tried)
+
+    @property
+    def tried_keys(self) -> tuple[str, ...]:
+        """Segments of the films tried so far, one of which is published when all of them have findings."""
+        return tuple(key for one in self.tried for key in with_seed(self.plan, one.seed).segment_keys)
 
     @property
     def limits_key(self) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from render_farm.errors import ManifestError, Problem
 from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.sources.documents import jobs_of_document, record_of
-from render_farm.manifest.sources.records import Record, RepeatedKeyError, Written, lines_of, open_text, unique_pairs
+from render_farm.manifest.sources.records import Record, RepeatedKeyError, lines_of, open_text, parse_json
 from render_farm.uris import shown_uri
 
 
@@ -20,7 +19,7 @@ def read_jsonl(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
             if not line.strip():
                 continue
             try:
-                yield record_of(_parse(line), number, "line")
+                yield record_of(parse_json(line), number, "line")
             except (ValueError, RecursionError) as error:
                 yield Record(number=number, values={}, problems=[Problem(field="", message=_why(error))])
 
@@ -30,24 +29,12 @@ def read_json(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     with open_text(uri, limits, "max_document_bytes") as text:
         content = text.read()
     try:
-        document = _parse(content)
+        document = parse_json(content)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{shown_uri(uri)}: {_why(error)}") from error
     defaults, jobs = jobs_of_document(uri, document)
     for number, job in enumerate(jobs, start=1):
         yield record_of(job, number, "job", defaults)
-
-
-def _parse(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=unique_pairs, parse_float=Written, parse_int=_integer)
-
-
-def _integer(text: str) -> int | Written:
-    """Python refuses to convert a number of thousands of digits, with words about Python."""
-    return int(text) if len(text) <= _MOST_DIGITS else Written(text)
-
-
-_MOST_DIGITS = 4_000
 
 
 def _why(error: BaseException) -> str:

@@ -14,8 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from render_farm.errors import ManifestError, Problem
-from render_farm.job import EXACT_FLOAT, ValueKind, columns, shot_columns, shown
-from render_farm.manifest.cells import BadCell
+from render_farm.job import EXACT_FLOAT, BadCell, ValueKind, columns, shot_columns, shown
 from render_farm.manifest.files import open_binary
 from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
 from render_farm.uris import shown_uri
@@ -153,16 +152,29 @@ def _boolean(cell: str) -> Any:
     return _YES_NO.get(cell.lower(), BadCell(f"{shown(cell)} is not true or false"))
 
 
-def _json_of(shape: str) -> Any:
+def _json_of(kind: ValueKind, shape: str) -> Any:
     def read(cell: str) -> Any:
         try:
-            return json.loads(cell, object_pairs_hook=unique_pairs)
+            return _of_kind(kind, parse_json(cell))
         except RepeatedKeyError as error:
             return BadCell(str(error))
         except (ValueError, RecursionError):
             return BadCell(f"{shown(cell)} is not JSON like {shape}")
 
     return read
+
+
+def parse_json(text: str) -> Any:
+    """A JSON document. Numbers are `Written` where Python would change or refuse them."""
+    return json.loads(text, object_pairs_hook=unique_pairs, parse_float=Written, parse_int=_json_integer)
+
+
+def _json_integer(text: str) -> int | Written:
+    """Python refuses to convert a number of thousands of digits, with words about Python."""
+    return int(text) if len(text) <= _MOST_DIGITS else Written(text)
+
+
+_MOST_DIGITS = 4_000
 
 
 class RepeatedKeyError(ValueError):
@@ -182,13 +194,13 @@ def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _CELL_READERS = {
     ValueKind.TEXTS: _texts,
     ValueKind.INTEGER: _integer,
-    ValueKind.INTEGERS: _json_of("[1000, 750, 500, 250]"),
+    ValueKind.INTEGERS: _json_of(ValueKind.INTEGERS, "[1000, 750, 500, 250]"),
     ValueKind.NUMBER: _number,
     ValueKind.BOOLEAN: _boolean,
     ValueKind.TIMESTAMP: lambda cell: cell,
-    ValueKind.TAGS: _json_of('{"scene": "12"}'),
-    ValueKind.LORAS: _json_of('[{"path": "style.safetensors", "weight": 0.8}]'),
-    ValueKind.SHOTS: _json_of('[{"prompt": "a cat"}, {"prompt": "a dog", "cut": true}]'),
+    ValueKind.TAGS: _json_of(ValueKind.TAGS, '{"scene": "12"}'),
+    ValueKind.LORAS: _json_of(ValueKind.LORAS, '[{"path": "style.safetensors", "weight": 0.8}]'),
+    ValueKind.SHOTS: _json_of(ValueKind.SHOTS, '[{"prompt": "a cat"}, {"prompt": "a dog", "cut": true}]'),
 }
 _SCALARS = (ValueKind.INTEGER, ValueKind.NUMBER, ValueKind.BOOLEAN, ValueKind.TIMESTAMP)
 
@@ -204,8 +216,7 @@ def _of_kind(kind: ValueKind, value: Any) -> Any:
     if kind is ValueKind.LORAS and isinstance(value, list):
         return [_lora(item) if isinstance(item, dict) else _text(item) for item in value]
     if kind is ValueKind.SHOTS and isinstance(value, list):
-        shots = [_shot(item) if isinstance(item, dict) else _text(item) for item in value]
-        return next((shot for shot in shots if isinstance(shot, BadCell)), shots)
+        return [_shot(item) if isinstance(item, dict) else _as_written(item) for item in value]
     if kind is ValueKind.TAGS and isinstance(value, dict):
         tags = {key: _text(item) for key, item in value.items()}
         return next((BadCell(f"{key}: {tag.message}") for key, tag in tags.items() if isinstance(tag, BadCell)), tags)
@@ -215,7 +226,14 @@ def _of_kind(kind: ValueKind, value: Any) -> Any:
     if kind is ValueKind.TEXTS and isinstance(value, list):
         texts = [_text(item) for item in value]
         return next((text for text in texts if isinstance(text, BadCell)), texts)
-    return value if kind in _SCALARS else _text(value)
+    if kind in (ValueKind.TEXT, ValueKind.TEXTS):
+        return _text(value)
+    return value if kind in _SCALARS else _as_written(value)
+
+
+def _as_written(value: Any) -> Any:
+    """What the column's reader refuses, with what would work."""
+    return value.text if isinstance(value, Written) else value
 
 
 def _lora(item: dict[Any, Any]) -> Any:
@@ -227,12 +245,10 @@ def _lora(item: dict[Any, Any]) -> Any:
     return {**given, "path": path} if "path" in item and not isinstance(path, BadCell) else given
 
 
-def _shot(item: dict[Any, Any]) -> Any:
-    """A shot; a `BadCell` for a field that cannot be read. Unknown fields stay, to be refused with the known ones."""
+def _shot(item: dict[Any, Any]) -> dict[Any, Any]:
+    """A shot, with a `BadCell` for each field that cannot be read. Unknown fields stay, to be refused."""
     fields = shot_columns()
-    shot = {name: _of_kind(fields[name].kind, given) if name in fields else None for name, given in item.items()}
-    bad = ((name, value) for name, value in shot.items() if isinstance(value, BadCell))
-    return next((BadCell(f"{name} of a shot: {value.message}") for name, value in bad), shot)
+    return {name: _of_kind(fields[name].kind, given) if name in fields else None for name, given in item.items()}
 
 
 def _text(value: Any) -> Any:

@@ -12,6 +12,7 @@ from render_farm.manifest.build import build_manifest
 from render_farm.manifest.naming import slug
 from render_farm.manifest.reader import load_manifest
 from render_farm.manifest.run_id import default_run_id
+from render_farm.planning import plan_film, spec_of_preset
 
 
 @pytest.fixture
@@ -43,6 +44,14 @@ def problems(tmp_path, build):
         return [lines[0].removeprefix(f"{tmp_path / name}: "), *lines[1:]]
 
     return run
+
+
+def test_seeds_of_shots_make_other_films_too(build):
+    shots = '[{"prompt": "x", "seed": 5}, {"prompt": "y", "cut": true, "seed": 9}, {"prompt": "z"}]'
+    jobs = build("m.jsonl", f'{{"job_id": "a", "shots": {shots}}}\n', num_seeds=3)
+    assert [[shot.seed for shot in job.shots or ()] for job in jobs] == [[5, 9, None], [6, 10, None], [7, 11, None]]
+    films = [plan_film(job, spec_of_preset("tiny", fingerprint="f")) for job in jobs]
+    assert len({key for film in films for key in film.segment_keys}) == sum(film.num_segments for film in films)
 
 
 # --- CSV ---

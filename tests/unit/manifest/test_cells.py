@@ -31,6 +31,15 @@ WRITTEN_FLOAT = refused("is written as a float of 2**53 or more, which is not ex
 QUOTES = "is not text; put it in quotes"
 LISTS = refused("looks like a list written as text; a list of prompts is a list<string> column in Parquet, JSON")
 
+
+def shots_of(seed: object, stored: pa.DataType) -> pa.Array:
+    fields = [("prompt", pa.string()), ("seed", stored)]
+    return pa.array([[{"prompt": "p", "seed": seed}]], pa.list_(pa.struct(fields)))
+
+
+_BYTES = pa.array([b"\xff"], pa.binary()).view(pa.string())
+NO_TEXT_SHOT = pa.ListArray.from_arrays([0, 1], pa.StructArray.from_arrays([_BYTES], ["prompt"]))
+
 TWICE = pa.array([[("a", "1"), ("a", "2")]], pa.map_(pa.string(), pa.string()))
 STORED = [
     ("int64 above 2**53", "seed", pa.array([BIG]), BIG),
@@ -76,12 +85,25 @@ STORED = [
     ("blank image", "image", pa.array([" "]), refused("is blank; give a path or a URI, or leave it null")),
     ("empty image of a shot", "shots", pa.array([[{"prompt": "p", "image": ""}]]), (Shot(prompt="p"),)),
     ("blank image of a shot", "shots", pa.array([[{"prompt": "p", "image": " "}]]), refused("image: is blank")),
+    ("seed of a shot, float32", "shots", shots_of(2.0**24, pa.float32()), refused("shot 1: seed: 16777216.0 is a 32-")),
+    ("seed of a shot, float16", "shots", shots_of(2048.0, pa.float16()), refused("shot 1: seed: 2048.0 is a 16-bit")),
+    ("seed of a shot, decimal", "shots", shots_of(Decimal("1.5"), pa.decimal128(9, 1)), refused("1.5 is not a whole")),
+    ("exact seed of a shot", "shots", shots_of(7.0, pa.float32()), (Shot(prompt="p", seed=7),)),
+    ("prompt of a shot, not text", "shots", NO_TEXT_SHOT, refused("shot 1: prompt: is not UTF-8 text")),
     ("too long a text", "owner", pa.array(["x" * 20_001]), refused("has 20,001 characters; the most is 20,000")),
     ("too long a model", "memory", pa.array(["x" * 50_000]), refused("has 50,000 characters")),
     ("too many prompts", "prompt", pa.array([["x"] * 1001]), refused("has 1,001 entries; the most is 1,000")),
 ]
 
 CSV = [
+    (
+        "seed of a shot",
+        "shots",
+        '[{"prompt": "p", "seed": 4503599627370497.3}]',
+        refused("497.3 is not a whole"),
+    ),
+    ("guidance of a shot", "shots", '[{"prompt": "p", "guidance_scale": 1e-400}]', refused("is too close to 0")),
+    ("shots of NaN alone", "shots", "NaN", None),
     ("leading zero", "seed", "010", 10),
     ("whole float", "seed", "7.0", 7),
     ("exponent", "seed", "1e3", 1000),
@@ -110,6 +132,10 @@ CSV = [
 ]
 
 YAML = [
+    ("number as shots", "shots", "5", refused("is not a list of shots")),
+    ("number as a shot", "shots", "[5]", refused("shot 1 is not {prompt")),
+    ("no as shots", "shots", "no", refused("is not a list of shots")),
+    ("number as tags", "tags", "5", refused("'5' is not a map of text to text")),
     ("octal of YAML 1.1", "seed", "010", 10),
     ("octal of YAML 1.2", "seed", "0o17", refused("'0o17' is not a whole number")),
     ("hexadecimal", "seed", "0x10", refused("'0x10' is not a number")),
@@ -182,6 +208,16 @@ def test_stored_values_are_exact_or_refused(tmp_path, name, column, values, righ
     path = str(tmp_path / "m.parquet")
     pq.write_table(pa.table({"job_id": ["a"], "prompt": ["p"], column: values}), path)
     check_answer(answer(path, column), right, column=column)
+
+
+@pytest.mark.parametrize("column", ["shots", "loras"])
+def test_a_field_that_a_struct_has_twice_is_refused(tmp_path, column):
+    name = {"shots": "prompt", "loras": "path"}[column]
+    entries = pa.StructArray.from_arrays([pa.array(["p"]), pa.array(["q"])], [name, name])
+    table = pa.table({"job_id": ["a"], "prompt": ["p"], column: pa.ListArray.from_arrays([0, 1], entries)})
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match=f"column {column}: has type"):
+        load_manifest(str(tmp_path / "m.parquet"))
 
 
 def test_int96_times_are_read_beyond_2262(tmp_path):

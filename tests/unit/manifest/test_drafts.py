@@ -13,7 +13,7 @@ from render_farm.manifest.rows import make_row
 
 
 def draft_row(row):
-    return draft_rows([row])[0]
+    return draft_rows([row], [row])[0]
 
 
 def test_a_draft_has_an_id_of_its_own_and_the_seed_of_its_film():
@@ -50,13 +50,21 @@ def test_the_manifest_of_drafts_differs_in_its_ids_only():
     assert found.column_names == table.column_names and found.drop_columns("job_id") == table.drop_columns("job_id")
 
 
+def test_ids_that_cannot_be_those_of_drafts_stay_in_the_manifest():
+    bad = pa.array([b"a", b"\xff\xfe", b"b" * 125, None], pa.binary()).view(pa.string())
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"job_id": bad}), sink)
+    found = pq.read_table(io.BytesIO(draft_manifest(sink.getvalue())))["job_id"].cast(pa.binary()).to_pylist()
+    assert found == [b"a.draft", b"\xff\xfe", b"b" * 125, None]
+
+
 def test_a_draft_with_the_name_of_another_job_is_refused():
-    rows = draft_rows(
-        [make_row(number, {"job_id": name, "prompt": "x"}) for number, name in ((1, "a"), (4, "a.draft"))]
-    )
+    manifest = [make_row(number, {"job_id": name, "prompt": "x"}) for number, name in ((1, "a"), (4, "a.draft"))]
+    rows = draft_rows(manifest, manifest)
     assert rows[0].job is None and rows[1].job is not None
     assert rows[0].lines == (
         "row 1 (job_id=a.draft): job_id: a.draft is the job of row 4 too, and its film would take this draft's place. "
         "Another id for that job would work",
     )
     assert rows[1].job_id == "a.draft.draft"
+    assert draft_rows(manifest[:1], manifest)[0].lines == rows[0].lines, "also where the other is not rendered now"

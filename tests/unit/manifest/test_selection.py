@@ -50,6 +50,9 @@ JOB = RenderJob(
         ("keep_overlap", False),
         ("num_frames == -1", False),
         ("job_id == 'a'", True),
+        ("prompt == ['a red fox', 'a blue fox']", True),
+        ("prompt != ['a red fox', 'a blue fox']", False),
+        ("prompt == ['a red fox']", False),
     ],
 )
 def test_what_holds_for_a_job(text, holds):

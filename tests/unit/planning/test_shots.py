@@ -197,6 +197,15 @@ def test_a_last_image_closes_a_film_of_shots_without_cuts():
         ([shot(), shot()], {"overlap_history": 21}, "overlap_history: 21 leaves no new frames in a window of base_num"),
         ([shot(num_frames=100_000)] * 3, {}, "shots: are 18,750 segments; the most is 2,000"),
         ([shot(num_frames=5), shot(cut=True)], {"video": "v"}, "shot 1: num_frames 5 leaves nothing to render after"),
+        ([shot(num_frames=3), shot()], {"overlap_history": 17}, "shot 1: num_frames 3 is not of the form 4n+1, as"),
+        ([shot(num_frames=3), shot()], {"overlap_history": 17}, "; 17 would work"),
+        ([shot(num_frames=2)], {"image": "i"}, "shot 1: num_frames 2 is not of the form 4n+1, as the first frame"),
+        ([shot(num_frames=2)], {"image": "i"}, "; 5 would work"),
+        ([shot(num_frames=50)], {"causal_block_size": 2, "base_num_frames": 49}, "; 45 would work"),
+        ([shot(num_frames=37), shot("y", num_frames=12)], {"causal_block_size": 2}, "shots: shot 2: num_frames 12"),
+        ([shot(num_frames=37), shot(num_frames=12)], {"causal_block_size": 2}, "shots: shot 2: num_frames 12 gives"),
+        ([shot(num_frames=1, image="i")], {}, "shots: shot 1: num_frames 1 leaves nothing to render after the image"),
+        ([shot(image="i")], {"task": "t2v"}, "shots: shot 1: image: is given, but task t2v takes none; leave it null"),
     ],
 )
 def test_what_cannot_be_rendered_is_refused(shots, values, message):
@@ -210,6 +219,9 @@ def test_what_a_refusal_names_works(num_frames):
 
 def test_models_without_windows_or_images_are_named():
     t2v = spec_of_preset("t2v-14b-540p")
+    for several in ([shot("a"), shot("b")], [shot("a", num_frames=97), shot("b", num_frames=80)]):
+        said = refused(*several, spec=t2v, base_num_frames=None, overlap_history=None)
+        assert "shots: 2 shots need a model that renders windows" in said
     assert "2 shots need a model that renders windows (tiny, df-" in refused(
         shot(), shot(cut=True), spec=t2v, base_num_frames=None, overlap_history=None
     )

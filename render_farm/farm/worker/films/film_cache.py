@@ -64,7 +64,7 @@ class FilmCache:
                 self._films.move_to_end(_key(task))
                 return film
         keys = task.plan.segment_keys
-        begin_film(store, task.work_key, keys)  # from here on `gc` keeps what is found
+        begin_film(store, task.work_key, keys, others=task.tried_keys)  # from here on `gc` keeps what is found
         is_rows_own = task.plan.render_key == task.render_key  # an earlier version rendered no other seeds
         loaded = load_film(store, task.work_key, keys, with_earlier=is_rows_own)
         film = CachedFilm(state=loaded.state, latents=list(loaded.latents))

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from render_farm.cli.rendering.columns import COLUMN_FLAGS
+from render_farm.cli.rendering.columns import COLUMN_FLAGS, columns_of_flags, flags_again
 from render_farm.cli.rendering.flags import arguments_of
 from render_farm.cli.rendering.render import render
 from render_farm.job import columns
@@ -52,6 +52,14 @@ def test_shots_take_the_place_of_a_prompt(cli, rendered):
     said = cli("render", "--shots", '[{"prompt": "A", "num_frames": 0}]', "-o", "out")
     assert (said.exit_code, "shot 1: num_frames: 0 is less than 1" in said.stderr) == (2, True)
     assert cli("render", "--shots", shots, "--prompt", "other", "-o", "out").exit_code == 2
+    for text, message in (
+        ("null", "--shots: is not a list of shots"),
+        ("{bad", "--shots: '{bad' is not JSON like [{"),
+        ('[{"prompt": "A", "prompt": "B"}]', "--shots: 'prompt' appears twice"),
+        ('[{"prompt": "A", "seed": 4503599627370497.3}]', "--shots: shot 1: seed: 4503599627370497.3 is not a whole"),
+    ):
+        said = cli("render", "--shots", text, "-o", "out")
+        assert (said.exit_code, message in said.stderr) == (2, True), said.stderr
 
 
 def test_flags_go_through_a_command_line_unchanged():
@@ -61,6 +69,14 @@ def test_flags_go_through_a_command_line_unchanged():
     assert sorted(line) == sorted(
         ["--prompt=A", "--prompt=B", "--no-keep-overlap", "--tags=a=b", "--tags=c=d", "--where=seed > 3", "--replace"]
     )
+
+
+def test_columns_become_the_same_flags_again():
+    """`submit` passes them on, and the command elsewhere reads them again."""
+    shots = '[{"prompt": "A"}, {"prompt": "B", "cut": true, "image": "/in/b.png", "guidance_scale": 4.5}]'
+    flags = {"step_list": "1000,500", "shots": shots, "loras": ["/a.safetensors=0.5"], "tags": ["a=b"], "seed": 3}
+    given = columns_of_flags(flags)
+    assert columns_of_flags(flags_again(given)) == given
 
 
 @pytest.mark.parametrize(("flags", "message"), [(["--tags", "x"], "--tags 'x'"), (["--sampler", "no"], "sampler")])

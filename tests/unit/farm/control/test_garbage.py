@@ -205,9 +205,9 @@ def segments(*numbers: int) -> tuple[str, ...]:
     return tuple(f"{number:032x}" for number in numbers)
 
 
-def render(store, film: str, keys: tuple[str, ...], number: int, attempt: str = "a"):
+def render(store, film: str, keys: tuple[str, ...], number: int, attempt: str = "a", others: tuple[str, ...] = ()):
     """What a worker leaves that has rendered the first segments of a film."""
-    begin_film(store, film, keys)
+    begin_film(store, film, keys, others=others)
     state = load_film_state(store, film, keys)
     while len(state.segments) < number:
         latents = np.full((1, 1, 1, 1, 1), len(state.segments), np.float32)
@@ -275,14 +275,15 @@ def test_no_segment_goes_when_a_films_list_cannot_be_read(chains):
     assert found_segments(chains) == frozenset()
 
 
-def test_segments_of_a_seed_that_was_rejected_are_of_no_use_and_go(store, tmp_path):
-    """`checks: retry:N` renders another seed into the same work folder. Nothing of the first one is taken for its."""
+def test_segments_of_a_rejected_seed_stay_until_the_film_is_done(store, tmp_path):
+    """`checks: retry:N` renders another seed into the same work folder. Nothing of the first one is taken for its, and
+    when every seed has findings, the film comes back to the best."""
     film, first, second = key("retried"), segments(1, 2), segments(3, 4)
     assert render(store, film, first, 2).num_reused == 0
     assert load_film(store, film, second, with_earlier=False).latents == ()
-    render(store, film, second, 1)
-    assert {segment_of(name) for name in found_segments(store)} == set(first), "another start renders them again"
-    finish(store, tmp_path, "retried", "a", render(store, film, second, 2))
+    render(store, film, second, 1, others=first)
+    assert found_segments(store) == frozenset()
+    finish(store, tmp_path, "retried", "a", render(store, film, second, 2, others=first))
     remove(store, find_garbage(store))
     assert stored_segments(store) == set(second)
     assert len(load_film(store, film, second, with_earlier=False).latents) == 2

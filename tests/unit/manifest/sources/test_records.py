@@ -74,7 +74,11 @@ def test_a_job_without_an_id_is_named_after_its_first_shot(tmp_path):
     ("name", "content", "message"),
     [
         ("m.yaml", "jobs: [{job_id: a, shots: [{prompt: x, num_frames: 12:30}]}]", "'12:30' is not a number"),
-        ("m.yaml", "jobs: [{job_id: a, shots: [{prompt: no}]}]", "prompt of a shot: no is not text; put it in quotes"),
+        (
+            "m.yaml",
+            "jobs: [{job_id: a, shots: [{prompt: no}]}]",
+            "shot 1: prompt: no is not text; put it in quotes",
+        ),
         ("m.yaml", "jobs: [{job_id: a, shots: [{prompt: x, frames: 3}]}]", "'frames' is not known"),
         ("m.csv", "job_id,shots\na,x\n", '\'x\' is not JSON like [{"prompt": "a cat"}'),
         ("m.csv", "job_id,prompt\na,\n", "prompt: is required"),
