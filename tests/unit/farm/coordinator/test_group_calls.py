@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ class Pool:
         self.calls = {name: asyncio.Event() for name in ends}
         self.killed: list[str] = []
         self.ended_groups: list[str] = []
+        self.on_end: Callable[[], Any] = lambda: None
 
     def has(self, name: str) -> bool:
         return name not in self.killed
@@ -54,6 +56,7 @@ class Pool:
 
     async def _end(self, name: str, rendezvous: Rendezvous) -> bool:
         self.ended_groups.append(name)
+        self.on_end()
         if self.is_there is None:
             await asyncio.Event().wait()
         return bool(self.is_there)
@@ -142,6 +145,18 @@ def test_a_leader_that_does_not_leave_is_ended_before_its_first_step_too_unless_
         await asyncio.sleep(0.3)
         assert case.pool.killed == killed
         assert set(case.pool.ended_groups) == {"leader"}
+
+    asyncio.run(run())
+
+
+def test_a_leader_is_no_longer_asked_once_its_coordinator_ends() -> None:
+    async def run() -> None:
+        pool = Pool(False, b=LOST)
+        case = Case(pool)
+        tasks = case.helpers._background
+        pool.on_end = lambda: [asyncio.get_running_loop().call_soon(task.cancel) for task in tasks]
+        await asyncio.sleep(0.3)
+        assert (pool.ended_groups, tasks) == (["leader"], set())
 
     asyncio.run(run())
 
