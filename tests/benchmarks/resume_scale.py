@@ -29,6 +29,7 @@ from render_farm.storage.done import dump_job
 from render_farm.storage.layout import JobKeys, film_key
 from render_farm.storage.run_state import JobRow, RunStateWriter, StoredRun, load_run_state
 from render_farm.storage.store import Store
+from tests.helpers.s3_requests import counted_requests
 
 Result = TypeVar("Result")
 FACTS = spec_of_preset("tiny", fingerprint="f")
@@ -84,7 +85,9 @@ def build(store: Store, rows: list[Row]) -> None:
             store.write_bytes(keys.video, b"v")
             store.write_bytes(keys.poster, b"p")
             store.write_bytes(keys.job, dump_job(job))
-            known[row.job_id] = JobRow(state="done", render_key=key, segments_done=3, segments=3, sha256="0" * 64)
+            known[row.job_id] = JobRow(
+                state="done", render_key=key, segments_done=3, segments=3, sha256="0" * 64, video_bytes=1
+            )
         else:
             film = film_key(row.job_id, key)
             begin_film(store, film, plan.segment_keys)
@@ -109,8 +112,10 @@ def look(store: Store, rows: list[Row], state: StoredRun) -> PreparedRun:
 
 def timed(name: str, work: Callable[[], Result]) -> Result:
     started, cpu = time.monotonic(), time.process_time()
-    result = work()
-    print(f"{name}: {time.monotonic() - started:.1f} s ({time.process_time() - cpu:.1f} s of CPU)", flush=True)
+    with counted_requests() as counted:
+        result = work()
+    asked = "".join(f", {verb} {number:,}" for verb, number in sorted(counted.items()))
+    print(f"{name}: {time.monotonic() - started:.1f} s ({time.process_time() - cpu:.1f} s of CPU){asked}", flush=True)
     return result
 
 

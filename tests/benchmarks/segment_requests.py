@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from typing import Any
 
-import s3fs
 import torch
 
 from render_farm import load_engine
@@ -23,9 +21,9 @@ from render_farm.farm.worker.film_worker import FilmWorker
 from render_farm.job import RenderJob
 from render_farm.planning import plan_film
 from render_farm.storage.open import open_store
-from render_farm.storage.s3 import S3Store
 from tests.helpers import films
 from tests.helpers.fixtures_s3 import start_s3_server, stop_s3_server
+from tests.helpers.s3_requests import counted_requests
 
 FEW, MANY = 4, 12
 NEW_FRAMES, OVERLAP = 12, 5
@@ -58,25 +56,14 @@ def requests(output: str, num_segments: int) -> Counter[str]:
     stored = EmbeddingStore(open_store(output), "r", engine.spec.fingerprint)
     for text, embedding in engine.encode_prompts(stored.missing(plan.texts)).items():
         stored.save(text, embedding)
-    worker, counted = FilmWorker("w"), Counter[str]()
-    of_s3fs, own = s3fs.S3FileSystem._call_s3, S3Store._call
-
-    async def counting(self: Any, method: str, *arguments: Any, **named: Any) -> Any:
-        counted[method] += 1
-        return await of_s3fs(self, method, *arguments, **named)
-
-    def counting_own(self: S3Store, operation: str, key: str, method: str, **named: Any) -> dict[str, Any]:
-        counted[method] += 1
-        return own(self, operation, key, method, **named)
-
-    s3fs.S3FileSystem._call_s3, S3Store._call = counting, counting_own  # the one bypasses the other
-    try:
-        for segment in range(num_segments):
-            worker.render_segment(task, segment)
-        worker.finish_film(task)
-    finally:
-        s3fs.S3FileSystem._call_s3, S3Store._call = of_s3fs, own
-        worker.close()
+    worker = FilmWorker("w")
+    with counted_requests() as counted:
+        try:
+            for segment in range(num_segments):
+                worker.render_segment(task, segment)
+            worker.finish_film(task)
+        finally:
+            worker.close()
     return counted
 
 
