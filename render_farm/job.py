@@ -32,6 +32,8 @@ MAX_PROMPT_CHARACTERS = 20_000
 MAX_ENTRIES = 1_000
 """Of a list of prompts or LoRAs, or of a map of tags."""
 NUM_SEEDS = 2**63
+MAX_ADDRESS_CHARACTERS = 8_192
+"""Of a path or URI. Paths have 4,096 and keys of S3 1,024, but signed addresses are longer."""
 _LONGEST_MESSAGE = 1_000
 EXACT_FLOAT = 2**53
 """From here on a float stands for several whole numbers."""
@@ -328,6 +330,12 @@ def _check(name: str, value: Any, column: Column) -> str | None:
         return "is empty; give a preset's name, a folder or a URI, or leave it null"
     if name in _INPUTS and not value.strip():
         return "is blank; give a path or a URI, or leave it null"
+    addresses = [value] if name in (*_INPUTS, "model") else []
+    if column.kind is ValueKind.LORAS:
+        addresses = [lora.path for lora in value]
+    longest = max(map(len, addresses), default=0)
+    if longest > MAX_ADDRESS_CHARACTERS:
+        return f"has an address of {longest:,} characters; the most is {MAX_ADDRESS_CHARACTERS:,}"
     return None
 
 

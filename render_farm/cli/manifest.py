@@ -93,12 +93,16 @@ def show(
     hint(f"{manifest}: {plural(num_rows, 'row')}{more}")
 
 
+_MOST_SHOWN = 1_000
+"""Characters, and entries, of one value."""
+
+
 def _values(job: Any) -> dict[str, Any]:
     """The columns that are given, as JSON has them."""
     return {name: value for name, value in asdict(job).items() if value is not None}
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " | ".join(one_line(str(item)) for item in value)
-    return one_line(str(value))
+    items = value if isinstance(value, tuple) else (value,)
+    text = " | ".join(one_line(str(item)) for item in islice(items, _MOST_SHOWN))
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... (--json has all)"

@@ -6,24 +6,84 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
-from render_farm.manifest.footer import column_sizes
+from render_farm.manifest.footer import ColumnSize, column_sizes
 from render_farm.manifest.limits import ManifestLimits, raising
 from render_farm.manifest.schema import check_schema
 from render_farm.uris import shown_uri
 
 MOST_ROWS_AT_ONCE = 1024
 _BYTES_AT_ONCE = 64 << 20
+_GROWING_ROWS_AT_ONCE = 16
+"""Of texts that may be longer than what is stored of them."""
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ParquetTable:
+    """An open Parquet file, which may be a part of a manifest."""
+
+    uri: str
+    file: pq.ParquetFile
+    limits: ManifestLimits
+    column_sizes: list[ColumnSize]
+    num_file_bytes: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.file.schema_arrow
+
+    def check_size(self, names: list[str], num_rows: int = 0, num_bytes: int = 0) -> tuple[int, int]:
+        """Refuse a file that decodes to more than the limits allow. `num_rows` and `num_bytes` count what other parts
+        hold. Returns both with this file's. Raises `ManifestError`."""
+        groups = (self.file.metadata.row_group(i) for i in range(self.file.metadata.num_row_groups))
+        num_rows += max(self.file.metadata.num_rows, sum(group.num_rows for group in groups))
+        num_bytes += self.num_file_bytes
+        num_values: Counter[str] = Counter()
+        for column in self.column_sizes:
+            if column.name in names:
+                num_values[column.name] += max(column.num_values, 0)
+                num_bytes += max(column.num_bytes, 0)
+        limits = self.limits
+        counted = [
+            (num_rows, limits.max_rows, "rows", "max_rows"),
+            (max(num_values.values(), default=0), limits.max_values, "entries in the lists of one column", "max_rows"),
+            (num_bytes, limits.max_bytes, "bytes, its columns decompressed", "max_bytes"),
+        ]
+        for count, most, what, name in counted:
+            if count > most:
+                raise self._too_large(f"has {count:,} {what}; the most is {most:,}", name)
+        return num_rows, num_bytes
+
+    def batches(self, names: list[str], num_rows: int | None = None) -> Iterator[pa.RecordBatch]:
+        """The columns `names`, so many rows at a time, by default about 64 MiB. Raises `ManifestError`."""
+        growing = {column.name for column in self.column_sizes if column.repeats_prefixes} & set(names)
+        num_bytes, num_rows = 0, num_rows or self._rows_at_once()
+        if growing:
+            num_rows = min(num_rows, _GROWING_ROWS_AT_ONCE)
+        for batch in self.file.iter_batches(batch_size=num_rows, columns=names, use_threads=False):
+            num_bytes += sum(batch.column(name).nbytes for name in growing)
+            if num_bytes > self.limits.max_bytes:
+                raise self._too_large(f"has more than {self.limits.max_bytes:,} bytes of texts", "max_bytes")
+            yield batch
+
+    def _rows_at_once(self) -> int:
+        groups = (self.file.metadata.row_group(i) for i in range(self.file.metadata.num_row_groups))
+        widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+        return max(1, min(MOST_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(widest, 1)))
+
+    def _too_large(self, problem: str, limit: str) -> ManifestError:
+        return ManifestError(f"{shown_uri(self.uri)}: {problem}", advice=f"split it, {raising(limit)}")
+
+
 @contextmanager
-def open_parquet(uri: str, handle: IO[bytes]) -> Iterator[pq.ParquetFile]:
+def open_parquet(uri: str, handle: IO[bytes], limits: ManifestLimits) -> Iterator[ParquetTable]:
     """The Parquet file in `handle`. Texts stay dictionaries, so that one value of many rows is in memory once. Raises
     `ManifestError`, also for what is found while it is read."""
     with _parquet_errors(uri, handle):
@@ -34,54 +94,29 @@ def open_parquet(uri: str, handle: IO[bytes]) -> Iterator[pq.ParquetFile]:
         names, problems = check_schema(file.schema_arrow, required=())
         leaves = [file.schema.column(i) for i in range(0 if problems else len(file.schema))]
         texts = [leaf.path for leaf in leaves if leaf.converted_type == "UTF8" and leaf.path.split(".")[0] in names]
-        yield pq.ParquetFile(handle, metadata=file.metadata, read_dictionary=texts, **options)
-
-
-def rows_at_once(file: pq.ParquetFile) -> int:
-    """How many rows to decode at a time: about 64 MiB of them."""
-    groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
-    widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
-    return max(1, min(MOST_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(widest, 1)))
-
-
-def check_size(
-    uri: str,
-    handle: IO[bytes],
-    file: pq.ParquetFile,
-    names: list[str],
-    limits: ManifestLimits,
-    num_rows: int = 0,
-    num_bytes: int = 0,
-) -> tuple[int, int]:
-    """Refuse a file that decodes to more than `limits` allow, by its footer. `num_rows` and `num_bytes` count what
-    other parts hold. Returns both with this file's. Raises `ManifestError`."""
-    num_rows += file.metadata.num_rows
-    num_bytes += handle.seek(0, os.SEEK_END)
-    num_values: Counter[str] = Counter()
-    try:
-        for column in column_sizes(handle, limits.max_header_bytes):
-            if column.name in names:
-                num_values[column.name] += max(column.num_values, 0)
-                num_bytes += max(column.num_bytes, 0)
-    except ValueError as error:
-        raise ManifestError(f"{shown_uri(uri)}: a Parquet file that is damaged: {error}") from error
-    counted = [
-        (num_rows, limits.max_rows, "rows", "max_rows"),
-        (max(num_values.values(), default=0), limits.max_values, "entries in the lists of one column", "max_rows"),
-        (num_bytes, limits.max_bytes, "bytes, its columns decompressed", "max_bytes"),
-    ]
-    for count, most, what, name in counted:
-        if count > most:
-            raise ManifestError(
-                f"{shown_uri(uri)}: has {count:,} {what}; the most is {most:,}", advice=f"split it, {raising(name)}"
-            )
-    return num_rows, num_bytes
+        try:
+            sizes = column_sizes(handle, limits.max_header_bytes)
+        except ValueError as error:
+            raise ManifestError(f"{shown_uri(uri)}: a Parquet file that is damaged: {error}") from error
+        differences = {column.path for column in sizes if column.is_delta}
+        texts = [path for path in texts if path not in differences]  # pyarrow makes no dictionaries of those
+        yield ParquetTable(
+            uri=uri,
+            file=pq.ParquetFile(handle, metadata=file.metadata, read_dictionary=texts, **options),
+            limits=limits,
+            column_sizes=sizes,
+            num_file_bytes=handle.seek(0, os.SEEK_END),
+        )
 
 
 @contextmanager
 def _parquet_errors(uri: str, handle: IO[bytes]) -> Iterator[None]:
     try:
         yield
+    except MemoryError as error:
+        raise ManifestError(
+            f"{shown_uri(uri)}: decodes to more than this machine's memory", advice="split it, or write it again"
+        ) from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise  # the disk or the network, not what the file holds

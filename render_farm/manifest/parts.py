@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from render_farm.errors import ManifestError
-from render_farm.job import BadCell, ValueKind, columns
+from render_farm.job import BadCell, ValueKind, columns, normalise
 from render_farm.manifest.files import address_of, clear_errors, file_system, is_local, open_binary
 from render_farm.manifest.limits import LIMITS, ManifestLimits, raising
-from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
+from render_farm.manifest.parquet_file import open_parquet
 from render_farm.manifest.schema import check_schema, is_list, is_text, manifest_schema, unwrap
 from render_farm.manifest.sources.records import from_cell
 from render_farm.uris import shown_uri
@@ -128,25 +128,27 @@ def _join(uri: str, parts: list[str], joined: IO[bytes], limits: ManifestLimits)
     schemas: list[tuple[str, pa.Schema]] = []
     num_rows = num_bytes = 0
     for part in parts:
-        with open_binary(part) as handle, open_parquet(part, handle) as file:
-            names, problems = check_schema(file.schema_arrow, required=())
+        with open_binary(part) as handle, open_parquet(part, handle, limits) as table:
+            names, problems = check_schema(table.schema, required=())
             if problems:
                 raise ManifestError(f"{shown_uri(part)}: its columns do not work", problems=tuple(problems))
-            num_rows, num_bytes = check_size(uri, handle, file, names, limits, num_rows, num_bytes)
-            fields = [file.schema_arrow.field(name) for name in names]
+            num_rows, num_bytes = table.check_size(names, num_rows, num_bytes)
+            fields = [table.schema.field(name) for name in names]
         given = _values_of_path(root, part)
         fields += [pa.field(name, value.type) for name, value in given.items() if name not in names]
         schemas.append((part, pa.schema(fields)))
     schema = _joined_schema(uri, schemas)
     with clear_errors(uri), pq.ParquetWriter(joined, schema) as writer:
         for part, own in schemas:
-            _append(part, own, _values_of_path(root, part), writer)
+            _append(part, own, _values_of_path(root, part), writer, limits)
 
 
-def _append(part: str, own: pa.Schema, given: dict[str, pa.Array], writer: pq.ParquetWriter) -> None:
-    with open_binary(part) as handle, open_parquet(part, handle) as file:
-        stored = [name for name in own.names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=rows_at_once(file), columns=stored, use_threads=False):
+def _append(
+    part: str, own: pa.Schema, given: dict[str, pa.Array], writer: pq.ParquetWriter, limits: ManifestLimits
+) -> None:
+    with open_binary(part) as handle, open_parquet(part, handle, limits) as table:
+        stored = [name for name in own.names if name in table.schema.names]
+        for batch in table.batches(stored):
             arrays = []
             for field in writer.schema:
                 if field.name in stored:
@@ -171,10 +173,17 @@ def _values_of_path(root: str, part: str) -> dict[str, pa.Array]:
         kind = columns()[name].kind if name in columns() else None
         if kind is None:
             continue
-        value = None if text == _HIVE_NULL else from_cell(unquote(text), kind)
-        if isinstance(value, BadCell | list) or kind in (ValueKind.TAGS, ValueKind.LORAS, ValueKind.SHOTS):
-            reason = value.message if isinstance(value, BadCell) else "a folder's name cannot hold it"
-            raise ManifestError(f"{shown_uri(part)}: {name}: {reason}")
+        try:
+            value = None if text == _HIVE_NULL else from_cell(unquote(text, errors="strict"), kind)
+        except UnicodeDecodeError:
+            value = BadCell("is not UTF-8 text")
+        if isinstance(value, list) or kind in (ValueKind.TAGS, ValueKind.LORAS, ValueKind.SHOTS):
+            value = BadCell("a folder's name cannot hold it")
+        if kind in (ValueKind.INTEGER, ValueKind.NUMBER) or isinstance(value, BadCell):
+            clean, problems = normalise({name: value})
+            if problems:
+                raise ManifestError(f"{shown_uri(part)}: {problems[0]}")
+            value = clean[name]
         stored_as_text = kind in (ValueKind.TEXT, ValueKind.TIMESTAMP, ValueKind.TEXTS)
         values[name] = pa.array([value], pa.string() if stored_as_text else manifest_schema().field(name).type)
     return values

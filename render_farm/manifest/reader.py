@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from render_farm.errors import ManifestError, ManifestNotFoundError, Problem
 from render_farm.job import columns
@@ -22,7 +23,7 @@ from render_farm.manifest.cells import WrongColumnTypeError, column_values
 from render_farm.manifest.duplicates import DuplicateFinder, case_twins
 from render_farm.manifest.files import resolve_uri
 from render_farm.manifest.limits import LIMITS, ManifestLimits
-from render_farm.manifest.parquet_file import check_size, open_parquet, rows_at_once
+from render_farm.manifest.parquet_file import ParquetTable, open_parquet
 from render_farm.manifest.parts import open_manifest, place_of
 from render_farm.manifest.rows import Row, case_note, make_row, row_label
 from render_farm.manifest.schema import check_schema, wanted
@@ -75,9 +76,9 @@ def read_manifest(
     `limits`, and for schema errors (all at once).
     """
     place = place_of(uri) if base is None else f"{base.rstrip('/')}/"
-    with _open(uri, limits) as (file, names):
+    with _open(uri, limits) as (table, names):
         number = 0
-        for values_by_name, num_rows in _batches(uri, file, names, batch_size):
+        for values_by_name, num_rows in _batches(uri, table, names, batch_size):
             # Columns that are all null (None) cost nothing. The first one keeps count where every column is.
             given = {"job_id": [None] * num_rows, **{name: v for name, v in values_by_name.items() if v is not None}}
             inputs = [name for name in _URI_COLUMNS if name in given]
@@ -170,9 +171,9 @@ def _noted(note: str, first: str, count: int) -> str:
 
 def read_ids(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[tuple[int, str]]:
     """(row, job_id) of every row of a manifest that has been read before."""
-    with _open(uri, limits) as (file, _):
+    with _open(uri, limits) as (table, _):
         number = 0
-        for values_by_name, num_rows in _batches(uri, file, ["job_id"], None):
+        for values_by_name, num_rows in _batches(uri, table, ["job_id"], None):
             for job_id in values_by_name["job_id"] or [None] * num_rows:
                 number += 1
                 if isinstance(job_id, str) and job_id:
@@ -191,26 +192,26 @@ def duplicate_line(number: int, earlier: int, job_id: str, place: str = "row") -
 
 
 @contextmanager
-def _open(uri: str, limits: ManifestLimits) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+def _open(uri: str, limits: ManifestLimits) -> Iterator[tuple[ParquetTable, list[str]]]:
     """The manifest's one table, and the columns of it to read."""
-    with open_manifest(uri, limits) as handle, open_parquet(uri, handle) as file:
-        names = _checked_names(uri, file)
-        check_size(uri, handle, file, names, limits)
-        yield file, names
+    with open_manifest(uri, limits) as handle, open_parquet(uri, handle, limits) as table:
+        names = _checked_names(uri, table.schema)
+        table.check_size(names)
+        yield table, names
 
 
-def _checked_names(uri: str, file: pq.ParquetFile) -> list[str]:
-    names, problems = check_schema(file.schema_arrow)
+def _checked_names(uri: str, schema: pa.Schema) -> list[str]:
+    names, problems = check_schema(schema)
     if problems:
         raise problems_error(uri, problems)
     return names
 
 
 def _batches(
-    uri: str, file: pq.ParquetFile, names: list[str], batch_size: int | None
+    uri: str, table: ParquetTable, names: list[str], batch_size: int | None
 ) -> Iterator[tuple[dict[str, list[Any] | None], int]]:
     kinds = {name: columns()[name].kind for name in names}
-    for batch in file.iter_batches(batch_size=batch_size or rows_at_once(file), columns=names, use_threads=False):
+    for batch in table.batches(names, batch_size):
         values: dict[str, list[Any] | None] = {}
         problems: list[str] = []
         for name in names:
@@ -225,7 +226,13 @@ def _batches(
 
 
 def _resolved(uri: str, value: Any) -> Any:
-    return resolve_uri(uri, value) if isinstance(value, str) and value.strip() else value
+    return _resolved_text(uri, value) if isinstance(value, str) and value.strip() else value
+
+
+@lru_cache(maxsize=4096)
+def _resolved_text(uri: str, text: str) -> str:
+    """One object for each address: thousands of rows may have the same."""
+    return resolve_uri(uri, text)
 
 
 def _with_resolved_paths(uri: str, items: Any, field: str = "path") -> Any:

@@ -232,7 +232,7 @@ def _pandas_index_columns(schema: pa.Schema) -> set[str]:
     unnamed = {name for name in schema.names if name.startswith("__index_level_") and name.endswith("__")}
     try:
         listed = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return unnamed
     # A RangeIndex is described by an object and takes no column.
     return unnamed | {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else unnamed

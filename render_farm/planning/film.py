@@ -55,6 +55,11 @@ class FilmPlan:
         return len(self.windows)
 
     @property
+    def is_cut_short(self) -> bool:
+        """Whether it is a draft without the film's last segments."""
+        return bool(self.job.first_segments) and self.num_segments < len(windows_of(self.job, self.spec))
+
+    @property
     def draft_note(self) -> str:
         """What a draft is, in words. Empty for a film."""
         if not self.job.first_segments:
@@ -244,7 +249,10 @@ def _warnings(job: RenderJob, resolved: ResolvedJob, windows: tuple[Window, ...]
     warnings = []
     if job.num_frames is not None and job.num_frames != resolved.num_frames:
         warnings.append(f"num_frames {job.num_frames} is not of the form 4n+1; {resolved.num_frames} are rendered")
-    warnings += _extensions(resolved, windows)
+    starts = [window.index for window in windows if window.starts_take] if resolved.shots else []
+    takes = [(segment_job(resolved, start), within_take(windows, start)) for start in starts]
+    for take, own in takes or [(resolved, windows)]:
+        warnings += _extensions(take, own)
     longest_take = max(Counter(window.take_start for window in windows).values())
     warnings += [*advice(resolved, spec), *on_length(resolved, longest_take)]
     if not spec.renders_windows:

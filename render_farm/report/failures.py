@@ -57,7 +57,8 @@ def group_failures(results: Iterable[dict[str, Any]], *, run_id: str, output: st
             continue
         error_class = row.get("error_class") or "error"
         message = _ROW.sub("", row.get("message") or "failed").replace(f"{row['job_id']}: ", "", 1)
-        cause = (error_class, _NUMBERS.sub("N", message.replace(str(row["job_id"]), "JOB")))
+        own_name = re.compile(rf"(?<![\w.-]){re.escape(str(row['job_id']))}(?![\w.-])")
+        cause = (error_class, _NUMBERS.sub("N", own_name.sub("JOB", message)))
         jobs.setdefault(cause, []).append(row["job_id"])
         messages.setdefault(cause, message)
     groups = [

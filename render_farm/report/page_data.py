@@ -14,6 +14,7 @@ from render_farm.models import defaults_for
 from render_farm.observability.events import EventKind
 from render_farm.report.failures import group_failures
 from render_farm.report.run_folder import RunFolder
+from render_farm.report.status import stored_state
 from render_farm.report.timeline import Timeline, build_timeline
 from render_farm.storage.layout import is_film
 from render_farm.uris import shown_uri
@@ -61,7 +62,7 @@ def page_data(
             "written": now_s,
             "over": is_over,
             "draft": bool(_continued(folder).get("first_segments")),
-            "state": _state(totals["states"], is_over),
+            "state": stored_state(Counter(totals["states"]), folder) if is_over else "running",
             "now": None if is_over else _now(folder, now_s),
         },
         "totals": totals,
@@ -260,12 +261,6 @@ def _totals(jobs: dict[str, list[Any]], timeline: Timeline, price: Price, now_s:
         "attempts_again": sum(max(0, (attempts or 0) - 1) for attempts in jobs["attempts"]),
         **_deadlines(jobs, now_s),
     }
-
-
-def _state(states: dict[str, int], is_over: bool) -> str:
-    if not is_over:
-        return "running"
-    return next((state for state in ("failed", "cancelled") if states.get(state)), "done")
 
 
 def _throughput(jobs: dict[str, list[Any]], timeline: Timeline) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from render_farm.errors import NotFoundError
 from render_farm.manifest.parquet_rows import read_rows
 from render_farm.observability.events import LogLine, is_kind, parse_lines
 from render_farm.observability.snapshot import RunSnapshot, parse_live
+from render_farm.scheduling.states import State
 from render_farm.storage.layout import RUNS, RunKeys
 from render_farm.storage.lease import read_lease
 from render_farm.storage.process import is_dead
-from render_farm.storage.run_state import RunControl, load_run_state
+from render_farm.storage.run_state import JobRow, RunControl, load_run_state
 from render_farm.storage.store import Store
 
 _READS_AT_ONCE = 16
@@ -76,11 +77,13 @@ class RunFolder:
     """Whether somebody may be rendering it, as far as its lease tells: a holder on another host may be gone, too."""
     excluded: frozenset[str] = frozenset()
     """Jobs that were cancelled by name. Unknown (empty) while a recent snapshot says how the run is."""
+    requeued: frozenset[str] = frozenset()
+    """Jobs that ended and were put back since, in a run that nobody renders. Unknown (empty) as `excluded` is."""
 
     def counts(self) -> Counter[str]:
         """Jobs by state, as the results have them. One that has no result yet waits."""
-        states = {row["job_id"]: str(row["state"]) for row in self.results}
-        names = {str(row["job_id"]) for row in self.jobs if "job_id" in row} | states.keys()
+        states = {row["job_id"]: str(row["state"]) for row in self.results if row["job_id"] not in self.requeued}
+        names = {str(row["job_id"]) for row in self.jobs if "job_id" in row} | states.keys() | self.requeued
         return Counter(states.get(name, "waiting") for name in names)
 
     def live_at(self, now_s: float) -> RunSnapshot | None:
@@ -114,15 +117,24 @@ class RunFolderReader:
                 )
             self._jobs = _manifest_rows(manifest)
         live = parse_live(self._bytes(self._keys.live) or b"")
-        control, excluded = self._control(live)
+        results = _results(self._bytes(self._keys.results))
+        ended = {row["job_id"] for row in results if State(row["state"]).ended}
+        is_recent = live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S
+        if live is not None and is_recent and len(ended) < len(results):
+            control = RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
+            rows: dict[str, JobRow] = {}
+        else:
+            state = load_run_state(self._store, self._keys.run_id)
+            control, rows = state.control, state.jobs
         return RunFolder(
             live=live,
             control=control,
-            excluded=excluded,
+            excluded=frozenset(job_id for job_id, row in rows.items() if row.taken_out),
+            requeued=frozenset(job_id for job_id in ended & rows.keys() if rows[job_id].state == State.WAITING),
             run_id=self._keys.run_id,
             document=document,
             jobs=self._jobs,
-            results=_results(self._bytes(self._keys.results)),
+            results=results,
             events=self.events() if with_events else [],
             is_held=self._is_held(),
         )
@@ -140,13 +152,6 @@ class RunFolderReader:
                 self._logs[key] = list(parse_lines(data or b""))
         lines = [line for key in sorted(self._logs) for line in self._logs[key]]
         return sorted(lines, key=lambda line: line.time_s)
-
-    def _control(self, live: RunSnapshot | None) -> tuple[RunControl, frozenset[str]]:
-        """The requests of people, and the jobs that they cancelled by name."""
-        if live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S:
-            return RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items()))), frozenset()
-        state = load_run_state(self._store, self._keys.run_id)
-        return state.control, frozenset(job_id for job_id, row in state.jobs.items() if row.taken_out)
 
     def _is_held(self) -> bool:
         lease = read_lease(self._store, self._keys.run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from render_farm.models import PRESETS
 from render_farm.planning.prompt_length import MAX_TOKENS, LengthOf, TextLength, estimated_length
 
+_MOST_CHARACTERS = 10_000_000
+"""Counted in one process, which takes some 5 s. What is beyond them is estimated."""
 _SURELY_SHORT = 400
 """Characters that are fewer tokens in every language: a token is a character at least, unless it is of rare script."""
 
@@ -40,10 +43,14 @@ def lengths_by_tokenizer(folder: Path | None) -> LengthOf:
     if tokenizer is None:
         return estimated_length
 
+    num_characters = 0
+
     def length_of(text: str) -> TextLength:
+        nonlocal num_characters
         if len(text) < _SURELY_SHORT:
             return TextLength(num_tokens=1)
-        return _counted(tokenizer, text)
+        num_characters += len(text)
+        return estimated_length(text) if num_characters > _MOST_CHARACTERS else _counted(tokenizer, text)
 
     return lru_cache(maxsize=4096)(length_of)
 
@@ -54,7 +61,11 @@ def _tokenizer(path: Path) -> Any:
     except ImportError:
         return None
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        content = path.read_text()
+        parts = json.loads(content)
+        if not all(map(_is_simple, _patterns([parts.get("normalizer"), parts.get("pre_tokenizer")]))):
+            return None
+        tokenizer = Tokenizer.from_str(content)
     except Exception:  # noqa: BLE001 - the package raises Exception itself; bad models are refused elsewhere
         return None
     tokenizer.no_truncation()
@@ -62,9 +73,26 @@ def _tokenizer(path: Path) -> Any:
     return tokenizer
 
 
+def _patterns(part: Any) -> set[str]:
+    """The regular expressions in a part of a tokenizer."""
+    if isinstance(part, dict):
+        return _patterns(list(part.values())) | ({str(part["Regex"])} if "Regex" in part else set())
+    return set().union(*map(_patterns, part)) if isinstance(part, list) else set()
+
+
+def _is_simple(pattern: str) -> bool:
+    """Whether a regular expression is quick with any text: no groups, and nothing or one thing repeated."""
+    return "(" not in pattern and len(re.findall("[*+?{]", pattern)) <= 1
+
+
 def _counted(tokenizer: Any, text: str) -> TextLength:
     cleaned = _cleaned(text)
-    encoding = tokenizer.encode(cleaned, add_special_tokens=True)
+    try:
+        encoding = tokenizer.encode(cleaned, add_special_tokens=True)
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of Rust, which is no `Exception`
+            return estimated_length(text)
+        raise
     num_tokens = len(encoding.ids)
     if num_tokens <= MAX_TOKENS:
         return TextLength(num_tokens=num_tokens)

@@ -94,21 +94,27 @@ def explained_stored(store: Store, run_id: str, request: Request, lease: Lease |
     last = f"the last to hold it was {lease.holder}" if lease else "nobody has held it"
     again = continue_command(run_id, store.root_uri)
 
-    def view(job_id: str) -> dict[str, object]:
+    def left(job_id: str) -> bool:
+        """Jobs of a run that was cancelled as a whole continue with it."""
         row = _row(state, job_id)
+        return row.state in _LEFT or (row.state == State.CANCELLED and not row.taken_out)
+
+    def view(job_id: str) -> dict[str, object]:
+        row, is_left = _row(state, job_id), left(job_id)
         progress = f"{row.segments_done} of {row.segments} segments are stored" if row.segments else "nothing is stored"
         message = f": {row.message}" if row.message else ""
         why = f"nobody renders run {run_id} ({last}); `{again}` continues from there"
-        if row.state in _LEFT:
+        if is_left:
             text = f"{'paused; ' if state.control.paused else ''}{progress}; {why}{message}"
         elif row.taken_out:
             text = f"cancelled by name{message}; `render-farm retry` puts it back"
         else:
             text = f"{row.state}{message}" + ("" if row.state == "done" else f"; {progress}; `{again}` tries it again")
-        return {"job_id": job_id, **row.to_dict(), "state": row.state, "text": f"{job_id}: {text}"}
+        said = State.WAITING if is_left else row.state
+        return {"job_id": job_id, **row.to_dict(), "state": said, "text": f"{job_id}: {text}"}
 
     # A job without a row waits, and only the manifest names it.
-    states = {job_id: _row(state, job_id).state for job_id in sorted(known)}
+    states = {job_id: State.WAITING if left(job_id) else _row(state, job_id).state for job_id in sorted(known)}
     return explained(request, run_id, states, _LEFT, view)
 
 

@@ -25,7 +25,7 @@ def read_csv(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Record]:
     with open_text(uri, limits) as text:
         lines = _Lines(line for _, line in lines_of(uri, text, limits))
         header_line = next((line for line in lines if line.strip()), "")
-        named = _SEPARATOR.fullmatch(header_line.strip())
+        named = _SEPARATOR.fullmatch(header_line.strip(" \r\n"))
         if named:  # Excel's own first line
             header_line = next((line for line in lines if line.strip()), "")
         delimiter = named[1] if named else max(",;\t", key=header_line.count)

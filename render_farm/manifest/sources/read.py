@@ -37,7 +37,7 @@ def read_source(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Row]:
         values = record.values
         # A few bytes of JSON or YAML can repeat long lists and texts: `defaults`, and aliases of what stands elsewhere.
         num_entries += sum(len(value) for value in values.values() if isinstance(value, list | dict))
-        num_characters += sum(len(value) for value in values.values() if isinstance(value, str))
+        num_characters += _num_characters(values)
         for count, most, what, name in (
             (num_entries, limits.max_values, "entries in its lists", "max_rows"),
             (num_characters, limits.max_bytes, "characters in its texts", "max_bytes"),
@@ -51,6 +51,14 @@ def read_source(uri: str, limits: ManifestLimits = LIMITS) -> Iterator[Row]:
             made[job_id] += 1
             values = {**values, "job_id": job_id if made[job_id] == 1 else f"{job_id}-{made[job_id]}"}
         yield _row(record, values)
+
+
+def _num_characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_num_characters(item) for item in value.values())
+    return sum(map(_num_characters, value)) if isinstance(value, list) else 0
 
 
 def _id_of(values: dict[str, Any]) -> str:

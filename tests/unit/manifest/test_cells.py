@@ -90,6 +90,14 @@ STORED = [
     ("seed of a shot, decimal", "shots", shots_of(Decimal("1.5"), pa.decimal128(9, 1)), refused("1.5 is not a whole")),
     ("exact seed of a shot", "shots", shots_of(7.0, pa.float32()), (Shot(prompt="p", seed=7),)),
     ("prompt of a shot, not text", "shots", NO_TEXT_SHOT, refused("shot 1: prompt: is not UTF-8 text")),
+    (
+        "too long an address",
+        "image",
+        pa.array(["x" * 8193]),
+        refused("has an address of 8,2"),
+    ),
+    ("too long an address of a LoRA", "loras", pa.array([[{"path": "x" * 8193}]]), refused("has an address of")),
+    ("too long an address of a shot", "shots", pa.array([[{"prompt": "p", "image": "x" * 8193}]]), refused("address")),
     ("too long a text", "owner", pa.array(["x" * 20_001]), refused("has 20,001 characters; the most is 20,000")),
     ("too long a model", "memory", pa.array(["x" * 50_000]), refused("has 50,000 characters")),
     ("too many prompts", "prompt", pa.array([["x"] * 1001]), refused("has 1,001 entries; the most is 1,000")),
@@ -259,7 +267,7 @@ def test_values_of_json_are_exact_or_refused(tmp_path, name, column, text, right
     check_answer(built(tmp_path, "p.json", f"[{line}]", column), right, column=column)
 
 
-@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "\ufeffsep=;", "SEP=|", "sep=;\n"])
+@pytest.mark.parametrize("line", ["sep=;", "sep=\t", '"sep=;"', "\ufeffsep=;", "SEP=|", "sep=;\n"])
 def test_the_separator_line_of_excel_is_understood(tmp_path, line):
     separator = line.strip('"\n')[-1]
     content = f"{line}\njob_id{separator}prompt\na{separator}one, two\n"

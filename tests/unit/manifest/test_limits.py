@@ -143,6 +143,42 @@ def test_a_limit_of_lines_cuts_what_is_printed(tmp_path):
     assert report.row_problems[-1].startswith("... and 6 more lines")
 
 
+def thrift(number: int, length: int = 0) -> bytes:
+    """A number as Thrift's compact protocol has it, in `length` bytes at least."""
+    number, data = number << 1, bytearray()
+    while number > 127 or len(data) + 1 < length:
+        data.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*data, number])
+
+
+@pytest.mark.parametrize(
+    ("table", "number", "times", "said"),
+    [
+        (lambda: pa.table({"job_id": ids(3000), "prompt": ["x"] * 3000}), 3000, 1, "has 3,000 rows; the most is 1,000"),
+        (
+            lambda: pa.table({"job_id": ["a"], "prompt": [["x"] * 70_000]}),
+            70_000,
+            -1,
+            "has 70,000 entries in the lists",
+        ),
+    ],
+)
+def test_pages_count_where_a_footer_says_less(tmp_path, table, number, times, said):
+    path = tmp_path / "m.parquet"
+    pq.write_table(table(), path, write_statistics=False, store_schema=False, data_page_size=1 << 30)
+    data = bytearray(path.read_bytes())
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer = bytes(data[start:-8])
+    honest = thrift(number)
+    data[start:-8] = footer.replace(honest, thrift(5, len(honest)), times)
+    path.write_bytes(data)
+    about = pq.read_metadata(path)
+    assert 5 in (about.num_rows, about.row_group(0).column(1).num_values)
+    with pytest.raises(ManifestError, match=said):
+        load_manifest(str(path), limits=ManifestLimits(max_rows=1000))
+
+
 def list_of(text: str, count: int) -> str:
     return f"[{', '.join([text] * count)}]"
 
@@ -167,6 +203,10 @@ def test_what_a_source_repeats_is_counted_each_time(tmp_path, name):
 def test_long_texts_that_a_source_repeats_are_counted_each_time(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps({"defaults": {"prompt": "x" * 900}, "jobs": [{}] * 99}))
     with pytest.raises(ManifestError, match=r"has more than 9,000 characters in its texts .* raise max_bytes"):
+        list(read_source(str(tmp_path / "m.json"), ManifestLimits(max_bytes=9_000)))
+    shots = [{"prompt": "x" * 450}, {"prompt": "y" * 450}]
+    (tmp_path / "m.json").write_text(json.dumps({"defaults": {"shots": shots}, "jobs": [{}] * 99}))
+    with pytest.raises(ManifestError, match=r"has more than 9,000 characters in its texts"):
         list(read_source(str(tmp_path / "m.json"), ManifestLimits(max_bytes=9_000)))
 
 

@@ -88,6 +88,24 @@ def test_a_folder_that_names_a_number_is_read_as_one_or_refused(tmp_path):
     assert "seed: 1.5 is not a whole number" in check_manifest(str(tmp_path / "jobs")).fatal[0]
 
 
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("seed=99999999999999999999", "seed: 99999999999999999999 is more than 9.22"),
+        ("seed=inf", "seed: inf is not a whole number"),
+        ("owner=%FF", "owner: is not UTF-8 text"),
+    ],
+)
+def test_what_a_folder_cannot_name_is_refused(tmp_path, folder, said):
+    part(tmp_path / "jobs" / folder / "a.parquet", "a")
+    assert said in check_manifest(str(tmp_path / "jobs")).fatal[0]
+
+
+def test_a_folder_of_nan_is_null(tmp_path):
+    part(tmp_path / "jobs" / "seed=NaN" / "a.parquet", "a")
+    assert [row.job.seed for row in load_manifest(str(tmp_path / "jobs"))] == [None]
+
+
 def test_relative_inputs_lie_in_the_folder(tmp_path):
     part(tmp_path / "jobs" / "a.parquet", "a", image=["in/a.png"], task=["i2v"])
     assert load_manifest(str(tmp_path / "jobs"))[0].job.image == str(tmp_path / "jobs/in/a.png")

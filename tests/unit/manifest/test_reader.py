@@ -248,9 +248,17 @@ def test_pandas_index_columns_are_ignored(store):
     assert only_job(store({"pandas": json.dumps({"index_columns": ["job_id"]})})).job_id == "j0"
 
 
-@pytest.mark.parametrize("metadata", ["", "[]", "{}", '{"index_columns": 3}', "nonsense"])
+@pytest.mark.parametrize("metadata", ["", "[]", "{}", '{"index_columns": 3}', "nonsense", "[" * 200_000])
 def test_broken_pandas_metadata_does_not_matter(store, metadata):
     assert only_job(store({"pandas": metadata}, __index_level_0__=[1])).job_id == "j0"
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_texts_of_any_encoding(tmp_path, encoding):
+    table = pa.table({"job_id": ["a", "b"], "prompt": ["a red fox", "a red cat"]})
+    options = {"use_dictionary": False, "column_encoding": {"job_id": encoding, "prompt": encoding}}
+    pq.write_table(table, tmp_path / "m.parquet", **options)
+    assert [row.job.prompt for row in load_manifest(str(tmp_path / "m.parquet"))] == ["a red fox", "a red cat"]
 
 
 def test_text_that_is_not_utf8_is_that_rows_problem(store):

@@ -166,6 +166,13 @@ def test_a_video_is_extended_by_the_first_take():
     assert film.segment_keys[:2] == plan(prompt="a", video="v.mp4", num_frames=37).segment_keys
 
 
+def test_the_note_of_a_short_segment_is_that_of_its_take():
+    first = shot("a", num_frames=21, image="a.png")
+    assert plan([first, shot("b", cut=True, num_frames=5)]).warnings == ()
+    (note,) = plan([first, shot("b", cut=True, num_frames=41, image="b.png")]).warnings
+    assert note.startswith("the last segment has 3 latent frames, a whole window 6; diffusers fails on it for i2v")
+
+
 def test_a_last_image_closes_a_film_of_shots_without_cuts():
     film = plan([shot("a", num_frames=17), shot("b")], image="a.png", last_image="b.png")
     assert [window.num_last_image_frames for window in film.windows] == [0, 1]

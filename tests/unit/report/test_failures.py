@@ -27,6 +27,12 @@ def test_failures_that_differ_in_names_and_numbers_are_one_cause():
     assert "Correct these rows" in second.advice
 
 
+def test_a_short_name_inside_of_words_is_no_name():
+    message = "has too many frames, say the rules"
+    rows = [{"job_id": name, "state": "failed", "error_class": "E", "message": message} for name in ("x", "y", "a")]
+    assert [len(group.job_ids) for group in group_failures(rows, run_id="night", output="out")] == [3]
+
+
 @pytest.mark.parametrize(
     ("error_class", "word", "can_be_retried"),
     [

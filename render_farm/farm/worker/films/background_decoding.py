@@ -98,7 +98,8 @@ def _pictures(task: FilmTask) -> dict[str, np.ndarray]:
     """The pictures that a film is to begin and end with, to compare. One that cannot be read now is left out: its
     segments are stored, and the film is right without it."""
     job, pictures = task.plan.job, dict[str, np.ndarray]()
-    names = ("image",) if task.plan.cuts else ("image", "last_image")  # which ends the take that it is of
+    has_last = not task.plan.cuts and not task.plan.is_cut_short  # the last image ends the take that it is of
+    names = ("image", "last_image") if has_last else ("image",)
     for name in names:
         if name in job.inputs:
             try:

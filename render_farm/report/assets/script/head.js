@@ -50,5 +50,6 @@ function verdict() {
   const causes = data.failures.length;
   const why = failed ? `${number(failed)} of ${plural(totals.jobs, "film")} failed, for ${causes === 1 ? "one cause" : `${number(causes)} causes`}.` : "";
   if (failed && !totals.states.cancelled) return why + seamy + found;
+  if (run.state === "done") return `${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done, ${number(totals.states.cancelled)} cancelled by name.${seamy}${found}`;
   return `Stopped: ${number(totals.states.done || 0)} of ${plural(totals.jobs, "film")} done. ${why}${seamy}${found}`;
 }

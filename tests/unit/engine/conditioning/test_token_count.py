@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
+from render_farm.engine.conditioning import token_count
 from render_farm.engine.conditioning.text_encoder import MAX_TOKENS, clean_prompt
 from render_farm.engine.conditioning.token_count import lengths_by_tokenizer, local_folder
 from render_farm.planning import prompt_length
@@ -30,6 +34,28 @@ def test_tokens_are_counted_as_the_text_stage_cuts_them():
             assert len(seen.rstrip()) <= kept.offset_mapping[MAX_TOKENS - 2][1] <= len(seen)
         else:
             assert length.unseen == ""
+
+
+def test_a_tokenizer_that_might_take_for_ever_is_not_asked(tmp_path):
+    shutil.copytree(local_folder("tiny") / "tokenizer", tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}
+    path.write_text(json.dumps(content))
+    assert lengths_by_tokenizer(tmp_path) is prompt_length.estimated_length
+
+
+def test_a_tokenizer_that_panics_costs_an_estimate(monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    class Panics:
+        def encode(self, *_, **__):
+            raise PanicException
+
+    monkeypatch.setattr(token_count, "_tokenizer", lambda path: Panics())
+    length_of = lengths_by_tokenizer.__wrapped__(local_folder("tiny"))
+    assert length_of("x" * 500) == prompt_length.estimated_length("x" * 500)
 
 
 def test_models_that_are_elsewhere_are_estimated():

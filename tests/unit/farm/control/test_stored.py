@@ -9,7 +9,7 @@ from render_farm.farm.control import verbs
 from render_farm.farm.control.client import ask
 from render_farm.storage.lease import LeaseTiming
 from render_farm.storage.mailbox import Request, Verb
-from render_farm.storage.run_state import JobRow, load_run_state
+from render_farm.storage.run_state import JobRow, RunStateWriter, load_run_state
 from tests.helpers.stored_run import KEYS, stored_run
 
 TIMING = LeaseTiming(renew_every_s=0.1, gone_after_s=0.5, poll_every_s=0.05)
@@ -94,6 +94,14 @@ def test_without_a_job_all_that_wait_and_then_all_that_failed_are_explained(stor
     stored(store, "retry", "b")
     stored(store, "cancel", "b")
     assert stored(store, "explain").text == "no job of run night waits or has failed"
+
+
+def test_jobs_of_a_run_that_was_cancelled_as_a_whole_wait_for_its_next_start(store):
+    state = RunStateWriter(store, "night", load_run_state(store, "night"))
+    state.write({"c": JobRow(state="cancelled", message="interrupted", segments=3, segments_done=2)})
+    assert [job["job_id"] for job in stored(store, "explain").data["jobs"]] == ["c", "b"]
+    text = stored(store, "explain", "c").text
+    assert text.startswith("c: 2 of 3 segments are stored; nobody renders run night")
 
 
 def test_resuming_a_run_that_nobody_renders_promises_nothing(store):
