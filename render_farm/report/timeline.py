@@ -129,8 +129,8 @@ def _spans(lines: list[LogLine], end_s: float) -> tuple[list[BusySpan], dict[str
                 open_up.setdefault(worker, line.time_s)
         elif line.kind in _ENDS and (begin := open_work.pop((line.worker, line.job_id), None)):
             failed = line.kind == EventKind.WORK_FAILED or (
-                line.kind == EventKind.FILM_ENDED and line.values.get("state") != "done"
-            )
+                line.kind == EventKind.FILM_ENDED and line.values.get("state") == "failed"
+            )  # what a cancelled film has rendered is kept
             close(begin, line.time_s, failed=failed)
         last_s = line.time_s
     for begin in open_work.values():

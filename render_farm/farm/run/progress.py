@@ -224,6 +224,9 @@ class RunProgress:
         )
         film.segments_done += 1
         self.segments_left -= 1
+        self._set_state(film, State.WAITING)  # until `started`, at once or when the run is no longer paused
+        film.worker = film.phase = ""
+        film.helpers = ()
         film.step = film.num_steps = 0
         film.result.gpu_s = round((film.result.gpu_s or 0.0) + seconds * num_workers, 3)
         self.segments_done += 1

@@ -14,6 +14,14 @@ def event(time_s: float, kind: EventKind, worker: str = "", job_id: str = "", **
     )
 
 
+def test_what_a_cancelled_film_has_rendered_is_not_lost():
+    def kinds(state: str) -> list[str]:
+        lines = [event(1, EventKind.WORKER_UP, "w"), event(2, EventKind.SEGMENT_STARTED, "w", "a")]
+        return [s.kind for s in build_timeline([*lines, event(9, EventKind.FILM_ENDED, "w", "a", state=state)]).spans]
+
+    assert (kinds("cancelled"), kinds("failed")) == (["segment"], ["failed"])
+
+
 def test_idle_time_has_its_reason():
     timeline = build_timeline(
         [

@@ -56,6 +56,7 @@ def test_a_segment_that_is_found_takes_no_time_of_the_run(tmp_path):
     record.started("a", "w", "denoise")
     record.segment_done("a", 0.0, is_found=True)
     assert (film.segments_done, film.result.gpu_s, record.pace.work_left) == (1, 0.0, 10)
+    assert (film.result.state, film.worker) == ("waiting", ""), "until it goes on: a paused run shows nothing at work"
     record.started("a", "w", "denoise")
     record.stepped("a", 1, 2, 2)
     record.segment_done("a", 3.0)
