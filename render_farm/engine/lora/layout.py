@@ -196,9 +196,8 @@ def _another_model(uri: str, model: str, reason: str) -> InputError:
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A convolution's weight of one pixel as the matrix that it is."""
-    while len(shape) > 2 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+    num_dims = next((num_dims for num_dims in range(len(shape), 2, -1) if shape[num_dims - 1] != 1), 2)
+    return shape[:num_dims]
 
 
 def _times(shape: tuple[int, ...]) -> str:
