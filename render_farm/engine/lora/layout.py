@@ -209,16 +209,16 @@ def _of(shape: tuple[int, ...], dim: int) -> str:
 
 
 class _Metadata:
-    """The part of the training's configuration that decides the result: `save_lora_weights` of diffusers, and kohya's
-    scripts (`ss_network_alpha`)."""
+    """The part of the training's configuration that decides the result: `save_lora_weights` and
+    `save_lora_adapter` of diffusers, and kohya's scripts (`ss_network_alpha`)."""
 
     def __init__(self, uri: str, header: WeightsHeader) -> None:
         self._uri = uri
-        self._config = {
-            name.removeprefix("transformer."): value
-            for name, value in self._document(header).items()
-            if name.startswith("transformer.")
-        }
+        document = self._document(header)
+        prefix = "transformer."
+        prefixed = {name.removeprefix(prefix): value for name, value in document.items() if name.startswith(prefix)}
+        # `save_lora_adapter` of diffusers' models writes the names alone; those of other components have a dot.
+        self._config = prefixed or {name: value for name, value in document.items() if "." not in name}
         self.root_scale = bool(self._config.get("use_rslora"))
         if self._config.get("use_dora"):
             raise refusal(uri, "it is a DoRA, of which a part alone would be wrong", "give a plain LoRA")

@@ -158,6 +158,27 @@ def test_alpha_of_a_tensor_of_the_metadata_or_none(tmp_path):
     assert scales(tmp_path, one, {"lora_adapter_metadata": json.dumps(config)}) == {3.0}
 
 
+def test_metadata_of_save_lora_adapter(tmp_path):
+    """Which writes PEFT's names without the prefix that the pipelines' `save_lora_weights` puts before them."""
+    pytest.importorskip("peft")
+    from peft import LoraConfig
+
+    transformer = model().to_empty(device="cpu")
+    transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=6, target_modules=["attn1.to_q"], use_rslora=True))
+    transformer.save_lora_adapter(tmp_path)
+    [path] = tmp_path.glob("*.safetensors")
+    lora = read_lora(str(path), SHAPES, model="m")
+    assert {round(part.scale, 6) for part in lora.layers.values()} == {round(6 / RANK**0.5, 6)}
+
+
+def test_metadata_with_and_without_the_prefix(tmp_path):
+    one = {n: t for n, t in in_original_names(halves(SHAPES), "").items() if "blocks.0.self_attn.q" in n}
+    config = {"r": RANK, "lora_alpha": 6, "text_encoder.lora_alpha": 30}
+    assert scales(tmp_path, one, {"lora_adapter_metadata": json.dumps(config)}) == {2.0}
+    config["transformer.lora_alpha"] = 9
+    assert scales(tmp_path, one, {"lora_adapter_metadata": json.dumps(config)}) == {3.0}
+
+
 # --- what cannot be applied ---
 
 
@@ -214,6 +235,7 @@ def test_what_cannot_be_applied_is_refused(tensors, message):
         ('{"transformer.lora_alpha": "x"}', "alpha 'x' in its metadata is not a number"),
         ('{"transformer.alpha_pattern": {".*attn2.*": 2}}', "is for a pattern"),
         ('{"transformer.use_dora": true}', "it is a DoRA"),
+        ('{"use_dora": true}', "it is a DoRA"),
     ],
 )
 def test_metadata_that_is_not_understood_is_refused(document, message):
