@@ -14,6 +14,7 @@ from typing import Any
 
 from render_farm.engine.lora.keys import KeyReader, Part
 from render_farm.errors import InputError
+from render_farm.job import MAX_FLOAT32, shown
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.weights import TensorInfo, WeightsHeader
 
@@ -21,6 +22,7 @@ LinearShape = tuple[int, int]
 """(out features, in features), as a linear layer's weight."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_WHOLE_NUMBERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 _OTHER_KINDS = {
     "lokr_": "a LoKr",
     "hada_": "a LoHa",
@@ -174,8 +176,9 @@ def _layer(
         if part in names and math.prod(tensors[names[part]].shape) != 1:
             raise refusal(uri, f"{names[part]} has shape {_times(tensors[names[part]].shape)}; it must be one number")
     for name in names.values():
-        if tensors[name].dtype not in _FLOATS and not (name == alpha):
-            raise refusal(uri, f"{name} has dtype {tensors[name].dtype}", f"{', '.join(_FLOATS)} would work")
+        usable = (*_FLOATS, *_WHOLE_NUMBERS) if name == alpha else _FLOATS
+        if tensors[name].dtype not in usable:
+            raise refusal(uri, f"{name} has dtype {tensors[name].dtype}", f"{', '.join(usable)} would work")
     return LayerTensors(
         down=names.get(Part.DOWN),
         up=names.get(Part.UP),
@@ -243,14 +246,17 @@ class _Metadata:
     def _checked_alphas(self) -> Iterator[tuple[str, float]]:
         """(layer or the end of its name, alpha); "" is for all others."""
         usual = self._config.get("lora_alpha", self._alpha_of_kohya)
-        given = [("", usual), *dict(self._config.get("alpha_pattern") or {}).items()]
+        pattern = self._config.get("alpha_pattern") or {}
+        if not isinstance(pattern, dict):
+            raise refusal(self._uri, f"alpha_pattern {shown(pattern)} in its metadata is not a JSON object")
+        given = [("", usual), *pattern.items()]
         for name, alpha in given:
             literal = name.removeprefix("^")
             if not all(character.isalnum() or character in "._" for character in literal):
                 raise refusal(self._uri, f"the alpha of {name!r} in its metadata is for a pattern", "name whole layers")
             if alpha is not None:
-                if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-                    raise refusal(self._uri, f"alpha {alpha!r} in its metadata is not a number")
+                if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MAX_FLOAT32:
+                    raise refusal(self._uri, f"alpha {shown(alpha)} in its metadata is not a number that float32 holds")
                 yield literal, float(alpha)
 
     def alpha_of(self, layer: str) -> float | None:
