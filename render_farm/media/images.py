@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
+from render_farm.media.png import cicp
 
 # What Pillow's readers raise for damaged files, besides OSError; a file is refused for any of them.
 _BROKEN = (
@@ -91,19 +92,13 @@ def _format(data: bytes) -> str:
 
 def _hdr_curve(data: bytes) -> str:
     """The HDR transfer function that a PNG names (chunk cICP, PNG's third edition); "" where it names none."""
-    return {16: "PQ", 18: "HLG"}.get(_cicp(data)[1], "")
-
-
-def _cicp(data: bytes) -> tuple[int, int]:
-    """Primaries and transfer function that a PNG's cICP chunk names, as in ITU-T H.273; 2 is "unspecified"."""
-    at = data.find(b"cICP", 0, data.find(b"IDAT"))
-    return (data[at + 4], data[at + 5]) if at >= 0 else (2, 2)
+    return {16: "PQ", 18: "HLG"}.get(cicp(data)[1], "")
 
 
 def _other_space(image: Image.Image, data: bytes) -> tuple[str, ...]:
     """A note on a picture without a profile that says in another way that its colours are not those of sRGB."""
     if image.format == "PNG":
-        if name := {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}.get(_cicp(data)[0], ""):
+        if name := {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}.get(cicp(data)[0], ""):
             return (f"its {name} colours are taken for sRGB",)
         gamma = image.info.get("gamma")
         if gamma and "srgb" not in image.info and not 0.4 < gamma < 0.5:

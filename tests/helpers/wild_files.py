@@ -233,6 +233,13 @@ PICTURES: dict[str, Wild] = {
     "png with cICP of sRGB": Wild(make=_cicp(1, 13), colour=GREEN),
     "png with cICP of Display P3": Wild(make=_cicp(12, 13), colour=GREEN, said="Display P3 colours are taken for sRGB"),
     "png with cICP of BT.2020": Wild(make=_cicp(9, 1), colour=GREEN, said="BT.2020 colours are taken for sRGB"),
+    "png with words about cICP": Wild(
+        make=_bytes_of(_saved(), _with_chunk(b"tEXt", b"Comment\0about the cICP \x10")), colour=GREEN
+    ),
+    "png in PQ, with words about cICP": Wild(
+        make=_bytes_of(_cicp(9, 16), _with_chunk(b"tEXt", b"Comment\0has cICP, see below")),
+        refused="an HDR image (PQ)",
+    ),
     "png of linear light": Wild(
         make=_bytes_of(_saved(), _with_chunk(b"gAMA", struct.pack(">I", 100_000))),
         colour=GREEN,
