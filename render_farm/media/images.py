@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
-from render_farm.media.png import cicp
+from render_farm.media.png import cicp, has_all_pixels
 
 # What Pillow's readers raise for damaged files, besides OSError; a file is refused for any of them.
 _BROKEN = (
@@ -56,6 +56,8 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
                 raise refusal(uri, f"it is an HDR image ({curve})", "save it as an ordinary (SDR) PNG or JPEG")
             is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
             image.load()
+            if name == "PNG" and not has_all_pixels(data):
+                raise EOFError("its image data end early: it is cut short")
             is_small_grey = name == "PNG" and data[_PNG_DEPTH] in (2, 4) and not data[_PNG_DEPTH + 1]
             if is_small_grey and isinstance(image.info.get("transparency"), int):
                 # Pillow makes 8 bits of such a grey, and leaves the value that is transparent as it was.

@@ -139,6 +139,13 @@ def _png(depth: int, colour: int, row: bytes, **chunks: bytes) -> Callable[[Path
     return make
 
 
+def _interlaced_png(missing: int = 0) -> Callable[[Path], object]:
+    """Of the last pass, `missing` rows are left out."""
+    rows = [(6, 4), (6, 4), (12, 4), (12, 8), (24, 8), (24, 16), (48, 16 - missing)]
+    data = b"".join((b"\0" + bytes(GREEN) * num_columns) * num_rows for num_columns, num_rows in rows)
+    return _raw(png_header_of(*SIZE, colour=2, interlaced=True, data=data))
+
+
 def _quarters(orientation: int) -> Callable[[Path], object]:
     """Green at the upper left, once turned as EXIF's `orientation` says, and blue elsewhere."""
 
@@ -250,6 +257,12 @@ PICTURES: dict[str, Wild] = {
     ),
     "apng": Wild(make=_animation("PNG"), colour=GREEN, said="is an animation"),
     "png cut in half": Wild(make=_bytes_of(_saved(colour=(1, 2, 3)), _half), refused="damaged PNG"),
+    "png whose pixels end early": Wild(
+        make=_raw(png_header_of(*SIZE, colour=2, data=(b"\0" + bytes(GREEN) * SIZE[0]) * (SIZE[1] - 1))),
+        refused="damaged PNG image (its image data end early: it is cut short)",
+    ),
+    "png interlaced": Wild(make=_interlaced_png(), colour=GREEN),
+    "png interlaced whose pixels end early": Wild(make=_interlaced_png(missing=1), refused="data end early"),
     "png without its end": Wild(make=_bytes_of(_saved(), lambda data: data[:-12]), colour=GREEN),
     "png of 20000x20000": Wild(make=_raw(png_header_of(20_000, 20_000)), refused="max_image_pixels"),
     "png of no width": Wild(make=_raw(png_header_of(0, 10)), refused="damaged PNG"),
