@@ -7,7 +7,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.kinds import kind_of
@@ -62,6 +62,8 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
             if is_small_grey and isinstance(image.info.get("transparency"), int):
                 # Pillow makes 8 bits of such a grey, and leaves the value that is transparent as it was.
                 image.info["transparency"] *= 255 // ((1 << data[_PNG_DEPTH]) - 1)
+            if name == "PNG" and data[_PNG_DEPTH] == 16 and isinstance(image.info.get("transparency"), tuple):
+                image.putalpha(_alpha_of_16_bit_rgb(image, data))
             converted, notes = _in_srgb(image) if image.info.get("icc_profile") else (image, _other_space(image, data))
             if is_animated:
                 notes += ("it is an animation: its first picture is taken",)
@@ -161,6 +163,23 @@ def _grey_8_bit(image: Image.Image) -> Image.Image:
             values[values == transparent] = 0
         grey[top:bottom] = (values.clip(0, 65535) * 255 + 32767) // 65535
     return Image.fromarray(grey)
+
+
+def _alpha_of_16_bit_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    """Transparent where all 16 bits are those of the picture's transparent colour, which it no longer names then.
+
+    Pillow keeps the high bytes alone. Read as little-endian numbers, the same data give it the low bytes.
+    """
+    colour = image.info.pop("transparency")
+    alpha = Image.new("L", image.size)
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as low:
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        for source, shift in ((image, 8), (low, 0)):
+            for band, value in zip("RGB", colour, strict=True):
+                differs = [255] * 256
+                differs[value >> shift & 255] = 0
+                alpha = ImageChops.lighter(alpha, source.getchannel(band).point(differs))
+    return alpha
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -203,6 +203,18 @@ PICTURES: dict[str, Wild] = {
         make=_png(16, 2, _sixteen(*(v * 257 for v in GREEN)) * 48, tRNS=_sixteen(*(v * 257 for v in GREEN))),
         colour=(0, 0, 0),
     ),
+    "png 16-bit rgb, its colour of other low bytes transparent": Wild(
+        make=_png(16, 2, _sixteen(0x3C12, 0xC834, 0x5A56) * 48, tRNS=_sixteen(0x3C12, 0xC834, 0x5A56)),
+        colour=(0, 0, 0),
+    ),
+    "png 16-bit rgb, a colour of other low bytes transparent": Wild(
+        make=_png(16, 2, _sixteen(0x3C12, 0xC834, 0x5A56) * 48, tRNS=_sixteen(0x3C3C, 0xC8C8, 0x5A5A)), colour=GREEN
+    ),
+    "png 16-bit rgb, its colour transparent, with Adobe RGB": Wild(
+        make=_png(16, 2, _sixteen(1, 2, 3) * 48, tRNS=_sixteen(1, 2, 3), iCCP=b"a\0\0" + zlib.compress(_PROFILE)),
+        colour=(0, 0, 0),
+        said="Adobe RGB",
+    ),
     "png 16-bit rgb half transparent": Wild(
         make=_png(16, 6, _sixteen(*(v * 257 for v in GREEN), 0x8000) * 48), colour=_dark()
     ),
