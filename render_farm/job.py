@@ -37,6 +37,8 @@ MAX_ADDRESS_CHARACTERS = 8_192
 _LONGEST_MESSAGE = 1_000
 EXACT_FLOAT = 2**53
 """From here on a float stands for several whole numbers."""
+MAX_FLOAT32 = (2 - 2.0**-23) * 2.0**127
+"""The largest number of what the engine computes in."""
 
 
 class ValueKind(StrEnum):
@@ -511,6 +513,8 @@ def _lora(item: Any) -> LoraRef:
         raise ValueError("has an empty path; give the URI of a safetensors file")
     _text(item["path"])
     weight = None if item.get("weight") is None else _number(item["weight"])
+    if weight is not None and abs(weight) > MAX_FLOAT32:
+        raise ValueError(f"has a weight of {weight:g}, which float32 does not hold; 1 is usual")
     return LoraRef(path=item["path"], weight=1.0 if weight is None else weight)
 
 

@@ -7,11 +7,12 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.kinds import kind_of
 from render_farm.media.limits import InputLimits
+from render_farm.media.png import cicp, has_all_pixels
 
 # What Pillow's readers raise for damaged files, besides OSError; a file is refused for any of them.
 _BROKEN = (
@@ -55,10 +56,14 @@ def decode_image(data: bytes, *, uri: str, limits: InputLimits) -> tuple[Image.I
                 raise refusal(uri, f"it is an HDR image ({curve})", "save it as an ordinary (SDR) PNG or JPEG")
             is_animated = getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
             image.load()
+            if name == "PNG" and not has_all_pixels(data):
+                raise EOFError("its image data end early: it is cut short")
             is_small_grey = name == "PNG" and data[_PNG_DEPTH] in (2, 4) and not data[_PNG_DEPTH + 1]
             if is_small_grey and isinstance(image.info.get("transparency"), int):
                 # Pillow makes 8 bits of such a grey, and leaves the value that is transparent as it was.
                 image.info["transparency"] *= 255 // ((1 << data[_PNG_DEPTH]) - 1)
+            if name == "PNG" and data[_PNG_DEPTH] == 16 and isinstance(image.info.get("transparency"), tuple):
+                image.putalpha(_alpha_of_16_bit_rgb(image, data))
             converted, notes = _in_srgb(image) if image.info.get("icc_profile") else (image, _other_space(image, data))
             if is_animated:
                 notes += ("it is an animation: its first picture is taken",)
@@ -91,19 +96,13 @@ def _format(data: bytes) -> str:
 
 def _hdr_curve(data: bytes) -> str:
     """The HDR transfer function that a PNG names (chunk cICP, PNG's third edition); "" where it names none."""
-    return {16: "PQ", 18: "HLG"}.get(_cicp(data)[1], "")
-
-
-def _cicp(data: bytes) -> tuple[int, int]:
-    """Primaries and transfer function that a PNG's cICP chunk names, as in ITU-T H.273; 2 is "unspecified"."""
-    at = data.find(b"cICP", 0, data.find(b"IDAT"))
-    return (data[at + 4], data[at + 5]) if at >= 0 else (2, 2)
+    return {16: "PQ", 18: "HLG"}.get(cicp(data)[1], "")
 
 
 def _other_space(image: Image.Image, data: bytes) -> tuple[str, ...]:
     """A note on a picture without a profile that says in another way that its colours are not those of sRGB."""
     if image.format == "PNG":
-        if name := {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}.get(_cicp(data)[0], ""):
+        if name := {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}.get(cicp(data)[0], ""):
             return (f"its {name} colours are taken for sRGB",)
         gamma = image.info.get("gamma")
         if gamma and "srgb" not in image.info and not 0.4 < gamma < 0.5:
@@ -164,6 +163,23 @@ def _grey_8_bit(image: Image.Image) -> Image.Image:
             values[values == transparent] = 0
         grey[top:bottom] = (values.clip(0, 65535) * 255 + 32767) // 65535
     return Image.fromarray(grey)
+
+
+def _alpha_of_16_bit_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    """Transparent where all 16 bits are those of the picture's transparent colour, which it no longer names then.
+
+    Pillow keeps the high bytes alone. Read as little-endian numbers, the same data give it the low bytes.
+    """
+    colour = image.info.pop("transparency")
+    alpha = Image.new("L", image.size)
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as low:
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        for source, shift in ((image, 8), (low, 0)):
+            for band, value in zip("RGB", colour, strict=True):
+                differs = [255] * 256
+                differs[value >> shift & 255] = 0
+                alpha = ImageChops.lighter(alpha, source.getchannel(band).point(differs))
+    return alpha
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -138,7 +138,7 @@ class _HeaderReader:
         try:
             document = json.loads(self._kept[_LENGTH_BYTES:end], object_pairs_hook=_unique)
             metadata = document.pop("__metadata__", None) or {}
-            tensors = {name: _tensor(entry) for name, entry in document.items()}
+            tensors = {name: _tensor(self._uri, name, entry) for name, entry in document.items()}
             spans = sorted(tuple(entry["data_offsets"]) for entry in document.values())
             if not all(isinstance(value, str) for value in metadata.values()):
                 raise TypeError("metadata that are not text")
@@ -164,9 +164,15 @@ class _HeaderReader:
         return WeightsHeader(sha256=self._hash.hexdigest(), tensors=tensors, metadata=metadata)
 
 
-def _tensor(entry: Any) -> TensorInfo:
+def _tensor(uri: str, name: str, entry: Any) -> TensorInfo:
     """ValueError, KeyError or TypeError for what the safetensors library refuses, too."""
     shape, (first, last), dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if len(shape) > _MOST_DIMENSIONS:
+        raise refusal(
+            uri,
+            f"its tensor {name!r:.80} has {len(shape):,} dimensions",
+            f"a LoRA's have 2, or 5 for a convolution. The most are {_MOST_DIMENSIONS}",
+        )
     if not all(type(number) is int and 0 <= number < _MOST_BYTES for number in (*shape, first, last)):
         raise ValueError("no whole number")
     if (last - first) * 8 != math.prod(shape) * _BITS[dtype]:
@@ -189,6 +195,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _MOST_BYTES = 1 << 48
 _MOST_TENSORS, _LONGEST_NAME = 50_000, 500
 """Each name is compared with those of a model's layers."""
+_MOST_DIMENSIONS = 8
+"""A file of some kilobytes could name a hundred thousand, whose product alone would take seconds."""
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64} | {
     name: bits
     for bits, names in {

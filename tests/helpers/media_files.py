@@ -31,13 +31,15 @@ def hdr_video(path: Path, *, transfer: str = "smpte2084") -> Path:
     )
 
 
-def png_header_of(width: int, height: int, *, depth: int = 8, colour: int = 0, data: bytes = b"") -> bytes:
+def png_header_of(
+    width: int, height: int, *, depth: int = 8, colour: int = 0, interlaced: bool = False, data: bytes = b""
+) -> bytes:
     """A PNG that claims a size. `data` stands for its pixels, uncompressed."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 

@@ -139,6 +139,13 @@ def _png(depth: int, colour: int, row: bytes, **chunks: bytes) -> Callable[[Path
     return make
 
 
+def _interlaced_png(missing: int = 0) -> Callable[[Path], object]:
+    """Of the last pass, `missing` rows are left out."""
+    rows = [(6, 4), (6, 4), (12, 4), (12, 8), (24, 8), (24, 16), (48, 16 - missing)]
+    data = b"".join((b"\0" + bytes(GREEN) * num_columns) * num_rows for num_columns, num_rows in rows)
+    return _raw(png_header_of(*SIZE, colour=2, interlaced=True, data=data))
+
+
 def _quarters(orientation: int) -> Callable[[Path], object]:
     """Green at the upper left, once turned as EXIF's `orientation` says, and blue elsewhere."""
 
@@ -196,6 +203,18 @@ PICTURES: dict[str, Wild] = {
         make=_png(16, 2, _sixteen(*(v * 257 for v in GREEN)) * 48, tRNS=_sixteen(*(v * 257 for v in GREEN))),
         colour=(0, 0, 0),
     ),
+    "png 16-bit rgb, its colour of other low bytes transparent": Wild(
+        make=_png(16, 2, _sixteen(0x3C12, 0xC834, 0x5A56) * 48, tRNS=_sixteen(0x3C12, 0xC834, 0x5A56)),
+        colour=(0, 0, 0),
+    ),
+    "png 16-bit rgb, a colour of other low bytes transparent": Wild(
+        make=_png(16, 2, _sixteen(0x3C12, 0xC834, 0x5A56) * 48, tRNS=_sixteen(0x3C3C, 0xC8C8, 0x5A5A)), colour=GREEN
+    ),
+    "png 16-bit rgb, its colour transparent, with Adobe RGB": Wild(
+        make=_png(16, 2, _sixteen(1, 2, 3) * 48, tRNS=_sixteen(1, 2, 3), iCCP=b"a\0\0" + zlib.compress(_PROFILE)),
+        colour=(0, 0, 0),
+        said="Adobe RGB",
+    ),
     "png 16-bit rgb half transparent": Wild(
         make=_png(16, 6, _sixteen(*(v * 257 for v in GREEN), 0x8000) * 48), colour=_dark()
     ),
@@ -233,6 +252,13 @@ PICTURES: dict[str, Wild] = {
     "png with cICP of sRGB": Wild(make=_cicp(1, 13), colour=GREEN),
     "png with cICP of Display P3": Wild(make=_cicp(12, 13), colour=GREEN, said="Display P3 colours are taken for sRGB"),
     "png with cICP of BT.2020": Wild(make=_cicp(9, 1), colour=GREEN, said="BT.2020 colours are taken for sRGB"),
+    "png with words about cICP": Wild(
+        make=_bytes_of(_saved(), _with_chunk(b"tEXt", b"Comment\0about the cICP \x10")), colour=GREEN
+    ),
+    "png in PQ, with words about cICP": Wild(
+        make=_bytes_of(_cicp(9, 16), _with_chunk(b"tEXt", b"Comment\0has cICP, see below")),
+        refused="an HDR image (PQ)",
+    ),
     "png of linear light": Wild(
         make=_bytes_of(_saved(), _with_chunk(b"gAMA", struct.pack(">I", 100_000))),
         colour=GREEN,
@@ -243,6 +269,12 @@ PICTURES: dict[str, Wild] = {
     ),
     "apng": Wild(make=_animation("PNG"), colour=GREEN, said="is an animation"),
     "png cut in half": Wild(make=_bytes_of(_saved(colour=(1, 2, 3)), _half), refused="damaged PNG"),
+    "png whose pixels end early": Wild(
+        make=_raw(png_header_of(*SIZE, colour=2, data=(b"\0" + bytes(GREEN) * SIZE[0]) * (SIZE[1] - 1))),
+        refused="damaged PNG image (its image data end early: it is cut short)",
+    ),
+    "png interlaced": Wild(make=_interlaced_png(), colour=GREEN),
+    "png interlaced whose pixels end early": Wild(make=_interlaced_png(missing=1), refused="data end early"),
     "png without its end": Wild(make=_bytes_of(_saved(), lambda data: data[:-12]), colour=GREEN),
     "png of 20000x20000": Wild(make=_raw(png_header_of(20_000, 20_000)), refused="max_image_pixels"),
     "png of no width": Wild(make=_raw(png_header_of(0, 10)), refused="damaged PNG"),

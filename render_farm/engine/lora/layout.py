@@ -14,6 +14,7 @@ from typing import Any
 
 from render_farm.engine.lora.keys import KeyReader, Part
 from render_farm.errors import InputError
+from render_farm.job import MAX_FLOAT32, shown
 from render_farm.media.fetching.uris import refusal
 from render_farm.media.weights import TensorInfo, WeightsHeader
 
@@ -21,6 +22,7 @@ LinearShape = tuple[int, int]
 """(out features, in features), as a linear layer's weight."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_WHOLE_NUMBERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8")
 _OTHER_KINDS = {
     "lokr_": "a LoKr",
     "hada_": "a LoHa",
@@ -174,8 +176,9 @@ def _layer(
         if part in names and math.prod(tensors[names[part]].shape) != 1:
             raise refusal(uri, f"{names[part]} has shape {_times(tensors[names[part]].shape)}; it must be one number")
     for name in names.values():
-        if tensors[name].dtype not in _FLOATS and not (name == alpha):
-            raise refusal(uri, f"{name} has dtype {tensors[name].dtype}", f"{', '.join(_FLOATS)} would work")
+        usable = (*_FLOATS, *_WHOLE_NUMBERS) if name == alpha else _FLOATS
+        if tensors[name].dtype not in usable:
+            raise refusal(uri, f"{name} has dtype {tensors[name].dtype}", f"{', '.join(usable)} would work")
     return LayerTensors(
         down=names.get(Part.DOWN),
         up=names.get(Part.UP),
@@ -196,9 +199,8 @@ def _another_model(uri: str, model: str, reason: str) -> InputError:
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A convolution's weight of one pixel as the matrix that it is."""
-    while len(shape) > 2 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+    num_dims = next((num_dims for num_dims in range(len(shape), 2, -1) if shape[num_dims - 1] != 1), 2)
+    return shape[:num_dims]
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -210,16 +212,16 @@ def _of(shape: tuple[int, ...], dim: int) -> str:
 
 
 class _Metadata:
-    """The part of the training's configuration that decides the result: `save_lora_weights` of diffusers, and kohya's
-    scripts (`ss_network_alpha`)."""
+    """The part of the training's configuration that decides the result: `save_lora_weights` and
+    `save_lora_adapter` of diffusers, and kohya's scripts (`ss_network_alpha`)."""
 
     def __init__(self, uri: str, header: WeightsHeader) -> None:
         self._uri = uri
-        self._config = {
-            name.removeprefix("transformer."): value
-            for name, value in self._document(header).items()
-            if name.startswith("transformer.")
-        }
+        document = self._document(header)
+        prefix = "transformer."
+        prefixed = {name.removeprefix(prefix): value for name, value in document.items() if name.startswith(prefix)}
+        # `save_lora_adapter` of diffusers' models writes the names alone; those of other components have a dot.
+        self._config = prefixed or {name: value for name, value in document.items() if "." not in name}
         self.root_scale = bool(self._config.get("use_rslora"))
         if self._config.get("use_dora"):
             raise refusal(uri, "it is a DoRA, of which a part alone would be wrong", "give a plain LoRA")
@@ -244,14 +246,17 @@ class _Metadata:
     def _checked_alphas(self) -> Iterator[tuple[str, float]]:
         """(layer or the end of its name, alpha); "" is for all others."""
         usual = self._config.get("lora_alpha", self._alpha_of_kohya)
-        given = [("", usual), *dict(self._config.get("alpha_pattern") or {}).items()]
+        pattern = self._config.get("alpha_pattern") or {}
+        if not isinstance(pattern, dict):
+            raise refusal(self._uri, f"alpha_pattern {shown(pattern)} in its metadata is not a JSON object")
+        given = [("", usual), *pattern.items()]
         for name, alpha in given:
             literal = name.removeprefix("^")
             if not all(character.isalnum() or character in "._" for character in literal):
                 raise refusal(self._uri, f"the alpha of {name!r} in its metadata is for a pattern", "name whole layers")
             if alpha is not None:
-                if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-                    raise refusal(self._uri, f"alpha {alpha!r} in its metadata is not a number")
+                if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= MAX_FLOAT32:
+                    raise refusal(self._uri, f"alpha {shown(alpha)} in its metadata is not a number that float32 holds")
                 yield literal, float(alpha)
 
     def alpha_of(self, layer: str) -> float | None:

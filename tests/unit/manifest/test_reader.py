@@ -218,6 +218,8 @@ def test_loras_of_a_row_are_read_and_checked(store):
     assert only_job(store(loras=pa.array([[{"path": "/x", "weight": float("nan")}]]))).loras == (LoraRef(path="/x"),)
     [row] = read_manifest(store(loras=pa.array([[{"path": "", "weight": 1.0}]])))
     assert "loras: has an empty path" in row.lines[0]
+    [row] = read_manifest(store(loras=pa.array([[{"path": "/x", "weight": 1e39}]])))
+    assert "loras: has a weight of 1e+39, which float32 does not hold" in row.lines[0]
 
 
 def test_relative_paths_of_loras(store, tmp_path):

@@ -97,6 +97,7 @@ def test_two_tensors_one_after_the_other_are_read(tmp_path):
         ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[2.0, 3.0]), "header is damaged"),
         ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[-2, -3]), "header is damaged"),
         ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[10**400, 1]), "header is damaged"),
+        ("x.safetensors", tensors_at((0, 24), (24, 32), shape=[2, 3] + [1] * 7), r"'a' has 9 dimensions.*most are 8"),
         ("x.safetensors", tensors_at((False, 24), (24, 32)), "header is damaged"),
         ("x.safetensors", tensors_at((0, 24), (24, 32), dtype="Q7"), "header is damaged"),
         ("x.safetensors", tensors_at((0, 24), (24, 32), __metadata__={"a": 1}), "header is damaged"),

@@ -158,6 +158,27 @@ def test_alpha_of_a_tensor_of_the_metadata_or_none(tmp_path):
     assert scales(tmp_path, one, {"lora_adapter_metadata": json.dumps(config)}) == {3.0}
 
 
+def test_metadata_of_save_lora_adapter(tmp_path):
+    """Which writes PEFT's names without the prefix that the pipelines' `save_lora_weights` puts before them."""
+    pytest.importorskip("peft")
+    from peft import LoraConfig
+
+    transformer = model().to_empty(device="cpu")
+    transformer.add_adapter(LoraConfig(r=RANK, lora_alpha=6, target_modules=["attn1.to_q"], use_rslora=True))
+    transformer.save_lora_adapter(tmp_path)
+    [path] = tmp_path.glob("*.safetensors")
+    lora = read_lora(str(path), SHAPES, model="m")
+    assert {round(part.scale, 6) for part in lora.layers.values()} == {round(6 / RANK**0.5, 6)}
+
+
+def test_metadata_with_and_without_the_prefix(tmp_path):
+    one = {n: t for n, t in in_original_names(halves(SHAPES), "").items() if "blocks.0.self_attn.q" in n}
+    config = {"r": RANK, "lora_alpha": 6, "text_encoder.lora_alpha": 30}
+    assert scales(tmp_path, one, {"lora_adapter_metadata": json.dumps(config)}) == {2.0}
+    config["transformer.lora_alpha"] = 9
+    assert scales(tmp_path, one, {"lora_adapter_metadata": json.dumps(config)}) == {3.0}
+
+
 # --- what cannot be applied ---
 
 
@@ -212,13 +233,29 @@ def test_what_cannot_be_applied_is_refused(tensors, message):
     [
         ("[1]", "is not a JSON object"),
         ('{"transformer.lora_alpha": "x"}', "alpha 'x' in its metadata is not a number"),
+        ('{"transformer.lora_alpha": 1' + "0" * 400 + "}", r"alpha 10*\.\.\.0* in its metadata is not a number"),
+        ('{"transformer.lora_alpha": 1e39}', "alpha 1e.39 in its metadata is not a number that float32 holds"),
+        ('{"transformer.lora_alpha": NaN}', "alpha nan in its metadata is not a number"),
+        ('{"transformer.lora_alpha": [1]}', r"alpha \[1\] in its metadata is not a number"),
+        ('{"transformer.alpha_pattern": [1]}', r"alpha_pattern \[1\] in its metadata is not a JSON object"),
+        ('{"transformer.alpha_pattern": "abc"}', "alpha_pattern 'abc' in its metadata is not a JSON object"),
+        ('{"transformer.alpha_pattern": 5}', "alpha_pattern 5 in its metadata is not a JSON object"),
         ('{"transformer.alpha_pattern": {".*attn2.*": 2}}', "is for a pattern"),
         ('{"transformer.use_dora": true}', "it is a DoRA"),
+        ('{"use_dora": true}', "it is a DoRA"),
     ],
 )
 def test_metadata_that_is_not_understood_is_refused(document, message):
     with pytest.raises(InputError, match=message):
         lay_out("x", header(GOOD, {"lora_adapter_metadata": document}), SHAPES, model="m")
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(2 + 1j), torch.tensor(True)])
+def test_an_alpha_that_is_no_real_number_is_refused(tmp_path, alpha):
+    tensors = {name: torch.ones(tensor.shape) for name, tensor in GOOD.items()}
+    with pytest.raises(InputError, match=r"to_q\.alpha has dtype (C64|BOOL) .*F32.* would work"):
+        read(tmp_path, {**tensors, f"transformer.{Q}.alpha": alpha})
+    assert read(tmp_path, {**tensors, f"transformer.{Q}.alpha": torch.tensor(6)}).layers[Q].scale == 2
 
 
 def test_what_is_left_is_said():
