@@ -44,6 +44,14 @@ def test_sixteen_bit_grey_of_the_largest_size_stays_out_of_this_process(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [{"format": "PNG", "compress_level": 1}, {"format": "WEBP", "lossless": True}])
+def test_the_largest_picture_with_transparency_and_a_profile_is_read(tmp_path, kind):
+    image = Image.new("RGBA", (9_450, 9_450), (60, 200, 90, 128))  # 89.3 Mpixel, just below the limit
+    image.save(tmp_path / "a", icc_profile=adobe_rgb_profile(), method=0, quality=0, **kind)
+    assert open_image(str(tmp_path / "a"), keep_pixels=False).size == image.size
+
+
+@pytest.mark.slow
 def test_a_picture_that_needs_more_memory_than_it_may_is_refused_and_the_next_one_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(picture_process, "_BYTES_PER_PIXEL", 0)
     monkeypatch.setattr(picture_process, "_FIXED_BYTES", 32 << 20)
