@@ -225,6 +225,12 @@ def shown_uri(uri: str) -> str:
     return line
 
 
+def without_query(uri: str) -> str:
+    """`uri` without the query and the fragment of an http or https address, where signatures are. Elsewhere `?` and
+    `#` are part of a name."""
+    return re.split("[?#]", uri, maxsplit=1)[0] if protocol_of(uri) in ("http", "https") else uri
+
+
 def holds_secret(uri: str) -> bool:
     """Whether `uri` holds a password or the parameters of a query, where the signatures of presigned URLs are. A user's
     name alone, or a container before the @, is none."""

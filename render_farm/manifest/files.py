@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.extras import missing_package
 from render_farm.store_advice import diagnose
-from render_farm.uris import Address, AddressError, holds_secret, is_relative, read_address, shown_uri
+from render_farm.uris import Address, AddressError, holds_secret, is_relative, read_address, shown_uri, without_query
 
 
 def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -100,7 +100,8 @@ def folder_of(manifest_uri: str) -> str:
 
 
 def _folder(address: Address) -> str:
-    return address.place.rpartition("/")[0] or ("/" if address.place.startswith("/") else ".")
+    place = address.place if address.is_local else without_query(address.text).partition("://")[2]
+    return place.rpartition("/")[0] or ("/" if place.startswith("/") else ".")
 
 
 def _options(address: Address) -> dict[str, Any]:

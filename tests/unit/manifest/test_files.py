@@ -11,7 +11,7 @@ import pytest
 
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.job import RenderJob
-from render_farm.manifest.files import resolve_uri
+from render_farm.manifest.files import folder_of, resolve_uri
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
@@ -134,6 +134,10 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
         ("s3://bucket/x/jobs.parquet", "../../../a.png", "s3://bucket/a.png"),
         ("memory://x/jobs.parquet", "in/a.png", "memory://x/in/a.png"),
         ("s3://bucket/x/jobs.parquet", "gs://other/a.png", "gs://other/a.png"),
+        ("https://h/x/jobs.parquet?sv=1&sig=secret/abc", "a.png", "https://h/x/a.png"),
+        ("http://h/jobs.parquet#secret/b", "in/a.png", "http://h/in/a.png"),
+        ("s3://bucket/what?/jobs.parquet", "a.png", "s3://bucket/what?/a.png"),
+        ("/m/what?/jobs.parquet", "a.png", "/m/what?/a.png"),
         ("/m/jobs.parquet", "night:1.png", "/m/night:1.png"),
         ("/m/jobs.parquet", "a b: c.png", "/m/a b: c.png"),
         ("s3://bucket/jobs.parquet", "take#2.png", "s3://bucket/take#2.png"),
@@ -145,6 +149,10 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
 )
 def test_inputs_are_resolved_against_their_manifest(manifest, value, expected):
     assert resolve_uri(manifest, value) == expected
+
+
+def test_the_folder_of_a_signed_manifest_has_no_signature():
+    assert folder_of("https://h/x/jobs.parquet?sv=1&sig=secret/abc") == "https://h/x"
 
 
 def test_relative_manifests_give_absolute_inputs(tmp_path, monkeypatch):
