@@ -311,9 +311,12 @@ def _checked(root: type[_Root], values: Mapping[str, Any]) -> tuple[_Root | None
 
 
 def _plain(entry: Entry, value: Any) -> Any:
-    """`value` as pydantic is to see it: lists are split at commas, and true is not 1."""
-    if isinstance(value, bool) and entry.kind in (int, float):
-        return str(value)
+    """`value` as pydantic is to see it: lists are split at commas, true is not 1, and 1_0 is not 10."""
+    if entry.kind in (int, float):
+        if isinstance(value, bool):
+            return str(value)
+        if isinstance(value, str) and "_" in value:
+            return [value]
     if isinstance(value, str) and get_origin(entry.kind) is tuple:
         value = [part.strip() for part in value.split(",") if part.strip()]
     canonical = entry.about.canonical

@@ -132,6 +132,19 @@ def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
     assert (settings.attempts, settings.host_faults, settings.timeouts) == (2, 4, Timeouts(lease_s=7.0))
 
 
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("ATTEMPTS", "attempts must be a whole number, at least 1 and at most 1000, got '1_0'"),
+        ("LEASE_S", "timeouts.lease_s must be a finite number, greater than 0 and at most 31536000, got '1_0'"),
+        ("GPU_PRICE_PER_HOUR", "gpu_price_per_hour must be a finite number, at least 0, got '1_0'"),
+    ],
+)
+def test_digits_with_underscores_are_no_number(variable: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_settings(environment={f"RENDER_FARM_{variable}": "1_0"})
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "farm.toml").write_text('currency = "€"\r\n', encoding=encoding)
