@@ -151,6 +151,23 @@ def test_a_server_that_never_answers_is_reported(s3_env, monkeypatch, tmp_path):
         assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"),
+        ("AWS_CONFIG_FILE", __file__),
+        ("AWS_DEFAULT_REGION", "bad region"),
+        ("AWS_CA_BUNDLE", "/nope"),
+    ],
+)
+def test_a_wrong_setting_of_the_client_is_named_by_its_variable(s3_env, monkeypatch, variable, value):
+    if variable == "AWS_CA_BUNDLE":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StorageUnavailableError, match=variable):
+        open_store("s3://bucket/out").list()
+
+
 def test_missing_credentials_and_malformed_endpoints_are_named(s3_env, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: it is not an http or https address"):
