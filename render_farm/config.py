@@ -60,6 +60,8 @@ class SettingDoc:
     """Its value is never shown."""
     canonical: Callable[[str], str] | None = None
     """Brings a text, or each text of a list, to its one spelling, or raises ValueError with what would work."""
+    name_of: Callable[[str], str] | None = None
+    """The name in an entry of a list that names no two entries alike."""
 
 
 def setting(default: Any, doc: str, *, limits: Mapping[str, Any] | None = None, **details: Any) -> Any:
@@ -296,7 +298,8 @@ def _checked(root: type[_Root], values: Mapping[str, Any]) -> tuple[_Root | None
         try:
             (nested.setdefault(table, {}) if table else nested)[key] = _plain(known[name], value)
         except ValueError as error:
-            wrong[name] = f"{name}: {error}"
+            advice = getattr(error, "advice", "")
+            wrong[name] = f"{name}: {error}" + (f" ({advice})" if advice else "")
     try:
         settings = TypeAdapter(root).validate_python(nested)
     except ValidationError as error:
@@ -308,14 +311,22 @@ def _checked(root: type[_Root], values: Mapping[str, Any]) -> tuple[_Root | None
 
 
 def _plain(entry: Entry, value: Any) -> Any:
-    """`value` as pydantic is to see it: lists are split at commas, and true is not 1."""
-    if isinstance(value, bool) and entry.kind in (int, float):
-        return str(value)
+    """`value` as pydantic is to see it: lists are split at commas, true is not 1, and 1_0 is not 10."""
+    if entry.kind in (int, float):
+        if isinstance(value, bool):
+            return str(value)
+        if isinstance(value, str) and "_" in value:
+            return [value]
     if isinstance(value, str) and get_origin(entry.kind) is tuple:
         value = [part.strip() for part in value.split(",") if part.strip()]
     canonical = entry.about.canonical
     if canonical is None:
         return value
     if isinstance(value, list):
-        return [canonical(item) if isinstance(item, str) else item for item in value]
+        items = [canonical(item) if isinstance(item, str) else item for item in value]
+        if entry.about.name_of:
+            names = [entry.about.name_of(item) for item in items if isinstance(item, str)]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"{twice!r} is given twice; give it once")
+        return items
     return canonical(value) if isinstance(value, str) else value

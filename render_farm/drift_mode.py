@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+from render_farm.number_text import read_number, shortest
+
 OFF = "off"
 _ADAIN = "adain:"
 
@@ -18,7 +20,7 @@ def parse_drift(text: str) -> float:
     if name == OFF:
         return 0.0
     try:
-        share = float(name.removeprefix(_ADAIN)) if name.startswith(_ADAIN) else math.nan
+        share = read_number(name.removeprefix(_ADAIN)) if name.startswith(_ADAIN) else math.nan
     except ValueError:
         share = math.nan
     if not 0.0 < share <= 1.0:
@@ -29,4 +31,4 @@ def parse_drift(text: str) -> float:
 def canonical_drift(text: str) -> str:
     """`text` in its one spelling. ValueError as `parse_drift`."""
     share = parse_drift(text)
-    return f"{_ADAIN}{share:g}" if share else OFF
+    return f"{_ADAIN}{shortest(share)}" if share else OFF

@@ -39,6 +39,8 @@ EXACT_FLOAT = 2**53
 """From here on a float stands for several whole numbers."""
 MAX_FLOAT32 = (2 - 2.0**-23) * 2.0**127
 """The largest number of what the engine computes in."""
+_EXACT_BITS = {"float16": 11, "float32": 24}
+"""Of NumPy's narrower floats, in the same way."""
 
 
 class ValueKind(StrEnum):
@@ -422,15 +424,16 @@ def _texts(value: Any) -> str | tuple[str, ...] | None:
 def _integer(value: Any) -> int | None:
     if _is_nan(value):
         return None
+    bits = _EXACT_BITS.get(str(getattr(value, "dtype", "")), 53)
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{shown(value)} is not a whole number")
     if isinstance(value, float) and not value.is_integer():
         raise ValueError(f"{value} is not a whole number")
-    if isinstance(value, float) and abs(value) >= EXACT_FLOAT:
+    if isinstance(value, float) and abs(value) >= 2**bits:
         raise ValueError(
-            f"{value!r} is a float of 2**53 or more, which is not exact: it may stand for another whole number than "
-            "the one meant; store it as an integer (int64), without a fraction or exponent"
+            f"{value!r} is a float of 2**{bits} or more, which is not exact: it may stand for another whole number "
+            "than the one meant; store it as an integer (int64), without a fraction or exponent"
         )
     return int(value)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
+from render_farm.number_text import read_number, shortest
+
 OFF = "off"
 GUIDANCE = "guidance"
 
@@ -41,9 +43,11 @@ class StepCacheMode:
     """Of `mag`: the share of a block's first steps that are always computed."""
 
     def __str__(self) -> str:
-        text = f"{self.kind}:{self.threshold:g}"
+        text = f"{self.kind}:{shortest(self.threshold)}"
         return (
-            text if self.kind is CacheKind.FIRST_BLOCK else f"{text}:max_skips={self.max_skips}:retain={self.retain:g}"
+            text
+            if self.kind is CacheKind.FIRST_BLOCK
+            else f"{text}:max_skips={self.max_skips}:retain={shortest(self.retain)}"
         )
 
 
@@ -111,7 +115,7 @@ def _step_cache(text: str) -> StepCacheMode | None:
 def _number(text: str, key: str, value: str) -> float:
     low, high = _RANGES[key]
     try:
-        number = float(value)
+        number = read_number(value)
     except ValueError:
         number = math.nan
     if not low <= number <= high or (key == "max_skips" and not number.is_integer()):
@@ -125,5 +129,5 @@ def canonical_cache(text: str) -> str:
     mode, share = _read(text)
     parts = [str(mode)] if mode else []
     if share is not None:
-        parts.append(f"{GUIDANCE}:{share:g}")
+        parts.append(f"{GUIDANCE}:{shortest(share)}")
     return "+".join(parts) or OFF

@@ -1,12 +1,13 @@
 """What an S3 server or its client complains about, in words, and what would help. For manifests, inputs and outputs.
 
-The words of the error itself are not repeated: they may hold signed addresses.
+The words of an error are repeated only where it is about a variable: others may hold signed addresses.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,16 @@ _REFUSED_HEADER = (
 """What stores answer that do not know the headers for checksums of newer clients."""
 _CHECKSUMS = ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 _NO_BUCKET = ("NoSuchBucket", "MethodNotAllowed", "405")
+_VARIABLES = {
+    "InvalidRegionError": "AWS_DEFAULT_REGION",
+    "ProfileNotFound": "AWS_PROFILE",
+    "InvalidRetryModeError": "AWS_RETRY_MODE",
+    "InvalidMaxRetryAttemptsError": "AWS_MAX_ATTEMPTS",
+    "InvalidDefaultsMode": "AWS_DEFAULTS_MODE",
+    "InvalidS3UsEast1RegionalEndpointConfigError": "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT",
+    "InvalidIMDSEndpointModeError": "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE",
+}
+"""What botocore raises about a setting of its own, before it asks the store, and the variable of the setting."""
 _EXPECTED_REGION = re.compile(r"expecting '([a-z0-9-]+)'")
 
 
@@ -64,6 +75,8 @@ def diagnose(error: BaseException, environment: Mapping[str, str] | None = None)
         )
     if code in _REGION or status == 301:
         return _wrong_region(error, code)
+    if found := _wrong_setting(error, environment):
+        return found
     if "SSLError" in {type(one).__name__ for one in _chain(error)}:
         return _no_tls(error, endpoint)
     if code in _REFUSED_HEADER and any(environment.get(name, "").lower() != "when_required" for name in _CHECKSUMS):
@@ -77,7 +90,7 @@ def diagnose(error: BaseException, environment: Mapping[str, str] | None = None)
         return Diagnosis(
             problem="the store refuses the request and does not say why (400)",
             advice="the session token may have expired (get new credentials), or the bucket may be in another region "
-            "(set AWS_REGION)",
+            "(set AWS_DEFAULT_REGION)",
             of_this_side=False,
         )
     parts = urlsplit(endpoint)
@@ -100,9 +113,32 @@ def _wrong_region(error: BaseException, code: str) -> Diagnosis:
     region = details.get("Region") or headers.get("x-amz-bucket-region") or (named[1] if named else "")
     return Diagnosis(
         problem=f"the bucket is in another region ({code})",
-        advice=f"set AWS_REGION={region or 'the region of the bucket'}",
+        advice=f"set AWS_DEFAULT_REGION={region or 'the region of the bucket'}",
         of_this_side=False,
     )
+
+
+def _wrong_setting(error: BaseException, environment: Mapping[str, str]) -> Diagnosis | None:
+    """For a setting of botocore that cannot be used. It comes from a variable, or from the file of settings."""
+    for one in _chain(error):
+        name, said = type(one).__name__, " ".join(str(one).split()).rstrip(".")
+        if name == "HTTPClientError" and (bundle := environment.get("AWS_CA_BUNDLE")):
+            try:
+                ssl.create_default_context(cafile=bundle)
+            except OSError as why:
+                problem = f"AWS_CA_BUNDLE={bundle} cannot be used: {why.strerror or why}"
+                return Diagnosis(problem=problem, advice="set AWS_CA_BUNDLE to a PEM file with certificates")
+        elif name == "ConfigParseError":
+            credentials = environment.get("AWS_SHARED_CREDENTIALS_FILE")
+            of_credentials = said.endswith(f": {credentials}") or said.endswith(".aws/credentials")
+            variable = "AWS_SHARED_CREDENTIALS_FILE" if of_credentials else "AWS_CONFIG_FILE"
+            return Diagnosis(problem=said, advice=f"correct that file, or set {variable} to another one")
+        elif name == "InvalidChecksumConfigError":
+            variable = next((one for one in _CHECKSUMS if one.removeprefix("AWS_").lower() in said), _CHECKSUMS[0])
+            return Diagnosis(problem=said, advice=f"correct {variable} or ~/.aws/config")
+        elif name in _VARIABLES:
+            return Diagnosis(problem=said, advice=f"correct {_VARIABLES[name]} or ~/.aws/config")
+    return None
 
 
 def _no_tls(error: BaseException, endpoint: str) -> Diagnosis:

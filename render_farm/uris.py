@@ -20,7 +20,6 @@ _NO_COLON = re.compile(r"(s3|gs|gcs|az|abfs|https?)//", re.IGNORECASE)
 _WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
 _OF_NIGHT = re.compile(r"\{(?:date|year|month|day)\}")
-_ABSOLUTE = re.compile(r"[/~$]|(?:file|local):|[\w+.-]+:/", re.IGNORECASE)
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _ALIASES = {"local": "file", "s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs"}
 _REMOTE = frozenset(
@@ -177,10 +176,21 @@ def _expanded(text: str, path: str) -> str:
     return expanded
 
 
-def is_relative(text: str) -> bool:
-    """Whether `text` is a path that is meant from some folder. An address that cannot be read is none, so that
-    `read_address` sees it as it was written."""
-    return "://" not in text and protocol_of(text) == "file" and not _ABSOLUTE.match(text)
+def relative_path(text: str) -> str | None:
+    """The path that `read_address` finds in `text`, when it is meant from some folder. None for other addresses, and
+    for one that cannot be read, so that `read_address` sees it as it was written."""
+    found = _COLON.match(text)
+    protocol = canonical(found[1]) if found else ""
+    path = text[found.end() :] if found and protocol == "file" else text
+    if protocol in _REMOTE or (found and path is text and text[found.end() :].startswith("/")):
+        return None
+    try:
+        _check_path(text)
+        if path.startswith(("~", "$")):
+            path = read_address(text).place
+    except AddressError:
+        return None
+    return path if path.strip() and not path.startswith("/") else None
 
 
 def check_s3_endpoint(environment: Mapping[str, str]) -> None:
@@ -223,6 +233,12 @@ def shown_uri(uri: str) -> str:
     if len(line) > _SHOWN_CHARACTERS:
         line = f"{line[: _SHOWN_CHARACTERS // 2]}...{line[-_SHOWN_CHARACTERS // 2 :]}"
     return line
+
+
+def without_query(uri: str) -> str:
+    """`uri` without the query and the fragment of an http or https address, where signatures are. Elsewhere `?` and
+    `#` are part of a name."""
+    return re.split("[?#]", uri, maxsplit=1)[0] if protocol_of(uri) in ("http", "https") else uri
 
 
 def holds_secret(uri: str) -> bool:

@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.extras import missing_package
 from render_farm.store_advice import diagnose
-from render_farm.uris import Address, AddressError, holds_secret, is_relative, read_address, shown_uri
+from render_farm.uris import Address, AddressError, holds_secret, read_address, relative_path, shown_uri, without_query
 
 
 def file_system(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -81,15 +81,16 @@ def clear_errors(uri: str, doing: str = "read") -> Iterator[None]:
 
 def resolve_uri(manifest_uri: str, value: str) -> str:
     """`value` as an absolute path or URI: relative ones are meant from the folder of the manifest."""
-    if not is_relative(value):
+    relative = relative_path(value)
+    if relative is None:
         return value
     address = address_of(manifest_uri)
     folder = _folder(address)
     if not address.is_local:
         bucket, _, path = folder.partition("/")
-        inside = posixpath.normpath(posixpath.join("/", path, value)).lstrip("/")
+        inside = posixpath.normpath(posixpath.join("/", path, relative)).lstrip("/")
         return f"{address.protocol}://{bucket}/{inside}"
-    return os.path.normpath(os.path.join(os.path.abspath(folder), value))  # noqa: PTH100, PTH118
+    return os.path.normpath(os.path.join(os.path.abspath(folder), relative))  # noqa: PTH100, PTH118
 
 
 def folder_of(manifest_uri: str) -> str:
@@ -100,7 +101,8 @@ def folder_of(manifest_uri: str) -> str:
 
 
 def _folder(address: Address) -> str:
-    return address.place.rpartition("/")[0] or ("/" if address.place.startswith("/") else ".")
+    place = address.place if address.is_local else without_query(address.text).partition("://")[2]
+    return place.rpartition("/")[0] or ("/" if place.startswith("/") else ".")
 
 
 def _options(address: Address) -> dict[str, Any]:

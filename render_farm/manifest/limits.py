@@ -10,6 +10,8 @@ from render_farm.config import Table, setting
 
 ONE_COLUMN_VALUES = 8
 _POSITIVE = {"ge": 1}
+_TEXT_BYTES = {"ge": 1, "le": 1 << 40}
+"""Python's readers of text take no limit beyond 2**63."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,9 @@ class ManifestLimits(Table):
     max_header_bytes: int = setting(
         64 << 20, "Size of the footer of a Parquet file, which describes its columns.", unit="bytes", limits=_POSITIVE
     )
-    max_cell_bytes: int = setting(64 << 20, "Size of a cell of a CSV file.", unit="bytes", limits=_POSITIVE)
+    max_cell_bytes: int = setting(64 << 20, "Size of a cell of a CSV file.", unit="bytes", limits=_TEXT_BYTES)
     max_document_bytes: int = setting(
-        32 << 20, "Size of a JSON or YAML document, or of a line of other text.", unit="bytes", limits=_POSITIVE
+        32 << 20, "Size of a JSON or YAML document, or of a line of other text.", unit="bytes", limits=_TEXT_BYTES
     )
     max_document_values: int = setting(
         500_000, "Texts, numbers, lists and mappings in a YAML document.", limits=_POSITIVE

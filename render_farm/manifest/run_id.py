@@ -8,6 +8,7 @@ import re
 from render_farm.manifest.files import clear_errors, open_binary
 from render_farm.manifest.limits import LIMITS, ManifestLimits
 from render_farm.manifest.parts import part_files
+from render_farm.uris import without_query
 
 _PART_BYTES = 1 << 20
 _LONGEST_STEM = 100
@@ -29,7 +30,7 @@ def default_run_id(uri: str, limits: ManifestLimits = LIMITS) -> str:
 
 def safe_stem(uri: str) -> str:
     """The file's name without its suffix, as it can stand in an object key: letters, digits, '.', '_' and '-'."""
-    name = uri.split("::", 1)[0].rstrip("/").rpartition("/")[2]
+    name = without_query(uri).split("::", 1)[0].rstrip("/").rpartition("/")[2]
     stem = name.rpartition(".")[0] or name
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")
     return safe[:_LONGEST_STEM] or "run"

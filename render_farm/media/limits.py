@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from render_farm.config import Table, setting
-from render_farm.uris import holds_secret, read_address
+from render_farm.uris import canonical, holds_secret, read_address, shown_uri
 
 _POSITIVE = {"ge": 1}
+_PIXELS = {"ge": 1, "le": 2**31 - 1}
+"""FFmpeg takes no larger limit, and the memory for so many pixels can be asked for."""
 _SECONDS = {"gt": 0, "le": 365 * 24 * 3600}
 
 
@@ -22,6 +28,37 @@ def _canonical_place(text: str) -> str:
     if address.is_local and not address.place.startswith("/"):
         raise ValueError(f"{text}: write the whole path of a folder, or a URI such as s3://bucket/folder")
     return address.text
+
+
+def _canonical_root(text: str) -> str:
+    """An entry of `allowed_roots`. ValueError for what is not a whole path."""
+    address = read_address(text)
+    if not address.is_local or not address.place.startswith("/"):
+        raise ValueError(f"{shown_uri(text)}: write the whole path of a folder on this machine, such as /data/inputs")
+    return address.text
+
+
+def _canonical_protocol(text: str) -> str:
+    """An entry of `protocols`. ValueError for one that no address can have."""
+    from fsspec import available_protocols
+
+    if canonical(text) not in available_protocols():
+        raise ValueError(f"{text!r} is no known protocol; write what stands before ://, such as s3 or https")
+    return canonical(text)
+
+
+def _canonical_host(text: str) -> str:
+    """An entry of `trusted_hosts`, as it is compared. ValueError for one that no server can match."""
+    with suppress(ValueError):
+        return str(ip_address(text.strip("[]")))
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port == 0 or parts.netloc != text or text.endswith(":") or re.search(r"[\s@*]", text):
+        raise ValueError(f"{shown_uri(text)!r} is not the name of a host; write it as name or name:port, with no more")
+    return host if port is None else f"{host}:{port}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +85,9 @@ class InputLimits(Table):
         89_478_485,
         "Width x height of an image (the default is Pillow's own threshold). A larger one is refused before decoding.",
         unit="pixels",
-        limits=_POSITIVE,
+        limits=_PIXELS,
     )
-    max_frame_pixels: int = setting(8192 * 4320, "Width x height of a video's frames.", unit="pixels", limits=_POSITIVE)
+    max_frame_pixels: int = setting(8192 * 4320, "Width x height of a video's frames.", unit="pixels", limits=_PIXELS)
     fetch_timeout_s: float = setting(
         600.0, "Longest time that getting one input may take, retries included.", unit="seconds", limits=_SECONDS
     )
@@ -66,6 +103,7 @@ class InputLimits(Table):
     protocols: tuple[str, ...] = setting(
         ("file", "s3", "gs", "az", "abfs", "https", "memory"),
         "What may stand before `://`. `file` also allows plain paths.",
+        canonical=_canonical_protocol,
     )
     allowed_places: tuple[str, ...] | None = setting(
         None,
@@ -85,11 +123,13 @@ class InputLimits(Table):
         "Folders that local inputs and models of a manifest must lie in, links followed. Unset allows every file that "
         "the farm's user can read. Set it when you render other people's manifests. An empty list allows no local "
         "files.",
+        canonical=_canonical_root,
     )
     trusted_hosts: tuple[str, ...] = setting(
         (),
         "Your own https servers, as `name` or `name:port`, that may have private or loopback addresses. Inputs come "
         "from no other such address. Link-local addresses (the cloud's metadata service) are never allowed.",
+        canonical=_canonical_host,
     )
     ca_file: str | None = setting(
         None, "PEM file with certificates to trust besides the system's, for servers with a private authority."

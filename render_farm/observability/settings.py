@@ -18,7 +18,7 @@ class NotifySettings(Table):
     webhook_url: str | None = setting(
         None,
         "This address gets a POST.",
-        limits={"pattern": "^https?://"},
+        limits={"pattern": r"^https?://[^/?#:\s]"},
         expected="an http or https address",
         secret=True,  # Slack's addresses are all that it takes to write to a channel
     )
@@ -40,7 +40,7 @@ class NotifySettings(Table):
     heartbeat_url: str | None = setting(
         None,
         "This address gets a GET when a night starts and when it ends. `{event}` becomes `start`, then the exit code.",
-        limits={"pattern": r"^https?://([^{}]|\{event\})*$"},
+        limits={"pattern": r"^https?://[^/?#:\s{}]([^{}]|\{event\})*$"},
         expected="an http or https address, in which only {event} is filled in",
         secret=True,  # it is all that it takes to say that all is well
     )

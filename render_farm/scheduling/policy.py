@@ -31,18 +31,20 @@ class SchedulingPolicy:
 
 
 _Number = TypeVar("_Number", int, float)
+_LEAST_WEIGHT, _MOST = 1e-6, 1e6  # far beyond these, clocks would overflow, or stand still
 
 
 def _named_number(entry: str, number: Callable[[str], _Number]) -> tuple[str, _Number]:
     """`NAME=NUMBER`. Raises `ValueError` for anything else."""
     name, _, text = entry.rpartition("=")
+    least = 1 if number is int else _LEAST_WEIGHT
     try:
-        value = number(text)
+        value = number("0" if "_" in text else text)
     except ValueError:
         value = number("0")
-    if not name or not 0 < value < float("inf"):
-        kind = "whole number" if number is int else "finite number"
-        raise ValueError(f"{entry!r} is not NAME=NUMBER with a {kind} greater than 0")
+    if not name or not least <= value <= _MOST:
+        kind = "whole number" if number is int else "number"
+        raise ValueError(f"{entry!r} is not NAME=NUMBER with a {kind} from {least:.7g} to {_MOST:.7g}")
     return name, value
 
 
@@ -54,6 +56,10 @@ def _share(entry: str) -> str:
 def _quota(entry: str) -> str:
     _named_number(entry, int)
     return entry
+
+
+def _name_of(entry: str) -> str:
+    return entry.rpartition("=")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +84,14 @@ class SchedulingSettings(Table):
         (),
         "`NAME=WEIGHT` for owners (or values of the tag) that get more or less than the others, which weigh 1.",
         canonical=_share,
+        name_of=_name_of,
         expected="a list of NAME=WEIGHT",
     )
     quotas: tuple[str, ...] = setting(
         (),
         "`NAME=WORKERS`: the most workers that films of such an owner render on at a time.",
         canonical=_quota,
+        name_of=_name_of,
         expected="a list of NAME=WORKERS",
     )
 

@@ -76,8 +76,6 @@ def from_s3_error(error: BaseException, operation: str, uri: str, endpoint: str)
             f"{what}: no valid credentials ({code or error})",
             advice="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role",
         )
-    if name == "ProfileNotFound":
-        return StorageUnavailableError(f"{what}: {error}", advice="correct AWS_PROFILE or ~/.aws/config")
     if isinstance(error, PermissionError) or status in (401, 403):
         return StorageUnavailableError(
             f"{what}: {endpoint} refuses access ({code or error})",
@@ -104,7 +102,7 @@ def is_transient(error: BaseException) -> bool:
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
 
-    if isinstance(error, boto.SSLError):
+    if isinstance(error, boto.SSLError) or (type(error) is boto.HTTPClientError and diagnose(error)):
         return False
     return isinstance(
         error,

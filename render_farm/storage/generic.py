@@ -20,6 +20,8 @@ from render_farm.storage.store import Keys, Store, StoreOptions, check_key, chec
 from render_farm.uris import protocol_of
 
 _memory_lock = threading.RLock()
+_NOTHING_TO_WRITE = ("data",)
+_ADVICE = "give a folder, s3://bucket/prefix, or another object store"
 _NO_LISTING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -29,8 +31,11 @@ class FsspecStore(Store):
     def __init__(self, root_uri: str, options: StoreOptions) -> None:
         super().__init__(root_uri, options)
         self._protocol = protocol_of(root_uri)
+        if self._protocol in _NOTHING_TO_WRITE:
+            raise UsageError(f"storage {root_uri!r}: nothing can be written there", advice=_ADVICE)
         try:
             self._fs: Any = fsspec.filesystem(self._protocol, use_listings_cache=False)
+            self._root = self._fs._strip_protocol(root_uri).rstrip("/")
         except (ValueError, ImportError) as error:
             raise UsageError(
                 f"storage {root_uri!r}: {error}",
@@ -41,7 +46,9 @@ class FsspecStore(Store):
                 f"storage {root_uri!r}: {error}",
                 advice="set what is missing in fsspec's configuration (~/.config/fsspec)",
             ) from error
-        self._root = self._fs._strip_protocol(root_uri).rstrip("/")
+        except Exception as error:  # each file system raises its own, and some need a folder or a library to begin with
+            said = (str(error).splitlines() or [""])[0] or type(error).__name__
+            raise UsageError(f"storage {root_uri!r}: it cannot be opened: {said}", advice=_ADVICE) from error
 
     def read_bytes(self, key: str) -> bytes:
         with self._translated_errors("read", key):

@@ -43,7 +43,13 @@ def _open(uri: str | os.PathLike[str], options: StoreOptions) -> Store:
     if address.is_local:
         from render_farm.storage.local import LocalStore
 
-        return LocalStore(str(Path(address.place).absolute()), options)
+        try:
+            folder = Path(address.place).absolute()
+        except FileNotFoundError:
+            raise UsageError(
+                f"storage {text!r}: the current folder was deleted", advice="give a whole path, or change the folder"
+            ) from None
+        return LocalStore(str(folder), options)
     rest = address.place.strip("/")
     for part in rest.split("/")[1:]:
         if part in ("", ".", ".."):

@@ -151,6 +151,23 @@ def test_a_server_that_never_answers_is_reported(s3_env, monkeypatch, tmp_path):
         assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"),
+        ("AWS_CONFIG_FILE", __file__),
+        ("AWS_DEFAULT_REGION", "bad region"),
+        ("AWS_CA_BUNDLE", "/nope"),
+    ],
+)
+def test_a_wrong_setting_of_the_client_is_named_by_its_variable(s3_env, monkeypatch, variable, value):
+    if variable == "AWS_CA_BUNDLE":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StorageUnavailableError, match=variable):
+        open_store("s3://bucket/out").list()
+
+
 def test_missing_credentials_and_malformed_endpoints_are_named(s3_env, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(UsageError, match="AWS_ENDPOINT_URL: it is not an http or https address"):
@@ -172,7 +189,7 @@ def test_missing_credentials_and_malformed_endpoints_are_named(s3_env, monkeypat
 ADVICE = {
     "expired": (r"session token has expired \(ExpiredToken\)", "the same command again"),
     "old": (r"refuses the request \(InvalidArgument\)", "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"),
-    "region": ("in another region", "AWS_REGION=eu-west-1"),
+    "region": ("in another region", "AWS_DEFAULT_REGION=eu-west-1"),
 }
 
 
@@ -193,7 +210,7 @@ def test_what_is_wrong_with_credentials_and_endpoint_is_named_with_what_helps(st
     with pytest.raises(InputError, match=r"does not say why \(400\)") as picture:
         open_image(f"{s3_uri}/a.png")
     for error in (manifest.value, picture.value):
-        assert "session token may have expired" in error.advice and "AWS_REGION" in error.advice
+        assert "session token may have expired" in error.advice and "AWS_DEFAULT_REGION" in error.advice
 
 
 def test_with_the_advised_setting_an_old_store_writes_and_deletes(proxy, s3_uri, monkeypatch):

@@ -28,7 +28,7 @@ CHANGED = Settings(
     max_failed="5%",
     gpu_price_per_hour=2.5,
     timeouts=Timeouts(hang_floor_s=5),
-    inputs=InputLimits(protocols=("s3", "https"), allowed_roots=("s3://a",)),
+    inputs=InputLimits(protocols=("s3", "https"), allowed_roots=("/a",)),
     group=GroupOptions(gpus_per_node=8),
     notify=NotifySettings(webhook_url='https://é.example/"x"\\y'),
 )

@@ -59,17 +59,52 @@ def test_without_sources_every_setting_has_its_default() -> None:
         ("previews = 'perhaps'", "previews must be true or false, got 'perhaps'"),
         ("model = 3", "model must be text, not empty, got 3"),
         ("model = ''", "model must be text, not empty, got ''"),
+        ("model = ' '", "model must be text, not empty, got ' '"),
+        (
+            "[inputs]\nmax_frame_pixels = 2147483648",
+            "inputs.max_frame_pixels must be at least 1 and at most 2147483647, got 2147483648",
+        ),
+        (
+            f"[inputs]\nmax_image_pixels = {10**18}",
+            f"inputs.max_image_pixels must be at least 1 and at most 2147483647, got {10**18}",
+        ),
+        (
+            f"[manifest]\nmax_cell_bytes = {10**20}",
+            f"manifest.max_cell_bytes must be at least 1 and at most 1099511627776, got {10**20}",
+        ),
+        (
+            f"[manifest]\nmax_document_bytes = {10**20}",
+            f"manifest.max_document_bytes must be at least 1 and at most 1099511627776, got {10**20}",
+        ),
+        (
+            "[notify]\nwebhook_url = 'http://'",
+            "notify.webhook_url must be an http or https address, got a value that is not shown",
+        ),
+        (
+            "[notify]\nwebhook_url = 'https:///x'",
+            "notify.webhook_url must be an http or https address, got a value that is not shown",
+        ),
         ("dtype = 'banana'", f"dtype must be one of auto, {', '.join(DTYPES)}, got 'banana'"),
         ("max_failed = 'few'", "max_failed must be a number of jobs or a share like 10%, got 'few'"),
         ("[scheduling]\nshare_by = 'foo'", "scheduling.share_by must be owner, none or tag:NAME, got 'foo'"),
         (
             "[scheduling]\nquotas = ['ads=2.5']",
-            "scheduling.quotas: 'ads=2.5' is not NAME=NUMBER with a whole number greater than 0",
+            "scheduling.quotas: 'ads=2.5' is not NAME=NUMBER with a whole number from 1 to 1000000",
         ),
         (
             "[scheduling]\nshares = 'ads=2, docs=inf'",
-            "scheduling.shares: 'docs=inf' is not NAME=NUMBER with a finite number greater than 0",
+            "scheduling.shares: 'docs=inf' is not NAME=NUMBER with a number from 1e-06 to 1000000",
         ),
+        (
+            "[scheduling]\nshares = ['b=1e-320']",
+            "scheduling.shares: 'b=1e-320' is not NAME=NUMBER with a number from 1e-06 to 1000000",
+        ),
+        (
+            "[scheduling]\nquotas = ['b=1_0']",
+            "scheduling.quotas: 'b=1_0' is not NAME=NUMBER with a whole number from 1 to 1000000",
+        ),
+        ("[scheduling]\nshares = ['a=1', 'b=1', 'a=2']", "scheduling.shares: 'a' is given twice; give it once"),
+        ("[scheduling]\nquotas = 'ads=1, ads=5'", "scheduling.quotas: 'ads' is given twice; give it once"),
         ("[scheduling]\nshares = [3]", "scheduling.shares must be a list of NAME=WEIGHT, got [3]"),
         ("[engine]\ncompile = 'maybe'", "engine.compile must be one of auto, on, off, got 'maybe'"),
         ("[notify]\nsmtp_port = 70000", "notify.smtp_port must be at least 1 and at most 65535, got 70000"),
@@ -95,6 +130,19 @@ def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
     (tmp_path / "farm.toml").write_text("attempts = 2.0\n[timeouts]\nlease_s = 7\n")
     settings = load_settings(file=str(tmp_path / "farm.toml"), environment={"RENDER_FARM_HOST_FAULTS": "4.0"})
     assert (settings.attempts, settings.host_faults, settings.timeouts) == (2, 4, Timeouts(lease_s=7.0))
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("ATTEMPTS", "attempts must be a whole number, at least 1 and at most 1000, got '1_0'"),
+        ("LEASE_S", "timeouts.lease_s must be a finite number, greater than 0 and at most 31536000, got '1_0'"),
+        ("GPU_PRICE_PER_HOUR", "gpu_price_per_hour must be a finite number, at least 0, got '1_0'"),
+    ],
+)
+def test_digits_with_underscores_are_no_number(variable: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_settings(environment={f"RENDER_FARM_{variable}": "1_0"})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -21,6 +21,8 @@ from render_farm.errors import InvalidJobError
         ("guidance:1", "guidance:1"),
         ("guidance : 0.5 + first_block", "first_block:0.05+guidance:0.5"),
         ("off+guidance:0.5", "guidance:0.5"),
+        ("first_block:0.9999999+guidance:0.33333333", "first_block:0.9999999+guidance:0.33333333"),
+        ("mag:0.1234567:retain=0.3333333", "mag:0.1234567:max_skips=3:retain=0.3333333"),
     ],
 )
 def test_a_step_cache_has_one_canonical_spelling(text: str, canonical: str) -> None:
@@ -41,6 +43,7 @@ def test_a_step_cache_has_one_canonical_spelling(text: str, canonical: str) -> N
         ("taylor", "is not a cache; off, first_block:0.05, mag:0.06 and guidance:0.5 are examples"),
         ("off:1", "is not a cache"),
         ("first_block:-1", "threshold '-1' is not a number from 0 to 10"),
+        ("first_block:0_1", "threshold '0_1' is not a number from 0 to 10"),
         ("first_block:much", "threshold 'much' is not a number from 0 to 10"),
         ("first_block:0.1:max_skips=3", "'max_skips=3' is not a parameter of first_block; it takes threshold"),
         ("mag:0.1:0.2", "'0.2' is not a parameter of mag"),

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import certifi
 import pytest
-from botocore.exceptions import ClientError, SSLError
+from botocore.exceptions import (
+    ClientError,
+    ConfigParseError,
+    HTTPClientError,
+    InvalidChecksumConfigError,
+    InvalidRegionError,
+    ProfileNotFound,
+    SSLError,
+)
 
 from render_farm.store_advice import diagnose
 
@@ -24,7 +33,12 @@ def refused(code: str, status: int = 400, message: str = "", **more: str) -> OSE
     [
         (refused("ExpiredToken"), {}, "session token has expired", "AWS_SESSION_TOKEN"),
         (refused("RequestTimeTooSkewed", 403), {}, "clocks", "set this machine's clock"),
-        (refused("AuthorizationHeaderMalformed", Region="eu-west-1"), {}, "another region", "AWS_REGION=eu-west-1"),
+        (
+            refused("AuthorizationHeaderMalformed", Region="eu-west-1"),
+            {},
+            "another region",
+            "AWS_DEFAULT_REGION=eu-west-1",
+        ),
         (
             refused("AuthorizationHeaderMalformed", message="expecting 'ap-east-1'"),
             {},
@@ -55,6 +69,41 @@ def refused(code: str, status: int = 400, message: str = "", **more: str) -> OSE
             "the name that the certificate has",
         ),
         (SSLError(endpoint_url="", error="alert handshake failure"), {}, "no secure connection to the store", "check"),
+        (
+            InvalidRegionError(region_name="bad region"),
+            {},
+            "'bad region' doesn't match",
+            "correct AWS_DEFAULT_REGION or",
+        ),
+        (ProfileNotFound(profile="nobody"), {}, "profile (nobody) could not be found", "correct AWS_PROFILE or"),
+        (
+            InvalidChecksumConfigError(
+                config_key="request_checksum_calculation", valid_options=("when_required",), config_value="never"
+            ),
+            {},
+            "Expected one of ('when_required',) but got never",
+            "correct AWS_REQUEST_CHECKSUM_CALCULATION or",
+        ),
+        (
+            InvalidChecksumConfigError(config_key="response_checksum_validation", valid_options=(), config_value="x"),
+            {},
+            "but got x",
+            "correct AWS_RESPONSE_CHECKSUM_VALIDATION or",
+        ),
+        (ConfigParseError(path="/etc/aws"), {}, "parse config file: /etc/aws", "set AWS_CONFIG_FILE to another"),
+        (
+            ConfigParseError(path="/etc/keys"),
+            {"AWS_SHARED_CREDENTIALS_FILE": "/etc/keys"},
+            "parse config file: /etc/keys",
+            "set AWS_SHARED_CREDENTIALS_FILE to another",
+        ),
+        (
+            HTTPClientError(error="[Errno 2] No such file or directory"),
+            {"AWS_CA_BUNDLE": "/nope"},
+            "AWS_CA_BUNDLE=/nope cannot be used: No such file",
+            "a PEM file",
+        ),
+        (HTTPClientError(error="no certificate"), {"AWS_CA_BUNDLE": __file__}, "cannot be used: ", "a PEM file"),
         (refused("400", message="Bad Request"), {}, "does not say why", "expired"),
     ],
 )
@@ -72,6 +121,8 @@ def test_what_is_wrong_is_said_with_what_helps(error, environment, problem, advi
         (refused("AccessDenied", 403), {}),
         (FileNotFoundError("a"), {}),
         (ValueError("a"), {}),
+        (HTTPClientError(error="cut short"), {}),
+        (HTTPClientError(error="cut short"), {"AWS_CA_BUNDLE": certifi.where()}),
     ],
 )
 def test_the_rest_speaks_for_itself(error, environment):

@@ -12,6 +12,7 @@ import typer
 from render_farm.cli.rendering.prompt_inputs import input_columns, input_flags
 from render_farm.errors import UsageError
 from render_farm.job import Column, ValueKind, columns
+from render_farm.number_text import read_number
 
 _PANEL = "The one film of --prompt"
 _OTHERWISE = ("prompt", "deadline", "ulysses", "ring", "cfg_parallel")
@@ -30,6 +31,24 @@ _ANY = (str, "JSON")
 COLUMN_FLAGS = tuple(name for name in columns() if name not in _OTHERWISE)
 
 
+def _whole(text: str) -> int:
+    """As `int`, which also takes 1_0 for 10."""
+    try:
+        return int("" if "_" in text else text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number; write digits alone") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return read_number(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number; write one such as 0.8") from None
+
+
+_PARSERS: dict[Any, Any] = {int: _whole, float: _number}
+
+
 def flags_of_columns(**columns_of_job: Any) -> None:
     """A verb with the flags of all columns, for `takes_flags_of`."""
 
@@ -45,6 +64,7 @@ def _parameter(name: str, column: Column) -> inspect.Parameter:
     option = typer.Option(
         *names,
         metavar=metavar or None,
+        parser=_PARSERS.get(kind),
         rich_help_panel=_PANEL,
         help=f"{column.doc[0].upper()}{column.doc[1:]}{choices}{repeatable}.",
         show_default=False,
@@ -65,7 +85,7 @@ def columns_of_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         kind = columns()[name].kind
         if kind is ValueKind.TAGS:
-            given[name] = dict(_tag(text) for text in value)
+            given[name] = _tags(value)
         elif kind is ValueKind.SHOTS:
             given[name] = _shots(value)
     return given | input_columns(given)
@@ -77,6 +97,15 @@ def flags_again(given: Mapping[str, Any]) -> dict[str, Any]:
     if "tags" in flags:
         flags["tags"] = [f"{name}={value}" for name, value in given["tags"].items()]
     return flags | input_flags(given)
+
+
+def _tags(texts: list[str]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for name, value in map(_tag, texts):
+        if name in tags:
+            raise UsageError(f"--tags: {name!r} is given twice", advice="give each name once")
+        tags[name] = value
+    return tags
 
 
 def _tag(text: str) -> tuple[str, str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from render_farm.errors import UsageError
+from render_farm.number_text import read_number
+from render_farm.uris import shown_uri
 
 
 def input_columns(given: Mapping[str, Any]) -> dict[str, object]:
@@ -31,9 +36,14 @@ def input_flags(columns: Mapping[str, Any]) -> dict[str, object]:
 def _numbers(text: str) -> object:
     """`1000,750` and `[1000, 750]` as a list; another text as it is, which the column then refuses."""
     try:
-        return [int(part) for part in text.strip("[]").split(",")]
+        return [_number(part) for part in text.strip("[]").split(",")]
     except ValueError:
         return text
+
+
+def _number(text: str) -> int | float:
+    number = read_number(text)
+    return int(text) if text.strip().lstrip("+-").isdigit() else number
 
 
 def _shot(item: object) -> object:
@@ -43,15 +53,22 @@ def _shot(item: object) -> object:
 
 def _lora(text: str) -> dict[str, object]:
     """A URI may hold `=` itself: only a number after the last one is a weight."""
-    path, separator, weight = text.rpartition("=")
+    path, separator, written = text.rpartition("=")
     try:
-        return {"path": _resolved(path), "weight": float(weight)} if separator else {"path": _resolved(text)}
+        weight = float(written) if separator else None
     except ValueError:
+        weight = None
+    if weight is None:
         return {"path": _resolved(text)}
+    if "_" in written or not math.isfinite(weight):
+        raise UsageError(
+            f"--lora {shown_uri(text)!r}: the weight {written!r} is not a finite number, written without _",
+            advice=f"give one such as 0.8; if {written} is the end of the address, add =1",
+        )
+    return {"path": _resolved(path), "weight": weight}
 
 
 def _resolved(value: str) -> str:
-    from render_farm.errors import UsageError
     from render_farm.manifest.files import resolve_uri
 
     if not value.strip():  # a variable of the shell that is not set

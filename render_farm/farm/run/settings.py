@@ -24,7 +24,7 @@ from render_farm.scheduling.policy import SchedulingSettings
 
 MOST_LINK_HOURS = 168
 """Object stores sign links for a week at most."""
-_NOT_EMPTY = {"min_length": 1}
+_NOT_EMPTY = {"min_length": 1, "pattern": r"\S"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from render_farm.errors import ManifestError
-from render_farm.job import LoraRef
+from render_farm.errors import InvalidJobError, ManifestError
+from render_farm.job import LoraRef, RenderJob
 from render_farm.manifest.build import build_manifest
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.sources.records import from_cell
@@ -298,6 +299,14 @@ def test_encrypted_files_are_named(tmp_path):
     path = tmp_path / "m.parquet"
     path.write_bytes(b"PARE" + b"\0" * 60 + b"PARE")
     assert "is encrypted" in check_manifest(str(path)).fatal[0]
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(np.float16, 11), (np.float32, 24), (np.float64, 53)])
+def test_floats_of_numpy_are_exact_or_refused(kind, bits):
+    below = 2**bits - 1
+    assert RenderJob(job_id="a", prompt="x", seed=kind(below)).seed == below
+    with pytest.raises(InvalidJobError, match=rf"is a float of 2\*\*{bits} or more, which is not exact"):
+        RenderJob(job_id="a", prompt="x", seed=kind(2**bits + 1))
 
 
 def test_a_bad_cell_alone_is_no_error_of_the_reader():

@@ -11,10 +11,11 @@ import pytest
 
 from render_farm.errors import ManifestError, ManifestNotFoundError
 from render_farm.job import RenderJob
-from render_farm.manifest.files import resolve_uri
+from render_farm.manifest.files import folder_of, resolve_uri
 from render_farm.manifest.reader import check_manifest, load_manifest
 from render_farm.manifest.run_id import default_run_id
 from render_farm.manifest.writer import write_manifest
+from render_farm.uris import read_address
 
 
 def refusal(uri: str) -> str:
@@ -134,6 +135,10 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
         ("s3://bucket/x/jobs.parquet", "../../../a.png", "s3://bucket/a.png"),
         ("memory://x/jobs.parquet", "in/a.png", "memory://x/in/a.png"),
         ("s3://bucket/x/jobs.parquet", "gs://other/a.png", "gs://other/a.png"),
+        ("https://h/x/jobs.parquet?sv=1&sig=secret/abc", "a.png", "https://h/x/a.png"),
+        ("http://h/jobs.parquet#secret/b", "in/a.png", "http://h/in/a.png"),
+        ("s3://bucket/what?/jobs.parquet", "a.png", "s3://bucket/what?/a.png"),
+        ("/m/what?/jobs.parquet", "a.png", "/m/what?/a.png"),
         ("/m/jobs.parquet", "night:1.png", "/m/night:1.png"),
         ("/m/jobs.parquet", "a b: c.png", "/m/a b: c.png"),
         ("s3://bucket/jobs.parquet", "take#2.png", "s3://bucket/take#2.png"),
@@ -141,10 +146,34 @@ def test_an_endpoint_that_does_not_answer(s3_env, monkeypatch):
         ("/m/jobs.parquet", "s3:bucket/a.png", "s3:bucket/a.png"),
         ("/m/jobs.parquet", "dbfs:/a.png", "dbfs:/a.png"),
         ("/m/jobs.parquet", "$HOME/a.png", "$HOME/a.png"),
+        ("/m/jobs.parquet", "$100-bill.png", "/m/$100-bill.png"),
+        ("/m/jobs.parquet", "take_1:/a.png", "/m/take_1:/a.png"),
+        ("/m/jobs.parquet", "12:/x.png", "/m/12:/x.png"),
+        ("/m/jobs.parquet", "C:/pics/a.png", "/m/C:/pics/a.png"),
+        ("s3://bucket/m/jobs.parquet", "take_1:/a.png", "s3://bucket/m/take_1:/a.png"),
+        ("/m/jobs.parquet", "file:a.png", "/m/a.png"),
+        ("/m/jobs.parquet", "file:/a.png", "file:/a.png"),
+        ("/m/jobs.parquet", "~/a.png", "~/a.png"),
+        ("/m/jobs.parquet", "~nouser/a.png", "~nouser/a.png"),
+        ("/m/jobs.parquet", "s3//bucket/a.png", "s3//bucket/a.png"),
+        ("/m/jobs.parquet", "C:\\pics\\a.png", "C:\\pics\\a.png"),
     ],
 )
 def test_inputs_are_resolved_against_their_manifest(manifest, value, expected):
     assert resolve_uri(manifest, value) == expected
+
+
+@pytest.mark.parametrize("value", ["$TAKE/a.png", "~nouser/a.png"])
+def test_a_name_that_exists_in_the_current_folder_is_meant_from_the_manifest_too(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / value).parent.mkdir()
+    (tmp_path / value).touch()
+    assert read_address(value).place == value
+    assert resolve_uri("/m/jobs.parquet", value) == f"/m/{value}"
+
+
+def test_the_folder_of_a_signed_manifest_has_no_signature():
+    assert folder_of("https://h/x/jobs.parquet?sv=1&sig=secret/abc") == "https://h/x"
 
 
 def test_relative_manifests_give_absolute_inputs(tmp_path, monkeypatch):

@@ -29,6 +29,9 @@ def test_the_run_id_is_the_stem_and_the_content(tmp_path):
         ("日本.parquet", "run"),
         ("jobs", "jobs"),
         ("a.b.parquet", "a.b"),
+        ("https://h/b/jobs.parquet?X-Goog-Signature=secret&a=b/c.d", "jobs"),
+        ("HTTP://h/jobs.parquet#a=secret/b", "jobs"),
+        ("s3://bucket/what?.parquet", "what"),
         ("y" * 300 + ".parquet", "y" * 100),
     ],
 )

@@ -23,6 +23,7 @@ PACKAGES = [
         "backoff",
         "extras",
         "memory_mode",
+        "number_text",
         "step_cache",
         "check_mode",
         "drift_mode",

@@ -181,6 +181,20 @@ def test_unusable_uris_say_so(uri):
         open_store(uri)
 
 
+@pytest.mark.parametrize("uri", ["hdfs://h/x", "zip://a.zip", "tar://x/y", "data://x", "dir://x/y", "generic://a/b"])
+def test_file_systems_that_are_no_stores_say_what_would_work(uri):
+    with pytest.raises(UsageError, match=rf"{uri}.*give a folder"):
+        open_store(uri)
+
+
+def test_a_relative_folder_below_one_that_was_deleted(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match=r"'out': the current folder was deleted \(give a whole path"):
+        open_store("out")
+
+
 def test_local_uris_are_absolute_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for uri in ("out", tmp_path / "out", f"file://{tmp_path}/out"):

@@ -79,7 +79,17 @@ def test_columns_become_the_same_flags_again():
     assert columns_of_flags(flags_again(given)) == given
 
 
-@pytest.mark.parametrize(("flags", "message"), [(["--tags", "x"], "--tags 'x'"), (["--sampler", "no"], "sampler")])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tags", "x"], "--tags 'x'"),
+        (["--tags", "a=b", "--tags", "a=c"], "--tags: 'a' is given twice (give each name once)"),
+        (["--sampler", "no"], "sampler"),
+        (["--seed", "1_0"], "'1_0' is not a whole number"),
+        (["--guidance-scale", "0_8"], "'0_8' is not a number"),
+        (["--step-list", "1_0,5"], "'1_0,5' is not a list of whole numbers"),
+    ],
+)
 def test_what_a_column_cannot_hold_is_refused(cli, rendered, flags, message):
     said = cli("render", "--prompt", "a", "-o", "out", *flags)
     assert (said.exit_code, rendered.requests) == (2, [])

@@ -252,7 +252,7 @@ def test_a_heartbeat_whose_server_is_down_does_not_stop_the_night(farm, go, tmp_
     assert "not delivered within" in done.stderr
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "https://host/{events}", "https://host/{"])
+@pytest.mark.parametrize("url", ["ftp://host", "http://", "https://host/{events}", "https://host/{"])
 def test_a_heartbeat_url_that_cannot_work_is_2(farm, go, tmp_path, monkeypatch, url):
     manifest(tmp_path)
     monkeypatch.setenv("RENDER_FARM_NOTIFY_HEARTBEAT_URL", url)

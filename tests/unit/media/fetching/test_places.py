@@ -1,5 +1,7 @@
 """Where inputs, LoRAs and models of a manifest may come from, and what does not get round it."""
 
+import re
+
 import pytest
 
 from render_farm.config import load
@@ -139,3 +141,47 @@ def test_places_are_read_from_the_settings(tmp_path):
         with pytest.raises(UsageError, match=said) as caught:
             load(InputSettings, environment=variables)
         assert "inputs.allowed_places" in str(caught.value) and "topsecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("root", ["", "$HOME", "~nouser/x", "data", "s3://b/x"])
+def test_an_allowed_root_that_is_no_whole_path_is_refused(tmp_path, root):
+    file = tmp_path / "farm.toml"
+    file.write_text(f'[inputs]\nallowed_roots = ["/data", "{root}"]\n')
+    with pytest.raises(UsageError, match=rf"inputs\.allowed_roots: {re.escape(root)}.*(write|give)"):
+        load(InputSettings, file=str(file), environment={})
+
+
+def test_allowed_roots_are_folders_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    variables = {"RENDER_FARM_INPUT_ALLOWED_ROOTS": "/data, ~/in, file:///x"}
+    assert load(InputSettings, environment=variables).settings.inputs.allowed_roots == ("/data", "/home/ada/in", "/x")
+
+
+@pytest.mark.parametrize("protocol", ["s3://", "FOO", "s3:", ""])
+def test_a_protocol_that_no_address_has_is_refused(tmp_path, protocol):
+    file = tmp_path / "farm.toml"
+    file.write_text(f'[inputs]\nprotocols = ["{protocol}"]\n')
+    with pytest.raises(UsageError, match=rf"inputs\.protocols: '{protocol}' is no known protocol; write what stands"):
+        load(InputSettings, file=str(file), environment={})
+
+
+def test_protocols_of_the_settings():
+    variables = {"RENDER_FARM_INPUT_PROTOCOLS": "S3A, gcs, https, local, az, abfs, memory, hf"}
+    found = load(InputSettings, environment=variables).settings.inputs.protocols
+    assert found == ("s3", "gs", "https", "file", "az", "abfs", "memory", "hf")
+
+
+@pytest.mark.parametrize(
+    "host", ["https://a/", "a:99999", "a:0", "a:", "a/b", "me@a", "*.example.com", "a b", "", ":80"]
+)
+def test_a_trusted_host_that_no_server_can_match_is_refused(tmp_path, host):
+    file = tmp_path / "farm.toml"
+    file.write_text(f'[inputs]\ntrusted_hosts = ["{host}"]\n')
+    with pytest.raises(UsageError, match=r"inputs\.trusted_hosts: .* is not the name of a host; write it as name or"):
+        load(InputSettings, file=str(file), environment={})
+
+
+def test_trusted_hosts_of_the_settings():
+    variables = {"RENDER_FARM_INPUT_TRUSTED_HOSTS": "Files.example, a:8443, 10.0.0.7:80, 10.0.0.7, ::1, [::1]:443"}
+    found = load(InputSettings, environment=variables).settings.inputs.trusted_hosts
+    assert found == ("files.example", "a:8443", "10.0.0.7:80", "10.0.0.7", "::1", "::1:443")
