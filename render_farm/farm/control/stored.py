@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pyarrow import ArrowException
 
-from render_farm.errors import StorageError
+from render_farm.errors import InvalidJobError, StorageError
 from render_farm.farm.control.verbs import (
     JOB_RULES,
     RUN_RULES,
@@ -109,7 +109,11 @@ def explained_stored(store: Store, run_id: str, request: Request, lease: Lease |
         elif row.taken_out:
             text = f"cancelled by name{message}; `render-farm retry` puts it back"
         else:
-            text = f"{row.state}{message}" + ("" if row.state == "done" else f"; {progress}; `{again}` tries it again")
+            text = f"{row.state}{message}"
+            if row.error_class == InvalidJobError.__name__:  # the run's manifest is stored
+                text += "; correct the row, and start the run with the corrected manifest"
+            elif row.state != State.DONE:
+                text += f"; {progress}; `{again}` tries it again"
         said = State.WAITING if is_left else row.state
         return {"job_id": job_id, **row.to_dict(), "state": said, "text": f"{job_id}: {text}"}
 

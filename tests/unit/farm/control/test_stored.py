@@ -104,6 +104,13 @@ def test_jobs_of_a_run_that_was_cancelled_as_a_whole_wait_for_its_next_start(sto
     assert text.startswith("c: 2 of 3 segments are stored; nobody renders run night")
 
 
+def test_a_row_that_is_wrong_is_to_be_corrected(store):
+    state = RunStateWriter(store, "night", load_run_state(store, "night"))
+    state.write({"c": JobRow(state="failed", message="height: 48 is not", error_class="InvalidJobError")})
+    text = stored(store, "explain", "c").text
+    assert text == "c: failed: height: 48 is not; correct the row, and start the run with the corrected manifest"
+
+
 def test_resuming_a_run_that_nobody_renders_promises_nothing(store):
     assert stored(store, "resume").text == "nobody renders run night; it was not paused"
     stored(store, "pause")
