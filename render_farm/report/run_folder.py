@@ -77,13 +77,11 @@ class RunFolder:
     """Whether somebody may be rendering it, as far as its lease tells: a holder on another host may be gone, too."""
     excluded: frozenset[str] = frozenset()
     """Jobs that were cancelled by name. Unknown (empty) while a recent snapshot says how the run is."""
-    requeued: frozenset[str] = frozenset()
-    """Jobs that ended and were put back since, in a run that nobody renders. Unknown (empty) as `excluded` is."""
 
     def counts(self) -> Counter[str]:
         """Jobs by state, as the results have them. One that has no result yet waits."""
-        states = {row["job_id"]: str(row["state"]) for row in self.results if row["job_id"] not in self.requeued}
-        names = {str(row["job_id"]) for row in self.jobs if "job_id" in row} | states.keys() | self.requeued
+        states = {row["job_id"]: str(row["state"]) for row in self.results}
+        names = {str(row["job_id"]) for row in self.jobs if "job_id" in row} | states.keys()
         return Counter(states.get(name, "waiting") for name in names)
 
     def live_at(self, now_s: float) -> RunSnapshot | None:
@@ -118,9 +116,9 @@ class RunFolderReader:
             self._jobs = _manifest_rows(manifest)
         live = parse_live(self._bytes(self._keys.live) or b"")
         results = _results(self._bytes(self._keys.results))
-        ended = {row["job_id"] for row in results if State(row["state"]).ended}
+        is_over = bool(results) and all(row["state"] not in (State.WAITING, State.RUNNING) for row in results)
         is_recent = live is not None and abs(time.time() - live.time_s) < _LIVE_FOR_S
-        if live is not None and is_recent and len(ended) < len(results):
+        if live is not None and is_recent and not is_over:
             control = RunControl(paused=live.paused, quarantined=tuple(sorted(live.quarantined.items())))
             rows: dict[str, JobRow] = {}
         else:
@@ -130,7 +128,6 @@ class RunFolderReader:
             live=live,
             control=control,
             excluded=frozenset(job_id for job_id, row in rows.items() if row.taken_out),
-            requeued=frozenset(job_id for job_id in ended & rows.keys() if rows[job_id].state == State.WAITING),
             run_id=self._keys.run_id,
             document=document,
             jobs=self._jobs,

@@ -161,15 +161,3 @@ def test_a_film_that_was_cancelled_by_name_cancels_no_run(cli, tmp_path):
     assert (said.exit_code, said.stdout.startswith("night: done, 2 of 3 films done, 1 cancelled")) == (0, True)
     assert cli("runs", "-o", tmp_path).stdout.splitlines()[1].split()[1] == "done"
     assert ReportWriter(store, "night").data()["run"]["state"] == "done"
-
-
-def test_a_job_that_is_put_back_in_a_run_that_nobody_renders_waits(cli, tmp_path):
-    write_run(tmp_path, num_jobs=3, num_films=0)
-    store, names = open_store(tmp_path), ("shot-0000", "shot-0001", "shot-0002")
-    results = [Result(job_id=name, state="cancelled" if name == names[1] else "done") for name in names]
-    write_results(store, "night", results)
-    RunStateWriter(store, "night", StoredRun()).write({names[1]: JobRow(state="cancelled", taken_out=True)})
-    assert cli("retry", "night", names[1], "-o", tmp_path).exit_code == 0
-    said = json.loads(cli("status", "night", "-o", tmp_path, "--json").stdout)
-    assert said["jobs"] == {"done": 2, "waiting": 1}
-    assert "nobody renders it" in said["note"]
