@@ -61,7 +61,7 @@ class SettingDoc:
     canonical: Callable[[str], str] | None = None
     """Brings a text, or each text of a list, to its one spelling, or raises ValueError with what would work."""
     name_of: Callable[[str], str] | None = None
-    """The name in an entry of a list that names no two entries alike."""
+    """Gives the name in an entry of a list, where no name may be given twice."""
 
 
 def setting(default: Any, doc: str, *, limits: Mapping[str, Any] | None = None, **details: Any) -> Any:

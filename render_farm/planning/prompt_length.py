@@ -48,7 +48,7 @@ def too_long(texts: Iterable[str], negative_prompt: str, length_of: LengthOf) ->
             continue
         name = "negative_prompt" if text == negative_prompt else "prompt"
         about = "" if length.is_exact else "about "
-        note = "" if length.is_exact else " (an estimate: the model's tokenizer is not on this machine)"
+        note = "" if length.is_exact else " (an estimate, without the model's tokenizer)"
         start = " ".join(length.unseen.split())[:_SHOWN_CHARACTERS]
         warnings.append(
             f"{name} has {about}{length.num_tokens:,} tokens, and the model sees the first {MAX_TOKENS}: it is cut "

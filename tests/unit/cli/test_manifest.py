@@ -61,6 +61,13 @@ def test_show_tells_what_is_wrong_with_a_row(cli, bad_manifest):
     assert result.stdout.startswith("row 1 (job_id=a): num_frames: 0 is less than 1\nb\n")
 
 
+def test_show_cuts_what_is_long(cli, tmp_path):
+    uri = _table(tmp_path / "m.parquet", job_id=["a"], prompt=[["x" * 5000] * 50])
+    shown = cli("manifest", "show", uri).stdout
+    assert len(shown) < 1200 and "x... (--json has all)" in shown
+    assert len(cli("manifest", "show", uri, "--json").stdout) > 250_000
+
+
 def _table(path, **columns):
     pq.write_table(pa.table(columns), path)
     return str(path)
